@@ -1,0 +1,27 @@
+"""Finds which model and how many samples each stage of an LLM pipeline should get, under a compute budget."""
+
+from agenttts.approval import Decision, Pending
+from agenttts.errors import AgentTTSError, LimitReached, MissingExtra, UserError
+from agenttts.limits import SearchLimits
+from agenttts.proposers.choice import AgentSettings
+from agenttts.result import LoadedRun, SearchResult, load_run
+from agenttts.search import async_search, search
+from pipelines.allocation import Allocation, StageChoice
+
+__all__ = [
+    "AgentSettings",
+    "AgentTTSError",
+    "Allocation",
+    "Decision",
+    "LimitReached",
+    "LoadedRun",
+    "MissingExtra",
+    "Pending",
+    "SearchLimits",
+    "SearchResult",
+    "StageChoice",
+    "UserError",
+    "async_search",
+    "load_run",
+    "search",
+]

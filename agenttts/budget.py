@@ -1,0 +1,73 @@
+"""The budget of an allocation: planned FLOPs per query, in units of the reference model's samples.
+
+Definition of AgentTTS (arXiv 2508.00890). The prefill of a prompt is paid once, however many samples follow,
+as with prefix caching. Realised tokens and FLOPs are recorded by the runtime; what the search itself may
+spend is capped in `limits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agenttts.errors import SpaceError
+from pipelines.allocation import StageChoice
+from pipelines.costs import stage_flops
+from pipelines.spec import AggregatorSpec, PipelineSpec, ReferenceSpec, StageSpec
+
+REFERENCE = ReferenceSpec()
+
+
+def flops(active_params: float, prompt_tokens: int, generated_tokens: int, n_samples: int) -> float:
+    """FLOPs of n samples of one prompt: 2·P·(Np + n·Nd), with Nd tokens generated per sample."""
+    return stage_flops(active_params, prompt_tokens, n_samples * generated_tokens)
+
+
+def units(
+    active_params: float,
+    prompt_tokens: int,
+    generated_tokens: int,
+    n_samples: int,
+    reference: ReferenceSpec = REFERENCE,
+) -> float:
+    """Budget units of n samples of one prompt: (flops / (2·P_ref) - Np_ref) / Nd_ref, not rounded.
+
+    One unit is one further sample of the reference model. Far below the reference the result is negative.
+    """
+    return flops_to_units(flops(active_params, prompt_tokens, generated_tokens, n_samples), reference)
+
+
+def flops_to_units(flops_of_stage: float, reference: ReferenceSpec = REFERENCE) -> float:
+    """FLOPs of one stage in budget units; the reference prefill is taken off once."""
+    generated = flops_of_stage / (2.0 * reference.active_params) - reference.prompt_tokens
+    return generated / reference.generated_tokens
+
+
+def planned_stage_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
+    """Planned FLOPs of one stage for one query, at its expected lengths; LLM fusion included."""
+    model = spec.models[choice.model]
+    drawn = flops(model.active_params, stage.prompt_tokens, stage.generated_tokens, choice.n_samples)
+    return drawn + planned_fusion_flops(spec, stage, choice.n_samples)
+
+
+def planned_fusion_flops(spec: PipelineSpec, stage: StageSpec, n_samples: int) -> float:
+    """Planned FLOPs of LLM fusion: the fuser reads its prompt and n samples, and generates one; else 0.
+
+    The fuser's own prompt is as long as the stage's where the spec does not say.
+    """
+    fusion = stage.aggregator
+    if not isinstance(fusion, AggregatorSpec) or fusion.kind != "fusion" or fusion.model is None:
+        return 0.0
+    read = (fusion.prompt_tokens or stage.prompt_tokens) + n_samples * stage.generated_tokens
+    return flops(spec.models[fusion.model].active_params, read, stage.generated_tokens, 1)
+
+
+def planned_stage_units(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
+    """Planned budget units of one stage; negative for a stage far below the reference."""
+    return flops_to_units(planned_stage_flops(spec, stage, choice), spec.budget.reference)
+
+
+def planned_units(spec: PipelineSpec, allocation: Mapping[str, StageChoice]) -> float:
+    """Planned budget units of an allocation: summed over the stages. SpaceError when a stage is not named."""
+    if set(allocation) != {stage.name for stage in spec.stages}:
+        raise SpaceError(f"an allocation names every stage once, got {sorted(allocation)}")
+    return sum(planned_stage_units(spec, stage, allocation[stage.name]) for stage in spec.stages)

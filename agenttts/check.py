@@ -1,0 +1,175 @@
+"""What would fail in a search, found before a token is spent.
+
+Puts together the laws of the budget, the dataset, the templates and, with clients at hand, the servers'
+preflight (`pipelines.preflight`). Mistakes in the spec itself are found when it is read. What a search would
+cost is in `plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from agenttts.errors import SpaceError
+from agenttts.plan import HOPELESS_DIFFERENCE
+from agenttts.space import SearchSpace
+from agenttts.stats import smallest_resolvable_difference
+from pipelines.clients import ModelClients
+from pipelines.costs import estimated_tokens
+from pipelines.dataset import load_examples
+from pipelines.errors import PipelineError, SpecError
+from pipelines.examples import Example
+from pipelines.jsonvalues import canonical
+from pipelines.preflight import preflight
+from pipelines.prompts import check_templates, render, render_fusion
+from pipelines.spec import AggregatorSpec, MetricSpec, ParserSpec, PipelineSpec, StageSpec
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that will fail (error) or may (warning). place: a field of the spec, or a file and line."""
+
+    severity: Severity
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.severity, self.place, self.message) if part)
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON-able."""
+        return asdict(self)
+
+
+async def check(
+    spec: PipelineSpec, budget: float | None = None, *, clients: ModelClients | None = None
+) -> list[Finding]:
+    """Everything found wrong, errors first; [] when a search can begin. Nothing is drawn.
+
+    budget: units; None for the spec's. clients: how to reach the servers; None: offline, they are not asked
+    and lengths of prompts are estimated.
+    """
+    templates = list(_templates(spec))
+    found = [*templates, *_space(spec, spec.budget.units if budget is None else budget), *_bank(spec)]
+    examples: list[Example] = []
+    if not templates:
+        try:
+            searched, tested = load_examples(spec, "search"), load_examples(spec, "test")
+        except PipelineError as error:
+            found += _errors(error)
+        else:
+            prompts = list(_prompts(spec, [*searched, *tested]))
+            found += [*_size(len(searched)), *prompts]
+            examples = [] if any(finding.severity == "error" for finding in prompts) else [*searched, *tested]
+    found += _lengths(spec, examples) if clients is None else await _servers(spec, clients, examples)
+    return sorted(dict.fromkeys(found), key=lambda finding: finding.severity)
+
+
+def _templates(spec: PipelineSpec) -> Iterator[Finding]:
+    try:
+        check_templates(spec)
+    except SpecError as error:
+        yield from _errors(error)
+
+
+def _space(spec: PipelineSpec, budget: float) -> Iterator[Finding]:
+    try:
+        space = SearchSpace(spec, budget)
+    except SpaceError as error:
+        yield Finding(severity="error", place="budget.units", message=str(error))
+        return
+    for stage in spec.stages:
+        others = space.units(space.cheapest) - space.stage_units(stage.name, space.cheapest[stage.name])
+        for model in stage.models:
+            if space.max_samples(stage.name, model, space.budget_units - others) == 0:
+                message = f"one sample of {model!r} is over the budget of {budget:g} units; it is never tried"
+                yield Finding(severity="warning", place=f"stages[{stage.name}].models", message=message)
+
+
+def _bank(spec: PipelineSpec) -> Iterator[Finding]:
+    if spec.bank is not None and not (spec.root / spec.bank).exists():
+        message = f"must be a file that exists, got {spec.bank!r}; paths start from the spec's directory"
+        yield Finding(severity="error", place="bank", message=message)
+
+
+def _size(n_search: int) -> Iterator[Finding]:
+    resolvable = smallest_resolvable_difference(n_search)
+    if resolvable > HOPELESS_DIFFERENCE:
+        message = f"{n_search} examples show differences of {resolvable:.2f} or more only; add some"
+        yield Finding(severity="warning", place="dataset.search", message=message)
+
+
+def _prompts(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Finding]:
+    """The first failure of each stage; where it has inputs, it sees stand-ins for them and only may fail."""
+    for stage in spec.stages:
+        for example in examples:
+            outputs = {name: _stand_in(spec.stage(name), example) for name in stage.input_names}
+            try:
+                render(stage, example, outputs)
+                if isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.kind == "fusion":
+                    render_fusion(stage, [""], example, outputs)
+            except SpecError as error:
+                severity: Severity = "warning" if stage.input_names else "error"
+                yield from (
+                    replace(finding, severity=severity, message=f"{finding.message} (example {example.id!r})")
+                    for finding in _errors(error)
+                )
+                break
+
+
+def _stand_in(stage: StageSpec, example: Example) -> Any:
+    """What the stage might put out: the gold value where there is one, else an empty list or text."""
+    listed = isinstance(stage.parser, ParserSpec) and stage.parser.list_valued
+    gold = example.fields.get(stage.metric.label) if isinstance(stage.metric, MetricSpec) else None
+    if gold is None:
+        return [] if listed else ""
+    return gold[0] if isinstance(gold, list) and gold and not listed else gold
+
+
+def _lengths(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Finding]:
+    """Prompts that seem longer than a model's context, where no server counts their tokens."""
+    for stage in spec.stages:
+        if stage.input_names:
+            continue
+        sizes = [
+            (estimated_tokens(canonical(render(stage, example, {}))), example.id) for example in examples
+        ]
+        longest, example_id = max(sizes, default=(0, ""))
+        generated = stage.sampling.max_tokens
+        for name in stage.models:
+            window = spec.models[name].context_length
+            if window is not None and longest + generated > window:
+                message = (
+                    f"prompt and generation must fit the {window} tokens of {name!r}, example {example_id!r} "
+                    f"needs about {longest} + {generated}; a check with the servers up counts exactly"
+                )
+                yield Finding(severity="warning", place=f"stages[{stage.name}]", message=message)
+
+
+async def _servers(spec: PipelineSpec, clients: ModelClients, examples: Sequence[Example]) -> list[Finding]:
+    try:
+        problems = await preflight(spec, clients, examples)
+    except PipelineError as error:
+        return list(_errors(error))
+    return [
+        Finding(
+            severity="warning" if problem.estimated else "error",
+            place=problem.place,
+            message=f"{problem.message}; {problem.remedy}",
+        )
+        for problem in problems
+    ]
+
+
+def _errors(error: PipelineError) -> Iterator[Finding]:
+    if not isinstance(error, SpecError):
+        yield Finding(severity="error", place="", message=str(error))
+        return
+    for problem in error.problems:
+        file = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
+        place = ": ".join(part for part in (file if problem.file else None, problem.field) if part)
+        message = f"{problem.message}; {problem.remedy}" if problem.remedy else problem.message
+        yield Finding(severity="error", place=place, message=" ".join(message.split()))

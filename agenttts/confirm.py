@@ -1,0 +1,69 @@
+"""After the last step: confirm the finalists, open the sealed test split once, and say what is claimed.
+
+Finalists that miss examples are run again, the bank sparing what was scored. The best of them on the search
+split is the winner; it and the best default are scored once on the test split. No proposer sees those scores.
+"""
+
+from __future__ import annotations
+
+import json
+
+from agenttts.nodes import SearchState, SearchWork, Step, run_trial
+from agenttts.outcome import baseline_of, cost_of, outcome, ranked, winner_of
+
+_FINALISTS = 3
+
+
+async def confirm(state: SearchState, runtime: Step) -> SearchState:
+    """Re-score finalists that miss examples, then the winner and the best default on the test split."""
+    work = runtime.context
+    runtime.stream_writer({"kind": "phase", "phase": "confirm", "step": state["step"]})
+    work.ledger.limits = work.limits  # what was held back is for this
+    for finalist in ranked(work.trials)[:_FINALISTS]:
+        if finalist.n_missing and not work.replay:
+            reason = f"Trial {finalist.number} misses {finalist.n_missing} examples; another try at those."
+            trial, refusal = await run_trial(
+                runtime,
+                finalist.allocation,
+                work.examples,
+                _next_number(work),
+                "confirm",
+                "confirmation",
+                reason,
+            )
+            work.extra.append(trial)
+            if refusal is not None:
+                return {"ended": state.get("ended") or refusal}
+    best, baseline = winner_of(work.trials, work.extra), baseline_of(work.trials, work.extra)
+    chosen = [t for t in (best, baseline) if t is not None]
+    for allocation in dict.fromkeys(t.allocation for t in chosen):
+        role = "winner" if best is not None and allocation == best.allocation else "best default"
+        reason = f"The {role}, once on the sealed test split."
+        trial, refusal = await run_trial(
+            runtime, allocation, work.test_examples(), _next_number(work), "test", "confirmation", reason
+        )
+        work.extra.append(trial)
+        if refusal is not None:
+            return {"ended": f"{state.get('ended') or 'stopped'}; {refusal}"}
+    return {}
+
+
+async def finish(state: SearchState, runtime: Step) -> SearchState:
+    """Store the outcome and end the run."""
+    work = runtime.context
+    found = outcome(
+        work.run_id,
+        [*work.trials, *work.extra],
+        cost=cost_of(work.store, work.run_id, work.spec, [*work.trials, *work.extra]),
+        seed=work.seed,
+        ended=state.get("ended"),
+    )
+    now = work.clock()
+    work.event("finished", reason=state.get("ended"))
+    work.store.finish_run(work.run_id, "complete", json.dumps(found), now)
+    runtime.stream_writer({"kind": "phase", "phase": "finish", "step": state["step"]})
+    return {}
+
+
+def _next_number(work: SearchWork) -> int:
+    return len(work.trials) + len(work.extra)

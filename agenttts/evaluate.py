@@ -1,0 +1,180 @@
+"""(Allocation, examples) → Trial: the one place where what goes wrong is sorted.
+
+What befalls one example (a server that gives up, a function that raises) makes it missing, with a reason, and
+never counts as 0. Past a stated share of missing examples the trial has failed and has no score. What befalls
+the run (a configuration error, a limit on spending, a full disk, Ctrl-C) goes to the caller: what was done
+until then is kept and the trial stays "running" in the store, so that a resumed run does it again and finds
+its samples in the bank.
+
+What a trial adds up to is in `trial`, running an example in `pipelines.runtime`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from agenttts.errors import AgentTTSError, UserError
+from agenttts.space import SearchSpace
+from agenttts.trial import Progress, Tally, TrialResult, load_trial, result_of, trial_id
+from datastore import records
+from datastore.errors import StoreError
+from datastore.records import TrialPurpose
+from datastore.store import Store
+from pipelines.allocation import Allocation
+from pipelines.errors import (
+    ConfigurationError,
+    DatasetError,
+    MissingDependency,
+    ReplayMiss,
+    SpecError,
+    SpendRefused,
+)
+from pipelines.examples import Example
+from pipelines.runtime import ExampleOutcome, Runtime
+
+__all__ = ["MAX_ERROR_RATE", "STOPS", "Progress", "TrialResult", "evaluate", "load_trial", "trial_id"]
+
+logger = logging.getLogger(__name__)
+
+MAX_ERROR_RATE = 0.2
+
+STOPS = (
+    AgentTTSError,
+    ConfigurationError,
+    DatasetError,
+    MissingDependency,
+    ReplayMiss,
+    SpecError,
+    SpendRefused,
+    StoreError,
+)
+"""What concerns the run and not an example."""
+
+
+async def evaluate(
+    allocation: Allocation,
+    examples: Sequence[Example],
+    *,
+    runtime: Runtime,
+    store: Store,
+    run_id: str,
+    number: int,
+    space: SearchSpace,
+    purpose: TrialPurpose,
+    proposer: str,
+    reason: str,
+    clock: Callable[[], float],
+    split: str | None = None,
+    max_error_rate: float = MAX_ERROR_RATE,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> TrialResult:
+    """Run the allocation on every example at once and store the trial as it goes.
+
+    split: "test" for the purpose "test", else "search", where not given. clock: Unix seconds.
+    max_error_rate: the largest share of missing examples with which a trial still has a score.
+    Raises what concerns the run (STOPS); UserError without examples.
+    """
+    if not examples:
+        raise UserError(f"a trial needs at least one example, got none for the purpose {purpose!r}")
+    started = records.Trial(
+        trial_id=trial_id(run_id, number),
+        run_id=run_id,
+        number=number,
+        purpose=purpose,
+        split=split or ("test" if purpose == "test" else "search"),
+        allocation=allocation.to_json(),
+        proposer=proposer,
+        reason=reason,
+        status="running",
+        score=None,
+        n_scored=0,
+        n_missing=0,
+        budget_units=space.units(allocation),
+        flops_per_query=None,
+        prompt_tokens=0,
+        generated_tokens=0,
+        cost_usd=None,
+        samples_drawn=0,
+        samples_reused=0,
+        calls=0,
+        error=None,
+        started_at=clock(),
+        finished_at=None,
+    )
+    store.begin_trial(started)
+    tally = Tally(started, runtime.spec, len(examples))
+    await _run_all(allocation, examples, runtime, store, tally, on_progress)
+    finished = replace(tally.trial(max_error_rate), finished_at=clock())
+    store.finish_trial(finished)
+    return result_of(finished, tally.scores(examples), tally.stage_scores())
+
+
+async def _run_all(
+    allocation: Allocation,
+    examples: Sequence[Example],
+    runtime: Runtime,
+    store: Store,
+    tally: Tally,
+    on_progress: Callable[[Progress], None] | None,
+) -> None:
+    """One task for each example; outcomes are stored as they come, those of one moment together.
+
+    After a refusal to spend, what is in flight is paid for and finished; after any other stop it is
+    cancelled.
+    """
+    done: asyncio.Queue[asyncio.Task[ExampleOutcome]] = asyncio.Queue()
+    tasks = [asyncio.create_task(_outcome(runtime, allocation, example)) for example in examples]
+    for task in tasks:
+        task.add_done_callback(done.put_nowait)
+    stop: BaseException | None = None
+    n_seen = 0
+    try:
+        while n_seen < len(tasks):
+            batch = [await done.get()]
+            while not done.empty():
+                batch.append(done.get_nowait())
+            n_seen += len(batch)
+            faults = [task.exception() for task in batch if not task.cancelled()]
+            stop = stop or next((fault for fault in faults if fault is not None), None)
+            await _keep(batch, store, tally)
+            if stop is not None and not isinstance(stop, SpendRefused):
+                break
+            if on_progress is not None:
+                on_progress(tally.progress())
+    finally:
+        if n_seen < len(tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            rest = [task for task in tasks if not task.cancelled() and task.exception() is None]
+            await _keep(
+                [task for task in rest if task.result().example_id not in tally.outcomes], store, tally
+            )
+    if stop is not None:
+        raise stop
+
+
+async def _outcome(runtime: Runtime, allocation: Allocation, example: Example) -> ExampleOutcome:
+    try:
+        return await runtime.run_example(allocation, example)
+    except STOPS:
+        raise
+    except Exception as error:
+        logger.exception("example %s is missing", example.id)
+        reason = f"{type(error).__name__}: {error}"
+        return ExampleOutcome(
+            example_id=example.id, stages=(), output=None, score=None, status="error", reason=reason
+        )
+
+
+async def _keep(batch: Sequence[asyncio.Task[ExampleOutcome]], store: Store, tally: Tally) -> None:
+    outcomes = [task.result() for task in batch if not task.cancelled() and task.exception() is None]
+    for outcome in outcomes:
+        tally.add(outcome)
+    stage_rows, score_rows = tally.rows(outcomes)
+    if outcomes:
+        await store.put_stage_results(stage_rows)
+        await store.put_scores(score_rows)

@@ -1,0 +1,184 @@
+"""A run's trials → its outcome: the winner, the best default, what can't be told apart, and what it all cost.
+
+Pure figures, from trials that are there; which trials are run is decided in `nodes` and `confirm`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from agenttts.certificate import certificate
+from agenttts.stats import mean_interval, paired_difference
+from agenttts.trial import TrialResult
+from datastore.keys import model_key
+from datastore.store import Store
+from pipelines.allocation import Allocation
+from pipelines.spec import PipelineSpec
+
+
+def ranked(trials: Sequence[TrialResult]) -> list[TrialResult]:
+    """Trials with a score on the search split, best first; of equal scores the cheaper, then the earlier."""
+    scored = [t for t in trials if t.split == "search" and t.status == "complete" and t.score is not None]
+    return sorted(scored, key=lambda t: (-(t.score or 0.0), t.budget_units, t.number))
+
+
+def latest(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> list[TrialResult]:
+    """For each allocation its last complete trial on the search split; the baseline's purpose is kept."""
+    purposes = {t.allocation: t.purpose for t in trials}
+    by_allocation: dict[Allocation, TrialResult] = {}
+    for trial in [*trials, *extra]:
+        if trial.split == "search" and trial.status == "complete" and trial.score is not None:
+            by_allocation[trial.allocation] = replace(trial, purpose=purposes.get(trial.allocation, "search"))
+    return list(by_allocation.values())
+
+
+def winner_of(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> TrialResult | None:
+    """The allocation that is claimed: the best mean on the search split."""
+    return next(iter(ranked(latest(trials, extra))), None)
+
+
+def baseline_of(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> TrialResult | None:
+    """The best of the defaults; None when none of them has a score."""
+    found = [t for t in latest(trials, extra) if t.purpose == "baseline"]
+    return next(iter(ranked(found)), None)
+
+
+def outcome(
+    run_id: str,
+    trials: Sequence[TrialResult],
+    *,
+    cost: Mapping[str, Any],
+    seed: int,
+    ended: str | None,
+) -> dict[str, Any]:
+    """The result as `search --json` prints it. Without test trials the test figures are None."""
+    searched = [t for t in trials if t.purpose in ("search", "baseline")]
+    extra = [t for t in trials if t.purpose not in ("search", "baseline")]
+    tests = {t.allocation: t for t in extra if t.purpose == "test" and t.score is not None}
+    best, baseline = winner_of(searched, extra), baseline_of(searched, extra)
+    found: dict[str, Any] = {
+        "run_id": run_id,
+        "best": _finalist(best, tests, seed),
+        "baseline": _finalist(baseline, tests, seed),
+        "difference": None,
+        "difference_ci": None,
+        "equivalent": _equivalent(best, latest(searched, extra), seed),
+        "trials": [_trial(t) for t in searched],
+        "confirmation": [_trial(t) for t in extra],
+        "cost": dict(cost),
+        "stopped_because": ended,
+        "n_search": max((t.n_scored + t.n_missing for t in searched), default=0),
+        "n_test": max((t.n_scored for t in tests.values()), default=0),
+    }
+    if best is not None and baseline is not None and {best.allocation, baseline.allocation} <= set(tests):
+        first, second = tests[best.allocation], tests[baseline.allocation]
+        difference = paired_difference(first.scores, second.scores, _rng(seed, 3))
+        same = best.allocation == baseline.allocation
+        found["difference"] = difference.mean
+        found["difference_ci"] = [0.0, 0.0] if same else [difference.low, difference.high]
+        found["n_test"] = difference.n
+    found["certificate"] = certificate(found)
+    return found
+
+
+def cost_of(
+    store: Store, run_id: str, spec: PipelineSpec, trials: Sequence[TrialResult]
+) -> dict[str, float | int | None]:
+    """What the run paid for. The agent's tokens come on top of the pipeline's, its calls are not among them.
+
+    samples_reused: samples that trials took from the bank, each time they took them. cost_usd: None without
+    prices.
+    """
+    calls = drawn = prompt_tokens = generated_tokens = 0
+    flops, usd, priced = 0.0, 0.0, True
+    keys = {model_key(m.served_name or name, m.revision): m for name, m in spec.models.items()}
+    for key, model in keys.items():
+        paid = store.run_cost(run_id, models=[key])
+        calls, drawn = calls + paid.calls, drawn + paid.samples_drawn
+        prompt_tokens += paid.prompt_tokens
+        generated_tokens += paid.generated_tokens
+        flops += 2.0 * model.active_params * (paid.prompt_tokens + paid.generated_tokens)
+        priced = priced and model.price is not None
+        if model.price is not None:
+            usd += paid.prompt_tokens * model.price.prompt_usd_per_million / 1e6
+            usd += paid.generated_tokens * model.price.generated_usd_per_million / 1e6
+    total = store.run_cost(run_id)
+    return {
+        "calls": calls,
+        "samples_drawn": drawn,
+        "samples_reused": sum(t.samples_reused for t in trials),
+        "prompt_tokens": prompt_tokens,
+        "generated_tokens": generated_tokens,
+        "flops": flops,
+        "agent_tokens": total.prompt_tokens + total.generated_tokens - prompt_tokens - generated_tokens,
+        "agent_calls": total.calls - calls,
+        "usd": usd if priced else None,
+    }
+
+
+def _finalist(
+    trial: TrialResult | None, tests: Mapping[Allocation, TrialResult], seed: int
+) -> dict[str, Any] | None:
+    if trial is None:
+        return None
+    test = tests.get(trial.allocation)
+    searched = mean_interval(trial.scores.values(), _rng(seed, 1))
+    tested = None if test is None else mean_interval(test.scores.values(), _rng(seed, 2))
+    return {
+        "allocation": trial.allocation.to_dict(),
+        "budget_units": trial.budget_units,
+        "search_score": trial.score,
+        "search_ci": None if searched is None else [searched.low, searched.high],
+        "test_score": None if test is None else test.score,
+        "test_ci": None if tested is None else [tested.low, tested.high],
+        "trial": trial.number,
+    }
+
+
+def _equivalent(best: TrialResult | None, trials: Sequence[TrialResult], seed: int) -> list[dict[str, Any]]:
+    """The winner and all that can't be told apart from it on the search split, cheapest first."""
+    if best is None:
+        return []
+    found: list[dict[str, Any]] = []
+    for trial in trials:
+        difference = paired_difference(trial.scores, best.scores, _rng(seed, 4, trial.number))
+        same = trial.allocation == best.allocation
+        if same or difference.low <= 0 <= difference.high:
+            found.append(
+                {
+                    "allocation": trial.allocation.to_dict(),
+                    "budget_units": trial.budget_units,
+                    "search_score": trial.score,
+                    "difference": 0.0 if same else difference.mean,
+                    "difference_ci": [0.0, 0.0] if same else [difference.low, difference.high],
+                    "trial": trial.number,
+                }
+            )
+    found.sort(key=lambda entry: (entry["budget_units"], -(entry["search_score"] or 0.0), entry["trial"]))
+    return [{**entry, "cheapest": i == 0} for i, entry in enumerate(found)]
+
+
+def _trial(trial: TrialResult) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "purpose": trial.purpose,
+        "allocation": trial.allocation.to_dict(),
+        "status": trial.status,
+        "score": trial.score,
+        "n_scored": trial.n_scored,
+        "n_missing": trial.n_missing,
+        "budget_units": trial.budget_units,
+        "proposer": trial.proposer,
+        "reason": trial.reason,
+        "samples_drawn": trial.samples_drawn,
+        "samples_reused": trial.samples_reused,
+        "error": trial.error,
+    }
+
+
+def _rng(*seeds: int) -> np.random.Generator:
+    return np.random.default_rng(seeds)

@@ -1,0 +1,18 @@
+"""Who suggests allocations: the rules, an LLM, and whoever else keeps the protocol of `base`."""
+
+from agenttts.proposers.base import Proposer, Rejected, SearchView, Suggestion, Turn
+from agenttts.proposers.choice import NAMES, AgentSettings, ProposerContext, make_proposer
+from agenttts.proposers.insights import InsightsProposer
+
+__all__ = [
+    "NAMES",
+    "AgentSettings",
+    "InsightsProposer",
+    "Proposer",
+    "ProposerContext",
+    "Rejected",
+    "SearchView",
+    "Suggestion",
+    "Turn",
+    "make_proposer",
+]

@@ -1,0 +1,163 @@
+"""An LLM behind an OpenAI-compatible endpoint as proposer: insights that cite trials, then proposals.
+
+What it answers is only ever read as insights and proposals, and checked: those outside the space, over budget
+or tried before are sent back once with the reasons; what is still wrong then is handed on as rejected, and
+the rules' suggestions stand in. An endpoint that fails makes a note, not an error. What it is shown is in
+`agent_view`, talking to the endpoint in `agent_chat`, the prompt text in `prompts/`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agenttts.proposers import agent_view
+from agenttts.proposers.agent_chat import AgentChat, EndpointFailed
+from agenttts.proposers.base import Rejected, SearchView, Suggestion, Turn
+from agenttts.space import SearchSpace
+from pipelines.allocation import Allocation
+
+_LONGEST_TEXT = 600  # characters of an insight or a reason
+
+
+class AgentProposer:
+    """Asks the endpoint of `chat` at most twice for each turn."""
+
+    name = "agent"
+    batch = 3
+
+    def __init__(self, chat: AgentChat) -> None:
+        self._chat = chat
+
+    async def propose(self, view: SearchView, count: int) -> Turn:
+        """Its turn; without suggestions, but with a note, when the endpoint fails."""
+        messages = agent_view.first_messages(view, count)
+        schema = agent_view.answer_schema(view.space, count)
+        try:
+            text = await self._chat.ask(messages, schema)
+            answer = read_answer(text, view, count)
+            if answer.problems:
+                kept = [suggestion.allocation.to_dict() for suggestion in answer.suggestions]
+                wanted = max(1, count - len(kept))
+                messages = [
+                    *messages,
+                    {"role": "assistant", "content": text},
+                    agent_view.repair_message(answer.problems, wanted, kept),
+                ]
+                again = read_answer(
+                    await self._chat.ask(messages, schema),
+                    view,
+                    wanted,
+                    [s.allocation for s in answer.suggestions],
+                )
+                answer = _joined(answer, again)
+        except EndpointFailed as error:
+            return Turn(notes=(f"{error}; the rules propose instead",))
+        rejected = tuple(answer.rejected[: max(0, count - len(answer.suggestions))])
+        finished = None if answer.suggestions or rejected else answer.finished
+        return Turn(tuple(answer.suggestions), tuple(answer.insights), finished, rejected)
+
+    async def aclose(self) -> None:
+        await self._chat.aclose()
+
+
+@dataclass
+class Answer:
+    """What could be read from one answer.
+
+    problems: in words for the model, those of `rejected` among them.
+    """
+
+    insights: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    suggestions: list[Suggestion] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    finished: str | None = None
+
+
+def read_answer(text: str, view: SearchView, count: int, taken: Collection[Allocation] = ()) -> Answer:
+    """An answer's text as insights and proposals, with all that is wrong with it. Never raises."""
+    data = _object(text)
+    if data is None or not isinstance(data.get("proposals"), list):
+        problem = 'it is not one JSON object with "insights", "proposals" and "finished"'
+        rejected = Rejected(json.dumps(_clipped(text)), "no reason given", problem)
+        return Answer(rejected=[rejected], problems=[problem])
+    answer = Answer(insights=_insights(data.get("insights"), {t.number for t in view.trials}))
+    finished = data.get("finished")
+    answer.finished = _clipped(finished) if isinstance(finished, str) and finished.strip() else None
+    excluded = view.tried.union(taken)
+    for position, proposal in enumerate(data["proposals"][:count]):
+        given = proposal if isinstance(proposal, Mapping) else {}
+        reason = _clipped(given.get("reason") or "no reason given")
+        allocation, problem = _checked(given.get("allocation"), view.space, excluded)
+        if allocation is None or problem is not None:
+            problem = problem or "not an allocation"
+            shown = json.dumps(given.get("allocation", proposal))[:_LONGEST_TEXT]
+            shown = shown if len(shown) < _LONGEST_TEXT else json.dumps(shown)
+            answer.rejected.append(Rejected(shown, reason, problem))
+            answer.problems.append(f"proposal {position + 1}: {problem}")
+        else:
+            answer.suggestions.append(Suggestion(allocation, reason))
+            excluded = excluded.union({allocation})
+    if not data["proposals"] and answer.finished is None:
+        answer.problems.append("there are no proposals, and finished is null")
+    return answer
+
+
+def _joined(first: Answer, again: Answer) -> Answer:
+    """Both rounds as one: what was in order in the first, and what the second made of the rest."""
+    repaired = len(again.suggestions) + len(again.rejected)
+    return Answer(
+        insights=first.insights or again.insights,
+        suggestions=first.suggestions + again.suggestions,
+        rejected=again.rejected + first.rejected[repaired:],
+        finished=again.finished,
+    )
+
+
+def _checked(
+    data: Any, space: SearchSpace, excluded: Collection[Allocation]
+) -> tuple[Allocation | None, str | None]:
+    try:
+        allocation = Allocation.from_dict(data) if isinstance(data, Mapping) else None
+    except (ValueError, TypeError) as error:
+        return None, str(error)
+    if allocation is None:
+        return None, "an allocation is an object: for each stage a model and n_samples"
+    problem = space.problem(allocation)
+    if problem is None and allocation in excluded:
+        problem = f"{allocation} was tried, refused or proposed before"
+    if problem is not None:
+        return allocation, problem
+    return Allocation({stage.name: allocation[stage.name] for stage in space.stages}), None
+
+
+def _insights(data: Any, known: Collection[int]) -> list[tuple[str, tuple[int, ...]]]:
+    """Those that have a text and cite trials that exist."""
+    found = []
+    for insight in data if isinstance(data, list) else []:
+        if not isinstance(insight, Mapping) or not isinstance(insight.get("text"), str):
+            continue
+        cited = insight.get("trials")
+        numbers = [n for n in cited if type(n) is int and n in known] if isinstance(cited, list) else []
+        if insight["text"].strip() and numbers:
+            found.append((_clipped(insight["text"]), tuple(dict.fromkeys(numbers))))
+    return found[:5]
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """The outermost JSON object of a text, with or without a fence or words around it."""
+    start, end = text.find("{"), text.rfind("}")
+    try:
+        data = json.loads(text[start : end + 1]) if 0 <= start < end else None
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _clipped(text: object) -> str:
+    """One line, not too long, without control characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return line if len(line) <= _LONGEST_TEXT else f"{line[: _LONGEST_TEXT - 1]}…"

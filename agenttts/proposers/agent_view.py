@@ -1,0 +1,157 @@
+"""What the agent is shown: the pipeline, the budget rule and the history with intervals and costs, as JSON.
+
+A function of the view alone, so that a resumed search asks the same questions. Neither rows of the dataset
+nor what models answered are shown; error messages are, clipped and inside the JSON, and the prompt says that
+they are data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from jinja2 import StrictUndefined, Template
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from agenttts.proposers.base import SearchView
+from agenttts.space import SearchSpace
+from agenttts.stats import mean_interval, paired_difference
+from agenttts.trial import TrialResult
+from pipelines.allocation import StageChoice
+from pipelines.spec import AggregatorSpec, MetricSpec, StageSpec
+
+Message = dict[str, str]
+_LONGEST_ERROR = 200  # characters
+_LONGEST_PROMPT = 1200
+
+
+def first_messages(view: SearchView, count: int) -> list[Message]:
+    """The system's words and the search so far."""
+    history = json.dumps(shown(view), indent=1, ensure_ascii=False)
+    return [
+        {"role": "system", "content": _text("agent_system.md")},
+        {"role": "user", "content": _template("agent_turn.j2").render(count=count, history=history)},
+    ]
+
+
+def repair_message(problems: Sequence[str], count: int, kept: Sequence[Any]) -> Message:
+    """What was wrong with an answer, and what is still wanted."""
+    text = _template("agent_repair.j2").render(
+        problems=problems, count=count, kept=json.dumps(list(kept)) if kept else ""
+    )
+    return {"role": "user", "content": text}
+
+
+def answer_schema(space: SearchSpace, count: int) -> dict[str, Any]:
+    """JSON schema of an answer, for servers with structured output.
+
+    Whether it is within budget is checked after.
+    """
+    stages = {
+        stage.name: _object(
+            model={"type": "string", "enum": list(stage.models)},
+            n_samples={"type": "integer", "minimum": 1, "maximum": stage.max_samples},
+        )
+        for stage in space.stages
+    }
+    insight = _object(text={"type": "string"}, trials={"type": "array", "items": {"type": "integer"}})
+    proposal = _object(allocation=_object(**stages), reason={"type": "string"})
+    return _object(
+        insights={"type": "array", "items": insight},
+        proposals={"type": "array", "items": proposal, "maxItems": count},
+        finished={"type": ["string", "null"]},
+    )
+
+
+def shown(view: SearchView) -> dict[str, Any]:
+    """The whole view as JSON-able data."""
+    best = max(view.scored, key=lambda t: (t.score or 0.0, -t.budget_units, -t.number), default=None)
+    metric = view.space.spec.metric
+    return {
+        "pipeline": view.task,
+        "score": metric.kind if isinstance(metric, MetricSpec) else "a function, from 0 to 1",
+        "search_examples": view.n_examples,
+        "budget_units": view.space.budget_units,
+        "stages": [_stage(view.space, stage) for stage in view.space.stages],
+        "trials_left": view.trials_left,
+        "trials": [_trial(view, trial, best) for trial in view.trials],
+        "insights_so_far": [{"text": i.text, "trials": list(i.trials)} for i in view.insights],
+        "refused_by_a_person": [allocation.to_dict() for allocation in view.refused],
+    }
+
+
+def _stage(space: SearchSpace, stage: StageSpec) -> dict[str, Any]:
+    aggregator = stage.aggregator
+    models = []
+    for name in stage.models:
+        first = space.stage_units(stage.name, StageChoice(name, 1))
+        each = space.stage_units(stage.name, StageChoice(name, 2)) - first
+        models.append(
+            {
+                "model": name,
+                "active_params": space.spec.models[name].active_params,
+                "units_of_first_sample": round(first, 6),
+                "units_of_each_further_sample": round(each, 6),
+            }
+        )
+    return {
+        "stage": stage.name,
+        "takes_outputs_of": list(stage.inputs or ()),
+        "prompt": (stage.prompt or "")[:_LONGEST_PROMPT],
+        "aggregator": aggregator.kind if isinstance(aggregator, AggregatorSpec) else "a function",
+        "largest_n_samples": stage.max_samples,
+        "models": models,
+    }
+
+
+def _trial(view: SearchView, trial: TrialResult, best: TrialResult | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "trial": trial.number,
+        "allocation": trial.allocation.to_dict(),
+        "planned_units": round(trial.budget_units, 4),
+        "status": trial.status,
+    }
+    if trial.error:
+        found["error"] = trial.error[:_LONGEST_ERROR]
+    if trial.score is None:
+        return found
+    interval = mean_interval(trial.scores.values(), np.random.default_rng([view.seed, trial.number]))
+    found |= {
+        "score": round(trial.score, 4),
+        "interval_95": None if interval is None else [round(interval.low, 4), round(interval.high, 4)],
+        "examples_scored": trial.n_scored,
+        "examples_missing": trial.n_missing,
+        "tokens": trial.prompt_tokens + trial.generated_tokens,
+        "stage_scores": {s: round(v, 4) for s, v in trial.stage_scores.items() if v is not None},
+    }
+    if best is not None and trial.number != best.number:
+        rng = np.random.default_rng([view.seed, trial.number, best.number])
+        against = paired_difference(trial.scores, best.scores, rng)
+        found[f"paired_difference_to_trial_{best.number}"] = [
+            round(value, 4) for value in (against.mean, against.low, against.high)
+        ]
+    return found
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+@cache
+def _text(name: str) -> str:
+    return files("agenttts.proposers").joinpath("prompts", name).read_text(encoding="utf-8")
+
+
+@cache
+def _template(name: str) -> Template:
+    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
+    return environment.from_string(_text(name))

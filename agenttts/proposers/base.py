@@ -1,0 +1,96 @@
+"""What a proposer is: (space, history) in, next allocations out, a reason for each.
+
+A proposer decides from the view alone: the same view and seed give the same turn, so that a resumed search
+decides as an undisturbed one. It never sees the test split. Checking, approving and evaluating what it
+suggests are left to the search (`nodes`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from agenttts.space import SearchSpace
+from agenttts.trial import TrialResult
+from datastore.records import Insight
+from pipelines.allocation import Allocation
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchView:
+    """All that a proposer may know at one step. Trials are those on the search split, in order."""
+
+    space: SearchSpace
+    trials: tuple[TrialResult, ...]
+    insights: tuple[Insight, ...]
+    seed: int
+    trials_left: int | None  # None: no limit on trials
+    n_examples: int
+    task: str
+    step: int = 0
+    refused: tuple[Allocation, ...] = ()  # by a person
+
+    @property
+    def tried(self) -> frozenset[Allocation]:
+        """What is not to be suggested again: evaluated, failed or refused."""
+        return frozenset(trial.allocation for trial in self.trials).union(self.refused)
+
+    @property
+    def scored(self) -> tuple[TrialResult, ...]:
+        """The trials with a score; failed ones have none."""
+        return tuple(t for t in self.trials if t.status == "complete" and t.score is not None)
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """An allocation to try and why.
+
+    `proposer` names who suggested it when that is not the proposer itself.
+    """
+
+    allocation: Allocation
+    reason: str
+    proposer: str | None = None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A suggestion that came to nothing:
+
+    what was asked for (JSON text), the reason given, what is wrong with it.
+    """
+
+    allocation: str
+    reason: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One answer of a proposer.
+
+    insights: (text, numbers of the trials cited). finished: why no further trial is expected to help; None
+    while one is. rejected: what came to nothing; the search puts the rules' suggestions in their place.
+    notes: faults worth an event, such as an endpoint that did not answer; without suggestions, the rules take
+    the turn.
+    """
+
+    suggestions: tuple[Suggestion, ...] = ()
+    insights: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    finished: str | None = None
+    rejected: tuple[Rejected, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Proposer(Protocol):
+    """Suggests allocations. `batch` is how many it likes to suggest at a time."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def batch(self) -> int: ...
+
+    async def propose(self, view: SearchView, count: int) -> Turn:
+        """At most `count` suggestions, each in the space and untried, or `finished`."""
+        ...

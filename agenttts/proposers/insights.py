@@ -1,0 +1,182 @@
+"""The paper's three insights as rules, without an LLM (AgentTTS, arXiv 2508.00890, section 4).
+
+First each stage's models are compared at equal stage budget, the rest as in the best default; a smaller model
+is kept where the larger is not clearly better. Then, from the best allocations so far, the moves of `moves`
+are ranked by the score that the curves through the history (`estimate`) promise. When no move is expected to
+help, the whole space is looked at; when nothing in it is, the search is finished. What was learnt is put in
+words in `wording`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from agenttts.proposers import moves, wording
+from agenttts.proposers.base import SearchView, Suggestion, Turn
+from agenttts.proposers.estimate import Estimate
+from agenttts.proposers.moves import Move
+from agenttts.space import SearchSpace
+from agenttts.stats import paired_difference
+from agenttts.trial import TrialResult
+from pipelines.allocation import Allocation, StageChoice
+
+_LISTED = 20_000  # spaces up to this size are looked at as a whole
+_DRAWN = 2_000  # allocations drawn from larger ones
+_BASES = 3  # moves start from this many of the best trials
+_HELPS = 0.02  # examples: a move is expected to help when its expected gain is worth this many
+
+
+class InsightsProposer:
+    """Deterministic: the same view gives the same turn."""
+
+    name = "insights"
+    batch = 1
+
+    async def propose(self, view: SearchView, count: int) -> Turn:
+        return self.decide(view, count)
+
+    def decide(self, view: SearchView, count: int) -> Turn:
+        """At most `count` suggestions, each in the space and untried; `finished` when none is expected to
+        help.
+        """
+        learnt = tuple(wording.lessons(view))
+        suggestions: list[Suggestion] = []
+        finished = None
+        tried = set(view.tried)
+        while len(suggestions) < count and finished is None:
+            found = self._next(view, tried, suggestions)
+            if isinstance(found, str):
+                finished = found
+            else:
+                suggestions.append(found)
+                tried.add(found.allocation)
+        return Turn(tuple(suggestions), learnt, finished if not suggestions else None)
+
+    def fallback(self, view: SearchView, taken: Sequence[Allocation] = ()) -> Suggestion | None:
+        """The best untried allocation, whether expected to help or not; None when all were tried."""
+        tried = set(view.tried) | set(taken)
+        found = self._next(view, tried, [], always=True)
+        return None if isinstance(found, str) else found
+
+    def _next(
+        self,
+        view: SearchView,
+        tried: set[Allocation],
+        planned: Sequence[Suggestion],
+        always: bool = False,
+    ) -> Suggestion | str:
+        space = view.space
+        if not view.scored:
+            candidates = moves.untried(_anywhere(view), tried, space)
+            if not candidates:
+                return "every allocation of the space was tried"
+            return Suggestion(
+                candidates[0].allocation, "nothing has a score yet: the next allocation in order"
+            )
+        seed = moves.untried(
+            moves.models_at_equal_budget(space, _best_default(view).allocation), tried, space
+        )
+        if seed:
+            return Suggestion(seed[0].allocation, wording.seed_reason(seed[0], _best_default(view)))
+        return self._climb(view, tried, planned, always)
+
+    def _climb(
+        self, view: SearchView, tried: set[Allocation], planned: Sequence[Suggestion], always: bool
+    ) -> Suggestion | str:
+        space, scored = view.space, view.scored
+        best = max(scored, key=_rank)
+        estimate = Estimate([t.allocation for t in scored], [_score(t) for t in scored])
+        if planned:  # several at once: take what is planned to score as expected
+            ahead = [s.allocation for s in planned]
+            means, _ = estimate.predict(ahead)
+            estimate = Estimate(
+                [t.allocation for t in scored] + ahead,
+                [_score(t) for t in scored] + [float(m) for m in means],
+            )
+        enough = _HELPS / max(view.n_examples, 1)
+        near = [Move(kept_models(view), "combine")]
+        for base in sorted(scored, key=_rank, reverse=True)[:_BASES]:
+            near += moves.around(space, base.allocation, base.number)
+        anywhere = moves.untried(_anywhere(view), tried, space)
+        for candidates in (moves.untried(near, tried, space), anywhere):
+            if not candidates:
+                continue
+            allocations = [move.allocation for move in candidates]
+            gains = estimate.expected_gain(allocations, _score(best))
+            pick = int(np.argmax(gains))
+            if gains[pick] >= enough or (always and candidates[0].rule == "explore"):
+                means, spreads = estimate.predict([allocations[pick]])
+                promise = wording.Promise(float(means[0]), float(spreads[0]), _score(best), best.number)
+                bases = {t.number: t for t in scored}
+                base = bases.get(candidates[pick].base, best)
+                return Suggestion(
+                    allocations[pick], wording.move_reason(candidates[pick], base, promise, view)
+                )
+        if not anywhere:
+            return "every allocation of the space was tried"
+        return (
+            f"no untried allocation is expected to beat trial {best.number} by as much as "
+            f"{_HELPS:g} of an example"
+        )
+
+
+def kept_models(view: SearchView) -> Allocation:
+    """Each stage's model after the comparison at equal stage budget, the budget shared as in the best
+    default.
+
+    The smaller of two models stays unless the larger is clearly better: the 95 % interval of the paired
+    difference excludes 0.
+    """
+    base = _best_default(view)
+    by_allocation = {trial.allocation: trial for trial in view.scored}
+    kept = base.allocation
+    for stage in view.space.stages:
+        rivals = [base] + [
+            by_allocation[move.allocation]
+            for move in moves.models_at_equal_budget(view.space, base.allocation)
+            if move.stage == stage.name and move.allocation in by_allocation
+        ]
+        rivals.sort(key=lambda t: view.space.spec.models[t.allocation[stage.name].model].active_params)
+        winner = rivals[0]
+        for larger in rivals[1:]:
+            rng = np.random.default_rng([view.seed, larger.number, winner.number])
+            if paired_difference(larger.scores, winner.scores, rng).low > 0:
+                winner = larger
+        kept = kept.replace(stage.name, winner.allocation[stage.name])
+    return view.space.project(kept)
+
+
+def _best_default(view: SearchView) -> TrialResult:
+    """The best of the defaults that were scored; the best trial when none was."""
+    defaults = set(view.space.defaults())
+    found = [t for t in view.scored if t.allocation in defaults]
+    return max(found or view.scored, key=_rank)
+
+
+def _anywhere(view: SearchView) -> list[Move]:
+    """The whole space where it is small, else a seeded draw from it."""
+    space = view.space
+    if space.size <= _LISTED:
+        return [Move(a, "explore") for a in space.enumerate(_LISTED)]
+    rng = np.random.default_rng([view.seed, view.step])
+    return [Move(_drawn(space, rng), "explore") for _ in range(_DRAWN)]
+
+
+def _drawn(space: SearchSpace, rng: np.random.Generator) -> Allocation:
+    choices = {}
+    for stage in space.stages:
+        model = stage.models[int(rng.integers(len(stage.models)))]
+        n = int(2 ** rng.uniform(0, np.log2(stage.max_samples)))
+        choices[stage.name] = StageChoice(model, max(1, n))
+    return space.project(Allocation(choices))
+
+
+def _score(trial: TrialResult) -> float:
+    assert trial.score is not None
+    return trial.score
+
+
+def _rank(trial: TrialResult) -> tuple[float, float, int]:
+    return _score(trial), -trial.budget_units, -trial.number

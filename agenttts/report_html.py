@@ -1,0 +1,117 @@
+"""A report as one HTML file that needs no network: figures by plotly, whose script is inlined once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agenttts import plots
+from agenttts import report_text as words
+from agenttts.errors import UserError
+from agenttts.report import ReportData, read_report
+from datastore.store import Store
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+_CONFIG = {"displayModeBar": False, "responsive": True}
+
+
+def write_html(store: Store, path: Path | str, *, run_id: str | None = None) -> Path:
+    """Read a run (None: the newest) and write its report; raises as `read_report` and `save_html` do."""
+    return save_html(read_report(store, run_id), path)
+
+
+def save_html(data: ReportData, path: Path | str) -> Path:
+    """Write the report, replacing the file once it is whole. UserError when that is not possible."""
+    path = Path(path).expanduser().resolve()
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(to_html(data), encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"{path}: the report can't be written there: {error.strerror or error}") from error
+    return path
+
+
+def to_html(data: ReportData) -> str:
+    """The whole page."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=PackageLoader("agenttts", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("report.html.j2")
+    return template.render(
+        data=data,
+        words=words,
+        figures={name: Markup(_fragment(name, figure)) for name, figure in _figures(data).items()},
+        stages=list(dict.fromkeys(curve.stage for curve in data.curves)),
+        tiles=_tiles(data),
+        plotly_js=Markup(get_plotlyjs()),
+        step_label=plots.step_label,
+    )
+
+
+def _figures(data: ReportData) -> dict[str, go.Figure]:
+    found = {}
+    if data.steps:
+        found["by-trial"] = plots.best_so_far(data, "trials")
+        found["by-flops"] = plots.best_so_far(data, "flops")
+        found["budget"] = plots.quality_against_budget(data)
+    for stage in dict.fromkeys(curve.stage for curve in data.curves):
+        found[f"stage-{stage}"] = plots.score_against_samples(data, stage)
+    if data.marginals:
+        found["next"] = plots.next_unit(data)
+    return found
+
+
+def _fragment(name: str, figure: go.Figure) -> str:
+    import plotly.io
+
+    html: Any = plotly.io.to_html(
+        figure, config=_CONFIG, include_plotlyjs=False, full_html=False, div_id=f"figure-{name}"
+    )
+    return str(html)
+
+
+def _tiles(data: ReportData) -> list[tuple[str, str, str]]:
+    """(what, figure, small print) of the numbers at the top."""
+    found = []
+    best, base = data.best, data.baseline
+    if best is not None:
+        split = "test split" if data.confirmed else "search split, not confirmed"
+        score = best.test_score if data.confirmed else best.search_score
+        interval = words.interval_text(best.test_interval) if best.test_interval else ""
+        found.append((f"score · {split}", words.score_text(score), interval))
+    if base is not None:
+        tested = data.confirmed and base.test_score is not None
+        score = base.test_score if tested else base.search_score
+        interval = words.interval_text(base.test_interval) if base.test_interval else ""
+        found.append(("best single-model default", words.score_text(score), interval))
+    if data.difference is not None:
+        change = data.difference
+        found.append(
+            (
+                "difference, paired",
+                f"{change.mean:+.3f}",
+                words.interval_text((change.low, change.high), signed=True),
+            )
+        )
+    if best is not None:
+        of = f"of {words.units_text(data.budget_units)} allowed" if data.budget_units is not None else ""
+        found.append(("units per query", words.units_text(best.budget_units), of))
+    used = data.cost.samples_drawn + data.cost.samples_reused
+    found.append(
+        ("samples from the bank", f"{data.cost.reused_share:.0%}", f"of {words.count_text(used)} used")
+    )
+    return found

@@ -1,0 +1,105 @@
+"""A report on a terminal, with rich tables. What it says comes from `report` and `report_text`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from agenttts import report_text as words
+from agenttts.report import ReportData, TrialRow
+
+
+def print_report(data: ReportData, console: Console) -> None:
+    """The whole report: trials, winner, curves, where a further unit buys most, insights, cost, faults."""
+    console.print(Text(f"{data.pipeline} · run {data.run_id} · {words.status_text(data)}", style="dim"))
+    console.print(trial_table(data.trials))
+    print_winner(data, console)
+    if data.curves:
+        console.print(_curve_table(data))
+        console.print(Text(words.next_unit_text(data)))
+    if data.insights:
+        console.print(_insight_table(data))
+    for line in (*words.cost_lines(data), *words.fault_lines(data)):
+        console.print(Text(line))
+    for fault in data.faults[:5]:
+        console.print(
+            Text(f"  {fault.n_examples}× in {words.cited(fault.trials)}: {fault.reason}", style="dim")
+        )
+
+
+def print_winner(data: ReportData, console: Console) -> None:
+    """The winner and its certificate, in words."""
+    lines = [Text(words.headline(data), style="bold"), *map(Text, words.certificate_lines(data))]
+    console.print(Panel(Group(*lines), title="winner" if data.confirmed else "so far", border_style="green"))
+
+
+def trial_table(trials: Iterable[TrialRow], *, reasons: bool = True) -> Table:
+    """A row for each trial; the Pareto front is marked with ●."""
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    for name, justify in (("#", "right"), ("", "left"), ("allocation", "left"), ("units", "right")):
+        table.add_column(name, justify=justify, no_wrap=name in ("#", "units"))  # type: ignore[arg-type]
+    table.add_column("score [95 %]", no_wrap=True)
+    table.add_column("examples", justify="right", no_wrap=True)
+    table.add_column("drawn", justify="right", no_wrap=True)
+    table.add_column("reused", justify="right", no_wrap=True)
+    table.add_column("why" if reasons else "proposer", overflow="ellipsis", no_wrap=True)
+    for row in trials:
+        missing = f" (−{row.n_missing})" if row.n_missing else ""
+        kind = {"search": row.proposer, "baseline": "default"}.get(row.purpose, row.purpose)
+        style = {"failed": "red", "running": "dim"}.get(row.status, "cyan" if row.split == "test" else "")
+        table.add_row(
+            str(row.number),
+            "●" if row.on_frontier else "",
+            escape(str(row.allocation)),
+            words.units_text(row.budget_units),
+            words.trial_score_text(row),
+            f"{row.n_scored}{missing}",
+            words.count_text(row.samples_drawn),
+            words.count_text(row.samples_reused),
+            escape(f"{kind}: {row.reason}" if reasons and row.reason else kind),
+            style=style,
+        )
+    return table
+
+
+def _curve_table(data: ReportData) -> Table:
+    counts = sorted({point.n_samples for curve in data.curves for point in curve.points})
+    counts = [n for n in counts if n & (n - 1) == 0] or counts
+    table = Table(
+        header_style="bold", box=None, pad_edge=False, title="score against samples", title_justify="left"
+    )
+    table.add_column("stage")
+    table.add_column("model")
+    for n in counts:
+        table.add_column(f"n={n}", justify="right")
+    table.add_column("others held at", overflow="fold")
+    for curve in data.curves:
+        by_n = {point.n_samples: point for point in curve.points}
+        cells = [
+            _half_width(by_n[n].score.mean, by_n[n].score.low, by_n[n].score.high) if n in by_n else ""
+            for n in counts
+        ]
+        others = " · ".join(
+            f"{stage} {choice.model}×{choice.n_samples}" for stage, choice in curve.others.items()
+        )
+        table.add_row(escape(curve.stage), escape(curve.model), *cells, escape(others))
+    return table
+
+
+def _half_width(mean: float, low: float, high: float) -> str:
+    return f"{mean:.2f}±{(high - low) / 2:.2f}"
+
+
+def _insight_table(data: ReportData) -> Table:
+    table = Table(header_style="bold", box=None, pad_edge=False, title="insights", title_justify="left")
+    table.add_column("step", justify="right")
+    table.add_column("insight", overflow="fold")
+    table.add_column("rests on", overflow="fold")
+    for insight in data.insights:
+        table.add_row(str(insight.step), escape(insight.text), words.cited(insight.trials))
+    return table

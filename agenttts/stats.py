@@ -1,0 +1,173 @@
+"""How sure a score or a difference of scores is: bootstrap by example, paired where two trials share
+examples.
+
+Scores and metrics lie between 0 and 1; a missing score (None) is left out, never 0. Random numbers come from
+the generator that is passed in; results do not depend on the order of the examples. Corrections for many
+comparisons are not made here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+CONFIDENCE = 0.95
+N_RESAMPLES = 2000
+
+_DECIMALS = 12  # scores closer than this are the same
+_NORMAL = NormalDist()
+_Floats = npt.NDArray[np.float64]
+
+Scores = Mapping[str, float | None]
+"""Score by example id; None where the example is missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean over n examples, with the ends of its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def holds(self, value: float) -> bool:
+        """Whether the value lies in the interval, ends included."""
+        return self.low <= value <= self.high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference(Interval):
+    """The mean of first minus second over the n examples that both have scores for."""
+
+
+class Scored(Protocol):
+    """A trial, as far as statistics go."""
+
+    @property
+    def scores(self) -> Mapping[str, float | None]: ...
+
+
+ScoredT = TypeVar("ScoredT", bound=Scored)
+
+
+def mean_interval(
+    scores: Iterable[float | None],
+    rng: np.random.Generator,
+    *,
+    confidence: float = CONFIDENCE,
+    n_resamples: int = N_RESAMPLES,
+) -> Interval | None:
+    """The mean score and its interval; None when nothing was scored."""
+    values = _present(scores)
+    if not len(values):
+        return None
+    low, high = _bounds(values, (0.0, 1.0), rng, confidence, n_resamples)
+    return Interval(mean=_mean(values), low=low, high=high, n=len(values))
+
+
+def paired_difference(
+    first: Scores,
+    second: Scores,
+    rng: np.random.Generator,
+    *,
+    confidence: float = CONFIDENCE,
+    n_resamples: int = N_RESAMPLES,
+) -> Difference:
+    """First minus second, over the examples that both have; without any, nothing is known: 0 from -1 to 1."""
+    values = _present(_paired(first, second))
+    if not len(values):
+        return Difference(mean=0.0, low=-1.0, high=1.0, n=0)
+    low, high = _bounds(values, (-1.0, 1.0), rng, confidence, n_resamples)
+    return Difference(mean=_mean(values), low=low, high=high, n=len(values))
+
+
+def indistinguishable(
+    best: Scored, trials: Sequence[ScoredT], rng: np.random.Generator, *, confidence: float = CONFIDENCE
+) -> list[ScoredT]:
+    """Those of `trials` whose paired difference from the best may be 0, in their order.
+
+    The best is among them when it is among `trials`. Each comparison has the stated confidence by itself.
+    """
+    return [
+        trial
+        for trial in trials
+        if trial is best
+        or paired_difference(best.scores, trial.scores, rng, confidence=confidence).holds(0.0)
+    ]
+
+
+def smallest_resolvable_difference(
+    n_examples: int, *, discordant: float = 0.3, power: float = 0.8, level: float = 0.05
+) -> float:
+    """The smallest true difference of two allocations that this many paired examples show, as a rule.
+
+    For right-or-wrong scores, of which a share `discordant` differs between the two; a two-sided test at
+    `level` finds it with probability `power`: n = (z_level·√d + z_power·√(d - δ²))² / δ² (McNemar's test;
+    Connor 1987). 1.0 when not even the largest difference is found.
+    """
+    z_level, z_power = _NORMAL.inv_cdf(1 - level / 2), _NORMAL.inv_cdf(power)
+
+    def is_found(difference: float) -> bool:
+        share = max(discordant, difference)
+        needed = z_level * math.sqrt(share) + z_power * math.sqrt(share - difference**2)
+        return needed <= difference * math.sqrt(n_examples)
+
+    low, high = 0.0, 1.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (low, middle) if is_found(middle) else (middle, high)
+    return high
+
+
+def _present(scores: Iterable[float | None]) -> _Floats:
+    return np.array([score for score in scores if score is not None], dtype=np.float64)
+
+
+def _paired(first: Scores, second: Scores) -> Iterable[float | None]:
+    for example_id, a in first.items():
+        b = second.get(example_id)
+        yield None if a is None or b is None else a - b
+
+
+def _mean(values: _Floats) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _bounds(
+    values: _Floats,
+    scale: tuple[float, float],
+    rng: np.random.Generator,
+    confidence: float,
+    n_resamples: int,
+) -> tuple[float, float]:
+    """Bias-corrected and accelerated bootstrap interval of the mean (Efron 1987).
+
+    Where all values are the same, resampling shows no spread: then the mean may still be as far off as unseen
+    values at the ends of the scale could pull it, at the largest share of them that n draws miss with
+    probability 1 - confidence on either side together.
+    """
+    n, alpha = len(values), 1 - confidence
+    mean = _mean(values)
+    distinct, counts = np.unique(values.round(_DECIMALS), return_counts=True)
+    if len(distinct) == 1:
+        unseen, value = 1 - (alpha / 2) ** (1 / n), float(distinct[0])
+        return value - unseen * (value - scale[0]), value + unseen * (scale[1] - value)
+    means = np.sort(rng.multinomial(n, counts / n, size=n_resamples) @ distinct / n)
+    deviation = np.repeat(distinct, counts) - mean
+    acceleration = float((deviation**3).sum()) / (6 * float((deviation**2).sum()) ** 1.5)
+    below, equal = np.searchsorted(means, [mean - 10**-_DECIMALS, mean + 10**-_DECIMALS])
+    share = min(max((below + equal) / 2 / n_resamples, 1 / n_resamples), 1 - 1 / n_resamples)
+    bias = _NORMAL.inv_cdf(share)
+    ends = []
+    for tail in (alpha / 2, 1 - alpha / 2):
+        z = bias + _NORMAL.inv_cdf(tail)
+        ends.append(_NORMAL.cdf(bias + z / (1 - acceleration * z)))
+    low, high = np.quantile(means, ends)
+    return min(float(low), mean), max(float(high), mean)

@@ -1,0 +1,254 @@
+"""A recorded sample bank: its Parquet form, checked on reading, and held in memory for look-ups.
+
+One row per prompt with the list of its samples; model, content and sampling parameters stand beside it, so
+that a bank explains itself. Log-probabilities are float32 here (float64 in the store). Moving samples between
+a bank file and a store is in `transfer`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from datastore import keys
+from datastore.errors import BankError, StoreError, translate
+from datastore.records import BankRow, Prompt, Sample
+
+SAMPLE = pa.struct(
+    [
+        pa.field("index", pa.int32()),
+        pa.field("text", pa.string()),
+        pa.field("generated_tokens", pa.int32()),
+        pa.field("mean_logprob", pa.float32()),  # NULL: the server gave none
+        pa.field("finish_reason", pa.string()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        pa.field("prompt_key", pa.string()),
+        pa.field("model_key", pa.string()),
+        pa.field("model_name", pa.string()),
+        pa.field("model_revision", pa.string()),  # NULL: not stated
+        pa.field("active_params", pa.float64()),  # a count; NULL: not known
+        pa.field("content", pa.string()),
+        pa.field("sampling", pa.string()),
+        pa.field("prompt_tokens", pa.int64()),  # NULL: not counted
+        pa.field("samples", pa.list_(SAMPLE)),
+    ]
+)
+_OPTIONAL = {"model_revision", "active_params", "prompt_tokens", "mean_logprob"}
+_ROWS_PER_GROUP = 16384
+_PAGE_BYTES = 8 << 20  # pages are compressed one by one; large ones let zstd see what neighbours share
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """The bank file at `path`, checked row by row: columns, keys, indices.
+
+    Raises BankError naming the first row (counted from 1) that is not as it must be, StoreError when it can't
+    be read.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise StoreError(f"{path}: no such bank; check the path") from None
+    except (pa.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())
+        raise BankError(
+            f"{path}: a bank must be a whole Parquet file; restore it from a copy ({said})"
+        ) from error
+    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise BankError(
+            f"{path}: a bank must have the column {missing[0]}, this file has none; name another file"
+        )
+    try:
+        table = table.select(SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowException, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise BankError(f"{path}: a bank's columns must have the types of a bank: {said}") from error
+    check(table, path)
+    return table
+
+
+def check(table: pa.Table, path: Path) -> None:
+    """Raise BankError, naming the row, unless every key is the hash of its parts and every index is sound."""
+    seen: set[str] = set()
+    start = 0
+    for batch in table.to_batches():
+        _check_nulls(batch, start, path)
+        columns = [batch.column(name).to_pylist() for name in SCHEMA.names[:7]]
+        for row, (key, model_key, name, revision, _, content, sampling) in enumerate(
+            zip(*columns, strict=True)
+        ):
+            place = f"{path}: row {start + row + 1}"
+            if model_key != keys.model_key(name, revision):
+                raise BankError(
+                    f"{place}: model_key must be name@revision, got {model_key!r}; the bank is corrupted"
+                )
+            if key != keys.prompt_key(model_key, content, sampling):
+                raise BankError(
+                    f"{place}: prompt_key must be the hash of model, content and sampling, got {key!r}; "
+                    "the bank is corrupted or another program made it"
+                )
+            if key in seen:
+                raise BankError(f"{place}: a prompt may have one row, {key} has two; the bank is corrupted")
+            seen.add(key)
+        _check_indices(batch, start, path)
+        start += batch.num_rows
+
+
+def _check_nulls(batch: pa.RecordBatch, start: int, path: Path) -> None:
+    lists = batch.column("samples")
+    samples = lists.flatten()
+    owner = pc.list_parent_indices(lists)
+    for field in SCHEMA:
+        column = batch.column(field.name)
+        if field.name not in _OPTIONAL and column.null_count:
+            row = pc.index(pc.is_null(column), True).as_py()
+            raise BankError(f"{path}: row {start + row + 1}: {field.name} must be given, it is NULL")
+    for position, field in enumerate(SAMPLE):
+        values = samples.flatten()[position]
+        if field.name not in _OPTIONAL and values.null_count:
+            row = owner[pc.index(pc.is_null(values), True).as_py()].as_py()
+            raise BankError(f"{path}: row {start + row + 1}: samples.{field.name} must be given, it is NULL")
+
+
+def _check_indices(batch: pa.RecordBatch, start: int, path: Path) -> None:
+    lists = batch.column("samples")
+    owner = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False).astype(np.int64)
+    index = lists.flatten().flatten()[0].to_numpy(zero_copy_only=False).astype(np.int64)
+    bad = np.flatnonzero(index < 0)
+    if bad.size:
+        at = bad[0]
+        raise BankError(
+            f"{path}: row {start + int(owner[at]) + 1}: samples.index must be >= 0, got {index[at]}"
+        )
+    order = np.lexsort((index, owner))
+    again = np.flatnonzero((np.diff(owner[order]) == 0) & (np.diff(index[order]) == 0))
+    if again.size:
+        at = order[again[0]]
+        row = start + int(owner[at]) + 1
+        raise BankError(f"{path}: row {row}: samples.index must be unique, {index[at]} is there twice")
+
+
+def write_parquet(path: Path, batches: Iterator[pa.RecordBatch]) -> int:
+    """Write a bank file (zstd), beside its place first and then renamed; returns the number of samples."""
+    new = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
+    count = 0
+    try:
+        with pq.ParquetWriter(
+            new,
+            SCHEMA,
+            compression="zstd",
+            compression_level=12,
+            data_page_size=_PAGE_BYTES,
+            dictionary_pagesize_limit=_PAGE_BYTES,
+        ) as writer:
+            for batch in batches:
+                writer.write_batch(batch.cast(SCHEMA), row_group_size=_ROWS_PER_GROUP)
+                count += len(batch.column("samples").flatten())
+        os.replace(new, path)
+    except OSError as error:
+        raise translate(error, path) from error
+    finally:
+        new.unlink(missing_ok=True)
+    return count
+
+
+class Bank:
+    """Recorded samples, read-only, in memory; they have no run. `source`: the path they came from."""
+
+    def __init__(self, table: pa.Table, source: str) -> None:
+        self.source = source
+        self._batches = table.to_batches()
+        self._lists = [batch.column("samples") for batch in self._batches]
+        self._offsets = [column.offsets.to_numpy() for column in self._lists]
+        self._values = [column.values.flatten() for column in self._lists]
+        self._place: dict[str, tuple[int, int]] = {}
+        for number, batch in enumerate(self._batches):
+            for row, key in enumerate(batch.column("prompt_key").to_pylist()):
+                self._place[key] = (number, row)
+
+    def __contains__(self, prompt_key: object) -> bool:
+        return prompt_key in self._place
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def prompt(self, prompt_key: str) -> Prompt | None:
+        """The prompt of that key; None when the bank has none."""
+        place = self._place.get(prompt_key)
+        if place is None:
+            return None
+        number, row = place
+
+        def cell(name: str) -> Any:
+            return self._batches[number].column(name)[row].as_py()
+
+        return Prompt(
+            key=prompt_key,
+            model_key=cell("model_key"),
+            content=cell("content"),
+            sampling=cell("sampling"),
+            prompt_tokens=cell("prompt_tokens"),
+        )
+
+    def samples(self, prompt_key: str) -> tuple[Sample, ...]:
+        """The samples of that prompt by index; empty when the bank has none."""
+        place = self._place.get(prompt_key)
+        if place is None:
+            return ()
+        number, row = place
+        first, end = int(self._offsets[number][row]), int(self._offsets[number][row + 1])
+        columns = [column.slice(first, end - first).to_pylist() for column in self._values[number]]
+        found = [
+            Sample(
+                prompt_key=prompt_key,
+                index=index,
+                text=text,
+                generated_tokens=generated_tokens,
+                mean_logprob=mean_logprob,
+                finish_reason=finish_reason,
+                run_id=None,
+                request_id=None,
+            )
+            for index, text, generated_tokens, mean_logprob, finish_reason in zip(*columns, strict=True)
+        ]
+        found.sort(key=attrgetter("index"))
+        return tuple(found)
+
+    def summary(self) -> list[BankRow]:
+        """How much of each model it holds, by model key."""
+        rows: dict[str, list[int]] = {}
+        for number, batch in enumerate(self._batches):
+            offsets = self._offsets[number]
+            tokens = np.concatenate(([0], np.cumsum(self._values[number][2].to_numpy(zero_copy_only=False))))
+            models, prompt_tokens = (
+                batch.column("model_key").to_pylist(),
+                batch.column("prompt_tokens").to_pylist(),
+            )
+            for row, (model_key, of_prompt) in enumerate(zip(models, prompt_tokens, strict=True)):
+                first, end = offsets[row], offsets[row + 1]
+                total = rows.setdefault(model_key, [0, 0, 0, 0])
+                more = (1, int(end - first), of_prompt or 0, int(tokens[end] - tokens[first]))
+                rows[model_key] = [a + b for a, b in zip(total, more, strict=True)]
+        return [
+            BankRow(
+                source=self.source,
+                model_key=model_key,
+                prompts=prompts,
+                samples=samples,
+                prompt_tokens=prompt_tokens,
+                generated_tokens=generated_tokens,
+            )
+            for model_key, (prompts, samples, prompt_tokens, generated_tokens) in sorted(rows.items())
+        ]

@@ -1,0 +1,169 @@
+"""Opening a database file: creating it whole or not at all, and refusing anything else without touching it.
+
+DuckDB lets nobody open a file that a writer has open. One Store writes; others read its live snapshot
+(`snapshot`).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import duckdb
+
+from datastore import migrations
+from datastore.errors import StoreError, TruncatedFile, locked, translate
+
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
+_FILE_HEADERS_BYTES = 3 * 4096  # DuckDB's main header and its two database headers, before the first block
+
+# The system's file locks belong to the process, and closing any descriptor of a file drops them. So who has a
+# file open in this process is known here, and nobody opens it a second time.
+_guard = threading.Lock()
+_writing: set[Path] = set()
+_reading: Counter[Path] = Counter()
+
+
+def wal_of(path: Path) -> Path:
+    """DuckDB's write-ahead log of the database at `path`."""
+    return path.with_name(path.name + ".wal")
+
+
+def is_written_here(path: Path) -> bool:
+    """Whether a Store of this process has the database at `path` open for writing."""
+    with _guard:
+        return path in _writing
+
+
+def is_open_here(path: Path) -> bool:
+    """Whether a Store of this process has the database at `path` open at all."""
+    with _guard:
+        return path in _writing or _reading[path] > 0
+
+
+def release(path: Path, *, writing: bool) -> None:
+    """Forget that this process has `path` open; call it after the connection was closed."""
+    with _guard:
+        if writing:
+            _writing.discard(path)
+        else:
+            _reading[path] -= 1
+
+
+@contextmanager
+def _reporting(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (duckdb.Error, OSError) as error:
+        raise translate(error, path) from error
+
+
+def open_for_writing(path: Path, *, create: bool, created_at: float) -> duckdb.DuckDBPyConnection:
+    """The one writing connection to `path`, its schema up to date; made first when it is absent and `create`.
+
+    Raises StoreLocked, ForeignFile, TruncatedFile, NewerSchema or another StoreError; the file is then as it
+    was.
+    """
+    with _guard:
+        if path in _writing or _reading[path] > 0:
+            raise locked(path, "this process")
+        _writing.add(path)
+    try:
+        with _reporting(path):
+            if not path.exists():
+                if not create:
+                    raise StoreError(f"{path}: no such database; check the path")
+                _create(path, created_at)
+            elif not os.access(path.parent, os.W_OK):
+                raise StoreError(f"{path}: its directory must be writable; change that, or name another file")
+            with duckdb.connect(path, read_only=True, config=_CONFIG) as connection:
+                _refuse_truncated(connection, path)
+                version = migrations.version_of(connection, path)
+            connection = duckdb.connect(path, config=_CONFIG)
+            try:
+                migrations.migrate(connection, version)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+    except BaseException:
+        release(path, writing=True)
+        raise
+
+
+def open_for_reading(path: Path) -> duckdb.DuckDBPyConnection:
+    """A read-only connection to `path`. Raises StoreLocked while a writer has it, and StoreError as above."""
+    with _guard:
+        if path in _writing:
+            raise locked(path, "this process")
+        _reading[path] += 1
+    try:
+        with _reporting(path):
+            if not path.exists():
+                raise StoreError(f"{path}: no such database; check the path")
+            connection = duckdb.connect(path, read_only=True, config=_CONFIG)
+            try:
+                _refuse_truncated(connection, path)
+                version = migrations.version_of(connection, path)
+                if version < migrations.current_version():
+                    raise StoreError(
+                        f"{path}: schema version {version} is older than {migrations.current_version()}; "
+                        "open it once for writing to bring it up to date"
+                    )
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+    except BaseException:
+        release(path, writing=False)
+        raise
+
+
+def open_in_memory() -> duckdb.DuckDBPyConnection:
+    """A connection to an empty database that no file holds."""
+    return duckdb.connect(":memory:", config=_CONFIG)
+
+
+def _create(path: Path, created_at: float) -> None:
+    """Make the database beside its place and link it there, so that a crash leaves nothing or all of it."""
+    if wal_of(path).exists():
+        raise StoreError(
+            f"{path}: the database is missing, but not {wal_of(path).name}, which holds its last writes; "
+            "restore the one or remove the other"
+        )
+    if not path.parent.is_dir():
+        raise StoreError(f"{path}: its directory does not exist; create it, or name another file")
+    new = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
+    try:
+        connection = duckdb.connect(new, config=_CONFIG)
+        try:
+            migrations.create(connection, created_at=created_at)
+        finally:
+            connection.close()
+        with suppress(FileExistsError):  # another process was quicker; the lock decides who writes
+            os.link(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+        wal_of(new).unlink(missing_ok=True)
+
+
+def _refuse_truncated(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """DuckDB reads blocks when they are needed; a file that ends early is better refused at once."""
+    if wal_of(path).exists():  # blocks that only the log mentions are counted too
+        return
+    row = connection.execute("SELECT block_size * total_blocks FROM pragma_database_size()").fetchone()
+    needed = _FILE_HEADERS_BYTES + int(row[0]) if row else 0
+    size = path.stat().st_size
+    if size < needed:
+        raise TruncatedFile(
+            f"{path}: the file is truncated: its header says {needed} bytes, it has {size}; "
+            "restore it from a copy, it was left as it is"
+        )

@@ -1,0 +1,153 @@
+"""The live snapshot: a small database beside the real one, for looking at a run that is going on.
+
+It holds every table but prompts and samples; what is asked of those two most, their summary and each run's
+cost, is in it as tables named like the views. The writer's thread makes it anew, atomically, a few seconds
+apart.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import duckdb
+
+from datastore import migrations, opening
+from datastore.errors import StoreError, translate
+
+_log = logging.getLogger(__name__)
+_LEFT_OUT = ("prompts", "samples")
+_VIEWS = ("bank_summary", "run_costs")
+_MOST_SHARE_OF_TIME = 0.1  # of the writer's thread
+
+
+def live_path(path: Path) -> Path:
+    """Where the live snapshot of the database at `path` is: `<stem>.live.duckdb` beside it."""
+    return path.with_name(f"{path.stem}.live.duckdb")
+
+
+class LiveSnapshot:
+    """Writes the snapshot of one database, every `interval_s` at most, and sooner after `hurry`."""
+
+    def __init__(self, path: Path, clock: Callable[[], float], *, interval_s: float = 2.0) -> None:
+        self.path = live_path(path)
+        self._new = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
+        self._clock = clock
+        self._interval_s = interval_s
+        self._dirty = False
+        self._hurry = False
+        self._taken = float("-inf")  # time.monotonic
+        self._took_s = 0.0
+        self.discard()
+        for left in path.parent.glob(f".{glob.escape(self.path.name)}.*.new*"):  # by a writer that was killed
+            left.unlink(missing_ok=True)
+
+    def touch(self) -> None:
+        """Note that something was written."""
+        self._dirty = True
+
+    def hurry(self) -> None:
+        """Note that something was written which a reader is waiting for, such as a trial's end."""
+        self._dirty = self._hurry = True
+
+    def write_if_due(self, connection: duckdb.DuckDBPyConnection) -> float | None:
+        """Write when it is time; returns the seconds until it will be, None when there is nothing new."""
+        if not self._dirty:
+            return None
+        wait_s = max(0.2 if self._hurry else self._interval_s, self._took_s / _MOST_SHARE_OF_TIME)
+        left_s = self._taken + wait_s - time.monotonic()
+        if left_s > 0:
+            return left_s
+        try:
+            self.write(connection)
+        except StoreError as error:  # the data are safe without it
+            _log.warning("no live snapshot: %s", error)
+        return None
+
+    def write(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Write it now, from outside a transaction. Raises StoreError, such as DiskFull."""
+        started = time.monotonic()
+        self._dirty = self._hurry = False
+        try:
+            self._fill(connection)
+            os.replace(self._new, self.path)
+        except (duckdb.Error, OSError) as error:
+            raise translate(error, self.path) from error
+        finally:
+            self._new.unlink(missing_ok=True)
+            opening.wal_of(self._new).unlink(missing_ok=True)
+            self._taken = time.monotonic()
+            self._took_s = self._taken - started
+
+    def _fill(self, connection: duckdb.DuckDBPyConnection) -> None:
+        connection.execute(f"ATTACH {_quoted(self._new)} AS _live")
+        try:
+            connection.execute("BEGIN")
+            for name in [*_tables(connection), *_VIEWS]:
+                connection.execute(f"CREATE TABLE _live.main.{name} AS FROM {name}")
+            connection.execute(
+                "CREATE TABLE _live.main.snapshot AS SELECT ?::DOUBLE AS as_of", [self._clock()]
+            )
+            connection.execute("COMMIT")
+        except BaseException:
+            with suppress(duckdb.Error):  # a failed commit has rolled back already
+                connection.execute("ROLLBACK")
+            raise
+        finally:
+            connection.execute("DETACH _live")
+
+    def discard(self) -> None:
+        """Remove the snapshot: the database itself can be read, or the one that wrote it is gone."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
+def read_live(path: Path) -> tuple[duckdb.DuckDBPyConnection, float] | None:
+    """The live snapshot of the database at `path`, copied to memory, and when it was taken (Unix seconds).
+
+    None when there is none, because the writer has only just started or has ended.
+    """
+    live = live_path(path)
+    connection = opening.open_in_memory()
+    try:
+        connection.execute(f"ATTACH {_quoted(live)} AS _live (READ_ONLY)")
+        version = migrations.version_of(connection, live, catalog="_live")
+        if version != migrations.current_version():
+            raise StoreError(
+                f"{live}: schema version {version}, this program writes {migrations.current_version()}; "
+                "wait until the run has ended"
+            )
+        migrations.create(connection, created_at=0.0)
+        connection.execute("DELETE FROM schema_version")
+        for name in _tables(connection):
+            connection.execute(f"INSERT INTO {name} BY NAME FROM _live.main.{name}")
+        for name in _VIEWS:
+            connection.execute(f"DROP VIEW {name}")
+            connection.execute(f"CREATE TABLE {name} AS FROM _live.main.{name}")
+        row = connection.execute("SELECT as_of FROM _live.main.snapshot").fetchone()
+        connection.execute("DETACH _live")
+        return connection, float(row[0]) if row else 0.0
+    except (duckdb.Error, OSError) as error:
+        connection.close()
+        if not live.exists():
+            return None
+        raise translate(error, live) from error
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    query = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() AND NOT internal"
+    names = [str(row[0]) for row in connection.execute(query).fetchall()]
+    return sorted(name for name in names if name not in _LEFT_OUT)
+
+
+def _quoted(path: Path) -> str:
+    text = str(path).replace("'", "''")
+    return f"'{text}'"

@@ -1,0 +1,166 @@
+"""Examples of a pipeline's two splits, with all that its prompts, parsers and metrics need in every row.
+
+Whichever split is asked for, both are read and compared, so that a test set that is missing, broken or not
+sealed is found before anything is spent. Reading files and the hub is in `tables`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipelines.errors import DatasetError
+from pipelines.examples import Example
+from pipelines.jsonvalues import canonical
+from pipelines.parts import MetricSpec, ParserSpec
+from pipelines.prompts import needed_fields, used_fields
+from pipelines.spec import PipelineSpec
+from pipelines.tables import Row, made_row, read_file, read_hub
+
+__all__ = ["Example", "examples_digest", "examples_from_rows", "load_examples"]
+
+Split = Literal["search", "test"]
+
+
+@dataclass(frozen=True)
+class _Need:
+    """A field that every row must have, whose need it is, and whether it is a gold value or a list."""
+
+    field: str
+    needer: str
+    nullable: bool = False
+    texts: bool = False
+    items: bool = False
+    label: bool = False
+
+
+def load_examples(spec: PipelineSpec, split: Split) -> list[Example]:
+    """The examples of a split, in the order of its rows.
+
+    Raises a SpecError when a file is missing, DatasetError when a split is empty, a row lacks a field, an id
+    comes twice or a test row asks what a search row asks, MissingDependency when a hub dataset needs its
+    library.
+    """
+    rows = {name: _read(spec, name) for name in ("search", "test")}
+    needs = list(_needs(spec, labels=True))
+    for found in rows.values():
+        _check(found, needs, spec)
+    _refuse_overlap(spec, rows["search"], rows["test"])
+    examples = {name: _examples(found, spec.dataset.id_field) for name, found in rows.items()}
+    return examples[split]
+
+
+def examples_from_rows(
+    spec: PipelineSpec, rows: Iterable[Mapping[str, Any]], *, source: str = "inputs", labels: bool = False
+) -> list[Example]:
+    """Examples from rows at hand, such as new inputs; checked like a dataset's, gold values only with
+    `labels`.
+
+    A row without the dataset's id field is named by its number.
+    """
+    made = [made_row(f"{source}: row {number}", row) for number, row in enumerate(rows, 1)]
+    _check(made, list(_needs(spec, labels=labels)), spec)
+    id_field = spec.dataset.id_field
+    return _examples(made, id_field if all(id_field in row.fields for row in made) else None)
+
+
+def examples_digest(examples: Sequence[Example]) -> str:
+    """SHA-256, in hex, of the examples' ids and fields, in order."""
+    rows = [[example.id, dict(example.fields)] for example in examples]
+    return hashlib.sha256(canonical(rows).encode()).hexdigest()
+
+
+def _read(spec: PipelineSpec, split: Split) -> list[Row]:
+    dataset = spec.dataset
+    wanted = getattr(dataset, split)
+    if dataset.hub is not None:
+        local = spec.root / dataset.hub
+        rows = read_hub(str(local) if local.is_dir() else dataset.hub, dataset.config, wanted)
+    else:
+        file = spec.root / wanted
+        if not file.is_file():
+            remedy = "paths start from the spec's directory; for a hub dataset add hub"
+            raise spec.error_at(
+                f"dataset.{split}", f"must be a file that exists, got {wanted!r}", remedy=remedy
+            )
+        rows = read_file(file)
+    if not rows:
+        raise spec.error_at(f"dataset.{split}", f"must have at least one row, got none in {wanted!r}")
+    return rows
+
+
+def _needs(spec: PipelineSpec, *, labels: bool) -> Iterator[_Need]:
+    for stage in spec.stages:
+        for field in sorted(needed_fields(stage)):
+            yield _Need(field, f"the prompt of stage {stage.name!r}")
+        if isinstance(stage.parser, ParserSpec) and stage.parser.allowed is not None:
+            yield _Need(stage.parser.allowed, f"the parser of stage {stage.name!r}", texts=True)
+        if labels and isinstance(stage.metric, MetricSpec):
+            sets = stage.metric.kind.startswith("set_")
+            needer = f"the metric of stage {stage.name!r}"
+            yield _Need(stage.metric.label, needer, nullable=True, items=sets, label=True)
+    if labels and isinstance(spec.metric, MetricSpec):
+        sets = spec.metric.kind.startswith("set_")
+        yield _Need(spec.metric.label, "the pipeline's metric", items=sets, label=True)
+
+
+def _check(rows: Sequence[Row], needs: Sequence[_Need], spec: PipelineSpec) -> None:
+    for row in rows:
+        for need in needs:
+            law = _broken(row, need)
+            if law is not None:
+                remedy = f"; {need.needer} needs it"
+                if need.field in {stage.name for stage in spec.stages} and not need.label:
+                    remedy += f", or the output of stage {need.field!r}, which must then be among its inputs"
+                raise DatasetError(f"{row.place}: field {need.field!r} {law}{remedy}")
+
+
+def _broken(row: Row, need: _Need) -> str | None:
+    if need.field not in row.fields:
+        return f"is missing (the row has {', '.join(row.fields)})"
+    value = row.fields[need.field]
+    if value is None:
+        return None if need.nullable else "must not be null"
+    is_texts = isinstance(value, list) and value and all(isinstance(item, str) for item in value)
+    if need.texts and not is_texts:
+        return f"must be a list of texts, got {value!r:.60}"
+    if need.items and not isinstance(value, list):
+        return f"must be a list, got {value!r:.60}"
+    return None
+
+
+def _examples(rows: Sequence[Row], id_field: str | None) -> list[Example]:
+    examples: dict[str, tuple[str, Example]] = {}
+    for number, row in enumerate(rows, 1):
+        value = number if id_field is None else row.fields.get(id_field)
+        if not isinstance(value, str | int) or value == "":
+            raise DatasetError(
+                f"{row.place}: the id field {id_field!r} must be text or an integer, got {value!r}"
+            )
+        name = str(value)
+        if name in examples:
+            raise DatasetError(
+                f"{row.place}: ids must differ, got {name!r} again (first {examples[name][0]}); "
+                f"correct the rows or leave dataset.id_field out"
+            )
+        examples[name] = (row.place, Example(name, row.fields))
+    return [example for _, example in examples.values()]
+
+
+def _refuse_overlap(spec: PipelineSpec, search: Sequence[Row], test: Sequence[Row]) -> None:
+    inputs = frozenset[str]().union(*(used_fields(stage) for stage in spec.stages))
+    seen = {_asked(row, inputs): row.place for row in search}
+    for row in test:
+        place = seen.get(_asked(row, inputs))
+        if place is not None:
+            raise DatasetError(
+                f"{row.place}: a test row must not repeat the inputs of a search row, got those of {place}; "
+                f"remove one"
+            )
+
+
+def _asked(row: Row, inputs: frozenset[str]) -> str:
+    asked = {name: value for name, value in row.fields.items() if name in inputs}
+    return canonical(asked or row.fields)

@@ -1,0 +1,80 @@
+"""JSON values: found in a model's text, checked against a schema, made from a function's result.
+
+The only module that knows the jsonschema library.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import jsonschema
+import referencing
+
+_FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
+_DECODER = json.JSONDecoder(parse_constant=lambda name: _refuse(name))
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def canonical(value: Any) -> str:
+    """The one text of a JSON value: sorted keys, no spaces. ValueError or TypeError when there is none."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """A value with nothing but JSON in it: tuples become lists, sets sorted lists.
+
+    ValueError when it is not JSON-able, not finite, or holds text that UTF-8 can't express.
+    """
+    if isinstance(value, set | frozenset):
+        value = sorted(value)
+    try:
+        text = json.dumps(value, allow_nan=False)
+        json.dumps(value, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{type(value).__name__} is not JSON-able: {error}") from None
+    return json.loads(text)
+
+
+def first_value(text: str) -> Any:
+    """The first JSON value in a text: all of it, else what a code fence holds, else what a bracket opens.
+
+    ValueError when there is none.
+    """
+    for whole in (text, *_FENCE.findall(text)):
+        try:
+            return plain(_DECODER.decode(whole.strip()))
+        except (ValueError, RecursionError):
+            continue
+    position = 0
+    while opening := re.compile(r"[\[{]").search(text, position):
+        try:
+            return plain(_DECODER.raw_decode(text, opening.start())[0])
+        except (ValueError, RecursionError):
+            position = opening.end()
+    raise ValueError("no JSON value")
+
+
+def schema_problem(schema: dict[str, Any]) -> str | None:
+    """Why this is not a JSON schema (draft 2020-12 unless `$schema` says another); None when it is."""
+    try:
+        jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator).check_schema(schema)
+    except jsonschema.SchemaError as error:
+        return _at(error)
+    return None
+
+
+def value_problem(value: Any, schema: dict[str, Any]) -> str | None:
+    """Where and how a value breaks a schema; None when it does not. No reference leads to another file."""
+    kind = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
+    error = jsonschema.exceptions.best_match(kind(schema, registry=referencing.Registry()).iter_errors(value))
+    return None if error is None else _at(error)
+
+
+def _at(error: Any) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
+    return f"{path.lstrip('.')}: {error.message}" if path else str(error.message)

@@ -1,0 +1,246 @@
+"""What must hold between the fields of a pipeline's description, before any server or dataset is looked at.
+
+Each law gives SpecErrors with the field, the law, the offending value and a remedy. Files and lines are added
+by `specfile`, which knows them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pipelines.errors import SpecError
+from pipelines.jsonvalues import schema_problem
+from pipelines.parts import AggregatorSpec, DatasetSpec, ModelSpec, ParserSpec, StageSpec
+
+ROLES = ("system", "developer", "user", "assistant")
+_OWNER_OF_PARSER_FIELD = {"pattern": ("regex",), "allowed": ("lines", "choice"), "schema_": ("json",)}
+_OWNER_OF_AGGREGATOR_FIELD = {
+    "threshold": "set_vote",
+    "union": "set_vote",
+    "scorer": "best_of_n",
+    "model": "fusion",
+    "prompt": "fusion",
+    "prompt_tokens": "fusion",
+}
+
+
+def broken_laws(
+    stages: Sequence[StageSpec], models: Mapping[str, ModelSpec], dataset: DatasetSpec, root: Path
+) -> list[SpecError]:
+    """Every law that the description breaks. Stages have their inputs spelt out, in their file's order."""
+    problems = list(_names(stages))
+    if not problems:
+        problems += _graph(stages)
+    for stage in stages:
+        field = f"stages[{stage.name}]"
+        problems += _prompt(field, stage, root)
+        problems += _parser(field, stage)
+        problems += _aggregator(field, stage, models)
+        problems += _candidates(field, stage, models)
+        problems += _lengths(field, stage, models)
+    problems += _models(models)
+    if dataset.config is not None and dataset.hub is None:
+        problems.append(SpecError("needs hub", field="dataset.config", remedy="add hub or remove config"))
+    return problems
+
+
+def in_order(stages: Sequence[StageSpec]) -> list[StageSpec]:
+    """As many stages as can be put after their inputs, otherwise in the order given."""
+    waiting, placed = list(stages), dict[str, StageSpec]()
+    while ready := next((s for s in waiting if all(name in placed for name in s.input_names)), None):
+        waiting.remove(ready)
+        placed[ready.name] = ready
+    return list(placed.values())
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as a message shows them."""
+    return ", ".join(repr(name) for name in names)
+
+
+def _names(stages: Sequence[StageSpec]) -> Iterator[SpecError]:
+    names = [stage.name for stage in stages]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield SpecError(
+                f"stage names must differ, got {name!r} twice",
+                field=f"stages[{index}].name",
+                remedy="rename one",
+            )
+
+
+def _graph(stages: Sequence[StageSpec]) -> Iterator[SpecError]:
+    by_name = {stage.name: stage for stage in stages}
+    broken = False
+    for stage in stages:
+        unknown = [name for name in stage.input_names if name not in by_name]
+        if unknown or len(set(stage.input_names)) < len(stage.input_names):
+            broken = True
+            yield SpecError(
+                f"must name other stages, each once, got {listed(unknown or stage.input_names)}",
+                field=f"stages[{stage.name}].inputs",
+                remedy=f"the stages are {listed(by_name)}",
+            )
+    placed = in_order(stages)
+    if broken:
+        return
+    if len(placed) < len(stages):
+        cycle = _cycle({s.name: s for s in stages if s not in placed})
+        yield SpecError(
+            f"must not form a cycle, got {' -> '.join(cycle)}",
+            field=f"stages[{cycle[0]}].inputs",
+            remedy="remove one of these inputs",
+        )
+        return
+    used = {name for stage in stages for name in stage.input_names}
+    for stage in placed[:-1]:
+        if stage.name not in used:
+            yield SpecError(
+                f"the output of {stage.name!r} must be used by another stage, "
+                f"as the pipeline's output is that of {placed[-1].name!r}",
+                field=f"stages[{stage.name}]",
+                remedy="name it in the inputs of a later stage or remove the stage",
+            )
+
+
+def _cycle(stages: Mapping[str, StageSpec]) -> list[str]:
+    path = [next(iter(stages))]
+    while True:
+        following = next(name for name in stages[path[-1]].input_names if name in stages)
+        if following in path:
+            return [*path[path.index(following) :], following]
+        path.append(following)
+
+
+def _prompt(field: str, stage: StageSpec, root: Path) -> Iterator[SpecError]:
+    given = [name for name in ("prompt", "prompt_file", "messages") if getattr(stage, name) is not None]
+    if len(given) != 1:
+        yield SpecError(
+            f"must have exactly one of prompt, prompt_file and messages, got {' and '.join(given) or 'none'}",
+            field=field,
+        )
+    if stage.completion and stage.messages is not None:
+        yield SpecError(
+            "a completion has no chat messages", field=f"{field}.messages", remedy="use prompt or prompt_file"
+        )
+    for index, message in enumerate(stage.messages or ()):
+        if set(message) != {"role", "content"} or message["role"] not in ROLES:
+            yield SpecError(
+                f"must have role (one of {', '.join(ROLES)}) and content, got {message!r}",
+                field=f"{field}.messages[{index}]",
+            )
+    if stage.prompt_file is not None:
+        try:
+            (root / stage.prompt_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            yield SpecError(
+                f"{root / stage.prompt_file} can't be read: {reason}",
+                field=f"{field}.prompt_file",
+                remedy="paths start from the spec's directory",
+            )
+
+
+def _parser(field: str, stage: StageSpec) -> Iterator[SpecError]:
+    parser, field = stage.parser, f"{field}.parser"
+    if not isinstance(parser, ParserSpec):
+        return
+    for name, kinds in _OWNER_OF_PARSER_FIELD.items():
+        if getattr(parser, name) is not None and parser.kind not in kinds:
+            key = name.rstrip("_")
+            yield SpecError(
+                f"belongs to kind {' or '.join(kinds)}, got kind {parser.kind}", field=f"{field}.{key}"
+            )
+    if parser.kind == "regex" and parser.pattern is None:
+        yield SpecError("a regex parser needs pattern", field=field)
+    if parser.kind == "choice" and parser.allowed is None:
+        yield SpecError("a choice parser needs allowed, the example field with the choices", field=field)
+    if parser.kind == "regex" and parser.pattern is not None:
+        try:
+            re.compile(parser.pattern)
+        except re.error as error:
+            yield SpecError(
+                f"must be a regular expression: {error}, got {parser.pattern!r}", field=f"{field}.pattern"
+            )
+    if parser.schema_ is not None and (problem := schema_problem(parser.schema_)):
+        yield SpecError(f"must be a JSON schema: {problem}", field=f"{field}.schema")
+
+
+def _aggregator(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
+    aggregator, field = stage.aggregator, f"{field}.aggregator"
+    if not isinstance(aggregator, AggregatorSpec):
+        return
+    for name, kind in _OWNER_OF_AGGREGATOR_FIELD.items():
+        if getattr(aggregator, name) != AggregatorSpec.model_fields[name].default and aggregator.kind != kind:
+            yield SpecError(f"belongs to kind {kind}, got kind {aggregator.kind}", field=f"{field}.{name}")
+    if (
+        aggregator.kind == "set_vote"
+        and isinstance(stage.parser, ParserSpec)
+        and not stage.parser.list_valued
+    ):
+        yield SpecError(
+            f"set_vote needs a parser that gives lists, got {stage.parser.kind}",
+            field=f"{field}.kind",
+            remedy="parse with kind lines or json, or vote by plurality",
+        )
+    if aggregator.kind == "fusion" and aggregator.model not in models:
+        yield SpecError(
+            f"must be one of {listed(models)}, got {aggregator.model!r}",
+            field=f"{field}.model" if aggregator.model else field,
+            remedy=None if aggregator.model else "add model, the one that fuses",
+        )
+    if aggregator.kind == "fusion" and stage.completion and aggregator.prompt is None:
+        yield SpecError("fusion by plain completion needs prompt", field=field)
+
+
+def _candidates(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
+    for index, name in enumerate(stage.models):
+        if name not in models or name in stage.models[:index]:
+            law = f"must be one of {listed(models)}" if name not in models else "must name each model once"
+            yield SpecError(f"{law}, got {name!r}", field=f"{field}.models[{index}]")
+    if stage.sampling.temperature == 0 and stage.max_samples > 1:
+        yield SpecError(
+            f"must be > 0 where max_samples is over 1, got 0 with max_samples {stage.max_samples}",
+            field=f"{field}.sampling.temperature",
+            remedy="greedy samples are all alike and vLLM refuses several: raise it, or set max_samples to 1",
+        )
+
+
+def _lengths(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
+    longest = stage.sampling.max_tokens
+    if stage.generated_tokens > longest:
+        yield SpecError(
+            f"must be <= sampling.max_tokens, got {stage.generated_tokens} with max_tokens {longest}",
+            field=f"{field}.generated_tokens",
+            remedy="raise sampling.max_tokens or expect less",
+        )
+    for name in stage.models:
+        window = models[name].context_length if name in models else None
+        if window is not None and stage.prompt_tokens + longest > window:
+            yield SpecError(
+                f"prompt_tokens + sampling.max_tokens must be <= the context_length of {name!r}, {window}, "
+                f"got {stage.prompt_tokens} + {longest}",
+                field=f"{field}.prompt_tokens",
+                remedy="lower sampling.max_tokens or leave the model out of this stage",
+            )
+
+
+def _models(models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
+    for name, model in models.items():
+        if not re.match(r"https?://[^/\s]", model.base_url):
+            yield SpecError(
+                f"must start with http:// or https://, got {model.base_url!r}",
+                field=f"models.{name}.base_url",
+            )
+        if model.parent is None:
+            continue
+        parent = models.get(model.parent)
+        if parent is None or parent is model or parent.parent is not None:
+            law = "must be another model, one without a parent"
+            yield SpecError(
+                f"{law}, got {model.parent!r}",
+                field=f"models.{name}.parent",
+                remedy=f"the models are {listed(models)}",
+            )

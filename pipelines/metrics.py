@@ -1,0 +1,120 @@
+"""How good an output is against an example's gold value, in [0, 1].
+
+Text is compared as SQuAD and HotpotQA do (Rajpurkar et al. 2016, the official evaluation script): lower
+case, no punctuation, no articles, single spaces. An output of None counts as empty. Where an example has no
+gold value for a stage's metric the score is None.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipelines.errors import CustomCodeFailed
+from pipelines.examples import Example
+from pipelines.functions import reference
+from pipelines.parsers import normal_space
+from pipelines.parts import MetricSpec
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def score(metric: MetricSpec | Callable[..., Any], output: Any | None, example: Example) -> float | None:
+    """The score of an output; None when the example has no gold value under the metric's label.
+
+    exact_match and token_f1 take the best over a list of aliases. A function is called as
+    `function(output, example)`; CustomCodeFailed when it raises or returns no number in [0, 1].
+    """
+    if not isinstance(metric, MetricSpec):
+        return _own(metric, output, example)
+    gold = example.get(metric.label)
+    return None if gold is None else _METRICS[metric.kind](output, gold)
+
+
+def normal_answer(text: str) -> str:
+    """Text as SQuAD's evaluation compares it."""
+    return normal_space(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)))
+
+
+def exact_match(output: Any | None, gold: Any) -> float:
+    """1 when the output equals one of the aliases after normalisation, else 0."""
+    return max(float(normal_answer(_text(output)) == normal_answer(_text(alias))) for alias in _aliases(gold))
+
+
+def token_f1(output: Any | None, gold: Any) -> float:
+    """Harmonic mean of precision and recall over tokens as a bag, best over the aliases."""
+    return max(_token_f1(_text(output), _text(alias)) for alias in _aliases(gold))
+
+
+def set_precision(output: Any | None, gold: Any) -> float:
+    """The share of the output's items that are gold. Where either set is empty: 1 if both are, else 0."""
+    said, right = _items(output), _items(gold)
+    return len(said & right) / len(said) if said and right else float(said == right)
+
+
+def set_recall(output: Any | None, gold: Any) -> float:
+    """The share of the gold items that the output has. Where either set is empty: 1 if both are, else 0."""
+    return set_precision(gold, output)
+
+
+def set_f1(output: Any | None, gold: Any) -> float:
+    """2·|both| / (|output| + |gold|). Where either set is empty: 1 if both are, else 0."""
+    said, right = _items(output), _items(gold)
+    return 2 * len(said & right) / (len(said) + len(right)) if said or right else 1.0
+
+
+def accuracy(output: Any | None, gold: Any) -> float:
+    """1 when the output is the gold value; texts are compared single-spaced, otherwise as they stand."""
+    if isinstance(output, str) or isinstance(gold, str):
+        return float(normal_space(_text(output)) == normal_space(_text(gold)))
+    return float(output == gold)
+
+
+def _token_f1(said: str, right: str) -> float:
+    said_tokens, right_tokens = normal_answer(said).split(), normal_answer(right).split()
+    if not said_tokens or not right_tokens:
+        return float(said_tokens == right_tokens)
+    both = sum((Counter(said_tokens) & Counter(right_tokens)).values())
+    return 2 * both / (len(said_tokens) + len(right_tokens))
+
+
+def _text(value: Any | None) -> str:
+    if isinstance(value, list):
+        return " ".join(_text(item) for item in value)
+    return "" if value is None else str(value)
+
+
+def _aliases(gold: Any) -> list[Any]:
+    return gold if isinstance(gold, list) and gold else [gold]
+
+
+def _items(value: Any | None) -> frozenset[str]:
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    return frozenset(filter(None, (normal_space(_text(item)) for item in items)))
+
+
+def _own(function: Callable[..., Any], output: Any | None, example: Example) -> float:
+    try:
+        value = float(function(output, example))
+    except Exception as error:
+        raise CustomCodeFailed(
+            f"metric {reference(function)} raised {type(error).__name__}: {error}"
+        ) from error
+    if not (math.isfinite(value) and 0 <= value <= 1):
+        raise CustomCodeFailed(f"metric {reference(function)} must return a number in [0, 1], got {value:g}")
+    return value
+
+
+_METRICS: Mapping[str, Callable[[Any | None, Any], float]] = {
+    "exact_match": exact_match,
+    "token_f1": token_f1,
+    "set_precision": set_precision,
+    "set_recall": set_recall,
+    "set_f1": set_f1,
+    "accuracy": accuracy,
+}

@@ -1,0 +1,223 @@
+"""The parts of a pipeline's description: models, stages and what they are made of, dataset, budget.
+
+Each part checks its own fields; what must hold between them is in `laws`, the whole is `spec.PipelineSpec`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    PlainSerializer,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    Tag,
+)
+
+from pipelines.functions import reference
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool | str):
+        raise ValueError("must be a number")
+    return value
+
+
+def _written_or_function(value: object) -> str:
+    return "function" if callable(value) else "written"
+
+
+Number = BeforeValidator(_number)
+Function = Annotated[
+    Callable[..., Any],
+    PlainSerializer(lambda function: {"python": reference(function)}, return_type=dict[str, str]),
+    Tag("function"),
+]
+OrFunction = Discriminator(_written_or_function)
+
+
+class Strict(BaseModel):
+    """Frozen, unknown keys refused, numbers finite."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
+
+
+class Price(Strict):
+    """US dollars per million tokens."""
+
+    prompt_usd_per_million: Annotated[NonNegativeFloat, Number]
+    generated_usd_per_million: Annotated[NonNegativeFloat, Number]
+
+
+class ModelSpec(Strict):
+    """A model as a server answers for it. Its name is its key in `models`."""
+
+    served_name: str | None = Field(
+        default=None, description="name in requests; the key in `models` if absent"
+    )
+    base_url: str = Field(description="OpenAI-compatible base URL, usually ending in /v1")
+    active_params: Annotated[PositiveFloat, Number] = Field(
+        description="active parameters, a count such as 7e9"
+    )
+    context_length: Annotated[PositiveInt, Number] | None = Field(
+        default=None, description="tokens of prompt and generation together"
+    )
+    revision: str | None = Field(
+        default=None, description="weights revision or adapter digest; part of a sample's identity"
+    )
+    parent: str | None = Field(default=None, description="for an adapter: the base model's key in `models`")
+    price: Price | None = None
+    api_key_env: str | None = Field(default=None, description="environment variable that holds the API key")
+    max_n: Annotated[PositiveInt, Number] | None = Field(
+        default=None, description="most samples the server draws in one request; more are split"
+    )
+    path: str | None = Field(
+        default=None, description="weights for `agenttts serve`: a directory beside the spec or a hub name"
+    )
+    serve_args: tuple[str, ...] = Field(default=(), description="further arguments of the vLLM server")
+
+
+class SamplingSpec(Strict):
+    """How samples are drawn. Part of a sample's identity."""
+
+    temperature: Annotated[NonNegativeFloat, Number] = 1.0
+    top_p: Annotated[float, Number] = Field(default=1.0, gt=0, le=1)
+    max_tokens: Annotated[PositiveInt, Number] = Field(
+        default=256, description="most tokens generated per sample"
+    )
+    stop: tuple[str, ...] = ()
+
+
+class ParserSpec(Strict):
+    """How a sample's text becomes a value; text that does not parse has no vote."""
+
+    kind: Literal["text", "lines", "json", "regex", "choice"] = "text"
+    pattern: str | None = Field(
+        default=None, description="regex: the first group (or the match) is the value"
+    )
+    allowed: str | None = Field(
+        default=None, description="example field that holds the allowed values (lines, choice)"
+    )
+    schema_: dict[str, Any] | None = Field(
+        default=None, alias="schema", description="json: JSON schema of the value"
+    )
+
+    @property
+    def list_valued(self) -> bool:
+        """Whether parsed values can be lists: lines always, json unless its schema names another type."""
+        types = (self.schema_ or {}).get("type", "array")
+        return self.kind == "lines" or (self.kind == "json" and "array" in types)
+
+
+class AggregatorSpec(Strict):
+    """How n samples become one output."""
+
+    kind: Literal["plurality", "set_vote", "best_of_n", "fusion"] = "plurality"
+    threshold: Annotated[float, Number] = Field(
+        default=0.5, gt=0, le=1, description="set_vote: kept when at least this share of the votes has it"
+    )
+    union: bool = Field(default=False, description="set_vote: keep whatever any sample named")
+    scorer: Annotated[Annotated[Literal["mean_logprob"], Tag("written")] | Function, OrFunction] = Field(
+        default="mean_logprob", description="best_of_n: what picks the best sample"
+    )
+    model: str | None = Field(default=None, description="fusion: model that fuses; its tokens are paid for")
+    prompt: str | None = Field(
+        default=None, description="fusion: template with `samples` and the stage's variables"
+    )
+    prompt_tokens: Annotated[PositiveInt, Number] | None = Field(
+        default=None, description="fusion: expected prompt length beside the samples"
+    )
+
+
+class MetricSpec(Strict):
+    """How an output is scored against an example's gold value, in [0, 1]."""
+
+    kind: Literal["exact_match", "token_f1", "set_precision", "set_recall", "set_f1", "accuracy"]
+    label: str = Field(description="example field that holds the gold value")
+
+
+Parser = Annotated[Annotated[ParserSpec, Tag("written")] | Function, OrFunction]
+Aggregator = Annotated[Annotated[AggregatorSpec, Tag("written")] | Function, OrFunction]
+Metric = Annotated[Annotated[MetricSpec, Tag("written")] | Function, OrFunction]
+
+
+class StageSpec(Strict):
+    """One step of a pipeline. A PipelineSpec spells `inputs` out and reads a prompt file into `prompt`."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    inputs: tuple[str, ...] | None = Field(
+        default=None, description="stages whose outputs the prompt uses; default: the stage before"
+    )
+    prompt: str | None = Field(default=None, description="jinja2 template of the user message")
+    prompt_file: str | None = Field(default=None, description="the same, from a file beside the spec")
+    messages: tuple[dict[str, str], ...] | None = Field(
+        default=None, min_length=1, description="chat messages: role, and content, a template"
+    )
+    completion: bool = Field(
+        default=False, description="send the prompt as a plain completion instead of a chat"
+    )
+    parser: Parser = ParserSpec()
+    aggregator: Aggregator = AggregatorSpec()
+    models: tuple[str, ...] = Field(min_length=1, description="candidate models, by key in `models`")
+    max_samples: Annotated[PositiveInt, Number] = Field(description="largest number of samples")
+    sampling: SamplingSpec = SamplingSpec()
+    prompt_tokens: Annotated[PositiveInt, Number] = Field(description="expected prompt length, tokens")
+    generated_tokens: Annotated[PositiveInt, Number] = Field(
+        description="expected generation length of one sample, tokens"
+    )
+    metric: Metric | None = None
+    _template_file: str | None = PrivateAttr(default=None)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the stages whose outputs the prompt may use."""
+        return self.inputs or ()
+
+    @property
+    def template_file(self) -> str | None:
+        """The file that `prompt` was read from; None when it stands in the spec."""
+        return self._template_file
+
+
+class DatasetSpec(Strict):
+    """Where examples come from: local files per split, or a hub dataset and its splits."""
+
+    search: str = Field(
+        description="JSON, JSONL, CSV or Parquet file beside the spec, or a hub split such as train[:200]"
+    )
+    test: str
+    hub: str | None = Field(default=None, description="dataset name for datasets.load_dataset")
+    config: str | None = None
+    id_field: str | None = Field(default=None, description="field with a unique id; the row number if absent")
+
+
+class ReferenceSpec(Strict):
+    """The unit of budget: one sample of this model at these lengths (AgentTTS, arXiv 2508.00890)."""
+
+    active_params: Annotated[PositiveFloat, Number] = 3e9
+    prompt_tokens: Annotated[PositiveInt, Number] = 128
+    generated_tokens: Annotated[PositiveInt, Number] = 64
+
+
+class BudgetSpec(Strict):
+    """The default budget; `--budget` overrides it."""
+
+    units: Annotated[PositiveFloat, Number] = Field(
+        description="planned compute per query, in units of the reference"
+    )
+    reference: ReferenceSpec = ReferenceSpec()

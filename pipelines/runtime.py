@@ -1,0 +1,224 @@
+"""Running a pipeline: an Allocation and an Example in, each stage's outcome and the score out.
+
+A fault of a server, a sample that can't be aggregated, a user's function that raises: the example is missing,
+with the reason. Which examples are run, and what their scores say, is left to the caller, as is keeping them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from datastore.records import ResultStatus
+from pipelines import aggregators, metrics, parsers, prompts
+from pipelines.aggregators import Candidate
+from pipelines.allocation import Allocation, StageChoice
+from pipelines.clients import ModelClients
+from pipelines.costs import stage_cost_usd, stage_flops
+from pipelines.errors import AggregationFailed, CustomCodeFailed, DrawFailed
+from pipelines.examples import Example
+from pipelines.sampler import SampleBank, Sampler, Samples, SpendGate
+from pipelines.spec import AggregatorSpec, PipelineSpec, StageSpec
+from pipelines.wire import ContextOverflow
+
+MISSING = (DrawFailed, AggregationFailed, CustomCodeFailed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageOutcome:
+    """What a stage made of an example.
+
+    value: JSON-able; None when no sample parsed, or on an error.
+    score: by the stage's metric; None without one.
+    Tokens, flops and cost_usd (None: no price) are those of the samples used, banked or not; samples_drawn
+    and calls are what was paid for now. A fuser's are in all of them.
+    """
+
+    stage: str
+    model: str
+    n_samples: int
+    prompt_key: str | None
+    value: Any
+    score: float | None
+    status: ResultStatus
+    reason: str | None
+    prompt_tokens: int
+    generated_tokens: int
+    flops: float
+    cost_usd: float | None
+    samples_drawn: int
+    samples_reused: int
+    calls: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExampleOutcome:
+    """A whole pipeline on an example. On an error the stages end with the one that failed."""
+
+    example_id: str
+    stages: tuple[StageOutcome, ...]
+    output: Any
+    score: float | None
+    status: ResultStatus
+    reason: str | None
+
+
+class Runtime:
+    """Runs the pipeline of a spec, with samples from a store and, where those do not reach, from its servers.
+
+    clients None, or replay: nothing is drawn. run_id: the run that pays (None: none does). gate: asked before
+    every request that costs something.
+    """
+
+    def __init__(
+        self,
+        spec: PipelineSpec,
+        store: SampleBank,
+        clients: ModelClients | None,
+        *,
+        run_id: str | None,
+        replay: bool = False,
+        gate: SpendGate | None = None,
+    ) -> None:
+        self.spec = spec
+        self.sampler = Sampler(spec, store, clients, run_id=run_id, replay=replay, gate=gate)
+        self._stages = {stage.name: stage for stage in spec.stages}
+
+    async def run_example(
+        self, allocation: Allocation, example: Example, *, with_score: bool = True
+    ) -> ExampleOutcome:
+        """Every stage in order, and the score of the last one's output.
+
+        with_score: off for inputs without a gold value. Raises ConfigurationError, SpendRefused, ReplayMiss,
+        SpecError (a template fails) and StoreError; every other fault is the outcome's `reason`.
+        """
+        outputs: dict[str, Any] = {}
+        done: list[StageOutcome] = []
+        for stage in self.spec.stages:
+            choice = allocation[stage.name]
+            outcome = await self.stage_outcome(stage, choice, example, outputs, with_score=with_score)
+            done.append(outcome)
+            if outcome.status == "error":
+                return _missing(example, done, f"{stage.name}: {outcome.reason}")
+            outputs[stage.name] = outcome.value
+        output = outputs[self.spec.stages[-1].name]
+        score = None
+        if with_score:
+            try:
+                score = metrics.score(self.spec.metric, output, example)
+            except CustomCodeFailed as error:
+                return _missing(example, done, str(error))
+            if score is None:
+                return _missing(example, done, "the example has no gold value for the metric")
+        return ExampleOutcome(
+            example_id=example.id, stages=tuple(done), output=output, score=score, status="ok", reason=None
+        )
+
+    async def stage_outcome(
+        self,
+        stage: StageSpec | str,
+        choice: StageChoice,
+        example: Example,
+        outputs: Mapping[str, Any],
+        *,
+        with_score: bool = True,
+    ) -> StageOutcome:
+        """One stage, given the outputs of the stages it takes as inputs. Raises as `run_example` does."""
+        stage = self._stages[stage] if isinstance(stage, str) else stage
+        ledger = _Ledger(self.spec)
+        value, score, reason = None, None, None
+        try:
+            value = await self._value(stage, choice, example, outputs, ledger)
+            if with_score and stage.metric is not None:
+                score = metrics.score(stage.metric, value, example)
+        except MISSING as error:
+            value, reason = None, str(error)
+        except ContextOverflow as error:
+            if not stage.input_names:
+                raise  # such a prompt is the example's own: the preflight's affair
+            value, reason = None, str(error)
+        return StageOutcome(
+            stage=stage.name,
+            model=choice.model,
+            n_samples=choice.n_samples,
+            prompt_key=ledger.prompt_key,
+            value=value,
+            score=score,
+            status="ok" if reason is None else "error",
+            reason=reason,
+            prompt_tokens=ledger.prompt_tokens,
+            generated_tokens=ledger.generated_tokens,
+            flops=ledger.flops,
+            cost_usd=ledger.cost_usd,
+            samples_drawn=ledger.n_drawn,
+            samples_reused=ledger.n_reused,
+            calls=ledger.calls,
+        )
+
+    async def _value(
+        self,
+        stage: StageSpec,
+        choice: StageChoice,
+        example: Example,
+        outputs: Mapping[str, Any],
+        ledger: _Ledger,
+    ) -> Any:
+        content = prompts.render(stage, example, outputs)
+        drawn = await self._samples(stage, choice.model, content, choice.n_samples, ledger)
+        aggregator = stage.aggregator
+        if isinstance(aggregator, AggregatorSpec) and aggregator.kind == "fusion":
+            assert aggregator.model is not None
+            texts = [sample.text for sample in drawn.samples]
+            request = prompts.render_fusion(stage, texts, example, outputs)
+            fused = await self._samples(stage, aggregator.model, request, 1, ledger)
+            return _parsed(stage, fused.samples[0].text, example)
+        candidates = [
+            Candidate(s.index, s.text, _parsed(stage, s.text, example), s.mean_logprob) for s in drawn.samples
+        ]
+        return aggregators.aggregate(stage, candidates, example, outputs)
+
+    async def _samples(
+        self, stage: StageSpec, model: str, content: Mapping[str, Any], n: int, ledger: _Ledger
+    ) -> Samples:
+        drawn = await self.sampler.samples(stage.name, model, content, stage.sampling, n)
+        ledger.add(model, drawn)
+        if drawn.failure is not None:
+            raise drawn.failure
+        return drawn
+
+
+class _Ledger:
+    """Adds up what the draws of a stage cost: its own, and a fuser's."""
+
+    def __init__(self, spec: PipelineSpec) -> None:
+        self._models = spec.models
+        self.prompt_key: str | None = None
+        self.prompt_tokens = self.generated_tokens = self.n_drawn = self.n_reused = self.calls = 0
+        self.flops = 0.0
+        self.cost_usd: float | None = None
+        self._priced = True
+
+    def add(self, model: str, drawn: Samples) -> None:
+        spec, generated_tokens = self._models[model], drawn.generated_tokens
+        self.prompt_key = self.prompt_key or drawn.prompt.key
+        self.prompt_tokens += drawn.prompt_tokens
+        self.generated_tokens += generated_tokens
+        self.flops += stage_flops(spec.active_params, drawn.prompt_tokens, generated_tokens)
+        cost_usd = stage_cost_usd(spec, drawn.prompt_tokens, generated_tokens)
+        self._priced = self._priced and cost_usd is not None
+        self.cost_usd = (self.cost_usd or 0.0) + (cost_usd or 0.0) if self._priced else None
+        self.n_drawn += drawn.n_drawn
+        self.n_reused += drawn.n_reused
+        self.calls += drawn.calls
+
+
+def _parsed(stage: StageSpec, text: str, example: Example) -> Any:
+    parsed = parsers.parse(stage.parser, text, example)
+    return parsed.value if isinstance(parsed, parsers.Parsed) else None
+
+
+def _missing(example: Example, done: list[StageOutcome], reason: str) -> ExampleOutcome:
+    return ExampleOutcome(
+        example_id=example.id, stages=tuple(done), output=None, score=None, status="error", reason=reason
+    )

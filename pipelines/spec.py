@@ -1,0 +1,134 @@
+"""What a pipeline is, as data: stages, models, dataset, metric, budget. `specfile` reads it from YAML.
+
+A `PipelineSpec` that exists is consistent (`laws`): its stages stand in an order in which each comes after
+its inputs, their inputs are spelt out and prompt files are read. Whether templates and rows fit each other is
+left to `prompts` and `dataset`, whether servers answer to the preflight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from pipelines.errors import SpecError
+from pipelines.laws import broken_laws, in_order, listed
+from pipelines.parts import (
+    Aggregator,
+    AggregatorSpec,
+    BudgetSpec,
+    DatasetSpec,
+    Metric,
+    MetricSpec,
+    ModelSpec,
+    Parser,
+    ParserSpec,
+    Price,
+    ReferenceSpec,
+    SamplingSpec,
+    StageSpec,
+    Strict,
+)
+
+__all__ = [
+    "Aggregator",
+    "AggregatorSpec",
+    "BudgetSpec",
+    "DatasetSpec",
+    "Metric",
+    "MetricSpec",
+    "ModelSpec",
+    "Parser",
+    "ParserSpec",
+    "PipelineSpec",
+    "Price",
+    "ReferenceSpec",
+    "SamplingSpec",
+    "StageSpec",
+    "Strict",
+]
+
+
+class PipelineSpec(Strict):
+    """A pipeline, the models it may use, the data it is tuned on and the metric that decides.
+
+    Raises pydantic's ValidationError for a field on its own, SpecError for laws between fields.
+    """
+
+    name: str = Field(min_length=1)
+    stages: tuple[StageSpec, ...] = Field(min_length=1)
+    models: dict[str, ModelSpec] = Field(min_length=1)
+    dataset: DatasetSpec
+    metric: Metric
+    budget: BudgetSpec
+    bank: str | None = Field(
+        default=None, description="a recorded sample bank (Parquet) beside the spec, attached read-only"
+    )
+    root: Path = Field(default=Path(), exclude=True, description="directory that relative paths start from")
+    _file: str | None = PrivateAttr(default=None)
+    _lines: Mapping[str, int] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _complete(self) -> PipelineSpec:
+        stages = _with_inputs(self.stages)
+        problems = broken_laws(stages, self.models, self.dataset, self.root)
+        if problems:
+            raise SpecError.all_of(problems)
+        ordered = tuple(_with_prompt(stage, self.root) for stage in in_order(stages))
+        object.__setattr__(self, "stages", ordered)
+        return self
+
+    @property
+    def order(self) -> tuple[StageSpec, ...]:
+        """The stages, each after its inputs."""
+        return self.stages
+
+    @property
+    def output_stage(self) -> StageSpec:
+        """The stage whose output is the pipeline's."""
+        return self.stages[-1]
+
+    def stage(self, name: str) -> StageSpec:
+        """The stage of that name. SpecError when there is none."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise SpecError(f"unknown stage {name!r}; the stages are {listed(s.name for s in self.stages)}")
+
+    def model(self, name: str) -> ModelSpec:
+        """The model of that key. SpecError when there is none."""
+        if name not in self.models:
+            raise SpecError(f"unknown model {name!r}; the models are {listed(self.models)}")
+        return self.models[name]
+
+    def served_name(self, model: str) -> str:
+        """What requests call the model."""
+        return self.model(model).served_name or model
+
+    def error_at(self, field: str, message: str, *, remedy: str | None = None) -> SpecError:
+        """A SpecError about a field such as `stages[answer].prompt`, with file and line where known."""
+        return SpecError(message, file=self._file, line=self.line_of(field), field=field, remedy=remedy)
+
+    def line_of(self, field: str) -> int | None:
+        """The line of a field, or of what holds it, in the file; None when the spec came from no file."""
+        while field and field not in self._lines:
+            field = field[: max(field.rfind("."), field.rfind("["), 0)]
+        return self._lines.get(field)
+
+
+def _with_inputs(stages: Sequence[StageSpec]) -> list[StageSpec]:
+    completed = []
+    for index, stage in enumerate(stages):
+        before = (stages[index - 1].name,) if index else ()
+        completed.append(stage if stage.inputs is not None else stage.model_copy(update={"inputs": before}))
+    return completed
+
+
+def _with_prompt(stage: StageSpec, root: Path) -> StageSpec:
+    if stage.prompt_file is None:
+        return stage
+    file = root / stage.prompt_file
+    complete = stage.model_copy(update={"prompt": file.read_text(encoding="utf-8"), "prompt_file": None})
+    complete._template_file = str(file)
+    return complete

@@ -1,0 +1,156 @@
+"""Rows of a dataset from a file or the hub, each with its place for messages. What rows need is in
+`dataset`."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import decimal
+import importlib
+import json
+import math
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from pipelines.errors import DatasetError, MissingDependency
+from pipelines.jsonvalues import plain
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row's values, JSON-able, by field, and where it stands: `file:line`, or `file: row 3` (1-based)."""
+
+    place: str
+    fields: Mapping[str, Any]
+
+
+def read_file(file: Path) -> list[Row]:
+    """Rows of a .json (a list, or one object a line), .jsonl, .csv or .parquet file, in order.
+
+    Text of a CSV stays text. DatasetError when the file can't be read or is not what its suffix says.
+    """
+    readers = {".json": _json, ".jsonl": _lines, ".csv": _csv, ".parquet": _parquet}
+    reader = readers.get(file.suffix.lower())
+    if reader is None:
+        raise DatasetError(f"{file}: must end in {', '.join(readers)}, got {file.suffix!r}; convert it")
+    try:
+        return [made_row(place, row) for place, row in reader(file)]
+    except OSError as error:
+        raise DatasetError(f"{file}: can't be read: {error.strerror or error}; check the path") from None
+    except UnicodeDecodeError:
+        raise DatasetError(f"{file}: must be UTF-8 text") from None
+
+
+def read_hub(name: str, config: str | None, split: str) -> list[Row]:
+    """Rows of a split that `datasets.load_dataset` finds, in order.
+
+    MissingDependency without the library, DatasetError when it fails.
+    """
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError:
+        raise MissingDependency(
+            f"dataset {name!r} needs the datasets library: pip install 'agenttts[datasets]'"
+        ) from None
+    try:
+        rows: Iterable[Any] = datasets.load_dataset(name, config, split=split)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise DatasetError(f"dataset {name!r}, split {split!r}: can't be loaded: {reason}") from error
+    return [made_row(f"{name}[{split}]: row {number}", row) for number, row in enumerate(rows, 1)]
+
+
+def made_row(place: str, value: Any) -> Row:
+    """A row from a mapping. Dates become ISO text, decimals numbers, numbers that are not finite None.
+
+    DatasetError when it is no mapping of text keys, or holds what JSON can't.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise DatasetError(f"{place}: a row must be a mapping of fields, got {value!r:.60}")
+    fields = {}
+    for name, item in value.items():
+        try:
+            fields[name] = plain(_simplified(item))
+        except ValueError as error:
+            raise DatasetError(
+                f"{place}: field {name!r} must be JSON-able: {error}; leave the field out"
+            ) from None
+    return Row(place, fields)
+
+
+def _simplified(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _simplified(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_simplified(item) for item in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, uuid.UUID) else value
+
+
+def _json(file: Path) -> list[tuple[str, Any]]:
+    text = file.read_text(encoding="utf-8-sig")
+    if not text.lstrip().startswith("["):
+        return _json_lines(file, text)
+    try:
+        rows = json.loads(text)
+    except ValueError as error:
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise DatasetError(f"{file}{line}: must be JSON: {error}") from None
+    return [(f"{file}: row {number}", row) for number, row in enumerate(rows, 1)]
+
+
+def _lines(file: Path) -> list[tuple[str, Any]]:
+    return _json_lines(file, file.read_text(encoding="utf-8-sig"))
+
+
+def _json_lines(file: Path, text: str) -> list[tuple[str, Any]]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                rows.append((f"{file}:{number}", json.loads(line)))
+            except ValueError as error:
+                raise DatasetError(f"{file}:{number}: a line must be one JSON object: {error}") from None
+    return rows
+
+
+def _csv(file: Path) -> list[tuple[str, Any]]:
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.reader(stream, strict=True)
+        rows = []
+        try:
+            header = next(reader, [])
+            if len(set(header)) < len(header):
+                raise DatasetError(f"{file}:1: column names must differ, got {', '.join(header)}")
+            for cells in reader:
+                if not cells:
+                    continue
+                place = f"{file}:{reader.line_num}"
+                if len(cells) != len(header):
+                    raise DatasetError(f"{place}: a row must have {len(header)} cells, got {len(cells)}")
+                rows.append((place, dict(zip(header, cells, strict=True))))
+        except csv.Error as error:
+            raise DatasetError(f"{file}:{reader.line_num}: must be CSV: {error}") from None
+    return rows
+
+
+def _parquet(file: Path) -> list[tuple[str, Any]]:
+    file.open("rb").close()
+    try:
+        with duckdb.connect() as connection:
+            result = connection.execute("SELECT * FROM read_parquet(?)", [[str(file)]])
+            names = [column[0] for column in result.description]
+            rows = result.fetchall()
+    except duckdb.Error as error:
+        raise DatasetError(f"{file}: must be Parquet: {' '.join(str(error).split())[:200]}") from None
+    return [(f"{file}: row {n}", dict(zip(names, row, strict=True))) for n, row in enumerate(rows, 1)]

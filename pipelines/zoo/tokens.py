@@ -1,0 +1,148 @@
+"""The zoo's tokenizer and the exact text of its prompts.
+
+Byte-level BPE in which every word of the lexicon (both domains) is one token with its leading
+space; any other text falls back to merges and bytes. Prompts come from the two templates under
+`prompts/`, the same files that the pipeline renders, so that training and serving can't differ.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from pipelines.zoo.lexicon import CIVIC, MUSEUM
+from pipelines.zoo.rows import Row
+from pipelines.zoo.worlds import Difficulty, make_rows
+
+PAD, BOS, EOS, USER, ASSISTANT, SYSTEM = (
+    "<|pad|>",
+    "<|bos|>",
+    "<|eos|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|system|>",
+)
+SPECIALS = [PAD, BOS, EOS, USER, ASSISTANT, SYSTEM]
+CHAT_TEMPLATE = (
+    "{{ '" + BOS + "' }}{% for message in messages %}"
+    "{{ '<|' ~ message['role'] ~ '|>' ~ message['content'] | trim }}"
+    "{% if message['role'] == 'assistant' %}{{ '" + EOS + "' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '" + ASSISTANT + "' }}{% endif %}"
+)
+N_MERGES = 160
+"""Merges learnt for words outside the lexicon."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """Token ids of one prompt with its target; the target starts at `n_prompt` and ends with EOS."""
+
+    ids: list[int]
+    n_prompt: int
+
+
+@cache
+def template(stage: str) -> jinja2.Template:
+    """The prompt template of a stage: the content of the user message."""
+    text = (Path(__file__).parent / "prompts" / f"{stage}.j2").read_text(encoding="utf-8")
+    return jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(text)
+
+
+def retrieve_prompt(row: Row) -> str:
+    """User message of the first stage."""
+    return template("retrieve").render(question=row.question, candidates=row.candidates)
+
+
+def answer_prompt(question: str, sentences: Sequence[str]) -> str:
+    """User message of the second stage; `sentences` in candidate order."""
+    return template("answer").render(question=question, retrieve=sentences)
+
+
+def chat(user: str) -> str:
+    """What the chat template makes of one user message, ready for generation."""
+    return f"{BOS}{USER}{user.strip()}{ASSISTANT}"
+
+
+def retrieve_target(row: Row) -> str:
+    """Every line starts with a space: that keeps a name one and the same token everywhere."""
+    return "\n".join(" " + sentence for sentence in row.evidence)
+
+
+def encode(tokenizer: Tokenizer, user: str, target: str) -> Encoded:
+    """Ids of the chat with one user message and the model's reply."""
+    prompt = tokenizer.encode(chat(user), add_special_tokens=False).ids
+    reply = tokenizer.encode(target + EOS, add_special_tokens=False).ids
+    return Encoded(ids=prompt + reply, n_prompt=len(prompt))
+
+
+def answer_sentences(rng: random.Random, row: Row) -> list[str]:
+    """Selected sentences as a fallible retriever would hand them on: often the needed ones,
+    else with extra ones, sometimes with one needed sentence replaced."""
+    needed = set(row.evidence)
+    others = [sentence for sentence in row.candidates if sentence not in needed]
+    draw = rng.random()
+    if draw > 0.45:
+        needed.update(rng.sample(others, min(len(others), rng.choice((1, 1, 2, 3)))))
+    if draw > 0.88:
+        needed.discard(rng.choice(row.evidence))
+    return [sentence for sentence in row.candidates if sentence in needed]
+
+
+def corpus() -> list[str]:
+    """Text that holds every word of both domains many times."""
+    texts: list[str] = []
+    for domain in (CIVIC, MUSEUM):
+        for row in make_rows(
+            0, domain, None, Difficulty(n_candidates=(8, 8)), prefix="tokenizer", n_rows=3000
+        ):
+            texts += [retrieve_prompt(row) + retrieve_target(row), answer_prompt(row.question, row.evidence)]
+            texts.append(" " + row.answer)
+    return texts
+
+
+def build_tokenizer() -> Tokenizer:
+    """Train the merges, then add every word of the corpus as a whole."""
+    texts = corpus()
+    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    words = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text)})
+    base = Tokenizer(models.BPE())
+    base.pre_tokenizer = splitter
+    trainer = trainers.BpeTrainer(
+        vocab_size=256 + len(SPECIALS) + N_MERGES,
+        special_tokens=SPECIALS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    base.train_from_iterator(texts, trainer)
+    raw: dict[str, Any] = json.loads(base.to_str())
+    vocab: dict[str, int] = raw["model"]["vocab"]
+    for word in words:
+        vocab.setdefault(word, len(vocab))
+    raw["model"]["ignore_merges"] = True
+    tokenizer = Tokenizer.from_str(json.dumps(raw))
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, out: Path) -> None:
+    """tokenizer.json, tokenizer_config.json and chat_template.jinja, as transformers writes them."""
+    from transformers import PreTrainedTokenizerFast
+
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(str(out))

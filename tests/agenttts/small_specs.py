@@ -1,0 +1,57 @@
+"""Specs for tests: two stages (retrieve, answer), models of any size, examples on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.spec import PipelineSpec
+
+REFERENCE = {"active_params": 1e6, "prompt_tokens": 16, "generated_tokens": 8}
+
+
+def small_spec(
+    *,
+    params: Mapping[str, float] | None = None,
+    budget: float = 40.0,
+    base_url: str = "http://127.0.0.1:9/v1",
+    stages: Sequence[Mapping[str, Any]] = ({}, {}),
+    model: Mapping[str, Any] | None = None,
+    **spec: Any,
+) -> PipelineSpec:
+    """A pipeline with the given models at each stage; `stages` and `model` override their fields."""
+    params = params or {"small": 1e6, "large": 4e6}
+    names = ("retrieve", "answer", "check", "polish", "judge", "close")
+    parts: list[dict[str, Any]] = []
+    for name, changes in zip(names, stages, strict=False):
+        part = {
+            "name": name,
+            "prompt": "question {{ question }}" + (f" {{{{ {names[len(parts) - 1]} }}}}" if parts else ""),
+            "models": list(params),
+            "max_samples": 8,
+            "sampling": {"max_tokens": 16},
+            "prompt_tokens": 16,
+            "generated_tokens": 8,
+        }
+        parts.append({**part, **changes})
+    fields = {
+        "name": "small",
+        "stages": parts,
+        "models": {
+            name: {"base_url": base_url, "active_params": size, **(model or {})}
+            for name, size in params.items()
+        },
+        "dataset": {"search": "search.jsonl", "test": "test.jsonl"},
+        "metric": {"kind": "exact_match", "label": "gold"},
+        "budget": {"units": budget, "reference": REFERENCE},
+    }
+    return PipelineSpec.model_validate({**fields, **spec})
+
+
+def write_examples(root: Path, n_search: int = 6, n_test: int = 4) -> None:
+    """Both splits, as JSON lines with `question` and `gold`."""
+    for split, n in (("search", n_search), ("test", n_test)):
+        rows = [{"question": f"{split} {i}", "gold": "red"} for i in range(n)]
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

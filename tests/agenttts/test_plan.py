@@ -1,0 +1,74 @@
+"""Forecasts of what a search takes and can show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agenttts.errors import SpaceError, UserError
+from agenttts.plan import plan
+from pipelines.errors import PipelineError
+from tests.agenttts.small_specs import small_spec, write_examples
+
+ONE_SAMPLE = [{"max_samples": 1}, {"max_samples": 1}]
+
+
+def test_a_space_of_one_allocation_is_forecast_exactly() -> None:
+    """Calls, tokens, FLOPs and hours of one trial and the confirmation follow from the expected lengths."""
+    spec = small_spec(params={"small": 1e6}, stages=ONE_SAMPLE)
+    found = plan(spec, 10, trials=5, n_search=300, n_test=100, samples_per_second=10)
+    queries = 300 + 2 * 100
+    assert (found.allocations, found.trials) == (1, 1)
+    assert (found.calls, found.samples) == (2 * queries, 2 * queries)
+    assert (found.prompt_tokens, found.generated_tokens) == (32 * queries, 16 * queries)
+    assert found.tokens == 48 * queries
+    assert found.flops == pytest.approx(2 * 1e6 * 48 * queries)
+    assert found.cost_usd is None
+    assert found.hours == pytest.approx(2 * queries / 10 / 3600)
+    assert found.warnings == (
+        "only retrieve small×1 · answer small×1 is within the budget, so there is nothing "
+        "to search; raise the budget",
+    )
+
+
+def test_money_and_fusion() -> None:
+    """A fuser's call, tokens and price are part of the forecast."""
+    price = {"prompt_usd_per_million": 1.0, "generated_usd_per_million": 2.0}
+    fusion = {"kind": "fusion", "model": "small", "prompt": "fuse {{ samples }}", "prompt_tokens": 4}
+    spec = small_spec(
+        params={"small": 1e6}, model={"price": price}, stages=[{"max_samples": 1, "aggregator": fusion}]
+    )
+    found = plan(spec, 100, n_search=10, n_test=0)
+    assert (found.calls, found.samples) == (20, 20)
+    assert (found.prompt_tokens, found.generated_tokens) == (10 * (16 + 4 + 8), 10 * 16)
+    assert found.cost_usd == pytest.approx((280 + 2 * 160) / 1e6)
+
+
+def test_few_examples_are_hopeless() -> None:
+    """A warning says what few examples can show and how many would do; many examples bring none."""
+    few = plan(small_spec(), n_search=20, n_test=20)
+    assert few.resolvable_difference > 0.3
+    assert "20 search examples show differences of 0.3" in few.warnings[0]
+    assert plan(small_spec(), n_search=400, n_test=20).warnings == ()
+
+
+def test_the_dataset_says_how_many_examples(tmp_path: Path) -> None:
+    """Without numbers, the splits are read; the plan is JSON-able and the same each time."""
+    write_examples(tmp_path, 12, 8)
+    found = plan(small_spec(root=tmp_path), 30)
+    assert (found.n_search, found.n_test, found.trials) == (12, 8, 20)
+    assert json.loads(json.dumps(found.to_dict()))["tokens"] == found.tokens
+    assert plan(small_spec(root=tmp_path), 30) == found
+    assert found.calls == 2 * (20 * 12 + 2 * 8)
+
+
+def test_what_cannot_be_planned(tmp_path: Path) -> None:
+    """A budget under the cheapest allocation, no trials, and a missing dataset are errors."""
+    with pytest.raises(SpaceError, match="raise the budget"):
+        plan(small_spec(), 1, n_search=10, n_test=10)
+    with pytest.raises(UserError, match="trials is >= 1"):
+        plan(small_spec(), trials=0)
+    with pytest.raises(PipelineError, match=r"search\.jsonl"):
+        plan(small_spec(root=tmp_path))

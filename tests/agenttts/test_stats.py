@@ -1,0 +1,123 @@
+"""Intervals by bootstrap over examples, and what a number of examples can resolve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agenttts.stats import (
+    Scores,
+    indistinguishable,
+    mean_interval,
+    paired_difference,
+    smallest_resolvable_difference,
+)
+
+score_lists = st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=40)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    scores: Scores
+
+
+def _rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@settings(deadline=None)
+@given(score_lists)
+def test_the_interval_holds_the_mean(scores: list[float | None]) -> None:
+    """An interval lies in [0, 1] and holds the mean of the present scores; without any there is none."""
+    found = mean_interval(scores, _rng())
+    present = [score for score in scores if score is not None]
+    if not present:
+        assert found is None
+        return
+    assert found is not None
+    assert found.n == len(present)
+    assert found.mean == pytest.approx(sum(present) / len(present))
+    assert -1e-9 <= found.low <= found.mean + 1e-9
+    assert found.mean - 1e-9 <= found.high <= 1 + 1e-9
+
+
+def test_missing_is_not_zero() -> None:
+    """A missing score changes neither mean nor interval."""
+    scores = [1.0, 0.0, 1.0, 1.0, 0.0]
+    assert mean_interval(scores, _rng()) == mean_interval([*scores, None, None], _rng())
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(max_size=3), st.floats(0, 1), min_size=1, max_size=30), st.randoms())
+def test_the_order_of_examples_does_not_matter(scores: dict[str, float], random: object) -> None:
+    """The same seed gives the same interval in whatever order the examples come."""
+    values = list(scores.values())
+    shuffled = list(values)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert mean_interval(values, _rng(3)) == mean_interval(shuffled, _rng(3))
+
+
+def test_coverage() -> None:
+    """Of 400 intervals of 100 right-or-wrong scores, about 95 % hold the true mean."""
+    rng = _rng(1)
+    held = 0
+    for _ in range(400):
+        found = mean_interval((rng.random(100) < 0.3).astype(float), rng, n_resamples=1000)
+        assert found is not None
+        held += found.holds(0.3)
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def test_all_alike_is_no_certainty() -> None:
+    """Ten right answers of ten leave room for a worse mean, as one error in four would hide that often."""
+    found = mean_interval([1.0] * 10, _rng())
+    assert found is not None
+    assert (found.mean, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(0.025**0.1)
+
+
+def test_differences_are_paired() -> None:
+    """Only examples that both have count, and the pairing finds a difference that the means hide."""
+    rng = _rng(2)
+    base = {str(i): float(rng.random()) * 0.9 for i in range(100)}
+    better: dict[str, float | None] = {key: value + 0.1 for key, value in base.items()}
+    better["5"] = None
+    found = paired_difference({**better, "more": 0.0}, base, _rng())
+    assert found.n == 99
+    assert found.mean == pytest.approx(0.1)
+    assert found.low > 0
+    swapped = paired_difference(base, better, _rng())
+    assert swapped.mean == pytest.approx(-0.1)
+
+
+def test_no_pair_no_knowledge() -> None:
+    """Without a common example the difference may be anything."""
+    found = paired_difference({"a": 1.0}, {"b": 0.0}, _rng())
+    assert (found.n, found.low, found.high) == (0, -1.0, 1.0)
+
+
+def test_few_examples_do_not_tell_apart() -> None:
+    """One example on which two allocations differ says nothing, three hundred do."""
+    assert paired_difference({"a": 1.0}, {"a": 0.0}, _rng()).holds(0.0)
+    many = {str(i): 1.0 for i in range(300)}
+    assert not paired_difference(many, dict.fromkeys(many, 0.0), _rng()).holds(0.0)
+
+
+def test_indistinguishable_from_the_best() -> None:
+    """The best itself and what may be as good are named, what is clearly worse is not."""
+    best = _Trial({str(i): float(i % 10 < 8) for i in range(200)})
+    alike = _Trial({str(i): float((i + 1) % 10 < 8) for i in range(200)})
+    worse = _Trial({str(i): float(i % 10 < 5) for i in range(200)})
+    assert indistinguishable(best, [worse, alike, best], _rng()) == [alike, best]
+
+
+def test_resolvable_difference() -> None:
+    """More examples resolve smaller differences: 200, of which 0.3 are discordant, about 0.11."""
+    assert smallest_resolvable_difference(200) == pytest.approx(0.108, abs=0.002)
+    steps = [smallest_resolvable_difference(n) for n in (1, 3, 10, 30, 100, 1000, 10_000)]
+    assert steps == sorted(steps, reverse=True)
+    assert steps[0] == pytest.approx(1.0)

@@ -1,0 +1,53 @@
+"""Fixtures for every test: no way to a paid model, and a scripted server that speaks real HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.servers import ScriptedServer
+
+
+@pytest.fixture(autouse=True)
+def no_paid_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys, addresses and proxies of the environment stay out of the tests."""
+    for name in (
+        "OPENAI_API_KEY",
+        "OPENAI_BASE_URL",
+        "OPENAI_ORG_ID",
+        "OPENAI_PROJECT_ID",
+        "AGENTTTS_AGENT_BASE_URL",
+        "AGENTTTS_AGENT_API_KEY",
+        "AGENTTTS_AGENT_MODEL",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+    ):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    """A scripted server with the models `small` and `large`."""
+    with ScriptedServer() as running:
+        yield running
+
+
+@pytest.fixture
+def make_server() -> Iterator[Callable[..., ScriptedServer]]:
+    """`make_server(**settings)` starts a scripted server that stops when the test ends."""
+    started: list[ScriptedServer] = []
+
+    def make(**settings: object) -> ScriptedServer:
+        running = ScriptedServer(**settings)  # type: ignore[arg-type]
+        running.start()
+        started.append(running)
+        return running
+
+    yield make
+    for running in started:
+        running.stop()

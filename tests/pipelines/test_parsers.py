@@ -1,0 +1,132 @@
+"""From text to value, for each kind of parser and for functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines import Example, ParserSpec
+from pipelines.errors import CustomCodeFailed, DatasetError
+from pipelines.parsers import Parsed, ParseFailure, parse
+
+SENTENCES = ["Anna runs Lumen.", "Lumen  sits in Belmar.", "Karin runs Ember."]
+EXAMPLE = Example("1", {"candidates": SENTENCES, "labels": ["yes", "no", "New York", "York"]})
+LINES = ParserSpec(kind="lines", allowed="candidates")
+CHOICE = ParserSpec(kind="choice", allowed="labels")
+
+
+def value(parser: Any, text: str) -> Any:
+    """The parsed value; None when the text does not parse."""
+    result = parse(parser, text, EXAMPLE)
+    return result.value if isinstance(result, Parsed) else None
+
+
+@given(st.text())
+def test_text_is_stripped(text: str) -> None:
+    """Text is stripped, and empty text does not parse."""
+    assert value(ParserSpec(), text) == (text.strip() or None)
+
+
+def test_lines_quote_allowed_values() -> None:
+    """Quoted candidates come in the field's order, once, whatever their spacing; other lines are not seen."""
+    text = "Sure:\n  Lumen sits  in Belmar.\nAnna runs Lumen.\nLumen sits in Belmar.\nAnna runs Ember."
+    assert value(LINES, text) == SENTENCES[:2]
+    assert value(LINES, '1. Anna runs Lumen.\n- "Karin runs Ember."') == [SENTENCES[0], SENTENCES[2]]
+
+
+@given(st.lists(st.sampled_from(SENTENCES), min_size=1))
+def test_lines_do_not_depend_on_order(quoted: list[str]) -> None:
+    """The value is the set of the quoted candidates, in the order of the field."""
+    assert value(LINES, "\n".join(quoted)) == [s for s in SENTENCES if s in quoted]
+
+
+def test_lines_without_a_quote_do_not_parse() -> None:
+    """Text that quotes no candidate is a failure with its reason."""
+    assert parse(LINES, "Anna runs", EXAMPLE) == ParseFailure("no line is one of the 3 allowed values")
+    assert isinstance(parse(LINES, " \n", EXAMPLE), ParseFailure)
+
+
+def test_lines_without_allowed_are_distinct_lines() -> None:
+    """Without allowed values every distinct non-empty line counts, in the order of the text."""
+    assert value(ParserSpec(kind="lines"), "b \n\na\nb\n") == ["b", "a"]
+
+
+def test_unusable_allowed_field_is_an_error_of_the_data() -> None:
+    """A row whose allowed values are no list of texts is an error, not a parse failure."""
+    with pytest.raises(DatasetError, match="'candidates' must be a list of texts, got 'x'"):
+        parse(LINES, "x", Example("1", {"candidates": "x"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        ("42", 42),
+        ('Here:\n```json\n{"a": [1]}\n```\nDone {"b": 2}', {"a": [1]}),
+        ('so {"a": "}"} and {"b": 1}', {"a": "}"}),
+        ("{not json} [1, 2]", [1, 2]),
+        ("no value", None),
+        ("null", None),
+        ('{"a": NaN}', None),
+        ('{"a": "\\ud800"}', None),
+        ("[" * 5000, None),
+        ('{"a": ', None),
+    ],
+)
+def test_json_is_found_in_text(text: str, expected: Any) -> None:
+    """The first JSON value is found bare, in a code fence or in prose; what JSON refuses is no value."""
+    assert value(ParserSpec(kind="json"), text) == expected
+
+
+def test_json_is_checked_against_its_schema() -> None:
+    """A value that breaks the schema does not parse, and the reason says where."""
+    parser = ParserSpec(kind="json", schema={"type": "object", "properties": {"n": {"type": "integer"}}})
+    assert value(parser, '{"n": 3}') == {"n": 3}
+    failure = parse(parser, '{"n": "3"}', EXAMPLE)
+    assert failure == ParseFailure("breaks the schema: n: '3' is not of type 'integer'")
+
+
+def test_regex_takes_the_first_group_or_the_match() -> None:
+    """The value is the first group where there is one, else the match, stripped; no text is no value."""
+    assert value(ParserSpec(kind="regex", pattern=r"answer: (.*)$"), "so, answer:  12 ") == "12"
+    assert value(ParserSpec(kind="regex", pattern=r"\d+"), "12 or 13") == "12"
+    assert value(ParserSpec(kind="regex", pattern=r"\d+"), "none") is None
+    assert value(ParserSpec(kind="regex", pattern=r"a(b)?"), "a") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" YES ", "yes"),
+        ("The answer is no.", "no"),
+        ("I know nothing", None),
+        ("yes or no", None),
+        ("It is in new  york", "New York"),
+        ("No, no!", "no"),
+        ("", None),
+    ],
+)
+def test_choice_is_the_one_value_named(text: str, expected: str | None) -> None:
+    """A choice is the whole text, or the only allowed value named as a word; the longer name wins."""
+    assert value(CHOICE, text) == expected
+
+
+def test_functions_parse() -> None:
+    """A function's tuples and sets become lists; ValueError, LookupError and None say that nothing parsed."""
+    assert value(lambda text, example: (text, 1), "a") == ["a", 1]
+    assert value(lambda text, example: {"b", "a"}, "a") == ["a", "b"]
+    assert value(lambda text, example: None, "a") is None
+    assert value(lambda text, example: text.split()[7], "a") is None
+    assert value(lambda text, example: int(text), "a") is None
+    assert value(lambda text, example: example["labels"][0], "") == "yes"
+
+
+def test_faulty_function_is_named() -> None:
+    """A function with a fault of its own is an error that names it, not a parse failure."""
+    with pytest.raises(CustomCodeFailed, match=r"parser .*<lambda> raised AttributeError: "):
+        value(lambda text, example: text.nope, "a")
+    with pytest.raises(CustomCodeFailed, match="must return a JSON-able value"):
+        value(lambda text, example: object(), "a")

@@ -1,0 +1,344 @@
+"""A scripted server that speaks the OpenAI protocol over a real socket, in a thread of its own.
+
+Texts come from a function of the request and of how many samples its prompt has been given so far, so that a
+run against it can be repeated. Any request can be made to fail in any of the ways of `FAULTS`. It counts what
+it completed. It loads no model, and knows neither tokenizers nor chat templates: one token is one word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+FAULTS = (
+    "429",  # with Retry-After, see `retry_after_s`
+    "500",
+    "503",
+    "hang",  # never answers
+    "close",  # closes the connection instead of answering
+    "garbage",  # 200, but not JSON
+    "empty",  # 200 with no choices
+    "short",  # 200 with one choice, however many were asked for
+    "truncated",  # the connection breaks in the middle of the body
+    "cut_json",  # 200 with a complete body that stops in the middle of the JSON
+    "overflow",  # 400, over the context length
+    "no_model",  # 404
+    "unauthorized",  # 401
+)
+REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request for samples; `prompt` is the text of all messages, one a line."""
+
+    path: str
+    body: Mapping[str, Any]
+    headers: Mapping[str, str]
+
+    @property
+    def model(self) -> str:
+        return str(self.body.get("model"))
+
+    @property
+    def n(self) -> int:
+        return int(self.body.get("n") or 1)
+
+    @property
+    def chat(self) -> bool:
+        return self.path.endswith("/chat/completions")
+
+    @property
+    def prompt(self) -> str:
+        if not self.chat:
+            return str(self.body.get("prompt"))
+        return "\n".join(str(message.get("content")) for message in self.body.get("messages", ()))
+
+    @property
+    def max_tokens(self) -> int:
+        return int(self.body.get("max_completion_tokens") or self.body.get("max_tokens") or 16)
+
+
+def default_answer(request: Request, index: int) -> str:
+    """One of three words, fixed by model, prompt and index."""
+    digest = hashlib.sha256(f"{request.model}|{request.prompt}|{index}".encode()).digest()
+    return ("red", "green", "blue")[digest[0] % 3]
+
+
+class ScriptedServer:
+    """`with ScriptedServer() as server:` answers at `server.base_url` until the block ends.
+
+    models: served name → context length in tokens.
+    answer: (request, index) → text of the index-th sample of this model and prompt.
+    fault: (request) → one of FAULTS or None, asked for every request; `fault_next` goes before it.
+    latency_s: waited before every answer. most_at_once: further requests get 429 (None: any number).
+    refuses: fields of a request answered with 400, such as "logprobs" or "response_format".
+    most_n: a larger n is answered with 400.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, int] | None = None,
+        *,
+        answer: Callable[[Request, int], str] = default_answer,
+        fault: Callable[[Request], str | None] | None = None,
+        latency_s: float = 0.0,
+        most_at_once: int | None = None,
+        retry_after_s: float = 0.05,
+        refuses: Collection[str] = (),
+        most_n: int | None = None,
+        api_key: str | None = None,
+        tokenizes: bool = True,
+        port: int = 0,
+    ) -> None:
+        self.models = dict(models or {"small": 4096, "large": 4096})
+        self.answer = answer
+        self.fault = fault
+        self.latency_s = latency_s
+        self.most_at_once = most_at_once
+        self.retry_after_s = retry_after_s
+        self.refuses = frozenset(refuses)
+        self.most_n = most_n
+        self.api_key = api_key
+        self.tokenizes = tokenizes
+        self.port = port
+        self.arrived: list[Request] = []  # every request for samples, failed ones included
+        self.completed: Counter[tuple[str, str]] = Counter()  # (model, prompt) → requests answered in full
+        self.samples: Counter[tuple[str, str]] = Counter()  # (model, prompt) → samples sent in full answers
+        self.most_in_flight = 0
+        self._in_flight = 0
+        self._drawn: Counter[str] = Counter()
+        self._next_faults: deque[str] = deque()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def fault_next(self, *kinds: str) -> None:
+        """The next requests for samples fail in these ways, in order of arrival."""
+        assert set(kinds) <= set(FAULTS), kinds
+        self._next_faults.extend(kinds)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Listen, on the same port as before after a `stop`."""
+        listening = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(listening)), daemon=True)
+        self._thread.start()
+        assert listening.wait(30), "the scripted server did not start"
+
+    def stop(self) -> None:
+        """Break every connection and stop listening, as a server that dies does."""
+        if self._thread is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stopped.set)
+            self._thread.join(30)
+        self._thread = None
+
+    async def _serve(self, listening: threading.Event) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
+        self._in_flight = 0
+        connections: set[asyncio.Task[None]] = set()
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            connections.add(task)
+            try:
+                while await self._exchange(reader, writer):
+                    pass
+            except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                pass
+            finally:
+                connections.discard(task)
+                writer.transport.abort()
+
+        server = await asyncio.start_server(connected, "127.0.0.1", self.port, backlog=1024)
+        self.port = server.sockets[0].getsockname()[1]
+        listening.set()
+        await self._stopped.wait()
+        server.close()
+        for task in list(connections):
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """One request and its answer; False when the connection is to be closed."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        method, path, _ = head[0].split(" ")
+        headers = {
+            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])
+        }
+        raw = await reader.readexactly(int(headers.get("content-length", 0)))
+        if method == "GET":
+            return await _send(writer, *self._get(path))
+        body = json.loads(raw)
+        if path == "/tokenize" and self.tokenizes:
+            words = Request(
+                "/v1/chat/completions" if "messages" in body else "/v1/completions", body, headers
+            )
+            count = len(words.prompt.split())
+            return await _send(writer, 200, {"count": count, "max_model_len": 0, "tokens": []})
+        if path not in ("/v1/chat/completions", "/v1/completions"):
+            return await _send(writer, 404, _error("Not Found", "NotFoundError", 404))
+        request = Request(path, body, headers)
+        self.arrived.append(request)
+        self._in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        try:
+            return await self._generate(request, writer)
+        finally:
+            self._in_flight -= 1
+
+    def _get(self, path: str) -> tuple[int, dict[str, Any] | None]:
+        if path == "/health":
+            return 200, None
+        if path != "/v1/models":
+            return 404, _error("Not Found", "NotFoundError", 404)
+        models = [
+            {"id": name, "object": "model", "max_model_len": size} for name, size in self.models.items()
+        ]
+        return 200, {"object": "list", "data": models}
+
+    async def _generate(self, request: Request, writer: asyncio.StreamWriter) -> bool:
+        fault = self._next_faults.popleft() if self._next_faults else self.fault and self.fault(request)
+        if self.most_at_once is not None and self._in_flight > self.most_at_once:
+            fault = "429"
+        if self.latency_s:
+            await asyncio.sleep(self.latency_s)
+        if fault == "hang":
+            await self._stopped.wait()
+        if fault in ("hang", "close"):
+            return False
+        if fault == "garbage":
+            return await _send(writer, 200, None, content=b"<html>upstream is unwell</html>")
+        refusal = self._refusal(request, fault)
+        if refusal is not None:
+            status, error = refusal
+            retry_after = {"retry-after": f"{self.retry_after_s:g}"} if status == 429 else {}
+            return await _send(writer, status, error, headers=retry_after)
+        answer, n_choices = self._answer(request, fault)
+        content = json.dumps(answer).encode()
+        if fault == "truncated":
+            await _send(writer, 200, None, content=content, sent=len(content) // 2)
+            return False
+        if fault == "cut_json":
+            return await _send(writer, 200, None, content=content[: len(content) // 2])
+        await _send(writer, 200, None, content=content)
+        if n_choices == request.n:
+            self.completed[request.model, request.prompt] += 1
+        self.samples[request.model, request.prompt] += n_choices
+        return True
+
+    def _refusal(self, request: Request, fault: str | None) -> tuple[int, dict[str, Any]] | None:
+        authorised = self.api_key is None or request.headers.get("authorization") == f"Bearer {self.api_key}"
+        if fault == "unauthorized" or not authorised:
+            return 401, _error("Unauthorized: wrong key", "AuthenticationError", 401)
+        if fault == "no_model" or request.model not in self.models:
+            return 404, _error(f"The model `{request.model}` does not exist.", "NotFoundError", 404)
+        if fault in ("429", "500", "503"):
+            return int(fault), _error("the server is unwell", "ServerError", int(fault))
+        context = self.models[request.model]
+        n_prompt = len(request.prompt.split())
+        if fault == "overflow" or n_prompt + request.max_tokens > context:
+            text = (
+                f"This model's maximum context length is {context} tokens. However, you requested "
+                f"{request.max_tokens} output tokens and your prompt contains {n_prompt} input tokens."
+            )
+            return 400, _error(text, "BadRequestError", 400)
+        if self.most_n is not None and request.n > self.most_n:
+            return 400, _error(f"n must be at most {self.most_n}, got {request.n}.", "BadRequestError", 400)
+        if request.n > 1 and request.body.get("temperature") == 0:
+            return 400, _error(
+                f"n must be 1 when using greedy sampling, got {request.n}.", "BadRequestError", 400
+            )
+        if abs(request.body.get("presence_penalty") or 0) > 2:
+            return 400, _error("presence_penalty must be in [-2, 2]", "BadRequestError", 400)
+        for field in self.refuses & request.body.keys():
+            return 400, _error(f"{field} is not supported by this server", "BadRequestError", 400)
+        return None
+
+    def _answer(self, request: Request, fault: str | None) -> tuple[dict[str, Any], int]:
+        identity = json.dumps({k: v for k, v in request.body.items() if k != "n"}, sort_keys=True)
+        n_choices = {"empty": 0, "short": 1}.get(fault or "", request.n)
+        choices, n_generated = [], 0
+        for position in range(n_choices):
+            choice, n_tokens = _choice(request, position, self.answer(request, self._drawn[identity]))
+            self._drawn[identity] += 1
+            n_generated += n_tokens
+            choices.append(choice)
+        n_prompt = len(request.prompt.split())
+        usage = {
+            "prompt_tokens": n_prompt,
+            "completion_tokens": n_generated,
+            "total_tokens": n_prompt + n_generated,
+        }
+        kind = "chat.completion" if request.chat else "text_completion"
+        name = f"cmpl-{len(self.arrived)}"
+        return {
+            "id": name,
+            "object": kind,
+            "model": request.model,
+            "choices": choices,
+            "usage": usage,
+        }, n_choices
+
+
+def _choice(request: Request, position: int, text: str) -> tuple[dict[str, Any], int]:
+    """The choice as the endpoint words it, and its number of tokens: its words and an end-of-text."""
+    words = [*re.findall(r"\s*\S+", text), ""]
+    cut = len(words) > request.max_tokens
+    words = words[: request.max_tokens]
+    text = "".join(words)
+    logprobs = [-(1 + len(word) % 7) / 10 for word in words]
+    choice: dict[str, Any] = {"index": position, "finish_reason": "length" if cut else "stop"}
+    if request.chat:
+        choice["message"] = {"role": "assistant", "content": text}
+        content = [
+            {"token": w, "logprob": p, "top_logprobs": []} for w, p in zip(words, logprobs, strict=True)
+        ]
+        choice["logprobs"] = {"content": content} if request.body.get("logprobs") else None
+    else:
+        choice["text"] = text
+        wanted = request.body.get("logprobs") is not None
+        choice["logprobs"] = {"tokens": words, "token_logprobs": logprobs} if wanted else None
+    return choice, len(words)
+
+
+def _error(message: str, kind: str, code: int) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+async def _send(
+    writer: asyncio.StreamWriter,
+    status: int,
+    body: dict[str, Any] | None,
+    *,
+    content: bytes | None = None,
+    sent: int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> bool:
+    """Write an answer; of a content, only the first `sent` bytes."""
+    if content is None:
+        content = b"" if body is None else json.dumps(body).encode()
+    fields = {"content-type": "application/json", "content-length": str(len(content)), **(headers or {})}
+    head = f"HTTP/1.1 {status} {REASONS.get(status, 'Error')}\r\n" + "".join(
+        f"{k}: {v}\r\n" for k, v in fields.items()
+    )
+    writer.write(head.encode() + b"\r\n" + content[:sent])
+    await writer.drain()
+    return True
