@@ -8,9 +8,10 @@ makes a Parquet bank of 15,000 prompts with 33 samples each and times attaching 
 
 Measured 2026-11-24, two cores with a load average of 5 beside it, ext4, `--bank`: 8,000 samples a round at
 24,000 to 132,000 samples/s (median 57,000), each in a few fsynced transactions; longest stall 16 to 103 ms
-(median 38; with a load of 2: 45,000 to 84,000 samples/s, 20 to 33 ms, which is the loop's own work of starting
-1,000 tasks at once). Bank of 495,000 samples: export 2.4 s (5.7 MB), attach 0.6 s, import 1.3 s; 200 attached
-prompts (6,600 samples) 26 to 35 ms, 200 stored ones 120 to 140 ms (29 ms of processor time), either again 0.3 ms.
+(median 38; with a load of 2: 45,000 to 84,000 samples/s, 20 to 33 ms, which is the loop's own work of
+starting 1,000 tasks at once). Bank of 495,000 samples: export 2.4 s (5.7 MB), attach 0.6 s, import 1.3 s;
+200 attached prompts (6,600 samples) 26 to 35 ms, 200 stored ones 120 to 140 ms (29 ms of processor time),
+either again 0.3 ms.
 A primary key on samples made inserts 1.4 times as slow and the file 2.3 times as large.
 """
 

@@ -2,8 +2,8 @@
 
 With a full bank any allocation's true score is known without a call, so a search can be replayed and judged.
 Stage by stage, each model draws the stage's largest n for every input that can reach it; the outputs of
-n = 1, 2, … of every model, without doubles, are the inputs of the stages after. What becomes of the samples is
-the store's affair; a recording that was interrupted goes on with what the store has.
+n = 1, 2, … of every model, without doubles, are the inputs of the stages after. What becomes of the samples
+is the store's affair; a recording that was interrupted goes on with what the store has.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipelines.zoo.lexicon import CIVIC, MUSEUM
+from pipelines.zoo.lexicon import CIVIC, MUSEUM, Domain
 from pipelines.zoo.rows import write_rows
-from pipelines.zoo.worlds import Difficulty, make_rows
+from pipelines.zoo.worlds import Difficulty, Split, make_rows
 
 DIFFICULTY = Difficulty(
     hop_weights=(0.3, 0.6, 0.1),
@@ -32,12 +32,13 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     out: Path = parser.parse_args().out
-    for name, domain, split, n_rows in (
+    files: tuple[tuple[str, Domain, Split, int], ...] = (
         ("search", CIVIC, "search", 240),
         ("test", CIVIC, "test", 400),
         ("heldout_train", MUSEUM, "train", 2000),
         ("heldout_eval", MUSEUM, "test", 300),
-    ):
+    )
+    for name, domain, split, n_rows in files:
         rows = list(make_rows(SEED, domain, split, DIFFICULTY, prefix=name, n_rows=n_rows))
         write_rows(out / f"{name}.jsonl", rows)
 

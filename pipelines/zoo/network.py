@@ -35,7 +35,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(hidden=64, layers=2, heads=4, inner=64, batch_rows=32),
+    "small": Size(hidden=64, layers=2, heads=2, inner=64, batch_rows=32),
     "medium": Size(hidden=128, layers=3, heads=4, inner=256, batch_rows=32),
     "large": Size(hidden=192, layers=4, heads=6, inner=384, batch_rows=32),
 }

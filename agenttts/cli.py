@@ -1,0 +1,75 @@
+"""The command line: `agenttts COMMAND`. Arguments become one call; what each does is in `commands`.
+
+Exit codes: 0 done, 1 a fault that is not the user's, 2 something a person must put right (one line on stderr
+says what), 130 and 143 stopped by Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from importlib.metadata import version
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from agenttts.commands import banks, check, demo, plan, report, run, schema, search, serve
+from agenttts.commands.common import complain
+from agenttts.errors import AgentTTSError
+from datastore.errors import StoreError
+from pipelines.errors import PipelineError
+
+app = typer.Typer(
+    name="agenttts",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Find which model, and how many samples, each stage of an LLM pipeline should get under a budget.",
+)
+app.command()(demo.demo)
+app.command()(check.check)
+app.command()(plan.plan)
+app.command()(search.search)
+app.command()(report.report)
+app.command()(run.run)
+app.command()(serve.serve)
+app.command()(schema.schema)
+app.add_typer(banks.app, name="bank")
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log what happens to stderr.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, stream=sys.stderr)
+    if show_version:
+        typer.echo(f"agenttts {version('agenttts')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command that `sys.argv` names, and exit."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app()
+    except (AgentTTSError, PipelineError, StoreError) as error:
+        complain(error)
+        sys.exit(2)
+    except _Terminated:
+        sys.exit(128 + signal.SIGTERM)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM ends a command as Ctrl-C does: in order, with everything kept."""
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise _Terminated

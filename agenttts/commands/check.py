@@ -1,0 +1,54 @@
+"""`agenttts check`: what would fail in a search, found before a token is spent."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Annotated
+
+import typer
+
+from agenttts.commands.common import Budget, Json, Spec, complain, print_json, talk
+
+
+def check(
+    spec: Spec,
+    budget: Budget = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no server.")] = False,
+    json: Json = False,
+) -> None:
+    """Look for what would fail: servers, models, prompts, context lengths, data, budget. Exit code 2 if any.
+
+    Example: `agenttts check pipeline.yaml --budget 400`
+    """
+    from agenttts.check import Finding
+    from agenttts.check import check as look
+    from pipelines.clients import ModelClients
+    from pipelines.specfile import load_spec
+
+    loaded = load_spec(spec)
+
+    async def found() -> list[Finding]:
+        if offline:
+            return await look(loaded, budget)
+        clients = ModelClients(loaded, rng=random.Random(0), retries=0)
+        try:
+            return await look(loaded, budget, clients=clients)
+        finally:
+            await clients.aclose()
+
+    findings = asyncio.run(found())
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if json:
+        print_json({"ok": not errors, "findings": [finding.to_dict() for finding in findings]})
+    else:
+        for finding in findings:
+            if finding.severity == "error":
+                complain(f"{finding.place}: {finding.message}" if finding.place else finding.message)
+            else:
+                talk().print(str(finding), style="yellow", soft_wrap=True, markup=False)
+        if not errors:
+            asked = "servers not asked" if offline else "servers answer, models are served"
+            talk().print(f"{spec}: ready to search ({asked})", style="green", soft_wrap=True, markup=False)
+    if errors:
+        raise typer.Exit(2)

@@ -1,0 +1,48 @@
+"""What the commands share: their common options, and how they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from agenttts.search import DEFAULT_DB
+
+Spec = Annotated[Path, typer.Argument(help="The pipeline file (YAML).", show_default=False)]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        "--budget", help="Units per query; the pipeline file's where not given.", show_default=False
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Db = Annotated[Path, typer.Option("--db", help="The DuckDB file that keeps everything.")]
+Seed = Annotated[int, typer.Option("--seed", help="The same seed and the same bank give the same run.")]
+
+__all__ = ["DEFAULT_DB", "Budget", "Db", "Json", "Seed", "Spec", "complain", "out", "print_json", "talk"]
+
+
+def out() -> Console:
+    """Where results go. Piped, a table is as wide as it needs."""
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
+
+
+def talk() -> Console:
+    """Where everything goes that is not the result: progress, notes, questions."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def complain(error: Exception | str) -> None:
+    """What a person must put right, a line each, on stderr."""
+    for line in str(error).splitlines():
+        sys.stderr.write(f"error: {line}\n")

@@ -1,0 +1,56 @@
+"""`agenttts plan`: what a search would take, before anything is spent."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from agenttts.commands.common import Budget, Json, Seed, Spec, out, print_json, talk
+from agenttts.commands.search import Trials
+
+
+def plan(
+    spec: Spec,
+    budget: Budget = None,
+    trials: Trials = 20,
+    samples_per_second: Annotated[
+        float, typer.Option(min=1e-9, help="What all servers together draw, for the hours.")
+    ] = 20.0,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Say how many calls, tokens, FLOPs, dollars and hours a search would take, and what it could show.
+
+    Example: `agenttts plan pipeline.yaml --budget 400 --trials 30`
+    """
+    from agenttts.plan import plan as forecast
+    from pipelines.specfile import load_spec
+
+    found = forecast(load_spec(spec), budget, trials, samples_per_second=samples_per_second, seed=seed)
+    if json:
+        print_json(found.to_dict())
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    rows = {
+        f"allocations within {found.budget_units:g} units": f"{found.allocations:,}",
+        "trials at most": f"{found.trials:,}",
+        "search / test examples": f"{found.n_search:,} / {found.n_test:,}",
+        "calls": f"{found.calls:,}",
+        "samples": f"{found.samples:,}",
+        "prompt tokens": f"{found.prompt_tokens:,}",
+        "generated tokens": f"{found.generated_tokens:,}",
+        "FLOPs": f"{found.flops:.3g}",
+        "cost": "no prices" if found.cost_usd is None else f"${found.cost_usd:,.2f}",
+        f"hours at {found.samples_per_second:g} samples/s": f"{found.hours:,.2f}",
+        "smallest difference it can show": f"{found.resolvable_difference:.3f}",
+    }
+    for name, figure in rows.items():
+        table.add_row(name, figure)
+    out().print(table)
+    talk().print("Without reuse: trials share samples, which spares a part of this.", style="dim")
+    for warning in found.warnings:
+        talk().print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)

@@ -1,0 +1,15 @@
+"""`agenttts schema`: the JSON schema of the pipeline file."""
+
+from __future__ import annotations
+
+from agenttts.commands.common import Json, print_json
+
+
+def schema(json: Json = True) -> None:
+    """Print the JSON schema of a pipeline file, for editors and other programs.
+
+    Example: `agenttts schema > pipeline.schema.json`
+    """
+    from pipelines.specfile import spec_schema
+
+    print_json(spec_schema())

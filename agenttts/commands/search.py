@@ -1,0 +1,120 @@
+"""`agenttts search`: the search itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from agenttts.commands.ask import at_terminal
+from agenttts.commands.common import DEFAULT_DB, Budget, Db, Json, Seed, Spec, out, print_json, talk
+from agenttts.errors import UserError
+from agenttts.limits import SearchLimits
+from agenttts.progress import SearchProgress
+from agenttts.proposers import NAMES, AgentSettings
+from agenttts.result import SearchResult
+
+Trials = Annotated[int, typer.Option("--trials", min=1, help="Allocations to evaluate at most.")]
+Proposer = Annotated[
+    str,
+    typer.Option(
+        "--proposer",
+        help=f"auto, {' or '.join(NAMES)}. auto: the agent where an endpoint is configured, else insights.",
+    ),
+]
+
+
+def search(
+    spec: Spec,
+    budget: Budget = None,
+    trials: Trials = 20,
+    proposer: Proposer = "auto",
+    seed: Seed = 0,
+    db: Db = DEFAULT_DB,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the newest unfinished run of these settings.")
+    ] = False,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Forbid every call that recorded samples can't answer.")
+    ] = False,
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Ask about each proposal before it costs anything.")
+    ] = False,
+    bank: Annotated[
+        list[Path] | None,
+        typer.Option("--bank", help="Recorded samples to read; the spec's own where not given."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Cap on the tokens that the search pays for.")
+    ] = None,
+    max_flops: Annotated[float | None, typer.Option(help="Cap on its FLOPs.")] = None,
+    max_usd: Annotated[float | None, typer.Option(help="Cap on its cost; needs prices.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Cap on its running time.")] = None,
+    max_in_flight: Annotated[int, typer.Option(min=1, help="Requests at once, for each server.")] = 64,
+    agent_base_url: Annotated[
+        str | None, typer.Option(help="The agent's endpoint; else AGENTTTS_AGENT_BASE_URL.")
+    ] = None,
+    agent_model: Annotated[
+        str | None, typer.Option(help="The agent's model; else AGENTTTS_AGENT_MODEL.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Find the allocation with the best score within the budget, and say what is claimed of it.
+
+    Example: `agenttts search pipeline.yaml --budget 400 --trials 30 --db run.duckdb`
+    """
+    limits = SearchLimits(trials=trials, tokens=max_tokens, flops=max_flops, usd=max_usd, minutes=max_minutes)
+    console = talk()
+    with SearchProgress(console) as progress:
+        from agenttts.search import search as run_search
+
+        result = run_search(
+            spec,
+            budget=budget,
+            proposer=proposer,
+            seed=seed,
+            db=db,
+            resume=resume,
+            replay=replay,
+            approve=at_terminal(console, progress) if approve else None,
+            limits=limits,
+            agent=agent_settings(agent_base_url, agent_model),
+            banks=bank,
+            on_event=progress,
+            max_in_flight=max_in_flight,
+        )
+    if json:
+        print_json(result.to_json_dict())
+    else:
+        show_result(result, out())
+        talk().print(
+            f"\nagenttts report {result.db}  shows curves and insights; --html writes them", style="dim"
+        )
+
+
+def agent_settings(base_url: str | None, model: str | None) -> AgentSettings | None:
+    """The endpoint of the flags, completed by the environment; None when there is none."""
+    environ = dict(os.environ)
+    environ |= {"AGENTTTS_AGENT_BASE_URL": base_url} if base_url else {}
+    environ |= {"AGENTTTS_AGENT_MODEL": model} if model else {}
+    settings = AgentSettings.from_environ(environ)
+    if settings is None and model:
+        raise UserError("--agent-model needs --agent-base-url, or AGENTTTS_AGENT_BASE_URL in the environment")
+    return settings
+
+
+def show_result(result: SearchResult, console: Console) -> None:
+    """The table of trials and the winner with its certificate."""
+    from agenttts.report import read_report
+    from agenttts.report_terminal import print_winner, trial_table
+    from datastore.store import Store
+
+    with Store.read(result.db) as store:
+        data = read_report(store, result.run_id, solve=False)
+    console.print()
+    console.print(trial_table(data.trials))
+    console.print()
+    print_winner(data, console)

@@ -1,0 +1,101 @@
+"""`agenttts serve`: a vLLM server for each model that a pipeline, or a found allocation, needs."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agenttts.commands.common import DEFAULT_DB, Db, Json, Spec, print_json, talk
+from agenttts.errors import UserError
+from pipelines.servecommand import Device, ServeCommand
+from pipelines.spec import AggregatorSpec, PipelineSpec
+
+
+def serve(
+    spec: Spec,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Only what the best allocation of this run of --db needs.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Only this model; may be repeated.")
+    ] = None,
+    db: Db = DEFAULT_DB,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and start nothing.")] = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or gpu.")] = "auto",
+    log_dir: Annotated[Path | None, typer.Option("--log-dir", help="Where the servers' logs go.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds for all of them to become healthy.")] = 900.0,
+    json: Json = False,
+) -> None:
+    """Start one vLLM server per model, wait until each is healthy, and stop them all on exit.
+
+    Example: `agenttts serve pipeline.yaml --run latest --db run.duckdb --dry-run`
+    """
+    from pipelines.serving import ServerGroup, commands, require_vllm
+    from pipelines.specfile import load_spec
+
+    loaded = load_spec(spec)
+    wanted = only or (None if run is None else _needed(loaded, db, run))
+    found = commands(loaded, wanted, device=_device(device))
+    if dry_run:
+        if json:
+            print_json([_told(command) for command in found])
+        else:
+            for command in found:
+                typer.echo(f"# {', '.join(command.models)}\n{shell(command)}")
+        return
+    require_vllm()
+    log_dir = log_dir or Path(tempfile.mkdtemp(prefix="agenttts-serve-"))
+    console = talk()
+    with console.status(f"starting {len(found)} vLLM servers, logs in {log_dir}"):
+        group = ServerGroup(found, log_dir=log_dir, timeout_s=timeout)
+        group.__enter__()
+    try:
+        if json:
+            print_json([_told(command) for command in found])
+        for command in found:
+            address = command.health_url.removesuffix("/health") + "/v1"
+            console.print(f"{', '.join(command.models)}: {address}", style="green", markup=False)
+        console.print("Ctrl-C stops them.", style="dim")
+        group.watch()
+    except KeyboardInterrupt:
+        console.print("stopping", style="dim")
+    finally:
+        group.stop()
+
+
+def shell(command: ServeCommand) -> str:
+    """The command as a shell takes it."""
+    variables = [f"{name}={shlex.quote(value)}" for name, value in command.env.items()]
+    return " ".join([*variables, shlex.join(command.argv)])
+
+
+def _told(command: ServeCommand) -> dict[str, object]:
+    return {
+        "models": list(command.models),
+        "argv": list(command.argv),
+        "env": dict(command.env),
+        "health_url": command.health_url,
+    }
+
+
+def _needed(spec: PipelineSpec, db: Path, run: str) -> list[str]:
+    """The models of the run's best allocation, and those that fuse its samples."""
+    from agenttts.commands.run import best_allocation
+
+    allocation = best_allocation(db, run)
+    models = [choice.model for choice in allocation.values()]
+    for stage in spec.stages:
+        if isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.model is not None:
+            models.append(stage.aggregator.model)
+    return list(dict.fromkeys(models))
+
+
+def _device(name: str) -> Device:
+    for device in ("auto", "cpu", "gpu"):
+        if name == device:
+            return device
+    raise UserError(f"--device is auto, cpu or gpu, got {name!r}")

@@ -1,0 +1,148 @@
+"""A search as it goes on, on a terminal: what is tried and why, two bars, the cost so far, the time left.
+
+Fed with the events of `search(on_event=...)`. Where there is no terminal, a line for each trial is all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from agenttts.report_text import count_text
+from pipelines.allocation import Allocation
+
+
+class SearchProgress:
+    """`with SearchProgress(console) as progress: search(..., on_event=progress)`."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._trials = self._bars.add_task("trials", total=None, told="", visible=False)
+        self._examples = self._bars.add_task("examples", total=None, told="", visible=False)
+        self._best = float("-inf")
+        self._drawn = self._reused = self._tokens = self._n_trials = 0
+        self._flops = 0.0
+        self._usd = 0.0
+        self._kinds: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
+            "run_started": self._run_started,
+            "phase": self._phase,
+            "insight": self._insight,
+            "note": self._note,
+            "trial_started": self._trial_started,
+            "trial_progress": self._trial_progress,
+            "trial_finished": self._trial_finished,
+            "stopped": self._stopped,
+        }
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        show = self._kinds.get(event["kind"])
+        if show is not None:
+            show(event)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Without bars, so that a person can be asked."""
+        self._bars.stop()
+        try:
+            yield
+        finally:
+            self._bars.start()
+
+    def _run_started(self, event: Mapping[str, Any]) -> None:
+        verb = "resuming" if event["resumed"] else "run"
+        self._print(
+            f"{verb} {event['run_id']}: {event['allocations']:,} allocations within {event['budget_units']:g} "
+            f"units, {event['n_examples']} search examples, proposer {event['proposer']}, {event['db']}",
+            style="dim",
+        )
+        self._bars.update(self._trials, total=event["trials"], visible=True)
+
+    def _phase(self, event: Mapping[str, Any]) -> None:
+        if event["phase"] == "confirm":
+            self._bars.update(self._trials, description="confirming")
+
+    def _insight(self, event: Mapping[str, Any]) -> None:
+        self._print(f"     learnt: {event['text']}", style="green")
+
+    def _note(self, event: Mapping[str, Any]) -> None:
+        self._print(f"     {event['message']}", style="yellow")
+
+    def _trial_started(self, event: Mapping[str, Any]) -> None:
+        self._bars.reset(self._examples, total=None, visible=True, told="")
+        name = "test split" if event["purpose"] == "test" else f"trial {event['number']}"
+        self._bars.update(self._examples, description=name)
+        allocation = Allocation.from_dict(event["allocation"])
+        reason = f"{event['proposer']}: {event['reason']}"
+        self._print(f"{event['number']:>4} {allocation}  ({event['budget_units']:.4g} units)", style="bold")
+        self._print(f"     {reason}", style="dim")
+
+    def _trial_progress(self, event: Mapping[str, Any]) -> None:
+        missing = f", {event['n_missing']} missing" if event["n_missing"] else ""
+        cost = f", ${event['cost_usd']:.2f}" if event["cost_usd"] else ""
+        told = f"{_samples(event)}{missing}{cost}"
+        self._bars.update(self._examples, total=event["n_examples"], completed=event["n_done"], told=told)
+
+    def _trial_finished(self, event: Mapping[str, Any]) -> None:
+        self._n_trials += event["purpose"] in ("search", "baseline")
+        self._drawn += event["samples_drawn"]
+        self._reused += event["samples_reused"]
+        spent = event["spent"]
+        self._bars.update(self._trials, completed=self._n_trials)
+        self._bars.update(self._examples, visible=False)
+        missing = f", {event['n_missing']} missing" if event["n_missing"] else ""
+        figures = f"{_samples(event)}{missing}"
+        if event["purpose"] == "test":
+            self._print(f"     scored once on the sealed test split; {figures}")
+        elif event["score"] is None:
+            self._print(f"     no score: {event['error']}", style="red")
+        else:
+            best = event["score"] > self._best
+            self._best = max(self._best, event["score"])
+            style = "bold cyan" if best else ""
+            self._print(f"     {event['score']:.3f}{' best so far' if best else ''}; {figures}", style=style)
+        usd = f" · ${spent['usd']:.2f}" if spent["usd"] else ""
+        told = f"paid {count_text(spent['tokens'])} tokens{usd} · best {max(self._best, 0.0):.3f}"
+        self._bars.update(self._trials, told=told)
+
+    def _stopped(self, event: Mapping[str, Any]) -> None:
+        self._print(f"{event['status']}: {event['message']}", style="yellow")
+
+    def _print(self, text: str, style: str = "") -> None:
+        self._console.print(escape(text), style=style or None, soft_wrap=not self._console.is_terminal)
+
+
+def _samples(event: Mapping[str, Any]) -> str:
+    return f"{count_text(event['samples_drawn'])} drawn, {count_text(event['samples_reused'])} reused"
