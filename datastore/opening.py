@@ -84,10 +84,10 @@ def open_for_writing(path: Path, *, create: bool, created_at: float) -> duckdb.D
                 _create(path, created_at)
             elif not os.access(path.parent, os.W_OK):
                 raise StoreError(f"{path}: its directory must be writable; change that, or name another file")
-            with duckdb.connect(path, read_only=True, config=_CONFIG) as connection:
+            with _connect(path, read_only=True) as connection:
                 _refuse_truncated(connection, path)
                 version = migrations.version_of(connection, path)
-            connection = duckdb.connect(path, config=_CONFIG)
+            connection = _connect(path)
             try:
                 migrations.migrate(connection, version)
             except BaseException:
@@ -109,7 +109,7 @@ def open_for_reading(path: Path) -> duckdb.DuckDBPyConnection:
         with _reporting(path):
             if not path.exists():
                 raise StoreError(f"{path}: no such database; check the path")
-            connection = duckdb.connect(path, read_only=True, config=_CONFIG)
+            connection = _connect(path, read_only=True)
             try:
                 _refuse_truncated(connection, path)
                 version = migrations.version_of(connection, path)
@@ -129,7 +129,7 @@ def open_for_reading(path: Path) -> duckdb.DuckDBPyConnection:
 
 def open_in_memory() -> duckdb.DuckDBPyConnection:
     """A connection to an empty database that no file holds."""
-    return duckdb.connect(":memory:", config=_CONFIG)
+    return _connect(":memory:")
 
 
 def _create(path: Path, created_at: float) -> None:
@@ -143,7 +143,7 @@ def _create(path: Path, created_at: float) -> None:
         raise StoreError(f"{path}: its directory does not exist; create it, or name another file")
     new = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
-        connection = duckdb.connect(new, config=_CONFIG)
+        connection = _connect(new)
         try:
             migrations.create(connection, created_at=created_at)
         finally:
@@ -167,3 +167,9 @@ def _refuse_truncated(connection: duckdb.DuckDBPyConnection, path: Path) -> None
             f"{path}: the file is truncated: its header says {needed} bytes, it has {size}; "
             "restore it from a copy, it was left as it is"
         )
+
+
+def _connect(path: Path | str, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(path, read_only=read_only, config=_CONFIG)
+    connection.execute("SET enable_progress_bar = false")  # it would print into the user's output
+    return connection
