@@ -156,15 +156,18 @@ def _create(path: Path, created_at: float) -> None:
 
 
 def _refuse_truncated(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """DuckDB reads blocks when they are needed; a file that ends early is better refused at once."""
+    """DuckDB reads blocks when they are needed; a file that ends early is better refused at once.
+
+    Free blocks don't count: DuckDB cuts them off the end of a file and goes on listing them.
+    """
     if wal_of(path).exists():  # blocks that only the log mentions are counted too
         return
-    row = connection.execute("SELECT block_size * total_blocks FROM pragma_database_size()").fetchone()
+    row = connection.execute("SELECT block_size * used_blocks FROM pragma_database_size()").fetchone()
     needed = _FILE_HEADERS_BYTES + int(row[0]) if row else 0
     size = path.stat().st_size
     if size < needed:
         raise TruncatedFile(
-            f"{path}: the file is truncated: its header says {needed} bytes, it has {size}; "
+            f"{path}: the file is truncated: its header says {needed} bytes or more, it has {size}; "
             "restore it from a copy, it was left as it is"
         )
 

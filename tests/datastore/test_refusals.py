@@ -117,6 +117,19 @@ async def test_a_truncated_file(path: Path, kept: float) -> None:
     _refused(path, TruncatedFile, "truncated")
 
 
+def test_a_file_that_duckdb_made_shorter_is_sound(path: Path) -> None:
+    """Opened, written and closed many times, the file grows and shrinks; it is never called truncated."""
+    sizes = []
+    for number in range(8):
+        with Store.open(path) as store:
+            store.start_run(made.run(f"run-{number}"))
+            store.put_models([made.model()])
+        sizes.append(path.stat().st_size)
+    assert any(after < before for before, after in zip(sizes, sizes[1:], strict=False)), sizes
+    with Store.read(path) as store:
+        assert len(store.runs()) == 8
+
+
 def test_a_missing_file(path: Path, tmp_path: Path) -> None:
     """Reading, or opening with create=False, says that there is no such database and makes none."""
     with pytest.raises(StoreError, match="no such database"):
