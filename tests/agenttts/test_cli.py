@@ -96,7 +96,7 @@ def test_the_demo_searches_the_bank_and_leaves_a_report(demo: tuple[Path, Done])
 
 
 def test_search_json_has_the_promised_fields(tmp_path: Path) -> None:
-    """One JSON object on stdout, with the fields that programs rely on; the spec's bank is found by itself."""
+    """One JSON object with the fields that programs rely on; the spec's bank is found by itself."""
     done = agenttts("search", SPEC, "--replay", "--trials", 5, "--db", tmp_path / "run.duckdb", "--json")
     assert done.code == 0, done.err
     found = done.json
@@ -201,7 +201,11 @@ def test_serve_prints_the_commands_that_it_would_run(demo: tuple[Path, Done], tm
     ).json
     assert {name for command in some for name in command["models"]} == needed
     shell = agenttts("serve", SPEC, "--only", "large", "--dry-run", "--device", "gpu")
-    assert re.search(r"^HF_HUB_OFFLINE=1 vllm serve \S+/models/large --served-model-name zoo-large", shell.out, re.MULTILINE)
+    assert re.search(
+        r"^HF_HUB_OFFLINE=1 vllm serve \S+/models/large --served-model-name zoo-large",
+        shell.out,
+        re.MULTILINE,
+    )
     assert "zoo-small" not in shell.out
 
 

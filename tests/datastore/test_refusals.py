@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
@@ -125,7 +126,7 @@ def test_a_file_that_duckdb_made_shorter_is_sound(path: Path) -> None:
             store.start_run(made.run(f"run-{number}"))
             store.put_models([made.model()])
         sizes.append(path.stat().st_size)
-    assert any(after < before for before, after in zip(sizes, sizes[1:], strict=False)), sizes
+    assert any(after < before for before, after in pairwise(sizes)), sizes
     with Store.read(path) as store:
         assert len(store.runs()) == 8
 

@@ -1,0 +1,111 @@
+"""What the README shows works as it is shown: the pipeline file, the commands and the Python lines."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.agenttts.commands import agenttts
+from tests.servers import Request, ScriptedServer
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Every `agenttts` command of the console blocks, without prompt, comment and redirections."""
+    lines = [
+        line for block in blocks("console") for line in block.splitlines() if line.startswith("$ agenttts")
+    ]
+    return [shlex.split(re.split(r"\s(?:#|<|>|&)", line.removeprefix("$ agenttts "))[0]) for line in lines]
+
+
+def answer(request: Request, index: int) -> str:
+    """The passage that names the colour, else the colour: right two times in three."""
+    if "Copy the passages" in request.prompt:
+        told = (line for line in request.prompt.splitlines() if " is " in line and "?" not in line)
+        return next(told, "nothing")
+    found = re.search(r"is (\w+)\.", request.prompt)
+    return found[1] if found and index % 3 else "grey"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the README's pipeline.yaml, its data, and one server that plays both of its models."""
+    (text,) = (block for block in blocks("yaml") if block.startswith("# pipeline.yaml"))
+    assert len(text.splitlines()) < 40, "your own pipeline, in under 40 lines"
+    for split, count in (("search", 30), ("test", 20)):
+        rows = [
+            {
+                "question": f"What colour is the {split} ball {i}?",
+                "passages": [f"The {split} ball {i} is {'red' if i % 2 else 'blue'}.", "Balls roll."],
+                "answer": "red" if i % 2 else "blue",
+            }
+            for i in range(count)
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "inputs.jsonl").write_text((tmp_path / "search.jsonl").read_text())
+    (tmp_path / "pipeline.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def served(folder: Path) -> ScriptedServer:
+    text = (folder / "pipeline.yaml").read_text()
+    with ScriptedServer({"Qwen/Qwen3-4B": 8192, "Qwen/Qwen3-32B": 8192}, answer=answer) as server:
+        (folder / "pipeline.yaml").write_text(re.sub(r"http://127\.0\.0\.1:\d+/v1", server.base_url, text))
+        yield server  # type: ignore[misc]
+
+
+def test_the_commands_of_your_own_pipeline_run_one_after_the_other(
+    folder: Path, served: ScriptedServer
+) -> None:
+    """check, plan, search, report and run, as they stand in the README."""
+    shown = [command for command in commands() if "pipelines/zoo/pipeline.yaml" not in command]
+    assert [command[0] for command in shown] == ["check", "plan", "search", "report", "run"]
+    for command in shown:
+        done = agenttts(*command, stdin=(folder / "inputs.jsonl").read_text())
+        assert done.code == 0, (command, done.err)
+        last = done
+    outputs = [json.loads(line) for line in last.out.splitlines()]
+    assert len(outputs) == 30 and all(output["status"] == "ok" for output in outputs)
+    assert (folder / "report.html").exists() and sum(served.samples.values()) > 0
+
+
+def test_the_python_lines_run(folder: Path, served: ScriptedServer) -> None:
+    """search and load_run from Python."""
+    (code,) = blocks("python")
+    found: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), found)
+    answers = found["answers"]
+    assert isinstance(answers, list) and answers[0]["status"] == "ok"
+
+
+def test_every_command_shown_exists_with_its_options() -> None:
+    """No console block or table names a command or an option that is not there."""
+    for command in commands():
+        name = command[:2] if command[0] == "bank" else command[:1]
+        help_text = agenttts(*name, "--help").out
+        assert help_text, command
+        for option in (part for part in command if part.startswith("--")):
+            assert option in help_text, command
+    named = re.findall(r"^\| `agenttts ([a-z]+)", README, re.MULTILINE)
+    assert set(named) == {"demo", "check", "plan", "search", "report", "run", "serve", "bank", "schema"}
+    search = agenttts("search", "--help").out
+    for option in re.findall(r"`(--[a-z-]+)", README):
+        assert option in search or any(option in agenttts(n, "--help").out for n in named), option
+
+
+def test_every_file_that_is_linked_is_there() -> None:
+    """Links and pictures lead somewhere."""
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
