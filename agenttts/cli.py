@@ -41,15 +41,21 @@ app.command()(schema.schema)
 app.add_typer(banks.app, name="bank")
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"agenttts {version('agenttts')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log what happens to stderr.")] = False,
 ) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, stream=sys.stderr)
-    if show_version:
-        typer.echo(f"agenttts {version('agenttts')}")
-        raise typer.Exit
 
 
 def main() -> None:

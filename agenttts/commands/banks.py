@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -18,14 +19,21 @@ Database = Annotated[Path, typer.Argument(help="The DuckDB file.", show_default=
 
 
 @app.command("list")
-def list_samples(db: Database, json: Json = False) -> None:
-    """How many prompts, samples and tokens of each model a database holds.
+def list_samples(
+    db: Annotated[Path, typer.Argument(help="The DuckDB file, or a Parquet bank.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """How many prompts, samples and tokens of each model a database or a bank holds.
 
     Example: `agenttts bank list run.duckdb`
     """
-    with Store.read(db) as store:
-        rows = store.bank_summary()
-        names = {model.key: model.name for model in store.models()}
+    with tempfile.TemporaryDirectory() as folder:
+        in_parquet = db.suffix == ".parquet"
+        with Store.open(Path(folder) / "bank.duckdb") if in_parquet else Store.read(db) as store:
+            if in_parquet:
+                store.attach_bank(db)
+            rows = store.bank_summary()
+            names = {model.key: model.name for model in store.models()}
     if json:
         print_json([{**asdict(row), "model": names.get(row.model_key, row.model_key)} for row in rows])
         return
