@@ -34,8 +34,8 @@ def _sentences(outcome: Mapping[str, Any], tie: bool | None, same: bool) -> list
     if best is None:
         return ["No trial has a score, so nothing is claimed."]
     found = [
-        f"{_name(best)} ({best['budget_units']:.4g} units) is the best of {len(outcome['trials'])} allocations "
-        f"tried, with {best['search_score']:.3f} on {outcome['n_search']} search examples."
+        f"{_name(best)} ({best['budget_units']:.4g} units) is the best of {len(outcome['trials'])} "
+        f"allocations tried, with {best['search_score']:.3f} on {outcome['n_search']} search examples."
     ]
     if best["test_score"] is None:
         found.append("It was not scored on the test split, so this is no more than the search's own view.")

@@ -84,8 +84,9 @@ class SearchProgress:
     def _run_started(self, event: Mapping[str, Any]) -> None:
         verb = "resuming" if event["resumed"] else "run"
         self._print(
-            f"{verb} {event['run_id']}: {event['allocations']:,} allocations within {event['budget_units']:g} "
-            f"units, {event['n_examples']} search examples, proposer {event['proposer']}, {event['db']}",
+            f"{verb} {event['run_id']}: {event['allocations']:,} allocations within "
+            f"{event['budget_units']:g} units, {event['n_examples']} search examples, "
+            f"proposer {event['proposer']}, {event['db']}",
             style="dim",
         )
         self._bars.update(self._trials, total=event["trials"], visible=True)

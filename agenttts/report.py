@@ -351,7 +351,7 @@ def _cost(store: Store, run: Run, trials: Sequence[TrialRow], final: Mapping[str
         generated_tokens=final.get("generated_tokens", paid.generated_tokens),
         flops=final.get("flops", own_flops),
         agent_tokens=final.get("agent_tokens", 0),
-        usd=final["usd"] if "usd" in final else None if not prices or None in prices else usd,
+        usd=final.get("usd", None if not prices or None in prices else usd),
         minutes=None if run.finished_at is None else (run.finished_at - run.started_at) / 60,
     )
 

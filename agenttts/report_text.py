@@ -149,7 +149,8 @@ def next_unit_text(data: ReportData) -> str:
     if not data.marginals:
         return "No two trials differ in one stage alone: what a further unit would buy is not known."
     first = data.marginals[0]
-    step = f"{first.before.model}×{first.before.n_samples} → {first.after.model}×{first.after.n_samples} at {first.stage}"
+    before, after = (f"{choice.model}×{choice.n_samples}" for choice in (first.before, first.after))
+    step = f"{before} → {after} at {first.stage}"
     gain = f"{interval_text(first.gain, signed=True)} for {units_text(first.extra_units)} more units"
     if first.gain.low > 0:
         return f"The next unit of compute would buy most with {step}: {gain}."

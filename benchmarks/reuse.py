@@ -26,7 +26,7 @@ SELECT (SELECT sum(n) FROM used) AS used, (SELECT sum(n) FROM most) AS drawn
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()

@@ -1,8 +1,8 @@
 """The zoo's landscape, and how near to its optimum a search comes: `python benchmarks/zoo_landscape.py`.
 
 The full bank answers every allocation without a call, so the truth is known: accuracy of each model at each
-stage against the number of samples, the best allocation within three budgets by enumeration, and the regret of
-a search of 20 trials over ten seeds (the optimum's score on the search split minus that of the allocation
+stage against the number of samples, the best allocation within three budgets by enumeration, and the regret
+of a search of 20 trials over ten seeds (the optimum's score on the search split minus that of the allocation
 found, both true scores).
 """
 
@@ -50,7 +50,9 @@ class Truth:
 
 
 def at(retrieve: str, n_retrieve: int, answer: str, n_answer: int) -> Allocation:
-    return Allocation({"retrieve": StageChoice(retrieve, n_retrieve), "answer": StageChoice(answer, n_answer)})
+    return Allocation(
+        {"retrieve": StageChoice(retrieve, n_retrieve), "answer": StageChoice(answer, n_answer)}
+    )
 
 
 def line(label: str, values: list[float]) -> None:
@@ -80,7 +82,7 @@ def optimum(truth: Truth, budget: float) -> tuple[Allocation, float, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--proposer", default="insights")
@@ -113,15 +115,15 @@ def main() -> None:
             regrets = [score - searched.score(allocation) for allocation in bests]
             tests = [tested.score(allocation) for allocation in bests]
             defaults = [r.baseline for r in found if r.baseline is not None]
-            default = defaults[0]
+            default = defaults[0].allocation
             print(
                 f"  {arguments.proposer}, {arguments.trials} trials, {arguments.seeds} seeds: mean regret "
                 f"{statistics.fmean(regrets):.4f} (most {max(regrets):.4f}), mean test score "
                 f"{statistics.fmean(tests):.3f}; found e.g. {bests[0]}"
             )
             print(
-                f"  best default {default.allocation}: regret {score - searched.score(default.allocation):.3f}, "
-                f"test {tested.score(default.allocation):.3f}"
+                f"  best default {default}: regret {score - searched.score(default):.3f}, "
+                f"test {tested.score(default):.3f}"
             )
 
 

@@ -93,11 +93,11 @@ def read_answer(text: str, view: SearchView, count: int, taken: Collection[Alloc
         reason = _clipped(given.get("reason") or "no reason given")
         allocation, problem = _checked(given.get("allocation"), view.space, excluded)
         if allocation is None or problem is not None:
-            problem = problem or "not an allocation"
+            said = problem or "not an allocation"
             shown = json.dumps(given.get("allocation", proposal))[:_LONGEST_TEXT]
             shown = shown if len(shown) < _LONGEST_TEXT else json.dumps(shown)
-            answer.rejected.append(Rejected(shown, reason, problem))
-            answer.problems.append(f"proposal {position + 1}: {problem}")
+            answer.rejected.append(Rejected(shown, reason, said))
+            answer.problems.append(f"proposal {position + 1}: {said}")
         else:
             answer.suggestions.append(Suggestion(allocation, reason))
             excluded = excluded.union({allocation})
