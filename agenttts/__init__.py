@@ -1,7 +1,7 @@
 """Finds which model and how many samples each stage of an LLM pipeline should get, under a compute budget."""
 
 from agenttts.approval import Decision, Pending
-from agenttts.errors import AgentTTSError, LimitReached, MissingExtra, UserError
+from agenttts.errors import AgentTTSError, UserError
 from agenttts.limits import SearchLimits
 from agenttts.proposers.choice import AgentSettings
 from agenttts.result import LoadedRun, SearchResult, load_run
@@ -13,9 +13,7 @@ __all__ = [
     "AgentTTSError",
     "Allocation",
     "Decision",
-    "LimitReached",
     "LoadedRun",
-    "MissingExtra",
     "Pending",
     "SearchLimits",
     "SearchResult",

@@ -19,19 +19,3 @@ class UserError(AgentTTSError):
 
 class SpaceError(UserError):
     """A search space without an allocation, one too large to list, or an allocation with no place in it."""
-
-
-class LimitReached(AgentTTSError):
-    """A cap on what the search itself may spend is reached. `limit` is the name of the cap."""
-
-    def __init__(self, limit: str, message: str) -> None:
-        super().__init__(message)
-        self.limit = limit
-
-
-class MissingExtra(AgentTTSError):
-    """A part of the package that is installed separately is not there."""
-
-    def __init__(self, extra: str, module: str) -> None:
-        super().__init__(f"this needs {module}, which is not installed; run: pip install 'agenttts[{extra}]'")
-        self.extra = extra

@@ -13,11 +13,13 @@ from rich.text import Text
 from agenttts import report_text as words
 from agenttts.report import ReportData, TrialRow
 
+_WIDE = 140  # columns that leave room for reasons
+
 
 def print_report(data: ReportData, console: Console) -> None:
     """The whole report: trials, winner, curves, where a further unit buys most, insights, cost, faults."""
     console.print(Text(f"{data.pipeline} · run {data.run_id} · {words.status_text(data)}", style="dim"))
-    console.print(trial_table(data.trials))
+    console.print(trial_table(data.trials, reasons=console.width >= _WIDE))
     print_winner(data, console)
     if data.curves:
         console.print(_curve_table(data))
@@ -40,14 +42,19 @@ def print_winner(data: ReportData, console: Console) -> None:
 
 def trial_table(trials: Iterable[TrialRow], *, reasons: bool = True) -> Table:
     """A row for each trial; the Pareto front is marked with ●."""
-    table = Table(header_style="bold", box=None, pad_edge=False)
-    for name, justify in (("#", "right"), ("", "left"), ("allocation", "left"), ("units", "right")):
-        table.add_column(name, justify=justify, no_wrap=name in ("#", "units"))  # type: ignore[arg-type]
+    table = Table(header_style="bold", box=None, pad_edge=False, expand=reasons)
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("allocation", min_width=20)
+    table.add_column("units", justify="right", no_wrap=True)
     table.add_column("score [95 %]", no_wrap=True)
     table.add_column("examples", justify="right", no_wrap=True)
     table.add_column("drawn", justify="right", no_wrap=True)
     table.add_column("reused", justify="right", no_wrap=True)
-    table.add_column("why" if reasons else "proposer", overflow="ellipsis", no_wrap=True)
+    if reasons:
+        table.add_column("why", overflow="ellipsis", no_wrap=True, ratio=1)
+    else:
+        table.add_column("proposer", no_wrap=True)
     for row in trials:
         missing = f" (−{row.n_missing})" if row.n_missing else ""
         kind = {"search": row.proposer, "baseline": "default"}.get(row.purpose, row.purpose)

@@ -28,7 +28,7 @@ from agenttts.check import check
 from agenttts.errors import UserError
 from agenttts.evaluate import MAX_ERROR_RATE
 from agenttts.limits import Ledger, SearchLimits
-from agenttts.proposers import AgentSettings, Proposer, ProposerContext, make_proposer
+from agenttts.proposers import AgentSettings, Proposer, ProposerContext, make_proposer, require_proposer
 from agenttts.result import SearchResult
 from agenttts.space import SearchSpace
 from datastore.keys import model_key
@@ -159,6 +159,8 @@ async def async_search(
         max_in_flight=max_in_flight,
         preflight=preflight,
     )
+    require_proposer(request.proposer, request.agent)
+    Ledger(request.limits, spec.models, clock=clock)  # refuses limits that can't be kept
     space = SearchSpace(spec, request.budget)
     with Store.open(DEFAULT_DB if db is None else db, clock=clock) as store:
         return await _searched(request, space, store)

@@ -1,7 +1,7 @@
 """Who suggests allocations: the rules, an LLM, and whoever else keeps the protocol of `base`."""
 
 from agenttts.proposers.base import Proposer, Rejected, SearchView, Suggestion, Turn
-from agenttts.proposers.choice import NAMES, AgentSettings, ProposerContext, make_proposer
+from agenttts.proposers.choice import NAMES, AgentSettings, ProposerContext, make_proposer, require_proposer
 from agenttts.proposers.insights import InsightsProposer
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "Suggestion",
     "Turn",
     "make_proposer",
+    "require_proposer",
 ]

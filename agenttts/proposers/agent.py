@@ -81,9 +81,9 @@ def read_answer(text: str, view: SearchView, count: int, taken: Collection[Alloc
     """An answer's text as insights and proposals, with all that is wrong with it. Never raises."""
     data = _object(text)
     if data is None or not isinstance(data.get("proposals"), list):
-        problem = 'it is not one JSON object with "insights", "proposals" and "finished"'
-        rejected = Rejected(json.dumps(_clipped(text)), "no reason given", problem)
-        return Answer(rejected=[rejected], problems=[problem])
+        unreadable = 'it is not one JSON object with "insights", "proposals" and "finished"'
+        rejected = Rejected(json.dumps(_clipped(text)), "no reason given", unreadable)
+        return Answer(rejected=[rejected], problems=[unreadable])
     answer = Answer(insights=_insights(data.get("insights"), {t.number for t in view.trials}))
     finished = data.get("finished")
     answer.finished = _clipped(finished) if isinstance(finished, str) and finished.strip() else None

@@ -55,31 +55,34 @@ class ProposerContext:
     replay: bool
 
 
-def make_proposer(proposer: str | Proposer, context: ProposerContext) -> Proposer:
-    """The proposer of that name, or the object itself.
+def require_proposer(proposer: str | Proposer, agent: AgentSettings | None) -> None:
+    """UserError for an unknown name or an agent without endpoint."""
+    if isinstance(proposer, str) and proposer not in NAMES:
+        raise UserError(f"a proposer is one of {', '.join(NAMES)}, got {proposer!r}")
+    if proposer == "agent" and agent is None:
+        raise UserError(
+            "the agent needs an endpoint: export AGENTTTS_AGENT_BASE_URL and AGENTTTS_AGENT_MODEL, "
+            "or use --proposer insights"
+        )
 
-    UserError for an unknown name or an agent without endpoint.
-    """
+
+def make_proposer(proposer: str | Proposer, context: ProposerContext) -> Proposer:
+    """The proposer of that name, or the object itself; raises as `require_proposer`."""
+    require_proposer(proposer, context.agent)
     if not isinstance(proposer, str):
         return proposer
     if proposer == "insights":
         return InsightsProposer()
-    if proposer == "agent":
-        from agenttts.proposers.agent import AgentProposer  # openai takes a while to import
-        from agenttts.proposers.agent_chat import AgentChat
+    from agenttts.proposers.agent import AgentProposer  # openai takes a while to import
+    from agenttts.proposers.agent_chat import AgentChat
 
-        if context.agent is None:
-            raise UserError(
-                "the agent needs an endpoint: export AGENTTTS_AGENT_BASE_URL and AGENTTTS_AGENT_MODEL, "
-                "or use --proposer insights"
-            )
-        return AgentProposer(
-            AgentChat(
-                context.agent,
-                store=context.store,
-                run_id=context.run_id,
-                gate=context.gate,
-                replay=context.replay,
-            )
+    assert context.agent is not None
+    return AgentProposer(
+        AgentChat(
+            context.agent,
+            store=context.store,
+            run_id=context.run_id,
+            gate=context.gate,
+            replay=context.replay,
         )
-    raise UserError(f"a proposer is one of {', '.join(NAMES)}, got {proposer!r}")
+    )

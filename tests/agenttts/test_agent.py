@@ -1,0 +1,172 @@
+"""The agent behind a real HTTP endpoint: good, mediocre, malformed, hostile and absent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agenttts import AgentSettings, search
+from agenttts.result import SearchResult
+from datastore import Store
+from tests.servers import Request, ScriptedServer
+
+KEY = "sk-very-secret-0123456789"
+
+
+@pytest.fixture
+def run(recorded: Path, tmp_path: Path) -> Callable[..., SearchResult]:
+    """A search with the agent at a scripted server; the pipeline itself is answered by its bank."""
+
+    def start(server: ScriptedServer, trials: int = 6, **changes: Any) -> SearchResult:
+        agent = AgentSettings(base_url=server.base_url, model="planner", api_key=KEY, timeout_s=5.0)
+        return search(
+            recorded,
+            trials=trials,
+            proposer="agent",
+            agent=agent,
+            db=tmp_path / "run.duckdb",
+            preflight=False,
+            **changes,
+        )
+
+    return start
+
+
+def planner(answer: Callable[[Request, int], str], **settings: Any) -> ScriptedServer:
+    return ScriptedServer({"planner": 1_000_000}, answer=answer, api_key=KEY, **settings)
+
+
+def turn(*choices: tuple[str, int, str, int], insights: object = (), finished: str | None = None) -> str:
+    proposals = [
+        {
+            "allocation": {
+                "retrieve": {"model": a, "n_samples": n},
+                "answer": {"model": b, "n_samples": m},
+            },
+            "reason": "it follows from the trials",
+        }
+        for a, n, b, m in choices
+    ]
+    return json.dumps({"insights": insights, "proposals": proposals, "finished": finished})
+
+
+def stored(db: Path, result: SearchResult) -> tuple[list[Any], list[Any], list[Any]]:
+    with Store.read(db) as store:
+        run_id = result.run_id
+        return store.proposals(run_id), store.insights(run_id), store.events(run_id)
+
+
+def test_its_proposals_are_run_and_its_insights_cite_trials(
+    run: Callable[..., SearchResult], tmp_path: Path
+) -> None:
+    """Structured output is asked for; insights and proposals are stored; its tokens are a cost."""
+    insight = {"text": "small is as good at retrieve", "trials": [0, 1, 99]}
+    with planner(lambda r, i: turn(("small", 4, "medium", 3), insights=[insight])) as server:
+        result = run(server, trials=4)
+    proposals, insights, _ = stored(tmp_path / "run.duckdb", result)
+    own = [p for p in proposals if p.proposer == "agent"]
+    assert own[0].status == "accepted" and all(p.status == "invalid" for p in own[1:])
+    assert [(i.text, tuple(i.trials)) for i in insights if i.proposer == "agent"] == [
+        ("small is as good at retrieve", (0, 1))
+    ]
+    assert server.arrived[0].body["response_format"]["type"] == "json_schema"
+    assert result.cost["agent_tokens"] > 0 and result.cost["agent_calls"] == len(server.arrived)
+    assert any(t.proposer == "agent" for t in result.trials)
+
+
+def test_a_server_without_structured_output_gets_a_plain_request(run: Callable[..., SearchResult]) -> None:
+    """After a 400 for response_format the same question is asked as plain JSON, and fences are read."""
+    fenced = "Here it is:\n```json\n" + turn(("small", 4, "medium", 3)) + "\n```"
+    with planner(lambda r, i: fenced, refuses=("response_format",)) as server:
+        result = run(server, trials=4)
+    assert any(t.proposer == "agent" for t in result.trials)
+    assert "response_format" not in server.arrived[-1].body
+
+
+BAD = {
+    "over budget": turn(("large", 8, "large", 8)),
+    "off the space": turn(("huge", 1, "small", 1)),
+    "no samples": turn(("small", 0, "small", 1)),
+    "not JSON": "I would rather chat.",
+    "another shape": json.dumps({"proposals": [{"allocation": [1, 2]}, 7, None]}),
+    "injected": json.dumps({"insights": [], "proposals": [{"allocation": "'; DROP TABLE trials; --"}]}),
+    "nothing": turn(),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_answer_is_sent_back_once_and_then_replaced(
+    case: str, run: Callable[..., SearchResult], tmp_path: Path
+) -> None:
+    """One repair round with the reasons, then the rules' proposal, and both are on record."""
+    with planner(lambda r, i: BAD[case]) as server:
+        result = run(server, trials=5)
+    assert result.status == "complete" and len(result.trials) == 5
+    assert len(server.arrived) >= 2
+    assert "can't be used as it is" in server.arrived[1].prompt
+    proposals, _, _ = stored(tmp_path / "run.duckdb", result)
+    accepted = [p for p in proposals if p.step > 0 and p.status == "accepted"]
+    assert accepted and all(p.proposer == "insights" for p in accepted)
+    if case != "nothing":
+        invalid = [p for p in proposals if p.status == "invalid"]
+        assert invalid and all(p.problem for p in invalid)
+
+
+def test_a_repaired_answer_is_taken(run: Callable[..., SearchResult], tmp_path: Path) -> None:
+    """What the second answer proposes runs under the agent's name."""
+
+    def answer(request: Request, index: int) -> str:
+        repair = "can't be used" in request.prompt
+        return turn(("small", 3, "large", 1)) if repair else BAD["over budget"]
+
+    with planner(answer) as server:
+        result = run(server, trials=4)
+    proposals, _, _ = stored(tmp_path / "run.duckdb", result)
+    assert [p.status for p in proposals if p.proposer == "agent"][:1] == ["accepted"]
+
+
+@pytest.mark.parametrize("fault", ["500", "garbage", "close", "empty"])
+def test_an_endpoint_that_fails_leaves_the_search_to_the_rules(
+    fault: str, run: Callable[..., SearchResult], tmp_path: Path
+) -> None:
+    """The search ends as usual, with a note of what failed."""
+    with planner(lambda r, i: "", fault=lambda r: fault) as server:
+        result = run(server, trials=5)
+    assert result.status == "complete" and len(result.trials) == 5
+    _, _, events = stored(tmp_path / "run.duckdb", result)
+    notes = [event for event in events if event.kind == "note"]
+    assert notes and "the rules propose instead" in notes[0].detail
+    assert all(t.proposer in ("default", "insights") for t in result.trials)
+
+
+def test_the_key_reaches_the_endpoint_and_nothing_else(
+    run: Callable[..., SearchResult], tmp_path: Path
+) -> None:
+    """No file that the search leaves, and nothing that it prints, holds the key."""
+    events: list[dict[str, Any]] = []
+    with planner(lambda r, i: turn(("small", 4, "medium", 3))) as server:
+        result = run(server, trials=4, on_event=events.append)
+    assert server.arrived[0].headers["authorization"] == f"Bearer {KEY}"
+    report = result.report(tmp_path / "report.html")
+    for file in (*tmp_path.glob("run.duckdb*"), report):
+        assert KEY.encode() not in file.read_bytes(), file
+    assert KEY not in json.dumps(events) and KEY not in json.dumps(result.to_json_dict())
+    agent = AgentSettings(base_url="http://127.0.0.1:1/v1", model="m", api_key=KEY)
+    assert KEY not in repr(agent)
+
+
+def test_a_resumed_search_asks_nothing_twice(recorded: Path, tmp_path: Path) -> None:
+    """Answers of the agent are samples: the same question in a new run is answered from the bank."""
+    agent: Any = None
+    with planner(lambda r, i: turn(("small", 4, "medium", 3))) as server:
+        agent = AgentSettings(base_url=server.base_url, model="planner", api_key=KEY)
+        settings: dict[str, Any] = {"trials": 4, "proposer": "agent", "agent": agent, "preflight": False}
+        first = search(recorded, db=tmp_path / "run.duckdb", **settings)
+        asked = len(server.arrived)
+        again = search(recorded, db=tmp_path / "run.duckdb", **settings)
+        assert len(server.arrived) == asked
+    assert [t.allocation for t in again.trials] == [t.allocation for t in first.trials]

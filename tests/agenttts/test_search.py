@@ -1,0 +1,235 @@
+"""The search from seed to certificate: what it decides, what it keeps, where it stops."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agenttts import Decision, Pending, SearchLimits, UserError, load_run, search
+from agenttts.proposers.base import SearchView, Suggestion, Turn
+from agenttts.space import SearchSpace
+from datastore import Store
+from pipelines.allocation import Allocation, StageChoice
+from pipelines.spec import PipelineSpec
+from pipelines.specfile import load_spec
+from tests.agenttts.small_specs import small_spec, write_examples
+from tests.servers import ScriptedServer
+
+
+def pair(retrieve: str, n_retrieve: int, answer: str, n_answer: int) -> Allocation:
+    return Allocation(
+        {"retrieve": StageChoice(retrieve, n_retrieve), "answer": StageChoice(answer, n_answer)}
+    )
+
+
+def live(tmp_path: Path, server: ScriptedServer, **changes: Any) -> PipelineSpec:
+    """Two stages on the scripted server, with six search and four test examples."""
+    write_examples(tmp_path)
+    return small_spec(base_url=server.base_url, **changes).model_copy(update={"root": tmp_path})
+
+
+class Scripted:
+    """A proposer that says what it is told to, and keeps what it was shown."""
+
+    name = "scripted"
+    batch = 2
+
+    def __init__(self, *turns: list[Allocation]) -> None:
+        self.turns = list(turns)
+        self.views: list[SearchView] = []
+
+    async def propose(self, view: SearchView, count: int) -> Turn:
+        self.views.append(view)
+        if not self.turns:
+            return Turn(finished="nothing more to say")
+        return Turn(tuple(Suggestion(a, f"as told, step {view.step}") for a in self.turns.pop(0)[:count]))
+
+
+def test_a_search_ends_with_a_confirmed_winner(recorded: Path, tmp_path: Path) -> None:
+    """The best of the trials is scored once on the test split, beside the best default; equals are listed."""
+    events: list[dict[str, Any]] = []
+    result = search(recorded, trials=12, db=tmp_path / "r.duckdb", replay=True, on_event=events.append)
+    spec = load_spec(recorded)
+    space = SearchSpace(spec, spec.budget.units)
+    assert result.status == "complete" and len(result.trials) == 12
+    assert len({trial.allocation for trial in result.trials}) == 12
+    assert all(trial.allocation in space for trial in result.trials)
+    assert [t.allocation for t in result.trials[: len(space.defaults())]] == space.defaults()
+    best, baseline = result.best, result.baseline
+    assert best is not None and baseline is not None
+    assert best.search_score == max(trial.score or 0.0 for trial in result.trials)
+    assert baseline.allocation in space.defaults()
+    assert best.test_ci is not None and best.test_ci[0] <= (best.test_score or 0.0) <= best.test_ci[1]
+    low, high = result.outcome["difference_ci"]
+    assert low <= result.outcome["difference"] <= high
+    units = [finalist.budget_units for finalist in result.equivalent]
+    assert units == sorted(units) and best.allocation in [f.allocation for f in result.equivalent]
+    assert result.cheapest == result.equivalent[0] and str(best.allocation) in result.certificate
+    assert result.cost["calls"] == 0 and result.cost["samples_reused"] > 0
+    phases = [event["phase"] for event in events if event["kind"] == "phase"]
+    assert phases[0] == "seed" and phases[-2:] == ["confirm", "finish"]
+    assert {"reflect", "propose", "validate", "evaluate"} <= set(phases)
+    with Store.read(tmp_path / "r.duckdb") as store:
+        tests = [trial for trial in store.trials(result.run_id) if trial.split == "test"]
+        assert len(tests) == len({best.allocation, baseline.allocation})
+        assert all(proposal.reason for proposal in store.proposals(result.run_id))
+        numbers = {trial.number for trial in result.trials}
+        insights = store.insights(result.run_id)
+        assert insights and all(set(i.trials) <= numbers and i.trials for i in insights)
+
+
+def test_no_proposer_sees_the_test_split(recorded: Path, tmp_path: Path) -> None:
+    """Views hold trials on search examples alone, with the budget and the trials that are left."""
+    proposer = Scripted([pair("small", 3, "medium", 2), pair("medium", 2, "small", 3)])
+    result = search(recorded, trials=6, proposer=proposer, db=tmp_path / "r.duckdb", replay=True)
+    assert result.outcome["stopped_because"] == "nothing more to say"
+    for view in proposer.views:
+        assert all(trial.split == "search" for trial in view.trials)
+        assert all(name.startswith("search-") for trial in view.trials for name in trial.scores)
+    assert len(proposer.views) == 2
+
+
+def test_proposals_that_break_a_rule_are_replaced_and_recorded(recorded: Path, tmp_path: Path) -> None:
+    """Over budget, off the space, tried before: each is kept as invalid, and the rules stand in for it."""
+    default = SearchSpace(load_spec(recorded), 60.0).defaults()[0]
+    bad = [pair("large", 8, "large", 8), default]
+    result = search(recorded, trials=8, proposer=Scripted(bad), db=tmp_path / "r.duckdb", replay=True)
+    with Store.read(tmp_path / "r.duckdb") as store:
+        proposals = [p for p in store.proposals(result.run_id) if p.step == 1]
+    invalid = [p for p in proposals if p.status == "invalid"]
+    assert [p.proposer for p in invalid] == ["scripted", "scripted"]
+    assert "over budget" in (invalid[0].problem or "") and "tried" in (invalid[1].problem or "")
+    stand_ins = [p for p in proposals if p.status == "accepted"]
+    assert len(stand_ins) == 2 and all(p.proposer == "insights" for p in stand_ins)
+    assert {t.allocation for t in result.trials} >= {Allocation.from_json(p.allocation) for p in stand_ins}
+
+
+def test_a_small_space_is_searched_to_its_end(recorded: Path, tmp_path: Path) -> None:
+    """When every allocation was tried the search says so and confirms."""
+    space = SearchSpace(load_spec(recorded), 5.0)
+    assert space.size < 12
+    result = search(recorded, budget=5.0, trials=50, db=tmp_path / "r.duckdb", replay=True)
+    assert len(result.trials) <= space.size and result.status == "complete"
+    assert result.outcome["stopped_because"] and result.best is not None
+
+
+def test_a_person_approves_edits_and_refuses(recorded: Path, tmp_path: Path) -> None:
+    """Nothing runs before it is approved; an edit that can't run is asked again; a refusal is kept."""
+    wanted = pair("small", 5, "medium", 3)
+    asked: list[list[Pending]] = []
+
+    def approve(proposals: list[Pending]) -> list[Decision]:
+        asked.append(proposals)
+        if len(asked) == 1:
+            return [Decision(action="approve") for _ in proposals]
+        if len(asked) == 2:
+            return [Decision(action="edit", allocation=pair("large", 8, "large", 8))]
+        if len(asked) == 3:
+            assert proposals[0].problem is not None and "over budget" in proposals[0].problem
+            return [Decision(action="edit", allocation=wanted, note="try this")]
+        return [Decision(action="refuse", note="not that one") for _ in proposals]
+
+    db = tmp_path / "r.duckdb"
+    limits = SearchLimits(trials=6)
+    result = search(recorded, limits=limits, db=db, replay=True, approve=approve, proposer=_Ends(3))
+    tried = [trial.allocation for trial in result.trials]
+    assert wanted in tried
+    with Store.read(db) as store:
+        by_status = {p.status: p for p in store.proposals(result.run_id)}
+    assert "try this" in (by_status["edited"].problem or "")
+    assert by_status["refused"].problem == "not that one"
+    assert Allocation.from_json(by_status["refused"].allocation) not in tried
+
+
+class _Ends(Scripted):
+    """The rules for some steps, then the end."""
+
+    name = "insights"
+    batch = 1
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    async def propose(self, view: SearchView, count: int) -> Turn:
+        from agenttts.proposers import InsightsProposer
+
+        if view.step >= self.steps:
+            return Turn(finished="enough")
+        return InsightsProposer().decide(view, 1)
+
+
+def test_a_cap_on_tokens_holds_whatever_is_in_flight(tmp_path: Path, server: ScriptedServer) -> None:
+    """Spending is reserved before dispatch: the server never gives more tokens than the cap."""
+    spec = live(tmp_path, server)
+    limits = SearchLimits(trials=20, tokens=1200)
+    result = search(spec, limits=limits, db=tmp_path / "r.duckdb", preflight=False)
+    paid = result.cost["prompt_tokens"] + result.cost["generated_tokens"]
+    assert 0 < paid <= 1200
+    assert "tokens" in result.outcome["stopped_because"]
+
+
+def test_a_limit_without_prices_is_refused_before_a_run_begins(
+    tmp_path: Path, server: ScriptedServer
+) -> None:
+    """A cap in dollars needs prices; an unknown proposer has no name to run under: no run is left behind."""
+    spec = live(tmp_path, server)
+    for changes in ({"limits": SearchLimits(usd=1.0)}, {"proposer": "oracle"}):
+        with pytest.raises(UserError):
+            search(spec, db=tmp_path / "r.duckdb", **changes)  # type: ignore[arg-type]
+    assert not server.samples
+    if (tmp_path / "r.duckdb").exists():
+        with Store.read(tmp_path / "r.duckdb") as store:
+            assert store.runs() == []
+
+
+FAULTS = ["429", "500", "503", "close", "garbage", "empty", "short", "truncated", "cut_json"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_passing_fault_changes_nothing(fault: str, tmp_path: Path, server: ScriptedServer) -> None:
+    """Each tenth request fails once: it is tried again, and no example is missing."""
+    spec = live(tmp_path, server)
+    server.fault = _each(10, fault, lambda: len(server.arrived))
+    result = search(spec, trials=3, db=tmp_path / "r.duckdb", preflight=False)
+    assert result.status == "complete"
+    assert all(trial.n_missing == 0 and trial.score is not None for trial in result.trials)
+
+
+def _each(nth: int, fault: str, count: Callable[[], int]) -> Callable[[object], str | None]:
+    return lambda request: fault if count() % nth == 0 else None
+
+
+def test_a_lasting_fault_is_a_missing_value_and_never_a_zero(tmp_path: Path, server: ScriptedServer) -> None:
+    """One example can't be answered: it is missing from every mean, with a reason, and in the report."""
+    spec = live(tmp_path, server)
+    server.answer = lambda request, index: "red"
+    server.fault = lambda request: "empty" if "search 3" in request.prompt else None
+    result = search(spec, trials=3, db=tmp_path / "r.duckdb", preflight=False)
+    assert all(trial.score == 1.0 and trial.n_missing == 1 and trial.n_scored == 5 for trial in result.trials)
+    with Store.read(tmp_path / "r.duckdb") as store:
+        (missing,) = [
+            score
+            for score in store.scores(store.trials(result.run_id)[0].trial_id).values()
+            if score.score is None
+        ]
+    assert missing.status == "error" and missing.reason
+    assert "missing" in result.certificate
+
+
+def test_a_loaded_run_is_the_result_and_runs(recorded: Path, tmp_path: Path) -> None:
+    """load_run gives the same figures, a frame of the trials, a frontier, and answers for new inputs."""
+    db = tmp_path / "r.duckdb"
+    result = search(recorded, trials=6, db=db, replay=True)
+    loaded = load_run(db)
+    assert loaded.best == result.best and loaded.to_json_dict() == result.to_json_dict()
+    frame = loaded.to_df()
+    assert list(frame["number"]) == list(range(6)) and "retrieve.model" in frame
+    scores = [trial.score for trial in loaded.frontier]
+    assert scores == sorted(scores, key=lambda score: score or 0.0) and scores
+    json.dumps(loaded.to_json_dict(), allow_nan=False)
+    assert result.report(tmp_path / "r.html").stat().st_size > 100_000
