@@ -60,22 +60,21 @@ def _root(
 
 def main() -> None:
     """Run the command that `sys.argv` names, and exit."""
-    signal.signal(signal.SIGTERM, _terminated)
+    signals: list[int] = []
+
+    def terminated(number: int, frame: FrameType | None) -> None:
+        """SIGTERM ends a command as Ctrl-C does: in order, with everything kept."""
+        signals.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminated)
     try:
         app()
     except (AgentTTSError, PipelineError, StoreError) as error:
         complain(error)
         sys.exit(2)
-    except _Terminated:
-        sys.exit(128 + signal.SIGTERM)
+    except SystemExit as end:
+        sys.exit(128 + signals[0] if signals else end.code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM ends a command as Ctrl-C does: in order, with everything kept."""
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise _Terminated

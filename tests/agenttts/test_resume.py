@@ -1,0 +1,58 @@
+"""kill -9 at any moment, then --resume: nothing stored is drawn again, and the decisions are the same."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from agenttts import UserError, search
+from benchmarks.kill_resume import answer, command, decisions, killed_and_resumed, undisturbed, write_pipeline
+from datastore import Store
+from tests.servers import ScriptedServer
+
+
+def test_killed_at_three_moments_a_search_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    """Early, in the middle and late: counted at the server, no stored sample is asked for again."""
+    wanted, requests = undisturbed(tmp_path / "undisturbed")
+    for share in (0.1, 0.5, 0.95):
+        outcome = killed_and_resumed(tmp_path / str(share), int(share * requests), wanted)
+        assert outcome.repeated == 0, outcome
+        assert outcome.same_decisions, outcome
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_a_signal_a_run_says_so_and_resumes(number: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C and SIGTERM end the command in order: the run is marked as stopped, and the hint is printed."""
+    with ScriptedServer(answer=answer, latency_s=0.05) as server:
+        spec, db = write_pipeline(tmp_path, server.base_url), tmp_path / "run.duckdb"
+        process = subprocess.Popen(
+            command(spec, db), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        while len(server.arrived) < 30 and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, told = process.communicate(timeout=60)
+        assert process.returncode == 128 + number, told
+        assert "--resume" in told and "Traceback" not in told
+        with Store.read(db) as store:
+            assert store.run().status == "stopped"
+        subprocess.run(command(spec, db, "--resume"), check=True, capture_output=True)
+    with Store.read(db) as store:
+        assert [run.status for run in store.runs()] == ["complete"]
+
+
+def test_a_run_is_not_resumed_with_other_settings(recorded: Path, tmp_path: Path) -> None:
+    """Another seed or budget is another run: it says what differs."""
+    db = tmp_path / "run.duckdb"
+    search(recorded, trials=4, seed=1, db=db, replay=True)
+    with pytest.raises(UserError, match="seed"):
+        search(recorded, trials=4, seed=2, db=db, replay=True, resume=True)
+    with pytest.raises(UserError, match="budget"):
+        search(recorded, trials=4, seed=1, budget=30, db=db, replay=True, resume=True)
+    first = decisions(db)
+    search(recorded, trials=4, seed=1, db=db, replay=True, resume=True)
+    assert decisions(db) == first
