@@ -5,7 +5,9 @@ it sends, is killed with SIGKILL when the server has been asked a random number 
 the same command and `--resume`. A sample that was stored before the kill and is drawn again counts as
 repeated. The decisions (proposals, trials, scores, winner) are compared with those of an undisturbed run.
 
-RESULT
+Measured 2026-11-24, two cores, `--kills 10 --seed 0`: an undisturbed run takes 206 requests for 10 trials;
+killed at requests 13 to 203, 0 stored samples were drawn again each time, 48 to 192 samples were lost in
+flight, and all ten resumed runs decided as the undisturbed one.
 """
 
 from __future__ import annotations

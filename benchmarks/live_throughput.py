@@ -1,0 +1,144 @@
+"""A live search against a bare load generator: `python benchmarks/live_throughput.py --examples 100`.
+
+Starts the zoo's three models with vLLM and, by rounds, runs a search of 20 trials with an empty bank, then
+sends the very same requests again from a bare generator: httpx, as many connections, no store, no parsing, no
+limiter. The generator keeps what a pipeline imposes on anybody: one trial after another, and for each example
+the answer request after its retrieve request. Compared are samples per second while trials are evaluated.
+
+RESULT
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from agenttts import search
+from datastore import Store
+from pipelines import clients
+from pipelines.serving import ServerGroup, commands
+from pipelines.spec import PipelineSpec, SamplingSpec
+from pipelines.specfile import load_spec
+from pipelines.wire import Draw, request_body
+from pipelines.zoo import SPEC
+
+TRIALS, IN_FLIGHT = 20, 64
+Chains = dict[int, dict[str, list[tuple[str, dict[str, Any]]]]]
+
+
+@dataclass
+class Recorder:
+    """Notes every request of a search by trial and question, in order."""
+
+    trial: int = 0
+    chains: Chains = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+
+    def on_event(self, event: Mapping[str, Any]) -> None:
+        if event["kind"] == "trial_started":
+            self.trial = event["number"] if event["purpose"] != "test" else -1
+
+    def note(
+        self, base_url: str, name: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int
+    ) -> None:
+        path, body = request_body(name, content, sampling, n, logprobs=True)
+        question = str(content["messages"][0]["content"]).partition("\n")[0]
+        self.chains[self.trial][question].append((base_url + path, body))
+
+
+def searched(spec: PipelineSpec, db: Path, seed: int) -> tuple[float, int, Recorder]:
+    """Seconds of evaluation, samples drawn, and the requests."""
+    recorder, draw = Recorder(), clients.ServerClient.draw
+
+    async def noted(
+        self: clients.ServerClient, name: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int
+    ) -> Draw:
+        recorder.note(self.address, name, content, sampling, n)
+        return await draw(self, name, content, sampling, n)
+
+    clients.ServerClient.draw = noted  # type: ignore[method-assign]
+    try:
+        result = search(
+            spec,
+            trials=TRIALS,
+            proposer="insights",
+            seed=seed,
+            db=db,
+            banks=[],
+            max_in_flight=IN_FLIGHT,
+            on_event=recorder.on_event,
+        )
+    finally:
+        clients.ServerClient.draw = draw  # type: ignore[method-assign]
+    with Store.read(db) as store:
+        trials = [trial for trial in store.trials(result.run_id) if trial.split == "search"]
+    assert all(trial.n_missing == 0 for trial in trials)
+    seconds = sum((trial.finished_at or 0.0) - trial.started_at for trial in trials if trial.samples_drawn)
+    return seconds, sum(trial.samples_drawn for trial in trials), recorder
+
+
+async def bare(chains: Chains) -> tuple[float, int]:
+    """Seconds and samples of the same requests."""
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)  # servers close idle ones after 5 s
+    slots: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(IN_FLIGHT))
+    samples = 0
+    async with httpx.AsyncClient(limits=limits, timeout=300, trust_env=False) as client:
+
+        async def chain(requests: list[tuple[str, dict[str, Any]]]) -> int:
+            drawn = 0
+            for url, body in requests:
+                async with slots[url]:
+                    answer = await client.post(url, json=body)
+                drawn += len(answer.raise_for_status().json()["choices"])
+            return drawn
+
+        started = time.monotonic()
+        for number in sorted(number for number in chains if number >= 0):
+            samples += sum(await asyncio.gather(*map(chain, chains[number].values())))
+        return time.monotonic() - started, samples
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--examples", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=2)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        spec = load_spec(SPEC)
+        rows = {
+            split: (spec.root / f"data/{split}.jsonl").read_text().splitlines()
+            for split in ("search", "test")
+        }
+        (folder / "search.jsonl").write_text("\n".join(rows["search"][: arguments.examples]))
+        (folder / "test.jsonl").write_text("\n".join(rows["test"][:20]))
+        dataset = spec.dataset.model_copy(
+            update={"search": str(folder / "search.jsonl"), "test": str(folder / "test.jsonl")}
+        )
+        spec = spec.model_copy(update={"dataset": dataset, "bank": None})
+        ratios = []
+        with ServerGroup(commands(spec), log_dir=folder / "logs"):
+            for number in range(arguments.rounds):
+                seconds, samples, recorder = searched(spec, folder / f"{number}.duckdb", seed=number)
+                bare_seconds, bare_samples = asyncio.run(bare(recorder.chains))
+                assert samples == bare_samples, (samples, bare_samples)
+                ratios.append(bare_seconds / seconds)
+                print(
+                    f"round {number}: {samples:,} samples; search {samples / seconds:,.0f}/s, "
+                    f"bare {samples / bare_seconds:,.0f}/s, ratio {ratios[-1]:.2f}",
+                    flush=True,
+                )
+        print(f"median ratio {statistics.median(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The notebooks run on a real run from top to bottom, use public names only, and are stored bare."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from agenttts import search
+from pipelines.zoo import SPEC
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_is_stored_without_output_and_imports_public_names(path: Path) -> None:
+    """No outputs, no counts, no underscore names."""
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    assert cells and all(not cell.outputs and cell.execution_count is None for cell in cells)
+    for cell in cells:
+        for node in ast.walk(ast.parse(cell.source)):
+            name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "name", "")
+            assert not str(name or "").startswith("_"), (path.name, name)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_search_is_inspected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The zoo's run: certificate, figures, and the best allocation of three budgets without a call."""
+    db = tmp_path / "run.duckdb"
+    result = search(SPEC, trials=8, db=db, replay=True)
+    monkeypatch.setenv("AGENTTTS_DB", str(db))
+    book = nbformat.read(NOTEBOOKS[0], 4)
+    NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    texts = [output.get("text", "") for cell in book.cells for output in cell.get("outputs", [])]
+    assert result.certificate in "".join(texts)
+    figures = [o for cell in book.cells for o in cell.get("outputs", []) if "data" in o]
+    assert sum("application/vnd.plotly.v1+json" in output["data"] for output in figures) >= 5
+    assert any("application/vnd.jupyter.widget-view+json" in output["data"] for output in figures)
+    assert texts[-1].count("units:") == 3, texts[-1]
