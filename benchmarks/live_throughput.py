@@ -26,6 +26,7 @@ import httpx
 from agenttts import search
 from datastore import Store
 from pipelines import clients
+from pipelines.dataset import load_examples
 from pipelines.serving import ServerGroup, commands
 from pipelines.spec import PipelineSpec, SamplingSpec
 from pipelines.specfile import load_spec
@@ -38,26 +39,33 @@ Chains = dict[int, dict[str, list[tuple[str, dict[str, Any]]]]]
 
 @dataclass
 class Recorder:
-    """Notes every request of a search by trial and question, in order."""
+    """Notes every request of a search by trial and question, in order; those of the test split are left out.
+
+    Events come a moment late, so that a trial's first requests may count as the last of the trial before.
+    """
+
+    questions: frozenset[str]
 
     trial: int = 0
     chains: Chains = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
 
     def on_event(self, event: Mapping[str, Any]) -> None:
         if event["kind"] == "trial_started":
-            self.trial = event["number"] if event["purpose"] != "test" else -1
+            self.trial = event["number"]
 
     def note(
         self, base_url: str, name: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int
     ) -> None:
         path, body = request_body(name, content, sampling, n, logprobs=True)
         question = str(content["messages"][0]["content"]).partition("\n")[0]
-        self.chains[self.trial][question].append((base_url + path, body))
+        if question in self.questions:
+            self.chains[self.trial][question].append((base_url + path, body))
 
 
 def searched(spec: PipelineSpec, db: Path, seed: int) -> tuple[float, int, Recorder]:
     """Seconds of evaluation, samples drawn, and the requests."""
-    recorder, draw = Recorder(), clients.ServerClient.draw
+    questions = frozenset(f"Question: {e.fields['question']}" for e in load_examples(spec, "search"))
+    recorder, draw = Recorder(questions), clients.ServerClient.draw
 
     async def noted(
         self: clients.ServerClient, name: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int
@@ -102,7 +110,7 @@ async def bare(chains: Chains) -> tuple[float, int]:
             return drawn
 
         started = time.monotonic()
-        for number in sorted(number for number in chains if number >= 0):
+        for number in sorted(chains):
             samples += sum(await asyncio.gather(*map(chain, chains[number].values())))
         return time.monotonic() - started, samples
 
