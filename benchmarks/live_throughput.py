@@ -4,8 +4,6 @@ Starts the zoo's three models with vLLM and, by rounds, runs a search of 20 tria
 sends the very same requests again from a bare generator: httpx, as many connections, no store, no parsing, no
 limiter. The generator keeps what a pipeline imposes on anybody: one trial after another, and for each example
 the answer request after its retrieve request. Compared are samples per second while trials are evaluated.
-
-RESULT
 """
 
 from __future__ import annotations
