@@ -37,7 +37,12 @@ class Finding:
     message: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.severity, self.place, self.message) if part)
+        return f"{self.severity}: {self.line}"
+
+    @property
+    def line(self) -> str:
+        """Place and message."""
+        return f"{self.place}: {self.message}" if self.place else self.message
 
     def to_dict(self) -> dict[str, str]:
         """JSON-able."""

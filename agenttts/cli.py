@@ -7,7 +7,6 @@ says what), 130 and 143 stopped by Ctrl-C and SIGTERM.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from importlib.metadata import version
@@ -75,6 +74,3 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         sys.exit(128 + signals[0] if signals else end.code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)

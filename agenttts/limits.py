@@ -44,6 +44,15 @@ class SearchLimits:
             if value is not None and not value > 0:
                 raise UserError(f"a limit on {cap.name} is > 0, got {value}; leave it out for no limit")
 
+    def require_prices(self, models: Mapping[str, ModelSpec]) -> None:
+        """UserError when money is limited and a model has no price."""
+        unpriced = [name for name, model in models.items() if model.price is None]
+        if self.usd is not None and unpriced:
+            raise UserError(
+                f"a limit in US dollars needs a price for every model, and {', '.join(unpriced)} has none; "
+                "add a price or limit tokens instead"
+            )
+
     def to_dict(self) -> dict[str, float | None]:
         return asdict(self)
 
@@ -108,12 +117,7 @@ class Ledger:
         spent: Spending | None = None,
         elapsed_s: float = 0.0,
     ) -> None:
-        unpriced = [name for name, model in models.items() if model.price is None]
-        if limits.usd is not None and unpriced:
-            raise UserError(
-                f"a limit in US dollars needs a price for every model, and {', '.join(unpriced)} has none; "
-                "add a price or limit tokens instead"
-            )
+        limits.require_prices(models)
         self.limits = limits
         self.spent = spent or Spending()
         self._models = models

@@ -44,9 +44,7 @@ class SearchProgress:
         self._trials = self._bars.add_task("trials", total=None, told="", visible=False)
         self._examples = self._bars.add_task("examples", total=None, told="", visible=False)
         self._best = float("-inf")
-        self._drawn = self._reused = self._tokens = self._n_trials = 0
-        self._flops = 0.0
-        self._usd = 0.0
+        self._n_trials = 0
         self._kinds: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
             "run_started": self._run_started,
             "phase": self._phase,
@@ -118,8 +116,6 @@ class SearchProgress:
 
     def _trial_finished(self, event: Mapping[str, Any]) -> None:
         self._n_trials += event["purpose"] in ("search", "baseline")
-        self._drawn += event["samples_drawn"]
-        self._reused += event["samples_reused"]
         spent = event["spent"]
         self._bars.update(self._trials, completed=self._n_trials)
         self._bars.update(self._examples, visible=False)

@@ -160,7 +160,7 @@ async def async_search(
         preflight=preflight,
     )
     require_proposer(request.proposer, request.agent)
-    Ledger(request.limits, spec.models, clock=clock)  # refuses limits that can't be kept
+    request.limits.require_prices(spec.models)
     space = SearchSpace(spec, request.budget)
     with Store.open(DEFAULT_DB if db is None else db, clock=clock) as store:
         return await _searched(request, space, store)
@@ -372,7 +372,7 @@ async def _preflight(request: _Request, clients: ModelClients | None) -> None:
         if finding.severity != "error":
             request.on_event({"kind": "note", "message": str(finding)})
     if errors:
-        raise UserError("\n".join(f"{e.place}: {e.message}" if e.place else e.message for e in errors))
+        raise UserError("\n".join(finding.line for finding in errors))
 
 
 def _banks(spec: PipelineSpec, banks: Sequence[Path | str] | None) -> list[Path]:

@@ -27,34 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from datastore import Store
+from tests.agenttts.small_specs import write_pipeline
 from tests.servers import Request, ScriptedServer
 
-SPEC = """\
-name: killed
-models:
-  small: {{served_name: small, base_url: "{url}", active_params: 1.0e+6}}
-  large: {{served_name: large, base_url: "{url}", active_params: 4.0e+6}}
-stages:
-  - name: retrieve
-    prompt: "find {{{{ question }}}}"
-    models: [small, large]
-    max_samples: 8
-    sampling: {{max_tokens: 8}}
-    prompt_tokens: 8
-    generated_tokens: 2
-  - name: answer
-    prompt: "answer {{{{ question }}}} with {{{{ retrieve }}}}"
-    models: [small, large]
-    max_samples: 8
-    sampling: {{max_tokens: 8}}
-    prompt_tokens: 8
-    generated_tokens: 2
-metric: {{kind: exact_match, label: answer}}
-dataset: {{search: search.jsonl, test: test.jsonl}}
-budget:
-  units: 60
-  reference: {{active_params: 1.0e+6, prompt_tokens: 8, generated_tokens: 2}}
-"""
 TRIALS = 8
 
 
@@ -72,16 +47,6 @@ def answer(request: Request, index: int) -> str:
     """The same text for every draw of a prompt, so that what was in flight at a kill changes no decision."""
     digest = hashlib.sha256(f"{request.model}|{request.prompt}".encode()).digest()
     return ("red", "green", "blue")[digest[0] % 3]
-
-
-def write_pipeline(folder: Path, url: str) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, count in (("search", 24), ("test", 12)):
-        rows = [{"question": f"{split}-{i}", "answer": ("red", "green", "blue")[i % 3]} for i in range(count)]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    spec = folder / "pipeline.yaml"
-    spec.write_text(SPEC.format(url=url))
-    return spec
 
 
 def command(spec: Path, db: Path, *more: str) -> list[str]:

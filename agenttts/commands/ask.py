@@ -12,7 +12,7 @@ from rich.markup import escape
 from agenttts.approval import Approve, Decision, Pending
 from agenttts.errors import UserError
 from agenttts.progress import SearchProgress
-from pipelines.allocation import Allocation, StageChoice
+from pipelines.allocation import StageChoice
 
 _HELP = "Enter or a: approve · e: edit · r: refuse · all: approve this and all that follow"
 
@@ -63,7 +63,7 @@ def _decision(answer: str, pending: Pending, console: Console, read: Callable[[s
                     console.print(f"a choice is MODEL×N, such as {choice.model}×4; got {text!r}", style="red")
                     return None
                 edited = edited.replace(stage, StageChoice(found[1], int(found[2])))
-        return Decision(action="edit", allocation=Allocation(edited))
+        return Decision(action="edit", allocation=edited)
     return None
 
 

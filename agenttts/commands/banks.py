@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +9,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from agenttts.commands.common import Json, out, print_json, talk
+from agenttts.commands.common import Json, out, print_json, say
+from datastore.bank import Bank
 from datastore.store import Store
+from datastore.transfer import read_bank
 
 app = typer.Typer(no_args_is_help=True, help="List, export and import recorded samples.")
 
@@ -27,11 +28,11 @@ def list_samples(
 
     Example: `agenttts bank list run.duckdb`
     """
-    with tempfile.TemporaryDirectory() as folder:
-        in_parquet = db.suffix == ".parquet"
-        with Store.open(Path(folder) / "bank.duckdb") if in_parquet else Store.read(db) as store:
-            if in_parquet:
-                store.attach_bank(db)
+    names: dict[str, str] = {}
+    if db.suffix == ".parquet":
+        rows = Bank(read_bank(db), str(db)).summary()
+    else:
+        with Store.read(db) as store:
             rows = store.bank_summary()
             names = {model.key: model.name for model in store.models()}
     if json:
@@ -81,4 +82,4 @@ def _told(json: bool, samples: int, line: str) -> None:
     if json:
         print_json({"samples": samples})
     else:
-        talk().print(line, soft_wrap=True, markup=False)
+        say(line)

@@ -8,7 +8,11 @@ from typing import Annotated
 
 import typer
 
-from agenttts.commands.common import Budget, Json, Spec, complain, print_json, talk
+from agenttts.check import Finding
+from agenttts.check import check as look
+from agenttts.commands.common import Budget, Json, Spec, complain, print_json, say
+from pipelines.clients import ModelClients
+from pipelines.specfile import load_spec
 
 
 def check(
@@ -21,11 +25,6 @@ def check(
 
     Example: `agenttts check pipeline.yaml --budget 400`
     """
-    from agenttts.check import Finding
-    from agenttts.check import check as look
-    from pipelines.clients import ModelClients
-    from pipelines.specfile import load_spec
-
     loaded = load_spec(spec)
 
     async def found() -> list[Finding]:
@@ -44,11 +43,11 @@ def check(
     else:
         for finding in findings:
             if finding.severity == "error":
-                complain(f"{finding.place}: {finding.message}" if finding.place else finding.message)
+                complain(finding.line)
             else:
-                talk().print(str(finding), style="yellow", soft_wrap=True, markup=False)
+                say(str(finding), "yellow")
         if not errors:
             asked = "servers not asked" if offline else "servers answer, models are served"
-            talk().print(f"{spec}: ready to search ({asked})", style="green", soft_wrap=True, markup=False)
+            say(f"{spec}: ready to search ({asked})", "green")
     if errors:
         raise typer.Exit(2)

@@ -23,7 +23,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Db = Annotated[Path, typer.Option("--db", help="The DuckDB file that keeps everything.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed and the same bank give the same run.")]
 
-__all__ = ["DEFAULT_DB", "Budget", "Db", "Json", "Seed", "Spec", "complain", "out", "print_json", "talk"]
+__all__ = ["DEFAULT_DB", "Budget", "Db", "Json", "Seed", "Spec"]
+__all__ += ["complain", "out", "print_json", "say", "talk"]
 
 
 def out() -> Console:
@@ -34,6 +35,11 @@ def out() -> Console:
 def talk() -> Console:
     """Where everything goes that is not the result: progress, notes, questions."""
     return Console(stderr=True, highlight=False)
+
+
+def say(text: str, style: str | None = None) -> None:
+    """A word to the person at the terminal that is not the result; paths in it stay on one line."""
+    talk().print(text, style=style, soft_wrap=True, markup=False)
 
 
 def print_json(value: Any) -> None:

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from agenttts.commands.common import Budget, Json, Seed, out, print_json, talk
+from agenttts.commands.common import Budget, Json, Seed, out, print_json, say, talk
 from agenttts.commands.search import Trials, show_result
 from agenttts.progress import SearchProgress
+from agenttts.search import search
+from pipelines.zoo import SPEC
 
 
 def demo(
@@ -25,9 +27,6 @@ def demo(
 
     Example: `agenttts demo --trials 30 --seed 1`
     """
-    from agenttts.search import search
-    from pipelines.zoo import SPEC
-
     db = folder / "demo.duckdb"
     folder.mkdir(parents=True, exist_ok=True)
     with SearchProgress(talk()) as progress:
@@ -46,4 +45,4 @@ def demo(
         print_json({**result.to_json_dict(), "report": str(html), "db": str(db)})
         return
     show_result(result, out())
-    talk().print(f"\nreport: {html}\ndatabase: {db}  (agenttts report {db})", soft_wrap=True)
+    say(f"\nreport: {html}\ndatabase: {db}  (agenttts report {db})")

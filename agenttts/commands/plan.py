@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from agenttts.commands.common import Budget, Json, Seed, Spec, out, print_json, talk
+from agenttts.commands.common import Budget, Json, Seed, Spec, out, print_json, say
 from agenttts.commands.search import Trials
+from agenttts.plan import plan as forecast
+from pipelines.specfile import load_spec
 
 
 def plan(
@@ -25,9 +27,6 @@ def plan(
 
     Example: `agenttts plan pipeline.yaml --budget 400 --trials 30`
     """
-    from agenttts.plan import plan as forecast
-    from pipelines.specfile import load_spec
-
     found = forecast(load_spec(spec), budget, trials, samples_per_second=samples_per_second, seed=seed)
     if json:
         print_json(found.to_dict())
@@ -51,6 +50,6 @@ def plan(
     for name, figure in rows.items():
         table.add_row(name, figure)
     out().print(table)
-    talk().print("Without reuse: trials share samples, which spares a part of this.", style="dim")
+    say("Without reuse: trials share samples, which spares a part of this.", "dim")
     for warning in found.warnings:
-        talk().print(f"warning: {warning}", style="yellow", soft_wrap=True, markup=False)
+        say(f"warning: {warning}", "yellow")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from agenttts.commands.common import Json, out, print_json, talk
+from agenttts.commands.common import Json, out, print_json, say
+from datastore.store import Store
 
 
 def report(
@@ -25,7 +26,6 @@ def report(
     from agenttts.report import read_report
     from agenttts.report_html import save_html
     from agenttts.report_terminal import print_report
-    from datastore.store import Store
 
     with Store.read(db) as store:
         data = read_report(store, None if run == "latest" else run)
@@ -35,4 +35,4 @@ def report(
     else:
         print_report(data, out())
     if written is not None:
-        talk().print(f"report: {written}", soft_wrap=True, markup=False)
+        say(f"report: {written}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json as jsonlib
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
-from agenttts.commands.common import DEFAULT_DB, Db, Json, Spec, talk
+from agenttts.commands.common import DEFAULT_DB, Db, Json, Spec, say
 from agenttts.errors import UserError
+from agenttts.result import load_run, run_inputs
+from agenttts.space import SearchSpace
+from datastore.store import Store
 from pipelines.allocation import Allocation
+from pipelines.specfile import load_spec
 
 
 def run(
@@ -37,15 +42,13 @@ def run(
 
     Example: `agenttts run pipeline.yaml --run latest --db run.duckdb < inputs.jsonl > outputs.jsonl`
     """
-    from agenttts.result import run_inputs
-    from datastore.store import Store
-    from pipelines.specfile import load_spec
-
     if (allocation is None) == (run_id is None):
         raise UserError("one of --allocation FILE and --run RUN says what to run; give exactly one")
     loaded = load_spec(spec)
     chosen = best_allocation(db, run_id) if run_id is not None else _read_allocation(allocation)
-    _require_fit(chosen, {stage.name: (stage.models, stage.max_samples) for stage in loaded.stages})
+    problem = SearchSpace(loaded, math.inf).problem(chosen)
+    if problem is not None:
+        raise UserError(problem)
     inputs = [_input(number, line) for number, line in enumerate(sys.stdin, 1) if line.strip()]
     with Store.open(db) as store:
         outputs = asyncio.run(run_inputs(loaded, chosen, inputs, store, replay=replay))
@@ -53,19 +56,12 @@ def run(
         sys.stdout.write(jsonlib.dumps(output, ensure_ascii=False) + "\n")
     failed = [output for output in outputs if output["status"] != "ok"]
     if failed:
-        talk().print(
-            f"{len(failed)} of {len(outputs)} inputs have no output: {failed[0]['reason']}",
-            style="yellow",
-            soft_wrap=True,
-            markup=False,
-        )
+        say(f"{len(failed)} of {len(outputs)} inputs have no output: {failed[0]['reason']}", "yellow")
         raise typer.Exit(1)
 
 
 def best_allocation(db: Path, run_id: str | None) -> Allocation:
     """The best allocation of a run (None or "latest": the newest). UserError when it has none."""
-    from agenttts.result import load_run
-
     loaded = load_run(db, None if run_id == "latest" else run_id)
     if loaded.best is None:
         raise UserError(f"{db}: run {loaded.run_id} has no scored allocation; search again")
@@ -85,17 +81,6 @@ def _read_allocation(path: Path | None) -> Allocation:
         raise UserError(f"{path}: the allocation can't be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not an allocation: {error}") from error
-
-
-def _require_fit(allocation: Allocation, stages: Mapping[str, tuple[Any, int]]) -> None:
-    if set(allocation) != set(stages):
-        raise UserError(f"an allocation names the stages {', '.join(stages)}, got {', '.join(allocation)}")
-    for name, (models, most) in stages.items():
-        choice = allocation[name]
-        if choice.model not in models:
-            raise UserError(f"{name}: a model is one of {', '.join(models)}, got {choice.model!r}")
-        if choice.n_samples > most:
-            raise UserError(f"{name}: n_samples is at most {most}, got {choice.n_samples}")
 
 
 def _input(number: int, line: str) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agenttts.commands.common import Json, print_json
+from pipelines.specfile import spec_schema
 
 
 def schema(json: Json = True) -> None:
@@ -10,6 +11,4 @@ def schema(json: Json = True) -> None:
 
     Example: `agenttts schema > pipeline.schema.json`
     """
-    from pipelines.specfile import spec_schema
-
     print_json(spec_schema())

@@ -10,12 +10,14 @@ import typer
 from rich.console import Console
 
 from agenttts.commands.ask import at_terminal
-from agenttts.commands.common import DEFAULT_DB, Budget, Db, Json, Seed, Spec, out, print_json, talk
+from agenttts.commands.common import DEFAULT_DB, Budget, Db, Json, Seed, Spec, out, print_json, say, talk
 from agenttts.errors import UserError
 from agenttts.limits import SearchLimits
 from agenttts.progress import SearchProgress
 from agenttts.proposers import NAMES, AgentSettings
 from agenttts.result import SearchResult
+from agenttts.search import search as run_search
+from datastore.store import Store
 
 Trials = Annotated[int, typer.Option("--trials", min=1, help="Allocations to evaluate at most.")]
 Proposer = Annotated[
@@ -69,8 +71,6 @@ def search(
     limits = SearchLimits(trials=trials, tokens=max_tokens, flops=max_flops, usd=max_usd, minutes=max_minutes)
     console = talk()
     with SearchProgress(console) as progress:
-        from agenttts.search import search as run_search
-
         result = run_search(
             spec,
             budget=budget,
@@ -90,9 +90,7 @@ def search(
         print_json(result.to_json_dict())
     else:
         show_result(result, out())
-        talk().print(
-            f"\nagenttts report {result.db}  shows curves and insights; --html writes them", style="dim"
-        )
+        say(f"\nagenttts report {result.db}  shows curves and insights; --html writes them", "dim")
 
 
 def agent_settings(base_url: str | None, model: str | None) -> AgentSettings | None:
@@ -110,7 +108,6 @@ def show_result(result: SearchResult, console: Console) -> None:
     """The table of trials and the winner with its certificate."""
     from agenttts.report import read_report
     from agenttts.report_terminal import print_winner, trial_table
-    from datastore.store import Store
 
     with Store.read(result.db) as store:
         data = read_report(store, result.run_id, solve=False)

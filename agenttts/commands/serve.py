@@ -10,9 +10,12 @@ from typing import Annotated
 import typer
 
 from agenttts.commands.common import DEFAULT_DB, Db, Json, Spec, print_json, talk
+from agenttts.commands.run import best_allocation
 from agenttts.errors import UserError
-from pipelines.servecommand import Device, ServeCommand
+from pipelines.servecommand import Device, ServeCommand, commands, require_vllm
+from pipelines.serving import ServerGroup
 from pipelines.spec import AggregatorSpec, PipelineSpec
+from pipelines.specfile import load_spec
 
 
 def serve(
@@ -34,9 +37,6 @@ def serve(
 
     Example: `agenttts serve pipeline.yaml --run latest --db run.duckdb --dry-run`
     """
-    from pipelines.serving import ServerGroup, commands, require_vllm
-    from pipelines.specfile import load_spec
-
     loaded = load_spec(spec)
     wanted = only or (None if run is None else _needed(loaded, db, run))
     found = commands(loaded, wanted, device=_device(device))
@@ -51,8 +51,7 @@ def serve(
     log_dir = log_dir or Path(tempfile.mkdtemp(prefix="agenttts-serve-"))
     console = talk()
     with console.status(f"starting {len(found)} vLLM servers, logs in {log_dir}"):
-        group = ServerGroup(found, log_dir=log_dir, timeout_s=timeout)
-        group.__enter__()
+        group = ServerGroup(found, log_dir=log_dir, timeout_s=timeout).__enter__()
     try:
         if json:
             print_json([_told(command) for command in found])
@@ -84,8 +83,6 @@ def _told(command: ServeCommand) -> dict[str, object]:
 
 def _needed(spec: PipelineSpec, db: Path, run: str) -> list[str]:
     """The models of the run's best allocation, and those that fuse its samples."""
-    from agenttts.commands.run import best_allocation
-
     allocation = best_allocation(db, run)
     models = [choice.model for choice in allocation.values()]
     for stage in spec.stages:

@@ -1,4 +1,4 @@
-"""Specs for tests: two stages (retrieve, answer), models of any size, examples on disk."""
+"""Specs for tests and benchmarks: two stages (retrieve, answer), models of any size, examples on disk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,32 @@ from typing import Any
 
 from pipelines.spec import PipelineSpec
 
+SPEC = """\
+name: small
+models:
+  small: {{served_name: small, base_url: "{url}", active_params: 1.0e+6}}
+  large: {{served_name: large, base_url: "{url}", active_params: 4.0e+6}}
+stages:
+  - name: retrieve
+    prompt: "find {{{{ question }}}}"
+    models: [small, large]
+    max_samples: 8
+    sampling: {{max_tokens: 8}}
+    prompt_tokens: 8
+    generated_tokens: 2
+  - name: answer
+    prompt: "answer {{{{ question }}}} with {{{{ retrieve }}}}"
+    models: [small, large]
+    max_samples: 8
+    sampling: {{max_tokens: 8}}
+    prompt_tokens: 8
+    generated_tokens: 2
+metric: {{kind: exact_match, label: answer}}
+dataset: {{search: search.jsonl, test: test.jsonl}}
+budget:
+  units: 60
+  reference: {{active_params: 1.0e+6, prompt_tokens: 8, generated_tokens: 2}}
+"""
 REFERENCE = {"active_params": 1e6, "prompt_tokens": 16, "generated_tokens": 8}
 
 
@@ -55,3 +81,14 @@ def write_examples(root: Path, n_search: int = 6, n_test: int = 4) -> None:
     for split, n in (("search", n_search), ("test", n_test)):
         rows = [{"question": f"{split} {i}", "gold": "red"} for i in range(n)]
         (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_pipeline(folder: Path, url: str) -> Path:
+    """A pipeline file for a scripted server at `url`, with 24 search and 12 test examples; its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in (("search", 24), ("test", 12)):
+        rows = [{"question": f"{split}-{i}", "answer": ("red", "green", "blue")[i % 3]} for i in range(count)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = folder / "pipeline.yaml"
+    spec.write_text(SPEC.format(url=url))
+    return spec

@@ -158,7 +158,7 @@ def test_the_key_reaches_the_endpoint_and_nothing_else(
     assert KEY not in repr(agent)
 
 
-def test_a_resumed_search_asks_nothing_twice(recorded: Path, tmp_path: Path) -> None:
+def test_a_repeated_search_asks_nothing_twice(recorded: Path, tmp_path: Path) -> None:
     """Answers of the agent are samples: the same question in a new run is answered from the bank."""
     agent: Any = None
     with planner(lambda r, i: turn(("small", 4, "medium", 3))) as server:

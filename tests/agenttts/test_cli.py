@@ -11,11 +11,13 @@ import pytest
 import yaml
 
 from agenttts.budget import planned_units
+from agenttts.space import SearchSpace
 from datastore import Store
 from pipelines.allocation import Allocation
 from pipelines.specfile import load_spec
 from pipelines.zoo import SPEC
 from tests.agenttts.commands import Done, agenttts
+from tests.agenttts.small_specs import write_pipeline
 from tests.servers import ScriptedServer
 
 COMMANDS = (
@@ -32,31 +34,6 @@ COMMANDS = (
     ["bank", "import"],
 )
 
-SMALL = """\
-name: colours
-models:
-  small: {{served_name: small, base_url: "{url}", active_params: 1.0e+6, context_length: 4096}}
-  large: {{served_name: large, base_url: "{url}", active_params: 4.0e+6, context_length: 4096}}
-stages:
-  - name: think
-    prompt: "Think of {{{{ question }}}}"
-    models: [small, large]
-    max_samples: 4
-    prompt_tokens: 8
-    generated_tokens: 1
-  - name: say
-    prompt: "{{{{ think }}}}: say {{{{ question }}}}"
-    models: [small, large]
-    max_samples: 4
-    prompt_tokens: 8
-    generated_tokens: 1
-metric: {{kind: exact_match, label: answer}}
-dataset: {{search: search.jsonl, test: test.jsonl}}
-budget:
-  units: 60
-  reference: {{active_params: 1.0e+6, prompt_tokens: 8, generated_tokens: 1}}
-"""
-
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
@@ -67,13 +44,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
 
 @pytest.fixture
 def small(tmp_path: Path, server: ScriptedServer) -> Path:
-    """A pipeline of two stages on the scripted server, with 12 search and 6 test examples."""
-    for split, count in (("search", 12), ("test", 6)):
-        rows = [{"question": f"{split} {i}", "answer": ("red", "green", "blue")[i % 3]} for i in range(count)]
-        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    spec = tmp_path / "pipeline.yaml"
-    spec.write_text(SMALL.format(url=server.base_url))
-    return spec
+    """A pipeline of two stages on the scripted server."""
+    return write_pipeline(tmp_path, server.base_url)
 
 
 def test_the_demo_searches_the_bank_and_leaves_a_report(demo: tuple[Path, Done]) -> None:
@@ -135,8 +107,8 @@ def test_a_live_search_from_check_to_run(small: Path, server: ScriptedServer, tm
     checked = agenttts("check", small)
     assert (checked.code, checked.errors) == (0, []), checked.err
     planned = agenttts("plan", small, "--trials", 6, "--json").json
-    assert planned["allocations"] == planned["allocations"] > 1
-    assert planned["n_search"] == 12
+    assert planned["allocations"] == SearchSpace(load_spec(small), 60.0).size > 1
+    assert planned["n_search"] == 24
 
     searched = agenttts("search", small, "--trials", 6, "--db", db, "--json")
     assert searched.code == 0, searched.err
@@ -150,7 +122,7 @@ def test_a_live_search_from_check_to_run(small: Path, server: ScriptedServer, tm
     html = tmp_path / "report.html"
     told = agenttts("report", db, "--html", html)
     assert told.code == 0 and html.stat().st_size > 0
-    assert "think" in told.out and "The bank answered" in told.out
+    assert "retrieve" in told.out and "The bank answered" in told.out
     assert agenttts("report", db, found["run_id"], "--json").json["run_id"] == found["run_id"]
 
     listed = agenttts("bank", "list", db, "--json").json
@@ -162,7 +134,7 @@ def test_a_live_search_from_check_to_run(small: Path, server: ScriptedServer, tm
     assert agenttts("bank", "import", other, bank, "--json").json["samples"] > 0
     assert agenttts("bank", "import", other, bank, "--json").json == {"samples": 0}
 
-    inputs = "".join(json.dumps({"question": f"search {i}"}) + "\n" for i in range(5))
+    inputs = "".join(json.dumps({"question": f"search-{i}"}) + "\n" for i in range(5))
     ran = agenttts("run", small, "--run", "latest", "--db", db, stdin=inputs)
     assert ran.code == 0, ran.err
     outputs = [json.loads(line) for line in ran.out.splitlines()]
@@ -180,13 +152,15 @@ def test_an_input_that_fails_is_told_and_the_others_have_their_output(
 ) -> None:
     """`run` ends with exit code 1, and names the reason, when an input has no output."""
     file = tmp_path / "allocation.json"
-    file.write_text(json.dumps({s: {"model": "small", "n_samples": 1} for s in ("think", "say")}))
-    server.fault = lambda request: "overflow" if "bad" in request.prompt else None
-    lines = "".join(json.dumps({"question": question}) + "\n" for question in ("good", "fine"))
+    file.write_text(json.dumps({s: {"model": "small", "n_samples": 1} for s in ("retrieve", "answer")}))
+    server.fault = lambda request: "empty" if "bad" in request.prompt else None
+    lines = "".join(json.dumps({"question": question}) + "\n" for question in ("good", "bad", "fine"))
     done = agenttts("run", small, "--allocation", file, "--db", tmp_path / "r.duckdb", stdin=lines)
-    assert done.code == 0
-    answers = [json.loads(line)["output"] for line in done.out.splitlines()]
-    assert len(answers) == 2 and set(answers) <= {"red", "green", "blue"}
+    assert done.code == 1 and "1 of 3 inputs have no output" in done.err
+    outputs = [json.loads(line) for line in done.out.splitlines()]
+    assert [output["status"] for output in outputs] == ["ok", "error", "ok"]
+    assert outputs[1]["output"] is None and outputs[1]["reason"]
+    assert {outputs[0]["output"], outputs[2]["output"]} <= {"red", "green", "blue"}
 
 
 def test_serve_prints_the_commands_that_it_would_run(demo: tuple[Path, Done], tmp_path: Path) -> None:
@@ -240,15 +214,15 @@ def test_every_command_has_help_with_an_example_and_json(command: list[str]) -> 
 
 BAD_SPECS = {
     "an unknown key": ("metric:", "metrik:", "metrik"),
-    "a wrong type": ("max_samples: 4", "max_samples: many", "max_samples"),
-    "a duplicate stage": ("name: say", "name: think", "think"),
-    "a template error": ("say {{ question }}", "say {{ question", "prompt"),
+    "a wrong type": ("max_samples: 8", "max_samples: many", "max_samples"),
+    "a duplicate stage": ("name: answer", "name: retrieve", "retrieve"),
+    "a template error": ("answer {{ question }}", "answer {{ question", "prompt"),
     "a missing file": ("search.jsonl", "nowhere.jsonl", "nowhere.jsonl"),
     "a field that rows lack": ("label: answer", "label: gold", "gold"),
     "a model that is not there": ("[small, large]", "[small, huge]", "huge"),
     "a budget under the cheapest": ("units: 60", "units: 0.5", "budget"),
     "a model that is not served": ("served_name: large", "served_name: larger", "larger"),
-    "a cycle": ("- name: think", "- name: think\n    inputs: [say]", "say"),
+    "a cycle": ("- name: retrieve", "- name: retrieve\n    inputs: [answer]", "answer"),
 }
 
 
@@ -316,7 +290,7 @@ def test_bad_arguments_are_refused_with_one_line(small: Path, server: ScriptedSe
 def test_an_input_line_that_is_wrong_is_named(line: str, small: Path, tmp_path: Path) -> None:
     """`run` says which line of stdin can't be used, before anything is drawn."""
     file = tmp_path / "allocation.json"
-    file.write_text(json.dumps({s: {"model": "small", "n_samples": 1} for s in ("think", "say")}))
+    file.write_text(json.dumps({s: {"model": "small", "n_samples": 1} for s in ("retrieve", "answer")}))
     stdin = '{"question": "x"}\n' + line + "\n"
     done = agenttts("run", small, "--allocation", file, "--db", tmp_path / "r.duckdb", stdin=stdin)
     assert done.code == 2 and not done.out

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from agenttts import UserError, search
-from benchmarks.kill_resume import answer, command, decisions, killed_and_resumed, undisturbed, write_pipeline
+from benchmarks.kill_resume import answer, command, decisions, killed_and_resumed, undisturbed
 from datastore import Store
+from tests.agenttts.small_specs import write_pipeline
 from tests.servers import ScriptedServer
 
 

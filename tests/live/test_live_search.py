@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agenttts import load_run, search
+from datastore import Store
 from pipelines.clients import ModelClients
 from pipelines.preflight import preflight
 from pipelines.serving import ServerGroup, commands
@@ -78,7 +79,8 @@ def test_a_server_that_dies_leaves_missing_values_and_never_zeros(vllm: None, tm
     assert len(scored) == 2 and dead, [trial.status for trial in result.trials]
     assert all(score is not None for trial in scored for score in trial.scores.values())
     assert all(trial.score is None and trial.error for trial in dead)
-    assert all(score is None for trial in dead for score in trial.scores.values()) or any(
-        trial.samples_reused for trial in dead
-    )
+    with Store.read(tmp_path / "dies.duckdb") as store:
+        rows = [row for t in store.trials(result.run_id) for row in store.scores(t.trial_id).values()]
+    assert any(row.status == "error" for row in rows)
+    assert all((row.score is None) == (row.status == "error") for row in rows)
     assert result.best is not None and result.best.allocation in {trial.allocation for trial in scored}
