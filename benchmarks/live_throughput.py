@@ -4,12 +4,17 @@ Starts the zoo's three models with vLLM and, by rounds, runs a search of 20 tria
 sends the very same requests again from a bare generator: httpx, as many connections, no store, no parsing, no
 limiter. The generator keeps what a pipeline imposes on anybody: one trial after another, and for each example
 the answer request after its retrieve request. Compared are samples per second while trials are evaluated.
+
+Measured 2026-11-24, two cores that servers and clients share, vLLM 0.32 CPU, `--examples 100 --rounds 3`: search
+703, 798, 876 samples/s; bare 622, 717, 726; ratios 1.13, 1.11, 1.21. Above 1, as httpx takes more of the shared
+cores for a request than the runtime does: the runtime is no bottleneck, and the bare rate no upper bound.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import statistics
 import tempfile
 import time
@@ -126,7 +131,9 @@ def main() -> None:
             for split in ("search", "test")
         }
         (folder / "search.jsonl").write_text("\n".join(rows["search"][: arguments.examples]))
-        (folder / "test.jsonl").write_text("\n".join(rows["test"][:20]))
+        asked = {json.loads(row)["question"] for row in rows["search"]}
+        others = [row for row in rows["test"] if json.loads(row)["question"] not in asked]
+        (folder / "test.jsonl").write_text("\n".join(others[:20]))
         dataset = spec.dataset.model_copy(
             update={"search": str(folder / "search.jsonl"), "test": str(folder / "test.jsonl")}
         )

@@ -2,6 +2,8 @@
 
 A search of the zoo, replayed. Counted are the samples that its trials use, as though each trial drew its own,
 and the distinct ones among them: those that a search that begins with an empty bank would draw.
+
+Measured 2026-11-24, `--trials 30`: 280,562 samples used, 52,927 to draw; the bank spares 81.1 %.
 """
 
 from __future__ import annotations
