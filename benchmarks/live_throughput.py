@@ -5,9 +5,9 @@ sends the very same requests again from a bare generator: httpx, as many connect
 limiter. The generator keeps what a pipeline imposes on anybody: one trial after another, and for each example
 the answer request after its retrieve request. Compared are samples per second while trials are evaluated.
 
-Measured 2026-11-24, two cores that servers and clients share, vLLM 0.32 CPU, `--examples 100 --rounds 3`: search
-703, 798, 876 samples/s; bare 622, 717, 726; ratios 1.13, 1.11, 1.21. Above 1, as httpx takes more of the shared
-cores for a request than the runtime does: the runtime is no bottleneck, and the bare rate no upper bound.
+Measured 2026-11-24, two cores that servers and clients share, vLLM 0.32 CPU, `--examples 100 --rounds 3`:
+search 703, 798, 876 samples/s; bare 622, 717, 726; ratios 1.13, 1.11, 1.21. With the cores shared, the bare
+rate is no upper bound.
 """
 
 from __future__ import annotations

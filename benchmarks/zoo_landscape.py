@@ -5,7 +5,7 @@ stage against the number of samples, the best allocation within three budgets by
 of a search of 20 trials over ten seeds (the optimum's score on the search split minus that of the allocation
 found, both true scores).
 
-Measured 2026-11-24 with 10 seeds (the rules are deterministic here: all seeds agree): at 50, 150 and 400 units
+Measured 2026-11-24 with 10 seeds (the rules are deterministic here: all seeds agree): at 50, 150, 400 units
 the true best has 0.771, 0.775, 0.775 in search; `insights` has a mean regret of 0.0000, 0.0167, 0.0208 and
 0.728, 0.733, 0.705 in test; the best default a regret of 0.096, 0.083, 0.021 and 0.677, 0.662, 0.705 in test.
 """
