@@ -7,18 +7,31 @@ suggests are left to the search (`nodes`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from agenttts.outcomes import Walk
 from agenttts.space import SearchSpace
 from agenttts.trial import TrialResult
 from datastore.records import Insight
 from pipelines.allocation import Allocation
 
 
+class Answers(Protocol):
+    """What the samples paid for so far say of allocations, in the order of the search examples."""
+
+    def answer(self, allocations: Sequence[Allocation]) -> Walk:
+        """Their scores by example, as far as they are known; no sample is drawn."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchView:
-    """All that a proposer may know at one step. Trials are those on the search split, in order."""
+    """All that a proposer may know at one step. Trials are those on the search split, in order.
+
+    bank: None where nothing but the trials is to be gone by.
+    """
 
     space: SearchSpace
     trials: tuple[TrialResult, ...]
@@ -29,6 +42,7 @@ class SearchView:
     task: str
     step: int = 0
     refused: tuple[Allocation, ...] = ()  # by a person
+    bank: Answers | None = None
 
     @property
     def tried(self) -> frozenset[Allocation]:
@@ -37,7 +51,7 @@ class SearchView:
 
     @property
     def scored(self) -> tuple[TrialResult, ...]:
-        """The trials with a score; failed ones have none."""
+        """The trials on all examples; failed ones have no score, and those that lost early a part of one."""
         return tuple(t for t in self.trials if t.status == "complete" and t.score is not None)
 
 
@@ -45,12 +59,14 @@ class SearchView:
 class Suggestion:
     """An allocation to try and why.
 
-    `proposer` names who suggested it when that is not the proposer itself.
+    `proposer` names who suggested it when that is not the proposer itself. `race`: stop as soon as it is
+    clearly worse than the best so far (`racing`).
     """
 
     allocation: Allocation
     reason: str
     proposer: str | None = None
+    race: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,3 +110,12 @@ class Proposer(Protocol):
     async def propose(self, view: SearchView, count: int) -> Turn:
         """At most `count` suggestions, each in the space and untried, or `finished`."""
         ...
+
+
+def finalists(proposer: Proposer, view: SearchView) -> Sequence[Allocation]:
+    """Untried allocations that the bank answers in full and that may beat every trial, best first.
+
+    Named by the proposer's method `finalists(view)`; none where it has no such method.
+    """
+    name_them: Callable[[SearchView], Sequence[Allocation]] | None = getattr(proposer, "finalists", None)
+    return () if name_them is None else name_them(view)

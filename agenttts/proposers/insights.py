@@ -17,10 +17,9 @@ from agenttts.proposers import moves, wording
 from agenttts.proposers.base import SearchView, Suggestion, Turn
 from agenttts.proposers.estimate import Estimate
 from agenttts.proposers.moves import Move
-from agenttts.space import SearchSpace
 from agenttts.stats import paired_difference
 from agenttts.trial import TrialResult
-from pipelines.allocation import Allocation, StageChoice
+from pipelines.allocation import Allocation
 
 _LISTED = 20_000  # spaces up to this size are looked at as a whole
 _DRAWN = 2_000  # allocations drawn from larger ones
@@ -161,16 +160,7 @@ def _anywhere(view: SearchView) -> list[Move]:
     if space.size <= _LISTED:
         return [Move(a, "explore") for a in space.enumerate(_LISTED)]
     rng = np.random.default_rng([view.seed, view.step])
-    return [Move(_drawn(space, rng), "explore") for _ in range(_DRAWN)]
-
-
-def _drawn(space: SearchSpace, rng: np.random.Generator) -> Allocation:
-    choices = {}
-    for stage in space.stages:
-        model = stage.models[int(rng.integers(len(stage.models)))]
-        n = int(2 ** rng.uniform(0, np.log2(stage.max_samples)))
-        choices[stage.name] = StageChoice(model, max(1, n))
-    return space.project(Allocation(choices))
+    return [Move(moves.drawn(space, rng), "explore") for _ in range(_DRAWN)]
 
 
 def _score(trial: TrialResult) -> float:

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from agenttts.space import SearchSpace
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.spec import StageSpec
@@ -106,6 +108,16 @@ def untried(moves: Iterable[Move], tried: Iterable[Allocation], space: SearchSpa
             seen.add(move.allocation)
             found.append(move)
     return found
+
+
+def drawn(space: SearchSpace, rng: np.random.Generator) -> Allocation:
+    """An allocation at random: models alike, counts alike in their logarithms, then made to fit."""
+    choices = {}
+    for stage in space.stages:
+        model = stage.models[int(rng.integers(len(stage.models)))]
+        n = int(2 ** rng.uniform(0, np.log2(stage.max_samples)))
+        choices[stage.name] = StageChoice(model, max(1, n))
+    return space.project(Allocation(choices))
 
 
 def _cheaper(space: SearchSpace, giver: StageSpec, base: Allocation) -> Iterator[StageChoice]:

@@ -1,0 +1,165 @@
+"""A search on a landscape, without store, graph or calls: what it finds, trial by trial, and what it pays.
+
+Decides as `nodes` does: the defaults first where the search starts from them, then turn by turn what the
+proposer suggests, the rules where it has nothing. Samples are nested and paid for once, as in the store.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from agenttts.landscapes import Landscape
+from agenttts.outcomes import Bank
+from agenttts.proposers.base import Proposer, SearchView, Suggestion, Turn, finalists
+from agenttts.proposers.insights import InsightsProposer
+from agenttts.racing import is_losing, rungs
+from agenttts.trial import TrialResult
+from pipelines.allocation import Allocation
+
+_RULES = InsightsProposer()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """A search after one trial. flops: paid so far. choice: what it would return now. seconds: it took to
+    propose this trial.
+    """
+
+    trial: int
+    allocation: Allocation
+    score: float | None
+    choice: Allocation | None
+    flops: float
+    seconds: float
+
+
+class SimulatedSearch:
+    """One search: `run` until trials or FLOPs are used up, or the proposer has finished."""
+
+    def __init__(self, landscape: Landscape, proposer: Proposer, seed: int, *, seeded: bool) -> None:
+        self.landscape = landscape
+        self.proposer = proposer
+        self.seed = seed
+        self.bank = Bank(landscape.outcomes)
+        self.trials: list[TrialResult] = []
+        self.moments: list[Moment] = []
+        self.finished: str | None = None
+        self._seeded = seeded
+
+    async def run(self, *, trials: int, flops: float = float("inf")) -> list[Moment]:
+        """Trials are cut at `trials`; no trial begins once `flops` are spent."""
+        if self._seeded:
+            for allocation in self.landscape.space.defaults():
+                if len(self.trials) < trials and self.bank.flops < flops:
+                    self._try(Suggestion(allocation, "default", "default"), 0.0)
+        step = 1
+        while len(self.trials) < trials and self.bank.flops < flops:
+            view = self.view(step, trials - len(self.trials))
+            began = time.perf_counter()
+            turn = await self.proposer.propose(view, min(self.proposer.batch, trials - len(self.trials)))
+            if not turn.suggestions and not turn.rejected and turn.finished is None:
+                turn = _RULES.decide(view, self.proposer.batch)
+            stand_ins = self._stand_ins(view, turn)
+            if turn.finished is not None and not turn.suggestions:
+                self.finished = turn.finished
+                break
+            suggested = [*turn.suggestions, *stand_ins]
+            seconds = (time.perf_counter() - began) / max(1, len(suggested))
+            if not suggested:
+                break
+            for suggestion in suggested[: trials - len(self.trials)]:
+                self._try(suggestion, seconds)
+            step += 1
+        return self.moments
+
+    def view(self, step: int, trials_left: int) -> SearchView:
+        return SearchView(
+            space=self.landscape.space,
+            trials=tuple(self.trials),
+            insights=(),
+            seed=self.seed,
+            trials_left=trials_left,
+            n_examples=len(self.landscape.outcomes.example_ids),
+            task=self.landscape.name,
+            step=step,
+            bank=self.bank,
+        )
+
+    def _stand_ins(self, view: SearchView, turn: Turn) -> list[Suggestion]:
+        taken = [s.allocation for s in turn.suggestions]
+        found: list[Suggestion] = []
+        for _ in turn.rejected:
+            stand_in = _RULES.fallback(view, [*taken, *(s.allocation for s in found)])
+            found += [] if stand_in is None else [stand_in]
+        return found
+
+    def _try(self, suggestion: Suggestion, seconds: float) -> None:
+        ids = self.landscape.outcomes.example_ids
+        best = self._best()
+        looks = rungs(len(ids)) if suggestion.race and best is not None else [len(ids)]
+        scores: dict[str, float | None] = {}
+        losing = False
+        for end in looks:
+            found, _ = self.bank.buy(suggestion.allocation, slice(len(scores), end))
+            new = ids[len(scores) : end]
+            scores |= {i: None if np.isnan(s) else float(s) for i, s in zip(new, found, strict=True)}
+            if best is not None and end < len(ids) and is_losing(scores, best.scores, self.seed):
+                losing = True
+                break
+        self.trials.append(self._trial(suggestion, scores, losing))
+        self.moments.append(
+            Moment(
+                trial=len(self.trials),
+                allocation=suggestion.allocation,
+                score=self.trials[-1].score,
+                choice=self._choice(),
+                flops=self.bank.flops,
+                seconds=seconds,
+            )
+        )
+
+    def _best(self) -> TrialResult | None:
+        scored = [t for t in self.trials if t.status == "complete" and t.score is not None]
+        return max(scored, key=lambda t: (t.score or 0.0, -t.budget_units, -t.number), default=None)
+
+    def _choice(self) -> Allocation | None:
+        """The winner if the search ended now: the best trial, or a finalist that does better."""
+        best = self._best()
+        candidates = list(finalists(self.proposer, self.view(len(self.moments), 0)))
+        if best is None or not candidates:
+            return None if best is None else best.allocation
+        means = np.nanmean(self.bank.answer(candidates).scores, axis=1)
+        pick = int(means.argmax())
+        return candidates[pick] if means[pick] > (best.score or 0.0) else best.allocation
+
+    def _trial(
+        self, suggestion: Suggestion, scores: dict[str, float | None], losing: bool
+    ) -> TrialResult:
+        present = [score for score in scores.values() if score is not None]
+        allocation = suggestion.allocation
+        return TrialResult(
+            number=len(self.trials),
+            allocation=allocation,
+            purpose="baseline" if suggestion.proposer == "default" else "search",
+            split="search",
+            proposer=suggestion.proposer or self.proposer.name,
+            reason=suggestion.reason,
+            status="lost" if losing else "complete" if present else "failed",
+            score=float(np.mean(present)) if present else None,
+            scores=scores,
+            n_scored=len(present),
+            n_missing=len(scores) - len(present),
+            budget_units=self.landscape.space.units(allocation),
+            flops_per_query=None,
+            prompt_tokens=0,
+            generated_tokens=0,
+            cost_usd=None,
+            samples_drawn=0,
+            samples_reused=0,
+            calls=0,
+            stage_scores={},
+            error=None,
+        )
