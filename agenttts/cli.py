@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from agenttts.commands import banks, check, demo, plan, report, run, schema, search, serve
+from agenttts.commands import banks, check, compare, demo, plan, report, run, schema, search, serve
 from agenttts.commands.common import complain
 from agenttts.errors import AgentTTSError
 from datastore.errors import StoreError
@@ -33,6 +33,7 @@ app.command()(demo.demo)
 app.command()(check.check)
 app.command()(plan.plan)
 app.command()(search.search)
+app.command()(compare.compare)
 app.command()(report.report)
 app.command()(run.run)
 app.command()(serve.serve)

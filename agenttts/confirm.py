@@ -10,6 +10,7 @@ import json
 
 from agenttts.nodes import SearchState, SearchWork, Step, run_trial
 from agenttts.outcome import baseline_of, cost_of, outcome, ranked, winner_of
+from agenttts.proposers.base import finalists
 
 _FINALISTS = 3
 
@@ -34,6 +35,14 @@ async def confirm(state: SearchState, runtime: Step) -> SearchState:
             work.extra.append(trial)
             if refusal is not None:
                 return {"ended": state.get("ended") or refusal}
+    for allocation in finalists(work.proposer, work.view(state["step"] + 1)):
+        reason = "Samples paid for answer it in full, and it may beat every trial."
+        trial, refusal = await run_trial(
+            runtime, allocation, work.examples, _next_number(work), "confirm", work.proposer.name, reason
+        )
+        work.extra.append(trial)
+        if refusal is not None:
+            return {"ended": state.get("ended") or refusal}
     best, baseline = winner_of(work.trials, work.extra), baseline_of(work.trials, work.extra)
     chosen = [t for t in (best, baseline) if t is not None]
     for allocation in dict.fromkeys(t.allocation for t in chosen):

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from agenttts.errors import AgentTTSError, UserError
+from agenttts.racing import is_losing, rungs
 from agenttts.space import SearchSpace
 from agenttts.trial import Progress, Tally, TrialResult, load_trial, result_of, trial_id
 from datastore import records
@@ -70,8 +71,13 @@ async def evaluate(
     split: str | None = None,
     max_error_rate: float = MAX_ERROR_RATE,
     on_progress: Callable[[Progress], None] | None = None,
+    race_with: Mapping[str, float | None] | None = None,
+    seed: int = 0,
 ) -> TrialResult:
     """Run the allocation on every example at once and store the trial as it goes.
+
+    race_with: scores of the best trial so far; then the examples are run part by part, and the trial is
+    "lost" as soon as it is clearly worse (`racing`).
 
     split: "test" for the purpose "test", else "search", where not given. clock: Unix seconds.
     max_error_rate: the largest share of missing examples with which a trial still has a score.
@@ -106,10 +112,17 @@ async def evaluate(
     )
     store.begin_trial(started)
     tally = Tally(started, runtime.spec, len(examples))
-    await _run_all(allocation, examples, runtime, store, tally, on_progress)
-    finished = replace(tally.trial(max_error_rate), finished_at=clock())
+    lost, n_run = False, 0
+    for end in [len(examples)] if race_with is None else rungs(len(examples)):
+        await _run_all(allocation, examples[n_run:end], runtime, store, tally, on_progress)
+        n_run = end
+        if race_with is not None and end < len(examples):
+            lost = is_losing(tally.scores(examples[:end]), race_with, seed)
+            if lost:
+                break
+    finished = replace(tally.trial(max_error_rate, n_run, lost=lost), finished_at=clock())
     store.finish_trial(finished)
-    return result_of(finished, tally.scores(examples), tally.stage_scores())
+    return result_of(finished, tally.scores(examples[:n_run]), tally.stage_scores())
 
 
 async def _run_all(

@@ -4,7 +4,7 @@ A simulated pipeline has two to five stages. Each example has a right value and 
 stage. A model's sample is right with a chance that falls with the example's difficulty and, downstream, when
 the stage before was wrong; where it is wrong, one wrong value may attract most samples. Votes, or a verifier
 that errs, make one value of n samples, so that curves over n saturate and may turn down. A search sees a few
-examples; the truth is the score on a thousand others. What a bank knows is read in `bank_outcomes`.
+examples; the truth is the score on two thousand others. What a bank knows is read in `bank_outcomes`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from agenttts.errors import UserError
+from agenttts.evaluate import MAX_ERROR_RATE
 from agenttts.outcomes import Outcomes, StageOutcomes
 from agenttts.proposers import moves
 from agenttts.space import SearchSpace
@@ -23,10 +25,10 @@ from pipelines.allocation import Allocation
 from pipelines.costs import stage_flops
 from pipelines.spec import PipelineSpec
 
-N_TRUTH = 1000  # examples that no search sees
+N_TRUTH = 2000  # examples that no search sees
 _VALUES = 5  # value 0 is right
 _ENUMERATED = 30_000
-_STARTS = 24
+_STARTS = 10
 _Floats = npt.NDArray[np.float64]
 
 
@@ -36,7 +38,7 @@ class Landscape:
 
     outcomes: on the examples that a search sees. truth: on those that decide; for a full bank the same.
     best: the largest true score in the space, by enumeration where `exact`, else the best that a search from
-    many starts found.
+    many starts found, or the best that a bank answers.
     """
 
     name: str
@@ -50,20 +52,13 @@ class Landscape:
         """Means over the examples that decide: [allocation]."""
         return true_means(self.truth, allocations)
 
-    @property
-    def flops_of_a_trial(self) -> float:
-        """What one trial at the full budget takes on all examples when nothing is reused."""
-        reference = self.space.spec.budget.reference
-        tokens = reference.prompt_tokens + self.space.budget_units * reference.generated_tokens
-        per_query = tokens + (len(self.space.stages) - 1) * reference.prompt_tokens
-        return 2.0 * reference.active_params * per_query * len(self.outcomes.example_ids)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """From what a class of landscapes is drawn. Pairs are ranges.
 
-    gain: a model's skill over the next smaller one, logits. ratio: their sizes. pull: Dirichlet weight of the
+    gain: a model's skill over the next smaller one, logits; at a share `flat` of the stages a tenth of it,
+    so that small models do as well there. ratio: their sizes. pull: Dirichlet weight of the
     wrong values, small where one of them attracts most. leak: what a wrong input leaves of the chance to be
     right. verified: share of stages with best-of-n by a verifier; error: its taste for wrong values, in
     standard deviations of its noise. examples: that a search sees. tightness: the budget, as a share of what
@@ -74,19 +69,20 @@ class Family:
     models: tuple[int, int] = (2, 4)
     samples: tuple[int, ...] = (16, 32)
     examples: tuple[int, ...] = (100, 200, 400)
-    gain: tuple[float, float] = (0.0, 1.2)
-    ratio: tuple[float, float] = (2.0, 8.0)
+    gain: tuple[float, float] = (0.6, 1.6)
+    flat: float = 0.5
+    ratio: tuple[float, float] = (2.0, 6.0)
     pull: tuple[float, float] = (0.5, 2.0)
     leak: tuple[float, float] = (0.1, 0.6)
     verified: float = 0.0
     error: tuple[float, float] = (0.0, 1.0)
-    tightness: tuple[float, float] = (0.15, 0.6)
+    tightness: tuple[float, float] = (0.1, 0.4)
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "voting": Family(),
-        "turning": Family(pull=(0.08, 0.4), gain=(-0.2, 1.0)),
+        "turning": Family(pull=(0.08, 0.4)),
         "verified": Family(verified=1.0, error=(0.5, 2.5)),
         "bottleneck": Family(stages=(3, 4), leak=(0.0, 0.1), models=(2, 5)),
         "deep": Family(
@@ -115,12 +111,15 @@ def draw(family: str, seed: int) -> Landscape:
 
 
 def true_means(outcomes: Outcomes, allocations: Sequence[Allocation]) -> _Floats:
-    """Mean scores over all examples that are not missing, in parts that fit in memory: [allocation]."""
+    """Mean scores over the examples that are not missing; NaN where more than a fifth is: [allocation]."""
     size = max(1, 4_000_000 // len(outcomes.example_ids))
-    found = [
-        np.nanmean(outcomes.walk(allocations[i : i + size]).scores, axis=1)
-        for i in range(0, len(allocations), size)
-    ]
+    found = []
+    for i in range(0, len(allocations), size):
+        scores = outcomes.walk(allocations[i : i + size]).scores
+        there = ~np.isnan(scores)
+        sums = np.where(there, scores, 0.0).sum(axis=1)
+        enough = there.mean(axis=1) >= 1 - MAX_ERROR_RATE
+        found.append(np.where(enough, sums / np.maximum(there.sum(axis=1), 1), np.nan))
     means: _Floats = np.concatenate(found)
     return means
 
@@ -131,14 +130,17 @@ def best_score(outcomes: Outcomes, space: SearchSpace) -> tuple[float, bool]:
     Larger spaces are climbed by all moves of the rules from seeded starts, and from each stage's best.
     """
     if space.size <= _ENUMERATED:
-        return float(true_means(outcomes, list(space.enumerate(_ENUMERATED))).max()), True
+        scores = true_means(outcomes, list(space.enumerate(_ENUMERATED)))
+        if np.isnan(scores).all():
+            raise UserError(f"the bank answers no allocation within {space.budget_units:g} units")
+        return float(np.nanmax(scores)), not np.isnan(scores).any()
     rng = np.random.default_rng(space.size % 2**32)
     best = -np.inf
     for start in [*space.defaults(), *(moves.drawn(space, rng) for _ in range(_STARTS))]:
-        here, score = start, float(true_means(outcomes, [start])[0])
+        here, score = start, float(np.nan_to_num(true_means(outcomes, [start]), nan=-np.inf)[0])
         while True:
             near = [m.allocation for m in moves.untried(moves.around(space, here, 0), {here}, space)]
-            scores = true_means(outcomes, near)
+            scores = np.nan_to_num(true_means(outcomes, near), nan=-np.inf)
             if not near or scores.max() <= score:
                 break
             here, score = near[int(scores.argmax())], float(scores.max())
@@ -236,7 +238,8 @@ class _simulated:
 def _chances(kind: Family, n_models: int, hardness: _Floats, rng: np.random.Generator) -> _Floats:
     """Chances of each value: [model, example, value]. Models share most of what is hard, and what attracts."""
     count = len(hardness)
-    skill = rng.uniform(-1.2, 0.8) + np.cumsum([0.0, *rng.uniform(*kind.gain, n_models - 1)])
+    gains = rng.uniform(*kind.gain, n_models - 1) * (0.1 if rng.random() < kind.flat else 1.0)
+    skill = rng.uniform(-1.2, 0.8) - 0.5 * gains.sum() + np.cumsum([0.0, *gains])
     shared = rng.uniform(0.6, 1.8) * (0.6 * hardness + 0.8 * rng.normal(0, 1, count))
     own = rng.normal(0, 0.7, (n_models, count))
     right = 1 / (1 + np.exp(-(skill[:, None] + own - shared)))

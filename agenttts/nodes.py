@@ -17,10 +17,13 @@ from langgraph.runtime import Runtime as GraphRuntime
 from langgraph.types import interrupt
 
 from agenttts.approval import Decision, decided, question
+from agenttts.bank_outcomes import BankOutcomes
 from agenttts.evaluate import evaluate
 from agenttts.limits import Ledger, SearchLimits, Spending
-from agenttts.proposers.base import Proposer, SearchView, Suggestion, Turn
+from agenttts.outcome import ranked
+from agenttts.proposers.base import Proposer, SearchView, Suggestion, Turn, races
 from agenttts.proposers.insights import InsightsProposer
+from agenttts.proposers.verdicts import verdicts
 from agenttts.space import SearchSpace
 from agenttts.trial import Progress, TrialResult, load_trial, trial_id
 from datastore.records import Event, Insight, Proposal, Trial, TrialPurpose
@@ -64,6 +67,7 @@ class SearchWork:
     clock: Callable[[], float]
     max_error_rate: float
     test_examples: Callable[[], Sequence[Example]]
+    bank: BankOutcomes  # of the samples that this run's trials took
     rules: InsightsProposer = field(default_factory=InsightsProposer)
     trials: list[TrialResult] = field(default_factory=list)  # on the search split, as decided
     extra: list[TrialResult] = field(default_factory=list)  # confirmations and test trials
@@ -87,6 +91,7 @@ class SearchWork:
             task=self.spec.name,
             step=step,
             refused=tuple(Allocation.from_json(p.allocation) for p in refused if p.step < step),
+            bank=self.bank,
         )
 
     @property
@@ -118,13 +123,7 @@ async def reflect(state: SearchState, runtime: Step) -> SearchState:
     if step in work.proposals:
         for insight in work.insights:
             if insight.step == step:
-                _tell(
-                    runtime,
-                    "insight",
-                    text=insight.text,
-                    trials=list(insight.trials),
-                    proposer=insight.proposer,
-                )
+                _tell_insight(runtime, insight)
         return {"step": step}
     count = work.proposer.batch if work.trials_left is None else min(work.proposer.batch, work.trials_left)
     turn = await work.proposer.propose(work.view(step), count)
@@ -137,13 +136,23 @@ async def reflect(state: SearchState, runtime: Step) -> SearchState:
         proposer = work.rules.name
         turn = replace(turn, suggestions=tuple(replace(s, proposer=proposer) for s in turn.suggestions))
     lessons = [
-        Insight(run_id=work.run_id, step=step, position=i, proposer=proposer, text=text, trials=trials)
-        for i, (text, trials) in enumerate(turn.insights)
+        Insight(
+            run_id=work.run_id,
+            step=step,
+            position=i,
+            proposer=proposer,
+            text=lesson.text,
+            trials=lesson.trials,
+            verdict=verdict,
+        )
+        for i, (lesson, verdict) in enumerate(
+            zip(turn.insights, verdicts(turn.insights, work.trials, work.seed), strict=True)
+        )
     ]
     work.store.put_insights(lessons)
     work.insights = [i for i in work.insights if i.step != step] + lessons
     for insight in lessons:
-        _tell(runtime, "insight", text=insight.text, trials=list(insight.trials), proposer=proposer)
+        _tell_insight(runtime, insight)
     work.turn = turn
     return {"step": step}
 
@@ -237,6 +246,8 @@ async def evaluate_step(state: SearchState, runtime: Step) -> SearchState:
             runtime, allocation, work.examples, len(work.trials), purpose, draft.proposer, draft.reason
         )
         work.trials.append(trial)
+        if trial.scores:
+            await work.bank.add(allocation, trial.scores)
         if refusal is not None:
             return {"ended": refusal}
     return {"ended": None if step + 1 in work.proposals else reached(work)}
@@ -289,6 +300,8 @@ async def run_trial(
                 clock=work.clock,
                 max_error_rate=work.max_error_rate,
                 on_progress=_progress(runtime),
+                race_with=_rival(work, purpose, proposer),
+                seed=work.seed,
             )
         except SpendRefused as error:
             trial, refusal = _stopped_trial(work, number, str(error)), str(error)
@@ -344,6 +357,14 @@ def held_back(work: SearchWork) -> Spending:
         flops=times * max((s.flops for s in shares), default=0.0),
         usd=times * max((s.usd for s in shares), default=0.0),
     )
+
+
+def _rival(work: SearchWork, purpose: TrialPurpose, proposer: str) -> Mapping[str, float | None] | None:
+    """The scores that a trial of a racing proposer is measured by; None for every other trial."""
+    if purpose != "search" or proposer != work.proposer.name or not races(work.proposer):
+        return None
+    best = next(iter(ranked(work.trials)), None)
+    return None if best is None else best.scores
 
 
 def _stopped_trial(work: SearchWork, number: int, reason: str) -> TrialResult:
@@ -425,6 +446,17 @@ def _progress(runtime: Step) -> Callable[[Progress], None]:
 
 def _phase(runtime: Step, phase: str, step: int) -> None:
     _tell(runtime, "phase", phase=phase, step=step)
+
+
+def _tell_insight(runtime: Step, insight: Insight) -> None:
+    _tell(
+        runtime,
+        "insight",
+        text=insight.text,
+        trials=list(insight.trials),
+        proposer=insight.proposer,
+        verdict=insight.verdict,
+    )
 
 
 def _tell_proposal(runtime: Step, work: SearchWork, draft: Proposal) -> None:

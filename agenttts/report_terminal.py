@@ -107,6 +107,7 @@ def _insight_table(data: ReportData) -> Table:
     table.add_column("step", justify="right")
     table.add_column("insight", overflow="fold")
     table.add_column("rests on", overflow="fold")
+    table.add_column("tested")
     for insight in data.insights:
-        table.add_row(str(insight.step), escape(insight.text), words.cited(insight.trials))
+        table.add_row(str(insight.step), escape(insight.text), words.cited(insight.trials), insight.verdict)
     return table

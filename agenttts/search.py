@@ -23,12 +23,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from agenttts.approval import Approve, Pending
+from agenttts.bank_outcomes import BankOutcomes
 from agenttts.blocking import run_blocking
 from agenttts.check import check
 from agenttts.errors import UserError
 from agenttts.evaluate import MAX_ERROR_RATE
 from agenttts.limits import Ledger, SearchLimits
-from agenttts.proposers import AgentSettings, Proposer, ProposerContext, make_proposer, require_proposer
+from agenttts.proposers import (
+    DEFAULT,
+    AgentSettings,
+    Proposer,
+    ProposerContext,
+    make_proposer,
+    require_proposer,
+)
 from agenttts.result import SearchResult
 from agenttts.space import SearchSpace
 from datastore.keys import model_key
@@ -126,8 +134,9 @@ async def async_search(
     it.
 
     spec: a PipelineSpec or its YAML file. budget: units per query; None: the spec's. trials: allocations to
-    evaluate, None for no such limit; `limits` caps tokens, FLOPs, money and minutes too. proposer:
-    "insights", "agent", "auto" (the agent where an endpoint is configured, else the rules) or an object. db:
+    evaluate, None for no such limit; `limits` caps tokens, FLOPs, money and minutes too. proposer: a name of
+    `agenttts.proposers.NAMES`, a sampler's class in optuna.samplers, "auto" (the agent where an endpoint is
+    configured, else the default) or an object. db:
     the DuckDB file, agenttts.duckdb where not given. resume: go on with the newest unfinished run of this
     spec; a finished one is returned as it is. replay: no call that the bank can't answer. approve: asked
     before anything is paid for. agent: the LLM endpoint; None: from AGENTTTS_AGENT_*. banks: recorded samples
@@ -140,7 +149,7 @@ async def async_search(
     limits = limits or SearchLimits()
     agent = agent or AgentSettings.from_environ(environ)
     if proposer == "auto":
-        proposer = "insights" if agent is None else "agent"
+        proposer = DEFAULT if agent is None else "agent"
     request = _Request(
         spec=spec,
         budget=spec.budget.units if budget is None else float(budget),
@@ -276,6 +285,7 @@ def _work(
         clock=request.clock,
         max_error_rate=request.max_error_rate,
         test_examples=cache(lambda: load_examples(spec, "test")),
+        bank=BankOutcomes(spec, store, examples),
         insights=store.insights(run.run_id),
         stored={trial.number: trial for trial in store.trials(run.run_id)},
     )

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agenttts.evaluate import MAX_ERROR_RATE
 from agenttts.landscapes import Landscape
 from agenttts.outcomes import Bank
-from agenttts.proposers.base import Proposer, SearchView, Suggestion, Turn, finalists
+from agenttts.proposers.base import Proposer, SearchView, Suggestion, Turn, finalists, races
 from agenttts.proposers.insights import InsightsProposer
 from agenttts.racing import is_losing, rungs
 from agenttts.trial import TrialResult
@@ -48,16 +49,16 @@ class SimulatedSearch:
         self.moments: list[Moment] = []
         self.finished: str | None = None
         self._seeded = seeded
+        self._step = 1
 
     async def run(self, *, trials: int, flops: float = float("inf")) -> list[Moment]:
         """Trials are cut at `trials`; no trial begins once `flops` are spent."""
-        if self._seeded:
+        if self._seeded and not self.trials:
             for allocation in self.landscape.space.defaults():
                 if len(self.trials) < trials and self.bank.flops < flops:
                     self._try(Suggestion(allocation, "default", "default"), 0.0)
-        step = 1
         while len(self.trials) < trials and self.bank.flops < flops:
-            view = self.view(step, trials - len(self.trials))
+            view = self.view(self._step, trials - len(self.trials))
             began = time.perf_counter()
             turn = await self.proposer.propose(view, min(self.proposer.batch, trials - len(self.trials)))
             if not turn.suggestions and not turn.rejected and turn.finished is None:
@@ -72,7 +73,7 @@ class SimulatedSearch:
                 break
             for suggestion in suggested[: trials - len(self.trials)]:
                 self._try(suggestion, seconds)
-            step += 1
+            self._step += 1
         return self.moments
 
     def view(self, step: int, trials_left: int) -> SearchView:
@@ -99,7 +100,8 @@ class SimulatedSearch:
     def _try(self, suggestion: Suggestion, seconds: float) -> None:
         ids = self.landscape.outcomes.example_ids
         best = self._best()
-        looks = rungs(len(ids)) if suggestion.race and best is not None else [len(ids)]
+        raced = best is not None and suggestion.proposer is None and races(self.proposer)
+        looks = rungs(len(ids)) if raced else [len(ids)]
         scores: dict[str, float | None] = {}
         losing = False
         for end in looks:
@@ -135,11 +137,10 @@ class SimulatedSearch:
         pick = int(means.argmax())
         return candidates[pick] if means[pick] > (best.score or 0.0) else best.allocation
 
-    def _trial(
-        self, suggestion: Suggestion, scores: dict[str, float | None], losing: bool
-    ) -> TrialResult:
+    def _trial(self, suggestion: Suggestion, scores: dict[str, float | None], losing: bool) -> TrialResult:
         present = [score for score in scores.values() if score is not None]
         allocation = suggestion.allocation
+        failed = not present or len(present) < (1 - MAX_ERROR_RATE) * len(scores)
         return TrialResult(
             number=len(self.trials),
             allocation=allocation,
@@ -147,8 +148,8 @@ class SimulatedSearch:
             split="search",
             proposer=suggestion.proposer or self.proposer.name,
             reason=suggestion.reason,
-            status="lost" if losing else "complete" if present else "failed",
-            score=float(np.mean(present)) if present else None,
+            status="lost" if losing else "failed" if failed else "complete",
+            score=None if failed else float(np.mean(present)),
             scores=scores,
             n_scored=len(present),
             n_missing=len(scores) - len(present),

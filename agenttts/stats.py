@@ -9,7 +9,7 @@ comparisons are not made here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Protocol, TypeVar
@@ -101,6 +101,51 @@ def indistinguishable(
         if trial is best
         or paired_difference(best.scores, trial.scores, rng, confidence=confidence).holds(0.0)
     ]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for being many (Holm 1979): the chance of one false claim or more stays at the level.
+
+    In the order given; never above 1.
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def pass_at_k(n_samples: int, n_right: int, k: int) -> float:
+    """The chance that k of n samples hold a right one: 1 - C(n - c, k) / C(n, k), unbiased (Chen et al. 2021).
+
+    ValueError unless 0 <= n_right <= n_samples and 1 <= k <= n_samples.
+    """
+    if not (0 <= n_right <= n_samples and 1 <= k <= n_samples):
+        raise ValueError(f"pass@k takes 0 <= c <= n and 1 <= k <= n, got n={n_samples}, c={n_right}, k={k}")
+    return 1.0 - math.comb(n_samples - n_right, k) / math.comb(n_samples, k)
+
+
+def vote_curve(
+    answers: Sequence[str], right: Collection[str], rng: np.random.Generator, *, n_orders: int = 200
+) -> _Floats:
+    """The chance that a plurality of the first n answers is right, for n = 1 to all: shape (len(answers),).
+
+    Over random orders of the answers that were drawn, whatever they are: a vote is won against every other
+    answer by itself, not against all wrong ones together. Of answers with equally many votes the first drawn
+    wins. ValueError without answers.
+    """
+    if not answers:
+        raise ValueError("a vote curve needs at least one answer, got none")
+    names, codes = np.unique(np.asarray(answers, dtype=object).astype(str), return_inverse=True)
+    good = np.isin(names, list(right))
+    count = len(codes)
+    orders = rng.permuted(np.tile(codes, (n_orders, 1)), axis=1)
+    votes = orders[:, :, None] == np.arange(len(names))
+    first = np.where(votes.any(axis=1), votes.argmax(axis=1), count)
+    ranked = np.cumsum(votes, axis=1) * (count + 1) - first[:, None, :]
+    curve: _Floats = good[ranked.argmax(axis=2)].mean(axis=0)
+    return curve
 
 
 def smallest_resolvable_difference(

@@ -25,6 +25,7 @@ from pipelines.spec import PipelineSpec
 class TrialResult:
     """An allocation's scores on a set of examples, and what they took.
 
+    status: "lost" when a race stopped it early, clearly worse than the best; its scores are those until then.
     score: mean over the scored examples; None when the trial failed or is not finished.
     scores: by example id; None where the example is missing.
     budget_units: planned. flops_per_query: realised, mean over the scored examples; None without any.
@@ -129,13 +130,13 @@ class Tally:
             cost_usd=self._cost_usd,
         )
 
-    def trial(self, max_error_rate: float) -> records.Trial:
-        """The finished trial, without the time."""
+    def trial(self, max_error_rate: float, n_run: int, *, lost: bool = False) -> records.Trial:
+        """The finished trial, without the time; it was run on the first n_run examples."""
         scored = [o for o in self.outcomes.values() if o.score is not None]
-        failed = self._missing > max_error_rate * self._n_examples or not scored
+        failed = self._missing > max_error_rate * n_run or not scored
         return replace(
             self.started,
-            status="failed" if failed else "complete",
+            status="failed" if failed else "lost" if lost else "complete",
             score=None if failed else _mean(o.score for o in scored if o.score is not None),
             n_scored=len(scored),
             n_missing=self._missing,
@@ -146,7 +147,7 @@ class Tally:
             samples_drawn=self._drawn,
             samples_reused=self._reused,
             calls=self._calls,
-            error=self._error(max_error_rate) if failed else None,
+            error=self._error(max_error_rate, n_run) if failed else None,
         )
 
     def scores(self, examples: Sequence[Example]) -> dict[str, float | None]:
@@ -200,11 +201,11 @@ class Tally:
             samples_reused=outcome.samples_reused,
         )
 
-    def _error(self, max_error_rate: float) -> str:
+    def _error(self, max_error_rate: float, n_run: int) -> str:
         reasons = Counter(o.reason for o in self.outcomes.values() if o.score is None)
         (reason, count), *_ = sorted(reasons.items(), key=lambda item: (-item[1], str(item[0])))
         return (
-            f"{self._missing} of {self._n_examples} examples are missing, more than {max_error_rate:.0%}; "
+            f"{self._missing} of {n_run} examples are missing, more than {max_error_rate:.0%}; "
             f"{count} of them for: {reason}"
         )
 

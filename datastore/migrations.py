@@ -15,7 +15,9 @@ import duckdb
 from datastore.errors import ForeignFile, NewerSchema
 
 FORMAT = "sample-store"
-STEPS: dict[int, str] = {}
+STEPS: dict[int, str] = {
+    1: "ALTER TABLE insights ADD COLUMN verdict VARCHAR DEFAULT 'open'",
+}
 
 
 def current_version() -> int:

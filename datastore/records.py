@@ -13,6 +13,7 @@ TrialStatus = Literal["running", "complete", "failed", "lost"]
 TrialPurpose = Literal["search", "baseline", "confirm", "test"]
 ResultStatus = Literal["ok", "error"]
 ProposalStatus = Literal["accepted", "edited", "refused", "invalid"]
+Verdict = Literal["supported", "refuted", "open"]
 RunStatus = Literal["running", "complete", "stopped", "failed"]
 
 
@@ -147,6 +148,7 @@ class Insight:
     proposer: str
     text: str
     trials: tuple[int, ...]  # numbers of the trials cited
+    verdict: Verdict  # of a paired test of what it claims
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -203,12 +203,14 @@ CREATE TABLE insights (
     proposer VARCHAR NOT NULL,
     text VARCHAR NOT NULL,
     trials INTEGER[] NOT NULL,
+    verdict VARCHAR NOT NULL,
     PRIMARY KEY (run_id, step, position)
 );
 COMMENT ON TABLE insights IS 'what a search had learnt, in words';
 COMMENT ON COLUMN insights.step IS '0-based';
 COMMENT ON COLUMN insights.position IS '0-based within the step';
 COMMENT ON COLUMN insights.trials IS 'trials.number of the trials cited';
+COMMENT ON COLUMN insights.verdict IS 'supported, refuted or open, by a paired test of what it claims';
 
 CREATE TABLE events (
     run_id VARCHAR NOT NULL,

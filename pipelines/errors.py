@@ -77,7 +77,9 @@ class DrawFailed(ServerError):
 
 
 class ReplayMiss(ServerError):
-    """A replay needs a sample that the bank does not hold."""
+    """A replay needs a sample that the bank does not hold. `available`: how many from the first on it has."""
+
+    available: int = 0
 
 
 class ConfigurationError(PipelineError):

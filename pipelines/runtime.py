@@ -156,6 +156,61 @@ class Runtime:
             calls=ledger.calls,
         )
 
+    async def prefixes(
+        self,
+        stage: StageSpec,
+        choice: StageChoice,
+        example: Example,
+        outputs: Mapping[str, Any],
+        first: int = 1,
+    ) -> list[StageOutcome]:
+        """The outcomes of the first n samples for n from `first` to `choice.n_samples`, each parsed once.
+
+        Where a function of the user's or a fuser's answer is needed for each n, only the last. Raises as
+        `run_example` does; a fault is in the outcomes.
+        """
+        if not isinstance(stage.aggregator, AggregatorSpec) or not _built_in(stage.aggregator):
+            return [await self.stage_outcome(stage, choice, example, outputs)]
+        ledger = _Ledger(self.spec)
+        content = prompts.render(stage, example, outputs)
+        try:
+            drawn = await self._samples(stage, choice.model, content, choice.n_samples, ledger)
+        except (*MISSING, ContextOverflow):
+            return [await self.stage_outcome(stage, choice, example, outputs)]
+        candidates = [
+            Candidate(s.index, s.text, _parsed(stage, s.text, example), s.mean_logprob) for s in drawn.samples
+        ]
+        generated = [sample.generated_tokens for sample in drawn.samples]
+        found = []
+        for n in range(first, choice.n_samples + 1):
+            value, score, reason = None, None, None
+            try:
+                value = aggregators.aggregate(stage, candidates[:n], example, outputs)
+                score = None if stage.metric is None else metrics.score(stage.metric, value, example)
+            except MISSING as error:
+                value, reason = None, str(error)
+            model, tokens = self.spec.models[choice.model], sum(generated[:n])
+            found.append(
+                StageOutcome(
+                    stage=stage.name,
+                    model=choice.model,
+                    n_samples=n,
+                    prompt_key=drawn.prompt.key,
+                    value=value,
+                    score=score,
+                    status="ok" if reason is None else "error",
+                    reason=reason,
+                    prompt_tokens=drawn.prompt_tokens,
+                    generated_tokens=tokens,
+                    flops=stage_flops(model.active_params, drawn.prompt_tokens, tokens),
+                    cost_usd=stage_cost_usd(model, drawn.prompt_tokens, tokens),
+                    samples_drawn=0,
+                    samples_reused=n,
+                    calls=0,
+                )
+            )
+        return found
+
     async def _value(
         self,
         stage: StageSpec,
@@ -211,6 +266,12 @@ class _Ledger:
         self.n_drawn += drawn.n_drawn
         self.n_reused += drawn.n_reused
         self.calls += drawn.calls
+
+
+def _built_in(aggregator: AggregatorSpec) -> bool:
+    """Whether aggregating a further prefix costs neither a call nor a user's function."""
+    by_logprob = aggregator.kind == "best_of_n" and aggregator.scorer == "mean_logprob"
+    return by_logprob or aggregator.kind in ("plurality", "set_vote")
 
 
 def _parsed(stage: StageSpec, text: str, example: Example) -> Any:

@@ -112,10 +112,12 @@ class Sampler:
                 prompt = replace(prompt, prompt_tokens=await self._known_prompt_tokens(prompt.key))
                 return self._complete(prompt, have, 0, 0, None)
             if self._clients is None:
-                raise ReplayMiss(
+                miss = ReplayMiss(
                     f"stage {stage!r}: the bank has {len(have)} of the {n} samples of {model!r} for prompt "
                     f"{prompt.key}; run without --replay, or attach a bank that has them"
                 )
+                miss.available = missing[0]
+                raise miss
             return await self._fill(prompt, model, content, sampling, have, missing)
 
     async def _known_prompt_tokens(self, key: str) -> int | None:

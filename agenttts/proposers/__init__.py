@@ -1,10 +1,18 @@
 """Who suggests allocations: the rules, an LLM, and whoever else keeps the protocol of `base`."""
 
 from agenttts.proposers.base import Proposer, Rejected, SearchView, Suggestion, Turn
-from agenttts.proposers.choice import NAMES, AgentSettings, ProposerContext, make_proposer, require_proposer
+from agenttts.proposers.choice import (
+    DEFAULT,
+    NAMES,
+    AgentSettings,
+    ProposerContext,
+    make_proposer,
+    require_proposer,
+)
 from agenttts.proposers.insights import InsightsProposer
 
 __all__ = [
+    "DEFAULT",
     "NAMES",
     "AgentSettings",
     "InsightsProposer",

@@ -1,4 +1,4 @@
-"""An LLM behind an OpenAI-compatible endpoint as proposer: insights that cite trials, then proposals.
+"""An LLM behind an OpenAI-compatible endpoint as proposer, beside the solver: insights, then proposals.
 
 What it answers is only ever read as insights and proposals, and checked: those outside the space, over budget
 or tried before are sent back once with the reasons; what is still wrong then is handed on as rejected, and
@@ -9,13 +9,15 @@ the rules' suggestions stand in. An endpoint that fails makes a note, not an err
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agenttts.proposers import agent_view
 from agenttts.proposers.agent_chat import AgentChat, EndpointFailed
-from agenttts.proposers.base import Rejected, SearchView, Suggestion, Turn
+from agenttts.proposers.base import Lesson, Rejected, SearchView, Suggestion, Turn
+from agenttts.proposers.choice import AGENT_SHARE
+from agenttts.proposers.solver import SolverProposer
 from agenttts.space import SearchSpace
 from pipelines.allocation import Allocation
 
@@ -23,44 +25,71 @@ _LONGEST_TEXT = 600  # characters of an insight or a reason
 
 
 class AgentProposer:
-    """Asks the endpoint of `chat` at most twice for each turn."""
+    """A hybrid: of each turn the LLM proposes its share (one at least), the solver the rest.
 
-    name = "agent"
-    batch = 3
+    The LLM sees the history, what the solver expects of the space and what it would try next. history: "true",
+    or as a control "shuffled" (the trials' scores dealt anew, seeded) or "blank". Asks the endpoint at most
+    twice for each turn.
+    """
 
-    def __init__(self, chat: AgentChat) -> None:
+    def __init__(
+        self, chat: AgentChat, *, share: float = AGENT_SHARE, history: agent_view.History = "true"
+    ) -> None:
+        self.name = "agent" if history == "true" else f"agent-{history}"
+        self.batch = 1 if share >= 1 else max(1, round(1 / max(share, 0.1)))
         self._chat = chat
+        self._share = share
+        self._history: agent_view.History = history
+        self._solver = SolverProposer()
 
     async def propose(self, view: SearchView, count: int) -> Turn:
         """Its turn; without suggestions, but with a note, when the endpoint fails."""
-        messages = agent_view.first_messages(view, count)
-        schema = agent_view.answer_schema(view.space, count)
-        try:
-            text = await self._chat.ask(messages, schema)
-            answer = read_answer(text, view, count)
-            if answer.problems:
-                kept = [suggestion.allocation.to_dict() for suggestion in answer.suggestions]
-                wanted = max(1, count - len(kept))
-                messages = [
-                    *messages,
-                    {"role": "assistant", "content": text},
-                    agent_view.repair_message(answer.problems, wanted, kept),
-                ]
-                again = read_answer(
-                    await self._chat.ask(messages, schema),
-                    view,
-                    wanted,
-                    [s.allocation for s in answer.suggestions],
-                )
-                answer = _joined(answer, again)
-        except EndpointFailed as error:
-            return Turn(notes=(f"{error}; the rules propose instead",))
-        rejected = tuple(answer.rejected[: max(0, count - len(answer.suggestions))])
-        finished = None if answer.suggestions or rejected else answer.finished
-        return Turn(tuple(answer.suggestions), tuple(answer.insights), finished, rejected)
+        wanted = max(1, round(count * self._share))
+        expected = self._solver.outlook(view) if self._history == "true" else None
+        messages = agent_view.first_messages(view, wanted, history=self._history, outlook=expected)
+        turn = await ask_for_turn(self._chat, view, wanted, messages)
+        if turn.notes or not (turn.suggestions or turn.rejected):
+            return turn
+        taken = [s.allocation for s in turn.suggestions]
+        own = [
+            replace(s, proposer=self._solver.name)
+            for s in self._solver.decide(view, count - wanted, taken).suggestions
+        ]
+        return replace(turn, suggestions=(*turn.suggestions, *own[: max(0, count - wanted)]))
+
+    def finalists(self, view: SearchView) -> Sequence[Allocation]:
+        return self._solver.finalists(view)
 
     async def aclose(self) -> None:
         await self._chat.aclose()
+
+
+async def ask_for_turn(
+    chat: AgentChat, view: SearchView, count: int, messages: Sequence[agent_view.Message]
+) -> Turn:
+    """Ask for `count` proposals; once more for those that can't be used. A note when the endpoint fails."""
+    schema = agent_view.answer_schema(view.space, count)
+    try:
+        text = await chat.ask(messages, schema)
+        answer = read_answer(text, view, count)
+        if answer.problems:
+            kept = [suggestion.allocation.to_dict() for suggestion in answer.suggestions]
+            wanted = max(1, count - len(kept))
+            again = await chat.ask(
+                [
+                    *messages,
+                    {"role": "assistant", "content": text},
+                    agent_view.repair_message(answer.problems, wanted, kept),
+                ],
+                schema,
+            )
+            taken = [s.allocation for s in answer.suggestions]
+            answer = _joined(answer, read_answer(again, view, wanted, taken))
+    except EndpointFailed as error:
+        return Turn(notes=(f"{error}; the rules propose instead",))
+    rejected = tuple(answer.rejected[: max(0, count - len(answer.suggestions))])
+    finished = None if answer.suggestions or rejected else answer.finished
+    return Turn(tuple(answer.suggestions), tuple(answer.insights), finished, rejected)
 
 
 @dataclass
@@ -70,7 +99,7 @@ class Answer:
     problems: in words for the model, those of `rejected` among them.
     """
 
-    insights: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+    insights: list[Lesson] = field(default_factory=list)
     suggestions: list[Suggestion] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -79,7 +108,7 @@ class Answer:
 
 def read_answer(text: str, view: SearchView, count: int, taken: Collection[Allocation] = ()) -> Answer:
     """An answer's text as insights and proposals, with all that is wrong with it. Never raises."""
-    data = _object(text)
+    data = json_object(text)
     if data is None or not isinstance(data.get("proposals"), list):
         unreadable = 'it is not one JSON object with "insights", "proposals" and "finished"'
         rejected = Rejected(json.dumps(_clipped(text)), "no reason given", unreadable)
@@ -134,7 +163,7 @@ def _checked(
     return Allocation({stage.name: allocation[stage.name] for stage in space.stages}), None
 
 
-def _insights(data: Any, known: Collection[int]) -> list[tuple[str, tuple[int, ...]]]:
+def _insights(data: Any, known: Collection[int]) -> list[Lesson]:
     """Those that have a text and cite trials that exist."""
     found = []
     for insight in data if isinstance(data, list) else []:
@@ -142,12 +171,16 @@ def _insights(data: Any, known: Collection[int]) -> list[tuple[str, tuple[int, .
             continue
         cited = insight.get("trials")
         numbers = [n for n in cited if type(n) is int and n in known] if isinstance(cited, list) else []
+        higher, lower = insight.get("higher"), insight.get("lower")
+        claim = (higher, lower) if type(higher) is int and type(lower) is int else None
+        if claim is not None and not (set(claim) <= set(known) and higher != lower):
+            claim = None
         if insight["text"].strip() and numbers:
-            found.append((_clipped(insight["text"]), tuple(dict.fromkeys(numbers))))
+            found.append(Lesson(_clipped(insight["text"]), tuple(dict.fromkeys(numbers)), claim))
     return found[:5]
 
 
-def _object(text: str) -> dict[str, Any] | None:
+def json_object(text: str) -> dict[str, Any] | None:
     """The outermost JSON object of a text, with or without a fence or words around it."""
     start, end = text.find("{"), text.rfind("}")
     try:

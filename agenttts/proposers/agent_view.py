@@ -8,10 +8,11 @@ they are data.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jinja2 import StrictUndefined, Template
@@ -25,17 +26,42 @@ from pipelines.allocation import StageChoice
 from pipelines.spec import AggregatorSpec, MetricSpec, StageSpec
 
 Message = dict[str, str]
+History = Literal["true", "shuffled", "blank"]
 _LONGEST_ERROR = 200  # characters
 _LONGEST_PROMPT = 1200
 
 
-def first_messages(view: SearchView, count: int) -> list[Message]:
-    """The system's words and the search so far."""
-    history = json.dumps(shown(view), indent=1, ensure_ascii=False)
+def first_messages(
+    view: SearchView,
+    count: int,
+    *,
+    system: str = "agent_system.md",
+    history: History = "true",
+    outlook: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> list[Message]:
+    """The system's words and the search so far; `more` is shown beside it."""
+    data = shown(with_history(view, history)) | ({} if outlook is None else {"solver": outlook}) | more
+    told = json.dumps(data, indent=1, ensure_ascii=False)
     return [
-        {"role": "system", "content": _text("agent_system.md")},
-        {"role": "user", "content": _template("agent_turn.j2").render(count=count, history=history)},
+        {"role": "system", "content": prompt_text(system) + prompt_text("answer_form.md")},
+        {"role": "user", "content": _template("agent_turn.j2").render(count=count, history=told)},
     ]
+
+
+def with_history(view: SearchView, history: History) -> SearchView:
+    """The view with its trials as they were, with their scores dealt anew, or without any."""
+    if history == "true":
+        return view
+    if history == "blank":
+        return replace(view, trials=(), insights=(), refused=tuple(view.tried))
+    order = np.random.default_rng([view.seed, view.step]).permutation(len(view.trials))
+    kept = ("score", "scores", "status", "n_scored", "n_missing", "stage_scores")
+    dealt = [
+        replace(trial, **{name: getattr(view.trials[i], name) for name in kept})
+        for trial, i in zip(view.trials, order, strict=True)
+    ]
+    return replace(view, trials=tuple(dealt), insights=())
 
 
 def repair_message(problems: Sequence[str], count: int, kept: Sequence[Any]) -> Message:
@@ -58,13 +84,24 @@ def answer_schema(space: SearchSpace, count: int) -> dict[str, Any]:
         )
         for stage in space.stages
     }
-    insight = _object(text={"type": "string"}, trials={"type": "array", "items": {"type": "integer"}})
+    number = {"type": ["integer", "null"]}
+    insight = _object(
+        text={"type": "string"},
+        trials={"type": "array", "items": {"type": "integer"}},
+        higher=number,
+        lower=number,
+    )
     proposal = _object(allocation=_object(**stages), reason={"type": "string"})
     return _object(
         insights={"type": "array", "items": insight},
         proposals={"type": "array", "items": proposal, "maxItems": count},
         finished={"type": ["string", "null"]},
     )
+
+
+def knowledge_schema() -> dict[str, Any]:
+    """JSON schema of elicited knowledge."""
+    return _object(knowledge={"type": "array", "items": {"type": "string"}, "maxItems": 8})
 
 
 def shown(view: SearchView) -> dict[str, Any]:
@@ -79,8 +116,10 @@ def shown(view: SearchView) -> dict[str, Any]:
         "stages": [_stage(view.space, stage) for stage in view.space.stages],
         "trials_left": view.trials_left,
         "trials": [_trial(view, trial, best) for trial in view.trials],
-        "insights_so_far": [{"text": i.text, "trials": list(i.trials)} for i in view.insights],
-        "refused_by_a_person": [allocation.to_dict() for allocation in view.refused],
+        "insights_so_far": [
+            {"text": i.text, "trials": list(i.trials), "tested": i.verdict} for i in view.insights
+        ],
+        "refused_or_not_to_be_repeated": [allocation.to_dict() for allocation in view.refused],
     }
 
 
@@ -147,11 +186,11 @@ def _object(**properties: Any) -> dict[str, Any]:
 
 
 @cache
-def _text(name: str) -> str:
+def prompt_text(name: str) -> str:
     return files("agenttts.proposers").joinpath("prompts", name).read_text(encoding="utf-8")
 
 
 @cache
 def _template(name: str) -> Template:
     environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
-    return environment.from_string(_text(name))
+    return environment.from_string(prompt_text(name))

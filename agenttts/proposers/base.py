@@ -59,14 +59,12 @@ class SearchView:
 class Suggestion:
     """An allocation to try and why.
 
-    `proposer` names who suggested it when that is not the proposer itself. `race`: stop as soon as it is
-    clearly worse than the best so far (`racing`).
+    `proposer` names who suggested it when that is not the proposer itself.
     """
 
     allocation: Allocation
     reason: str
     proposer: str | None = None
-    race: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,24 +80,40 @@ class Rejected:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What is learnt, in words, and the numbers of the trials it rests on.
+
+    claim: (a, b) where it comes to saying that trial a scores higher than trial b, which can be tested.
+    """
+
+    text: str
+    trials: tuple[int, ...]
+    claim: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class Turn:
     """One answer of a proposer.
 
-    insights: (text, numbers of the trials cited). finished: why no further trial is expected to help; None
+    finished: why no further trial is expected to help; None
     while one is. rejected: what came to nothing; the search puts the rules' suggestions in their place.
     notes: faults worth an event, such as an endpoint that did not answer; without suggestions, the rules take
     the turn.
     """
 
     suggestions: tuple[Suggestion, ...] = ()
-    insights: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    insights: tuple[Lesson, ...] = ()
     finished: str | None = None
     rejected: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 class Proposer(Protocol):
-    """Suggests allocations. `batch` is how many it likes to suggest at a time."""
+    """Suggests allocations. `batch` is how many it likes to suggest at a time.
+
+    May have `races = True`: its trials stop as soon as they are clearly worse than the best (`racing`).
+    May have a method `finalists(view)`, see there.
+    """
 
     @property
     def name(self) -> str: ...
@@ -110,6 +124,11 @@ class Proposer(Protocol):
     async def propose(self, view: SearchView, count: int) -> Turn:
         """At most `count` suggestions, each in the space and untried, or `finished`."""
         ...
+
+
+def races(proposer: Proposer) -> bool:
+    """Whether the proposer's trials are races."""
+    return bool(getattr(proposer, "races", False))
 
 
 def finalists(proposer: Proposer, view: SearchView) -> Sequence[Allocation]:

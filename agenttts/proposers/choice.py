@@ -11,21 +11,43 @@ from dataclasses import dataclass, field
 from agenttts.errors import UserError
 from agenttts.proposers.base import Proposer
 from agenttts.proposers.insights import InsightsProposer
+from agenttts.proposers.moves import Rule
 from datastore.store import Store
 from pipelines.sampler import SpendGate
 
-NAMES = ("insights", "agent")
+OWN = ("solve", "insights", "greedy", "halving")
+CLASSICAL = ("random", "tpe", "gp", "nsga2", "brute")
+LLM = ("agent", "agent-shuffled", "agent-blank", "llm-zero-shot", "agenthpo", "mlcopilot")
+NAMES = (*OWN, *CLASSICAL, *LLM)
+AGENT_SHARE = 1 / 3
+DEFAULT = "solve"  # where no endpoint is configured
+SEEDS = "+seeds"
+WITHOUT: Mapping[str, tuple[Rule, ...]] = {
+    "insights-no-models": ("model",),
+    "insights-no-samples": ("climb", "step back"),
+    "insights-no-shifts": ("shift",),
+}
+"""The rules with one of the three insights left out: for comparisons, as the parts of the solver are."""
+ABLATIONS = ("solve-no-bank", "solve-no-finalists", *WITHOUT)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentSettings:
-    """An OpenAI-compatible endpoint and its model. The key is neither stored nor printed."""
+    """An OpenAI-compatible endpoint and its model. The key is neither stored nor printed.
+
+    share: of the trials that the LLM proposes itself, above 0 to 1; the solver proposes the others.
+    """
 
     base_url: str
     model: str
     api_key: str | None = field(default=None, repr=False)
     timeout_s: float = 120.0
     max_tokens: int = 4096
+    share: float = AGENT_SHARE
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise UserError(f"the agent's share of the trials is above 0 and at most 1, got {self.share}")
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> AgentSettings | None:
@@ -55,15 +77,59 @@ class ProposerContext:
     replay: bool
 
 
+def is_seeded(name: str) -> bool:
+    """Whether a simulated search of that name starts from the default allocations; `search` always does."""
+    return name == "default" or name.endswith(SEEDS)
+
+
+def base_name(name: str) -> str:
+    """The name without `+seeds`, and what `default` stands for."""
+    name = name.removesuffix(SEEDS)
+    return DEFAULT if name == "default" else name
+
+
 def require_proposer(proposer: str | Proposer, agent: AgentSettings | None) -> None:
-    """UserError for an unknown name or an agent without endpoint."""
-    if isinstance(proposer, str) and proposer not in NAMES:
-        raise UserError(f"a proposer is one of {', '.join(NAMES)}, got {proposer!r}")
-    if proposer == "agent" and agent is None:
+    """UserError for an unknown name, a sampler that lacks a library, or an LLM without endpoint."""
+    if not isinstance(proposer, str):
+        return
+    name = base_name(proposer)
+    if name in LLM:
+        if agent is None:
+            raise UserError(
+                f"the proposer {name} needs an endpoint: export AGENTTTS_AGENT_BASE_URL and "
+                f"AGENTTTS_AGENT_MODEL, or use --proposer {DEFAULT}"
+            )
+    elif name not in (*NAMES, *ABLATIONS) and not name[:1].isupper():
         raise UserError(
-            "the agent needs an endpoint: export AGENTTTS_AGENT_BASE_URL and AGENTTTS_AGENT_MODEL, "
-            "or use --proposer insights"
+            f"a proposer is one of {', '.join(NAMES)}, or a sampler's class in optuna.samplers; "
+            f"got {proposer!r}"
         )
+    else:
+        classical_proposer(name)
+
+
+def classical_proposer(name: str) -> Proposer:
+    """The proposer of a name that needs no LLM. UserError for one that does, or that there is not."""
+    name = base_name(name)
+    if name in LLM:
+        raise UserError(f"the proposer {name} asks an LLM, and a comparison makes no calls; leave it out")
+    if name.startswith("solve"):
+        from agenttts.proposers.solver import SolverProposer
+
+        return SolverProposer(bank=name != "solve-no-bank", finalists=name != "solve-no-finalists")
+    if name in ("insights", *WITHOUT):
+        return InsightsProposer(without=WITHOUT.get(name, ()))
+    if name == "greedy":
+        from agenttts.proposers.greedy import GreedyProposer
+
+        return GreedyProposer()
+    if name == "halving":
+        from agenttts.proposers.halving import HalvingProposer
+
+        return HalvingProposer()
+    from agenttts.proposers.classical import ClassicalProposer  # optuna takes a while to import
+
+    return ClassicalProposer(name)
 
 
 def make_proposer(proposer: str | Proposer, context: ProposerContext) -> Proposer:
@@ -71,18 +137,29 @@ def make_proposer(proposer: str | Proposer, context: ProposerContext) -> Propose
     require_proposer(proposer, context.agent)
     if not isinstance(proposer, str):
         return proposer
-    if proposer == "insights":
-        return InsightsProposer()
-    from agenttts.proposers.agent import AgentProposer  # openai takes a while to import
+    name = base_name(proposer)
+    if name not in LLM:
+        return classical_proposer(name)
+    from agenttts.proposers import llm_baselines  # openai takes a while to import
+    from agenttts.proposers.agent import AgentProposer
     from agenttts.proposers.agent_chat import AgentChat
 
     assert context.agent is not None
-    return AgentProposer(
-        AgentChat(
-            context.agent,
-            store=context.store,
-            run_id=context.run_id,
-            gate=context.gate,
-            replay=context.replay,
-        )
+    chat = AgentChat(
+        context.agent,
+        store=context.store,
+        run_id=context.run_id,
+        gate=context.gate,
+        replay=context.replay,
     )
+    if name == "llm-zero-shot":
+        return llm_baselines.ZeroShotProposer(chat)
+    if name == "agenthpo":
+        return llm_baselines.AgentHpoProposer(chat)
+    if name == "mlcopilot":
+        return llm_baselines.MlCopilotProposer(chat)
+    if name == "agent-shuffled":
+        return AgentProposer(chat, share=context.agent.share, history="shuffled")
+    if name == "agent-blank":
+        return AgentProposer(chat, share=context.agent.share, history="blank")
+    return AgentProposer(chat, share=context.agent.share)

@@ -47,11 +47,18 @@ class _Fit:
 
 
 class Estimate:
-    """Expected scores of allocations, given trials of at least one allocation (`scores`, 0 to 1)."""
+    """Expected scores of allocations, given those of at least one allocation (`scores`, 0 to 1).
 
-    def __init__(self, allocations: Sequence[Allocation], scores: Sequence[float]) -> None:
+    spreads: standard deviations of the scores given, where they rest on a part of the examples.
+    """
+
+    def __init__(
+        self, allocations: Sequence[Allocation], scores: Sequence[float], spreads: Sequence[float] = ()
+    ) -> None:
         self._known = _features(allocations)
         self._scores = np.asarray(scores, dtype=np.float64)
+        own = np.asarray(spreads, dtype=np.float64) if len(spreads) else np.zeros(len(self._scores))
+        self._unsure = own**2 / max(float(self._scores.var()), _PRIOR_SPREAD**2)
         shapes = itertools.product(_DOUBLINGS, _OTHER_MODEL, _INTERACTION, _NOISE)
         fits = [self._fit(_Shape(*values)) for values in shapes]
         chances = np.exp([fit.likelihood for fit in fits] - np.max([fit.likelihood for fit in fits]))
@@ -89,7 +96,7 @@ class Estimate:
     def _fit(self, shape: _Shape) -> _Fit:
         """Generalised least squares for the mean; the variance has a weak prior around that of 5 points."""
         count = len(self._scores)
-        kernel = _resemblance(self._known, self._known, shape) + shape.noise * np.eye(count)
+        kernel = _resemblance(self._known, self._known, shape) + np.diag(shape.noise + self._unsure)
         factor = cho_factor(kernel, lower=True)
         ones = np.ones(count)
         solved_ones = cho_solve(factor, ones)

@@ -16,6 +16,7 @@ class HalvingProposer:
 
     name = "halving"
     batch = 4
+    races = True
 
     async def propose(self, view: SearchView, count: int) -> Turn:
         found: list[Suggestion] = []
@@ -25,7 +26,7 @@ class HalvingProposer:
             allocation = drawn(view.space, rng)
             if allocation not in taken and len(found) < count:
                 taken.add(allocation)
-                found.append(Suggestion(allocation, "A candidate at random, in a race with the best.", race=True))
+                found.append(Suggestion(allocation, "A candidate at random, in a race with the best."))
         if not found:
             stand_in = InsightsProposer().fallback(view)
             if stand_in is None:

@@ -9,14 +9,14 @@ words in `wording`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from agenttts.proposers import moves, wording
 from agenttts.proposers.base import SearchView, Suggestion, Turn
 from agenttts.proposers.estimate import Estimate
-from agenttts.proposers.moves import Move
+from agenttts.proposers.moves import Move, Rule
 from agenttts.stats import paired_difference
 from agenttts.trial import TrialResult
 from pipelines.allocation import Allocation
@@ -28,10 +28,13 @@ _HELPS = 0.02  # examples: a move is expected to help when its expected gain is 
 
 
 class InsightsProposer:
-    """Deterministic: the same view gives the same turn."""
+    """Deterministic: the same view gives the same turn. without: moves left out, to see what they are worth."""
 
     name = "insights"
     batch = 1
+
+    def __init__(self, without: Collection[Rule] = ()) -> None:
+        self._without = frozenset(without)
 
     async def propose(self, view: SearchView, count: int) -> Turn:
         return self.decide(view, count)
@@ -74,9 +77,8 @@ class InsightsProposer:
             return Suggestion(
                 candidates[0].allocation, "nothing has a score yet: the next allocation in order"
             )
-        seed = moves.untried(
-            moves.models_at_equal_budget(space, _best_default(view).allocation), tried, space
-        )
+        rivals = moves.models_at_equal_budget(space, _best_default(view).allocation)
+        seed = [] if "model" in self._without else moves.untried(rivals, tried, space)
         if seed:
             return Suggestion(seed[0].allocation, wording.seed_reason(seed[0], _best_default(view)))
         return self._climb(view, tried, planned, always)
@@ -97,7 +99,8 @@ class InsightsProposer:
         enough = _HELPS / max(view.n_examples, 1)
         near = [Move(kept_models(view), "combine")]
         for base in sorted(scored, key=_rank, reverse=True)[:_BASES]:
-            near += moves.around(space, base.allocation, base.number)
+            around = moves.around(space, base.allocation, base.number)
+            near += [move for move in around if move.rule not in self._without]
         anywhere = moves.untried(_anywhere(view), tried, space)
         for candidates in (moves.untried(near, tried, space), anywhere):
             if not candidates:

@@ -9,6 +9,7 @@ upstream first. Which move is expected to pay is left to `estimate`, saying why 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -20,6 +21,9 @@ from pipelines.allocation import Allocation, StageChoice
 from pipelines.spec import StageSpec
 
 Rule = Literal["model", "climb", "step back", "shift", "combine", "explore"]
+
+
+_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,23 @@ def drawn(space: SearchSpace, rng: np.random.Generator) -> Allocation:
         n = int(2 ** rng.uniform(0, np.log2(stage.max_samples)))
         choices[stage.name] = StageChoice(model, max(1, n))
     return space.project(Allocation(choices))
+
+
+def grid(space: SearchSpace, limit: int) -> list[Allocation] | None:
+    """The allocations of the space with counts 1, 2, 3, 4, 6, 8, 12, …, largest; None when more than `limit`."""
+    options: list[list[StageChoice]] = []
+    for stage in space.stages:
+        counts = [n for n in _COUNTS if n < stage.max_samples] + [stage.max_samples]
+        options.append([StageChoice(model, n) for model in stage.models for n in counts])
+    if math.prod(len(some) for some in options) > 8 * limit:
+        return None
+    names = [stage.name for stage in space.stages]
+    found = []
+    for choices in itertools.product(*options):
+        allocation = Allocation(dict(zip(names, choices, strict=True)))
+        if allocation in space:
+            found.append(allocation)
+    return found if len(found) <= limit else None
 
 
 def _cheaper(space: SearchSpace, giver: StageSpec, base: Allocation) -> Iterator[StageChoice]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agenttts.proposers.base import SearchView
+from agenttts.proposers.base import Lesson, SearchView
 from agenttts.proposers.moves import Move
 from agenttts.stats import Difference, paired_difference
 from agenttts.trial import TrialResult
@@ -62,7 +62,7 @@ def move_reason(move: Move, best: TrialResult, promise: Promise, view: SearchVie
     return f"{words} samples at {move.stage}: {changes}{end}"
 
 
-def lessons(view: SearchView) -> Iterator[tuple[str, tuple[int, ...]]]:
+def lessons(view: SearchView) -> Iterator[Lesson]:
     """What the trials not yet cited teach, each compared with the earlier trial nearest to it."""
     cited = max((n for insight in view.insights for n in insight.trials), default=-1)
     for trial in view.scored:
@@ -72,7 +72,10 @@ def lessons(view: SearchView) -> Iterator[tuple[str, tuple[int, ...]]]:
         near = min(earlier, key=lambda t: (_distance(t.allocation, trial.allocation), -_score(t), t.number))
         rng = np.random.default_rng([view.seed, trial.number, near.number])
         found = paired_difference(trial.scores, near.scores, rng)
-        yield _lesson(view, near, trial, found), (near.number, trial.number)
+        claim = None
+        if found.low > 0 or found.high < 0:
+            claim = (trial.number, near.number) if found.mean > 0 else (near.number, trial.number)
+        yield Lesson(_lesson(view, near, trial, found), (near.number, trial.number), claim)
 
 
 def _lesson(view: SearchView, before: TrialResult, after: TrialResult, found: Difference) -> str:

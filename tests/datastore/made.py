@@ -134,6 +134,7 @@ def insight(step: int, position: int = 0, *, trials: tuple[int, ...] = (0, 2)) -
         proposer="insights",
         text="small is enough",
         trials=trials,
+        verdict="open",
     )
 
 

@@ -1,0 +1,166 @@
+"""Recorded samples as arrays (`outcomes`): what every prefix of a prompt's samples makes of it.
+
+Each sample is parsed once, each prefix aggregated once; no call is ever made. Prompts that were never drawn
+are left UNKNOWN, so that a bank that is not full still answers what it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agenttts.outcomes import FAILED, UNKNOWN, Outcomes, StageOutcomes, Walk
+from datastore.store import Store
+from pipelines import metrics
+from pipelines.allocation import Allocation, StageChoice
+from pipelines.errors import CustomCodeFailed, ReplayMiss
+from pipelines.examples import Example
+from pipelines.runtime import Runtime
+from pipelines.spec import PipelineSpec, StageSpec
+
+
+@dataclass
+class _Node:
+    """One example with the upstream outputs that matter at a stage and after it."""
+
+    example: Example
+    outputs: dict[str, Any]
+
+
+@dataclass
+class _Stage:
+    """A stage's nodes, and how many samples of each model were looked at: by node and model."""
+
+    spec: StageSpec
+    needed: frozenset[str]  # stages whose outputs this one or a later one reads
+    nodes: list[_Node] = field(default_factory=list)
+    index: dict[str, int] = field(default_factory=dict)
+    seen: dict[tuple[int, int], int] = field(default_factory=dict)
+    leads_to: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.int32))
+    flops: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+    stage_score: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+    scores: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+
+    def __post_init__(self) -> None:
+        self._grow(1)
+
+    def node(self, example: Example, outputs: dict[str, Any]) -> int:
+        """The number of the node, made where it is new."""
+        kept = {name: value for name, value in outputs.items() if name in self.needed}
+        key = f"{example.id}\0{kept!r}"  # values are JSON-able: repr tells any two apart
+        if key not in self.index:
+            self.index[key] = len(self.nodes)
+            self.nodes.append(_Node(example, kept))
+            if len(self.nodes) > len(self.leads_to):
+                self._grow(max(256, 2 * len(self.nodes)))
+        return self.index[key]
+
+    def _grow(self, size: int) -> None:
+        shape = (size, len(self.spec.models), self.spec.max_samples)
+        for name, empty in (("leads_to", UNKNOWN), ("flops", 0), ("stage_score", np.nan), ("scores", np.nan)):
+            old = getattr(self, name)
+            new = np.full(shape, empty, dtype=old.dtype)
+            if len(old):
+                new[: len(old)] = old
+            setattr(self, name, new)
+
+
+class BankOutcomes:
+    """The outcomes of recorded samples that were asked for; answers as a proposer's bank does.
+
+    With `add` it knows what a search's own trials took, whatever else the store holds: a resumed search, or
+    one on a bank that holds more, decides as an undisturbed one. With `add_all` it knows the whole bank.
+    """
+
+    def __init__(self, spec: PipelineSpec, store: Store, examples: Sequence[Example]) -> None:
+        self.spec = spec
+        self._examples = tuple(examples)
+        self._runtime = Runtime(spec, store, None, run_id=None, replay=True)
+        self._stages = [
+            _Stage(stage, frozenset(n for later in spec.stages[k:] for n in later.input_names))
+            for k, stage in enumerate(spec.stages)
+        ]
+        for example in self._examples:
+            self._stages[0].node(example, {})
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """The whole as it is now."""
+        return Outcomes(
+            example_ids=tuple(example.id for example in self._examples),
+            stages=tuple(
+                StageOutcomes(
+                    name=stage.spec.name,
+                    models=tuple(stage.spec.models),
+                    leads_to=stage.leads_to,
+                    flops=stage.flops,
+                    stage_score=stage.stage_score,
+                )
+                for stage in self._stages
+            ),
+            scores=self._stages[-1].scores,
+        )
+
+    def answer(self, allocations: Sequence[Allocation]) -> Walk:
+        """What is known of allocations."""
+        return self.outcomes.walk(allocations)
+
+    async def add(self, allocation: Allocation, example_ids: Collection[str]) -> None:
+        """Take up the samples of a trial on some examples."""
+        nodes = [i for i, example in enumerate(self._examples) if example.id in example_ids]
+        for k, stage in enumerate(self._stages):
+            choice = allocation[stage.spec.name]
+            m = stage.spec.models.index(choice.model)
+            for number in nodes:
+                await self._read(k, number, m, choice.n_samples)
+            after = stage.leads_to[nodes, m, choice.n_samples - 1]
+            nodes = [int(node) for node in after if node >= 0]
+
+    async def add_all(self) -> None:
+        """Take up the whole bank, as far as prompts that it leads to were drawn."""
+        for k, stage in enumerate(self._stages):
+            number = 0
+            while number < len(stage.nodes):
+                for m in range(len(stage.spec.models)):
+                    await self._read(k, number, m, stage.spec.max_samples)
+                number += 1
+
+    async def _read(self, k: int, number: int, m: int, n: int) -> None:
+        """Outcomes of the samples of one node and model up to n; as many as there are."""
+        stage = self._stages[k]
+        before = stage.seen.get((number, m), 0)
+        if n <= before:
+            return
+        node = stage.nodes[number]
+        choice = StageChoice(stage.spec.models[m], n)
+        try:
+            found = await self._runtime.prefixes(stage.spec, choice, node.example, node.outputs, before + 1)
+        except ReplayMiss as miss:
+            if miss.available > before:
+                await self._read(k, number, m, miss.available)
+            return
+        stage.seen[(number, m)] = n
+        last = k + 1 == len(self._stages)
+        for outcome in found:
+            at = (number, m, outcome.n_samples - 1)
+            stage.flops[at] = outcome.flops
+            stage.stage_score[at] = np.nan if outcome.score is None else outcome.score
+            if outcome.status == "error":
+                stage.leads_to[at] = FAILED
+            elif not last:
+                outputs = {**node.outputs, stage.spec.name: outcome.value}
+                stage.leads_to[at] = self._stages[k + 1].node(node.example, outputs)
+            else:
+                score = self._score(outcome.value, node.example)
+                stage.leads_to[at] = FAILED if score is None else 0
+                stage.scores[at] = np.nan if score is None else score
+
+    def _score(self, output: Any, example: Example) -> float | None:
+        try:
+            return metrics.score(self.spec.metric, output, example)
+        except CustomCodeFailed:
+            return None

@@ -1,0 +1,192 @@
+"""`agenttts compare`: proposers side by side on a bank or on simulated landscapes."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from agenttts.commands.common import Json, out, print_json, say, talk
+from agenttts.errors import UserError
+from agenttts.landscapes import FAMILIES
+
+DEFAULT_PROPOSERS = "default,insights+seeds,greedy+seeds,halving+seeds,tpe+seeds,random+seeds"
+
+
+def compare(
+    spec: Annotated[
+        Path | None, typer.Argument(help="The pipeline file (YAML) whose bank answers.", show_default=False)
+    ] = None,
+    landscapes: Annotated[
+        str | None,
+        typer.Option(help=f"Instead of a bank: all, or classes of {', '.join(FAMILIES)}; commas between."),
+    ] = None,
+    proposers: Annotated[
+        str, typer.Option(help="Names with commas between; NAME+seeds starts from the default allocations.")
+    ] = DEFAULT_PROPOSERS,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches of each proposer on each landscape.")] = 10,
+    trials: Annotated[int, typer.Option(min=1, help="Allocations that each search evaluates.")] = 20,
+    budget: Annotated[
+        list[float] | None, typer.Option("--budget", help="Units per query; may be given several times.")
+    ] = None,
+    bank: Annotated[
+        list[Path] | None,
+        typer.Option("--bank", help="Recorded samples to read; the spec's own where not given."),
+    ] = None,
+    write: Annotated[
+        Path, typer.Option("--out", help="Parquet file with every trial of every search.")
+    ] = Path("compare.parquet"),
+    html: Annotated[Path | None, typer.Option("--html", help="Write plots of regret too.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; as many as cores where not given.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Search the same landscapes with several proposers, without a call, and tell how far off each ends.
+
+    Example: `agenttts compare pipelines/zoo/pipeline.yaml --budget 50 --budget 150 --seeds 10 --trials 20`
+
+    An interrupted comparison goes on where it stopped when the same command is given again.
+    """
+    from agenttts import compare as comparing
+    from agenttts.proposers.choice import classical_proposer
+
+    names = list(dict.fromkeys(name.strip() for name in proposers.split(",") if name.strip()))
+    if not names:
+        raise UserError("--proposers names at least one proposer, got none")
+    for name in names:
+        classical_proposer(name)
+    if (spec is None) == (landscapes is None):
+        raise UserError("a comparison is on a pipeline file's bank or on --landscapes: give one of the two")
+    known = None
+    if landscapes is not None:
+        if budget or bank:
+            raise UserError("landscapes have budgets of their own: leave --budget and --bank out")
+        families = [name.strip() for name in landscapes.split(",") if name.strip()]
+        jobs = comparing.family_jobs(families, seeds, trials, names)
+    else:
+        assert spec is not None
+        known, jobs = _on_bank(spec, bank, budget, seeds, trials, names)
+    with _bar() as progress:
+        task = progress.add_task("searches", total=len(jobs))
+        found = comparing.compare(
+            jobs,
+            bank=known,
+            out=write,
+            workers=workers,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if html is not None:
+        from agenttts.plots import compare_html
+
+        compare_html(found.moments, html)
+        say(f"plots are in {html}", "dim")
+    if json:
+        print_json(found.to_json_dict())
+        return
+    console = out()
+    for table in _tables(found):
+        console.print(table)
+    say(f"every trial is in {write}", "dim")
+
+
+def _on_bank(
+    path: Path,
+    banks: list[Path] | None,
+    budgets: list[float] | None,
+    seeds: int,
+    trials: int,
+    names: list[str],
+) -> tuple[Any, Any]:
+    from agenttts import compare as comparing
+    from agenttts.bank_outcomes import BankOutcomes
+    from datastore.store import Store
+    from pipelines.dataset import load_examples
+    from pipelines.specfile import load_spec
+
+    spec = load_spec(path)
+    files = banks or ([spec.root / spec.bank] if spec.bank else [])
+    if not files:
+        raise UserError(
+            f"{path}: a comparison needs recorded samples; name a bank in the file or with --bank"
+        )
+    jobs = comparing.bank_jobs(spec, budgets or [spec.budget.units], seeds, trials, names)
+    say("reading the bank", "dim")
+    with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "bank.duckdb") as store:
+        for file in files:
+            store.attach_bank(file)
+        known = BankOutcomes(spec, store, load_examples(spec, "search"))
+        asyncio.run(known.add_all())
+    return comparing.known_bank(spec, known.outcomes), jobs
+
+
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=talk(),
+        transient=True,
+    )
+
+
+def _tables(found: Any) -> list[Table]:
+    overall = [row for row in found.table if row["landscapes"] == "all"]
+    tables = []
+    for budget in dict.fromkeys(row["budget_units"] for row in overall):
+        where = "landscapes" if budget is None else f"{budget:g} units"
+        table = Table(title=f"Mean regret [95 % interval], {where}", title_justify="left")
+        rows = [row for row in overall if row["budget_units"] == budget]
+        steps = [k for k in rows[0]["mean_regret"] if any(r["mean_regret"][k] is not None for r in rows)]
+        table.add_column("proposer")
+        for k in steps:
+            table.add_column(f"{k} trials", justify="right")
+        for k in steps[-1:]:
+            table.add_column(f"FLOPs of {k}", justify="right")
+        table.add_column("FLOPs", justify="right")
+        table.add_column("s / proposal", justify="right")
+        for row in rows:
+            cells = [_with_interval(row["mean_regret"][k], row["regret_ci"][k]) for k in steps]
+            cells += [
+                _with_interval(row["mean_regret_at_flops"][k], row["regret_at_flops_ci"][k])
+                for k in steps[-1:]
+            ]
+            table.add_row(
+                row["proposer"], *cells, f"{row['mean_flops']:.3g}", f"{row['seconds_per_proposal']:.3f}"
+            )
+        tables.append(table)
+    if found.differences:
+        table = Table(title=f"Regret of {found.against} minus that of another, paired", title_justify="left")
+        for name in ("other", "budget", "equal", "difference", "p (Holm)"):
+            table.add_column(name, justify="right" if name in ("difference", "p (Holm)") else "left")
+        for entry in found.differences:
+            table.add_row(
+                entry["second"],
+                "own" if entry["budget_units"] is None else f"{entry['budget_units']:g}",
+                f"{entry['equal']} of {entry['after']}",
+                _with_interval(entry["difference"], entry["difference_ci"], sign=True),
+                f"{entry['p_holm']:.4f}",
+            )
+        tables.append(table)
+    return tables
+
+
+def _with_interval(mean: float | None, interval: list[float] | None, sign: bool = False) -> str:
+    if mean is None or interval is None:
+        return "–"
+    form = "+.4f" if sign else ".4f"
+    return f"{mean:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"

@@ -1,0 +1,117 @@
+"""The LLM baselines of AgentTTS's comparison, on the agent's endpoint, written from their papers.
+
+Zero-shot: allocations from the description alone, no feedback. AgentHPO (arXiv 2402.01881): a Creator that
+proposes, one at a time, from an Executor's log of all trials. MLCopilot (arXiv 2304.14979): experiences made
+discrete, knowledge elicited from them, then one recommendation. None of them sees the solver.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from agenttts.proposers import agent_view
+from agenttts.proposers.agent import ask_for_turn, json_object
+from agenttts.proposers.agent_chat import AgentChat, EndpointFailed
+from agenttts.proposers.base import SearchView, Turn
+from agenttts.trial import TrialResult
+
+_EXPERIENCES = 12
+_LEVELS = ("very low", "low", "medium", "high", "very high")
+
+
+class ZeroShotProposer:
+    """All proposals from one question; a further turn is told only what not to repeat."""
+
+    name = "llm-zero-shot"
+    batch = 10
+
+    def __init__(self, chat: AgentChat) -> None:
+        self._chat = chat
+
+    async def propose(self, view: SearchView, count: int) -> Turn:
+        messages = agent_view.first_messages(view, count, system="zero_shot_system.md", history="blank")
+        return await ask_for_turn(self._chat, view, count, messages)
+
+    async def aclose(self) -> None:
+        await self._chat.aclose()
+
+
+class AgentHpoProposer:
+    """One proposal a turn, from the log of all trials."""
+
+    name = "agenthpo"
+    batch = 1
+
+    def __init__(self, chat: AgentChat) -> None:
+        self._chat = chat
+
+    async def propose(self, view: SearchView, count: int) -> Turn:
+        messages = agent_view.first_messages(view, count, system="agenthpo_system.md")
+        return await ask_for_turn(self._chat, view, count, messages)
+
+    async def aclose(self) -> None:
+        await self._chat.aclose()
+
+
+class MlCopilotProposer:
+    """Two questions a turn: what the experiences teach, then a recommendation."""
+
+    name = "mlcopilot"
+    batch = 1
+
+    def __init__(self, chat: AgentChat) -> None:
+        self._chat = chat
+
+    async def propose(self, view: SearchView, count: int) -> Turn:
+        experiences = _experiences(view)
+        try:
+            knowledge = await self._knowledge(experiences) if experiences else []
+        except EndpointFailed as error:
+            return Turn(notes=(f"{error}; the rules propose instead",))
+        messages = agent_view.first_messages(
+            view,
+            count,
+            system="mlcopilot_system.md",
+            history="blank",
+            experiences=experiences,
+            knowledge=knowledge,
+        )
+        return await ask_for_turn(self._chat, view, count, messages)
+
+    async def aclose(self) -> None:
+        await self._chat.aclose()
+
+    async def _knowledge(self, experiences: list[dict[str, Any]]) -> list[str]:
+        told = json.dumps({"experiences": experiences}, indent=1, ensure_ascii=False)
+        messages = [
+            {"role": "system", "content": agent_view.prompt_text("mlcopilot_knowledge.md")},
+            {"role": "user", "content": f"```json\n{told}\n```"},
+        ]
+        found = json_object(await self._chat.ask(messages, agent_view.knowledge_schema())) or {}
+        statements = found.get("knowledge")
+        return [str(s)[:300] for s in statements[:8]] if isinstance(statements, list) else []
+
+
+def _experiences(view: SearchView) -> list[dict[str, Any]]:
+    """The best trials, counts and scores in levels."""
+    scored = sorted(view.scored, key=lambda t: (-(t.score or 0.0), t.number))
+    scores = np.array([t.score for t in scored], dtype=float)
+    return [_experience(view, trial, scores) for trial in scored[:_EXPERIENCES]]
+
+
+def _experience(view: SearchView, trial: TrialResult, scores: np.ndarray[Any, Any]) -> dict[str, Any]:
+    settings = {}
+    for stage in view.space.stages:
+        choice = trial.allocation[stage.name]
+        share = np.log2(choice.n_samples) / max(np.log2(stage.max_samples), 1.0)
+        settings[stage.name] = {"model": choice.model, "samples": _level(float(share))}
+    spread = float(np.ptp(scores))
+    share = 1.0 if spread == 0 else float(((trial.score or 0.0) - scores.min()) / spread)
+    return {"configuration": settings, "score": _level(share)}
+
+
+def _level(share: float) -> str:
+    return _LEVELS[min(int(share * len(_LEVELS)), len(_LEVELS) - 1)]

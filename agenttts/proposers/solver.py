@@ -1,0 +1,219 @@
+"""The bank as a model of the pipeline: what samples paid for can answer is scored without a further draw.
+
+Samples are nested and prompts shared, so that a trial answers other allocations too, in full or but for some
+examples. Score curves (`estimate`) are fitted through the trials and these answers; the next purchase is the
+allocation that is expected to exceed the best answer by most. At the end the best answers that were never
+trials are named as finalists. Unlike the rules it knows no insights beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agenttts.proposers import moves, wording
+from agenttts.proposers.base import SearchView, Suggestion, Turn
+from agenttts.proposers.estimate import Estimate
+from agenttts.proposers.moves import Move
+from agenttts.trial import TrialResult
+from pipelines.allocation import Allocation, StageChoice
+
+_LISTED = 1_500  # grids up to this size are looked at as a whole
+_DRAWN = 1_000  # allocations drawn from larger ones
+_BASES = 4  # moves start from this many of the best trials
+_ANSWERS = 80  # answers beside the trials that curves are fitted through
+_LEAST_KNOWN = 0.8  # share of the examples that an answer rests on
+_DOUBT = 0.1  # standard deviation of a score per share of the examples that is not known
+_HELPS = 0.005  # examples: a purchase is made while its expected gain is worth this many
+_FINALISTS = 3
+_SHOWN = 6
+_Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of an allocation: its mean score, and how unsure that is (0: all examples are there)."""
+
+    allocation: Allocation
+    score: float
+    spread: float = 0.0
+    kept: bool = False  # the curves go through it, however many answers there are
+
+
+class SolverProposer:
+    """The same view gives the same turn; what is drawn from large spaces is seeded by the view.
+
+    bank, finalists: off to see what a search is worth without them.
+    """
+
+    name = "solve"
+    batch = 1
+
+    def __init__(self, *, bank: bool = True, finalists: bool = True) -> None:
+        self._uses_bank = bank
+        self._names_finalists = bank and finalists
+
+    async def propose(self, view: SearchView, count: int) -> Turn:
+        return self.decide(view, count)
+
+    def decide(self, view: SearchView, count: int, taken: Iterable[Allocation] = ()) -> Turn:
+        """At most `count` suggestions beside those `taken`; finished when none is expected to help."""
+        learnt = tuple(wording.lessons(view))
+        suggestions: list[Suggestion] = []
+        planned = list(taken)
+        finished = None
+        while len(suggestions) < count and finished is None:
+            found = self._next(view, planned)
+            if isinstance(found, str):
+                finished = found
+            else:
+                suggestions.append(found)
+                planned.append(found.allocation)
+        return Turn(tuple(suggestions), learnt, finished if not suggestions else None)
+
+    def finalists(self, view: SearchView) -> Sequence[Allocation]:
+        """The best untried allocations that are answered in full."""
+        if not self._names_finalists or view.bank is None or not view.scored:
+            return ()
+        candidates = list(dict.fromkeys([*self._candidates(view), *_prefixes(view.scored)]))
+        candidates = [c for c in candidates if c in view.space]
+        full = [a for a in self._answers(view, candidates) if not a.spread and a.allocation not in view.tried]
+        full.sort(key=lambda answer: (-answer.score, view.space.units(answer.allocation)))
+        return [answer.allocation for answer in full[:_FINALISTS]]
+
+    def outlook(self, view: SearchView) -> dict[str, Any]:
+        """What is expected of the best untried allocations, as JSON-able data; empty without a trial."""
+        if not view.scored:
+            return {}
+        candidates = [c for c in self._candidates(view) if c not in view.tried]
+        if not candidates:
+            return {}
+        answers = self._answers(view, candidates)
+        estimate = _fit(answers)
+        gains = estimate.expected_gain(candidates, max(a.score for a in answers if not a.spread))
+        order = np.argsort(-gains, kind="stable")[:_SHOWN]
+        means, spreads = estimate.predict([candidates[i] for i in order])
+        return {
+            "expected_of_untried": [
+                {
+                    "allocation": candidates[i].to_dict(),
+                    "score": round(float(mean), 4),
+                    "standard_deviation": round(float(spread), 4),
+                    "planned_units": round(view.space.units(candidates[i]), 4),
+                }
+                for i, mean, spread in zip(order, means, spreads, strict=True)
+            ],
+            "tries_next": [s.allocation.to_dict() for s in self.decide(view, 2).suggestions],
+        }
+
+    def _next(self, view: SearchView, planned: Sequence[Allocation]) -> Suggestion | str:
+        if not view.scored:
+            return _start(view, planned)
+        candidates = self._candidates(view)
+        answers = self._answers(view, candidates)
+        estimate = _fit(answers)
+        if planned:  # several at once: take what is planned to score as expected
+            means, _ = estimate.predict(planned)
+            answers += [Answer(a, float(mean), kept=True) for a, mean in zip(planned, means, strict=True)]
+            estimate = _fit(answers)
+        best = max((a for a in answers if not a.spread), key=lambda a: a.score)
+        settled = {a.allocation for a in answers if not a.spread} if self._names_finalists else set()
+        untried = [c for c in candidates if c not in settled and c not in view.tried and c not in planned]
+        if not untried:
+            return "every allocation of the space was tried, or is answered by samples paid for"
+        gains = estimate.expected_gain(untried, best.score)
+        pick = int(np.argmax(gains))
+        if gains[pick] * view.n_examples < _HELPS:
+            return (
+                f"no untried allocation is expected to beat {best.allocation} ({best.score:.3f}) by as much "
+                f"as {_HELPS:g} of an example"
+            )
+        (mean,), (spread,) = estimate.predict([untried[pick]])
+        return Suggestion(
+            untried[pick],
+            f"{untried[pick]}: expected {mean:.3f} ± {spread:.3f} against {best.score:.3f} of the best answer, "
+            f"{view.space.units(untried[pick]):.4g} of {view.space.budget_units:g} units.",
+        )
+
+    def _candidates(self, view: SearchView) -> list[Allocation]:
+        """A grid over the space, or a seeded draw where that is large, and all moves from the best trials."""
+        space = view.space
+        rng = np.random.default_rng([view.seed, len(view.trials)])
+        near: list[Move] = []
+        for base in sorted(view.scored, key=lambda t: (-(t.score or 0.0), t.number))[:_BASES]:
+            near += moves.around(space, base.allocation, base.number)
+        listed = moves.grid(space, _LISTED)
+        if listed is None:
+            listed = [moves.drawn(space, rng) for _ in range(_DRAWN)]
+        return [m.allocation for m in moves.untried([*near, *(Move(a, "explore") for a in listed)], (), space)]
+
+    def _answers(self, view: SearchView, candidates: Sequence[Allocation]) -> list[Answer]:
+        """The trials first, then what the bank says of candidates, the best first.
+
+        Examples that it does not know are taken to score as in the trial nearest to the candidate.
+        """
+        found = [Answer(t.allocation, t.score or 0.0, kept=True) for t in view.scored]
+        tried = {answer.allocation for answer in found}
+        others = [c for c in candidates if c not in tried]
+        if view.bank is None or not self._uses_bank or not others:
+            return found
+        walk = view.bank.answer(others)
+        known = walk.known & ~np.isnan(walk.scores)
+        share = known.mean(axis=1)
+        kept = np.flatnonzero(share >= _LEAST_KNOWN)
+        if not len(kept):
+            return found
+        rows = np.array([_row(trial) for trial in view.scored])
+        apart = _apart([others[i] for i in kept], [t.allocation for t in view.scored])
+        likely = np.where(np.isnan(rows), np.nanmean(rows), rows)[apart.argmin(axis=1)]
+        means = np.where(known[kept], walk.scores[kept], likely).mean(axis=1)
+        spreads = _DOUBT * (1 - share[kept])
+        for i in np.argsort(spreads - means, kind="stable"):
+            found.append(Answer(others[kept[i]], float(means[i]), float(spreads[i])))
+        return found
+
+
+def _start(view: SearchView, planned: Sequence[Allocation]) -> Suggestion | str:
+    """Without any score: the defaults, the dearest model first, then draws."""
+    rng = np.random.default_rng([view.seed, len(view.trials), len(planned)])
+    draws = (moves.drawn(view.space, rng) for _ in range(100))
+    for allocation in [*reversed(view.space.defaults()), *draws]:
+        if allocation not in view.tried and allocation not in planned:
+            return Suggestion(allocation, "Nothing has a score yet: a place to start from.")
+    return "every allocation that was tried has failed"
+
+
+def _fit(answers: Sequence[Answer]) -> Estimate:
+    """Curves through the trials, and as many of the other answers as can be had, evenly from best to worst."""
+    chosen = [a for a in answers if a.kept]
+    others = [a for a in answers if not a.kept]
+    step = max(1.0, len(others) / _ANSWERS)
+    chosen += [others[int(i * step)] for i in range(min(len(others), _ANSWERS))]
+    return Estimate([a.allocation for a in chosen], [a.score for a in chosen], [a.spread for a in chosen])
+
+
+def _prefixes(trials: Sequence[TrialResult]) -> Iterator[Allocation]:
+    """Every trial with fewer samples at one stage."""
+    for trial in trials:
+        for stage, choice in trial.allocation.items():
+            for n in range(1, choice.n_samples):
+                yield trial.allocation.replace(stage, StageChoice(choice.model, n))
+
+
+def _apart(some: Sequence[Allocation], others: Sequence[Allocation]) -> _Floats:
+    """How unlike allocations are, another model counting as three doublings of n: [some, others]."""
+    found: _Floats = np.zeros((len(some), len(others)))
+    for stage in some[0]:
+        models = [np.array([a[stage].model for a in group]) for group in (some, others)]
+        counts = [np.log2([a[stage].n_samples for a in group]) for group in (some, others)]
+        found += 3.0 * (models[0][:, None] != models[1][None, :])
+        found += np.abs(counts[0][:, None] - counts[1][None, :])
+    return found
+
+
+def _row(trial: TrialResult) -> _Floats:
+    return np.array([np.nan if score is None else score for score in trial.scores.values()])

@@ -1,0 +1,35 @@
+"""Whether the store bears out what an insight claims: a paired test of the two trials that it sets apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from agenttts.proposers.base import Lesson
+from agenttts.stats import CONFIDENCE, paired_difference
+from agenttts.trial import TrialResult
+from datastore.records import Verdict
+
+
+def verdicts(lessons: Sequence[Lesson], trials: Sequence[TrialResult], seed: int) -> list[Verdict]:
+    """For each lesson: supported or refuted where the paired interval of its claim excludes 0, else open.
+
+    The intervals are the wider the more claims are made at once (Bonferroni). Without a claim, or without
+    scores to test it on, a lesson is open.
+    """
+    by_number = {trial.number: trial for trial in trials}
+    count = sum(lesson.claim is not None for lesson in lessons)
+    confidence = 1 - (1 - CONFIDENCE) / max(1, count)
+    return [_verdict(lesson.claim, by_number, seed, confidence) for lesson in lessons]
+
+
+def _verdict(
+    claim: tuple[int, int] | None, trials: dict[int, TrialResult], seed: int, confidence: float
+) -> Verdict:
+    if claim is None or claim[0] == claim[1] or not set(claim) <= set(trials):
+        return "open"
+    higher, lower = claim
+    rng = np.random.default_rng([seed, higher, lower])
+    found = paired_difference(trials[higher].scores, trials[lower].scores, rng, confidence=confidence)
+    return "supported" if found.low > 0 else "refuted" if found.high < 0 else "open"
