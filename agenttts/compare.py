@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats as scipy_stats
+from scipy import stats as scipy_stats  # type: ignore[import-untyped]
 
 from agenttts.errors import UserError
 from agenttts.landscapes import FAMILIES, Landscape, best_score, draw
@@ -80,7 +80,7 @@ class Comparison:
 
 
 def family_jobs(families: Sequence[str], seeds: int, trials: int, proposers: Sequence[str]) -> list[Job]:
-    """One job for each landscape of the classes; "all" stands for every class. UserError for an unknown one."""
+    """A job for each landscape of the classes; "all" stands for every class. UserError for an unknown one."""
     for family in families:
         if family not in FAMILIES and family != "all":
             raise UserError(f"a class of landscapes is all or one of {', '.join(FAMILIES)}, got {family!r}")
@@ -161,7 +161,7 @@ def compare(
 
 
 def summarise(moments: pd.DataFrame, proposers: Sequence[str]) -> Comparison:
-    """The table and the paired differences of the moments of a comparison. The first proposer is `against`."""
+    """The table and the paired differences of a comparison's moments. The first proposer is `against`."""
     searches = [_Search(keys, rows) for keys, rows in moments.groupby(_UNIT, dropna=False, sort=False)]
     table = []
     for budget in dict.fromkeys(search.budget for search in searches):
@@ -196,7 +196,7 @@ class _Search:
         return group is None or self.landscape == group
 
     def after_trials(self, count: int) -> float | None:
-        """Regret after that many trials; the last one's where the search had finished; None: not asked for."""
+        """Regret after that many trials, the last's where the search had finished; None: not asked for."""
         return float(self._regret[min(count, len(self._regret)) - 1]) if count <= self.trials else None
 
     def after_flops(self, count: int) -> float | None:
@@ -358,8 +358,7 @@ def _rows(
     job: Job, name: str, landscape: Landscape, search: SimulatedSearch, worth: float
 ) -> Iterator[dict[str, Any]]:
     chosen = list(dict.fromkeys(m.choice for m in search.moments if m.choice is not None))
-    scores = landscape.true_scores(chosen) if chosen else []
-    true = dict(zip(chosen, scores, strict=True))
+    true = dict(zip(chosen, landscape.true_scores(chosen), strict=True)) if chosen else {}
     for moment in search.moments:
         score = None if moment.choice is None else float(true[moment.choice])
         yield {

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ class Landscape:
     """A search space of which the true scores are known.
 
     outcomes: on the examples that a search sees. truth: on those that decide; for a full bank the same.
-    best: the largest true score in the space, by enumeration where `exact`, else the best that a search from
+    best: the largest true score in the space, by enumeration where `exact`, else what a search from
     many starts found, or the best that a bank answers.
     """
 
@@ -58,7 +59,8 @@ class Family:
     """From what a class of landscapes is drawn. Pairs are ranges.
 
     gain: a model's skill over the next smaller one, logits; at a share `flat` of the stages a tenth of it,
-    so that small models do as well there. ratio: their sizes. pull: Dirichlet weight of the
+    so that small models do as well there. skill: of the models' middle. spread: of what makes examples hard,
+    logits. ratio: of the models' sizes. pull: Dirichlet weight of the
     wrong values, small where one of them attracts most. leak: what a wrong input leaves of the chance to be
     right. verified: share of stages with best-of-n by a verifier; error: its taste for wrong values, in
     standard deviations of its noise. examples: that a search sees. tightness: the budget, as a share of what
@@ -73,6 +75,8 @@ class Family:
     flat: float = 0.5
     ratio: tuple[float, float] = (2.0, 6.0)
     pull: tuple[float, float] = (0.5, 2.0)
+    spread: tuple[float, float] = (0.6, 1.8)
+    skill: tuple[float, float] = (-1.2, 0.8)
     leak: tuple[float, float] = (0.1, 0.6)
     verified: float = 0.0
     error: tuple[float, float] = (0.0, 1.0)
@@ -82,8 +86,8 @@ class Family:
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "voting": Family(),
-        "turning": Family(pull=(0.08, 0.4)),
-        "verified": Family(verified=1.0, error=(0.5, 2.5)),
+        "turning": Family(pull=(0.05, 0.3), spread=(0.2, 0.7), skill=(-1.0, 0.3)),
+        "verified": Family(verified=1.0, error=(1.0, 4.0)),
         "bottleneck": Family(stages=(3, 4), leak=(0.0, 0.1), models=(2, 5)),
         "deep": Family(
             stages=(4, 5), models=(4, 6), samples=(32, 64), examples=(200, 500), leak=(0.3, 0.8), verified=0.3
@@ -154,20 +158,21 @@ def _spec(kind: Family, name: str, rng: np.random.Generator) -> PipelineSpec:
     sizes = 1e9 * np.cumprod([1.0, *rng.uniform(*kind.ratio, n_models - 1)])
     models = [f"m{i}" for i in range(n_models)]
     most = int(rng.choice(kind.samples))
-    stages = [
-        {
-            "name": f"s{k}",
-            "prompt": "{{ question }}",
-            "models": models,
-            "max_samples": most,
-            "prompt_tokens": int(rng.integers(64, 1025)),
-            "generated_tokens": int(rng.integers(16, 257)),
-        }
-        for k in range(n_stages)
-    ]
-    largest = sum(
-        stage_flops(float(sizes[-1]), s["prompt_tokens"], s["generated_tokens"] * most // 2) for s in stages
-    )
+    stages: list[dict[str, Any]] = []
+    largest = 0.0
+    for k in range(n_stages):
+        prompt_tokens, generated_tokens = int(rng.integers(64, 1025)), int(rng.integers(16, 257))
+        largest += stage_flops(float(sizes[-1]), prompt_tokens, generated_tokens * most // 2)
+        stages.append(
+            {
+                "name": f"s{k}",
+                "prompt": "{{ question }}",
+                "models": models,
+                "max_samples": most,
+                "prompt_tokens": prompt_tokens,
+                "generated_tokens": generated_tokens,
+            }
+        )
     budget_flops = largest * float(rng.uniform(*kind.tightness))
     unit = 2e9 * 64.0
     data = {
@@ -236,11 +241,11 @@ class _simulated:
 
 
 def _chances(kind: Family, n_models: int, hardness: _Floats, rng: np.random.Generator) -> _Floats:
-    """Chances of each value: [model, example, value]. Models share most of what is hard, and what attracts."""
+    """Chances of each value: [model, example, value]. Models share much of what is hard, and attracts."""
     count = len(hardness)
     gains = rng.uniform(*kind.gain, n_models - 1) * (0.1 if rng.random() < kind.flat else 1.0)
-    skill = rng.uniform(-1.2, 0.8) - 0.5 * gains.sum() + np.cumsum([0.0, *gains])
-    shared = rng.uniform(0.6, 1.8) * (0.6 * hardness + 0.8 * rng.normal(0, 1, count))
+    skill = rng.uniform(*kind.skill) - 0.5 * gains.sum() + np.cumsum([0.0, *gains])
+    shared = rng.uniform(*kind.spread) * (0.6 * hardness + 0.8 * rng.normal(0, 1, count))
     own = rng.normal(0, 0.7, (n_models, count))
     right = 1 / (1 + np.exp(-(skill[:, None] + own - shared)))
     weight = rng.uniform(*kind.pull)

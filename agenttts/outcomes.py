@@ -65,7 +65,7 @@ class Outcomes:
         drawn: Sequence[npt.NDArray[np.integer]] | None = None,
         examples: slice = slice(None),
     ) -> Walk:
-        """The scores of allocations. drawn: samples to be reckoned with, by stage [node, model]; None: all."""
+        """The scores of allocations. drawn: samples reckoned with, by stage [node, model]; None: all."""
         count = len(self.example_ids[examples])
         node = np.broadcast_to(np.arange(len(self.example_ids))[examples], (len(allocations), count))
         known = np.ones(node.shape, dtype=bool)

@@ -10,6 +10,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
     import plotly.graph_objects as go
 
     from agenttts.curves import CurvePoint, Marginal, StageCurve
@@ -188,6 +189,37 @@ def next_unit(data: ReportData) -> go.Figure:
     figure.add_vline(x=0, line={"color": GREY, "width": 1})
     figure.update_layout(height=120 + 44 * max(1, len(steps)))
     figure.update_yaxes(showgrid=False, automargin=True)
+    return figure
+
+
+def regret_against(moments: pd.DataFrame, against: str = "trials") -> go.Figure:
+    """Mean regret of each proposer of a comparison, against "trials" or the FLOPs of as many random trials.
+
+    moments: as `agenttts compare` writes them. A search that has finished keeps its last regret.
+    """
+    import numpy as np
+    import plotly.graph_objects as go
+
+    axis = "trials" if against == "trials" else "FLOPs, in trials of seeded random search"
+    figure = _figure("mean regret", axis)
+    grid = np.arange(1, int(moments["trials_asked"].max()) + 1)
+    for i, (name, rows) in enumerate(moments.groupby("proposer", sort=False)):
+        curves = []
+        for _, search in rows.groupby(["landscape", "seed", "budget_units"], dropna=False):
+            search = search.sort_values("trial")
+            at = search["trial"] if against == "trials" else search["trials_worth"]
+            where = np.searchsorted(at.to_numpy(dtype=float), grid + 1e-9, side="right") - 1
+            curves.append(search["regret"].to_numpy(dtype=float)[np.maximum(where, 0)])
+        figure.add_trace(
+            go.Scatter(
+                x=grid,
+                y=np.mean(curves, axis=0),
+                mode="lines",
+                name=escape(str(name)),
+                line={"color": PALETTE[i % len(PALETTE)], "dash": "solid" if i < len(PALETTE) else "dash"},
+            )
+        )
+    figure.update_layout(hovermode="x unified")
     return figure
 
 

@@ -104,7 +104,7 @@ def indistinguishable(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for being many (Holm 1979): the chance of one false claim or more stays at the level.
+    """P-values corrected for being many (Holm 1979): the chance of any false claim stays at the level.
 
     In the order given; never above 1.
     """
@@ -117,7 +117,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def pass_at_k(n_samples: int, n_right: int, k: int) -> float:
-    """The chance that k of n samples hold a right one: 1 - C(n - c, k) / C(n, k), unbiased (Chen et al. 2021).
+    """The chance that k of n samples hold a right one: 1 - C(n-c, k) / C(n, k), unbiased (Chen et al. 2021).
 
     ValueError unless 0 <= n_right <= n_samples and 1 <= k <= n_samples.
     """

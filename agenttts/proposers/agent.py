@@ -27,7 +27,7 @@ _LONGEST_TEXT = 600  # characters of an insight or a reason
 class AgentProposer:
     """A hybrid: of each turn the LLM proposes its share (one at least), the solver the rest.
 
-    The LLM sees the history, what the solver expects of the space and what it would try next. history: "true",
+    The LLM sees the history, what the solver expects and what it would try next. history: "true",
     or as a control "shuffled" (the trials' scores dealt anew, seeded) or "blank". Asks the endpoint at most
     twice for each turn.
     """

@@ -50,7 +50,7 @@ def sampler_class(name: str) -> type[BaseSampler]:
     found = getattr(optuna.samplers, wanted, None)
     if not (inspect.isclass(found) and issubclass(found, BaseSampler)):
         raise UserError(
-            f"a proposer or sampler is one of {', '.join(SAMPLERS)} or a class of optuna.samplers, got {name!r}"
+            f"a sampler is one of {', '.join(SAMPLERS)} or a class of optuna.samplers, got {name!r}"
         )
     if wanted == "GPSampler":
         try:

@@ -28,7 +28,10 @@ _HELPS = 0.02  # examples: a move is expected to help when its expected gain is 
 
 
 class InsightsProposer:
-    """Deterministic: the same view gives the same turn. without: moves left out, to see what they are worth."""
+    """Deterministic: the same view gives the same turn.
+
+    without: moves left out, to see what they are worth.
+    """
 
     name = "insights"
     batch = 1

@@ -125,7 +125,7 @@ def drawn(space: SearchSpace, rng: np.random.Generator) -> Allocation:
 
 
 def grid(space: SearchSpace, limit: int) -> list[Allocation] | None:
-    """The allocations of the space with counts 1, 2, 3, 4, 6, 8, 12, …, largest; None when more than `limit`."""
+    """The allocations of the space with counts 1, 2, 3, 4, 6, 8, …, largest; None when more than `limit`."""
     options: list[list[StageChoice]] = []
     for stage in space.stages:
         counts = [n for n in _COUNTS if n < stage.max_samples] + [stage.max_samples]

@@ -28,7 +28,7 @@ _BASES = 4  # moves start from this many of the best trials
 _ANSWERS = 80  # answers beside the trials that curves are fitted through
 _LEAST_KNOWN = 0.8  # share of the examples that an answer rests on
 _DOUBT = 0.1  # standard deviation of a score per share of the examples that is not known
-_HELPS = 0.005  # examples: a purchase is made while its expected gain is worth this many
+_HELPS = 0.0005  # examples: a purchase is made while its expected gain is worth this many
 _FINALISTS = 3
 _SHOWN = 6
 _Floats = npt.NDArray[np.float64]
@@ -135,7 +135,7 @@ class SolverProposer:
         (mean,), (spread,) = estimate.predict([untried[pick]])
         return Suggestion(
             untried[pick],
-            f"{untried[pick]}: expected {mean:.3f} ± {spread:.3f} against {best.score:.3f} of the best answer, "
+            f"{untried[pick]}: expected {mean:.3f} ± {spread:.3f} against {best.score:.3f} of the best, "
             f"{view.space.units(untried[pick]):.4g} of {view.space.budget_units:g} units.",
         )
 
@@ -149,7 +149,9 @@ class SolverProposer:
         listed = moves.grid(space, _LISTED)
         if listed is None:
             listed = [moves.drawn(space, rng) for _ in range(_DRAWN)]
-        return [m.allocation for m in moves.untried([*near, *(Move(a, "explore") for a in listed)], (), space)]
+        return [
+            m.allocation for m in moves.untried([*near, *(Move(a, "explore") for a in listed)], (), space)
+        ]
 
     def _answers(self, view: SearchView, candidates: Sequence[Allocation]) -> list[Answer]:
         """The trials first, then what the bank says of candidates, the best first.
@@ -188,7 +190,7 @@ def _start(view: SearchView, planned: Sequence[Allocation]) -> Suggestion | str:
 
 
 def _fit(answers: Sequence[Answer]) -> Estimate:
-    """Curves through the trials, and as many of the other answers as can be had, evenly from best to worst."""
+    """Curves through the trials, and of the other answers some, evenly from best to worst."""
     chosen = [a for a in answers if a.kept]
     others = [a for a in answers if not a.kept]
     step = max(1.0, len(others) / _ANSWERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,13 @@ from hypothesis import strategies as st
 
 from agenttts.stats import (
     Scores,
+    holm,
     indistinguishable,
     mean_interval,
     paired_difference,
+    pass_at_k,
     smallest_resolvable_difference,
+    vote_curve,
 )
 
 score_lists = st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=40)
@@ -121,3 +125,39 @@ def test_resolvable_difference() -> None:
     steps = [smallest_resolvable_difference(n) for n in (1, 3, 10, 30, 100, 1000, 10_000)]
     assert steps == sorted(steps, reverse=True)
     assert steps[0] == pytest.approx(1.0)
+
+
+def test_holm_corrects_in_order() -> None:
+    """The example of Holm's method: the smallest counts m times, none falls below one before it."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+@given(st.integers(1, 12), st.data())
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(n: int, data: st.DataObject) -> None:
+    right = data.draw(st.integers(0, n))
+    k = data.draw(st.integers(1, n))
+    subsets = list(itertools.combinations(range(n), k))
+    share = sum(any(i < right for i in subset) for subset in subsets) / len(subsets)
+    assert pass_at_k(n, right, k) == pytest.approx(share)
+
+
+def test_pass_at_k_refuses_what_makes_no_sense() -> None:
+    with pytest.raises(ValueError, match="n=4, c=2, k=5"):
+        pass_at_k(4, 2, 5)
+
+
+def test_a_vote_curve_is_over_orders_and_not_over_right_and_wrong() -> None:
+    """Two right votes beat three wrong ones that disagree; one sample is right as often as they are."""
+    answers = ["a", "a", "b", "c", "d"]
+    curve = vote_curve(answers, {"a"}, np.random.default_rng(0), n_orders=4000)
+    assert curve.shape == (5,) and curve[0] == pytest.approx(0.4, abs=0.03) and curve[-1] == 1.0
+    turned = vote_curve(["a", "a", "b", "b", "b"], {"a"}, np.random.default_rng(0), n_orders=4000)
+    assert turned[-1] == 0.0 < turned[0]
+    exact = np.mean([_wins(order, 3) for order in itertools.permutations(answers)])
+    assert curve[2] == pytest.approx(exact, abs=0.03)
+
+
+def _wins(order: tuple[str, ...], n: int) -> bool:
+    first = list(order[:n])
+    return max(dict.fromkeys(first), key=first.count) == "a"

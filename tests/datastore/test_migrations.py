@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from datastore import NewerSchema, Store, StoreError, migrations
@@ -15,39 +16,55 @@ def _version(store: Store) -> int:
 
 
 def test_an_older_file_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of version 1 goes through each step, keeps its rows, and is then too new for version 1."""
+    """A file goes through each newer step, keeps its rows, and is then too new for this version."""
     with Store.open(path) as store:
         assert _version(store) == migrations.current_version()
         store.start_run(made.run())
+    now = migrations.current_version()
     steps = {
-        1: "ALTER TABLE runs ADD COLUMN note VARCHAR; UPDATE runs SET note = 'old'",
-        2: "ALTER TABLE runs RENAME COLUMN note TO remark",
+        **migrations.STEPS,
+        now: "ALTER TABLE runs ADD COLUMN note VARCHAR; UPDATE runs SET note = 'old'",
+        now + 1: "ALTER TABLE runs RENAME COLUMN note TO remark",
     }
     with monkeypatch.context() as newer:
         newer.setattr(migrations, "STEPS", steps)
         with pytest.raises(StoreError, match="open it once for writing"):
             Store.read(path)
         with Store.open(path) as store:
-            assert _version(store) == 3
+            assert _version(store) == now + 2
             assert store.runs() == [made.run()]
             assert store.sql("SELECT remark FROM runs").remark[0] == "old"
         Store.read(path).close()
     before = made.digest(path)
-    with pytest.raises(NewerSchema, match="up to 1 can be read, the file has 3"):
+    with pytest.raises(NewerSchema, match=f"up to {now} can be read, the file has {now + 2}"):
         Store.open(path)
     assert made.digest(path) == before
 
 
 def test_a_failed_step_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When a step fails, the file is still of its old version, with its rows, and free."""
+    now = migrations.current_version()
     with Store.open(path) as store:
         store.start_run(made.run())
     with monkeypatch.context() as newer:
         newer.setattr(
-            migrations, "STEPS", {1: "DELETE FROM runs", 2: "ALTER TABLE absent ADD COLUMN a INTEGER"}
+            migrations,
+            "STEPS",
+            {**migrations.STEPS, now: "DELETE FROM runs", now + 1: "ALTER TABLE absent ADD COLUMN a INTEGER"},
         )
         with pytest.raises(StoreError, match="absent"):
             Store.open(path)
     with Store.open(path) as store:
         assert _version(store) == migrations.current_version()
         assert store.runs() == [made.run()]
+
+
+def test_insights_of_version_1_are_open(path: Path) -> None:
+    """A file made before insights had verdicts reads with every one open."""
+    with Store.open(path) as store:
+        store.start_run(made.run())
+        store.put_insights([made.insight(0)])
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("ALTER TABLE insights DROP COLUMN verdict; UPDATE schema_version SET version = 1")
+    with Store.open(path) as store:
+        assert store.insights("run-1") == [made.insight(0)]

@@ -1,0 +1,136 @@
+"""Outcomes as arrays agree with the runtime; landscapes are seeded; what a simulated search pays adds up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agenttts.bank_outcomes import BankOutcomes
+from agenttts.curves import BankSolver
+from agenttts.landscapes import FAMILIES, N_TRUTH, Landscape, best_score, draw, true_means
+from agenttts.outcomes import UNKNOWN, Bank
+from agenttts.space import SearchSpace
+from datastore import Store
+from pipelines.allocation import Allocation, StageChoice
+from pipelines.dataset import load_examples
+from pipelines.specfile import load_spec
+
+
+@pytest.fixture(scope="module")
+def voting() -> Landscape:
+    return draw("voting", 2)
+
+
+@pytest.fixture
+def known(recorded: Path, tmp_path: Path) -> Iterator[tuple[BankOutcomes, BankSolver, SearchSpace]]:
+    spec = load_spec(recorded)
+    with Store.open(tmp_path / "known.duckdb") as store:
+        store.attach_bank(recorded.parent / "bank.parquet")
+        examples = load_examples(spec, "search")
+        yield (
+            BankOutcomes(spec, store, examples),
+            BankSolver(spec, store, examples),
+            SearchSpace(spec, spec.budget.units),
+        )
+
+
+async def test_a_whole_bank_scores_as_the_runtime_does(
+    known: tuple[BankOutcomes, BankSolver, SearchSpace],
+) -> None:
+    """Every example of every allocation has the score that running it on the bank gives."""
+    outcomes, solver, space = known
+    await outcomes.add_all()
+    allocations = list(space.enumerate())[::37]
+    walk = outcomes.answer(allocations)
+    assert walk.known.all() and len(allocations) > 5
+    for allocation, scores in zip(allocations, walk.scores, strict=True):
+        solved = await asyncio.to_thread(solver.score_allocation, allocation)
+        assert solved is not None
+        np.testing.assert_allclose(scores, [solved.scores[e.id] for e in solver.examples])
+
+
+async def test_a_bank_answers_no_more_than_its_trials_took(
+    known: tuple[BankOutcomes, BankSolver, SearchSpace],
+) -> None:
+    """After one trial fewer samples at the last stage are known in full; more, or another model, are not."""
+    outcomes, solver, _ = known
+    trial = Allocation({"retrieve": StageChoice("small", 4), "answer": StageChoice("medium", 4)})
+    await outcomes.add(trial, {example.id for example in solver.examples})
+    fewer = trial.replace("answer", StageChoice("medium", 2))
+    more = trial.replace("answer", StageChoice("medium", 5))
+    other = trial.replace("answer", StageChoice("small", 1))
+    upstream = trial.replace("retrieve", StageChoice("small", 3))
+    known_share = outcomes.answer([trial, fewer, more, other, upstream]).known.mean(axis=1)
+    assert known_share[0] == known_share[1] == 1.0 and known_share[2] == known_share[3] == 0.0
+    assert 0.0 < known_share[4] < 1.0  # where three samples vote as four do, the answer is there
+
+
+async def test_a_part_of_the_examples_is_known_in_part(
+    known: tuple[BankOutcomes, BankSolver, SearchSpace],
+) -> None:
+    outcomes, solver, _ = known
+    trial = Allocation({"retrieve": StageChoice("small", 4), "answer": StageChoice("medium", 4)})
+    await outcomes.add(trial, {example.id for example in solver.examples[:20]})
+    walk = outcomes.answer([trial])
+    assert walk.known[0].tolist() == [True] * 20 + [False] * (len(solver.examples) - 20)
+    assert np.isnan(walk.scores[0][20:]).all()
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_family_keeps_its_bounds(family: str) -> None:
+    """The same seed gives the same landscape; stages, models and counts are those of the class."""
+    if family == "deep":
+        pytest.skip("its optimum takes half a minute to climb to; the other classes run the same code")
+    landscape, kind = draw(family, 1), FAMILIES[family]
+    again = draw(family, 1)
+    assert landscape.best == again.best
+    np.testing.assert_array_equal(landscape.outcomes.scores, again.outcomes.scores)
+    stages = landscape.space.stages
+    assert kind.stages[0] <= len(stages) <= kind.stages[1]
+    assert kind.models[0] <= len(stages[0].models) <= kind.models[1]
+    assert (
+        len(landscape.outcomes.example_ids) in kind.examples and len(landscape.truth.example_ids) == N_TRUTH
+    )
+    defaults = landscape.true_scores(landscape.space.defaults())
+    assert (defaults <= landscape.best + 1e-9).all() and (
+        landscape.outcomes.stages[0].leads_to != UNKNOWN
+    ).all()
+
+
+@pytest.mark.parametrize(("family", "least"), [("turning", 0.02), ("verified", 0.03)])
+def test_more_samples_can_hurt(family: str, least: float) -> None:
+    """Some curve over n, of a model at a stage, falls from its top by more than the truth's noise."""
+    falls = []
+    for seed in range(6):
+        landscape = draw(family, seed)
+        stages = landscape.space.stages
+        top = Allocation({s.name: StageChoice(s.models[-1], s.max_samples) for s in stages})
+        for stage in stages:
+            choices = [StageChoice(m, n) for m in stage.models for n in range(1, stage.max_samples + 1)]
+            curves = true_means(landscape.truth, [top.replace(stage.name, choice) for choice in choices])
+            for curve in curves.reshape(len(stage.models), -1):
+                falls.append(curve.max() - curve[-1])
+    assert max(falls) > least
+
+
+def test_samples_are_nested_and_paid_for_once(voting: Landscape) -> None:
+    """From n to more samples only the rest is paid for, the prompt never twice; fewer samples are free."""
+    bank = Bank(voting.outcomes)
+    base = voting.space.cheapest
+    stage = voting.space.stages[-1].name
+    model = base[stage].model
+    _, first = bank.buy(base.replace(stage, StageChoice(model, 4)))
+    _, again = bank.buy(base.replace(stage, StageChoice(model, 2)))
+    _, more = bank.buy(base.replace(stage, StageChoice(model, 6)))
+    fresh = Bank(voting.outcomes)
+    _, at_once = fresh.buy(base.replace(stage, StageChoice(model, 6)))
+    assert again == 0.0 and first + more == pytest.approx(at_once, rel=1e-5) == pytest.approx(bank.flops)
+
+
+def test_the_best_by_enumeration_is_the_best(voting: Landscape) -> None:
+    scores = true_means(voting.truth, list(voting.space.enumerate()))
+    assert best_score(voting.truth, voting.space) == (scores.max(), True) == (voting.best, voting.exact)
