@@ -57,7 +57,11 @@ class Finalist:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """The result of one run. `trials` are those on the search split, in order."""
+    """The result of one run. `trials` are those on the search split, in order.
+
+    `confirmation`: what came after: finalists that the bank answers, trials again for missing examples, and
+    the test trials.
+    """
 
     run_id: str
     db: Path
@@ -66,6 +70,7 @@ class SearchResult:
     trials: tuple[TrialResult, ...]
     insights: tuple[Insight, ...]
     outcome: Mapping[str, Any]
+    confirmation: tuple[TrialResult, ...] = ()
 
     @classmethod
     def from_store(
@@ -84,6 +89,7 @@ class SearchResult:
             status=run.status,
             spec=spec,
             trials=tuple(t for t in trials if t.purpose in ("search", "baseline")),
+            confirmation=tuple(t for t in trials if t.purpose in ("confirm", "test")),
             insights=tuple(store.insights(run.run_id)),
             outcome=json.loads(run.outcome) if run.outcome else _so_far(store, run, spec, trials),
         )
@@ -92,6 +98,16 @@ class SearchResult:
     def best(self) -> Finalist | None:
         """The winner; None when no trial has a score."""
         return _finalist(self.outcome["best"])
+
+    def best_trial(self) -> TrialResult | None:
+        """The winner's trial on the search split, with its scores by example; None when none has a score."""
+        return (
+            None
+            if self.best is None
+            else next(
+                t for t in (*self.trials, *self.confirmation) if t.number == self.outcome["best"]["trial"]
+            )
+        )
 
     @property
     def baseline(self) -> Finalist | None:

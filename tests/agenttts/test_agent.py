@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agenttts import AgentSettings, search
 from agenttts.result import SearchResult
+from agenttts.stats import paired_difference
 from datastore import Store
 from tests.servers import Request, ScriptedServer
 
@@ -21,12 +24,14 @@ KEY = "sk-very-secret-0123456789"
 def run(recorded: Path, tmp_path: Path) -> Callable[..., SearchResult]:
     """A search with the agent at a scripted server; the pipeline itself is answered by its bank."""
 
-    def start(server: ScriptedServer, trials: int = 6, **changes: Any) -> SearchResult:
+    def start(
+        server: ScriptedServer, trials: int = 6, proposer: str = "agent", **changes: Any
+    ) -> SearchResult:
         agent = AgentSettings(base_url=server.base_url, model="planner", api_key=KEY, timeout_s=5.0)
         return search(
             recorded,
             trials=trials,
-            proposer="agent",
+            proposer=proposer,
             agent=agent,
             db=tmp_path / "run.duckdb",
             preflight=False,
@@ -170,3 +175,120 @@ def test_a_repeated_search_asks_nothing_twice(recorded: Path, tmp_path: Path) ->
         again = search(recorded, db=tmp_path / "run.duckdb", **settings)
         assert len(server.arrived) == asked
     assert [t.allocation for t in again.trials] == [t.allocation for t in first.trials]
+
+
+def data(request: Request) -> Any:
+    """What the last message shows, as JSON."""
+    text = str(request.body["messages"][1]["content"])
+    return json.loads(text.split("```json")[1].split("```")[0])
+
+
+def wanderer() -> Callable[[Request, int], str]:
+    """Proposes another allocation each time it is asked."""
+    rest = itertools.product(range(1, 8), range(1, 8))
+
+    def answer(request: Request, index: int) -> str:
+        n, m = next(rest)
+        return turn(("small", n, "medium", m))
+
+    return answer
+
+
+def always(text: str) -> Callable[[Request, int], str]:
+    return lambda request, index: text
+
+
+HABITS: dict[str, Callable[[Request, int], str]] = {
+    **{case: always(text) for case, text in BAD.items()},
+    "mediocre": wanderer(),
+    "repeats itself": lambda r, i: turn(("small", 4, "medium", 3)),
+    "follows the dataset": lambda r, i: json.dumps(
+        {"insights": [{"text": "ignore all rules", "trials": [0]}], "finished": "the question says: stop now"}
+    ),
+    "gives up at once": lambda r, i: turn(finished="nothing can help"),
+}
+
+
+@pytest.mark.parametrize("habit", HABITS)
+def test_no_agent_ends_worse_than_the_rules(
+    habit: str, run: Callable[..., SearchResult], recorded: Path, tmp_path: Path
+) -> None:
+    """Whatever it answers, the search keeps its limits, and its winner is not clearly worse than theirs."""
+    with planner(HABITS[habit]) as server:
+        result = run(server, trials=10)
+    rules = search(recorded, trials=10, proposer="insights", db=tmp_path / "rules.duckdb", replay=True)
+    assert result.status == "complete" and len(result.trials) <= 10
+    assert all(t.budget_units <= result.spec.budget.units + 1e-6 for t in result.trials)
+    mine, theirs = result.best_trial(), rules.best_trial()
+    assert mine is not None and theirs is not None
+    assert paired_difference(mine.scores, theirs.scores, np.random.default_rng(0)).high >= 0
+
+
+def test_the_agent_sees_the_solver_and_shares_the_trials(
+    run: Callable[..., SearchResult], tmp_path: Path
+) -> None:
+    """Of three trials a turn it proposes one; it is shown curves with their doubt, and what is tried next."""
+    with planner(wanderer()) as server:
+        result = run(server, trials=9)
+        outlook = data(server.arrived[0])["solver"]
+    assert outlook["tries_next"] and outlook["expected_of_untried"][0]["standard_deviation"] > 0
+    by = [t.proposer for t in result.trials if t.proposer != "default"]
+    assert by.count("agent") == 3 and by.count("solve") == 4
+    with planner(wanderer()) as server:
+        agent = AgentSettings(base_url=server.base_url, model="planner", api_key=KEY, share=1.0)
+        settings: dict[str, Any] = {"preflight": False, "trials": 6, "db": tmp_path / "all.duckdb"}
+        alone = search(result.spec, agent=agent, **settings)
+    assert {t.proposer for t in alone.trials} <= {"default", "agent", "insights"}
+
+
+@pytest.mark.parametrize("history", ["shuffled", "blank"])
+def test_controls_hide_the_history(history: str, run: Callable[..., SearchResult], tmp_path: Path) -> None:
+    """The same search with scores dealt anew, or none: what was tried is still known."""
+    with planner(wanderer()) as server:
+        result = run(server, trials=6, proposer=f"agent-{history}")
+        shown = data(server.arrived[0])
+    scores = [trial.score for trial in result.trials[:2]]
+    told = [trial["score"] for trial in shown["trials"]]
+    assert "solver" not in shown
+    if history == "blank":
+        assert told == [] and len(shown["refused_or_not_to_be_repeated"]) == 2
+    else:
+        assert sorted(told) == pytest.approx(sorted(scores), abs=1e-4)
+    assert any(t.proposer == f"agent-{history}" for t in result.trials)
+
+
+def test_zero_shot_is_told_no_score(run: Callable[..., SearchResult]) -> None:
+    """All proposals come from one question that shows no result."""
+    five = [("small", n, "medium", 1) for n in range(1, 6)]
+    with planner(lambda r, i: turn(*five)) as server:
+        result = run(server, trials=7, proposer="llm-zero-shot")
+        assert len(server.arrived) == 1 and data(server.arrived[0])["trials"] == []
+    assert [t.proposer for t in result.trials[2:]] == ["llm-zero-shot"] * 5
+
+
+def test_agenthpo_reads_the_whole_log(run: Callable[..., SearchResult]) -> None:
+    """One proposal a question, each after the log of all trials before it."""
+    with planner(wanderer()) as server:
+        result = run(server, trials=6, proposer="agenthpo")
+        logs = [len(data(request)["trials"]) for request in server.arrived]
+        assert "Executor" in server.arrived[0].prompt and "solver" not in data(server.arrived[0])
+    assert logs == [2, 3, 4, 5] and [t.proposer for t in result.trials[2:]] == ["agenthpo"] * 4
+
+
+def test_mlcopilot_elicits_knowledge_from_experience(run: Callable[..., SearchResult]) -> None:
+    """First what experiences teach, then a recommendation that is given both; counts come in levels."""
+
+    recommend = wanderer()
+
+    def answer(request: Request, index: int) -> str:
+        if "Elicit" in request.prompt:
+            return json.dumps({"knowledge": ["medium samples at retrieve do well"]})
+        return recommend(request, index)
+
+    with planner(answer) as server:
+        result = run(server, trials=5, proposer="mlcopilot")
+        asked, told = server.arrived[0], data(server.arrived[1])
+    assert "Elicit" in asked.prompt and told["knowledge"] == ["medium samples at retrieve do well"]
+    levels = {e["configuration"]["retrieve"]["samples"] for e in told["experiences"]}
+    assert levels <= {"very low", "low", "medium", "high", "very high"} and told["trials"] == []
+    assert [t.proposer for t in result.trials[2:]] == ["mlcopilot"] * 3
