@@ -63,6 +63,7 @@ async def finish(state: SearchState, runtime: Step) -> SearchState:
     found = outcome(
         work.run_id,
         [*work.trials, *work.extra],
+        budget_units=work.space.budget_units,
         cost=cost_of(work.store, work.run_id, work.spec, [*work.trials, *work.extra]),
         seed=work.seed,
         ended=state.get("ended"),

@@ -101,17 +101,25 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 
 def draw(family: str, seed: int) -> Landscape:
     """The landscape of that class and seed."""
-    kind = FAMILIES[family]
-    rng = np.random.default_rng([sorted(FAMILIES).index(family), seed])
-    spec = _spec(kind, f"{family}-{seed}", rng)
-    n_search = int(rng.choice(kind.examples))
-    parts = _simulated(kind, spec, n_search, rng)
-    space = SearchSpace(spec, spec.budget.units)
-    truth = parts(n_search, n_search + N_TRUTH)
+    space, outcomes, truth = pipeline(
+        FAMILIES[family],
+        f"{family}-{seed}",
+        np.random.default_rng([sorted(FAMILIES).index(family), seed]),
+    )
     best, exact = best_score(truth, space)
     return Landscape(
-        name=f"{family}-{seed}", space=space, outcomes=parts(0, n_search), truth=truth, best=best, exact=exact
+        name=f"{family}-{seed}", space=space, outcomes=outcomes, truth=truth, best=best, exact=exact
     )
+
+
+def pipeline(
+    kind: Family, name: str, rng: np.random.Generator, n_truth: int = N_TRUTH
+) -> tuple[SearchSpace, Outcomes, Outcomes]:
+    """A simulated pipeline: its space, what a search sees, and the outcomes on n_truth other examples."""
+    spec = _spec(kind, name, rng)
+    n_search = int(rng.choice(kind.examples))
+    parts = _Stages(kind, spec, n_search + n_truth, rng)
+    return SearchSpace(spec, spec.budget.units), parts(0, n_search), parts(n_search, n_search + n_truth)
 
 
 def true_means(outcomes: Outcomes, allocations: Sequence[Allocation]) -> _Floats:
@@ -192,13 +200,12 @@ def _spec(kind: Family, name: str, rng: np.random.Generator) -> PipelineSpec:
     return PipelineSpec.model_validate(data)
 
 
-class _simulated:
-    """Draws all stages for n_search + N_TRUTH examples; called with a range of examples, their outcomes."""
+class _Stages:
+    """Draws all stages for `count` examples; called with a range of them, gives its outcomes."""
 
-    def __init__(self, kind: Family, spec: PipelineSpec, n_search: int, rng: np.random.Generator) -> None:
+    def __init__(self, kind: Family, spec: PipelineSpec, count: int, rng: np.random.Generator) -> None:
         self.spec = spec
         self.values: list[npt.NDArray[np.int8]] = []  # by stage: [example, input value, model, n]
-        count = n_search + N_TRUTH
         hardness = rng.normal(0, 1, count)
         for k, stage in enumerate(spec.stages):
             chances = _chances(kind, len(stage.models), hardness, rng)

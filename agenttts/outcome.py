@@ -17,7 +17,7 @@ from agenttts.trial import TrialResult
 from datastore.keys import model_key
 from datastore.store import Store
 from pipelines.allocation import Allocation
-from pipelines.spec import PipelineSpec
+from pipelines.spec import ModelSpec, PipelineSpec
 
 
 def ranked(trials: Sequence[TrialResult]) -> list[TrialResult]:
@@ -47,10 +47,30 @@ def baseline_of(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> 
     return next(iter(ranked(found)), None)
 
 
+def frontier(trials: Sequence[TrialResult]) -> list[TrialResult]:
+    """Trials that no other beats in score for as few units (the Pareto front), cheapest first."""
+    front: list[TrialResult] = []
+    for trial in sorted(latest(trials, ()), key=lambda t: (t.budget_units, -(t.score or 0.0))):
+        if not front or (trial.score or 0.0) > (front[-1].score or 0.0):
+            front.append(trial)
+    return front
+
+
+def hypervolume(front: Sequence[TrialResult], budget_units: float) -> float:
+    """The area below the frontier, over units from 0 to the budget: 1 for a score of 1 at no cost.
+
+    Where nothing is affordable yet, the score counts as 0.
+    """
+    ends = [max(t.budget_units, 0.0) for t in front[1:]] + [budget_units]
+    widths = [end - max(t.budget_units, 0.0) for t, end in zip(front, ends, strict=True)] if front else []
+    return sum((t.score or 0.0) * width for t, width in zip(front, widths, strict=True)) / budget_units
+
+
 def outcome(
     run_id: str,
     trials: Sequence[TrialResult],
     *,
+    budget_units: float,
     cost: Mapping[str, Any],
     seed: int,
     ended: str | None,
@@ -60,6 +80,7 @@ def outcome(
     extra = [t for t in trials if t.purpose not in ("search", "baseline")]
     tests = {t.allocation: t for t in extra if t.purpose == "test" and t.score is not None}
     best, baseline = winner_of(searched, extra), baseline_of(searched, extra)
+    front = frontier([*searched, *extra])
     found: dict[str, Any] = {
         "run_id": run_id,
         "best": _finalist(best, tests, seed),
@@ -67,6 +88,8 @@ def outcome(
         "difference": None,
         "difference_ci": None,
         "equivalent": _equivalent(best, latest(searched, extra), seed),
+        "frontier": [_on_front(t) for t in front],
+        "hypervolume": hypervolume(front, budget_units),
         "trials": [_trial(t) for t in searched],
         "confirmation": [_trial(t) for t in extra],
         "cost": dict(cost),
@@ -90,8 +113,10 @@ def cost_of(
 ) -> dict[str, float | int | None]:
     """What the run paid for. The agent's tokens come on top of the pipeline's, its calls are not among them.
 
-    samples_reused: samples that trials took from the bank, each time they took them. cost_usd: None without
-    prices.
+    samples_reused: samples that trials took from the bank, each time they took them. usd: None without
+    prices. flops_without_bank: of the same trials, each drawing its own samples. flops_spared_by_stops: of
+    the rest of the trials that lost a race. flops_spared_by_shared_prompts: had each sample read its prompt
+    anew.
     """
     calls = drawn = prompt_tokens = generated_tokens = 0
     flops, usd, priced = 0.0, 0.0, True
@@ -107,6 +132,7 @@ def cost_of(
             usd += paid.prompt_tokens * model.price.prompt_usd_per_million / 1e6
             usd += paid.generated_tokens * model.price.generated_usd_per_million / 1e6
     total = store.run_cost(run_id)
+    n_search = max((t.n_scored + t.n_missing for t in trials if t.split == "search"), default=0)
     return {
         "calls": calls,
         "samples_drawn": drawn,
@@ -116,8 +142,26 @@ def cost_of(
         "flops": flops,
         "agent_tokens": total.prompt_tokens + total.generated_tokens - prompt_tokens - generated_tokens,
         "agent_calls": total.calls - calls,
+        "flops_without_bank": sum((t.flops_per_query or 0.0) * t.n_scored for t in trials),
+        "flops_spared_by_stops": sum(
+            (t.flops_per_query or 0.0) * (n_search - t.n_scored - t.n_missing)
+            for t in trials
+            if t.status == "lost"
+        ),
+        "flops_spared_by_shared_prompts": _read_again(store, run_id, keys),
         "usd": usd if priced else None,
     }
+
+
+def _read_again(store: Store, run_id: str, models: Mapping[str, ModelSpec]) -> float:
+    """FLOPs of reading every prompt once more for each sample after the first."""
+    rows = store.sql(
+        "SELECT model_key, sum((n_samples - 1) * stage_results.prompt_tokens)::DOUBLE AS tokens "
+        "FROM stage_results JOIN trials USING (trial_id) WHERE run_id = ? GROUP BY model_key",
+        [run_id],
+    )
+    told = zip(rows["model_key"], rows["tokens"], strict=True)
+    return sum(2.0 * models[key].active_params * float(tokens) for key, tokens in told if key in models)
 
 
 def _finalist(
@@ -160,6 +204,15 @@ def _equivalent(best: TrialResult | None, trials: Sequence[TrialResult], seed: i
             )
     found.sort(key=lambda entry: (entry["budget_units"], -(entry["search_score"] or 0.0), entry["trial"]))
     return [{**entry, "cheapest": i == 0} for i, entry in enumerate(found)]
+
+
+def _on_front(trial: TrialResult) -> dict[str, Any]:
+    return {
+        "allocation": trial.allocation.to_dict(),
+        "budget_units": trial.budget_units,
+        "search_score": trial.score,
+        "trial": trial.number,
+    }
 
 
 def _trial(trial: TrialResult) -> dict[str, Any]:

@@ -109,6 +109,9 @@ class SearchCost:
     generated_tokens: int
     flops: float
     agent_tokens: int
+    flops_without_bank: float | None  # None: not known before the end
+    flops_spared_by_stops: float
+    flops_spared_by_shared_prompts: float
     usd: float | None
     minutes: float | None
 
@@ -351,6 +354,9 @@ def _cost(store: Store, run: Run, trials: Sequence[TrialRow], final: Mapping[str
         generated_tokens=final.get("generated_tokens", paid.generated_tokens),
         flops=final.get("flops", own_flops),
         agent_tokens=final.get("agent_tokens", 0),
+        flops_without_bank=final.get("flops_without_bank"),
+        flops_spared_by_stops=final.get("flops_spared_by_stops", 0.0),
+        flops_spared_by_shared_prompts=final.get("flops_spared_by_shared_prompts", 0.0),
         usd=final.get("usd", None if not prices or None in prices else usd),
         minutes=None if run.finished_at is None else (run.finished_at - run.started_at) / 60,
     )

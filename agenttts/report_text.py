@@ -142,6 +142,14 @@ def cost_lines(data: ReportData) -> Iterator[str]:
             f"The bank answered {count_text(cost.samples_reused)} of the {count_text(used)} samples that the "
             f"trials used ({cost.reused_share:.0%})."
         )
+    if cost.flops_without_bank:
+        yield (
+            f"Without the bank the same trials would take {count_text(cost.flops_without_bank)} FLOPs, "
+            f"and {count_text(cost.flops_spared_by_shared_prompts)} more if each sample read its own prompt."
+        )
+    if cost.flops_spared_by_stops:
+        stops = count_text(cost.flops_spared_by_stops)
+        yield f"Trials that lost a race early spared {stops} FLOPs."
 
 
 def next_unit_text(data: ReportData) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from agenttts.blocking import run_blocking
 from agenttts.errors import UserError
-from agenttts.outcome import cost_of, latest, outcome
+from agenttts.outcome import cost_of, frontier, latest, outcome
 from agenttts.trial import TrialResult, load_trial
 from datastore.records import Insight, Run
 from datastore.store import Store
@@ -119,20 +119,26 @@ class SearchResult:
         """The winner and all that can't be told apart from it, cheapest first."""
         return tuple(Finalist.from_dict(entry) for entry in self.outcome["equivalent"])
 
-    @property
-    def cheapest(self) -> Finalist | None:
-        """The cheapest of `equivalent`."""
-        return next(iter(self.equivalent), None)
+    def cheapest(self, within: float | None = None) -> Finalist | TrialResult | None:
+        """The cheapest of `equivalent`; with `within`, the cheapest trial that scores that near to the best.
+
+        within: a difference of scores, 0.01 for a hundredth. None when no trial has a score.
+        """
+        if within is None:
+            return next(iter(self.equivalent), None)
+        least = (self.best.search_score if self.best else 0.0) - within
+        near = [t for t in latest(self.trials, self.confirmation) if (t.score or 0.0) >= least - 1e-12]
+        return min(near, key=lambda t: (t.budget_units, -(t.score or 0.0)), default=None)
 
     @property
     def frontier(self) -> tuple[TrialResult, ...]:
         """Trials that no other beats in score for as few units (the Pareto front), cheapest first."""
-        front: list[TrialResult] = []
-        scored = [t for t in latest(self.trials, ()) if t.score is not None]
-        for trial in sorted(scored, key=lambda t: (t.budget_units, -(t.score or 0.0))):
-            if not front or (trial.score or 0.0) > (front[-1].score or 0.0):
-                front.append(trial)
-        return tuple(front)
+        return tuple(frontier((*self.trials, *self.confirmation)))
+
+    @property
+    def hypervolume(self) -> float:
+        """The area below the frontier from no units to the budget: 1 for a score of 1 at no cost."""
+        return float(self.outcome["hypervolume"])
 
     @property
     def certificate(self) -> str:
@@ -273,9 +279,12 @@ def load_run(db: Path | str, run_id: str | None = None) -> LoadedRun:
 
 
 def _so_far(store: Store, run: Run, spec: PipelineSpec, trials: Sequence[TrialResult]) -> dict[str, Any]:
-    seed = int(json.loads(run.settings).get("seed", 0))
+    settings = json.loads(run.settings)
+    seed = int(settings.get("seed", 0))
     cost = cost_of(store, run.run_id, spec, trials)
-    return outcome(run.run_id, trials, cost=cost, seed=seed, ended=f"the run is {run.status}")
+    budget_units = float(settings.get("budget_units", spec.budget.units))
+    ended = f"the run is {run.status}"
+    return outcome(run.run_id, trials, budget_units=budget_units, cost=cost, seed=seed, ended=ended)
 
 
 def _finalist(data: Mapping[str, Any] | None) -> Finalist | None:

@@ -49,7 +49,7 @@ class SimulatedSearch:
         self.moments: list[Moment] = []
         self.finished: str | None = None
         self._seeded = seeded
-        self._step = 1
+        self.step = 1
 
     async def run(self, *, trials: int, flops: float = float("inf")) -> list[Moment]:
         """Trials are cut at `trials`; no trial begins once `flops` are spent."""
@@ -58,7 +58,7 @@ class SimulatedSearch:
                 if len(self.trials) < trials and self.bank.flops < flops:
                     self._try(Suggestion(allocation, "default", "default"), 0.0)
         while len(self.trials) < trials and self.bank.flops < flops:
-            view = self.view(self._step, trials - len(self.trials))
+            view = self.view(self.step, trials - len(self.trials))
             began = time.perf_counter()
             turn = await self.proposer.propose(view, min(self.proposer.batch, trials - len(self.trials)))
             if not turn.suggestions and not turn.rejected and turn.finished is None:
@@ -73,7 +73,7 @@ class SimulatedSearch:
                 break
             for suggestion in suggested[: trials - len(self.trials)]:
                 self._try(suggestion, seconds)
-            self._step += 1
+            self.step += 1
         return self.moments
 
     def view(self, step: int, trials_left: int) -> SearchView:

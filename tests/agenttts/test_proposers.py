@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from agenttts import compare, search
 from agenttts.bank_outcomes import BankOutcomes
 from agenttts.errors import UserError
-from agenttts.landscapes import Landscape, best_score, draw
+from agenttts.landscapes import FAMILIES, Landscape, best_score, draw, pipeline
 from agenttts.proposers import choice
 from agenttts.proposers.base import Lesson, SearchView
 from agenttts.proposers.moves import grid
@@ -102,16 +103,9 @@ async def test_the_solver_is_quick_in_a_large_space() -> None:
 
 
 def _large() -> Landscape:
-    from dataclasses import replace
-
-    from agenttts.landscapes import FAMILIES, _simulated, _spec
-
-    kind = replace(FAMILIES["deep"], stages=(5, 5), models=(6, 6), samples=(64,))
-    rng = np.random.default_rng(0)
-    spec = _spec(kind, "large", rng)
-    outcomes = _simulated(kind, spec, 50, rng)(0, 50)
-    space = SearchSpace(spec, spec.budget.units)
-    return Landscape(name="large", space=space, outcomes=outcomes, truth=outcomes, best=1.0, exact=False)
+    kind = replace(FAMILIES["deep"], stages=(5, 5), models=(6, 6), samples=(64,), examples=(50,))
+    space, outcomes, truth = pipeline(kind, "large", np.random.default_rng(0), n_truth=1)
+    return Landscape(name="large", space=space, outcomes=outcomes, truth=truth, best=1.0, exact=False)
 
 
 async def test_finalists_are_answered_in_full_and_untried(voting: Landscape) -> None:

@@ -12,6 +12,7 @@ import pytest
 from agenttts import Decision, Pending, SearchLimits, UserError, load_run, search
 from agenttts.proposers.base import SearchView, Suggestion, Turn
 from agenttts.space import SearchSpace
+from agenttts.trial import TrialResult
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.spec import PipelineSpec
@@ -68,7 +69,16 @@ def test_a_search_ends_with_a_confirmed_winner(recorded: Path, tmp_path: Path) -
     assert low <= result.outcome["difference"] <= high
     units = [finalist.budget_units for finalist in result.equivalent]
     assert units == sorted(units) and best.allocation in [f.allocation for f in result.equivalent]
-    assert result.cheapest == result.equivalent[0] and str(best.allocation) in result.certificate
+    assert result.cheapest() == result.equivalent[0]
+    near = result.cheapest(within=0.02)
+    assert isinstance(near, TrialResult) and (near.score or 0.0) >= best.search_score - 0.02 - 1e-9
+    assert near.budget_units <= best.budget_units
+    assert 0 < result.hypervolume <= best.search_score
+    front = [(entry["budget_units"], entry["search_score"]) for entry in result.outcome["frontier"]]
+    assert front == sorted(front) and front[-1][1] == best.search_score
+    assert result.cost["flops_without_bank"] > 0 == result.cost["flops_spared_by_stops"]
+    assert result.cost["flops_spared_by_shared_prompts"] > 0
+    assert str(best.allocation) in result.certificate
     assert result.cost["calls"] == 0 and result.cost["samples_reused"] > 0
     phases = [event["phase"] for event in events if event["kind"] == "phase"]
     assert phases[0] == "seed" and phases[-2:] == ["confirm", "finish"]
