@@ -64,6 +64,7 @@ class SearchWork:
     seed: int
     replay: bool
     asks: bool
+    frontier: bool
     clock: Callable[[], float]
     max_error_rate: float
     test_examples: Callable[[], Sequence[Example]]
@@ -92,6 +93,7 @@ class SearchWork:
             step=step,
             refused=tuple(Allocation.from_json(p.allocation) for p in refused if p.step < step),
             bank=self.bank,
+            frontier=self.frontier,
         )
 
     @property

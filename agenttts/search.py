@@ -31,6 +31,7 @@ from agenttts.evaluate import MAX_ERROR_RATE
 from agenttts.limits import Ledger, SearchLimits
 from agenttts.proposers import (
     DEFAULT,
+    SEEK_FRONTIER,
     AgentSettings,
     Proposer,
     ProposerContext,
@@ -56,7 +57,7 @@ DEFAULT_DB = Path("agenttts.duckdb")
 OnEvent = Callable[[dict[str, Any]], None]
 """Is given what happens, as it happens: {"kind": "phase" | "trial_started" | "trial_progress" | ..., ...}."""
 
-_MUST_AGREE = ("spec_digest", "budget_units", "seed", "proposer", "agent_model", "replay")
+_MUST_AGREE = ("spec_digest", "budget_units", "seed", "proposer", "agent_model", "replay", "frontier")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,7 @@ class _Request:
     resume: bool
     replay: bool
     approve: Approve | None
+    frontier: bool
     banks: Sequence[Path]
     on_event: OnEvent
     clock: Callable[[], float]
@@ -94,6 +96,7 @@ class _Request:
             "proposer": self.proposer_name,
             "agent_model": None if agent is None else agent.model,
             "replay": self.replay,
+            "frontier": self.frontier,
             "approve": self.approve is not None,
             "limits": self.limits.to_dict(),
             "max_error_rate": self.max_error_rate,
@@ -120,6 +123,7 @@ async def async_search(
     resume: bool = False,
     replay: bool = False,
     approve: Approve | None = None,
+    frontier: bool = False,
     limits: SearchLimits | None = None,
     agent: AgentSettings | None = None,
     banks: Sequence[Path | str] | None = None,
@@ -136,12 +140,13 @@ async def async_search(
     spec: a PipelineSpec or its YAML file. budget: units per query; None: the spec's. trials: allocations to
     evaluate, None for no such limit; `limits` caps tokens, FLOPs, money and minutes too. proposer: a name of
     `agenttts.proposers.NAMES`, a sampler's class in optuna.samplers, "auto" (the agent where an endpoint is
-    configured, else the default) or an object. db:
-    the DuckDB file, agenttts.duckdb where not given. resume: go on with the newest unfinished run of this
-    spec; a finished one is returned as it is. replay: no call that the bank can't answer. approve: asked
-    before anything is paid for. agent: the LLM endpoint; None: from AGENTTTS_AGENT_*. banks: recorded samples
-    to attach; None: the spec's own. on_event: told what happens. clock: Unix seconds. max_in_flight: requests
-    at once, for each server. preflight: check servers and prompts first.
+    configured, else the default) or an object. db: the DuckDB file, agenttts.duckdb where not given. resume:
+    go on with the newest unfinished run of this spec; a finished one is returned as it is. replay: no call
+    that the bank can't answer. approve: asked before anything is paid for. frontier: seek the best score at
+    every cost up to the budget, not at the budget alone. agent: the LLM endpoint; None: from
+    AGENTTTS_AGENT_*. banks: recorded samples to attach; None: the spec's own. on_event: told what happens.
+    clock: Unix seconds. max_in_flight: requests at once, for each server. preflight: check servers and
+    prompts first.
 
     Raises AgentTTSError, PipelineError or StoreError where a person must act; what was paid for is kept.
     """
@@ -160,6 +165,7 @@ async def async_search(
         resume=resume,
         replay=replay,
         approve=approve,
+        frontier=frontier,
         banks=_banks(spec, banks),
         on_event=on_event or (lambda event: None),
         clock=clock,
@@ -169,6 +175,10 @@ async def async_search(
         preflight=preflight,
     )
     require_proposer(request.proposer, request.agent)
+    if frontier and request.proposer_name not in SEEK_FRONTIER:
+        raise UserError(
+            f"the frontier is sought by {' and '.join(SEEK_FRONTIER)} only, got {request.proposer_name!r}"
+        )
     request.limits.require_prices(spec.models)
     space = SearchSpace(spec, request.budget)
     with Store.open(DEFAULT_DB if db is None else db, clock=clock) as store:
@@ -282,6 +292,7 @@ def _work(
         seed=request.seed,
         replay=request.replay,
         asks=request.approve is not None,
+        frontier=request.frontier,
         clock=request.clock,
         max_error_rate=request.max_error_rate,
         test_examples=cache(lambda: load_examples(spec, "test")),
@@ -364,7 +375,7 @@ def _run_to_resume(request: _Request, store: Store) -> Run:
 
 
 def _differences(wanted: Mapping[str, Any], run: Run) -> list[str]:
-    had = {**json.loads(run.settings), "spec_digest": run.spec_digest}
+    had = {"frontier": False, **json.loads(run.settings), "spec_digest": run.spec_digest}
     found = []
     for name in _MUST_AGREE:
         if had.get(name) != wanted[name]:

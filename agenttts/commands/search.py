@@ -14,7 +14,7 @@ from agenttts.commands.common import DEFAULT_DB, Budget, Db, Json, Seed, Spec, o
 from agenttts.errors import UserError
 from agenttts.limits import SearchLimits
 from agenttts.progress import SearchProgress
-from agenttts.proposers import NAMES, AgentSettings
+from agenttts.proposers import DEFAULT, NAMES, AgentSettings
 from agenttts.result import SearchResult
 from agenttts.search import search as run_search
 from datastore.store import Store
@@ -24,7 +24,8 @@ Proposer = Annotated[
     str,
     typer.Option(
         "--proposer",
-        help=f"auto, {' or '.join(NAMES)}. auto: the agent where an endpoint is configured, else insights.",
+        help=f"auto, {', '.join(NAMES)}, or a sampler's class in optuna.samplers. "
+        f"auto: the agent where an endpoint is configured, else {DEFAULT}.",
     ),
 ]
 
@@ -44,6 +45,9 @@ def search(
     ] = False,
     approve: Annotated[
         bool, typer.Option("--approve", help="Ask about each proposal before it costs anything.")
+    ] = False,
+    frontier: Annotated[
+        bool, typer.Option("--frontier", help="Seek the best score at every cost up to the budget.")
     ] = False,
     bank: Annotated[
         list[Path] | None,
@@ -80,6 +84,7 @@ def search(
             resume=resume,
             replay=replay,
             approve=at_terminal(console, progress) if approve else None,
+            frontier=frontier,
             limits=limits,
             agent=agent_settings(agent_base_url, agent_model),
             banks=bank,

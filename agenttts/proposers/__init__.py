@@ -4,6 +4,7 @@ from agenttts.proposers.base import Proposer, Rejected, SearchView, Suggestion, 
 from agenttts.proposers.choice import (
     DEFAULT,
     NAMES,
+    SEEK_FRONTIER,
     AgentSettings,
     ProposerContext,
     make_proposer,
@@ -14,6 +15,7 @@ from agenttts.proposers.insights import InsightsProposer
 __all__ = [
     "DEFAULT",
     "NAMES",
+    "SEEK_FRONTIER",
     "AgentSettings",
     "InsightsProposer",
     "Proposer",

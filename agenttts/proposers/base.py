@@ -30,7 +30,8 @@ class Answers(Protocol):
 class SearchView:
     """All that a proposer may know at one step. Trials are those on the search split, in order.
 
-    bank: None where nothing but the trials is to be gone by.
+    bank: None where nothing but the trials is to be gone by. frontier: the best score at every cost up to the
+    budget is sought, and not at the budget alone.
     """
 
     space: SearchSpace
@@ -43,6 +44,7 @@ class SearchView:
     step: int = 0
     refused: tuple[Allocation, ...] = ()  # by a person
     bank: Answers | None = None
+    frontier: bool = False
 
     @property
     def tried(self) -> frozenset[Allocation]:

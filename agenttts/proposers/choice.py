@@ -20,6 +20,7 @@ CLASSICAL = ("random", "tpe", "gp", "nsga2", "brute")
 LLM = ("agent", "agent-shuffled", "agent-blank", "llm-zero-shot", "agenthpo", "mlcopilot")
 NAMES = (*OWN, *CLASSICAL, *LLM)
 AGENT_SHARE = 1 / 3
+SEEK_FRONTIER = ("solve", "agent")
 DEFAULT = "solve"  # where no endpoint is configured
 SEEDS = "+seeds"
 WITHOUT: Mapping[str, tuple[Rule, ...]] = {

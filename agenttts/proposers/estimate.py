@@ -75,12 +75,19 @@ class Estimate:
 
     def expected_gain(self, allocations: Sequence[Allocation], best: float) -> _Floats:
         """By how much each is expected to exceed `best`, falling short counting as 0."""
+        gain: _Floats = self.expected_gains(allocations, [best])[0]
+        return gain
+
+    def expected_gains(self, allocations: Sequence[Allocation], levels: Sequence[float]) -> _Floats:
+        """The same for several levels: [level, allocation]."""
         means, variances = self._each(allocations)
         spread = np.sqrt(np.maximum(variances, 1e-18))
-        z = (means - best) / spread
-        density = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
-        gain: _Floats = self._chances @ ((means - best) * ndtr(z) + spread * density)
-        return gain
+        gains = np.empty((len(levels), len(allocations)))
+        for i, level in enumerate(levels):
+            z = (means - level) / spread
+            density = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
+            gains[i] = self._chances @ ((means - level) * ndtr(z) + spread * density)
+        return gains
 
     def _each(self, allocations: Sequence[Allocation]) -> tuple[_Floats, _Floats]:
         """Mean and variance under each likely shape: (shapes, allocations)."""

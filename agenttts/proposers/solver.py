@@ -76,12 +76,16 @@ class SolverProposer:
         return Turn(tuple(suggestions), learnt, finished if not suggestions else None)
 
     def finalists(self, view: SearchView) -> Sequence[Allocation]:
-        """The best untried allocations that are answered in full."""
+        """The best untried allocations that are answered in full; all of the frontier where it is sought."""
         if not self._names_finalists or view.bank is None or not view.scored:
             return ()
         candidates = list(dict.fromkeys([*self._candidates(view), *_prefixes(view.scored)]))
         candidates = [c for c in candidates if c in view.space]
         full = [a for a in self._answers(view, candidates) if not a.spread and a.allocation not in view.tried]
+        if view.frontier:
+            tried = [Answer(t.allocation, t.score or 0.0) for t in view.scored]
+            front = [a.allocation for a in _front(view, [*tried, *full])]
+            return [a for a in front if a not in view.tried]
         full.sort(key=lambda answer: (-answer.score, view.space.units(answer.allocation)))
         return [answer.allocation for answer in full[:_FINALISTS]]
 
@@ -125,13 +129,14 @@ class SolverProposer:
         untried = [c for c in candidates if c not in settled and c not in view.tried and c not in planned]
         if not untried:
             return "every allocation of the space was tried, or is answered by samples paid for"
-        gains = estimate.expected_gain(untried, best.score)
+        if view.frontier:
+            gains = _area_gains(view, estimate, _front(view, answers), untried)
+        else:
+            gains = estimate.expected_gain(untried, best.score)
         pick = int(np.argmax(gains))
         if gains[pick] * view.n_examples < _HELPS:
-            return (
-                f"no untried allocation is expected to beat {best.allocation} ({best.score:.3f}) by as much "
-                f"as {_HELPS:g} of an example"
-            )
+            sought = "raise the frontier" if view.frontier else f"beat {best.allocation} ({best.score:.3f})"
+            return f"no untried allocation is expected to {sought} by as much as {_HELPS:g} of an example"
         (mean,), (spread,) = estimate.predict([untried[pick]])
         return Suggestion(
             untried[pick],
@@ -177,6 +182,31 @@ class SolverProposer:
         for i in np.argsort(spreads - means, kind="stable"):
             found.append(Answer(others[kept[i]], float(means[i]), float(spreads[i])))
         return found
+
+
+def _front(view: SearchView, answers: Sequence[Answer]) -> list[Answer]:
+    """Answers in full that no other beats for as few units, cheapest first."""
+    full = [a for a in answers if not a.spread]
+    front: list[Answer] = []
+    for answer in sorted(full, key=lambda a: (view.space.units(a.allocation), -a.score)):
+        if not front or answer.score > front[-1].score:
+            front.append(answer)
+    return front
+
+
+def _area_gains(
+    view: SearchView, estimate: Estimate, front: Sequence[Answer], untried: Sequence[Allocation]
+) -> _Floats:
+    """By how much each is expected to raise the mean of the best score over all costs up to the budget."""
+    budget = view.space.budget_units
+    units = np.array([max(0.0, view.space.units(a)) for a in untried])
+    starts = [0.0, *(max(0.0, view.space.units(a.allocation)) for a in front)]
+    levels = [0.0, *(a.score for a in front)]
+    gains = estimate.expected_gains(untried, levels)
+    found: _Floats = np.zeros(len(untried))
+    for gain, start, end in zip(gains, starts, [*starts[1:], budget], strict=True):
+        found += gain * np.maximum(0.0, end - np.maximum(start, units)) / budget
+    return found
 
 
 def _start(view: SearchView, planned: Sequence[Allocation]) -> Suggestion | str:

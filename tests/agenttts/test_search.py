@@ -243,3 +243,20 @@ def test_a_loaded_run_is_the_result_and_runs(recorded: Path, tmp_path: Path) -> 
     assert scores == sorted(scores, key=lambda score: score or 0.0) and scores
     json.dumps(loaded.to_json_dict(), allow_nan=False)
     assert result.report(tmp_path / "r.html").stat().st_size > 100_000
+
+
+def test_the_frontier_is_sought_where_asked_for(recorded: Path, tmp_path: Path) -> None:
+    """With `frontier` the area below the front is larger than without, and a resumed run agrees on it."""
+    plain = search(recorded, trials=10, db=tmp_path / "plain.duckdb", replay=True)
+    front = search(recorded, trials=10, frontier=True, db=tmp_path / "front.duckdb", replay=True)
+    assert front.hypervolume > plain.hypervolume
+    scores = [trial.score or 0.0 for trial in front.frontier]
+    units = [trial.budget_units for trial in front.frontier]
+    assert scores == sorted(scores) and units == sorted(units) and len(front.frontier) > 3
+    again = search(recorded, trials=10, frontier=True, db=tmp_path / "front.duckdb", replay=True, resume=True)
+    assert again.run_id == front.run_id
+    with pytest.raises(UserError, match="frontier was True, now False"):
+        search(recorded, trials=10, db=tmp_path / "front.duckdb", replay=True, resume=True)
+    with pytest.raises(UserError, match="the frontier is sought by solve and agent only, got 'tpe'"):
+        search(recorded, frontier=True, proposer="tpe", db=tmp_path / "other.duckdb", replay=True)
+    assert not (tmp_path / "other.duckdb").exists()
