@@ -5,6 +5,7 @@ the figures of an outcome put into sentences.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,8 +34,10 @@ def _sentences(outcome: Mapping[str, Any], tie: bool | None, same: bool) -> list
     best, baseline = outcome["best"], outcome["baseline"]
     if best is None:
         return ["No trial has a score, so nothing is claimed."]
+    confirmed = [trial for trial in outcome["confirmation"] if trial["purpose"] == "confirm"]
+    tried = {json.dumps(trial["allocation"]) for trial in [*outcome["trials"], *confirmed]}
     found = [
-        f"{_name(best)} ({best['budget_units']:.4g} units) is the best of {len(outcome['trials'])} "
+        f"{_name(best)} ({best['budget_units']:.4g} units) is the best of {len(tried)} "
         f"allocations tried, with {best['search_score']:.3f} on {outcome['n_search']} search examples."
     ]
     if best["test_score"] is None:

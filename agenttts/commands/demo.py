@@ -10,6 +10,7 @@ import typer
 from agenttts.commands.common import Budget, Json, Seed, out, print_json, say, talk
 from agenttts.commands.search import Trials, show_result
 from agenttts.progress import SearchProgress
+from agenttts.proposers import DEFAULT
 from agenttts.search import search
 from pipelines.zoo import SPEC
 
@@ -34,7 +35,7 @@ def demo(
             SPEC,
             budget=budget,
             trials=trials,
-            proposer="insights",
+            proposer=DEFAULT,
             seed=seed,
             db=db,
             replay=True,
