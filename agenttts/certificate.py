@@ -36,8 +36,13 @@ def _sentences(outcome: Mapping[str, Any], tie: bool | None, same: bool) -> list
         return ["No trial has a score, so nothing is claimed."]
     confirmed = [trial for trial in outcome["confirmation"] if trial["purpose"] == "confirm"]
     tried = {json.dumps(trial["allocation"]) for trial in [*outcome["trials"], *confirmed]}
+    least = outcome.get("min_quality")
+    claim = "the best"
+    if least is not None:
+        reached = best["search_score"] >= least
+        claim = f"the cheapest that reaches {least:g}" if reached else f"the best, though short of {least:g},"
     found = [
-        f"{_name(best)} ({best['budget_units']:.4g} units) is the best of {len(tried)} "
+        f"{_name(best)} ({best['budget_units']:.4g} units) is {claim} of {len(tried)} "
         f"allocations tried, with {best['search_score']:.3f} on {outcome['n_search']} search examples."
     ]
     if best["test_score"] is None:

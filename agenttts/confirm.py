@@ -43,7 +43,8 @@ async def confirm(state: SearchState, runtime: Step) -> SearchState:
         work.extra.append(trial)
         if refusal is not None:
             return {"ended": state.get("ended") or refusal}
-    best, baseline = winner_of(work.trials, work.extra), baseline_of(work.trials, work.extra)
+    best = winner_of(work.trials, work.extra, work.min_quality)
+    baseline = baseline_of(work.trials, work.extra)
     chosen = [t for t in (best, baseline) if t is not None]
     for allocation in dict.fromkeys(t.allocation for t in chosen):
         role = "winner" if best is not None and allocation == best.allocation else "best default"
@@ -67,6 +68,7 @@ async def finish(state: SearchState, runtime: Step) -> SearchState:
         cost=cost_of(work.store, work.run_id, work.spec, [*work.trials, *work.extra]),
         seed=work.seed,
         ended=state.get("ended"),
+        min_quality=work.min_quality,
     )
     now = work.clock()
     work.event("finished", reason=state.get("ended"))

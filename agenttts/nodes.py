@@ -65,6 +65,7 @@ class SearchWork:
     replay: bool
     asks: bool
     frontier: bool
+    min_quality: float | None
     clock: Callable[[], float]
     max_error_rate: float
     test_examples: Callable[[], Sequence[Example]]
@@ -94,6 +95,7 @@ class SearchWork:
             refused=tuple(Allocation.from_json(p.allocation) for p in refused if p.step < step),
             bank=self.bank,
             frontier=self.frontier,
+            min_quality=self.min_quality,
         )
 
     @property

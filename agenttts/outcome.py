@@ -36,9 +36,18 @@ def latest(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> list[
     return list(by_allocation.values())
 
 
-def winner_of(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> TrialResult | None:
-    """The allocation that is claimed: the best mean on the search split."""
-    return next(iter(ranked(latest(trials, extra))), None)
+def winner_of(
+    trials: Sequence[TrialResult], extra: Sequence[TrialResult], min_quality: float | None = None
+) -> TrialResult | None:
+    """The allocation that is claimed: the best mean on the search split.
+
+    With min_quality the cheapest of those whose mean reaches it, where any does.
+    """
+    found = ranked(latest(trials, extra))
+    if min_quality is not None:
+        enough = [t for t in found if (t.score or 0.0) >= min_quality]
+        found = sorted(enough, key=lambda t: (t.budget_units, -(t.score or 0.0))) or found
+    return next(iter(found), None)
 
 
 def baseline_of(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> TrialResult | None:
@@ -74,15 +83,18 @@ def outcome(
     cost: Mapping[str, Any],
     seed: int,
     ended: str | None,
+    min_quality: float | None = None,
 ) -> dict[str, Any]:
     """The result as `search --json` prints it. Without test trials the test figures are None."""
     searched = [t for t in trials if t.purpose in ("search", "baseline")]
     extra = [t for t in trials if t.purpose not in ("search", "baseline")]
     tests = {t.allocation: t for t in extra if t.purpose == "test" and t.score is not None}
-    best, baseline = winner_of(searched, extra), baseline_of(searched, extra)
+    best, baseline = winner_of(searched, extra, min_quality), baseline_of(searched, extra)
     front = frontier([*searched, *extra])
     found: dict[str, Any] = {
         "run_id": run_id,
+        "objective": "quality" if min_quality is None else "cost",
+        "min_quality": min_quality,
         "best": _finalist(best, tests, seed),
         "baseline": _finalist(baseline, tests, seed),
         "difference": None,

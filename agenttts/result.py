@@ -284,7 +284,15 @@ def _so_far(store: Store, run: Run, spec: PipelineSpec, trials: Sequence[TrialRe
     cost = cost_of(store, run.run_id, spec, trials)
     budget_units = float(settings.get("budget_units", spec.budget.units))
     ended = f"the run is {run.status}"
-    return outcome(run.run_id, trials, budget_units=budget_units, cost=cost, seed=seed, ended=ended)
+    return outcome(
+        run.run_id,
+        trials,
+        budget_units=budget_units,
+        cost=cost,
+        seed=seed,
+        ended=ended,
+        min_quality=settings.get("min_quality"),
+    )
 
 
 def _finalist(data: Mapping[str, Any] | None) -> Finalist | None:

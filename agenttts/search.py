@@ -57,7 +57,16 @@ DEFAULT_DB = Path("agenttts.duckdb")
 OnEvent = Callable[[dict[str, Any]], None]
 """Is given what happens, as it happens: {"kind": "phase" | "trial_started" | "trial_progress" | ..., ...}."""
 
-_MUST_AGREE = ("spec_digest", "budget_units", "seed", "proposer", "agent_model", "replay", "frontier")
+_MUST_AGREE = (
+    "spec_digest",
+    "budget_units",
+    "seed",
+    "proposer",
+    "agent_model",
+    "replay",
+    "frontier",
+    "min_quality",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +83,7 @@ class _Request:
     replay: bool
     approve: Approve | None
     frontier: bool
+    min_quality: float | None
     banks: Sequence[Path]
     on_event: OnEvent
     clock: Callable[[], float]
@@ -97,6 +107,7 @@ class _Request:
             "agent_model": None if agent is None else agent.model,
             "replay": self.replay,
             "frontier": self.frontier,
+            "min_quality": self.min_quality,
             "approve": self.approve is not None,
             "limits": self.limits.to_dict(),
             "max_error_rate": self.max_error_rate,
@@ -124,6 +135,7 @@ async def async_search(
     replay: bool = False,
     approve: Approve | None = None,
     frontier: bool = False,
+    min_quality: float | None = None,
     limits: SearchLimits | None = None,
     agent: AgentSettings | None = None,
     banks: Sequence[Path | str] | None = None,
@@ -143,10 +155,10 @@ async def async_search(
     configured, else the default) or an object. db: the DuckDB file, agenttts.duckdb where not given. resume:
     go on with the newest unfinished run of this spec; a finished one is returned as it is. replay: no call
     that the bank can't answer. approve: asked before anything is paid for. frontier: seek the best score at
-    every cost up to the budget, not at the budget alone. agent: the LLM endpoint; None: from
-    AGENTTTS_AGENT_*. banks: recorded samples to attach; None: the spec's own. on_event: told what happens.
-    clock: Unix seconds. max_in_flight: requests at once, for each server. preflight: check servers and
-    prompts first.
+    every cost up to the budget, not at the budget alone. min_quality: seek the least cost at that score.
+    agent: the LLM endpoint; None: from AGENTTTS_AGENT_*. banks: recorded samples to attach; None: the spec's
+    own. on_event: told what happens. clock: Unix seconds. max_in_flight: requests at once, for each server.
+    preflight: check servers and prompts first.
 
     Raises AgentTTSError, PipelineError or StoreError where a person must act; what was paid for is kept.
     """
@@ -166,6 +178,7 @@ async def async_search(
         replay=replay,
         approve=approve,
         frontier=frontier,
+        min_quality=min_quality,
         banks=_banks(spec, banks),
         on_event=on_event or (lambda event: None),
         clock=clock,
@@ -175,10 +188,14 @@ async def async_search(
         preflight=preflight,
     )
     require_proposer(request.proposer, request.agent)
-    if frontier and request.proposer_name not in SEEK_FRONTIER:
+    if (frontier or min_quality is not None) and request.proposer_name not in SEEK_FRONTIER:
+        sought = "frontier" if frontier else "least cost"
         raise UserError(
-            f"the frontier is sought by {' and '.join(SEEK_FRONTIER)} only, got {request.proposer_name!r}"
+            f"the {sought} is sought by {' and '.join(SEEK_FRONTIER)} only, got {request.proposer_name!r}"
         )
+    if min_quality is not None and (frontier or not 0 < min_quality <= 1):
+        said = "not together with the frontier" if frontier else f"above 0 and at most 1, got {min_quality:g}"
+        raise UserError(f"a least quality is a score, {said}")
     request.limits.require_prices(spec.models)
     space = SearchSpace(spec, request.budget)
     with Store.open(DEFAULT_DB if db is None else db, clock=clock) as store:
@@ -293,6 +310,7 @@ def _work(
         replay=request.replay,
         asks=request.approve is not None,
         frontier=request.frontier,
+        min_quality=request.min_quality,
         clock=request.clock,
         max_error_rate=request.max_error_rate,
         test_examples=cache(lambda: load_examples(spec, "test")),

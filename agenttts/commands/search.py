@@ -49,6 +49,12 @@ def search(
     frontier: Annotated[
         bool, typer.Option("--frontier", help="Seek the best score at every cost up to the budget.")
     ] = False,
+    objective: Annotated[
+        str, typer.Option("--objective", help="quality, or cost: the cheapest that reaches --min-quality.")
+    ] = "quality",
+    min_quality: Annotated[
+        float | None, typer.Option("--min-quality", help="With --objective cost: the score to reach, 0 to 1.")
+    ] = None,
     bank: Annotated[
         list[Path] | None,
         typer.Option("--bank", help="Recorded samples to read; the spec's own where not given."),
@@ -72,6 +78,10 @@ def search(
 
     Example: `agenttts search pipeline.yaml --budget 400 --trials 30 --db run.duckdb`
     """
+    if objective not in ("quality", "cost"):
+        raise UserError(f"an objective is quality or cost, got {objective!r}")
+    if (objective == "cost") != (min_quality is not None):
+        raise UserError("--objective cost and --min-quality go together: give both, or neither")
     limits = SearchLimits(trials=trials, tokens=max_tokens, flops=max_flops, usd=max_usd, minutes=max_minutes)
     console = talk()
     with SearchProgress(console) as progress:
@@ -85,6 +95,7 @@ def search(
             replay=replay,
             approve=at_terminal(console, progress) if approve else None,
             frontier=frontier,
+            min_quality=min_quality,
             limits=limits,
             agent=agent_settings(agent_base_url, agent_model),
             banks=bank,

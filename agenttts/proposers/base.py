@@ -31,7 +31,8 @@ class SearchView:
     """All that a proposer may know at one step. Trials are those on the search split, in order.
 
     bank: None where nothing but the trials is to be gone by. frontier: the best score at every cost up to the
-    budget is sought, and not at the budget alone.
+    budget is sought, and not at the budget alone. min_quality: the least cost at that score is sought; None:
+    the best score is.
     """
 
     space: SearchSpace
@@ -45,6 +46,7 @@ class SearchView:
     refused: tuple[Allocation, ...] = ()  # by a person
     bank: Answers | None = None
     frontier: bool = False
+    min_quality: float | None = None
 
     @property
     def tried(self) -> frozenset[Allocation]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr  # type: ignore[import-untyped]
 
 from agenttts.proposers import moves, wording
 from agenttts.proposers.base import SearchView, Suggestion, Turn
@@ -86,6 +87,9 @@ class SolverProposer:
             tried = [Answer(t.allocation, t.score or 0.0) for t in view.scored]
             front = [a.allocation for a in _front(view, [*tried, *full])]
             return [a for a in front if a not in view.tried]
+        cheapest = _cheapest_of_quality(view, full)
+        if cheapest is not None:
+            return [cheapest.allocation]
         full.sort(key=lambda answer: (-answer.score, view.space.units(answer.allocation)))
         return [answer.allocation for answer in full[:_FINALISTS]]
 
@@ -129,13 +133,20 @@ class SolverProposer:
         untried = [c for c in candidates if c not in settled and c not in view.tried and c not in planned]
         if not untried:
             return "every allocation of the space was tried, or is answered by samples paid for"
+        enough = _cheapest_of_quality(view, answers)
         if view.frontier:
             gains = _area_gains(view, estimate, _front(view, answers), untried)
+        elif enough is not None:
+            gains = _savings(view, estimate, enough, untried)
         else:
             gains = estimate.expected_gain(untried, best.score)
         pick = int(np.argmax(gains))
         if gains[pick] * view.n_examples < _HELPS:
             sought = "raise the frontier" if view.frontier else f"beat {best.allocation} ({best.score:.3f})"
+            if enough is not None:
+                return (
+                    f"no untried allocation of that quality is expected to cost less than {enough.allocation}"
+                )
             return f"no untried allocation is expected to {sought} by as much as {_HELPS:g} of an example"
         (mean,), (spread,) = estimate.predict([untried[pick]])
         return Suggestion(
@@ -192,6 +203,27 @@ def _front(view: SearchView, answers: Sequence[Answer]) -> list[Answer]:
         if not front or answer.score > front[-1].score:
             front.append(answer)
     return front
+
+
+def _cheapest_of_quality(view: SearchView, answers: Sequence[Answer]) -> Answer | None:
+    """The cheapest answer in full of the quality that is asked for; None without one, or when none is."""
+    if view.min_quality is None:
+        return None
+    enough = [a for a in answers if not a.spread and a.score >= view.min_quality]
+    return min(enough, key=lambda a: view.space.units(a.allocation), default=None)
+
+
+def _savings(
+    view: SearchView, estimate: Estimate, cheapest: Answer, untried: Sequence[Allocation]
+) -> _Floats:
+    """The share of the budget that each is expected to save, if it has the quality that is asked for."""
+    assert view.min_quality is not None
+    means, spreads = estimate.predict(untried)
+    chance = ndtr((means - view.min_quality) / np.maximum(spreads, 1e-9))
+    units = np.array([view.space.units(a) for a in untried])
+    saved = np.maximum(0.0, view.space.units(cheapest.allocation) - units) / view.space.budget_units
+    found: _Floats = chance * saved
+    return found
 
 
 def _area_gains(

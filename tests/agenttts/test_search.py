@@ -260,3 +260,22 @@ def test_the_frontier_is_sought_where_asked_for(recorded: Path, tmp_path: Path) 
     with pytest.raises(UserError, match="the frontier is sought by solve and agent only, got 'tpe'"):
         search(recorded, frontier=True, proposer="tpe", db=tmp_path / "other.duckdb", replay=True)
     assert not (tmp_path / "other.duckdb").exists()
+
+
+def test_the_least_cost_is_sought_where_a_quality_is_named(recorded: Path, tmp_path: Path) -> None:
+    """The winner is the cheapest that reaches it, and cheaper than what seeking quality finds; the
+    certificate says what was sought, also when nothing reaches it."""
+    plain = search(recorded, trials=12, db=tmp_path / "plain.duckdb", replay=True)
+    assert plain.best is not None
+    least = plain.best.search_score - 0.1
+    cheap = search(recorded, trials=12, min_quality=least, db=tmp_path / "cheap.duckdb", replay=True)
+    assert cheap.best is not None and cheap.best.search_score >= least
+    assert cheap.best.budget_units < plain.best.budget_units
+    reaching = [t.budget_units for t in (*cheap.trials, *cheap.confirmation) if (t.score or 0.0) >= least]
+    assert cheap.best.budget_units == min(u for u in reaching)
+    assert "the cheapest that reaches" in cheap.certificate and cheap.outcome["objective"] == "cost"
+    short = search(recorded, trials=6, min_quality=1.0, db=tmp_path / "short.duckdb", replay=True)
+    assert "though short of 1," in short.certificate
+    for wrong, said in {0.0: "above 0 and at most 1, got 0", 1.5: "got 1.5"}.items():
+        with pytest.raises(UserError, match=said):
+            search(recorded, min_quality=wrong, db=tmp_path / "no.duckdb", replay=True)
