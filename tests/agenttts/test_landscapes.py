@@ -80,11 +80,9 @@ async def test_a_part_of_the_examples_is_known_in_part(
     assert np.isnan(walk.scores[0][20:]).all()
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"deep"}))  # its optimum takes half a minute
 def test_a_family_keeps_its_bounds(family: str) -> None:
     """The same seed gives the same landscape; stages, models and counts are those of the class."""
-    if family == "deep":
-        pytest.skip("its optimum takes half a minute to climb to; the other classes run the same code")
     landscape, kind = draw(family, 1), FAMILIES[family]
     again = draw(family, 1)
     assert landscape.best == again.best
