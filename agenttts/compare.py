@@ -262,9 +262,8 @@ def _difference(
     budget: float | None,
 ) -> dict[str, Any]:
     units = [unit for unit in first if unit in second]
-    count = max(k for k in (*CHECKPOINTS, 1) if k <= max(min(first[u].trials for u in units), 1))
-    if count == 1:
-        count = min(first[u].trials for u in units)
+    trials = min(first[unit].trials for unit in units)
+    count = max((k for k in CHECKPOINTS if k <= trials), default=trials)
     read = _Search.after_trials if at == "trials" else _Search.after_flops
     values = [(read(first[u], count) or 0.0) - (read(second[u], count) or 0.0) for u in units]
     return {

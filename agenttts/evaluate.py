@@ -95,20 +95,8 @@ async def evaluate(
         proposer=proposer,
         reason=reason,
         status="running",
-        score=None,
-        n_scored=0,
-        n_missing=0,
         budget_units=space.units(allocation),
-        flops_per_query=None,
-        prompt_tokens=0,
-        generated_tokens=0,
-        cost_usd=None,
-        samples_drawn=0,
-        samples_reused=0,
-        calls=0,
-        error=None,
         started_at=clock(),
-        finished_at=None,
     )
     store.begin_trial(started)
     tally = Tally(started, runtime.spec, len(examples))

@@ -135,10 +135,9 @@ async def reflect(state: SearchState, runtime: Step) -> SearchState:
         work.event("note", step=step, message=note)
         _tell(runtime, "note", message=note)
     proposer = work.proposer.name
-    if not turn.suggestions and not turn.rejected and turn.finished is None:
-        turn = work.rules.decide(work.view(step), count)
+    if turn.silent:
+        turn = work.rules.in_place(work.view(step), count)
         proposer = work.rules.name
-        turn = replace(turn, suggestions=tuple(replace(s, proposer=proposer) for s in turn.suggestions))
     lessons = [
         Insight(
             run_id=work.run_id,

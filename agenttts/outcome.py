@@ -13,7 +13,7 @@ import numpy as np
 
 from agenttts.certificate import certificate
 from agenttts.stats import mean_interval, paired_difference
-from agenttts.trial import TrialResult
+from agenttts.trial import TrialResult, merit
 from datastore.keys import model_key
 from datastore.store import Store
 from pipelines.allocation import Allocation
@@ -23,7 +23,7 @@ from pipelines.spec import ModelSpec, PipelineSpec
 def ranked(trials: Sequence[TrialResult]) -> list[TrialResult]:
     """Trials with a score on the search split, best first; of equal scores the cheaper, then the earlier."""
     scored = [t for t in trials if t.split == "search" and t.status == "complete" and t.score is not None]
-    return sorted(scored, key=lambda t: (-(t.score or 0.0), t.budget_units, t.number))
+    return sorted(scored, key=merit, reverse=True)
 
 
 def latest(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> list[TrialResult]:

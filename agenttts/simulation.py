@@ -13,11 +13,13 @@ import numpy as np
 
 from agenttts.evaluate import MAX_ERROR_RATE
 from agenttts.landscapes import Landscape
+from agenttts.outcome import ranked
 from agenttts.outcomes import Bank
 from agenttts.proposers.base import Proposer, SearchView, Suggestion, Turn, finalists, races
 from agenttts.proposers.insights import InsightsProposer
 from agenttts.racing import is_losing, rungs
-from agenttts.trial import TrialResult
+from agenttts.trial import TrialResult, result_of, trial_id
+from datastore import records
 from pipelines.allocation import Allocation
 
 _RULES = InsightsProposer()
@@ -60,9 +62,10 @@ class SimulatedSearch:
         while len(self.trials) < trials and self.bank.flops < flops:
             view = self.view(self.step, trials - len(self.trials))
             began = time.perf_counter()
-            turn = await self.proposer.propose(view, min(self.proposer.batch, trials - len(self.trials)))
-            if not turn.suggestions and not turn.rejected and turn.finished is None:
-                turn = _RULES.decide(view, self.proposer.batch)
+            count = min(self.proposer.batch, trials - len(self.trials))
+            turn = await self.proposer.propose(view, count)
+            if turn.silent:
+                turn = _RULES.in_place(view, count)
             stand_ins = self._stand_ins(view, turn)
             if turn.finished is not None and not turn.suggestions:
                 self.finished = turn.finished
@@ -124,8 +127,7 @@ class SimulatedSearch:
         )
 
     def _best(self) -> TrialResult | None:
-        scored = [t for t in self.trials if t.status == "complete" and t.score is not None]
-        return max(scored, key=lambda t: (t.score or 0.0, -t.budget_units, -t.number), default=None)
+        return next(iter(ranked(self.trials)), None)
 
     def _choice(self) -> Allocation | None:
         """The winner if the search ended now: the best trial, or a finalist that does better."""
@@ -141,26 +143,20 @@ class SimulatedSearch:
         present = [score for score in scores.values() if score is not None]
         allocation = suggestion.allocation
         failed = not present or len(present) < (1 - MAX_ERROR_RATE) * len(scores)
-        return TrialResult(
+        row = records.Trial(
+            trial_id=trial_id(self.landscape.name, len(self.trials)),
+            run_id=self.landscape.name,
             number=len(self.trials),
-            allocation=allocation,
             purpose="baseline" if suggestion.proposer == "default" else "search",
             split="search",
+            allocation=allocation.to_json(),
             proposer=suggestion.proposer or self.proposer.name,
             reason=suggestion.reason,
             status="lost" if losing else "failed" if failed else "complete",
             score=None if failed else float(np.mean(present)),
-            scores=scores,
             n_scored=len(present),
             n_missing=len(scores) - len(present),
             budget_units=self.landscape.space.units(allocation),
-            flops_per_query=None,
-            prompt_tokens=0,
-            generated_tokens=0,
-            cost_usd=None,
-            samples_drawn=0,
-            samples_reused=0,
-            calls=0,
-            stage_scores={},
-            error=None,
+            started_at=0.0,
         )
+        return result_of(row, scores, {})

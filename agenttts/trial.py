@@ -73,6 +73,11 @@ class Progress:
     cost_usd: float | None
 
 
+def merit(trial: TrialResult) -> tuple[float, float, int]:
+    """What makes a scored trial better than another: its score; of equals the cheaper, then the earlier."""
+    return trial.score or 0.0, -trial.budget_units, -trial.number
+
+
 def trial_id(run_id: str, number: int) -> str:
     return f"{run_id}-{number:04d}"
 

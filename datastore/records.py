@@ -70,7 +70,8 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """An allocation run on a set of examples. `score` is NULL while nothing was scored."""
+    """An allocation run on a set of examples. `score` is NULL while nothing was scored, and nothing is spent
+    while nothing is said of it."""
 
     trial_id: str
     run_id: str
@@ -81,20 +82,20 @@ class Trial:
     proposer: str
     reason: str
     status: TrialStatus
-    score: float | None  # mean over the scored examples
-    n_scored: int
-    n_missing: int
+    score: float | None = None  # mean over the scored examples
+    n_scored: int = 0
+    n_missing: int = 0
     budget_units: float  # planned
-    flops_per_query: float | None  # realised, mean over the scored examples
-    prompt_tokens: int  # realised: what the allocation uses, banked or not
-    generated_tokens: int
-    cost_usd: float | None
-    samples_drawn: int  # paid for by this trial
-    samples_reused: int  # found in the bank
-    calls: int
-    error: str | None
+    flops_per_query: float | None = None  # realised, mean over the scored examples
+    prompt_tokens: int = 0  # realised: what the allocation uses, banked or not
+    generated_tokens: int = 0
+    cost_usd: float | None = None
+    samples_drawn: int = 0  # paid for by this trial
+    samples_reused: int = 0  # found in the bank
+    calls: int = 0
+    error: str | None = None
     started_at: float
-    finished_at: float | None
+    finished_at: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,11 +19,15 @@ Budget = Annotated[
         "--budget", help="Units per query; the pipeline file's where not given.", show_default=False
     ),
 ]
+Banks = Annotated[
+    list[Path] | None,
+    typer.Option("--bank", help="Recorded samples to read; the spec's own where not given."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Db = Annotated[Path, typer.Option("--db", help="The DuckDB file that keeps everything.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed and the same bank give the same run.")]
 
-__all__ = ["DEFAULT_DB", "Budget", "Db", "Json", "Seed", "Spec"]
+__all__ = ["DEFAULT_DB", "Banks", "Budget", "Db", "Json", "Seed", "Spec"]
 __all__ += ["complain", "out", "print_json", "say", "talk"]
 
 

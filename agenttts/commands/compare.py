@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from agenttts.commands.common import Json, out, print_json, say, talk
+from agenttts.commands.common import Banks, Json, out, print_json, say, talk
 from agenttts.errors import UserError
 from agenttts.landscapes import FAMILIES
 
@@ -41,10 +41,7 @@ def compare(
     budget: Annotated[
         list[float] | None, typer.Option("--budget", help="Units per query; may be given several times.")
     ] = None,
-    bank: Annotated[
-        list[Path] | None,
-        typer.Option("--bank", help="Recorded samples to read; the spec's own where not given."),
-    ] = None,
+    bank: Banks = None,
     write: Annotated[
         Path, typer.Option("--out", help="Parquet file with every trial of every search.")
     ] = Path("compare.parquet"),

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from agenttts.commands.ask import at_terminal
-from agenttts.commands.common import DEFAULT_DB, Budget, Db, Json, Seed, Spec, out, print_json, say, talk
+from agenttts.commands.common import (
+    DEFAULT_DB,
+    Banks,
+    Budget,
+    Db,
+    Json,
+    Seed,
+    Spec,
+    out,
+    print_json,
+    say,
+    talk,
+)
 from agenttts.errors import UserError
 from agenttts.limits import SearchLimits
 from agenttts.progress import SearchProgress
@@ -55,10 +66,7 @@ def search(
     min_quality: Annotated[
         float | None, typer.Option("--min-quality", help="With --objective cost: the score to reach, 0 to 1.")
     ] = None,
-    bank: Annotated[
-        list[Path] | None,
-        typer.Option("--bank", help="Recorded samples to read; the spec's own where not given."),
-    ] = None,
+    bank: Banks = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="Cap on the tokens that the search pays for.")
     ] = None,

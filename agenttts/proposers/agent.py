@@ -36,7 +36,7 @@ class AgentProposer:
         self, chat: AgentChat, *, share: float = AGENT_SHARE, history: agent_view.History = "true"
     ) -> None:
         self.name = "agent" if history == "true" else f"agent-{history}"
-        self.batch = 1 if share >= 1 else max(1, round(1 / max(share, 0.1)))
+        self.batch = round(1 / max(share, 0.1))
         self._chat = chat
         self._share = share
         self._history: agent_view.History = history

@@ -21,7 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from agenttts.proposers.base import SearchView
 from agenttts.space import SearchSpace
 from agenttts.stats import mean_interval, paired_difference
-from agenttts.trial import TrialResult
+from agenttts.trial import TrialResult, merit
 from pipelines.allocation import StageChoice
 from pipelines.spec import AggregatorSpec, MetricSpec, StageSpec
 
@@ -106,7 +106,7 @@ def knowledge_schema() -> dict[str, Any]:
 
 def shown(view: SearchView) -> dict[str, Any]:
     """The whole view as JSON-able data."""
-    best = max(view.scored, key=lambda t: (t.score or 0.0, -t.budget_units, -t.number), default=None)
+    best = max(view.scored, key=merit, default=None)
     metric = view.space.spec.metric
     return {
         "pipeline": view.task,

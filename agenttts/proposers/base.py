@@ -111,6 +111,11 @@ class Turn:
     rejected: tuple[Rejected, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def silent(self) -> bool:
+        """Whether the proposer has nothing to say, so that the rules take the turn."""
+        return not self.suggestions and not self.rejected and self.finished is None
+
 
 class Proposer(Protocol):
     """Suggests allocations. `batch` is how many it likes to suggest at a time.

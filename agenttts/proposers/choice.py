@@ -154,9 +154,9 @@ def make_proposer(proposer: str | Proposer, context: ProposerContext) -> Propose
         replay=context.replay,
     )
     if name == "llm-zero-shot":
-        return llm_baselines.ZeroShotProposer(chat)
+        return llm_baselines.zero_shot(chat)
     if name == "agenthpo":
-        return llm_baselines.AgentHpoProposer(chat)
+        return llm_baselines.agent_hpo(chat)
     if name == "mlcopilot":
         return llm_baselines.MlCopilotProposer(chat)
     if name == "agent-shuffled":

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agenttts.proposers.base import SearchView, Suggestion, Turn
-from agenttts.proposers.moves import models_at_equal_budget, samples
+from agenttts.proposers.moves import models_at_equal_budget, samples, units_left
 from agenttts.space import SearchSpace
+from agenttts.trial import merit
 from pipelines.allocation import Allocation, StageChoice
 
 
@@ -26,7 +27,7 @@ class GreedyProposer:
             if start is None:
                 return Turn(finished="no default has a score to start from")
             return Turn((Suggestion(start, "A default to start from."),))
-        best = max(view.scored, key=lambda t: (t.score or 0.0, -t.budget_units, -t.number))
+        best = max(view.scored, key=merit)
         for allocation, reason in _steps(view.space, best.allocation):
             if allocation in view.space and allocation not in view.tried:
                 return Turn((Suggestion(allocation, f"{reason}, the rest as in trial {best.number}."),))
@@ -39,13 +40,11 @@ def _steps(space: SearchSpace, base: Allocation) -> Iterator[tuple[Allocation, s
     for move in samples(space, base):
         yield move.allocation, f"Another number of samples at {move.stage}"
     for stage in space.stages:  # what is freed upstream goes downstream, and the other way round
-        for n in {max(1, base[stage.name].n_samples // 2)}:
-            fewer = base.replace(stage.name, StageChoice(base[stage.name].model, n))
-            for other in space.stages:
-                if other.name != stage.name:
-                    left = space.budget_units - space.units(fewer)
-                    left += space.stage_units(other.name, fewer[other.name])
-                    most = space.max_samples(other.name, fewer[other.name].model, left)
-                    if most > fewer[other.name].n_samples:
-                        choice = StageChoice(fewer[other.name].model, most)
-                        yield fewer.replace(other.name, choice), f"Units from {stage.name} to {other.name}"
+        now = base[stage.name]
+        fewer = base.replace(stage.name, StageChoice(now.model, max(1, now.n_samples // 2)))
+        for other in space.stages:
+            model = fewer[other.name].model
+            most = space.max_samples(other.name, model, units_left(space, fewer, other.name))
+            if other.name != stage.name and most > fewer[other.name].n_samples:
+                richer = fewer.replace(other.name, StageChoice(model, most))
+                yield richer, f"Units from {stage.name} to {other.name}"

@@ -10,6 +10,7 @@ words in `wording`.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from agenttts.proposers.base import SearchView, Suggestion, Turn
 from agenttts.proposers.estimate import Estimate
 from agenttts.proposers.moves import Move, Rule
 from agenttts.stats import paired_difference
-from agenttts.trial import TrialResult
+from agenttts.trial import TrialResult, merit
 from pipelines.allocation import Allocation
 
 _LISTED = 20_000  # spaces up to this size are looked at as a whole
@@ -59,6 +60,11 @@ class InsightsProposer:
                 tried.add(found.allocation)
         return Turn(tuple(suggestions), learnt, finished if not suggestions else None)
 
+    def in_place(self, view: SearchView, count: int) -> Turn:
+        """Their turn where another proposer is silent: the suggestions bear their name."""
+        turn = self.decide(view, count)
+        return replace(turn, suggestions=tuple(replace(s, proposer=self.name) for s in turn.suggestions))
+
     def fallback(self, view: SearchView, taken: Sequence[Allocation] = ()) -> Suggestion | None:
         """The best untried allocation, whether expected to help or not; None when all were tried."""
         tried = set(view.tried) | set(taken)
@@ -90,7 +96,7 @@ class InsightsProposer:
         self, view: SearchView, tried: set[Allocation], planned: Sequence[Suggestion], always: bool
     ) -> Suggestion | str:
         space, scored = view.space, view.scored
-        best = max(scored, key=_rank)
+        best = max(scored, key=merit)
         estimate = Estimate([t.allocation for t in scored], [_score(t) for t in scored])
         if planned:  # several at once: take what is planned to score as expected
             ahead = [s.allocation for s in planned]
@@ -101,7 +107,7 @@ class InsightsProposer:
             )
         enough = _HELPS / max(view.n_examples, 1)
         near = [Move(kept_models(view), "combine")]
-        for base in sorted(scored, key=_rank, reverse=True)[:_BASES]:
+        for base in sorted(scored, key=merit, reverse=True)[:_BASES]:
             around = moves.around(space, base.allocation, base.number)
             near += [move for move in around if move.rule not in self._without]
         anywhere = moves.untried(_anywhere(view), tried, space)
@@ -157,7 +163,7 @@ def _best_default(view: SearchView) -> TrialResult:
     """The best of the defaults that were scored; the best trial when none was."""
     defaults = set(view.space.defaults())
     found = [t for t in view.scored if t.allocation in defaults]
-    return max(found or view.scored, key=_rank)
+    return max(found or view.scored, key=merit)
 
 
 def _anywhere(view: SearchView) -> list[Move]:
@@ -172,7 +178,3 @@ def _anywhere(view: SearchView) -> list[Move]:
 def _score(trial: TrialResult) -> float:
     assert trial.score is not None
     return trial.score
-
-
-def _rank(trial: TrialResult) -> tuple[float, float, int]:
-    return _score(trial), -trial.budget_units, -trial.number

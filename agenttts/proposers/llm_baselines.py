@@ -22,67 +22,56 @@ _EXPERIENCES = 12
 _LEVELS = ("very low", "low", "medium", "high", "very high")
 
 
-class ZeroShotProposer:
-    """All proposals from one question; a further turn is told only what not to repeat."""
+class PromptedProposer:
+    """One question a turn: its own system prompt, and as much of the history as it is to see."""
 
-    name = "llm-zero-shot"
-    batch = 10
-
-    def __init__(self, chat: AgentChat) -> None:
+    def __init__(
+        self, chat: AgentChat, *, name: str, system: str, history: agent_view.History = "true", batch: int = 1
+    ) -> None:
+        self.name = name
+        self.batch = batch
         self._chat = chat
+        self._system = system
+        self._history: agent_view.History = history
 
     async def propose(self, view: SearchView, count: int) -> Turn:
-        messages = agent_view.first_messages(view, count, system="zero_shot_system.md", history="blank")
-        return await ask_for_turn(self._chat, view, count, messages)
-
-    async def aclose(self) -> None:
-        await self._chat.aclose()
-
-
-class AgentHpoProposer:
-    """One proposal a turn, from the log of all trials."""
-
-    name = "agenthpo"
-    batch = 1
-
-    def __init__(self, chat: AgentChat) -> None:
-        self._chat = chat
-
-    async def propose(self, view: SearchView, count: int) -> Turn:
-        messages = agent_view.first_messages(view, count, system="agenthpo_system.md")
-        return await ask_for_turn(self._chat, view, count, messages)
-
-    async def aclose(self) -> None:
-        await self._chat.aclose()
-
-
-class MlCopilotProposer:
-    """Two questions a turn: what the experiences teach, then a recommendation."""
-
-    name = "mlcopilot"
-    batch = 1
-
-    def __init__(self, chat: AgentChat) -> None:
-        self._chat = chat
-
-    async def propose(self, view: SearchView, count: int) -> Turn:
-        experiences = _experiences(view)
         try:
-            knowledge = await self._knowledge(experiences) if experiences else []
+            more = await self._more(view)
         except EndpointFailed as error:
             return Turn(notes=(f"{error}; the rules propose instead",))
-        messages = agent_view.first_messages(
-            view,
-            count,
-            system="mlcopilot_system.md",
-            history="blank",
-            experiences=experiences,
-            knowledge=knowledge,
-        )
+        messages = agent_view.first_messages(view, count, system=self._system, history=self._history, **more)
         return await ask_for_turn(self._chat, view, count, messages)
 
     async def aclose(self) -> None:
         await self._chat.aclose()
+
+    async def _more(self, view: SearchView) -> dict[str, Any]:
+        """What is shown beside the history."""
+        return {}
+
+
+def zero_shot(chat: AgentChat) -> PromptedProposer:
+    """Many proposals from one question; a further turn is told only what not to repeat."""
+    return PromptedProposer(
+        chat, name="llm-zero-shot", system="zero_shot_system.md", history="blank", batch=10
+    )
+
+
+def agent_hpo(chat: AgentChat) -> PromptedProposer:
+    """One proposal a turn, from the log of all trials."""
+    return PromptedProposer(chat, name="agenthpo", system="agenthpo_system.md")
+
+
+class MlCopilotProposer(PromptedProposer):
+    """Two questions a turn: what the experiences teach, then a recommendation."""
+
+    def __init__(self, chat: AgentChat) -> None:
+        super().__init__(chat, name="mlcopilot", system="mlcopilot_system.md", history="blank")
+
+    async def _more(self, view: SearchView) -> dict[str, Any]:
+        experiences = _experiences(view)
+        knowledge = await self._knowledge(experiences) if experiences else []
+        return {"experiences": experiences, "knowledge": knowledge}
 
     async def _knowledge(self, experiences: list[dict[str, Any]]) -> list[str]:
         told = json.dumps({"experiences": experiences}, indent=1, ensure_ascii=False)

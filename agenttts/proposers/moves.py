@@ -52,7 +52,7 @@ def models_at_equal_budget(space: SearchSpace, base: Allocation) -> Iterator[Mov
     pay for.
     """
     for stage in space.stages:
-        left = _units_left(space, base, stage.name)
+        left = units_left(space, base, stage.name)
         for model in stage.models:
             n = space.max_samples(stage.name, model, left)
             if model != base[stage.name].model and n > 0:
@@ -63,7 +63,7 @@ def samples(space: SearchSpace, base: Allocation) -> Iterator[Move]:
     """Insight 2: for each stage, more samples of its model (up to what fits) and fewer."""
     for stage in space.stages:
         model, n = base[stage.name].model, base[stage.name].n_samples
-        most = space.max_samples(stage.name, model, _units_left(space, base, stage.name))
+        most = space.max_samples(stage.name, model, units_left(space, base, stage.name))
         for count in (2 * n, (3 * n + 1) // 2, n + 1, most):
             if n < count <= most:
                 yield Move(base.replace(stage.name, StageChoice(model, count)), "climb", stage.name)
@@ -93,7 +93,7 @@ def shifts(space: SearchSpace, base: Allocation) -> Iterator[Move]:
             continue
         for less in _cheaper(space, giver, base):
             poorer = base.replace(giver.name, less)
-            left = _units_left(space, poorer, taker.name)
+            left = units_left(space, poorer, taker.name)
             for model in taker.models:
                 n = space.max_samples(taker.name, model, left)
                 if n > 0:
@@ -156,5 +156,6 @@ def _cheaper(space: SearchSpace, giver: StageSpec, base: Allocation) -> Iterator
                 yield StageChoice(model, count)
 
 
-def _units_left(space: SearchSpace, base: Allocation, stage: str) -> float:
+def units_left(space: SearchSpace, base: Allocation, stage: str) -> float:
+    """What the other stages leave of the budget."""
     return space.budget_units - (space.units(base) - space.stage_units(stage, base[stage]))

@@ -67,8 +67,10 @@ class SolverProposer:
         suggestions: list[Suggestion] = []
         planned = list(taken)
         finished = None
+        candidates = self._candidates(view)
+        answers = self._answers(view, candidates) if view.scored else []
         while len(suggestions) < count and finished is None:
-            found = self._next(view, planned)
+            found = self._next(view, candidates, answers, planned) if view.scored else _start(view, planned)
             if isinstance(found, str):
                 finished = found
             else:
@@ -118,15 +120,18 @@ class SolverProposer:
             "tries_next": [s.allocation.to_dict() for s in self.decide(view, 2).suggestions],
         }
 
-    def _next(self, view: SearchView, planned: Sequence[Allocation]) -> Suggestion | str:
-        if not view.scored:
-            return _start(view, planned)
-        candidates = self._candidates(view)
-        answers = self._answers(view, candidates)
+    def _next(
+        self,
+        view: SearchView,
+        candidates: Sequence[Allocation],
+        answers: Sequence[Answer],
+        planned: Sequence[Allocation],
+    ) -> Suggestion | str:
         estimate = _fit(answers)
         if planned:  # several at once: take what is planned to score as expected
             means, _ = estimate.predict(planned)
-            answers += [Answer(a, float(mean), kept=True) for a, mean in zip(planned, means, strict=True)]
+            expected = [Answer(a, float(mean), kept=True) for a, mean in zip(planned, means, strict=True)]
+            answers = [*answers, *expected]
             estimate = _fit(answers)
         best = max((a for a in answers if not a.spread), key=lambda a: a.score)
         settled = {a.allocation for a in answers if not a.spread} if self._names_finalists else set()
