@@ -66,6 +66,35 @@ def planned_stage_units(spec: PipelineSpec, stage: StageSpec, choice: StageChoic
     return flops_to_units(planned_stage_flops(spec, stage, choice), spec.budget.reference)
 
 
+def planned_seconds(spec: PipelineSpec, allocation: Mapping[str, StageChoice]) -> float:
+    """Planned seconds of one query: stage after stage, a stage's samples side by side, then their fusion.
+
+    SpaceError when a model has no speed.
+    """
+    return sum(planned_stage_seconds(spec, stage, allocation[stage.name]) for stage in spec.stages)
+
+
+def planned_stage_seconds(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
+    """Planned seconds of one stage for one query. SpaceError when a model has no speed."""
+    seconds = _seconds(spec, choice.model, stage.prompt_tokens, stage.generated_tokens)
+    fusion = stage.aggregator
+    if isinstance(fusion, AggregatorSpec) and fusion.kind == "fusion" and fusion.model is not None:
+        read = (fusion.prompt_tokens or stage.prompt_tokens) + choice.n_samples * stage.generated_tokens
+        seconds += _seconds(spec, fusion.model, read, stage.generated_tokens)
+    return seconds
+
+
+def _seconds(spec: PipelineSpec, model: str, prompt_tokens: int, generated_tokens: int) -> float:
+    speed = spec.models[model].speed
+    if speed is None:
+        raise SpaceError(
+            f"models.{model}.speed: latency needs the speed of every model that the stages use; add "
+            "prompt_tokens_per_second and generated_tokens_per_second"
+        )
+    read = prompt_tokens / speed.prompt_tokens_per_second
+    return read + generated_tokens / speed.generated_tokens_per_second
+
+
 def planned_units(spec: PipelineSpec, allocation: Mapping[str, StageChoice]) -> float:
     """Planned budget units of an allocation: summed over the stages. SpaceError when a stage is not named."""
     if set(allocation) != {stage.name for stage in spec.stages}:

@@ -40,9 +40,12 @@ def _sentences(outcome: Mapping[str, Any], tie: bool | None, same: bool) -> list
     claim = "the best"
     if least is not None:
         reached = best["search_score"] >= least
-        claim = f"the cheapest that reaches {least:g}" if reached else f"the best, though short of {least:g},"
+        most = "fastest" if outcome["objective"] == "latency" else "cheapest"
+        claim = f"the {most} that reaches {least:g}" if reached else f"the best, though short of {least:g},"
+    planned = outcome.get("planned_seconds")
+    seconds = "" if planned is None else f", {planned:.3g} s as planned"
     found = [
-        f"{_name(best)} ({best['budget_units']:.4g} units) is {claim} of {len(tried)} "
+        f"{_name(best)} ({best['budget_units']:.4g} units{seconds}) is {claim} of {len(tried)} "
         f"allocations tried, with {best['search_score']:.3f} on {outcome['n_search']} search examples."
     ]
     if best["test_score"] is None:

@@ -43,7 +43,7 @@ async def confirm(state: SearchState, runtime: Step) -> SearchState:
         work.extra.append(trial)
         if refusal is not None:
             return {"ended": state.get("ended") or refusal}
-    best = winner_of(work.trials, work.extra, work.min_quality)
+    best = winner_of(work.trials, work.extra, work.spec, work.goal)
     baseline = baseline_of(work.trials, work.extra)
     chosen = [t for t in (best, baseline) if t is not None]
     for allocation in dict.fromkeys(t.allocation for t in chosen):
@@ -64,11 +64,12 @@ async def finish(state: SearchState, runtime: Step) -> SearchState:
     found = outcome(
         work.run_id,
         [*work.trials, *work.extra],
+        work.spec,
         budget_units=work.space.budget_units,
         cost=cost_of(work.store, work.run_id, work.spec, [*work.trials, *work.extra]),
         seed=work.seed,
         ended=state.get("ended"),
-        min_quality=work.min_quality,
+        goal=work.goal,
     )
     now = work.clock()
     work.event("finished", reason=state.get("ended"))

@@ -19,9 +19,11 @@ from langgraph.types import interrupt
 from agenttts.approval import Decision, decided, question
 from agenttts.bank_outcomes import BankOutcomes
 from agenttts.evaluate import evaluate
+from agenttts.goal import Goal
+from agenttts.inherited import Inherited, as_told
 from agenttts.limits import Ledger, SearchLimits, Spending
 from agenttts.outcome import ranked
-from agenttts.proposers.base import Proposer, SearchView, Suggestion, Turn, races
+from agenttts.proposers.base import Lesson, Proposer, SearchView, Suggestion, Turn, races
 from agenttts.proposers.insights import InsightsProposer
 from agenttts.proposers.verdicts import verdicts
 from agenttts.space import SearchSpace
@@ -65,7 +67,7 @@ class SearchWork:
     replay: bool
     asks: bool
     frontier: bool
-    min_quality: float | None
+    goal: Goal
     clock: Callable[[], float]
     max_error_rate: float
     test_examples: Callable[[], Sequence[Example]]
@@ -73,6 +75,7 @@ class SearchWork:
     rules: InsightsProposer = field(default_factory=InsightsProposer)
     trials: list[TrialResult] = field(default_factory=list)  # on the search split, as decided
     extra: list[TrialResult] = field(default_factory=list)  # confirmations and test trials
+    inherited: Sequence[Inherited] = ()
     insights: list[Insight] = field(default_factory=list)
     proposals: dict[int, list[Proposal]] = field(default_factory=dict)  # by step
     stored: dict[int, Trial] = field(
@@ -95,7 +98,7 @@ class SearchWork:
             refused=tuple(Allocation.from_json(p.allocation) for p in refused if p.step < step),
             bank=self.bank,
             frontier=self.frontier,
-            min_quality=self.min_quality,
+            goal=self.goal,
         )
 
     @property
@@ -113,6 +116,11 @@ async def seed(state: SearchState, runtime: Step) -> SearchState:
     """Step 0: the defaults, one model everywhere. They are the baseline of every claim."""
     work = runtime.context
     _phase(runtime, "seed", 0)
+    told = as_told(work.run_id, work.inherited)
+    work.store.put_insights(told)
+    work.insights = told + [i for i in work.insights if i.step > 0]
+    for insight in told:
+        _tell_insight(runtime, insight)
     reason = "Baseline: one model at every stage, the budget shared equally."
     drafts = [
         _draft(work, 0, i, Suggestion(a, reason, "default")) for i, a in enumerate(work.space.defaults())
@@ -138,19 +146,19 @@ async def reflect(state: SearchState, runtime: Step) -> SearchState:
     if turn.silent:
         turn = work.rules.in_place(work.view(step), count)
         proposer = work.rules.name
+    learnt = [(proposer, lesson) for lesson in turn.insights] + _tested_again(work)
+    found = verdicts([lesson for _, lesson in learnt], work.trials, work.seed)
     lessons = [
         Insight(
             run_id=work.run_id,
             step=step,
             position=i,
-            proposer=proposer,
+            proposer=source,
             text=lesson.text,
             trials=lesson.trials,
             verdict=verdict,
         )
-        for i, (lesson, verdict) in enumerate(
-            zip(turn.insights, verdicts(turn.insights, work.trials, work.seed), strict=True)
-        )
+        for i, ((source, lesson), verdict) in enumerate(zip(learnt, found, strict=True))
     ]
     work.store.put_insights(lessons)
     work.insights = [i for i in work.insights if i.step != step] + lessons
@@ -384,6 +392,14 @@ def _stopped_trial(work: SearchWork, number: int, reason: str) -> TrialResult:
     )
     work.store.finish_trial(ended)
     return load_trial(work.store, ended)
+
+
+def _tested_again(work: SearchWork) -> list[tuple[str, Lesson]]:
+    """Inherited insights whose allocations both have a score now, each once."""
+    done = {(i.proposer, i.text) for i in work.insights if i.step > 0}
+    waiting = [i for i in work.inherited if (i.source, i.text) not in done]
+    met = [(i.source, lesson) for i in waiting if (lesson := i.tested_again(work.trials)) is not None]
+    return met
 
 
 def _validated(work: SearchWork, step: int, drafts: Sequence[Proposal]) -> list[Proposal]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from agenttts.certificate import certificate
+from agenttts.goal import BEST, Goal
 from agenttts.stats import mean_interval, paired_difference
 from agenttts.trial import TrialResult, merit
 from datastore.keys import model_key
@@ -37,16 +38,19 @@ def latest(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> list[
 
 
 def winner_of(
-    trials: Sequence[TrialResult], extra: Sequence[TrialResult], min_quality: float | None = None
+    trials: Sequence[TrialResult], extra: Sequence[TrialResult], spec: PipelineSpec, goal: Goal = BEST
 ) -> TrialResult | None:
     """The allocation that is claimed: the best mean on the search split.
 
-    With min_quality the cheapest of those whose mean reaches it, where any does.
+    With a least quality, of those whose mean reaches it the one that costs least, where any does.
     """
     found = ranked(latest(trials, extra))
-    if min_quality is not None:
-        enough = [t for t in found if (t.score or 0.0) >= min_quality]
-        found = sorted(enough, key=lambda t: (t.budget_units, -(t.score or 0.0))) or found
+    if goal.min_quality is not None:
+        enough = [t for t in found if (t.score or 0.0) >= goal.min_quality]
+        found = (
+            sorted(enough, key=lambda t: (goal.burden(spec, t.allocation), t.budget_units, -(t.score or 0.0)))
+            or found
+        )
     return next(iter(found), None)
 
 
@@ -78,23 +82,27 @@ def hypervolume(front: Sequence[TrialResult], budget_units: float) -> float:
 def outcome(
     run_id: str,
     trials: Sequence[TrialResult],
+    spec: PipelineSpec,
     *,
     budget_units: float,
     cost: Mapping[str, Any],
     seed: int,
     ended: str | None,
-    min_quality: float | None = None,
+    goal: Goal = BEST,
 ) -> dict[str, Any]:
     """The result as `search --json` prints it. Without test trials the test figures are None."""
     searched = [t for t in trials if t.purpose in ("search", "baseline")]
     extra = [t for t in trials if t.purpose not in ("search", "baseline")]
     tests = {t.allocation: t for t in extra if t.purpose == "test" and t.score is not None}
-    best, baseline = winner_of(searched, extra, min_quality), baseline_of(searched, extra)
+    best, baseline = winner_of(searched, extra, spec, goal), baseline_of(searched, extra)
     front = frontier([*searched, *extra])
     found: dict[str, Any] = {
         "run_id": run_id,
-        "objective": "quality" if min_quality is None else "cost",
-        "min_quality": min_quality,
+        "objective": goal.objective,
+        "min_quality": goal.min_quality,
+        "planned_seconds": goal.burden(spec, best.allocation)
+        if best and goal.objective == "latency"
+        else None,
         "best": _finalist(best, tests, seed),
         "baseline": _finalist(baseline, tests, seed),
         "difference": None,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from agenttts.blocking import run_blocking
 from agenttts.errors import UserError
+from agenttts.goal import Goal
 from agenttts.outcome import cost_of, frontier, latest, outcome
 from agenttts.trial import TrialResult, load_trial
 from datastore.records import Insight, Run
@@ -287,11 +288,12 @@ def _so_far(store: Store, run: Run, spec: PipelineSpec, trials: Sequence[TrialRe
     return outcome(
         run.run_id,
         trials,
+        spec,
         budget_units=budget_units,
         cost=cost,
         seed=seed,
         ended=ended,
-        min_quality=settings.get("min_quality"),
+        goal=Goal(settings.get("objective", "quality"), settings.get("min_quality")),
     )
 
 

@@ -28,6 +28,8 @@ from agenttts.blocking import run_blocking
 from agenttts.check import check
 from agenttts.errors import UserError
 from agenttts.evaluate import MAX_ERROR_RATE
+from agenttts.goal import Goal, Objective
+from agenttts.inherited import inherited
 from agenttts.limits import Ledger, SearchLimits
 from agenttts.proposers import (
     DEFAULT,
@@ -65,6 +67,7 @@ _MUST_AGREE = (
     "agent_model",
     "replay",
     "frontier",
+    "objective",
     "min_quality",
 )
 
@@ -83,7 +86,7 @@ class _Request:
     replay: bool
     approve: Approve | None
     frontier: bool
-    min_quality: float | None
+    goal: Goal
     banks: Sequence[Path]
     on_event: OnEvent
     clock: Callable[[], float]
@@ -107,7 +110,8 @@ class _Request:
             "agent_model": None if agent is None else agent.model,
             "replay": self.replay,
             "frontier": self.frontier,
-            "min_quality": self.min_quality,
+            "objective": self.goal.objective,
+            "min_quality": self.goal.min_quality,
             "approve": self.approve is not None,
             "limits": self.limits.to_dict(),
             "max_error_rate": self.max_error_rate,
@@ -135,6 +139,7 @@ async def async_search(
     replay: bool = False,
     approve: Approve | None = None,
     frontier: bool = False,
+    objective: Objective = "quality",
     min_quality: float | None = None,
     limits: SearchLimits | None = None,
     agent: AgentSettings | None = None,
@@ -155,7 +160,8 @@ async def async_search(
     configured, else the default) or an object. db: the DuckDB file, agenttts.duckdb where not given. resume:
     go on with the newest unfinished run of this spec; a finished one is returned as it is. replay: no call
     that the bank can't answer. approve: asked before anything is paid for. frontier: seek the best score at
-    every cost up to the budget, not at the budget alone. min_quality: seek the least cost at that score.
+    every cost up to the budget, not at the budget alone. objective: quality, or the least cost (planned
+    units) or latency (planned seconds, by the models' speeds) at a score of min_quality.
     agent: the LLM endpoint; None: from AGENTTTS_AGENT_*. banks: recorded samples to attach; None: the spec's
     own. on_event: told what happens. clock: Unix seconds. max_in_flight: requests at once, for each server.
     preflight: check servers and prompts first.
@@ -178,7 +184,7 @@ async def async_search(
         replay=replay,
         approve=approve,
         frontier=frontier,
-        min_quality=min_quality,
+        goal=Goal(objective, min_quality),
         banks=_banks(spec, banks),
         on_event=on_event or (lambda event: None),
         clock=clock,
@@ -189,15 +195,15 @@ async def async_search(
     )
     require_proposer(request.proposer, request.agent)
     if (frontier or min_quality is not None) and request.proposer_name not in SEEK_FRONTIER:
-        sought = "frontier" if frontier else "least cost"
+        sought = "frontier" if frontier else f"least {objective}"
         raise UserError(
             f"the {sought} is sought by {' and '.join(SEEK_FRONTIER)} only, got {request.proposer_name!r}"
         )
-    if min_quality is not None and (frontier or not 0 < min_quality <= 1):
-        said = "not together with the frontier" if frontier else f"above 0 and at most 1, got {min_quality:g}"
-        raise UserError(f"a least quality is a score, {said}")
+    if frontier and min_quality is not None:
+        raise UserError("a least quality is not sought together with the frontier; leave one out")
     request.limits.require_prices(spec.models)
     space = SearchSpace(spec, request.budget)
+    request.goal.require_speeds(spec)
     with Store.open(DEFAULT_DB if db is None else db, clock=clock) as store:
         return await _searched(request, space, store)
 
@@ -310,11 +316,12 @@ def _work(
         replay=request.replay,
         asks=request.approve is not None,
         frontier=request.frontier,
-        min_quality=request.min_quality,
+        goal=request.goal,
         clock=request.clock,
         max_error_rate=request.max_error_rate,
         test_examples=cache(lambda: load_examples(spec, "test")),
         bank=BankOutcomes(spec, store, examples),
+        inherited=inherited(store, run),
         insights=store.insights(run.run_id),
         stored={trial.number: trial for trial in store.trials(run.run_id)},
     )
@@ -393,7 +400,12 @@ def _run_to_resume(request: _Request, store: Store) -> Run:
 
 
 def _differences(wanted: Mapping[str, Any], run: Run) -> list[str]:
-    had = {"frontier": False, **json.loads(run.settings), "spec_digest": run.spec_digest}
+    had = {
+        "frontier": False,
+        "objective": "quality",
+        **json.loads(run.settings),
+        "spec_digest": run.spec_digest,
+    }
     found = []
     for name in _MUST_AGREE:
         if had.get(name) != wanted[name]:

@@ -15,6 +15,7 @@ from pipelines.spec import (
     Price,
     ReferenceSpec,
     SamplingSpec,
+    Speed,
     StageSpec,
 )
 from pipelines.specfile import load_spec, spec_digest, spec_schema
@@ -35,6 +36,7 @@ __all__ = [
     "ReferenceSpec",
     "SamplingSpec",
     "SpecError",
+    "Speed",
     "StageChoice",
     "StageSpec",
     "examples_from_rows",

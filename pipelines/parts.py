@@ -64,6 +64,15 @@ class Price(Strict):
     generated_usd_per_million: Annotated[NonNegativeFloat, Number]
 
 
+class Speed(Strict):
+    """How fast a server reads and writes for one query, as measured under the load to be expected."""
+
+    prompt_tokens_per_second: Annotated[PositiveFloat, Number]
+    generated_tokens_per_second: Annotated[PositiveFloat, Number] = Field(
+        description="of one sample; the samples of a stage are drawn side by side"
+    )
+
+
 class ModelSpec(Strict):
     """A model as a server answers for it. Its name is its key in `models`."""
 
@@ -82,6 +91,7 @@ class ModelSpec(Strict):
     )
     parent: str | None = Field(default=None, description="for an adapter: the base model's key in `models`")
     price: Price | None = None
+    speed: Speed | None = Field(default=None, description="for searches whose objective is latency")
     api_key_env: str | None = Field(default=None, description="environment variable that holds the API key")
     max_n: Annotated[PositiveInt, Number] | None = Field(
         default=None, description="most samples the server draws in one request; more are split"

@@ -27,6 +27,7 @@ from pipelines.parts import (
     Price,
     ReferenceSpec,
     SamplingSpec,
+    Speed,
     StageSpec,
     Strict,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "Price",
     "ReferenceSpec",
     "SamplingSpec",
+    "Speed",
     "StageSpec",
     "Strict",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from rich.console import Console
@@ -23,6 +23,7 @@ from agenttts.commands.common import (
     talk,
 )
 from agenttts.errors import UserError
+from agenttts.goal import Objective
 from agenttts.limits import SearchLimits
 from agenttts.progress import SearchProgress
 from agenttts.proposers import DEFAULT, NAMES, AgentSettings
@@ -61,10 +62,12 @@ def search(
         bool, typer.Option("--frontier", help="Seek the best score at every cost up to the budget.")
     ] = False,
     objective: Annotated[
-        str, typer.Option("--objective", help="quality, or cost: the cheapest that reaches --min-quality.")
+        str,
+        typer.Option("--objective", help="quality; or cost, latency: the least that reaches --min-quality."),
     ] = "quality",
     min_quality: Annotated[
-        float | None, typer.Option("--min-quality", help="With --objective cost: the score to reach, 0 to 1.")
+        float | None,
+        typer.Option("--min-quality", help="The score to reach with --objective cost or latency."),
     ] = None,
     bank: Banks = None,
     max_tokens: Annotated[
@@ -86,10 +89,6 @@ def search(
 
     Example: `agenttts search pipeline.yaml --budget 400 --trials 30 --db run.duckdb`
     """
-    if objective not in ("quality", "cost"):
-        raise UserError(f"an objective is quality or cost, got {objective!r}")
-    if (objective == "cost") != (min_quality is not None):
-        raise UserError("--objective cost and --min-quality go together: give both, or neither")
     limits = SearchLimits(trials=trials, tokens=max_tokens, flops=max_flops, usd=max_usd, minutes=max_minutes)
     console = talk()
     with SearchProgress(console) as progress:
@@ -103,6 +102,7 @@ def search(
             replay=replay,
             approve=at_terminal(console, progress) if approve else None,
             frontier=frontier,
+            objective=cast(Objective, objective),
             min_quality=min_quality,
             limits=limits,
             agent=agent_settings(agent_base_url, agent_model),

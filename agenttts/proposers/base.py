@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from agenttts.goal import BEST, Goal
 from agenttts.outcomes import Walk
 from agenttts.space import SearchSpace
 from agenttts.trial import TrialResult
@@ -31,8 +32,7 @@ class SearchView:
     """All that a proposer may know at one step. Trials are those on the search split, in order.
 
     bank: None where nothing but the trials is to be gone by. frontier: the best score at every cost up to the
-    budget is sought, and not at the budget alone. min_quality: the least cost at that score is sought; None:
-    the best score is.
+    budget is sought, and not at the budget alone. goal: what is sought otherwise.
     """
 
     space: SearchSpace
@@ -46,7 +46,11 @@ class SearchView:
     refused: tuple[Allocation, ...] = ()  # by a person
     bank: Answers | None = None
     frontier: bool = False
-    min_quality: float | None = None
+    goal: Goal = BEST
+
+    def burden(self, allocation: Allocation) -> float:
+        """What is to be small at the quality asked for: planned seconds for latency, else units."""
+        return self.goal.burden(self.space.spec, allocation)
 
     @property
     def tried(self) -> frozenset[Allocation]:

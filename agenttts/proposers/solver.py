@@ -211,22 +211,26 @@ def _front(view: SearchView, answers: Sequence[Answer]) -> list[Answer]:
 
 
 def _cheapest_of_quality(view: SearchView, answers: Sequence[Answer]) -> Answer | None:
-    """The cheapest answer in full of the quality that is asked for; None without one, or when none is."""
-    if view.min_quality is None:
+    """The least costly answer in full of the quality that is asked for; None without one, or when none is."""
+    if view.goal.min_quality is None:
         return None
-    enough = [a for a in answers if not a.spread and a.score >= view.min_quality]
-    return min(enough, key=lambda a: view.space.units(a.allocation), default=None)
+    enough = [a for a in answers if not a.spread and a.score >= view.goal.min_quality]
+    return min(
+        enough, key=lambda a: (view.burden(a.allocation), view.space.units(a.allocation)), default=None
+    )
 
 
 def _savings(
     view: SearchView, estimate: Estimate, cheapest: Answer, untried: Sequence[Allocation]
 ) -> _Floats:
-    """The share of the budget that each is expected to save, if it has the quality that is asked for."""
-    assert view.min_quality is not None
+    """The share of the budget, or of the seconds, that each is expected to save at the quality asked for."""
+    assert view.goal.min_quality is not None
     means, spreads = estimate.predict(untried)
-    chance = ndtr((means - view.min_quality) / np.maximum(spreads, 1e-9))
-    units = np.array([view.space.units(a) for a in untried])
-    saved = np.maximum(0.0, view.space.units(cheapest.allocation) - units) / view.space.budget_units
+    chance = ndtr((means - view.goal.min_quality) / np.maximum(spreads, 1e-9))
+    now = view.burden(cheapest.allocation)
+    burdens = np.array([view.burden(a) for a in untried])
+    whole = now if view.goal.objective == "latency" else view.space.budget_units
+    saved = np.maximum(0.0, now - burdens) / whole
     found: _Floats = chance * saved
     return found
 

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from agenttts import Decision, Pending, SearchLimits, UserError, load_run, search
+from agenttts.budget import planned_seconds
+from agenttts.errors import SpaceError
 from agenttts.proposers.base import SearchView, Suggestion, Turn
 from agenttts.space import SearchSpace
 from agenttts.trial import TrialResult
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.spec import PipelineSpec
+from pipelines.spec import PipelineSpec, Speed
 from pipelines.specfile import load_spec
 from tests.agenttts.small_specs import small_spec, write_examples
 from tests.servers import ScriptedServer
@@ -268,14 +270,66 @@ def test_the_least_cost_is_sought_where_a_quality_is_named(recorded: Path, tmp_p
     plain = search(recorded, trials=12, db=tmp_path / "plain.duckdb", replay=True)
     assert plain.best is not None
     least = plain.best.search_score - 0.1
-    cheap = search(recorded, trials=12, min_quality=least, db=tmp_path / "cheap.duckdb", replay=True)
+    cheap = search(
+        recorded, trials=12, objective="cost", min_quality=least, db=tmp_path / "cheap.duckdb", replay=True
+    )
     assert cheap.best is not None and cheap.best.search_score >= least
     assert cheap.best.budget_units < plain.best.budget_units
     reaching = [t.budget_units for t in (*cheap.trials, *cheap.confirmation) if (t.score or 0.0) >= least]
     assert cheap.best.budget_units == min(u for u in reaching)
     assert "the cheapest that reaches" in cheap.certificate and cheap.outcome["objective"] == "cost"
-    short = search(recorded, trials=6, min_quality=1.0, db=tmp_path / "short.duckdb", replay=True)
+    short = search(
+        recorded, trials=6, objective="cost", min_quality=1.0, db=tmp_path / "short.duckdb", replay=True
+    )
     assert "though short of 1," in short.certificate
     for wrong, said in {0.0: "above 0 and at most 1, got 0", 1.5: "got 1.5"}.items():
         with pytest.raises(UserError, match=said):
-            search(recorded, min_quality=wrong, db=tmp_path / "no.duckdb", replay=True)
+            search(recorded, objective="cost", min_quality=wrong, db=tmp_path / "no.duckdb", replay=True)
+
+
+def test_the_least_latency_is_sought_at_a_quality(recorded: Path, tmp_path: Path) -> None:
+    """With the models' speeds the winner is the fastest that reaches the score, slow as it may be to cost."""
+    spec = load_spec(recorded)
+    with pytest.raises(SpaceError, match=r"models\.small\.speed"):
+        search(spec, objective="latency", min_quality=0.5, db=tmp_path / "no.duckdb", replay=True)
+    # the largest model is on the fastest server
+    rates = {"small": 100.0, "medium": 200.0, "large": 400.0}
+    models = {
+        name: model.model_copy(
+            update={"speed": Speed(prompt_tokens_per_second=1e6, generated_tokens_per_second=rates[name])}
+        )
+        for name, model in spec.models.items()
+    }
+    timed = spec.model_copy(update={"models": models})
+    found = search(
+        timed, trials=12, objective="latency", min_quality=0.3, db=tmp_path / "fast.duckdb", replay=True
+    )
+    assert found.best is not None and found.best.search_score >= 0.3
+    reaching = [t for t in (*found.trials, *found.confirmation) if (t.score or 0.0) >= 0.3]
+    assert planned_seconds(timed, found.best.allocation) == min(
+        planned_seconds(timed, t.allocation) for t in reaching
+    )
+    assert found.outcome["planned_seconds"] == planned_seconds(timed, found.best.allocation)
+    assert "the fastest that reaches 0.3" in found.certificate
+    assert "large" in {choice.model for choice in found.best.allocation.values()}
+
+
+def test_insights_of_an_earlier_run_are_inherited_and_tested_again(recorded: Path, tmp_path: Path) -> None:
+    """The second run is told what the first found supported, as open; where it tries the same two
+    allocations, it is tested again. A run of another spec inherits nothing."""
+    db = tmp_path / "two.duckdb"
+    settings: Any = {"trials": 16, "proposer": "insights", "db": db, "replay": True}
+    first = search(recorded, clock=iter(range(10**6)).__next__, **settings)
+    supported = {i.text for i in first.insights if i.verdict == "supported"}
+    assert supported and not any(i.proposer.startswith("inherited") for i in first.insights)
+    second = search(recorded, clock=iter(range(10**7, 10**8)).__next__, **settings)
+    told = [i for i in second.insights if i.step == 0]
+    assert {i.text.partition(": ")[2] for i in told} == supported
+    assert all(i.verdict == "open" and i.proposer == f"inherited from {first.run_id}" for i in told)
+    again = [i for i in second.insights if i.step > 0 and i.proposer.startswith("inherited")]
+    assert {i.text for i in again} == supported  # the same decisions, so that all are met again
+    assert len(again) == len(supported) and all(i.verdict == "supported" and i.trials for i in again)
+    spec = load_spec(recorded)
+    other = spec.model_copy(update={"name": "other"})
+    third = search(other, clock=iter(range(10**8, 10**9)).__next__, **settings)
+    assert not any(i.proposer.startswith("inherited") for i in third.insights)
