@@ -48,6 +48,7 @@ def _sentences(outcome: Mapping[str, Any], tie: bool | None, same: bool) -> list
         f"{_name(best)} ({best['budget_units']:.4g} units{seconds}) is {claim} of {len(tried)} "
         f"allocations tried, with {best['search_score']:.3f} on {outcome['n_search']} search examples."
     ]
+    found += _retested(outcome.get("retest"), best)
     if best["test_score"] is None:
         found.append("It was not scored on the test split, so this is no more than the search's own view.")
     else:
@@ -84,6 +85,18 @@ def _against_default(
         return [f"The difference from {against}, is {figures}: the interval includes 0, so this is a tie."]
     verdict = "better" if low > 0 else "worse"
     return [f"It is {verdict} than {against}: {figures}."]
+
+
+def _retested(retest: Mapping[str, Any] | None, best: Mapping[str, Any]) -> list[str]:
+    if retest is None:
+        return []
+    own = next(r for r in retest["rivals"] if r["allocation"] == best["allocation"])
+    count = len(retest["rivals"])
+    among = "alone was" if count == 1 else f"and {count - 1} not told apart from it were"
+    return [
+        f"The search's best {among} scored again on {retest['n']} examples held back; over both parts it is "
+        f"the best of them, with {own['retest_score']:.3f} on those examples."
+    ]
 
 
 def _equivalents(outcome: Mapping[str, Any], best: Mapping[str, Any]) -> list[str]:

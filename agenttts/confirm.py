@@ -1,7 +1,8 @@
 """After the last step: confirm the finalists, open the sealed test split once, and say what is claimed.
 
-Finalists that miss examples are run again, the bank sparing what was scored. The best of them on the search
-split is the winner; it and the best default are scored once on the test split. No proposer sees those scores.
+Finalists that miss examples are run again, the bank sparing what was scored. Where examples were held back,
+the best and its rivals are scored on those (`retest`). The best on the search split is the winner; it and the
+best default are scored once on the test split. No proposer sees those scores.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import json
 
 from agenttts.nodes import SearchState, SearchWork, Step, run_trial
-from agenttts.outcome import baseline_of, cost_of, outcome, ranked, winner_of
+from agenttts.outcome import baseline_of, cost_of, latest, outcome, ranked, winner_of
 from agenttts.proposers.base import finalists
+from agenttts.retest import SPLIT, rivals
 
 _FINALISTS = 3
 
@@ -39,6 +41,21 @@ async def confirm(state: SearchState, runtime: Step) -> SearchState:
         reason = "Samples paid for answer it in full, and it may beat every trial."
         trial, refusal = await run_trial(
             runtime, allocation, work.examples, _next_number(work), "confirm", work.proposer.name, reason
+        )
+        work.extra.append(trial)
+        if refusal is not None:
+            return {"ended": state.get("ended") or refusal}
+    for rival in rivals(ranked(latest(work.trials, work.extra)), work.seed) if work.held else ():
+        reason = f"Trial {rival.number} on examples held back: the best of many scores is too high by luck."
+        trial, refusal = await run_trial(
+            runtime,
+            rival.allocation,
+            work.held,
+            _next_number(work),
+            "confirm",
+            "confirmation",
+            reason,
+            SPLIT,
         )
         work.extra.append(trial)
         if refusal is not None:

@@ -26,6 +26,7 @@ from agenttts.outcome import ranked
 from agenttts.proposers.base import Lesson, Proposer, SearchView, Suggestion, Turn, races
 from agenttts.proposers.insights import InsightsProposer
 from agenttts.proposers.verdicts import verdicts
+from agenttts.retest import MOST_RIVALS
 from agenttts.space import SearchSpace
 from agenttts.trial import Progress, TrialResult, load_trial, trial_id
 from datastore.records import Event, Insight, Proposal, Trial, TrialPurpose
@@ -57,6 +58,7 @@ class SearchWork:
     spec: PipelineSpec
     space: SearchSpace
     examples: Sequence[Example]
+    held: Sequence[Example]  # for the re-test of rivals
     runtime: Runtime
     store: Store
     ledger: Ledger
@@ -276,6 +278,7 @@ async def run_trial(
     purpose: TrialPurpose,
     proposer: str,
     reason: str,
+    split: str | None = None,
 ) -> tuple[TrialResult, str | None]:
     """The trial of this number: as stored when it is finished, else evaluated now.
 
@@ -309,6 +312,7 @@ async def run_trial(
                 proposer=proposer,
                 reason=reason,
                 clock=work.clock,
+                split=split,
                 max_error_rate=work.max_error_rate,
                 on_progress=_progress(runtime),
                 race_with=_rival(work, purpose, proposer),
@@ -350,7 +354,7 @@ def reached(work: SearchWork) -> str | None:
 
 
 def held_back(work: SearchWork) -> Spending:
-    """What the two test trials will take: as much for each example as the dearest trial so far."""
+    """What re-test and test trials will take: for each example as much as the dearest trial so far."""
     if work.replay or all(getattr(work.limits, name) is None for name in ("tokens", "flops", "usd")):
         return Spending()
     n_test, n_search = len(work.test_examples()), max(1, len(work.examples))
@@ -362,7 +366,8 @@ def held_back(work: SearchWork) -> Spending:
         )
         for trial in work.trials
     ]
-    times = 2.2 * n_test / n_search  # two trials, and a tenth for prompts that differ
+    n_examples = 2 * n_test + MOST_RIVALS * len(work.held)
+    times = 1.1 * n_examples / n_search  # a tenth for prompts that differ
     return Spending(
         tokens=int(times * max((s.tokens for s in shares), default=0)),
         flops=times * max((s.flops for s in shares), default=0.0),

@@ -13,6 +13,7 @@ import numpy as np
 
 from agenttts.certificate import certificate
 from agenttts.goal import BEST, Goal
+from agenttts.retest import SPLIT, pooled
 from agenttts.stats import mean_interval, paired_difference
 from agenttts.trial import TrialResult, merit
 from datastore.keys import model_key
@@ -40,18 +41,20 @@ def latest(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> list[
 def winner_of(
     trials: Sequence[TrialResult], extra: Sequence[TrialResult], spec: PipelineSpec, goal: Goal = BEST
 ) -> TrialResult | None:
-    """The allocation that is claimed: the best mean on the search split.
+    """The allocation that is claimed: the best mean on the search split, the re-test's examples included.
 
     With a least quality, of those whose mean reaches it the one that costs least, where any does.
     """
-    found = ranked(latest(trials, extra))
+    searched = latest(trials, extra)
+    own = {t.allocation: t for t in searched}
+    found = ranked(pooled(searched, extra))
     if goal.min_quality is not None:
         enough = [t for t in found if (t.score or 0.0) >= goal.min_quality]
         found = (
             sorted(enough, key=lambda t: (goal.burden(spec, t.allocation), t.budget_units, -(t.score or 0.0)))
             or found
         )
-    return next(iter(found), None)
+    return own[found[0].allocation] if found else None
 
 
 def baseline_of(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> TrialResult | None:
@@ -107,6 +110,7 @@ def outcome(
         "baseline": _finalist(baseline, tests, seed),
         "difference": None,
         "difference_ci": None,
+        "retest": _retest(latest(searched, extra), extra),
         "equivalent": _equivalent(best, latest(searched, extra), seed),
         "frontier": [_on_front(t) for t in front],
         "hypervolume": hypervolume(front, budget_units),
@@ -224,6 +228,26 @@ def _equivalent(best: TrialResult | None, trials: Sequence[TrialResult], seed: i
             )
     found.sort(key=lambda entry: (entry["budget_units"], -(entry["search_score"] or 0.0), entry["trial"]))
     return [{**entry, "cheapest": i == 0} for i, entry in enumerate(found)]
+
+
+def _retest(searched: Sequence[TrialResult], extra: Sequence[TrialResult]) -> dict[str, Any] | None:
+    """What the examples held back said; None without a re-test."""
+    again = {t.allocation: t for t in extra if t.split == SPLIT and t.score is not None}
+    if not again:
+        return None
+    first = {t.allocation: t for t in searched}
+    return {
+        "n": max(t.n_scored for t in again.values()),
+        "rivals": [
+            {
+                "allocation": t.allocation.to_dict(),
+                "search_score": first[t.allocation].score,
+                "retest_score": t.score,
+                "trial": t.number,
+            }
+            for t in again.values()
+        ],
+    }
 
 
 def _on_front(trial: TrialResult) -> dict[str, Any]:

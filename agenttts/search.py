@@ -41,6 +41,7 @@ from agenttts.proposers import (
     require_proposer,
 )
 from agenttts.result import SearchResult
+from agenttts.retest import held_back
 from agenttts.space import SearchSpace
 from datastore.keys import model_key
 from datastore.records import Event, ModelRecord, Run, RunStatus
@@ -69,6 +70,7 @@ _MUST_AGREE = (
     "frontier",
     "objective",
     "min_quality",
+    "retest",
 )
 
 
@@ -87,6 +89,7 @@ class _Request:
     approve: Approve | None
     frontier: bool
     goal: Goal
+    retest: float
     banks: Sequence[Path]
     on_event: OnEvent
     clock: Callable[[], float]
@@ -112,6 +115,7 @@ class _Request:
             "frontier": self.frontier,
             "objective": self.goal.objective,
             "min_quality": self.goal.min_quality,
+            "retest": self.retest,
             "approve": self.approve is not None,
             "limits": self.limits.to_dict(),
             "max_error_rate": self.max_error_rate,
@@ -141,6 +145,7 @@ async def async_search(
     frontier: bool = False,
     objective: Objective = "quality",
     min_quality: float | None = None,
+    retest: float = 0.0,
     limits: SearchLimits | None = None,
     agent: AgentSettings | None = None,
     banks: Sequence[Path | str] | None = None,
@@ -162,7 +167,9 @@ async def async_search(
     that the bank can't answer. approve: asked before anything is paid for. frontier: seek the best score at
     every cost up to the budget, not at the budget alone. objective: quality, or the least cost (planned
     units) or latency (planned seconds, by the models' speeds) at a score of min_quality.
-    agent: the LLM endpoint; None: from AGENTTTS_AGENT_*. banks: recorded samples to attach; None: the spec's
+    retest: the share of the search examples held back from the trials, on which the best and those not told
+    apart from it are scored at the end. agent: the LLM endpoint; None: from AGENTTTS_AGENT_*. banks: recorded
+    samples to attach; None: the spec's
     own. on_event: told what happens. clock: Unix seconds. max_in_flight: requests at once, for each server.
     preflight: check servers and prompts first.
 
@@ -185,6 +192,7 @@ async def async_search(
         approve=approve,
         frontier=frontier,
         goal=Goal(objective, min_quality),
+        retest=retest,
         banks=_banks(spec, banks),
         on_event=on_event or (lambda event: None),
         clock=clock,
@@ -220,11 +228,11 @@ async def _searched(request: _Request, space: SearchSpace, store: Store) -> Sear
     try:
         if request.preflight:
             await _preflight(request, clients)
-        examples = load_examples(spec, "search")
+        examples, held = held_back(load_examples(spec, "search"), request.retest, request.seed)
         for bank in request.banks:
             store.attach_bank(bank)
         run = _begin(request, store, unfinished)
-        work = _work(request, space, store, run, examples, clients)
+        work = _work(request, space, store, run, examples, held, clients)
         try:
             await _drive(request, work, run, unfinished is not None)
         except (KeyboardInterrupt, asyncio.CancelledError):
@@ -292,6 +300,7 @@ def _work(
     store: Store,
     run: Run,
     examples: Sequence[Example],
+    held: Sequence[Example],
     clients: ModelClients | None,
 ) -> SearchWork:
     """The nodes' work, with all that the store knows of the run."""
@@ -306,6 +315,7 @@ def _work(
         spec=spec,
         space=space,
         examples=examples,
+        held=held,
         runtime=Runtime(spec, store, clients, run_id=run.run_id, replay=request.replay, gate=ledger),
         store=store,
         ledger=ledger,
@@ -402,6 +412,7 @@ def _run_to_resume(request: _Request, store: Store) -> Run:
 def _differences(wanted: Mapping[str, Any], run: Run) -> list[str]:
     had = {
         "frontier": False,
+        "retest": 0.0,
         "objective": "quality",
         **json.loads(run.settings),
         "spec_digest": run.spec_digest,

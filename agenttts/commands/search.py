@@ -69,6 +69,12 @@ def search(
         float | None,
         typer.Option("--min-quality", help="The score to reach with --objective cost or latency."),
     ] = None,
+    retest: Annotated[
+        float,
+        typer.Option(
+            "--retest", help="Share of the search examples held back to score rivals on at the end."
+        ),
+    ] = 0.0,
     bank: Banks = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="Cap on the tokens that the search pays for.")
@@ -104,6 +110,7 @@ def search(
             frontier=frontier,
             objective=cast(Objective, objective),
             min_quality=min_quality,
+            retest=retest,
             limits=limits,
             agent=agent_settings(agent_base_url, agent_model),
             banks=bank,

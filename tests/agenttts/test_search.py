@@ -333,3 +333,28 @@ def test_insights_of_an_earlier_run_are_inherited_and_tested_again(recorded: Pat
     other = spec.model_copy(update={"name": "other"})
     third = search(other, clock=iter(range(10**8, 10**9)).__next__, **settings)
     assert not any(i.proposer.startswith("inherited") for i in third.insights)
+
+
+def test_rivals_are_scored_again_on_examples_held_back(recorded: Path, tmp_path: Path) -> None:
+    """No trial sees the examples held back; the winner is the best of the rivals over both parts, and the
+    certificate says so. A resumed run goes on with the same share only."""
+    db = tmp_path / "held.duckdb"
+    found = search(recorded, trials=12, retest=0.25, db=db, replay=True)
+    assert {t.n_scored for t in found.trials} == {45}
+    again = [t for t in found.confirmation if t.split == "retest"]
+    assert 2 <= len(again) <= 5 and {t.n_scored for t in again} == {15}
+    seen = {i for t in found.trials for i in t.scores}
+    assert seen.isdisjoint(again[0].scores) and len(seen | set(again[0].scores)) == 60
+    searched = {t.allocation: t for t in (*found.trials, *found.confirmation) if t.split == "search"}
+    means = {
+        t.allocation: (45 * (searched[t.allocation].score or 0) + 15 * (t.score or 0)) / 60 for t in again
+    }
+    assert found.best is not None
+    assert means[found.best.allocation] == pytest.approx(max(means.values()))
+    assert f"{len(again) - 1} not told apart from it were scored again on 15 examples" in found.certificate
+    assert load_run(db).outcome["retest"] == found.outcome["retest"]
+    with pytest.raises(UserError, match=r"retest was 0\.25, now 0\.0"):
+        search(recorded, trials=12, db=db, replay=True, resume=True)
+    for share, said in {0.6: "0 to 0.5, got 0.6", 0.001: "is none"}.items():
+        with pytest.raises(UserError, match=said):
+            search(recorded, retest=share, db=tmp_path / "no.duckdb", replay=True)
