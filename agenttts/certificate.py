@@ -57,6 +57,7 @@ def _sentences(outcome: Mapping[str, Any], tie: bool | None, same: bool) -> list
             f"Scored once on the sealed test split ({outcome['n_test']} examples): {best['test_score']:.3f} "
             f"[{low:.3f}, {high:.3f}]."
         )
+    found += _further(best.get("test_metrics"))
     found += _against_default(outcome, baseline, tie, same)
     found += _equivalents(outcome, best)
     missing = sum(trial["n_missing"] for trial in outcome["trials"])
@@ -65,6 +66,13 @@ def _sentences(outcome: Mapping[str, Any], tie: bool | None, same: bool) -> list
             f"{missing} results are missing after errors; comparisons rest on the examples that both have."
         )
     return [*found, "Intervals are 95 %, by bootstrap over examples; the search's own choice is not in them."]
+
+
+def _further(found: Mapping[str, Any] | None) -> list[str]:
+    told = [
+        f"{name} {m['mean']:.3f} [{m['ci'][0]:.3f}, {m['ci'][1]:.3f}]" for name, m in (found or {}).items()
+    ]
+    return [f"Further metrics there: {', '.join(told)}."] if told else []
 
 
 def _against_default(

@@ -17,12 +17,12 @@ from agenttts.space import SearchSpace
 from agenttts.stats import smallest_resolvable_difference
 from pipelines.clients import ModelClients
 from pipelines.costs import estimated_tokens
-from pipelines.dataset import load_examples
+from pipelines.dataset import load_splits
 from pipelines.errors import PipelineError, SpecError
 from pipelines.examples import Example
 from pipelines.jsonvalues import canonical
 from pipelines.preflight import preflight
-from pipelines.prompts import check_templates, render, render_fusion
+from pipelines.prompts import check_templates, render, render_fusion, truncations
 from pipelines.spec import AggregatorSpec, MetricSpec, ParserSpec, PipelineSpec, StageSpec
 
 Severity = Literal["error", "warning"]
@@ -62,13 +62,16 @@ async def check(
     examples: list[Example] = []
     if not templates:
         try:
-            searched, tested = load_examples(spec, "search"), load_examples(spec, "test")
+            splits = load_splits(spec)
         except PipelineError as error:
             found += _errors(error)
         else:
-            prompts = list(_prompts(spec, [*searched, *tested]))
-            found += [*_size(len(searched)), *prompts]
-            examples = [] if any(finding.severity == "error" for finding in prompts) else [*searched, *tested]
+            both = [*splits.search, *splits.test]
+            prompts = list(_prompts(spec, both))
+            found += [*_left_out(splits.left_out), *_size(len(splits.search)), *prompts]
+            if not any(finding.severity == "error" for finding in prompts):
+                examples = both
+                found += _truncated(spec, both)
     found += _lengths(spec, examples) if clients is None else await _servers(spec, clients, examples)
     return sorted(dict.fromkeys(found), key=lambda finding: finding.severity)
 
@@ -98,6 +101,23 @@ def _bank(spec: PipelineSpec) -> Iterator[Finding]:
     if spec.bank is not None and not (spec.root / spec.bank).exists():
         message = f"must be a file that exists, got {spec.bank!r}; paths start from the spec's directory"
         yield Finding(severity="error", place="bank", message=message)
+
+
+def _left_out(rows: Sequence[str]) -> Iterator[Finding]:
+    if rows:
+        message = f"{len(rows)} rows are left out: {'; '.join(rows[:3])}{'; …' if len(rows) > 3 else ''}"
+        yield Finding(severity="warning", place="dataset", message=message)
+
+
+def _truncated(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Finding]:
+    """How many prompts lose something as planned; outputs of other stages are not known yet."""
+    for stage in spec.stages:
+        notes = [note for example in examples for note in truncations(stage, example, {})]
+        if notes:
+            message = (
+                f"as planned, prompts of {len(notes)} of {len(examples)} examples are cut, such as {notes[0]}"
+            )
+            yield Finding(severity="warning", place=f"stages[{stage.name}].truncate", message=message)
 
 
 def _size(n_search: int) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 
+from agenttts.further import further_metrics
 from agenttts.nodes import SearchState, SearchWork, Step, run_trial
 from agenttts.outcome import baseline_of, cost_of, latest, outcome, ranked, winner_of
 from agenttts.proposers.base import finalists
@@ -78,15 +79,22 @@ async def confirm(state: SearchState, runtime: Step) -> SearchState:
 async def finish(state: SearchState, runtime: Step) -> SearchState:
     """Store the outcome and end the run."""
     work = runtime.context
+    trials = [*work.trials, *work.extra]
+    tested = [t for t in work.extra if t.purpose == "test" and t.score is not None and work.spec.metrics]
+    further = {
+        t.allocation: further_metrics(work.spec, work.store, work.run_id, t, work.test_examples(), work.seed)
+        for t in tested
+    }
     found = outcome(
         work.run_id,
-        [*work.trials, *work.extra],
+        trials,
         work.spec,
         budget_units=work.space.budget_units,
-        cost=cost_of(work.store, work.run_id, work.spec, [*work.trials, *work.extra]),
+        cost=cost_of(work.store, work.run_id, work.spec, trials),
         seed=work.seed,
         ended=state.get("ended"),
         goal=work.goal,
+        further=further,
     )
     now = work.clock()
     work.event("finished", reason=state.get("ended"))

@@ -92,6 +92,7 @@ def outcome(
     seed: int,
     ended: str | None,
     goal: Goal = BEST,
+    further: Mapping[Allocation, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The result as `search --json` prints it. Without test trials the test figures are None."""
     searched = [t for t in trials if t.purpose in ("search", "baseline")]
@@ -106,8 +107,8 @@ def outcome(
         "planned_seconds": goal.burden(spec, best.allocation)
         if best and goal.objective == "latency"
         else None,
-        "best": _finalist(best, tests, seed),
-        "baseline": _finalist(baseline, tests, seed),
+        "best": _finalist(best, tests, seed, further or {}),
+        "baseline": _finalist(baseline, tests, seed, further or {}),
         "difference": None,
         "difference_ci": None,
         "retest": _retest(latest(searched, extra), extra),
@@ -189,7 +190,10 @@ def _read_again(store: Store, run_id: str, models: Mapping[str, ModelSpec]) -> f
 
 
 def _finalist(
-    trial: TrialResult | None, tests: Mapping[Allocation, TrialResult], seed: int
+    trial: TrialResult | None,
+    tests: Mapping[Allocation, TrialResult],
+    seed: int,
+    further: Mapping[Allocation, Mapping[str, Any]],
 ) -> dict[str, Any] | None:
     if trial is None:
         return None
@@ -203,6 +207,7 @@ def _finalist(
         "search_ci": None if searched is None else [searched.low, searched.high],
         "test_score": None if test is None else test.score,
         "test_ci": None if tested is None else [tested.low, tested.high],
+        "test_metrics": dict(further.get(trial.allocation, {})),
         "trial": trial.number,
     }
 

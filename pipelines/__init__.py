@@ -17,6 +17,7 @@ from pipelines.spec import (
     SamplingSpec,
     Speed,
     StageSpec,
+    TruncateSpec,
 )
 from pipelines.specfile import load_spec, spec_digest, spec_schema
 
@@ -39,6 +40,7 @@ __all__ = [
     "Speed",
     "StageChoice",
     "StageSpec",
+    "TruncateSpec",
     "examples_from_rows",
     "load_examples",
     "load_spec",

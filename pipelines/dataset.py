@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.errors import DatasetError
@@ -19,9 +20,21 @@ from pipelines.prompts import needed_fields, used_fields
 from pipelines.spec import PipelineSpec
 from pipelines.tables import Row, made_row, read_file, read_hub
 
-__all__ = ["Example", "examples_digest", "examples_from_rows", "load_examples"]
+__all__ = [
+    "Example",
+    "Splits",
+    "examples_digest",
+    "examples_from_rows",
+    "load_examples",
+    "load_splits",
+    "with_data",
+]
 
 Split = Literal["search", "test"]
+_SPLITS: tuple[Split, ...] = ("search", "test")
+_MOST_BAD = 0.1
+_BAD = (ValueError, LookupError, TypeError, AttributeError)
+"""What `prepare` may raise for a row that is not as it should be."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +49,48 @@ class _Need:
     label: bool = False
 
 
-def load_examples(spec: PipelineSpec, split: Split) -> list[Example]:
-    """The examples of a split, in the order of its rows.
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """Both splits, and what became of rows that are in neither: where each stands, and why."""
 
-    Raises a SpecError when a file is missing, DatasetError when a split is empty, a row lacks a field, an id
-    comes twice or a test row asks what a search row asks, MissingDependency when a hub dataset needs its
-    library.
+    search: list[Example]
+    test: list[Example]
+    left_out: tuple[str, ...]
+
+
+def load_splits(spec: PipelineSpec) -> Splits:
+    """Both splits in the order of their rows, or as drawn from the pool by the dataset's seed.
+
+    Rows that `prepare` refuses, and in a pool those that lack a field or repeat another's inputs, are left
+    out. Raises a SpecError when a file is missing or a split is empty, DatasetError when a row lacks a field,
+    an id comes twice, a test row asks what a search row asks, or more than a tenth of the rows is bad,
+    MissingDependency when a hub dataset needs its library.
     """
-    rows = {name: _read(spec, name) for name in ("search", "test")}
     needs = list(_needs(spec, labels=True))
-    for found in rows.values():
-        _check(found, needs, spec)
-    _refuse_overlap(spec, rows["search"], rows["test"])
-    examples = {name: _examples(found, spec.dataset.id_field) for name, found in rows.items()}
-    return examples[split]
+    left_out: list[str] = []
+    if spec.dataset.pool is None:
+        rows = {split: _prepared(spec, split, left_out) for split in _SPLITS}
+        for found in rows.values():
+            _check(found, needs, spec)
+        _refuse_overlap(spec, rows["search"], rows["test"])
+    else:
+        rows = _drawn(spec, needs, left_out)
+    examples = {split: _examples(found, spec.dataset.id_field) for split, found in rows.items()}
+    return Splits(search=examples["search"], test=examples["test"], left_out=tuple(left_out))
+
+
+def load_examples(spec: PipelineSpec, split: Split) -> list[Example]:
+    """The examples of one split; both are read and compared. Raises as `load_splits` does."""
+    found = load_splits(spec)
+    return found.search if split == "search" else found.test
+
+
+def with_data(spec: PipelineSpec, file: Path) -> PipelineSpec:
+    """The spec with its pool read from a local file. SpecError when its dataset has no pool."""
+    if spec.dataset.pool is None:
+        raise spec.error_at("dataset.pool", "is not set, so that no other file can take its place")
+    pool = {"hub": None, "config": None, "pool": str(file.resolve())}
+    return spec.model_copy(update={"dataset": spec.dataset.model_copy(update=pool)})
 
 
 def examples_from_rows(
@@ -72,9 +113,88 @@ def examples_digest(examples: Sequence[Example]) -> str:
     return hashlib.sha256(canonical(rows).encode()).hexdigest()
 
 
-def _read(spec: PipelineSpec, split: Split) -> list[Row]:
+def _prepared(spec: PipelineSpec, split: Split, left_out: list[str]) -> list[Row]:
+    name = getattr(spec.dataset, split)
+    rows, bad = [], []
+    for row in _read(spec, split, name):
+        try:
+            rows.append(_prepare(spec, row))
+        except _BadRow as problem:
+            bad.append(str(problem))
+    _refuse_many(bad, len(bad) + len(rows))
+    left_out += bad
+    if not rows:
+        raise spec.error_at(f"dataset.{split}", f"must have at least one row, got none in {name!r}")
+    return rows
+
+
+def _drawn(spec: PipelineSpec, needs: Sequence[_Need], left_out: list[str]) -> dict[Split, list[Row]]:
+    """So many rows for search, then so many for test, in an order that the seed alone decides."""
     dataset = spec.dataset
-    wanted = getattr(dataset, split)
+    assert dataset.pool is not None
+    pool = _read(spec, "pool", dataset.pool)
+    inputs = frozenset[str]().union(*(used_fields(stage) for stage in spec.stages))
+    seen = dict[str, str]()
+    bad, repeats = list[str](), list[str]()
+    counts = {split: int(getattr(dataset, split)) for split in _SPLITS}
+    drawn: list[Row] = []
+    for position in _order(len(pool), dataset.seed):
+        if len(drawn) == sum(counts.values()):
+            break
+        raw = pool[position]
+        try:
+            row = _prepare(spec, raw)
+        except _BadRow as problem:
+            bad.append(str(problem))
+            continue
+        broken = next((f"field {n.field!r} {law}" for n in needs if (law := _broken(row, n))), None)
+        asked = _asked(row, inputs)
+        if broken is not None:
+            bad.append(f"{row.place}: {broken}")
+        elif asked in seen:
+            repeats.append(f"{row.place}: repeats the inputs of {seen[asked]}")
+        else:
+            seen[asked] = row.place
+            drawn.append(row)
+    _refuse_many(bad, len(bad) + len(repeats) + len(drawn))
+    if len(drawn) < sum(counts.values()):
+        raise spec.error_at(
+            "dataset.search",
+            f"search and test together must be at most the {len(drawn)} usable rows of the pool, got "
+            f"{counts['search']} + {counts['test']}",
+        )
+    left_out += bad + repeats
+    return {"search": drawn[: counts["search"]], "test": drawn[counts["search"] :]}
+
+
+class _BadRow(Exception):
+    """A row that is left out."""
+
+
+def _prepare(spec: PipelineSpec, row: Row) -> Row:
+    if spec.dataset.prepare is None:
+        return row
+    try:
+        return made_row(row.place, spec.dataset.prepare(dict(row.fields)))
+    except _BAD as error:
+        said = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+        raise _BadRow(f"{row.place}: {said}") from error
+
+
+def _refuse_many(bad: Sequence[str], count: int) -> None:
+    if len(bad) > max(1, _MOST_BAD * count):
+        raise DatasetError(
+            f"at most a tenth of the rows may be unusable, got {len(bad)} of {count}: {'; '.join(bad[:3])}"
+        )
+
+
+def _order(count: int, seed: int) -> list[int]:
+    """Positions 0 to count-1, shuffled; the same on every machine."""
+    return sorted(range(count), key=lambda i: hashlib.sha256(f"{seed}|{i}".encode()).digest())
+
+
+def _read(spec: PipelineSpec, field: str, wanted: str) -> Sequence[Row]:
+    dataset = spec.dataset
     if dataset.hub is not None:
         local = spec.root / dataset.hub
         rows = read_hub(str(local) if local.is_dir() else dataset.hub, dataset.config, wanted)
@@ -83,11 +203,11 @@ def _read(spec: PipelineSpec, split: Split) -> list[Row]:
         if not file.is_file():
             remedy = "paths start from the spec's directory; for a hub dataset add hub"
             raise spec.error_at(
-                f"dataset.{split}", f"must be a file that exists, got {wanted!r}", remedy=remedy
+                f"dataset.{field}", f"must be a file that exists, got {wanted!r}", remedy=remedy
             )
         rows = read_file(file)
     if not rows:
-        raise spec.error_at(f"dataset.{split}", f"must have at least one row, got none in {wanted!r}")
+        raise spec.error_at(f"dataset.{field}", f"must have at least one row, got none in {wanted!r}")
     return rows
 
 
@@ -101,6 +221,10 @@ def _needs(spec: PipelineSpec, *, labels: bool) -> Iterator[_Need]:
             sets = stage.metric.kind.startswith("set_")
             needer = f"the metric of stage {stage.name!r}"
             yield _Need(stage.metric.label, needer, nullable=True, items=sets, label=True)
+    for name, metric in spec.metrics.items() if labels else ():
+        if isinstance(metric, MetricSpec):
+            sets = metric.kind.startswith("set_")
+            yield _Need(metric.label, f"the metric {name!r}", nullable=True, items=sets, label=True)
     if labels and isinstance(spec.metric, MetricSpec):
         sets = spec.metric.kind.startswith("set_")
         yield _Need(spec.metric.label, "the pipeline's metric", items=sets, label=True)

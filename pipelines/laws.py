@@ -6,6 +6,7 @@ by `specfile`, which knows them.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,13 @@ from pipelines.jsonvalues import schema_problem
 from pipelines.parts import AggregatorSpec, DatasetSpec, ModelSpec, ParserSpec, StageSpec
 
 ROLES = ("system", "developer", "user", "assistant")
-_OWNER_OF_PARSER_FIELD = {"pattern": ("regex",), "allowed": ("lines", "choice"), "schema_": ("json",)}
+_OWNER_OF_PARSER_FIELD = {
+    "pattern": ("regex",),
+    "allowed": ("lines", "choice"),
+    "schema_": ("json",),
+    "schema_file": ("json",),
+    "constrain": ("json",),
+}
 _OWNER_OF_AGGREGATOR_FIELD = {
     "threshold": "set_vote",
     "union": "set_vote",
@@ -36,11 +43,13 @@ def broken_laws(
     for stage in stages:
         field = f"stages[{stage.name}]"
         problems += _prompt(field, stage, root)
-        problems += _parser(field, stage)
+        problems += _parser(field, stage, root)
+        problems += _truncation(field, stage)
         problems += _aggregator(field, stage, models)
         problems += _candidates(field, stage, models)
         problems += _lengths(field, stage, models)
     problems += _models(models)
+    problems += _pool(dataset)
     if dataset.config is not None and dataset.hub is None:
         problems.append(SpecError("needs hub", field="dataset.config", remedy="add hub or remove config"))
     return problems
@@ -143,12 +152,48 @@ def _prompt(field: str, stage: StageSpec, root: Path) -> Iterator[SpecError]:
             )
 
 
-def _parser(field: str, stage: StageSpec) -> Iterator[SpecError]:
+def _schema_file(field: str, file: Path) -> Iterator[SpecError]:
+    try:
+        schema = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
+        remedy = "paths start from the spec's directory"
+        yield SpecError(f"{file} can't be read: {reason}", field=field, remedy=remedy)
+        return
+    if not isinstance(schema, dict) or (problem := schema_problem(schema)):
+        yield SpecError(
+            f"{file} must hold a JSON schema: {problem if isinstance(schema, dict) else 'no object'}",
+            field=field,
+        )
+
+
+def _truncation(field: str, stage: StageSpec) -> Iterator[SpecError]:
+    for index, cut in enumerate(stage.truncate):
+        place = f"{field}.truncate[{index}]"
+        if cut.items is None and cut.item_chars is None and cut.chars is None:
+            yield SpecError("needs items, item_chars or chars", field=place, remedy="say how much is kept")
+        if cut.field in [other.field for other in stage.truncate[:index]]:
+            yield SpecError(f"each field comes once, got {cut.field!r} twice", field=f"{place}.field")
+
+
+def _pool(dataset: DatasetSpec) -> Iterator[SpecError]:
+    for name in ("search", "test"):
+        value = getattr(dataset, name)
+        if isinstance(value, int) and dataset.pool is None:
+            remedy = "add pool, the file or hub split that the rows are drawn from"
+            yield SpecError(
+                f"a number of rows needs a pool, got {value}", field=f"dataset.{name}", remedy=remedy
+            )
+        if isinstance(value, str) and dataset.pool is not None:
+            yield SpecError(f"with a pool it is a number of rows, got {value!r}", field=f"dataset.{name}")
+
+
+def _parser(field: str, stage: StageSpec, root: Path) -> Iterator[SpecError]:
     parser, field = stage.parser, f"{field}.parser"
     if not isinstance(parser, ParserSpec):
         return
     for name, kinds in _OWNER_OF_PARSER_FIELD.items():
-        if getattr(parser, name) is not None and parser.kind not in kinds:
+        if getattr(parser, name) not in (None, False) and parser.kind not in kinds:
             key = name.rstrip("_")
             yield SpecError(
                 f"belongs to kind {' or '.join(kinds)}, got kind {parser.kind}", field=f"{field}.{key}"
@@ -164,6 +209,12 @@ def _parser(field: str, stage: StageSpec) -> Iterator[SpecError]:
             yield SpecError(
                 f"must be a regular expression: {error}, got {parser.pattern!r}", field=f"{field}.pattern"
             )
+    if parser.schema_ is not None and parser.schema_file is not None:
+        yield SpecError("schema and schema_file exclude each other", field=f"{field}.schema_file")
+    if parser.constrain and parser.schema_ is None and parser.schema_file is None:
+        yield SpecError("needs schema or schema_file", field=f"{field}.constrain")
+    if parser.schema_file is not None:
+        yield from _schema_file(f"{field}.schema_file", root / parser.schema_file)
     if parser.schema_ is not None and (problem := schema_problem(parser.schema_)):
         yield SpecError(f"must be a JSON schema: {problem}", field=f"{field}.schema")
 

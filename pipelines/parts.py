@@ -36,11 +36,11 @@ def _written_or_function(value: object) -> str:
 
 
 Number = BeforeValidator(_number)
-Function = Annotated[
+Named = Annotated[
     Callable[..., Any],
     PlainSerializer(lambda function: {"python": reference(function)}, return_type=dict[str, str]),
-    Tag("function"),
 ]
+Function = Annotated[Named, Tag("function")]
 OrFunction = Discriminator(_written_or_function)
 
 
@@ -126,6 +126,10 @@ class ParserSpec(Strict):
     schema_: dict[str, Any] | None = Field(
         default=None, alias="schema", description="json: JSON schema of the value"
     )
+    schema_file: str | None = Field(default=None, description="the same, from a file beside the spec")
+    constrain: bool = Field(
+        default=False, description="json: have the server generate nothing but values of the schema"
+    )
 
     @property
     def list_valued(self) -> bool:
@@ -166,6 +170,20 @@ Aggregator = Annotated[Annotated[AggregatorSpec, Tag("written")] | Function, OrF
 Metric = Annotated[Annotated[MetricSpec, Tag("written")] | Function, OrFunction]
 
 
+class TruncateSpec(Strict):
+    """What is dropped of a long value before the template sees it. Parsers and metrics see all of it."""
+
+    field: str = Field(description="example field, or stage among the inputs, that the template uses")
+    items: Annotated[PositiveInt, Number] | None = Field(default=None, description="most items of a list")
+    item_chars: Annotated[PositiveInt, Number] | None = Field(
+        default=None, description="most characters of each text in a list"
+    )
+    chars: Annotated[PositiveInt, Number] | None = Field(
+        default=None, description="most characters of the text, or of a list's items together"
+    )
+    drop: Literal["end", "start", "middle"] = "end"
+
+
 class StageSpec(Strict):
     """One step of a pipeline. A PipelineSpec spells `inputs` out and reads a prompt file into `prompt`."""
 
@@ -181,6 +199,7 @@ class StageSpec(Strict):
     completion: bool = Field(
         default=False, description="send the prompt as a plain completion instead of a chat"
     )
+    truncate: tuple[TruncateSpec, ...] = ()
     parser: Parser = ParserSpec()
     aggregator: Aggregator = AggregatorSpec()
     models: tuple[str, ...] = Field(min_length=1, description="candidate models, by key in `models`")
@@ -205,14 +224,22 @@ class StageSpec(Strict):
 
 
 class DatasetSpec(Strict):
-    """Where examples come from: local files per split, or a hub dataset and its splits."""
+    """Where examples come from: a file or hub split for each split, or a pool to draw both from."""
 
-    search: str = Field(
-        description="JSON, JSONL, CSV or Parquet file beside the spec, or a hub split such as train[:200]"
+    search: str | Annotated[PositiveInt, Number] = Field(
+        description="JSON, JSONL, CSV or Parquet file beside the spec, or a hub split such as train[:200]; "
+        "with pool: how many rows"
     )
-    test: str
+    test: str | Annotated[PositiveInt, Number]
     hub: str | None = Field(default=None, description="dataset name for datasets.load_dataset")
     config: str | None = None
+    pool: str | None = Field(
+        default=None, description="file or hub split that search and test are drawn from, by seed"
+    )
+    seed: int = 0
+    prepare: Named | None = Field(
+        default=None, description="(row) -> example row; a ValueError leaves the row out and is reported"
+    )
     id_field: str | None = Field(default=None, description="field with a unique id; the row number if absent")
 
 

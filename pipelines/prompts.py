@@ -19,7 +19,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipelines.errors import SpecError
 from pipelines.examples import Example
-from pipelines.spec import AggregatorSpec, PipelineSpec, StageSpec
+from pipelines.spec import AggregatorSpec, ParserSpec, PipelineSpec, StageSpec
+from pipelines.truncation import truncated
 
 FUSION_PROMPT = """\
 Several replies to this request were written independently.
@@ -52,9 +53,15 @@ def render(stage: StageSpec, example: Example, outputs: Mapping[str, Any]) -> di
     variables = _variables(stage, example, outputs)
     texts = [_rendered(part, variables, outputs) for part in _parts(stage)]
     if stage.completion:
-        return {"prompt": texts[0]}
+        return {"prompt": texts[0], **_constraint(stage)}
     roles = [message["role"] for message in stage.messages] if stage.messages else ["user"]
-    return {"messages": [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]}
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    return {"messages": messages, **_constraint(stage)}
+
+
+def truncations(stage: StageSpec, example: Example, outputs: Mapping[str, Any]) -> list[str]:
+    """What the stage's prompt for this example lacks, a note for each value that was cut."""
+    return truncated(stage, {**example.fields, **{name: outputs.get(name) for name in stage.input_names}})[1]
 
 
 def render_fusion(
@@ -69,7 +76,8 @@ def render_fusion(
     part = _fusion_part(stage)
     if part is not None:
         text = _rendered(part, variables, outputs)
-        return {"prompt": text} if stage.completion else {"messages": [{"role": "user", "content": text}]}
+        own = {"prompt": text} if stage.completion else {"messages": [{"role": "user", "content": text}]}
+        return {**own, **_constraint(stage)}
     default = _Part(f"stages[{stage.name}].aggregator", "<fusion prompt>", FUSION_PROMPT)
     messages = render(stage, example, outputs)["messages"]
     request = _rendered(default, variables, outputs)
@@ -77,7 +85,7 @@ def render_fusion(
         messages[-1]["content"] += f"\n\n{request}"
     else:
         messages.append({"role": "user", "content": request})
-    return {"messages": messages}
+    return {"messages": messages, **_constraint(stage)}
 
 
 def needed_fields(stage: StageSpec) -> frozenset[str]:
@@ -107,6 +115,12 @@ def check_templates(spec: PipelineSpec) -> None:
             needed_fields(stage)
         except SpecError as error:
             problems.append(error if error.file else spec.error_at(error.field or "", error.message))
+            continue
+        for index, rule in enumerate(stage.truncate):
+            if rule.field not in used_fields(stage) | set(stage.input_names):
+                field = f"stages[{stage.name}].truncate[{index}].field"
+                law = f"must be a field that the prompt uses, got {rule.field!r}"
+                problems.append(spec.error_at(field, law))
     if problems:
         raise SpecError.all_of(problems)
 
@@ -140,7 +154,16 @@ def _variables(stage: StageSpec, example: Example, outputs: Mapping[str, Any]) -
     for name in stage.input_names:
         output = outputs[name]
         variables[name] = jinja2.ChainableUndefined(name=name) if output is None else output
-    return variables
+    return truncated(stage, variables)[0]
+
+
+def _constraint(stage: StageSpec) -> dict[str, Any]:
+    """What has the server generate values of the parser's schema only; a part of the samples' identity."""
+    parser = stage.parser
+    if not isinstance(parser, ParserSpec) or not parser.constrain:
+        return {}
+    schema = {"name": stage.name, "schema": parser.schema_, "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
 def _rendered(part: _Part, variables: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:

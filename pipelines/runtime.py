@@ -6,7 +6,8 @@ with the reason. Which examples are run, and what their scores say, is left to t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipelines.costs import stage_cost_usd, stage_flops
 from pipelines.errors import AggregationFailed, CustomCodeFailed, DrawFailed
 from pipelines.examples import Example
 from pipelines.sampler import SampleBank, Sampler, Samples, SpendGate
-from pipelines.spec import AggregatorSpec, PipelineSpec, StageSpec
+from pipelines.spec import AggregatorSpec, MetricSpec, PipelineSpec, StageSpec
 from pipelines.wire import ContextOverflow
 
 MISSING = (DrawFailed, AggregationFailed, CustomCodeFailed)
@@ -29,7 +30,7 @@ MISSING = (DrawFailed, AggregationFailed, CustomCodeFailed)
 class StageOutcome:
     """What a stage made of an example.
 
-    value: JSON-able; None when no sample parsed, or on an error.
+    value: JSON-able; None when no sample parsed, or on an error. reason: of the error, or what was truncated.
     score: by the stage's metric; None without one.
     Tokens, flops and cost_usd (None: no price) are those of the samples used, banked or not; samples_drawn
     and calls are what was paid for now. A fuser's are in all of them.
@@ -106,7 +107,7 @@ class Runtime:
         score = None
         if with_score:
             try:
-                score = metrics.score(self.spec.metric, output, example)
+                score = await _score(self.spec.metric, output, example)
             except CustomCodeFailed as error:
                 return _missing(example, done, str(error))
             if score is None:
@@ -131,7 +132,7 @@ class Runtime:
         try:
             value = await self._value(stage, choice, example, outputs, ledger)
             if with_score and stage.metric is not None:
-                score = metrics.score(stage.metric, value, example)
+                score = await _score(stage.metric, value, example)
         except MISSING as error:
             value, reason = None, str(error)
         except ContextOverflow as error:
@@ -146,7 +147,7 @@ class Runtime:
             value=value,
             score=score,
             status="ok" if reason is None else "error",
-            reason=reason,
+            reason=_note(stage, example, outputs) if reason is None else reason,
             prompt_tokens=ledger.prompt_tokens,
             generated_tokens=ledger.generated_tokens,
             flops=ledger.flops,
@@ -181,12 +182,13 @@ class Runtime:
             Candidate(s.index, s.text, _parsed(stage, s.text, example), s.mean_logprob) for s in drawn.samples
         ]
         generated = [sample.generated_tokens for sample in drawn.samples]
+        note = _note(stage, example, outputs)
         found = []
         for n in range(first, choice.n_samples + 1):
             value, score, reason = None, None, None
             try:
                 value = aggregators.aggregate(stage, candidates[:n], example, outputs)
-                score = None if stage.metric is None else metrics.score(stage.metric, value, example)
+                score = None if stage.metric is None else await _score(stage.metric, value, example)
             except MISSING as error:
                 value, reason = None, str(error)
             model, tokens = self.spec.models[choice.model], sum(generated[:n])
@@ -199,7 +201,7 @@ class Runtime:
                     value=value,
                     score=score,
                     status="ok" if reason is None else "error",
-                    reason=reason,
+                    reason=note if reason is None else reason,
                     prompt_tokens=drawn.prompt_tokens,
                     generated_tokens=tokens,
                     flops=stage_flops(model.active_params, drawn.prompt_tokens, tokens),
@@ -277,6 +279,19 @@ def _built_in(aggregator: AggregatorSpec) -> bool:
 def _parsed(stage: StageSpec, text: str, example: Example) -> Any:
     parsed = parsers.parse(stage.parser, text, example)
     return parsed.value if isinstance(parsed, parsers.Parsed) else None
+
+
+async def _score(metric: MetricSpec | Callable[..., Any], output: Any, example: Example) -> float | None:
+    """A function of the user's own may take its time: it runs beside the event loop."""
+    if isinstance(metric, MetricSpec):
+        return metrics.score(metric, output, example)
+    return await asyncio.to_thread(metrics.score, metric, output, example)
+
+
+def _note(stage: StageSpec, example: Example, outputs: Mapping[str, Any]) -> str | None:
+    """What a good result has to say: what its prompt lacked."""
+    cut = prompts.truncations(stage, example, outputs) if stage.truncate else []
+    return f"truncated: {'; '.join(cut)}" if cut else None
 
 
 def _missing(example: Example, done: list[StageOutcome], reason: str) -> ExampleOutcome:

@@ -7,6 +7,7 @@ left to `prompts` and `dataset`, whether servers answer to the preflight.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from pipelines.parts import (
     Speed,
     StageSpec,
     Strict,
+    TruncateSpec,
 )
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "Speed",
     "StageSpec",
     "Strict",
+    "TruncateSpec",
 ]
 
 
@@ -63,6 +66,10 @@ class PipelineSpec(Strict):
     models: dict[str, ModelSpec] = Field(min_length=1)
     dataset: DatasetSpec
     metric: Metric
+    metrics: dict[str, Metric] = Field(
+        default_factory=dict,
+        description="further metrics by name, reported for winner and best default; they steer nothing",
+    )
     budget: BudgetSpec
     bank: str | None = Field(
         default=None, description="a recorded sample bank (Parquet) beside the spec, attached read-only"
@@ -77,7 +84,7 @@ class PipelineSpec(Strict):
         problems = broken_laws(stages, self.models, self.dataset, self.root)
         if problems:
             raise SpecError.all_of(problems)
-        ordered = tuple(_with_prompt(stage, self.root) for stage in in_order(stages))
+        ordered = tuple(_with_files(stage, self.root) for stage in in_order(stages))
         object.__setattr__(self, "stages", ordered)
         return self
 
@@ -127,7 +134,13 @@ def _with_inputs(stages: Sequence[StageSpec]) -> list[StageSpec]:
     return completed
 
 
-def _with_prompt(stage: StageSpec, root: Path) -> StageSpec:
+def _with_files(stage: StageSpec, root: Path) -> StageSpec:
+    """The stage with its prompt and its schema read."""
+    parser = stage.parser
+    if isinstance(parser, ParserSpec) and parser.schema_file is not None:
+        schema = json.loads((root / parser.schema_file).read_text(encoding="utf-8"))
+        read = parser.model_copy(update={"schema_": schema, "schema_file": None})
+        stage = stage.model_copy(update={"parser": read})
     if stage.prompt_file is None:
         return stage
     file = root / stage.prompt_file

@@ -82,7 +82,7 @@ def _functions(spec: PipelineSpec) -> Iterator[Callable[..., Any]]:
     for stage in spec.stages:
         scorer = stage.aggregator.scorer if isinstance(stage.aggregator, AggregatorSpec) else None
         yield from filter(callable, (stage.parser, stage.aggregator, scorer, stage.metric))
-    yield from filter(callable, (spec.metric,))
+    yield from filter(callable, (spec.metric, *spec.metrics.values(), spec.dataset.prepare))
 
 
 def _validated(data: Mapping[str, Any], root: Path) -> PipelineSpec:

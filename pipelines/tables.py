@@ -6,14 +6,16 @@ from __future__ import annotations
 import csv
 import datetime
 import decimal
+import gzip
 import importlib
+import io
 import json
 import math
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import duckdb
 
@@ -30,24 +32,28 @@ class Row:
 
 
 def read_file(file: Path) -> list[Row]:
-    """Rows of a .json (a list, or one object a line), .jsonl, .csv or .parquet file, in order.
+    """Rows of a .json (a list, or one object a line), .jsonl, .csv or .parquet file, in order; all but the
+    last also as .gz.
 
     Text of a CSV stays text. DatasetError when the file can't be read or is not what its suffix says.
     """
     readers = {".json": _json, ".jsonl": _lines, ".csv": _csv, ".parquet": _parquet}
-    reader = readers.get(file.suffix.lower())
-    if reader is None:
+    suffix = Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
+    reader = readers.get(suffix.lower())
+    if reader is None or (reader is _parquet and file.suffix == ".gz"):
         raise DatasetError(f"{file}: must end in {', '.join(readers)}, got {file.suffix!r}; convert it")
     try:
         return [made_row(place, row) for place, row in reader(file)]
+    except gzip.BadGzipFile:
+        raise DatasetError(f"{file}: must be a gzip file") from None
     except OSError as error:
         raise DatasetError(f"{file}: can't be read: {error.strerror or error}; check the path") from None
     except UnicodeDecodeError:
         raise DatasetError(f"{file}: must be UTF-8 text") from None
 
 
-def read_hub(name: str, config: str | None, split: str) -> list[Row]:
-    """Rows of a split that `datasets.load_dataset` finds, in order.
+def read_hub(name: str, config: str | None, split: str) -> Sequence[Row]:
+    """Rows of a split that `datasets.load_dataset` finds, in order, each made when it is asked for.
 
     MissingDependency without the library, DatasetError when it fails.
     """
@@ -58,11 +64,30 @@ def read_hub(name: str, config: str | None, split: str) -> list[Row]:
             f"dataset {name!r} needs the datasets library: pip install 'agenttts[datasets]'"
         ) from None
     try:
-        rows: Iterable[Any] = datasets.load_dataset(name, config, split=split)
+        rows: Sequence[Any] = datasets.load_dataset(name, config, split=split)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise DatasetError(f"dataset {name!r}, split {split!r}: can't be loaded: {reason}") from error
-    return [made_row(f"{name}[{split}]: row {number}", row) for number, row in enumerate(rows, 1)]
+    return _HubRows(f"{name}[{split}]", rows)
+
+
+class _HubRows(Sequence[Row]):
+    def __init__(self, place: str, rows: Sequence[Any]) -> None:
+        self._place, self._rows = place, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if index >= len(self):
+            raise IndexError(index)
+        return made_row(f"{self._place}: row {index + 1}", self._rows[index])
 
 
 def made_row(place: str, value: Any) -> Row:
@@ -98,7 +123,7 @@ def _simplified(value: Any) -> Any:
 
 
 def _json(file: Path) -> list[tuple[str, Any]]:
-    text = file.read_text(encoding="utf-8-sig")
+    text = _content(file)
     if not text.lstrip().startswith("["):
         return _json_lines(file, text)
     try:
@@ -110,7 +135,12 @@ def _json(file: Path) -> list[tuple[str, Any]]:
 
 
 def _lines(file: Path) -> list[tuple[str, Any]]:
-    return _json_lines(file, file.read_text(encoding="utf-8-sig"))
+    return _json_lines(file, _content(file))
+
+
+def _content(file: Path) -> str:
+    raw = file.read_bytes()
+    return (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")
 
 
 def _json_lines(file: Path, text: str) -> list[tuple[str, Any]]:
@@ -125,7 +155,7 @@ def _json_lines(file: Path, text: str) -> list[tuple[str, Any]]:
 
 
 def _csv(file: Path) -> list[tuple[str, Any]]:
-    with file.open(encoding="utf-8-sig", newline="") as stream:
+    with io.StringIO(_content(file), newline="") as stream:
         reader = csv.reader(stream, strict=True)
         rows = []
         try:

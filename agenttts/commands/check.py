@@ -10,22 +10,22 @@ import typer
 
 from agenttts.check import Finding
 from agenttts.check import check as look
-from agenttts.commands.common import Budget, Json, Spec, complain, print_json, say
+from agenttts.commands.common import Budget, Data, Json, Spec, complain, print_json, read_spec, say
 from pipelines.clients import ModelClients
-from pipelines.specfile import load_spec
 
 
 def check(
     spec: Spec,
     budget: Budget = None,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no server.")] = False,
+    data: Data = None,
     json: Json = False,
 ) -> None:
     """Look for what would fail: servers, models, prompts, context lengths, data, budget. Exit code 2 if any.
 
     Example: `agenttts check pipeline.yaml --budget 400`
     """
-    loaded = load_spec(spec)
+    loaded = read_spec(spec, data)
 
     async def found() -> list[Finding]:
         if offline:

@@ -11,6 +11,9 @@ import typer
 from rich.console import Console
 
 from agenttts.search import DEFAULT_DB
+from pipelines.dataset import with_data
+from pipelines.spec import PipelineSpec
+from pipelines.specfile import load_spec
 
 Spec = Annotated[Path, typer.Argument(help="The pipeline file (YAML).", show_default=False)]
 Budget = Annotated[
@@ -18,6 +21,10 @@ Budget = Annotated[
     typer.Option(
         "--budget", help="Units per query; the pipeline file's where not given.", show_default=False
     ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Local file that takes the place of the dataset's pool.", show_default=False),
 ]
 Banks = Annotated[
     list[Path] | None,
@@ -27,8 +34,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Db = Annotated[Path, typer.Option("--db", help="The DuckDB file that keeps everything.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed and the same bank give the same run.")]
 
-__all__ = ["DEFAULT_DB", "Banks", "Budget", "Db", "Json", "Seed", "Spec"]
-__all__ += ["complain", "out", "print_json", "say", "talk"]
+__all__ = ["DEFAULT_DB", "Banks", "Budget", "Data", "Db", "Json", "Seed", "Spec"]
+__all__ += ["complain", "out", "print_json", "read_spec", "say", "talk"]
+
+
+def read_spec(spec: Path, data: Path | None) -> PipelineSpec:
+    """The pipeline file, on the rows of `data` where given."""
+    return load_spec(spec) if data is None else with_data(load_spec(spec), data)
 
 
 def out() -> Console:

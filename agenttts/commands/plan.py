@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from agenttts.commands.common import Budget, Json, Seed, Spec, out, print_json, say
+from agenttts.commands.common import Budget, Data, Json, Seed, Spec, out, print_json, read_spec, say
 from agenttts.commands.search import Trials
 from agenttts.plan import plan as forecast
-from pipelines.specfile import load_spec
 
 
 def plan(
@@ -21,13 +20,14 @@ def plan(
         float, typer.Option(min=1e-9, help="What all servers together draw, for the hours.")
     ] = 20.0,
     seed: Seed = 0,
+    data: Data = None,
     json: Json = False,
 ) -> None:
     """Say how many calls, tokens, FLOPs, dollars and hours a search would take, and what it could show.
 
     Example: `agenttts plan pipeline.yaml --budget 400 --trials 30`
     """
-    found = forecast(load_spec(spec), budget, trials, samples_per_second=samples_per_second, seed=seed)
+    found = forecast(read_spec(spec, data), budget, trials, samples_per_second=samples_per_second, seed=seed)
     if json:
         print_json(found.to_dict())
         return

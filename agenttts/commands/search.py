@@ -13,12 +13,14 @@ from agenttts.commands.common import (
     DEFAULT_DB,
     Banks,
     Budget,
+    Data,
     Db,
     Json,
     Seed,
     Spec,
     out,
     print_json,
+    read_spec,
     say,
     talk,
 )
@@ -75,6 +77,7 @@ def search(
             "--retest", help="Share of the search examples held back to score rivals on at the end."
         ),
     ] = 0.0,
+    data: Data = None,
     bank: Banks = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="Cap on the tokens that the search pays for.")
@@ -99,7 +102,7 @@ def search(
     console = talk()
     with SearchProgress(console) as progress:
         result = run_search(
-            spec,
+            read_spec(spec, data),
             budget=budget,
             proposer=proposer,
             seed=seed,

@@ -17,7 +17,7 @@ from agenttts.space import SearchSpace
 from agenttts.trial import TrialResult
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.spec import PipelineSpec, Speed
+from pipelines.spec import MetricSpec, PipelineSpec, Speed
 from pipelines.specfile import load_spec
 from tests.agenttts.small_specs import small_spec, write_examples
 from tests.servers import ScriptedServer
@@ -333,6 +333,37 @@ def test_insights_of_an_earlier_run_are_inherited_and_tested_again(recorded: Pat
     other = spec.model_copy(update={"name": "other"})
     third = search(other, clock=iter(range(10**8, 10**9)).__next__, **settings)
     assert not any(i.proposer.startswith("inherited") for i in third.insights)
+
+
+def test_further_metrics_are_told_and_steer_nothing(recorded: Path, tmp_path: Path) -> None:
+    """They are means over the test outputs of winner and best default, with intervals; decisions are the same
+    with and without them."""
+    spec = load_spec(recorded)
+    metrics: dict[str, Any] = {
+        "f1": MetricSpec(kind="token_f1", label="gold"),
+        "length": said_little,
+        "absent": MetricSpec(kind="exact_match", label="nowhere"),
+        "broken": raises,
+    }
+    more = spec.model_copy(update={"metrics": {k: v for k, v in metrics.items() if k != "absent"}})
+    plain = search(spec, trials=8, db=tmp_path / "plain.duckdb", replay=True)
+    found = search(more, trials=8, db=tmp_path / "more.duckdb", replay=True)
+    assert [t.allocation for t in found.trials] == [t.allocation for t in plain.trials]
+    told = found.outcome["best"]["test_metrics"]
+    assert set(told) == {"f1", "length"} and plain.outcome["best"]["test_metrics"] == {}
+    assert told["f1"]["mean"] == pytest.approx(found.outcome["best"]["test_score"])  # one word each
+    assert told["f1"]["ci"][0] < told["f1"]["mean"] < told["f1"]["ci"][1] and told["f1"]["n"] == 80
+    assert "Further metrics there: f1 0." in found.certificate
+    with pytest.raises(UserError, match="'nowhere' is missing"):
+        search(spec.model_copy(update={"metrics": metrics}), db=tmp_path / "no.duckdb", replay=True)
+
+
+def said_little(output: Any, example: Any) -> float:
+    return float(len(str(output)) < 5)
+
+
+def raises(output: Any, example: Any) -> float:
+    raise RuntimeError("never")
 
 
 def test_rivals_are_scored_again_on_examples_held_back(recorded: Path, tmp_path: Path) -> None:
