@@ -85,12 +85,20 @@ def load_examples(spec: PipelineSpec, split: Split) -> list[Example]:
     return found.search if split == "search" else found.test
 
 
-def with_data(spec: PipelineSpec, file: Path) -> PipelineSpec:
-    """The spec with its pool read from a local file. SpecError when its dataset has no pool."""
-    if spec.dataset.pool is None:
-        raise spec.error_at("dataset.pool", "is not set, so that no other file can take its place")
-    pool = {"hub": None, "config": None, "pool": str(file.resolve())}
-    return spec.model_copy(update={"dataset": spec.dataset.model_copy(update=pool)})
+def with_data(
+    spec: PipelineSpec, file: Path | None, n_search: int | None = None, n_test: int | None = None
+) -> PipelineSpec:
+    """The spec with its pool read from a local file, or with other numbers of rows drawn from it.
+
+    SpecError when its dataset has no pool.
+    """
+    changes: dict[str, Any] = (
+        {} if file is None else {"hub": None, "config": None, "pool": str(file.resolve())}
+    )
+    changes |= {name: n for name, n in (("search", n_search), ("test", n_test)) if n is not None}
+    if changes and spec.dataset.pool is None:
+        raise spec.error_at("dataset.pool", "is not set, so that neither file nor numbers can be changed")
+    return spec.model_copy(update={"dataset": spec.dataset.model_copy(update=changes)}) if changes else spec
 
 
 def examples_from_rows(

@@ -10,7 +10,18 @@ import typer
 
 from agenttts.check import Finding
 from agenttts.check import check as look
-from agenttts.commands.common import Budget, Data, Json, Spec, complain, print_json, read_spec, say
+from agenttts.commands.common import (
+    Budget,
+    Data,
+    Json,
+    NSearch,
+    NTest,
+    Spec,
+    complain,
+    print_json,
+    read_spec,
+    say,
+)
 from pipelines.clients import ModelClients
 
 
@@ -19,13 +30,15 @@ def check(
     budget: Budget = None,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no server.")] = False,
     data: Data = None,
+    n_search: NSearch = None,
+    n_test: NTest = None,
     json: Json = False,
 ) -> None:
     """Look for what would fail: servers, models, prompts, context lengths, data, budget. Exit code 2 if any.
 
     Example: `agenttts check pipeline.yaml --budget 400`
     """
-    loaded = read_spec(spec, data)
+    loaded = read_spec(spec, data, n_search, n_test)
 
     async def found() -> list[Finding]:
         if offline:

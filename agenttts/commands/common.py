@@ -26,6 +26,12 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", help="Local file that takes the place of the dataset's pool.", show_default=False),
 ]
+NSearch = Annotated[
+    int | None, typer.Option("--n-search", min=1, help="Rows of the pool for search.", show_default=False)
+]
+NTest = Annotated[
+    int | None, typer.Option("--n-test", min=1, help="Rows of the pool for the test.", show_default=False)
+]
 Banks = Annotated[
     list[Path] | None,
     typer.Option("--bank", help="Recorded samples to read; the spec's own where not given."),
@@ -34,13 +40,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Db = Annotated[Path, typer.Option("--db", help="The DuckDB file that keeps everything.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed and the same bank give the same run.")]
 
-__all__ = ["DEFAULT_DB", "Banks", "Budget", "Data", "Db", "Json", "Seed", "Spec"]
+__all__ = ["DEFAULT_DB", "Banks", "Budget", "Data", "Db", "Json", "NSearch", "NTest", "Seed", "Spec"]
 __all__ += ["complain", "out", "print_json", "read_spec", "say", "talk"]
 
 
-def read_spec(spec: Path, data: Path | None) -> PipelineSpec:
-    """The pipeline file, on the rows of `data` where given."""
-    return load_spec(spec) if data is None else with_data(load_spec(spec), data)
+def read_spec(spec: Path, data: Path | None, n_search: int | None, n_test: int | None) -> PipelineSpec:
+    """The pipeline file; on the rows of `data` and on other numbers of them where given."""
+    return with_data(load_spec(spec), data, n_search, n_test)
 
 
 def out() -> Console:

@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from agenttts.commands.common import Budget, Data, Json, Seed, Spec, out, print_json, read_spec, say
+from agenttts.commands.common import (
+    Budget,
+    Data,
+    Json,
+    NSearch,
+    NTest,
+    Seed,
+    Spec,
+    out,
+    print_json,
+    read_spec,
+    say,
+)
 from agenttts.commands.search import Trials
 from agenttts.plan import plan as forecast
 
@@ -21,13 +33,21 @@ def plan(
     ] = 20.0,
     seed: Seed = 0,
     data: Data = None,
+    n_search: NSearch = None,
+    n_test: NTest = None,
     json: Json = False,
 ) -> None:
     """Say how many calls, tokens, FLOPs, dollars and hours a search would take, and what it could show.
 
     Example: `agenttts plan pipeline.yaml --budget 400 --trials 30`
     """
-    found = forecast(read_spec(spec, data), budget, trials, samples_per_second=samples_per_second, seed=seed)
+    found = forecast(
+        read_spec(spec, data, n_search, n_test),
+        budget,
+        trials,
+        samples_per_second=samples_per_second,
+        seed=seed,
+    )
     if json:
         print_json(found.to_dict())
         return

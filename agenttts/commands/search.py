@@ -16,6 +16,8 @@ from agenttts.commands.common import (
     Data,
     Db,
     Json,
+    NSearch,
+    NTest,
     Seed,
     Spec,
     out,
@@ -78,6 +80,8 @@ def search(
         ),
     ] = 0.0,
     data: Data = None,
+    n_search: NSearch = None,
+    n_test: NTest = None,
     bank: Banks = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="Cap on the tokens that the search pays for.")
@@ -102,7 +106,7 @@ def search(
     console = talk()
     with SearchProgress(console) as progress:
         result = run_search(
-            read_spec(spec, data),
+            read_spec(spec, data, n_search, n_test),
             budget=budget,
             proposer=proposer,
             seed=seed,

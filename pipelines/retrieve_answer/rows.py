@@ -1,0 +1,71 @@
+"""Rows of HotpotQA and 2WikiMultiHopQA as examples: question, numbered candidates, evidence, answers.
+
+Two forms are read: the published one, with paragraphs and supporting facts, whose candidates are the
+sentences under their titles; and one with the candidates as they stand (`ctxs_candidate`, `ctxs_gt`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipelines.parsers import normal_space
+
+
+def example(row: Mapping[str, Any]) -> dict[str, Any]:
+    """question, candidates (each once, none empty), evidence (their numbers, from 1), answers (aliases).
+
+    ValueError where the row has no question, no answer, or evidence that is not among the candidates.
+    """
+    question = normal_space(str(row.get("question") or ""))
+    answers = distinct(_listed(row.get("answers", row.get("answer"))))
+    if not question or not answers:
+        raise ValueError(f"a row needs a question and an answer, got {question!r:.60} and {answers!r:.60}")
+    candidates, gold = _as_they_stand(row) if "ctxs_candidate" in row else _sentences(row)
+    candidates, gold = distinct(candidates), distinct(gold)
+    absent = [text for text in gold if text not in candidates]
+    if absent or not gold:
+        said = f"{len(absent)} of {len(gold)} supporting texts are not among the candidates"
+        raise ValueError(said if gold else "no supporting text is named")
+    place = {text: number for number, text in enumerate(candidates, 1)}
+    return {
+        "id": str(row.get("id") or row.get("_id") or question),
+        "question": question,
+        "candidates": candidates,
+        "evidence": sorted(place[text] for text in gold),
+        "answers": answers,
+    }
+
+
+def distinct(texts: Iterable[Any]) -> list[str]:
+    """The texts single-spaced, each once, in order, without empty ones."""
+    return list(dict.fromkeys(filter(None, (normal_space(str(text)) for text in texts))))
+
+
+def _as_they_stand(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    return list(row["ctxs_candidate"]), list(row["ctxs_gt"])
+
+
+def _sentences(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    paragraphs = dict(_pairs(row["context"], "title", "sentences"))
+    candidates = [f"{title}: {s.strip()}" for title, texts in paragraphs.items() for s in texts if s.strip()]
+    gold = []
+    for title, position in _pairs(row["supporting_facts"], "title", "sent_id"):
+        texts = paragraphs.get(title, ())
+        if not 0 <= position < len(texts):
+            raise ValueError(
+                f"supporting fact {position} of {title!r} is not among its {len(texts)} sentences"
+            )
+        gold.append(f"{title}: {texts[position].strip()}")
+    return candidates, gold
+
+
+def _pairs(value: Any, first: str, second: str) -> Sequence[tuple[Any, Any]]:
+    """Pairs as the hub has them, two lists side by side, or as the published files do, a list of pairs."""
+    if isinstance(value, Mapping):
+        return list(zip(value[first], value[second], strict=True))
+    return [(one, other) for one, other in value]
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]
