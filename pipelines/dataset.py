@@ -7,6 +7,7 @@ sealed is found before anything is spent. Reading files and the hub is in `table
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +91,15 @@ def with_data(
 ) -> PipelineSpec:
     """The spec with its pool read from a local file, or with other numbers of rows drawn from it.
 
-    SpecError when its dataset has no pool.
+    Shared files are taken from the file's directory where they are there. SpecError without a pool.
     """
     changes: dict[str, Any] = (
         {} if file is None else {"hub": None, "config": None, "pool": str(file.resolve())}
     )
+    if file is not None:
+        beside = {name: file.resolve().parent / Path(own).name for name, own in spec.dataset.shared.items()}
+        found = {name: str(path) for name, path in beside.items() if path.is_file()}
+        changes["shared"] = {**spec.dataset.shared, **found}
     changes |= {name: n for name, n in (("search", n_search), ("test", n_test)) if n is not None}
     if changes and spec.dataset.pool is None:
         raise spec.error_at("dataset.pool", "is not set, so that neither file nor numbers can be changed")
@@ -124,9 +129,10 @@ def examples_digest(examples: Sequence[Example]) -> str:
 def _prepared(spec: PipelineSpec, split: Split, left_out: list[str]) -> list[Row]:
     name = getattr(spec.dataset, split)
     rows, bad = [], []
+    shared = _shared(spec)
     for row in _read(spec, split, name):
         try:
-            rows.append(_prepare(spec, row))
+            rows.append(_prepare(spec, row, shared))
         except _BadRow as problem:
             bad.append(str(problem))
     _refuse_many(bad, len(bad) + len(rows))
@@ -140,7 +146,7 @@ def _drawn(spec: PipelineSpec, needs: Sequence[_Need], left_out: list[str]) -> d
     """So many rows for search, then so many for test, in an order that the seed alone decides."""
     dataset = spec.dataset
     assert dataset.pool is not None
-    pool = _read(spec, "pool", dataset.pool)
+    pool, shared = _read(spec, "pool", dataset.pool), _shared(spec)
     inputs = frozenset[str]().union(*(used_fields(stage) for stage in spec.stages))
     seen = dict[str, str]()
     bad, repeats = list[str](), list[str]()
@@ -151,7 +157,7 @@ def _drawn(spec: PipelineSpec, needs: Sequence[_Need], left_out: list[str]) -> d
             break
         raw = pool[position]
         try:
-            row = _prepare(spec, raw)
+            row = _prepare(spec, raw, shared)
         except _BadRow as problem:
             bad.append(str(problem))
             continue
@@ -179,11 +185,26 @@ class _BadRow(Exception):
     """A row that is left out."""
 
 
-def _prepare(spec: PipelineSpec, row: Row) -> Row:
+def _shared(spec: PipelineSpec) -> dict[str, Any]:
+    found = {}
+    for name, wanted in spec.dataset.shared.items():
+        try:
+            found[name] = json.loads((spec.root / wanted).read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
+            raise spec.error_at(
+                f"dataset.shared.{name}",
+                f"{wanted!r} can't be read: {reason}",
+                remedy="put it beside the spec",
+            ) from None
+    return found
+
+
+def _prepare(spec: PipelineSpec, row: Row, shared: Mapping[str, Any]) -> Row:
     if spec.dataset.prepare is None:
-        return row
+        return Row(row.place, {**shared, **row.fields})
     try:
-        return made_row(row.place, spec.dataset.prepare(dict(row.fields)))
+        return made_row(row.place, spec.dataset.prepare({**shared, **row.fields}))
     except _BAD as error:
         said = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
         raise _BadRow(f"{row.place}: {said}") from error

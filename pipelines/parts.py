@@ -237,6 +237,9 @@ class DatasetSpec(Strict):
         default=None, description="file or hub split that search and test are drawn from, by seed"
     )
     seed: int = 0
+    shared: dict[str, str] = Field(
+        default_factory=dict, description="fields of every row, each read from a JSON file beside the spec"
+    )
     prepare: Named | None = Field(
         default=None, description="(row) -> example row; a ValueError leaves the row out and is reported"
     )

@@ -1,0 +1,1 @@
+"""Decompose → select tools → fill parameters: requests that take several tools (TaskBench, UltraTool)."""
