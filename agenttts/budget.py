@@ -45,8 +45,15 @@ def flops_to_units(flops_of_stage: float, reference: ReferenceSpec = REFERENCE) 
 def planned_stage_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
     """Planned FLOPs of one stage for one query, at its expected lengths; LLM fusion included."""
     model = spec.models[choice.model]
-    drawn = flops(model.active_params, stage.prompt_tokens, stage.generated_tokens, choice.n_samples)
+    prompt_tokens = rounds(stage, choice.n_samples) * stage.prompt_tokens
+    drawn = flops(model.active_params, prompt_tokens, stage.generated_tokens, choice.n_samples)
     return drawn + planned_fusion_flops(spec, stage, choice.n_samples)
+
+
+def rounds(stage: StageSpec, n_samples: int) -> int:
+    """Prompts read for n samples: one, and with refinement as many as there are samples."""
+    aggregator = stage.aggregator
+    return aggregator.rounds(n_samples) if isinstance(aggregator, AggregatorSpec) else 1
 
 
 def planned_fusion_flops(spec: PipelineSpec, stage: StageSpec, n_samples: int) -> float:
@@ -76,7 +83,8 @@ def planned_seconds(spec: PipelineSpec, allocation: Mapping[str, StageChoice]) -
 
 def planned_stage_seconds(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
     """Planned seconds of one stage for one query. SpaceError when a model has no speed."""
-    seconds = _seconds(spec, choice.model, stage.prompt_tokens, stage.generated_tokens)
+    once = _seconds(spec, choice.model, stage.prompt_tokens, stage.generated_tokens)
+    seconds = rounds(stage, choice.n_samples) * once
     fusion = stage.aggregator
     if isinstance(fusion, AggregatorSpec) and fusion.kind == "fusion" and fusion.model is not None:
         read = (fusion.prompt_tokens or stage.prompt_tokens) + choice.n_samples * stage.generated_tokens

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from agenttts.budget import rounds
 from agenttts.certificate import certificate
 from agenttts.goal import BEST, Goal
 from agenttts.retest import SPLIT, pooled
@@ -173,17 +174,19 @@ def cost_of(
             for t in trials
             if t.status == "lost"
         ),
-        "flops_spared_by_shared_prompts": _read_again(store, run_id, keys),
+        "flops_spared_by_shared_prompts": _read_again(store, run_id, spec, keys),
         "usd": usd if priced else None,
     }
 
 
-def _read_again(store: Store, run_id: str, models: Mapping[str, ModelSpec]) -> float:
-    """FLOPs of reading every prompt once more for each sample after the first."""
+def _read_again(store: Store, run_id: str, spec: PipelineSpec, models: Mapping[str, ModelSpec]) -> float:
+    """FLOPs of reading every prompt once more for each sample after the first; a refined one shares none."""
+    sharing = [stage.name for stage in spec.stages if rounds(stage, 2) == 1]
     rows = store.sql(
         "SELECT model_key, sum((n_samples - 1) * stage_results.prompt_tokens)::DOUBLE AS tokens "
-        "FROM stage_results JOIN trials USING (trial_id) WHERE run_id = ? GROUP BY model_key",
-        [run_id],
+        "FROM stage_results JOIN trials USING (trial_id) "
+        "WHERE run_id = ? AND list_contains(?, stage) GROUP BY model_key",
+        [run_id, sharing],
     )
     told = zip(rows["model_key"], rows["tokens"], strict=True)
     return sum(2.0 * models[key].active_params * float(tokens) for key, tokens in told if key in models)

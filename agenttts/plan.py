@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from agenttts.budget import planned_fusion_flops, planned_stage_flops
+from agenttts.budget import planned_fusion_flops, planned_stage_flops, rounds
 from agenttts.errors import UserError
 from agenttts.space import SearchSpace
 from agenttts.stats import smallest_resolvable_difference
@@ -147,14 +147,18 @@ def _query(spec: PipelineSpec, allocation: Allocation) -> _Query:
         choice = allocation[stage.name]
         model = spec.models[choice.model]
         generated = choice.n_samples * stage.generated_tokens
+        read = rounds(stage, choice.n_samples) * stage.prompt_tokens
         total += _Query(
-            calls=math.ceil(choice.n_samples / (model.max_n or choice.n_samples)),
+            calls=max(
+                rounds(stage, choice.n_samples),
+                math.ceil(choice.n_samples / (model.max_n or choice.n_samples)),
+            ),
             samples=choice.n_samples,
-            prompt_tokens=stage.prompt_tokens,
+            prompt_tokens=read,
             generated_tokens=generated,
             flops=planned_stage_flops(spec, stage, choice)
             - planned_fusion_flops(spec, stage, choice.n_samples),
-            cost_usd=stage_cost_usd(model, stage.prompt_tokens, generated) or 0.0,
+            cost_usd=stage_cost_usd(model, read, generated) or 0.0,
         )
         total += _fusion(spec, stage, choice.n_samples)
     return total

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.errors import AggregationFailed, CustomCodeFailed
+from pipelines.errors import AggregationFailed, ConfigurationError, CustomCodeFailed
 from pipelines.examples import Example
 from pipelines.functions import reference
 from pipelines.jsonvalues import canonical, plain
@@ -133,6 +133,8 @@ def _scored(score: Score, candidate: Candidate, example: Example, outputs: Mappi
     try:
         value = score(candidate, example, outputs)
         number = None if value is None else float(value)
+    except ConfigurationError:
+        raise
     except Exception as error:
         raise CustomCodeFailed(f"scorer {reference(score)} raised {type(error).__name__}: {error}") from error
     return None if number is None or math.isnan(number) else number

@@ -30,6 +30,8 @@ _OWNER_OF_AGGREGATOR_FIELD = {
     "model": "fusion",
     "prompt": "fusion",
     "prompt_tokens": "fusion",
+    "start": "refine",
+    "feedback": "refine",
 }
 
 
@@ -235,6 +237,12 @@ def _aggregator(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -
             f"set_vote needs a parser that gives lists, got {stage.parser.kind}",
             field=f"{field}.kind",
             remedy="parse with kind lines or json, or vote by plurality",
+        )
+    if aggregator.kind == "refine" and aggregator.start not in stage.input_names:
+        yield SpecError(
+            f"must be one of the stage's inputs, {listed(stage.input_names)}, got {aggregator.start!r}",
+            field=f"{field}.start" if aggregator.start else field,
+            remedy=None if aggregator.start else "add start, the stage whose output is revised",
         )
     if aggregator.kind == "fusion" and aggregator.model not in models:
         yield SpecError(

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipelines.errors import CustomCodeFailed
+from pipelines.errors import ConfigurationError, CustomCodeFailed
 from pipelines.examples import Example
 from pipelines.functions import reference
 from pipelines.parsers import normal_space
@@ -101,6 +101,8 @@ def _items(value: Any | None) -> frozenset[str]:
 def _own(function: Callable[..., Any], output: Any | None, example: Example) -> float:
     try:
         value = float(function(output, example))
+    except ConfigurationError:
+        raise
     except Exception as error:
         raise CustomCodeFailed(
             f"metric {reference(function)} raised {type(error).__name__}: {error}"

@@ -141,7 +141,7 @@ class ParserSpec(Strict):
 class AggregatorSpec(Strict):
     """How n samples become one output."""
 
-    kind: Literal["plurality", "set_vote", "best_of_n", "fusion"] = "plurality"
+    kind: Literal["plurality", "set_vote", "best_of_n", "fusion", "refine"] = "plurality"
     threshold: Annotated[float, Number] = Field(
         default=0.5, gt=0, le=1, description="set_vote: kept when at least this share of the votes has it"
     )
@@ -156,6 +156,16 @@ class AggregatorSpec(Strict):
     prompt_tokens: Annotated[PositiveInt, Number] | None = Field(
         default=None, description="fusion: expected prompt length beside the samples"
     )
+    start: str | None = Field(
+        default=None, description="refine: the input stage whose output is the first `draft`"
+    )
+    feedback: Named | None = Field(
+        default=None, description="refine: (draft, example) -> what to mend, or None when nothing is left to"
+    )
+
+    def rounds(self, n_samples: int) -> int:
+        """Prompts that n samples take: with refine each reads what the one before wrote."""
+        return n_samples if self.kind == "refine" else 1
 
 
 class MetricSpec(Strict):

@@ -35,6 +35,14 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, a
 
 
 @dataclass(frozen=True)
+class Revision:
+    """What a round of refinement starts from: `draft` and `feedback` in the template."""
+
+    draft: Any
+    feedback: str
+
+
+@dataclass(frozen=True)
 class _Part:
     """One template of a stage: its field in the spec, what to call it, its text."""
 
@@ -45,12 +53,15 @@ class _Part:
     is_fusion: bool = False
 
 
-def render(stage: StageSpec, example: Example, outputs: Mapping[str, Any]) -> dict[str, Any]:
+def render(
+    stage: StageSpec, example: Example, outputs: Mapping[str, Any], revision: Revision | None = None
+) -> dict[str, Any]:
     """The prompt of a stage: {"messages": [{"role", "content"}, ...]}, or {"prompt": text} for a completion.
 
-    `outputs` holds at least the stage's inputs. SpecError when a template fails, with its file and line.
+    revision: what a round of refinement starts from; None for the first, without feedback. `outputs` holds at
+    least the stage's inputs. SpecError when a template fails, with its file and line.
     """
-    variables = _variables(stage, example, outputs)
+    variables = _variables(stage, example, outputs, revision)
     texts = [_rendered(part, variables, outputs) for part in _parts(stage)]
     if stage.completion:
         return {"prompt": texts[0], **_constraint(stage)}
@@ -104,7 +115,9 @@ def used_fields(stage: StageSpec) -> frozenset[str]:
     for part in _all_parts(stage):
         own = {"samples"} if part.is_fusion else set[str]()
         used |= jinja2.meta.find_undeclared_variables(_parsed(part)) - own
-    return frozenset(used - set(stage.input_names) - set(_ENVIRONMENT.globals))
+    refines = isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.kind == "refine"
+    own = {"draft", "feedback"} if refines else set[str]()
+    return frozenset(used - own - set(stage.input_names) - set(_ENVIRONMENT.globals))
 
 
 def check_templates(spec: PipelineSpec) -> None:
@@ -149,8 +162,14 @@ def _all_parts(stage: StageSpec) -> tuple[_Part, ...]:
     return _parts(stage) if fusion is None else (*_parts(stage), fusion)
 
 
-def _variables(stage: StageSpec, example: Example, outputs: Mapping[str, Any]) -> dict[str, Any]:
+def _variables(
+    stage: StageSpec, example: Example, outputs: Mapping[str, Any], revision: Revision | None = None
+) -> dict[str, Any]:
     variables = dict(example.fields)
+    if isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.start is not None:
+        revision = revision or Revision(outputs.get(stage.aggregator.start), "")
+        draft = jinja2.ChainableUndefined(name="draft") if revision.draft is None else revision.draft
+        variables |= {"draft": draft, "feedback": revision.feedback}
     for name in stage.input_names:
         output = outputs[name]
         variables[name] = jinja2.ChainableUndefined(name=name) if output is None else output

@@ -17,8 +17,9 @@ from pipelines.aggregators import Candidate
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.clients import ModelClients
 from pipelines.costs import stage_cost_usd, stage_flops
-from pipelines.errors import AggregationFailed, CustomCodeFailed, DrawFailed
+from pipelines.errors import AggregationFailed, CustomCodeFailed, DrawFailed, PipelineError, ReplayMiss
 from pipelines.examples import Example
+from pipelines.functions import reference
 from pipelines.sampler import SampleBank, Sampler, Samples, SpendGate
 from pipelines.spec import AggregatorSpec, MetricSpec, PipelineSpec, StageSpec
 from pipelines.wire import ContextOverflow
@@ -221,9 +222,11 @@ class Runtime:
         outputs: Mapping[str, Any],
         ledger: _Ledger,
     ) -> Any:
+        aggregator = stage.aggregator
+        if isinstance(aggregator, AggregatorSpec) and aggregator.kind == "refine":
+            return await self._refined(stage, aggregator, choice, example, outputs, ledger)
         content = prompts.render(stage, example, outputs)
         drawn = await self._samples(stage, choice.model, content, choice.n_samples, ledger)
-        aggregator = stage.aggregator
         if isinstance(aggregator, AggregatorSpec) and aggregator.kind == "fusion":
             assert aggregator.model is not None
             texts = [sample.text for sample in drawn.samples]
@@ -233,7 +236,37 @@ class Runtime:
         candidates = [
             Candidate(s.index, s.text, _parsed(stage, s.text, example), s.mean_logprob) for s in drawn.samples
         ]
-        return aggregators.aggregate(stage, candidates, example, outputs)
+        if isinstance(aggregator, AggregatorSpec) and _built_in(aggregator):
+            return aggregators.aggregate(stage, candidates, example, outputs)
+        return await asyncio.to_thread(aggregators.aggregate, stage, candidates, example, outputs)
+
+    async def _refined(
+        self,
+        stage: StageSpec,
+        aggregator: AggregatorSpec,
+        choice: StageChoice,
+        example: Example,
+        outputs: Mapping[str, Any],
+        ledger: _Ledger,
+    ) -> Any:
+        """The draft after as many rounds; a round that does not parse leaves it, no feedback ends them."""
+        assert aggregator.start is not None
+        draft = outputs[aggregator.start]
+        for number in range(choice.n_samples):
+            feedback = await _feedback(aggregator, draft, example)
+            if feedback is None:
+                break
+            content = prompts.render(stage, example, outputs, prompts.Revision(draft, feedback))
+            try:
+                drawn = await self._samples(stage, choice.model, content, 1, ledger)
+            except ReplayMiss as miss:
+                miss.available = number
+                raise
+            value = _parsed(stage, drawn.samples[0].text, example)
+            if value is None or value == draft:
+                break  # the next round would ask the same
+            draft = value
+        return draft
 
     async def _samples(
         self, stage: StageSpec, model: str, content: Mapping[str, Any], n: int, ledger: _Ledger
@@ -279,6 +312,19 @@ def _built_in(aggregator: AggregatorSpec) -> bool:
 def _parsed(stage: StageSpec, text: str, example: Example) -> Any:
     parsed = parsers.parse(stage.parser, text, example)
     return parsed.value if isinstance(parsed, parsers.Parsed) else None
+
+
+async def _feedback(aggregator: AggregatorSpec, draft: Any, example: Example) -> str | None:
+    if aggregator.feedback is None or draft is None:
+        return ""
+    try:
+        told = await asyncio.to_thread(aggregator.feedback, draft, example)
+    except PipelineError:
+        raise
+    except Exception as error:
+        name = reference(aggregator.feedback)
+        raise CustomCodeFailed(f"feedback {name} raised {type(error).__name__}: {error}") from error
+    return None if told is None else str(told)
 
 
 async def _score(metric: MetricSpec | Callable[..., Any], output: Any, example: Example) -> float | None:

@@ -80,8 +80,9 @@ def spec_digest(spec: PipelineSpec) -> str:
 
 def _functions(spec: PipelineSpec) -> Iterator[Callable[..., Any]]:
     for stage in spec.stages:
-        scorer = stage.aggregator.scorer if isinstance(stage.aggregator, AggregatorSpec) else None
-        yield from filter(callable, (stage.parser, stage.aggregator, scorer, stage.metric))
+        own = stage.aggregator
+        named = (own.scorer, own.feedback) if isinstance(own, AggregatorSpec) else (own,)
+        yield from filter(callable, (stage.parser, *named, stage.metric))
     yield from filter(callable, (spec.metric, *spec.metrics.values(), spec.dataset.prepare))
 
 

@@ -1,0 +1,1 @@
+"""Code → static review → dynamic test: HumanEval, MBPP, and ChatDev's software requirements (SRDD)."""

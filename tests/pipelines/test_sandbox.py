@@ -1,0 +1,88 @@
+"""Hostile programs in the sandbox: contained, reported, nothing left behind; without one nothing is run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines import sandbox
+from pipelines.sandbox import UNSANDBOXED, Limits, SandboxUnavailable, as_files, run
+from tests.hostile import HOSTILE
+
+KINDS = [kind for kind in ("bwrap", "unshare") if shutil.which(kind) and sandbox._works(kind)]  # type: ignore[arg-type]
+LIMITS = Limits(seconds=5, memory_mb=256, scratch_mb=16)
+
+
+@pytest.fixture(params=KINDS or ["none"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    if request.param == "none":
+        pytest.skip("neither bubblewrap nor user namespaces work here")
+    monkeypatch.setattr(sandbox, "mechanism", lambda: request.param)
+    sandbox._run.cache_clear()
+    yield str(request.param)
+    sandbox._run.cache_clear()
+
+
+def left_behind() -> list[str]:
+    """Processes of sandboxed programs, and their directories."""
+    found = [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("agenttts-sandbox-")]
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path("/proc", pid, "cmdline").read_text().split("\0")  # a zombie has none
+        except OSError:
+            continue
+        if words[-2:-1] == ["main.py"] and "-B" in words:
+            found.append(" ".join(words))
+    return found
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_programs_are_contained(kind: str, name: str) -> None:
+    """Each ends by itself or by a limit, reached nothing outside, and left neither process nor file."""
+    program, statuses, said = HOSTILE[name]
+    found = run(as_files(program), limits=LIMITS)
+    assert found.status in statuses, found
+    assert said in found.stdout + found.stderr and "ESCAPED" not in found.stdout
+    assert len(found.stdout) + len(found.stderr) <= 2 * LIMITS.output_kb * 1024
+    assert left_behind() == []
+
+
+def test_files_are_run_where_they_are(kind: str) -> None:
+    """Modules are found, output and exit codes told; paths outside the directory are refused."""
+    files = (
+        ("main.py", "import lib.part\nprint(lib.part.VALUE, 'é')\nraise SystemExit(3)"),
+        ("lib/part.py", "VALUE = 7"),
+    )
+    found = run(files)
+    assert (found.status, found.exit_code, found.stdout) == ("failed", 3, "7 é\n")
+    with pytest.raises(ValueError, match=r"stays in its directory, got '\.\./x'"):
+        run((("../x", ""),))
+
+
+def test_nothing_secret_is_seen(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the environment nor a process outside nor the caller's files; the user is nobody."""
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    program = f"""
+import os, pathlib
+print("KEY" in str(os.environ), len([p for p in os.listdir('/proc') if p.isdigit()]) < 8)
+print(pathlib.Path({str(Path(__file__).resolve())!r}).exists(), sorted(os.listdir('.')))
+"""
+    assert run(as_files(program)).stdout == "False True\nFalse ['main.py']\n"
+
+
+def test_without_a_sandbox_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to install; the explicit switch runs the program with limits alone."""
+    monkeypatch.setattr(sandbox, "_working", lambda: None)
+    monkeypatch.delenv(UNSANDBOXED, raising=False)
+    sandbox._run.cache_clear()
+    with pytest.raises(SandboxUnavailable, match="install bubblewrap"):
+        run(as_files("print(1)"))
+    monkeypatch.setenv(UNSANDBOXED, "1")
+    assert run(as_files("print(1)")).stdout == "1\n"
+    assert run(as_files("while True: pass"), limits=Limits(seconds=1)).status == "timeout"
+    sandbox._run.cache_clear()
