@@ -72,7 +72,10 @@ def render(
 
 def truncations(stage: StageSpec, example: Example, outputs: Mapping[str, Any]) -> list[str]:
     """What the stage's prompt for this example lacks, a note for each value that was cut."""
-    return truncated(stage, {**example.fields, **{name: outputs.get(name) for name in stage.input_names}})[1]
+    variables = {**example.fields, **{name: outputs.get(name) for name in stage.input_names}}
+    if isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.start is not None:
+        variables["draft"] = outputs.get(stage.aggregator.start)
+    return truncated(stage, variables)[1]
 
 
 def render_fusion(
@@ -115,9 +118,13 @@ def used_fields(stage: StageSpec) -> frozenset[str]:
     for part in _all_parts(stage):
         own = {"samples"} if part.is_fusion else set[str]()
         used |= jinja2.meta.find_undeclared_variables(_parsed(part)) - own
+    return frozenset(used - _own_names(stage) - set(stage.input_names) - set(_ENVIRONMENT.globals))
+
+
+def _own_names(stage: StageSpec) -> frozenset[str]:
+    """What a stage's template gets beside fields and inputs."""
     refines = isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.kind == "refine"
-    own = {"draft", "feedback"} if refines else set[str]()
-    return frozenset(used - own - set(stage.input_names) - set(_ENVIRONMENT.globals))
+    return frozenset({"draft", "feedback"}) if refines else frozenset()
 
 
 def check_templates(spec: PipelineSpec) -> None:
@@ -130,7 +137,7 @@ def check_templates(spec: PipelineSpec) -> None:
             problems.append(error if error.file else spec.error_at(error.field or "", error.message))
             continue
         for index, rule in enumerate(stage.truncate):
-            if rule.field not in used_fields(stage) | set(stage.input_names):
+            if rule.field not in used_fields(stage) | set(stage.input_names) | _own_names(stage):
                 field = f"stages[{stage.name}].truncate[{index}].field"
                 law = f"must be a field that the prompt uses, got {rule.field!r}"
                 problems.append(spec.error_at(field, law))

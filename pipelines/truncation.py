@@ -30,15 +30,23 @@ def _fewer(values: Sequence[Any], rule: TruncateSpec) -> tuple[list[Any], str | 
     shorter = [_shorter(v, rule.item_chars, "end") if isinstance(v, str) else v for v in values]
     cut = sum(len(_text(a)) < len(_text(b)) for a, b in zip(shorter, values, strict=True))
     wanted = len(values) if rule.items is None else min(rule.items, len(values))
+    if rule.chars is not None:
+        wanted = _fitting([len(_text(value)) for value in shorter], wanted, rule.chars, rule.drop)
     kept = _some(shorter, wanted, rule.drop)
-    while rule.chars is not None and wanted > 1 and sum(map(len, map(_text, kept))) > rule.chars:
-        wanted -= 1
-        kept = _some(shorter, wanted, rule.drop)
     if rule.chars is not None and kept and isinstance(kept[0], str):
         kept = [_shorter(kept[0], rule.chars, "end"), *kept[1:]]
         cut += len(kept) == 1 and kept[0] not in shorter
     said = [f"{len(values)} → {wanted} items"] * (wanted < len(values)) + [f"{cut} items cut"] * bool(cut)
     return kept, ", ".join(said) or None
+
+
+def _fitting(lengths: Sequence[int], most: int, chars: int, drop: str) -> int:
+    """The largest number of items, of those that stay, that have so many characters together; at least 1."""
+    low, high = min(1, most), most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if sum(_some(lengths, middle, drop)) <= chars else (low, middle - 1)
+    return low
 
 
 def _some(values: Sequence[Any], count: int, drop: str) -> list[Any]:
