@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from agenttts.commands import banks, check, compare, demo, plan, report, run, schema, search, serve
+from agenttts.commands import banks, check, compare, demo, init, plan, report, run, schema, search, serve
 from agenttts.commands.common import complain
 from agenttts.errors import AgentTTSError
 from datastore.errors import StoreError
@@ -30,6 +30,7 @@ app = typer.Typer(
     help="Find which model, and how many samples, each stage of an LLM pipeline should get under a budget.",
 )
 app.command()(demo.demo)
+app.command()(init.init)
 app.command()(check.check)
 app.command()(plan.plan)
 app.command()(search.search)

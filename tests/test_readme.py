@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import load_spec
 from tests.agenttts.commands import agenttts
 from tests.servers import Request, ScriptedServer
 
@@ -70,8 +71,11 @@ def test_the_commands_of_your_own_pipeline_run_one_after_the_other(
     folder: Path, served: ScriptedServer
 ) -> None:
     """check, plan, search, report and run, as they stand in the README."""
-    own = (command for command in commands() if command[0] != "compare")
-    shown = [command for command in own if "pipelines/zoo/pipeline.yaml" not in command]
+    shown = [
+        command for command in commands() if command[:2] != ["init", "mine"] and "pipeline.yaml" in command
+    ]
+    shown += [command for command in commands() if "run.duckdb" in command and command[0] == "report"]
+    shown.sort(key=commands().index)
     assert [command[0] for command in shown] == ["check", "plan", "search", "report", "run"]
     for command in shown:
         done = agenttts(*command, stdin=(folder / "inputs.jsonl").read_text())
@@ -111,10 +115,23 @@ def test_every_command_shown_exists_with_its_options() -> None:
         "bank",
         "schema",
         "compare",
+        "init",
     }
     search = agenttts("search", "--help").out
     for option in re.findall(r"`(--[a-z-]+)", README):
         assert option in search or any(option in agenttts(n, "--help").out for n in named), option
+
+
+def test_new_pipelines_are_written_as_shown(folder: Path) -> None:
+    """A copy of a family, and one on rows at hand, each in a directory of its own."""
+    (folder / "rows.jsonl").write_text((folder / "search.jsonl").read_text())
+    shown = [command for command in commands() if command[0] == "init"]
+    assert len(shown) == 2
+    for command in shown:
+        place = folder / command[2].strip("-")
+        done = agenttts("init", str(place), *command[2:])
+        assert done.code == 0, (command, done.err)
+        assert load_spec(place / "pipeline.yaml").stages
 
 
 def test_every_file_that_is_linked_is_there() -> None:

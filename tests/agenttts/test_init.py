@@ -1,0 +1,77 @@
+"""`agenttts init`: what it writes passes the check, and a search runs on it as it stands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agenttts.starter import families
+from pipelines import load_spec
+from tests.agenttts.commands import agenttts
+from tests.servers import ScriptedServer
+
+
+def rows(folder: Path, count: int = 12) -> Path:
+    file = folder / "rows.jsonl"
+    made = [{"id": i, "question": f"is it {i}?", "note": "so", "answer": "red"} for i in range(count)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in made))
+    return file
+
+
+def test_what_is_written_passes_the_check_and_is_searched(tmp_path: Path) -> None:
+    """From flags alone, with a server that answers: its context length is filled in."""
+    with ScriptedServer() as server:
+        model = f"small={server.base_url},1e9"
+        flags = ["--data", str(rows(tmp_path)), "--model", model, "--stage", "think", "--stage", "reply"]
+        done = agenttts("init", str(tmp_path / "mine"), *flags, "--budget", "30")
+        assert done.code == 0, done.err
+        spec = tmp_path / "mine/pipeline.yaml"
+        made = load_spec(spec)
+        assert [stage.name for stage in made.stages] == ["think", "reply"] and made.name == "mine"
+        assert "note: {{ note }}" in (made.stages[0].prompt or "") and "{{ think }}" in (
+            made.stages[1].prompt or ""
+        )
+        assert made.dataset.search == 6 and made.dataset.test == 6 and made.dataset.id_field == "id"
+        assert "is there already" in agenttts("init", str(tmp_path / "mine"), *flags).err
+        checked = agenttts("check", str(spec))
+        assert checked.code == 0, checked.err
+        found = agenttts("search", str(spec), "--trials", "3", "--db", str(tmp_path / "m.duckdb"), "--json")
+        assert found.code == 0, found.err
+        assert found.json["n_search"] == 6
+
+
+@pytest.mark.parametrize("family", families())
+def test_every_family_can_be_copied(family: str, tmp_path: Path) -> None:
+    """The copy is a spec that loads from where it lies, with its own prompts."""
+    done = agenttts("init", str(tmp_path / "copy"), "--from", family)
+    assert done.code == 0, done.err
+    made = load_spec(tmp_path / "copy/pipeline.yaml")
+    assert made.name == family and all(
+        (tmp_path / "copy") in Path(s.template_file or "").parents for s in made.stages
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "--data is needed"),
+        (["--data", "nowhere.jsonl"], "must be a file that exists"),
+        (["--from", "nothing"], "--from is one of 2wikimultihopqa, cwq"),
+        (["--data", "ROWS", "--label", "gold"], "field 'gold' must be in every row"),
+        (["--data", "ROWS", "--input", "title"], "field 'title' must be in every row"),
+        (["--data", "ROWS", "--model", "small"], "--model is NAME=URL,PARAMS"),
+        (["--data", "ROWS", "--model", "s=http://x/v1,none"], "--model is NAME=URL,PARAMS"),
+        (["--data", "ROWS", "--stage", "two words"], "stages have names of their own"),
+        (["--data", "FEW"], "needs 4 rows or more, got 2"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(flags: list[str], said: str, tmp_path: Path) -> None:
+    """Exit code 2, no traceback, nothing written."""
+    few = tmp_path / "few.jsonl"
+    few.write_text('{"q": "1", "answer": "2"}\n' * 2)
+    named = {"ROWS": str(rows(tmp_path)), "FEW": str(few)}
+    done = agenttts("init", str(tmp_path / "new"), *(named.get(flag, flag) for flag in flags))
+    assert done.code == 2 and said in done.err and "Traceback" not in done.err
+    assert len(done.err.splitlines()) == 1 and not (tmp_path / "new").exists()
