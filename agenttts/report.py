@@ -27,6 +27,7 @@ from agenttts.curves import (
     stage_curves,
     trial_scores,
 )
+from agenttts.headroom import StageHeadroom, headroom
 from agenttts.stats import Interval
 from datastore import Insight, Proposal, Run, Store, StoreError, Trial
 from pipelines.allocation import Allocation
@@ -161,6 +162,7 @@ class ReportData:
     steps: tuple[Step, ...]
     frontier: tuple[TrialRow, ...]
     curves: tuple[StageCurve, ...]
+    headroom: tuple[StageHeadroom, ...]  # of the best allocation; () where samples are gone
     marginals: tuple[Marginal, ...]
     insights: tuple[Insight, ...]
     proposals: tuple[Proposal, ...]
@@ -192,8 +194,9 @@ def read_report(store: Store, run_id: str | None = None, *, solve: bool = True) 
     scored = trial_scores(store, run.run_id)
     best = _finalist(outcome.get("best")) or _best_so_far(trials)
     solved: list[ScoredAllocation] = []
+    spare: list[StageHeadroom] = []
     if solve and best is not None and spec is not None and store.as_of is None:
-        solved = _solved(spec, store, best.allocation)
+        solved, spare = _solved(spec, store, best.allocation, int(settings.get("seed") or 0))
     points = merged(scored, solved)
     models = {stage.name: stage.models for stage in spec.stages} if spec else _models_tried(trials)
     equivalent = tuple(f for f in map(_finalist, outcome.get("equivalent") or ()) if f is not None)
@@ -222,6 +225,7 @@ def read_report(store: Store, run_id: str | None = None, *, solve: bool = True) 
         steps=tuple(_steps(trials)),
         frontier=tuple(row for row in trials if row.on_frontier),
         curves=tuple(stage_curves(points, best.allocation, models)) if best else (),
+        headroom=tuple(spare),
         marginals=tuple(marginal_values(points, best.allocation)) if best else (),
         insights=tuple(store.insights(run.run_id)),
         proposals=tuple(store.proposals(run.run_id)),
@@ -381,15 +385,19 @@ def _faults(store: Store, trials: Iterable[Trial]) -> tuple[FaultCount, ...]:
     )
 
 
-def _solved(spec: PipelineSpec, store: Store, best: Allocation) -> list[ScoredAllocation]:
+def _solved(
+    spec: PipelineSpec, store: Store, best: Allocation, seed: int
+) -> tuple[list[ScoredAllocation], list[StageHeadroom]]:
     """What recorded samples tell around the best allocation; nothing where data or bank are gone."""
     from pipelines.dataset import load_examples
 
     try:
         attach_spec_bank(spec, store)
-        return solve_around(BankSolver(spec, store, load_examples(spec, "search")), best)
+        examples = load_examples(spec, "search")
+        around = solve_around(BankSolver(spec, store, examples), best)
+        return around, headroom(spec, store, examples, best, seed)
     except (PipelineError, StoreError, OSError):
-        return []
+        return [], []
 
 
 def attach_spec_bank(spec: PipelineSpec, store: Store) -> Path | None:

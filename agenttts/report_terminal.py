@@ -24,6 +24,8 @@ def print_report(data: ReportData, console: Console) -> None:
     if data.curves:
         console.print(_curve_table(data))
         console.print(Text(words.next_unit_text(data)))
+    for line in words.headroom_lines(data):
+        console.print(Text(line))
     if data.insights:
         console.print(_insight_table(data))
     for line in (*words.cost_lines(data), *words.fault_lines(data)):

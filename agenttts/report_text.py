@@ -169,6 +169,16 @@ def next_unit_text(data: ReportData) -> str:
     return f"No dearer choice at one stage has scored better; the least bad is {step} ({gain})."
 
 
+def headroom_lines(data: ReportData) -> Iterator[str]:
+    """What each stage's samples hold beyond what is made of them."""
+    for spare in data.headroom:
+        vote = f", their vote {interval_text(spare.vote)}" if spare.vote is not None else ""
+        yield (
+            f"At {spare.stage}, one sample of {spare.model} is right for {interval_text(spare.one)}{vote}, "
+            f"at least one of {spare.n_samples} for {interval_text(spare.any)}."
+        )
+
+
 def fault_lines(data: ReportData) -> Iterator[str]:
     missing = sum(row.n_missing for row in data.trials)
     failed = [str(row.number) for row in data.trials if row.status == "failed"]

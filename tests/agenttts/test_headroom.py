@@ -1,0 +1,48 @@
+"""What a stage's samples hold beyond their vote, from the samples themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agenttts import search
+from agenttts.headroom import headroom
+from agenttts.report import read_report
+from agenttts.report_text import headroom_lines
+from datastore import Store
+from pipelines.allocation import Allocation, StageChoice
+from pipelines.dataset import load_examples
+from pipelines.specfile import load_spec
+
+
+def test_one_sample_the_vote_and_any_of_them(recorded: Path, tmp_path: Path) -> None:
+    """With one sample all three are the same but for luck; with more, any of them is the largest."""
+    spec = load_spec(recorded)
+    examples = load_examples(spec, "search")
+    with Store.open(tmp_path / "h.duckdb") as store:
+        store.attach_bank(recorded.parent / "bank.parquet")
+
+        def at(n: int) -> tuple[float, float, float]:
+            allocation = Allocation({"retrieve": StageChoice("small", n), "answer": StageChoice("small", 1)})
+            (found,) = headroom(spec, store, examples, allocation)
+            assert found.stage == "retrieve" and found.n_samples == n and found.vote is not None
+            assert found.any.low <= found.any.mean <= found.any.high and found.one.n == 60
+            return found.one.mean, found.vote.mean, found.any.mean
+
+        one, vote, any_right = at(1)
+        assert any_right == pytest.approx(one) and vote == pytest.approx(one, abs=0.05)
+        same, vote, any_right = at(8)
+        assert same == one and one < vote < any_right
+
+
+def test_the_report_tells_it(recorded: Path, tmp_path: Path) -> None:
+    """In words and in JSON; a run whose bank is gone says nothing of it."""
+    db = tmp_path / "r.duckdb"
+    search(recorded, trials=6, db=db, replay=True)
+    with Store.read(db) as store:
+        data = read_report(store)
+        (line,) = headroom_lines(data)
+        assert line.startswith("At retrieve, one sample of ") and "at least one of" in line
+        assert data.to_json_dict()["headroom"][0]["any"]["mean"] <= 1
+        assert read_report(store, solve=False).headroom == ()
