@@ -20,10 +20,12 @@ from pipelines.costs import estimated_tokens
 from pipelines.dataset import load_splits
 from pipelines.errors import PipelineError, SpecError
 from pipelines.examples import Example
+from pipelines.functions import require_ready
 from pipelines.jsonvalues import canonical
 from pipelines.preflight import preflight
 from pipelines.prompts import check_templates, render, render_fusion, truncations
 from pipelines.spec import AggregatorSpec, MetricSpec, ParserSpec, PipelineSpec, StageSpec
+from pipelines.specfile import spec_functions
 
 Severity = Literal["error", "warning"]
 
@@ -59,6 +61,7 @@ async def check(
     """
     templates = list(_templates(spec))
     found = [*templates, *_space(spec, spec.budget.units if budget is None else budget), *_bank(spec)]
+    found += _functions(spec)
     examples: list[Example] = []
     if not templates:
         try:
@@ -81,6 +84,14 @@ def _templates(spec: PipelineSpec) -> Iterator[Finding]:
         check_templates(spec)
     except SpecError as error:
         yield from _errors(error)
+
+
+def _functions(spec: PipelineSpec) -> Iterator[Finding]:
+    for function in spec_functions(spec):
+        try:
+            require_ready(function)
+        except PipelineError as error:
+            yield from _errors(error)
 
 
 def _space(spec: PipelineSpec, budget: float) -> Iterator[Finding]:

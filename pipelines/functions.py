@@ -73,3 +73,14 @@ def _module(name: str, root: Path) -> Any:
             remedy="rename the module",
         )
     return module
+
+
+def require_ready(function: Callable[..., Any]) -> None:
+    """Call `require_ready()` of the function's module, where it has one.
+
+    It raises a PipelineError where the function can't do its work on this machine.
+    """
+    inner = function.func if isinstance(function, functools.partial) else function
+    hook = getattr(inspect.getmodule(inner), "require_ready", None)
+    if callable(hook) and hook is not require_ready:
+        hook()

@@ -25,7 +25,7 @@ from pipelines.spec import AggregatorSpec, PipelineSpec
 from pipelines.specschema import known_keys, spec_schema
 from pipelines.yamlfile import Place, read_yaml
 
-__all__ = ["dump_spec", "load_spec", "restore_spec", "spec_digest", "spec_schema"]
+__all__ = ["dump_spec", "load_spec", "restore_spec", "spec_digest", "spec_functions", "spec_schema"]
 
 _UNION_TAGS = ("written", "function")
 _ADDRESS_FIELDS = ("base_url", "api_key_env", "path", "serve_args", "max_n")
@@ -74,11 +74,12 @@ def spec_digest(spec: PipelineSpec) -> str:
     for model in data["models"].values():
         for name in _ADDRESS_FIELDS:
             del model[name]
-    data["functions"] = [(reference(function), source(function)) for function in _functions(spec)]
+    data["functions"] = [(reference(function), source(function)) for function in spec_functions(spec)]
     return hashlib.sha256(canonical(data).encode()).hexdigest()
 
 
-def _functions(spec: PipelineSpec) -> Iterator[Callable[..., Any]]:
+def spec_functions(spec: PipelineSpec) -> Iterator[Callable[..., Any]]:
+    """Every function of the user's own, or of a family, that the spec names."""
     for stage in spec.stages:
         own = stage.aggregator
         named = (own.scorer, own.feedback) if isinstance(own, AggregatorSpec) else (own,)

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.aggregators import Candidate
 from pipelines.examples import Example
-from pipelines.sandbox import Finished, Limits, run
+from pipelines.sandbox import Finished, Limits, mechanism, run
 from pipelines.software.embedding import cosine, embedded
 
 _TESTS = Limits(seconds=10.0)
@@ -27,6 +27,11 @@ _runner = _doctest.DocTestRunner(verbose=False)
 _runner.run(_doctest.DocTestParser().get_doctest({examples!r}, globals(), "examples", None, 0))
 if _runner.failures: _sys.exit(1)
 """
+
+
+def require_ready() -> None:
+    """Raise SandboxUnavailable where programs can't be contained, before anything is paid for."""
+    mechanism()
 
 
 def passes(output: Any | None, example: Example) -> float:

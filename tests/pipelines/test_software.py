@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from agenttts.check import check
 from agenttts.space import SearchSpace
-from pipelines import Candidate, Example, StageChoice, load_spec
+from pipelines import Candidate, Example, StageChoice, load_spec, sandbox
 from pipelines.dataset import load_splits, with_data
 from pipelines.errors import ConfigurationError
 from pipelines.prompts import Revision, render
@@ -225,3 +226,14 @@ def test_real_rows_load_and_render() -> None:
                 assert made["task"][:200] in text and (
                     value is None or stage.name == "code" or "x = 1" in text
                 )
+
+
+async def test_a_missing_sandbox_is_found_before_anything_is_paid_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`agenttts check` says so, once, as an error; nothing else about the spec is wrong."""
+    monkeypatch.setattr(sandbox, "_working", lambda: None)
+    monkeypatch.delenv(sandbox.UNSANDBOXED, raising=False)
+    spec = with_data(load_spec(FAMILY / "humaneval.yaml"), need("code/HumanEval.jsonl.gz"))
+    errors = [finding for finding in await check(spec) if finding.severity == "error"]
+    assert len(errors) == 1 and "install bubblewrap" in errors[0].message
