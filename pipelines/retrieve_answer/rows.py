@@ -6,6 +6,7 @@ sentences under their titles; and one with the candidates as they stand (`ctxs_c
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def _as_they_stand(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def _sentences(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    paragraphs = dict(_pairs(row["context"], "title", "sentences"))
+    paragraphs = dict(_pairs(row["context"], "title", "sentences", "content"))
     candidates = [f"{title}: {s.strip()}" for title, texts in paragraphs.items() for s in texts if s.strip()]
     gold = []
     for title, position in _pairs(row["supporting_facts"], "title", "sent_id"):
@@ -60,9 +61,14 @@ def _sentences(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return candidates, gold
 
 
-def _pairs(value: Any, first: str, second: str) -> Sequence[tuple[Any, Any]]:
-    """Pairs as the hub has them, two lists side by side, or as the published files do, a list of pairs."""
+def _pairs(value: Any, first: str, *seconds: str) -> Sequence[tuple[Any, Any]]:
+    """Pairs as the hub has them, two lists side by side, or as the published files do, a list of pairs.
+
+    Either may be JSON in a text.
+    """
+    value = json.loads(value) if isinstance(value, str) else value
     if isinstance(value, Mapping):
+        second = next((name for name in seconds if name in value), seconds[0])
         return list(zip(value[first], value[second], strict=True))
     return [(one, other) for one, other in value]
 

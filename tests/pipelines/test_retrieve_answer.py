@@ -64,6 +64,9 @@ def test_rows_of_either_form_become_the_same_example() -> None:
         "supporting_facts": list(map(list, zip(facts["title"], facts["sent_id"], strict=True))),
     }
     assert example(pairs) == made
+    assert example({**pairs, "context": json.dumps(pairs["context"])}) == made
+    renamed = {"title": context["title"], "content": context["sentences"]}
+    assert example({**PUBLISHED, "context": renamed}) == made
     flat = {"question": "Q?", "answers": ["a", "a"], "ctxs_candidate": ["x", "y", "", "x"], "ctxs_gt": ["y"]}
     assert example(flat)["candidates"] == ["x", "y"] and example(flat)["evidence"] == [2]
     assert example(flat)["answers"] == ["a"]
