@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import get_args
 
 import httpx
 import jinja2
 
 import pipelines
 from agenttts.errors import UserError
+from pipelines.parts import MetricSpec
 from pipelines.tables import Row, read_file
 
 LABELS = ("answer", "answers", "gold", "label", "target", "output")
@@ -110,6 +112,9 @@ def starter_files(starter: Starter, directory: Path) -> dict[str, str]:
             raise UserError(
                 f"{starter.data}: field {name!r} must be in every row; those are {', '.join(fields)}"
             )
+    kinds = get_args(MetricSpec.model_fields["kind"].annotation)
+    if starter.metric not in kinds:
+        raise UserError(f"--metric is one of {', '.join(kinds)}; got {starter.metric!r}")
     bad = [name for name in starter.stages if not re.fullmatch(r"[A-Za-z_]\w*", name) or name in fields]
     if bad or len(set(starter.stages)) < len(starter.stages) or not starter.stages:
         raise UserError(f"stages have names of their own, letters and _, not a field's; got {starter.stages}")

@@ -67,7 +67,10 @@ def read_hub(name: str, config: str | None, split: str) -> Sequence[Row]:
         rows: Sequence[Any] = datasets.load_dataset(name, config, split=split)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise DatasetError(f"dataset {name!r}, split {split!r}: can't be loaded: {reason}") from error
+        raise DatasetError(
+            f"dataset {name!r}, split {split!r}: can't be loaded: {reason}; "
+            "check name and network, or read a local file (--data)"
+        ) from error
     return _HubRows(f"{name}[{split}]", rows)
 
 

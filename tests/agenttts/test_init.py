@@ -63,6 +63,7 @@ def test_every_family_can_be_copied(family: str, tmp_path: Path) -> None:
         (["--data", "ROWS", "--input", "title"], "field 'title' must be in every row"),
         (["--data", "ROWS", "--model", "small"], "--model is NAME=URL,PARAMS"),
         (["--data", "ROWS", "--model", "s=http://x/v1,none"], "--model is NAME=URL,PARAMS"),
+        (["--data", "ROWS", "--metric", "bleu"], "--metric is one of exact_match, token_f1"),
         (["--data", "ROWS", "--stage", "two words"], "stages have names of their own"),
         (["--data", "FEW"], "needs 4 rows or more, got 2"),
     ],
