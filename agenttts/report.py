@@ -133,6 +133,15 @@ class FaultCount:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Truncated:
+    """How many of a stage's results rest on a prompt that was cut as planned, and of how many."""
+
+    stage: str
+    n_cut: int
+    n_results: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """All that a report shows. `as_of`: Unix time of the snapshot of a run in progress, None otherwise.
 
@@ -168,6 +177,7 @@ class ReportData:
     proposals: tuple[Proposal, ...]
     cost: SearchCost
     faults: tuple[FaultCount, ...]
+    truncated: tuple[Truncated, ...]
     bank_solved: bool  # whether curves also rest on allocations solved on recorded samples
 
     @property
@@ -231,6 +241,7 @@ def read_report(store: Store, run_id: str | None = None, *, solve: bool = True) 
         proposals=tuple(store.proposals(run.run_id)),
         cost=_cost(store, run, trials, outcome.get("cost")),
         faults=_faults(store, store.trials(run.run_id)),
+        truncated=_truncated(store, run.run_id),
         bank_solved=bool(solved),
     )
 
@@ -383,6 +394,18 @@ def _faults(store: Store, trials: Iterable[Trial]) -> tuple[FaultCount, ...]:
         FaultCount(reason=reason, n_examples=count, trials=tuple(sorted(numbers[reason])))
         for reason, count in examples.most_common()
     )
+
+
+def _truncated(store: Store, run_id: str) -> tuple[Truncated, ...]:
+    rows = store.sql(
+        "SELECT stage, count(*) AS n_results, "
+        "count(*) FILTER (stage_results.reason LIKE 'truncated: %') AS n_cut "
+        "FROM stage_results JOIN trials USING (trial_id) WHERE run_id = ? AND stage_results.status = 'ok' "
+        "GROUP BY stage ORDER BY min(stage_results.rowid)",
+        [run_id],
+    )
+    told = zip(rows["stage"], rows["n_cut"], rows["n_results"], strict=True)
+    return tuple(Truncated(stage=s, n_cut=int(cut), n_results=int(n)) for s, cut, n in told if cut)
 
 
 def _solved(

@@ -187,6 +187,9 @@ def fault_lines(data: ReportData) -> Iterator[str]:
     if missing:
         scored = sum(row.n_scored for row in data.trials)
         yield f"{count_text(missing)} of {count_text(missing + scored)} evaluations are missing, in no mean."
+    for cut in data.truncated:
+        share = f"{count_text(cut.n_cut)} of {count_text(cut.n_results)}"
+        yield f"At {cut.stage}, {share} results rest on prompts that were cut as planned."
     if failed:
         yield f"Failed, not scored, for too many missing examples: {', '.join(failed)}."
 

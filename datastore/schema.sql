@@ -157,7 +157,7 @@ COMMENT ON COLUMN stage_results.prompt_key IS 'prompts.key; NULL: no prompt was 
 COMMENT ON COLUMN stage_results.output IS 'JSON of the aggregated value; NULL: none';
 COMMENT ON COLUMN stage_results.score IS 'stage metric, 0 to 1; NULL: no metric or no label, or an error';
 COMMENT ON COLUMN stage_results.status IS 'ok or error';
-COMMENT ON COLUMN stage_results.reason IS 'why it is missing; NULL: it is not';
+COMMENT ON COLUMN stage_results.reason IS 'why it is missing; of a good one what its prompt lacks; else NULL';
 COMMENT ON COLUMN stage_results.prompt_tokens IS 'tokens, banked or not';
 COMMENT ON COLUMN stage_results.generated_tokens IS 'tokens, banked or not';
 COMMENT ON COLUMN stage_results.flops IS 'realised FLOPs, banked or not';

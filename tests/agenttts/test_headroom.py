@@ -9,11 +9,13 @@ import pytest
 from agenttts import search
 from agenttts.headroom import headroom
 from agenttts.report import read_report
-from agenttts.report_text import headroom_lines
+from agenttts.report_text import fault_lines, headroom_lines
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.dataset import load_examples
 from pipelines.specfile import load_spec
+from tests.agenttts.small_specs import small_spec, write_examples
+from tests.servers import ScriptedServer
 
 
 def test_one_sample_the_vote_and_any_of_them(recorded: Path, tmp_path: Path) -> None:
@@ -46,3 +48,18 @@ def test_the_report_tells_it(recorded: Path, tmp_path: Path) -> None:
         assert line.startswith("At retrieve, one sample of ") and "at least one of" in line
         assert data.to_json_dict()["headroom"][0]["any"]["mean"] <= 1
         assert read_report(store, solve=False).headroom == ()
+
+
+def test_the_report_counts_prompts_that_were_cut(tmp_path: Path) -> None:
+    """By stage, over all trials of the run; a stage whose prompts are whole is not named."""
+    write_examples(tmp_path)
+    cut = {"truncate": [{"field": "question", "chars": 7}]}  # "search 3" has 8, "test 3" 6
+    with ScriptedServer() as server:
+        spec = small_spec(base_url=server.base_url, stages=(cut, {}))
+        search(spec.model_copy(update={"root": tmp_path}), trials=2, db=tmp_path / "c.duckdb")
+    with Store.read(tmp_path / "c.duckdb") as store:
+        data = read_report(store, solve=False)
+    (told,) = data.truncated
+    n_tested = sum(row.n_scored for row in data.trials if row.split == "test")
+    assert told.stage == "retrieve" and told.n_cut == told.n_results - n_tested > 0
+    assert any("results rest on prompts that were cut as planned" in line for line in fault_lines(data))
