@@ -163,7 +163,7 @@ def _limited(limits: Limits, *, drop: bool) -> list[str]:
         "--nofile=64",
     ]
     if not drop:
-        return command
+        return command if shutil.which("prlimit") else []
     command += [f"--nproc={limits.processes}", "setpriv", "--no-new-privs"]
     if os.getuid() == 0:
         command += [f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
