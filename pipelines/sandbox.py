@@ -103,8 +103,13 @@ def _run(files: tuple[tuple[str, str], ...], main: str, limits: Limits) -> Finis
             path = (source / name).resolve()
             if not path.is_relative_to(source.resolve()):
                 raise ValueError(f"a file's path stays in its directory, got {name!r}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", errors="replace")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8", errors="replace")
+            except OSError as error:  # a name too long, or a file where a directory must be
+                return Finished(
+                    "failed", None, "", f"Traceback: {name:.80} can't be written: {error.strerror}"
+                )
         if kind == "none":
             return _watched([*_limited(limits, drop=False), *_python(main)], limits, cwd=source)
         command = [*_limited(limits, drop=True), *_python(main)]

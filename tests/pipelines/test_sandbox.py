@@ -64,6 +64,13 @@ def test_files_are_run_where_they_are(kind: str) -> None:
         run((("../x", ""),))
 
 
+def test_files_that_can_not_be_written_are_the_programs_fault(kind: str) -> None:
+    """A name too long, or a file in the place of a directory: the program fails, nothing else does."""
+    for files in ((("x" * 300 + ".py", ""),), (("a", ""), ("a/b.py", ""))):
+        found = run(files)
+        assert found.status == "failed" and "can't be written" in found.stderr
+
+
 def test_nothing_secret_is_seen(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the environment nor a process outside nor the caller's files; the user is nobody."""
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
