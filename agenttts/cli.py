@@ -15,7 +15,20 @@ from typing import Annotated
 
 import typer
 
-from agenttts.commands import banks, check, compare, demo, init, plan, report, run, schema, search, serve
+from agenttts.commands import (
+    banks,
+    check,
+    compare,
+    demo,
+    init,
+    plan,
+    report,
+    run,
+    schema,
+    search,
+    serve,
+    tune,
+)
 from agenttts.commands.common import complain
 from agenttts.errors import AgentTTSError
 from datastore.errors import StoreError
@@ -40,6 +53,7 @@ app.command()(run.run)
 app.command()(serve.serve)
 app.command()(schema.schema)
 app.add_typer(banks.app, name="bank")
+app.add_typer(tune.app, name="tune")
 
 
 def _show_version(asked: bool) -> None:

@@ -25,6 +25,7 @@ from datastore.records import (
     Sample,
     StageResult,
     Trial,
+    Tuning,
 )
 from datastore.store import Store
 
@@ -51,6 +52,7 @@ __all__ = [
     "StoreLocked",
     "Trial",
     "TruncatedFile",
+    "Tuning",
     "canonical_json",
     "make_prompt",
     "model_key",

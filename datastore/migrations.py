@@ -17,6 +17,13 @@ from datastore.errors import ForeignFile, NewerSchema
 FORMAT = "sample-store"
 STEPS: dict[int, str] = {
     1: "ALTER TABLE insights ADD COLUMN verdict VARCHAR DEFAULT 'open'",
+    2: """
+    CREATE TABLE tunings (
+        model_key VARCHAR PRIMARY KEY, base VARCHAR NOT NULL, path VARCHAR NOT NULL,
+        dataset_digest VARCHAR NOT NULL, tasks VARCHAR NOT NULL, settings VARCHAR NOT NULL,
+        curve VARCHAR NOT NULL, metrics VARCHAR NOT NULL, seconds DOUBLE NOT NULL,
+        peak_bytes BIGINT NOT NULL, created_at DOUBLE NOT NULL
+    )""",
 }
 
 

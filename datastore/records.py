@@ -161,6 +161,23 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Tuning:
+    """How a tuned model came about. `model_key` is its ModelRecord's."""
+
+    model_key: str
+    base: str
+    path: str
+    dataset_digest: str
+    tasks: str  # JSON list of names
+    settings: str  # JSON
+    curve: str  # JSON: [{step, epoch, loss, eval_loss, score}]
+    metrics: str  # JSON: score by sub-task on the evaluation split
+    seconds: float
+    peak_bytes: int
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunCost:
     """What a run paid for; see `Store.run_cost` for how each is counted."""
 

@@ -41,6 +41,7 @@ TABLES: Mapping[type, Table] = {
     records.StageResult: Table(name="stage_results", key=("trial_id", "example_id", "stage"), order="rowid"),
     records.Proposal: Table(name="proposals", key=("run_id", "step", "position"), order="step, position"),
     records.Insight: Table(name="insights", key=("run_id", "step", "position"), order="step, position"),
+    records.Tuning: Table(name="tunings", key=("model_key",), order="created_at, model_key"),
     records.Event: Table(name="events", order="rowid"),
 }
 

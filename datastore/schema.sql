@@ -222,6 +222,32 @@ COMMENT ON TABLE events IS 'what happened, in order of insertion';
 COMMENT ON COLUMN events."at" IS 'Unix seconds, UTC';
 COMMENT ON COLUMN events.detail IS 'JSON';
 
+CREATE TABLE tunings (
+    model_key VARCHAR PRIMARY KEY,
+    base VARCHAR NOT NULL,
+    path VARCHAR NOT NULL,
+    dataset_digest VARCHAR NOT NULL,
+    tasks VARCHAR NOT NULL,
+    settings VARCHAR NOT NULL,
+    curve VARCHAR NOT NULL,
+    metrics VARCHAR NOT NULL,
+    seconds DOUBLE NOT NULL,
+    peak_bytes BIGINT NOT NULL,
+    created_at DOUBLE NOT NULL
+);
+COMMENT ON TABLE tunings IS 'how a tuned model came about';
+COMMENT ON COLUMN tunings.model_key IS 'models.key of the tuned model, its digest included';
+COMMENT ON COLUMN tunings.base IS 'directory or hub name of what was tuned';
+COMMENT ON COLUMN tunings.path IS 'directory of the adapter or checkpoint';
+COMMENT ON COLUMN tunings.dataset_digest IS 'SHA-256 in hex of the rows it was tuned on';
+COMMENT ON COLUMN tunings.tasks IS 'JSON: names of the sub-tasks';
+COMMENT ON COLUMN tunings.settings IS 'JSON of the configuration, seed included';
+COMMENT ON COLUMN tunings.curve IS 'JSON: [{step, epoch, loss, eval_loss, score}], what was not measured left out';
+COMMENT ON COLUMN tunings.metrics IS 'JSON: score by sub-task on the evaluation split, greedy, 0 to 1';
+COMMENT ON COLUMN tunings.seconds IS 'seconds of training, evaluation included';
+COMMENT ON COLUMN tunings.peak_bytes IS 'most resident memory of the process, bytes; GPU memory where there is one';
+COMMENT ON COLUMN tunings.created_at IS 'Unix seconds, UTC';
+
 -- The two views are tables of the same name in a live snapshot, which has no prompts and samples.
 CREATE VIEW bank_summary AS
 SELECT prompts.model_key,

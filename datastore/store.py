@@ -33,6 +33,7 @@ from datastore.records import (
     Sample,
     StageResult,
     Trial,
+    Tuning,
 )
 from datastore.samples import SampleTable
 from datastore.writer import Transaction, Writer
@@ -234,6 +235,14 @@ class Store:
     def models(self) -> list[ModelRecord]:
         """All models, by name."""
         return self._select(ModelRecord)
+
+    def put_tunings(self, tunings: Sequence[Tuning]) -> None:
+        """Store how models were tuned, replacing those of the same model."""
+        self._put(Tuning, tunings)
+
+    def tunings(self) -> list[Tuning]:
+        """All tuned models, the newest last."""
+        return self._select(Tuning)
 
     def begin_trial(self, trial: Trial) -> None:
         """Store a trial; one of the same id is replaced."""

@@ -36,13 +36,20 @@ class _SchemaRefused(Exception):
 
 
 class AgentChat:
-    """One endpoint and one model, for one run, which pays. In a replay only the bank answers.
+    """One endpoint and one model. `run_id`: the run that pays (None: none does). In a replay only the bank
+    answers.
 
     Raises SpendRefused when a limit leaves no room for a question.
     """
 
     def __init__(
-        self, settings: AgentSettings, *, store: Store, run_id: str, gate: SpendGate, replay: bool = False
+        self,
+        settings: AgentSettings,
+        *,
+        store: Store,
+        run_id: str | None,
+        gate: SpendGate,
+        replay: bool = False,
     ) -> None:
         self.model_key = f"agent:{settings.model}"
         self._settings = settings

@@ -5,7 +5,18 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from datastore import ExampleScore, Insight, ModelRecord, Prompt, Proposal, Run, Sample, StageResult, Trial
+from datastore import (
+    ExampleScore,
+    Insight,
+    ModelRecord,
+    Prompt,
+    Proposal,
+    Run,
+    Sample,
+    StageResult,
+    Trial,
+    Tuning,
+)
 from datastore import make_prompt as canonical_prompt
 
 
@@ -141,3 +152,19 @@ def insight(step: int, position: int = 0, *, trials: tuple[int, ...] = (0, 2)) -
 def digest(path: Path) -> str:
     """The hash of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def tuning() -> Tuning:
+    return Tuning(
+        model_key="small-tuned@abc",
+        base="models/small",
+        path="/adapters/small",
+        dataset_digest="d" * 64,
+        tasks='["retrieve"]',
+        settings='{"seed": 0}',
+        curve="[]",
+        metrics='{"retrieve": 0.5}',
+        seconds=12.5,
+        peak_bytes=2**30,
+        created_at=1.0,
+    )

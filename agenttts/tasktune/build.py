@@ -1,0 +1,480 @@
+"""`agenttts tune data`: sources → rows → checks → a dataset on disk with its card.
+
+The directory holds `examples/` (a DatasetDict of train, eval, test), `preferences/` (a Dataset, where there
+are pairs), `subtasks.yaml`, `dropped.jsonl` (every row that went, with the reason), `card.json`, `README.md`.
+It is made beside its place and moved there when it is whole. What an LLM wrote is in the sample bank, so that
+the same command asks nothing again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from agenttts.errors import UserError
+from agenttts.proposers import AgentSettings
+from agenttts.tasktune.chat import JsonChat
+from agenttts.tasktune.cleaning import (
+    Cleaned,
+    clean,
+    clean_pairs,
+    drop_counts,
+    input_text,
+    schema_problem,
+    split_groups,
+)
+from agenttts.tasktune.judging import judge_rows
+from agenttts.tasktune.rows import Dropped, Gathered, PreferencePair, TaskRow
+from agenttts.tasktune.sources import documents, table_rows, written_rows
+from agenttts.tasktune.subtask import SubTask, SubTasks, load_subtasks, subtasks_yaml
+from agenttts.tasktune.traces import stage_task, trace_rows
+from datastore.store import Store
+from pipelines.dataset import load_examples
+from pipelines.errors import MissingDependency
+from pipelines.jsonvalues import canonical
+from pipelines.parts import Strict
+from pipelines.prompts import used_fields
+from pipelines.specfile import restore_spec
+from pipelines.tables import Row, read_file, read_hub
+
+Progress = Callable[[str], None]
+_FORMAT = 1
+
+
+class FileSource(Strict):
+    """Rows that exist: a local file (JSONL, JSON, CSV, Parquet), or a split of a hub dataset."""
+
+    kind: Literal["file"]
+    task: str
+    path: str | None = None
+    hub: str | None = None
+    config: str | None = None
+    split: str = "train"
+    map: dict[str, str] = Field(default_factory=dict, description="field of the sub-task → column")
+    limit: int | None = Field(default=None, gt=0, description="first so many rows")
+
+
+class DocumentSource(Strict):
+    """Text files from which an LLM writes pairs."""
+
+    kind: Literal["documents"]
+    task: str
+    files: tuple[str, ...] = Field(min_length=1, description="paths or patterns such as docs/*.txt")
+    per_passage: int = Field(default=3, gt=0)
+
+
+class RunSource(Strict):
+    """A search's own samples at one stage."""
+
+    kind: Literal["run"]
+    db: str
+    run: str | None = Field(default=None, description="run id; the newest where not given")
+    stage: str
+    per_input: int = Field(default=4, gt=0)
+
+
+Source = Annotated[FileSource | DocumentSource | RunSource, Field(discriminator="kind")]
+
+
+class TestFile(Strict):
+    """Rows to compare models on: they become the test split, and nothing like them may be learnt from."""
+
+    task: str
+    path: str
+    map: dict[str, str] = Field(default_factory=dict)
+
+
+class DataConfig(Strict):
+    """What `agenttts tune data` reads. Paths start from the file's directory."""
+
+    out: str = Field(description="directory of the dataset")
+    subtasks: str | None = Field(default=None, description="file of sub-tasks; not needed for runs alone")
+    sources: tuple[Source, ...] = Field(min_length=1)
+    test: tuple[TestFile, ...] = Field(default=(), description="rows that no other split may resemble")
+    eval_share: float = Field(default=0.2, ge=0, lt=1, description="of the inputs, for scoring while tuning")
+    seed: int = 0
+    near_duplicates: float | None = Field(default=0.85, gt=0, lt=1)
+    tokenizer: str | None = Field(default=None, description="directory or hub name of the base model")
+    max_tokens: int | None = Field(default=None, gt=0, description="of prompt and answer, by that tokenizer")
+    judge: bool = Field(default=False, description="have the LLM judge every row")
+    drop_personal: bool = False
+    db: str = Field(default="agenttts.duckdb", description="store that keeps what the LLM wrote")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskData:
+    """A built dataset: its rows, its sub-tasks, its card."""
+
+    path: Path
+    tasks: Mapping[str, SubTask]
+    train: Sequence[TaskRow]
+    eval: Sequence[TaskRow]
+    test: Sequence[TaskRow]
+    pairs: Sequence[PreferencePair]
+    card: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        return str(self.card["digest"])
+
+
+async def build(
+    config: DataConfig, root: Path, *, llm: AgentSettings | None, progress: Progress = lambda _: None
+) -> TaskData:
+    """Make the dataset of a configuration. UserError for what a person must put right, an empty one too."""
+    subtasks = load_subtasks(root / config.subtasks) if config.subtasks else None
+    tasks = {task.name: task for task in (subtasks.subtasks if subtasks else ())}
+    needs_llm = config.judge or any(isinstance(source, DocumentSource) for source in config.sources)
+    if needs_llm and llm is None:
+        raise UserError(
+            "documents and judge need an LLM: export AGENTTTS_AGENT_BASE_URL and AGENTTTS_AGENT_MODEL"
+        )
+    gathered: list[Gathered] = []
+    sealed: list[str] = []
+    store = Store.open(root / config.db) if needs_llm else None
+    chat = JsonChat(llm, store) if llm is not None and store is not None else None
+    try:
+        for source in config.sources:
+            progress(_told(source))
+            if isinstance(source, RunSource):
+                found, task, secret = await _from_run(source, root)
+                if task.name in tasks and tasks[task.name] != task:
+                    raise UserError(f"sources: two sub-tasks are named {task.name}; rename one")
+                tasks[task.name] = task
+                sealed += secret
+            elif isinstance(source, FileSource):
+                task = _task(subtasks, source.task)
+                found = table_rows(task, _table(source, root), source.map)
+            else:
+                assert chat is not None
+                docs = documents(_files(source.files, root))
+                task = _task(subtasks, source.task)
+                found = await written_rows(task, docs, chat, per_passage=source.per_passage)
+            gathered.append(found)
+        test: list[TaskRow] = []
+        for file in config.test:
+            task = _task(subtasks, file.task)
+            tasks[task.name] = task
+            found = table_rows(task, read_file(root / file.path), file.map)
+            gathered.append(replace(found, rows=()))
+            test += [row for row in found.rows if schema_problem(task, row) is None]
+        test = list({row.id: row for row in test}.values())
+        sealed += [input_text(row.inputs) for row in test]
+        progress("checking rows")
+        used = {task: tasks[task] for task in dict.fromkeys(row.task for g in gathered for row in g.rows)}
+        cleaned = clean(
+            [row for found in gathered for row in found.rows],
+            used,
+            sealed=sealed,
+            near=config.near_duplicates,
+            count_tokens=_counter(config, root),
+            max_tokens=config.max_tokens,
+            drop_personal=config.drop_personal,
+        )
+        if config.judge:
+            assert chat is not None
+            progress(f"judging {len(cleaned.rows)} rows")
+            await _judge(cleaned, used, chat)
+    finally:
+        if chat is not None:
+            await chat.aclose()
+        if store is not None:
+            store.close()
+    return write_dataset(
+        root / config.out,
+        gathered,
+        cleaned,
+        test,
+        used,
+        domain=subtasks.domain if subtasks else "traces",
+        eval_share=config.eval_share,
+        seed=config.seed,
+        about={"config": config.model_dump(mode="json"), "llm": llm.model if needs_llm and llm else None},
+    )
+
+
+def write_dataset(
+    path: Path,
+    gathered: Sequence[Gathered],
+    cleaned: Cleaned,
+    test: Sequence[TaskRow],
+    tasks: Mapping[str, SubTask],
+    *,
+    domain: str,
+    eval_share: float,
+    seed: int,
+    about: Mapping[str, Any],
+) -> TaskData:
+    """Split, write, move into place. UserError when nothing is left, or the place holds something else."""
+    dropped = [*(one for found in gathered for one in found.dropped), *cleaned.dropped]
+    if not cleaned.rows:
+        counts = drop_counts(dropped)
+        why = "; ".join(
+            f"{step}: {n} {reason}" for step, all_ in counts.items() for reason, n in all_.items()
+        )
+        raise UserError(f"no row is left for {path}: {why or 'the sources gave none'}")
+    if path.exists() and not (path / "card.json").is_file() and (path.is_file() or any(path.iterdir())):
+        raise UserError(f"{path}: must be free, or a dataset of this command; choose another out")
+    train, held = split_groups(cleaned.rows, eval_share, seed)
+    pairs = clean_pairs([pair for found in gathered for pair in found.pairs], train)
+    digest = dataset_digest(train, held, test, pairs)
+    card = {
+        "format": _FORMAT,
+        "digest": digest,
+        "domain": domain,
+        "seed": seed,
+        "steps": cleaned.counts,
+        "dropped": drop_counts(dropped),
+        "rows": {"train": len(train), "eval": len(held), "test": len(test), "preferences": len(pairs)},
+        "tasks": {
+            name: {
+                "train": sum(row.task == name for row in train),
+                "eval": sum(row.task == name for row in held),
+                "test": sum(row.task == name for row in test),
+                "inputs": len({row.group for row in cleaned.rows if row.task == name}),
+            }
+            for name in tasks
+        },
+        "flagged": {
+            kind: sum(kind in row.flags for row in cleaned.rows)
+            for kind in sorted({flag for row in cleaned.rows for flag in row.flags})
+        },
+        **about,
+    }
+    data = TaskData(path=path, tasks=tasks, train=train, eval=held, test=test, pairs=pairs, card=card)
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write(partial, data, dropped, domain)
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(f"{path}: can't be written: {error.strerror or error}") from None
+    return data
+
+
+def load_dataset(path: Path | str) -> TaskData:
+    """A dataset that `build` wrote. UserError when there is none."""
+    path = Path(path)
+    try:
+        card = json.loads((path / "card.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(
+            f"{path}: must be a directory that `agenttts tune data` made, it has no card"
+        ) from None
+    datasets = _datasets()
+    splits = datasets.load_from_disk(str(path / "examples"))
+    pairs = datasets.load_from_disk(str(path / "preferences")) if (path / "preferences").is_dir() else ()
+    tasks = {task.name: task for task in load_subtasks(path / "subtasks.yaml").subtasks}
+    return TaskData(
+        path=path,
+        tasks=tasks,
+        train=[_restored(record) for record in splits["train"]],
+        eval=[_restored(record) for record in splits.get("eval", ())],
+        test=[_restored(record) for record in splits.get("test", ())],
+        pairs=[PreferencePair(**{**pair, "messages": tuple(pair["messages"])}) for pair in pairs],
+        card=card,
+    )
+
+
+def dataset_digest(*parts: Sequence[TaskRow] | Sequence[PreferencePair]) -> str:
+    """SHA-256, in hex, of all rows and pairs in order."""
+    records = [[one.to_record() for one in part] for part in parts]
+    return hashlib.sha256(canonical(records).encode()).hexdigest()
+
+
+def card_text(card: Mapping[str, Any]) -> str:
+    """The card as Markdown."""
+    lines = [f"# {card['domain']}", "", f"Digest `{card['digest'][:16]}`, seed {card['seed']}.", ""]
+    lines += ["| sub-task | inputs | train | eval | test |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines += [
+        f"| {name} | {t['inputs']} | {t['train']} | {t['eval']} | {t['test']} |"
+        for name, t in card["tasks"].items()
+    ]
+    lines += ["", "| step | rows left |", "| --- | ---: |"]
+    lines += [f"| {step} | {count} |" for step, count in card["steps"].items()]
+    lines += ["", "| dropped at | why | rows |", "| --- | --- | ---: |"]
+    lines += [
+        f"| {step} | {reason} | {count} |"
+        for step, reasons in card["dropped"].items()
+        for reason, count in reasons.items()
+    ]
+    if card["flagged"]:
+        told = ", ".join(f"{kind} in {count}" for kind, count in card["flagged"].items())
+        lines += ["", f"Rows that seem to hold personal data: {told}."]
+    return "\n".join(lines) + "\n"
+
+
+def _write(partial: Path, data: TaskData, dropped: Sequence[Dropped], domain: str) -> None:
+    datasets = _datasets()
+    partial.mkdir(parents=True)
+    splits = {"train": data.train, "eval": data.eval, "test": data.test}
+    made = {
+        name: _table_of(datasets, [row.to_record() for row in rows]) for name, rows in splits.items() if rows
+    }
+    with _quiet(datasets):
+        datasets.DatasetDict(made).save_to_disk(str(partial / "examples"))
+        if data.pairs:
+            _table_of(datasets, [p.to_record() for p in data.pairs]).save_to_disk(
+                str(partial / "preferences")
+            )
+    named = SubTasks(domain=domain, subtasks=tuple(data.tasks.values()))
+    (partial / "subtasks.yaml").write_text(subtasks_yaml(named), encoding="utf-8")
+    told = "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in dropped)
+    (partial / "dropped.jsonl").write_text(told, encoding="utf-8")
+    (partial / "README.md").write_text(card_text(data.card), encoding="utf-8")
+    (partial / "card.json").write_text(json.dumps(data.card, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _table_of(datasets: Any, records: Sequence[Mapping[str, Any]]) -> Any:
+    return datasets.Dataset.from_list([dict(record) for record in records])
+
+
+def _restored(record: Mapping[str, Any]) -> TaskRow:
+    fields = json.loads(record["fields"])
+    return TaskRow(
+        task=record["task"],
+        messages=tuple(dict(message) for message in record["messages"]),
+        completion=record["completion"],
+        inputs={},
+        fields=fields,
+        group=record["group"],
+        source=record["source"],
+        weight=record["weight"],
+        flags=tuple(record["flags"]),
+    )
+
+
+async def _from_run(source: RunSource, root: Path) -> tuple[Gathered, SubTask, list[str]]:
+    """Rows of a run's stage, its sub-task, and the inputs of the sealed test split."""
+    with Store.open(root / source.db, create=False) as store:
+        run = store.run(source.run)
+        spec = restore_spec(run.spec)
+        stage = spec.stage(source.stage)
+        found = await trace_rows(store, run.run_id, spec, stage, per_input=source.per_input)
+    names = sorted(used_fields(stage))
+    sealed = [
+        input_text({name: example.fields.get(name) for name in names})
+        for example in load_examples(spec, "test")
+    ]
+    return found, stage_task(spec, stage), sealed if names else []
+
+
+def _task(subtasks: SubTasks | None, name: str) -> SubTask:
+    if subtasks is None:
+        raise UserError(f"the sub-task {name!r} needs a file of sub-tasks; name it under subtasks")
+    return subtasks.task(name)
+
+
+def _table(source: FileSource, root: Path) -> Sequence[Row]:
+    if (source.path is None) == (source.hub is None):
+        raise UserError(f"sources: a file source of {source.task} has either path or hub; give exactly one")
+    if source.path is not None:
+        found: Sequence[Row] = read_file(root / source.path)
+    else:
+        assert source.hub is not None
+        found = read_hub(source.hub, source.config, source.split)
+    return found[: source.limit] if source.limit else found
+
+
+def _files(patterns: Sequence[str], root: Path) -> list[Path]:
+    found: list[Path] = []
+    for pattern in patterns:
+        absolute = Path(pattern)
+        start, tail = (
+            (Path(absolute.anchor), str(absolute.relative_to(absolute.anchor)))
+            if absolute.is_absolute()
+            else (root, pattern)
+        )
+        matches = sorted(path for path in start.glob(tail) if path.is_file())
+        if not matches:
+            raise UserError(f"sources: no file is {pattern!r}; paths start from {root}")
+        found += matches
+    return found
+
+
+def _counter(config: DataConfig, root: Path) -> Callable[[str], int] | None:
+    """Counts tokens as the base model does; None when no limit is asked for."""
+    if config.max_tokens is None:
+        return None
+    if config.tokenizer is None:
+        raise UserError("max_tokens needs the base model's tokenizer; name it under tokenizer")
+    return token_counter(config.tokenizer, root)
+
+
+def token_counter(name: str, root: Path) -> Callable[[str], int]:
+    """Tokens of a text by a base model's tokenizer. MissingDependency without transformers."""
+    try:
+        transformers = importlib.import_module("transformers")
+    except ImportError:
+        raise MissingDependency("counting tokens needs transformers: pip install 'agenttts[tune]'") from None
+    local = root / name
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(local) if local.is_dir() else name)
+    except (OSError, ValueError) as error:
+        raise UserError(f"tokenizer {name!r} can't be loaded: {' '.join(str(error).split())[:200]}") from None
+    return lambda text: len(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+async def _judge(cleaned: Cleaned, tasks: Mapping[str, SubTask], chat: JsonChat) -> None:
+    verdicts: dict[str, str | None] = {}
+    for name, task in tasks.items():
+        verdicts |= await judge_rows(task, [row for row in cleaned.rows if row.task == name], chat)
+    cleaned.step("judge", lambda row: verdicts[row.id])
+    cleaned.rows = [replace(row, flags=(*row.flags, "judged")) for row in cleaned.rows]
+
+
+def _told(source: FileSource | DocumentSource | RunSource) -> str:
+    if isinstance(source, RunSource):
+        return f"reading samples of stage {source.stage} in {source.db}"
+    if isinstance(source, FileSource):
+        return f"reading {source.path or source.hub} for {source.task}"
+    return f"having pairs of {source.task} written from {', '.join(source.files)}"
+
+
+def _quiet(datasets: Any) -> Any:
+    """No bar of the library's own."""
+    import contextlib
+
+    @contextlib.contextmanager
+    def block() -> Any:
+        shown = datasets.utils.logging.is_progress_bar_enabled()
+        datasets.disable_progress_bars()
+        try:
+            yield
+        finally:
+            if shown:
+                datasets.enable_progress_bars()
+
+    return block()
+
+
+def _datasets() -> Any:
+    try:
+        return importlib.import_module("datasets")
+    except ImportError:
+        raise MissingDependency(
+            "datasets on disk need the datasets library: pip install 'agenttts[tune]'"
+        ) from None
+
+
+def run_build(
+    config: DataConfig, root: Path, *, llm: AgentSettings | None, progress: Progress = lambda _: None
+) -> TaskData:
+    """`build` for scripts and notebooks."""
+    from agenttts.blocking import run_blocking
+
+    return run_blocking(build(config, root, llm=llm, progress=progress))
+
+
+__all__ = ["DataConfig", "TaskData", "build", "load_dataset", "run_build"]

@@ -1,0 +1,69 @@
+"""Asking an LLM for JSON, through the sample bank: what was asked before is not asked again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jsonschema
+
+from agenttts.errors import UserError
+from agenttts.proposers import AgentSettings
+from agenttts.proposers.agent_chat import AgentChat, EndpointFailed
+from datastore.store import Store
+from pipelines.jsonvalues import first_value
+from pipelines.sampler import Reservation
+
+AT_ONCE = 8
+
+
+class _Settled(Reservation):
+    def settle(self, prompt_tokens: int, generated_tokens: int) -> None:
+        """Nothing is limited here."""
+
+
+class _NoLimit:
+    async def reserve(self, model: str, prompt_tokens_bound: int, generated_tokens_bound: int) -> Reservation:
+        return _Settled()
+
+
+class JsonChat:
+    """One endpoint; an answer that breaks the schema is asked for once more, with what is wrong."""
+
+    def __init__(self, settings: AgentSettings, store: Store) -> None:
+        self.model = settings.model
+        self._chat = AgentChat(settings, store=store, run_id=None, gate=_NoLimit())
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def ask(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any]) -> Any:
+        """The value. ValueError when the second answer breaks the schema too; UserError without an answer."""
+        asked = [dict(message) for message in messages]
+        async with self._slots:
+            for attempt in range(2):
+                try:
+                    text = await self._chat.ask(asked, schema)
+                except EndpointFailed as error:
+                    raise UserError(
+                        f"{error}; run the same command again, what was answered is kept"
+                    ) from None
+                try:
+                    value = first_value(text)
+                    jsonschema.validate(value, schema)
+                    return value
+                except (ValueError, jsonschema.ValidationError) as error:
+                    problem = getattr(error, "message", str(error))
+                    if attempt:
+                        raise ValueError(f"malformed answer: {problem:.200}") from None
+                    repair = f"Not of the form asked for: {problem:.200}. Answer again, JSON only."
+                    asked += [{"role": "assistant", "content": text}, {"role": "user", "content": repair}]
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        await self._chat.aclose()
+
+
+def shown(value: Any) -> str:
+    """A value as a prompt shows it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,623 @@
+"""`agenttts tune fit`: LoRA (or all weights) on a task's dataset, by TRL's trainers on peft and transformers.
+
+The loss is on the answer alone. Prompts are rendered by the base model's chat template and tokenised exactly
+as vLLM does for a chat, so that training and serving see the same tokens. Checkpoints lie in OUT.work beside
+the result until it is whole; a run that was killed goes on from the newest whole one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import math
+import os
+import resource
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from agenttts.errors import UserError
+from agenttts.tasktune.adapters import (
+    CARD,
+    RANKS,
+    TunedModel,
+    count_parameters,
+    read_tuned,
+    require_servable,
+    weights_digest,
+)
+from agenttts.tasktune.build import TaskData, load_dataset
+from agenttts.tasktune.rows import Message, TaskRow
+from agenttts.tasktune.scoring import mean_by_task
+from agenttts.tasktune.subtask import SubTask
+from pipelines.errors import MissingDependency
+from pipelines.jsonvalues import canonical
+from pipelines.parts import Number, Strict
+
+OnEvent = Callable[[dict[str, Any]], None]
+"""Is given {"kind": "tune_step", step, steps, loss, seconds_left} and {"kind": "tune_score", step, score}."""
+Rate = Annotated[float, Number]
+_STATE = "state.json"
+
+
+class LoraSettings(Strict):
+    """The adapter (Hu et al. 2021); rsLoRA divides alpha by the root of the rank, DoRA splits off lengths."""
+
+    rank: int = Field(default=16, ge=1, le=RANKS[-1])
+    alpha: float | None = Field(default=None, gt=0, description="twice the rank where not given")
+    dropout: Rate = Field(default=0.0, ge=0, lt=1)
+    target_modules: str | tuple[str, ...] = Field(
+        default="all-linear", description="names of the layers that get an adapter"
+    )
+    rslora: bool = False
+    dora: bool = Field(default=False, description="needs merge: vLLM serves no DoRA adapter")
+    quantize: bool = Field(default=False, description="4-bit base weights (QLoRA); needs a GPU")
+
+
+class DpoSettings(Strict):
+    """Direct preference optimisation on the dataset's pairs, after the supervised part."""
+
+    beta: Rate = Field(default=0.1, gt=0)
+    epochs: Rate = Field(default=1.0, gt=0)
+    learning_rate: Rate = Field(default=5e-6, gt=0)
+
+
+class FitConfig(Strict):
+    """What `agenttts tune fit` reads. Paths start from the file's directory."""
+
+    base: str = Field(description="directory or hub name of the model to tune")
+    data: str = Field(description="directory that `agenttts tune data` made")
+    out: str = Field(description="directory of the adapter or checkpoint")
+    tasks: tuple[str, ...] = Field(default=(), description="sub-tasks to learn; empty: all of the dataset's")
+    one_each: bool = Field(default=False, description="an adapter for each sub-task, in OUT/NAME")
+    method: Literal["lora", "full"] = "lora"
+    lora: LoraSettings = LoraSettings()
+    merge: bool = Field(default=False, description="write a whole checkpoint, the adapter merged in")
+    epochs: Rate = Field(default=3.0, gt=0)
+    batch_size: int = Field(default=16, gt=0, description="rows of a step on each process")
+    accumulate: int = Field(default=1, gt=0, description="batches of a step")
+    learning_rate: Rate = Field(default=2e-4, gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_share: Rate = Field(default=0.03, ge=0, lt=1)
+    weight_decay: Rate = Field(default=0.0, ge=0)
+    max_tokens: int | None = Field(default=None, gt=0, description="longer rows are left out")
+    packing: bool = Field(default=False, description="several rows in one sequence; needs flash attention")
+    gradient_checkpointing: bool = False
+    eval_rows: int = Field(default=200, gt=0, description="rows of the evaluation split scored in each epoch")
+    patience: int | None = Field(
+        default=3, gt=0, description="epochs without a better score before it stops; null: never"
+    )
+    seed: int = 0
+    dpo: DpoSettings | None = None
+
+    @model_validator(mode="after")
+    def _servable(self) -> FitConfig:
+        if self.lora.dora and not self.merge:
+            raise ValueError("lora.dora needs merge: true, as vLLM serves no DoRA adapter")
+        if self.method == "full" and self.dpo is not None:
+            raise ValueError("dpo needs method: lora")
+        return self
+
+
+def fit(
+    config: FitConfig,
+    root: Path,
+    *,
+    on_event: OnEvent = lambda _: None,
+    clock: Callable[[], float] = time.time,
+) -> list[TunedModel]:
+    """Tune, and give what was made; what is already there, of the same configuration and data, is not redone.
+
+    Raises UserError for what a person must put right (base, dataset, layers, disk), MissingDependency without
+    the extra `tune`. Interrupted in whatever way, the same call goes on.
+    """
+    data = load_dataset(root / config.data)
+    names = list(config.tasks or data.tasks)
+    unknown = [name for name in names if name not in data.tasks]
+    if unknown:
+        raise UserError(f"tasks: {unknown[0]!r} is not in {data.path}; it has {', '.join(data.tasks)}")
+    if not config.one_each:
+        return [_fit(config, data, names, root / config.out, root, on_event)]
+    return [_fit(config, data, [name], root / config.out / name, root, on_event) for name in names]
+
+
+def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of a chat up to where the answer starts, as a server makes them.
+
+    UserError when the tokenizer has no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"the tokenizer of {tokenizer.name_or_path} has no chat template; name an instruct model"
+        )
+    text = tokenizer.apply_chat_template(
+        [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+    )
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def encode_answer(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of an answer and its end."""
+    return [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+
+
+def greedy(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_tokens: Sequence[int], batch: int = 32
+) -> list[str]:
+    """The greedy answer to each prompt of token ids, at most so many tokens long."""
+    torch = importlib.import_module("torch")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    found = [""] * len(prompts)
+    was_training = model.training
+    model.eval()
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        longest = max(len(prompts[i]) for i in chosen)
+        ids = torch.full((len(chosen), longest), pad, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, i in enumerate(chosen):
+            ids[row, longest - len(prompts[i]) :] = torch.tensor(prompts[i])
+            mask[row, longest - len(prompts[i]) :] = 1
+        with torch.no_grad():
+            out = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=max(max_tokens[i] for i in chosen),
+                do_sample=False,
+                pad_token_id=pad,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        for i, said in zip(chosen, out[:, longest:].tolist(), strict=True):
+            found[i] = tokenizer.decode(said[: max_tokens[i]], skip_special_tokens=True)
+    model.train(was_training)
+    return found
+
+
+class _Examiner:
+    """Scores a model on the evaluation split."""
+
+    def __init__(self, tokenizer: Any, tasks: Mapping[str, SubTask], rows: Sequence[TaskRow]) -> None:
+        self._tokenizer = tokenizer
+        self._tasks = tasks
+        self.rows = rows
+        self._prompts = [encode_chat(tokenizer, row.messages) for row in rows]
+
+    def scores(self, model: Any) -> dict[str, float]:
+        longest = [self._tasks[row.task].max_tokens for row in self.rows]
+        return mean_by_task(self._tasks, self.rows, greedy(model, self._tokenizer, self._prompts, longest))
+
+
+def _fit(
+    config: FitConfig, data: TaskData, names: Sequence[str], out: Path, root: Path, on_event: OnEvent
+) -> TunedModel:
+    train = [row for row in data.train if row.task in names]
+    held = [row for row in data.eval if row.task in names][: config.eval_rows]
+    if not train:
+        raise UserError(f"{data.path} has no rows to learn {', '.join(names)} from")
+    base = _base(config.base, root)
+    fingerprint = _fingerprint(config, data, names, base)
+    if (out / CARD).is_file():
+        done = read_tuned(out)
+        if done.card.get("fingerprint") == fingerprint:
+            return done
+        raise UserError(f"{out}: holds a model of another configuration; choose another out, or remove it")
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out}: must be free; choose another out")
+    work = out.with_name(out.name + ".work")
+    state = _work_state(work, fingerprint)
+    try:
+        with _quiet():
+            return _trained(config, data, train, held, out, work, base, fingerprint, state, on_event)
+    except OSError as error:
+        if error.errno is None:
+            raise UserError(f"{config.base}: can't be loaded: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(
+            f"{error.filename or out}: {os.strerror(error.errno)}; whole checkpoints stay in {work}, the same "
+            "command goes on from them"
+        ) from None
+
+
+def _trained(
+    config: FitConfig,
+    data: TaskData,
+    train: Sequence[TaskRow],
+    held: Sequence[TaskRow],
+    out: Path,
+    work: Path,
+    base: str,
+    fingerprint: str,
+    state: dict[str, Any],
+    on_event: OnEvent,
+) -> TunedModel:
+    transformers, trl = _library("transformers"), _library("trl")
+    datasets, torch = _library("datasets"), _library("torch")
+    transformers.set_seed(config.seed)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    model = _model(config, base, transformers, torch)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    records = [record for row in train for record in [_record(tokenizer, row)] * row.weight]
+    limit = config.max_tokens or _context_length(model)
+    fitting = [record for record in records if len(record["input_ids"]) <= limit]
+    if not fitting:
+        shortest = min(len(record["input_ids"]) for record in records)
+        raise UserError(f"max_tokens: no row fits {limit} tokens, the shortest has {shortest}")
+    examiner = _Examiner(tokenizer, data.tasks, held)
+    checkpoint = _newest_checkpoint(work)
+    if "before" not in state:
+        state["before"] = examiner.scores(model) if held else {}
+        _save_json(work / _STATE, state)
+    peft_config = _peft_config(config, model)
+    arguments = _arguments(config, work, held=bool(held), trl=trl, torch=torch)
+    trainer = _trainer_class(trl)(
+        model=model,
+        args=arguments,
+        train_dataset=datasets.Dataset.from_list(fitting),
+        eval_dataset=datasets.Dataset.from_list([_record(tokenizer, row) for row in held]) if held else None,
+        processing_class=tokenizer,
+        peft_config=peft_config,
+        callbacks=[_reporter(transformers, on_event)],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.examiner, trainer.patience, trainer.on_event = examiner, config.patience, on_event
+    started = time.monotonic() - float(state.get("seconds", 0.0))
+    trainer.clock = lambda: time.monotonic() - started
+    trainer.state_file, trainer.kept = work / _STATE, state
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    curve = _curve(trainer.state.log_history)
+    model = trainer.model
+    if config.dpo is not None:
+        model = _prefer(config, config.dpo, model, tokenizer, data, train, work, trl, datasets, torch)
+    after = examiner.scores(model) if held else {}
+    card = {
+        "fingerprint": fingerprint,
+        "base": base,
+        "base_digest": weights_digest(Path(base)) if Path(base).is_dir() else None,
+        "base_params": _base_params(base, model),
+        "dataset": str(data.path.resolve()),
+        "dataset_digest": data.digest,
+        "tasks": sorted({row.task for row in train}),
+        "settings": config.model_dump(mode="json"),
+        "curve": curve,
+        "metrics": {"before": state["before"], "after": after},
+        "rows": len(train),
+        "rows_too_long": len(records) - len(fitting),
+        "steps": trainer.state.global_step,
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_bytes": _peak_bytes(torch),
+        "versions": {m.__name__: m.__version__ for m in (torch, transformers, trl, _library("peft"))},
+    }
+    if trainer.is_world_process_zero():
+        _keep(config, model, tokenizer, card, out)
+        shutil.rmtree(work)
+    trainer.accelerator.wait_for_everyone()
+    return read_tuned(out)
+
+
+def _prefer(
+    config: FitConfig,
+    dpo: DpoSettings,
+    model: Any,
+    tokenizer: Any,
+    data: TaskData,
+    train: Sequence[TaskRow],
+    work: Path,
+    trl: Any,
+    datasets: Any,
+    torch: Any,
+) -> Any:
+    """The model after DPO on the pairs of its sub-tasks; the reference is the model as it comes in."""
+    names = {row.task for row in train}
+    pairs = [pair for pair in data.pairs if pair.task in names]
+    if not pairs:
+        raise UserError(f"dpo: {data.path} has no preference pairs of {', '.join(sorted(names))}")
+
+    class Trainer(trl.DPOTrainer):  # type: ignore[misc]
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+    records = [
+        {
+            "prompt_ids": encode_chat(tokenizer, pair.messages),
+            "chosen_ids": encode_answer(tokenizer, pair.chosen),
+            "rejected_ids": encode_answer(tokenizer, pair.rejected),
+        }
+        for pair in pairs
+    ]
+    trainer = Trainer(
+        model=model,
+        args=trl.DPOConfig(
+            output_dir=str(work / "dpo"),
+            beta=dpo.beta,
+            num_train_epochs=dpo.epochs,
+            learning_rate=dpo.learning_rate,
+            per_device_train_batch_size=config.batch_size,
+            seed=config.seed,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            **_precision(torch),
+        ),
+        train_dataset=datasets.Dataset.from_list(records),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    if "ref" in trainer.model.peft_config:
+        trainer.model.delete_adapter("ref")
+    return trainer.model
+
+
+def _record(tokenizer: Any, row: TaskRow) -> dict[str, list[int]]:
+    prompt = encode_chat(tokenizer, row.messages)
+    answer = encode_answer(tokenizer, row.completion)
+    return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
+
+
+def _trainer_class(trl: Any) -> Any:
+    class Trainer(trl.SFTTrainer):  # type: ignore[misc]
+        """TRL's, with the sub-tasks' own score at every evaluation, and a stop when it no longer rises."""
+
+        def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
+            measured: dict[str, float] = super().evaluate(*arguments, **named)
+            scores = self.examiner.scores(self.model)
+            score = sum(scores.values()) / len(scores)
+            measured["eval_score"] = score
+            self.log({"eval_score": score})
+            self.on_event({"kind": "tune_score", "step": self.state.global_step, "score": score})
+            past = [entry["eval_score"] for entry in self.state.log_history if "eval_score" in entry]
+            since_best = len(past) - 1 - past.index(max(past))
+            if self.patience is not None and since_best >= self.patience:
+                self.control.should_training_stop = True
+            self.kept["seconds"] = self.clock()
+            if self.is_world_process_zero():
+                _save_json(self.state_file, self.kept)
+            return measured
+
+    return Trainer
+
+
+def _reporter(transformers: Any, on_event: OnEvent) -> Any:
+    class Reporter(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.started, self.first = time.monotonic(), state.global_step
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if not logs or "loss" not in logs:
+                return
+            done = state.global_step - self.first
+            pace = (time.monotonic() - self.started) / max(1, done)
+            on_event(
+                {
+                    "kind": "tune_step",
+                    "step": state.global_step,
+                    "steps": state.max_steps,
+                    "loss": float(logs["loss"]),
+                    "seconds_left": pace * (state.max_steps - state.global_step),
+                }
+            )
+
+    return Reporter()
+
+
+def _arguments(config: FitConfig, work: Path, *, held: bool, trl: Any, torch: Any) -> Any:
+    scored = (
+        {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "eval_score"}
+        if held
+        else {"eval_strategy": "no"}
+    )
+    return trl.SFTConfig(
+        output_dir=str(work),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulate,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup_share,
+        weight_decay=config.weight_decay,
+        max_length=None,
+        packing=config.packing,
+        gradient_checkpointing=config.gradient_checkpointing,
+        logging_steps=10,
+        save_strategy="epoch",
+        save_total_limit=2,
+        seed=config.seed,
+        report_to="none",
+        disable_tqdm=True,
+        greater_is_better=True if held else None,
+        **scored,
+        **_precision(torch),
+    )
+
+
+def _precision(torch: Any) -> dict[str, bool]:
+    """bfloat16 where the hardware has it."""
+    gpu = torch.cuda.is_available()
+    return {"bf16": bool(gpu and torch.cuda.is_bf16_supported()), "use_cpu": not gpu}
+
+
+def _model(config: FitConfig, base: str, transformers: Any, torch: Any) -> Any:
+    gpu = torch.cuda.is_available()
+    more: dict[str, Any] = {}
+    if config.lora.quantize:
+        if not gpu:
+            raise UserError("lora.quantize needs a GPU, there is none; leave it out")
+        _library("bitsandbytes", "QLoRA needs bitsandbytes: pip install bitsandbytes")
+        more["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        )
+    dtype = (
+        torch.bfloat16
+        if gpu and torch.cuda.is_bf16_supported() and config.method == "lora"
+        else torch.float32
+    )
+    try:
+        return transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype, **more)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"base: {base} can't be loaded: {' '.join(str(error).split())[:200]}") from None
+
+
+def _peft_config(config: FitConfig, model: Any) -> Any:
+    """None for full fine-tuning. UserError when the model has none of the layers that are named."""
+    if config.method == "full":
+        return None
+    lora, wanted = config.lora, config.lora.target_modules
+    if not isinstance(wanted, str):
+        present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+        missing = [name for name in wanted if name.rsplit(".", 1)[-1] not in present]
+        if missing:
+            linear = {
+                name.rsplit(".", 1)[-1]
+                for name, module in model.named_modules()
+                if "Linear" in type(module).__name__
+            }
+            raise UserError(
+                f"lora.target_modules: {config.base} has no layer {missing[0]!r}; "
+                f"it has {', '.join(sorted(linear - {'lm_head'}))}"
+            )
+    return _library("peft").LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha or 2 * lora.rank,
+        lora_dropout=lora.dropout,
+        target_modules=wanted if isinstance(wanted, str) else list(wanted),
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _keep(config: FitConfig, model: Any, tokenizer: Any, card: Mapping[str, Any], out: Path) -> None:
+    """Write beside, check that vLLM would take it, move into place."""
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        if config.method == "lora" and config.merge:
+            model = model.merge_and_unload()
+        if config.method == "full" or config.merge:
+            tokenizer.save_pretrained(str(partial))
+        model.save_pretrained(str(partial), safe_serialization=True)
+        (partial / "README.md").unlink(missing_ok=True)  # peft's form, not filled in
+        require_servable(partial)
+        _save_json(partial / CARD, card)
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _base(name: str, root: Path) -> str:
+    local = root / Path(name).expanduser()
+    if local.is_dir():
+        return str(local.resolve())
+    if name.startswith((".", "/", "~")):
+        raise UserError(f"base: no such directory, got {name!r}")
+    return name
+
+
+def _base_params(base: str, model: Any) -> int:
+    files = sorted(Path(base).glob("*.safetensors")) if Path(base).is_dir() else []
+    if files:
+        return sum(count_parameters(file) for file in files)
+    return sum(p.numel() for name, p in model.named_parameters() if "lora_" not in name)
+
+
+def _fingerprint(config: FitConfig, data: TaskData, names: Sequence[str], base: str) -> str:
+    told = {
+        "config": config.model_dump(mode="json", exclude={"out", "data"}),
+        "data": data.digest,
+        "tasks": list(names),
+        "base": weights_digest(Path(base)) if Path(base).is_dir() else base,
+    }
+    return hashlib.sha256(canonical(told).encode()).hexdigest()
+
+
+def _work_state(work: Path, fingerprint: str) -> dict[str, Any]:
+    """What is kept beside the checkpoints. UserError when they are another configuration's."""
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        state: dict[str, Any] = json.loads((work / _STATE).read_text())
+    except (OSError, ValueError):
+        return {"fingerprint": fingerprint}
+    if state.get("fingerprint") != fingerprint:
+        raise UserError(
+            f"{work}: holds checkpoints of another configuration; remove it, or choose another out"
+        )
+    return state
+
+
+def _newest_checkpoint(work: Path) -> Path | None:
+    """The newest whole checkpoint; the trainer's state is written last. Others are removed."""
+    whole = []
+    for folder in work.glob("checkpoint-*"):
+        try:
+            json.loads((folder / "trainer_state.json").read_text())
+            whole.append(folder)
+        except (OSError, ValueError):
+            shutil.rmtree(folder, ignore_errors=True)
+    return max(whole, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
+
+
+def _curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """The logged figures by step: {step, epoch, loss, eval_loss, score}."""
+    by_step: dict[int, dict[str, float]] = {}
+    for entry in history:
+        point = by_step.setdefault(int(entry["step"]), {"step": int(entry["step"]), "epoch": entry["epoch"]})
+        for name, key in (("loss", "loss"), ("eval_loss", "eval_loss"), ("eval_score", "score")):
+            if name in entry and math.isfinite(entry[name]):
+                point[key] = round(float(entry[name]), 6)
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _context_length(model: Any) -> int:
+    return int(getattr(model.config, "max_position_embeddings", None) or 1 << 20)
+
+
+def _peak_bytes(torch: Any) -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def _save_json(file: Path, value: Any) -> None:
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=2, allow_nan=False), encoding="utf-8")
+    partial.replace(file)
+
+
+def _library(name: str, remedy: str = "tuning needs more libraries: pip install 'agenttts[tune]'") -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingDependency(f"{remedy} ({error})") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The libraries' own bars and advice stay off the terminal."""
+    transformers = _library("transformers")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets = _library("datasets")
+    shown = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            if shown:
+                datasets.enable_progress_bars()
