@@ -20,6 +20,7 @@ from agenttts.commands import (
     check,
     compare,
     demo,
+    improve,
     init,
     plan,
     report,
@@ -49,6 +50,7 @@ app.command()(plan.plan)
 app.command()(search.search)
 app.command()(compare.compare)
 app.command()(report.report)
+app.command()(improve.improve)
 app.command()(run.run)
 app.command()(serve.serve)
 app.command()(schema.schema)

@@ -35,13 +35,12 @@ from agenttts.tasktune.judging import judge_rows
 from agenttts.tasktune.rows import Dropped, Gathered, PreferencePair, TaskRow
 from agenttts.tasktune.sources import documents, table_rows, written_rows
 from agenttts.tasktune.subtask import SubTask, SubTasks, load_subtasks, subtasks_yaml
-from agenttts.tasktune.traces import stage_task, trace_rows
+from agenttts.tasktune.traces import example_inputs, stage_task, trace_rows
 from datastore.store import Store
 from pipelines.dataset import load_examples
 from pipelines.errors import MissingDependency
 from pipelines.jsonvalues import canonical
 from pipelines.parts import Strict
-from pipelines.prompts import used_fields
 from pipelines.specfile import restore_spec
 from pipelines.tables import Row, read_file, read_hub
 
@@ -357,17 +356,13 @@ def _restored(record: Mapping[str, Any]) -> TaskRow:
 
 async def _from_run(source: RunSource, root: Path) -> tuple[Gathered, SubTask, list[str]]:
     """Rows of a run's stage, its sub-task, and the inputs of the sealed test split."""
-    with Store.open(root / source.db, create=False) as store:
+    with Store.read(root / source.db) as store:
         run = store.run(source.run)
         spec = restore_spec(run.spec)
         stage = spec.stage(source.stage)
         found = await trace_rows(store, run.run_id, spec, stage, per_input=source.per_input)
-    names = sorted(used_fields(stage))
-    sealed = [
-        input_text({name: example.fields.get(name) for name in names})
-        for example in load_examples(spec, "test")
-    ]
-    return found, stage_task(spec, stage), sealed if names else []
+    sealed = [input_text(example_inputs(spec, example)) for example in load_examples(spec, "test")]
+    return found, stage_task(spec, stage), sealed
 
 
 def _task(subtasks: SubTasks | None, name: str) -> SubTask:

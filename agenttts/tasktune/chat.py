@@ -37,8 +37,16 @@ class JsonChat:
         self._chat = AgentChat(settings, store=store, run_id=None, gate=_NoLimit())
         self._slots = asyncio.Semaphore(AT_ONCE)
 
-    async def ask(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any]) -> Any:
-        """The value. ValueError when the second answer breaks the schema too; UserError without an answer."""
+    async def ask(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        schema: Mapping[str, Any],
+        accept: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The value. ValueError when the second answer breaks the schema too; UserError without an answer.
+
+        accept: a laxer schema for what is taken, where parts are judged one by one.
+        """
         asked = [dict(message) for message in messages]
         async with self._slots:
             for attempt in range(2):
@@ -50,7 +58,7 @@ class JsonChat:
                     ) from None
                 try:
                     value = first_value(text)
-                    jsonschema.validate(value, schema)
+                    jsonschema.validate(value, accept or schema)
                     return value
                 except (ValueError, jsonschema.ValidationError) as error:
                     problem = getattr(error, "message", str(error))

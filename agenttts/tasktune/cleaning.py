@@ -90,7 +90,7 @@ def clean(
     max_tokens: int | None = None,
     drop_personal: bool = False,
 ) -> Cleaned:
-    """Schema, language, exact and near duplicates, length, leaks, personal data.
+    """Schema, language, leaks, exact and near duplicates, length, personal data.
 
     sealed: inputs (as `input_text` gives them) that no row may repeat, exactly or nearly. near: the Jaccard
     similarity of character 5-grams from which inputs count as the same (MinHash, 128 permutations); None: no
@@ -101,13 +101,13 @@ def clean(
     if any(task.languages for task in tasks.values()):
         identify = _identifier()
         found.step("language", lambda row: _language_problem(tasks[row.task], row, identify))
+    found.step("leak", _leaks(list(sealed), near))
     seen: dict[tuple[str, str], str] = {}
     found.step("duplicate", lambda row: _repeats(row, seen))
     if near is not None:
         found.step("near-duplicate", _near_repeats(near))
     if count_tokens is not None and max_tokens is not None:
         found.step("length", lambda row: _too_long(row, count_tokens, max_tokens))
-    found.step("leak", _leaks(list(sealed), near))
     found.rows = [replace(row, flags=personal_data(row)) for row in found.rows]
     if drop_personal:
         found.step("personal", lambda row: f"holds {', '.join(row.flags)}" if row.flags else None)

@@ -221,8 +221,8 @@ def _fit(
         if error.errno is None:
             raise UserError(f"{config.base}: can't be loaded: {' '.join(str(error).split())[:200]}") from None
         raise UserError(
-            f"{error.filename or out}: {os.strerror(error.errno)}; whole checkpoints stay in {work}, the same "
-            "command goes on from them"
+            f"{error.filename or out}: {os.strerror(error.errno)}; whole checkpoints stay in {work}, "
+            "the same command goes on from them"
         ) from None
 
 

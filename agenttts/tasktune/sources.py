@@ -126,12 +126,29 @@ async def written_rows(
     return Gathered(rows=rows, dropped=dropped)
 
 
+_PAIRS: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "pairs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"inputs": {"type": "object"}},
+                "required": ["inputs", OUTPUT],
+            },
+        }
+    },
+    "required": ["pairs"],
+}
+"""What is taken of an answer; each pair is then judged by itself."""
+
+
 async def _from_passage(
     task: SubTask, place: str, passage: str, chat: JsonChat, count: int
 ) -> list[TaskRow | Dropped]:
     source = f"{place} by {chat.model}"
     try:
-        answer = await chat.ask(writing_messages(task, passage, count), pairs_schema(task))
+        answer = await chat.ask(writing_messages(task, passage, count), pairs_schema(task), _PAIRS)
     except ValueError as error:
         return [Dropped(step="schema", reason=str(error), source=source)]
     return [

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from agenttts.errors import UserError
 from agenttts.report import attach_spec_bank
@@ -51,6 +52,12 @@ def stage_task(spec: PipelineSpec, stage: StageSpec) -> SubTask:
     metric = stage.metric or spec.metric
     inputs = [*sorted(used_fields(stage)), *stage.input_names]
     return SubTask.of_stage(stage, metric, inputs or ["input"])
+
+
+def example_inputs(spec: PipelineSpec, example: Example) -> dict[str, Any]:
+    """What the pipeline sees of an example, by field: what tells examples apart, gold values left out."""
+    names = sorted(frozenset[str]().union(*(used_fields(stage) for stage in spec.stages)))
+    return {name: example.fields[name] for name in names if name in example.fields}
 
 
 async def trace_rows(
@@ -107,11 +114,10 @@ async def trace_rows(
         if not n_right:
             dropped.append(Dropped(step="right", reason=f"none of {n_all} samples is right", source=source))
             continue
-        weight = min(MOST_WEIGHT, max(1, round(math.sqrt(n_all / n_right) / 1.5)))
+        weight = min(MOST_WEIGHT, max(1, round(math.sqrt(n_all / n_right))))
         kept = 0
         for one, (good, bad) in zip(prompts, judged, strict=True):
             best = sorted(good, key=lambda text: (-len(good[text]), -_confidence(good[text]), text))
-            inputs = {name: one.example.fields.get(name) for name in sorted(used_fields(stage))}
             for text in best[: max(0, per_input - kept)]:
                 kept += 1
                 sample, model = good[text][0]
@@ -120,7 +126,7 @@ async def trace_rows(
                         task=task.name,
                         messages=one.messages,
                         completion=text,
-                        inputs=inputs,
+                        inputs=example_inputs(spec, one.example),
                         fields=dict(one.example.fields),
                         group=example_id,
                         source=f"{source}, {model}, prompt {sample.prompt_key}, sample {sample.index}",

@@ -1,0 +1,432 @@
+"""`agenttts improve`: from a search to tuned models for the stage that holds it back, and to a new search.
+
+Half of the search examples (a share that the seed draws) lend their samples as training data; the new search
+runs on the other half, so that no tuned model is chosen for what it learnt by heart. The test split is used
+by the final comparison alone. Every step is kept in one directory and not repeated: the same call goes on
+where it was stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from agenttts.errors import UserError
+from agenttts.limits import SearchLimits
+from agenttts.report import read_report
+from agenttts.result import SearchResult
+from agenttts.search import search
+from agenttts.stats import Difference, mean_interval, paired_difference
+from agenttts.tasktune.adapters import TunedModel, model_record, tuning_record
+from agenttts.tasktune.build import TaskData, load_dataset, write_dataset
+from agenttts.tasktune.cleaning import clean, input_text
+from agenttts.tasktune.fit import FitConfig, fit
+from agenttts.tasktune.serving import served
+from agenttts.tasktune.traces import example_inputs, stage_task, trace_rows
+from agenttts.trial import TrialResult
+from datastore.store import Store
+from pipelines.allocation import Allocation
+from pipelines.dataset import load_examples
+from pipelines.examples import Example
+from pipelines.parts import DatasetSpec, ModelSpec
+from pipelines.spec import PipelineSpec
+
+OnEvent = Callable[[dict[str, Any]], None]
+TUNED = "-tuned"
+_STATE = "state.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Before and after at one budget, on the test split. `same`: the cheapest allocation that, in the new
+    search, reaches what the old one's winner scores on the same search examples; None where none does.
+
+    difference, same_difference: after minus before, paired by example, 95 %.
+    """
+
+    budget_units: float
+    before: Allocation
+    before_units: float
+    before_score: float
+    after: Allocation
+    after_units: float
+    after_score: float
+    difference: Difference
+    same: Allocation | None
+    same_units: float | None
+    same_score: float | None
+    same_difference: Difference | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Improvement:
+    """What tuning one stage brought. `path` holds dataset, adapters, the new pipeline and its figures."""
+
+    path: Path
+    stage: str
+    why: str
+    models: Mapping[str, Mapping[str, Any]]
+    comparisons: Sequence[Comparison]
+    bought: Mapping[str, Any]
+    seconds: float
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+
+        def plain(one: Comparison) -> dict[str, Any]:
+            found = {name: getattr(one, name) for name in one.__dataclass_fields__}
+            for name in ("before", "after", "same"):
+                found[name] = None if found[name] is None else found[name].to_dict()
+            for name in ("difference", "same_difference"):
+                found[name] = None if found[name] is None else asdict(found[name])
+            return found
+
+        return {
+            "path": str(self.path),
+            "stage": self.stage,
+            "why": self.why,
+            "models": {name: dict(told) for name, told in self.models.items()},
+            "comparisons": [plain(one) for one in self.comparisons],
+            "bought": dict(self.bought),
+            "seconds": self.seconds,
+        }
+
+
+def improve(
+    spec: PipelineSpec,
+    *,
+    db: Path,
+    run_id: str | None = None,
+    stage: str | None = None,
+    models: Sequence[str] = (),
+    budgets: Sequence[float] = (),
+    out: Path | None = None,
+    tune_share: float = 0.5,
+    trials: int = 20,
+    seed: int = 0,
+    fit_settings: Mapping[str, Any] | None = None,
+    on_event: OnEvent = lambda _: None,
+    clock: Callable[[], float] = time.time,
+) -> Improvement:
+    """Tune the stage's smaller models on the run's own samples, and search again with them as choices.
+
+    stage: the one whose next step the report says gains most, where not given. models: those to tune; all
+    of the stage's but the largest, where not given. budgets: units per query; the run's own, where not given.
+    Models that do not answer at their address are served for as long as it takes. UserError when there is
+    nothing to tune, or a step can't be done.
+    """
+    started = time.monotonic()
+    if not 0 < tune_share < 1:
+        raise UserError(f"the share of examples to tune on must be above 0 and below 1, got {tune_share:g}")
+    with Store.read(db) as store:
+        run = store.run(run_id)
+        found = SearchResult.from_store(store, run.run_id, spec)
+    stage, why = (stage, "as asked for") if stage else bottleneck(db, run.run_id)
+    chosen = spec.stage(stage)
+    wanted = list(models) or smaller_models(spec, stage)
+    path = (out or db.parent / f"improve-{stage}").resolve()
+    path.mkdir(parents=True, exist_ok=True)
+    state = _state(path, {"run": run.run_id, "stage": stage, "seed": seed, "tune_share": tune_share})
+    examples = load_examples(spec, "search")
+    lent = drawn_ids(examples, tune_share, seed)
+    told = f"dataset of {stage} from {len(lent)} search examples"
+    on_event({"kind": "phase", "text": told})
+    data = _dataset(path / "data", db, run.run_id, spec, stage, lent, seed)
+    tuned = {
+        f"{name}{TUNED}-{stage}": _tuned(path, spec, name, fit_settings or {}, seed, on_event)
+        for name in wanted
+    }
+    new = improved_spec(spec, stage, tuned, [e for e in examples if e.id not in lent], path)
+    (path / "pipeline.yaml").write_text(pipeline_text(new), encoding="utf-8")
+    with Store.open(db) as store:
+        for name, one in tuned.items():
+            model = new.models[name]
+            params = float(one.card["base_params"])
+            store.put_models(
+                [model_record(name, one, base_params=params, context_length=model.context_length)]
+            )
+            store.put_tunings([tuning_record(name, one, created_at=clock())])
+    levels = list(budgets) or [float(found.outcome.get("budget_units") or spec.budget.units)]
+    comparisons: list[Comparison] = []
+    bought: dict[str, float] = {"samples_drawn": 0, "calls": 0, "flops": 0.0, "generated_tokens": 0}
+
+    def searched(name: str, which: PipelineSpec, units: float, **more: Any) -> SearchResult:
+        key = f"{name}@{units:g}"
+        on_event({"kind": "phase", "text": f"search {name} at {units:g} units"})
+
+        def noted(event: dict[str, Any]) -> None:
+            if event["kind"] == "run_started":
+                state["searches"][key] = event["run_id"]
+                _keep_state(path, state)
+            on_event(event)
+
+        result = search(
+            which,
+            budget=units,
+            db=db,
+            seed=seed,
+            proposer="solve",
+            resume=key in state["searches"],
+            limits=SearchLimits(trials=trials),
+            on_event=noted,
+            **more,
+        )
+        for name in bought:
+            bought[name] += result.cost.get(name) or 0
+        return result
+
+    on_event({"kind": "phase", "text": "starting the servers that do not answer yet"})
+    with served(new, list(new.models), log_dir=path / "logs"):
+        kept = {e.id for e in examples} - lent
+        for units in levels:
+            before = searched("before", spec, units)
+            after = searched("after", new, units)
+            least = _mean_on(before, kept)
+            cheapest = (
+                None
+                if least is None
+                else searched("same quality", new, units, objective="cost", min_quality=least)
+            )
+            comparisons.append(_compared(units, before, after, cheapest, least, seed))
+    made = Improvement(
+        path=path,
+        stage=chosen.name,
+        why=why,
+        models={
+            name: {
+                "parent": new.models[name].parent,
+                "active_params": new.models[name].active_params,
+                "rows": one.card["rows"],
+                "score_before": one.card["metrics"]["before"].get(stage),
+                "score_after": one.card["metrics"]["after"].get(stage),
+                "seconds": one.card["seconds"],
+                "peak_bytes": one.card["peak_bytes"],
+            }
+            for name, one in tuned.items()
+        },
+        comparisons=comparisons,
+        bought={**bought, "rows": data.card["rows"]},
+        seconds=round(time.monotonic() - started, 1),
+    )
+    (path / "improve.json").write_text(json.dumps(made.to_json_dict(), indent=2), encoding="utf-8")
+    return made
+
+
+def bottleneck(db: Path, run_id: str) -> tuple[str, str]:
+    """The stage that the search says is worth most, and why: the largest gain of a step, else of headroom.
+
+    Headroom is what any of the samples drawn has right beyond what the stage makes of them.
+    UserError when the run tells of neither.
+    """
+    with Store.read(db) as store:
+        report = read_report(store, run_id)
+    room = {
+        one.stage: one.any.mean - (one.vote.mean if one.vote is not None else one.one.mean)
+        for one in report.headroom
+    }
+    steps = [m for m in report.marginals if m.gain.mean > 0]
+    if steps:
+        best = max(steps, key=lambda m: m.gain_per_unit)
+        return best.stage, f"a step there gains {best.gain.mean:+.3f} for {best.extra_units:.1f} units"
+    if room:
+        stage = max(room, key=lambda name: room[name])
+        return stage, f"any of its samples is right {room[stage]:.3f} more often than its output"
+    raise UserError(f"run {run_id} does not tell which stage to tune; name one with --stage")
+
+
+def smaller_models(spec: PipelineSpec, stage: str) -> list[str]:
+    """The stage's models that can be tuned, all but the largest. UserError when there is none."""
+    own = [name for name in spec.stage(stage).models if spec.models[name].parent is None]
+    largest = max(own, key=lambda name: spec.models[name].active_params)
+    found = [name for name in own if (name != largest or len(own) == 1) and spec.models[name].path]
+    if not found:
+        raise UserError(
+            f"stage {stage} has no model to tune: a smaller one must have a path to its weights; "
+            "name it with --model"
+        )
+    return found
+
+
+def drawn_ids(examples: Sequence[Example], share: float, seed: int) -> set[str]:
+    """The ids of a share of the examples, the same for the same seed."""
+    order = sorted(examples, key=lambda e: hashlib.sha256(f"{seed}|tune|{e.id}".encode()).digest())
+    return {example.id for example in order[: max(1, round(share * len(examples)))]}
+
+
+def improved_spec(
+    spec: PipelineSpec, stage: str, tuned: Mapping[str, TunedModel], examples: Sequence[Example], path: Path
+) -> PipelineSpec:
+    """The pipeline with the tuned models as choices of the stage, on the examples that none of them saw."""
+    models = {name: _absolute(spec, model) for name, model in spec.models.items()}
+    for name, one in tuned.items():
+        parent = name.removesuffix(f"{TUNED}-{stage}")
+        base = models[parent]
+        models[name] = base.model_copy(
+            update={
+                "served_name": f"{base.served_name or parent}{TUNED}-{stage}",
+                "path": str(one.path),
+                "parent": parent,
+                "revision": one.digest[:16],
+                "active_params": base.active_params + one.n_params,
+            }
+        )
+    stages = tuple(
+        own.model_copy(update={"models": (*own.models, *tuned)}) if own.name == stage else own
+        for own in spec.stages
+    )
+    splits = {"search": list(examples), "test": load_examples(spec, "test")}
+    id_field = spec.dataset.id_field or "id"
+    for split, rows in splits.items():
+        lines = [json.dumps({**row.fields, id_field: row.id}, ensure_ascii=False) + "\n" for row in rows]
+        (path / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    data = DatasetSpec(search=str(path / "search.jsonl"), test=str(path / "test.jsonl"), id_field=id_field)
+    bank = None if spec.bank is None else str((spec.root / spec.bank).resolve())
+    return spec.model_copy(
+        update={
+            "name": f"{spec.name}-{stage}-tuned",
+            "models": models,
+            "stages": stages,
+            "dataset": data,
+            "bank": bank,
+            "root": path,
+        }
+    )
+
+
+def pipeline_text(spec: PipelineSpec) -> str:
+    """The spec as YAML."""
+    told = spec.model_dump(mode="json", exclude_defaults=True)
+    return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110))
+
+
+def _absolute(spec: PipelineSpec, model: ModelSpec) -> ModelSpec:
+    local = None if model.path is None else (spec.root / Path(model.path).expanduser())
+    return model.model_copy(update={"path": str(local.resolve())}) if local and local.is_dir() else model
+
+
+def _dataset(
+    path: Path, db: Path, run_id: str, spec: PipelineSpec, stage: str, lent: set[str], seed: int
+) -> TaskData:
+    if (path / "card.json").is_file():
+        return load_dataset(path)
+    own = spec.stage(stage)
+
+    async def gather() -> Any:
+        with Store.read(db) as store:
+            return await trace_rows(store, run_id, spec, own, only=lent)
+
+    found = asyncio.run(gather())
+    task = stage_task(spec, own)
+    sealed = [input_text(example_inputs(spec, example)) for example in load_examples(spec, "test")]
+    cleaned = clean(found.rows, {task.name: task}, sealed=sealed)
+    about = {"run": run_id, "stage": stage, "examples": len(lent)}
+    return write_dataset(
+        path,
+        [found],
+        cleaned,
+        (),
+        {task.name: task},
+        domain=f"{spec.name}: {stage}",
+        eval_share=0.2,
+        seed=seed,
+        about=about,
+    )
+
+
+def _tuned(
+    path: Path, spec: PipelineSpec, name: str, settings: Mapping[str, Any], seed: int, on_event: OnEvent
+) -> TunedModel:
+    model = _absolute(spec, spec.model(name))
+    if model.path is None:
+        raise UserError(f"models.{name}: has no path to its weights; add it, tuning starts from them")
+    on_event({"kind": "phase", "text": f"tuning {name}"})
+    config = FitConfig(
+        base=model.path,
+        data="data",
+        out=f"adapters/{name}",
+        seed=seed,
+        max_tokens=model.context_length,
+        **settings,
+    )
+    (made,) = fit(config, path, on_event=on_event)
+    return made
+
+
+def _compared(
+    units: float,
+    before: SearchResult,
+    after: SearchResult,
+    cheapest: SearchResult | None,
+    least: float | None,
+    seed: int,
+) -> Comparison:
+    first, second = _tested(before), _tested(after)
+    reached = (
+        cheapest is not None and cheapest.best is not None and cheapest.best.search_score >= (least or 0.0)
+    )
+    same = _tested(cheapest) if cheapest is not None and reached else None
+    rng = np.random.default_rng([seed, 11])
+    return Comparison(
+        budget_units=units,
+        before=first.allocation,
+        before_units=first.budget_units,
+        before_score=_mean(first),
+        after=second.allocation,
+        after_units=second.budget_units,
+        after_score=_mean(second),
+        difference=paired_difference(second.scores, first.scores, rng),
+        same=None if same is None else same.allocation,
+        same_units=None if same is None else same.budget_units,
+        same_score=None if same is None else _mean(same),
+        same_difference=None if same is None else paired_difference(same.scores, first.scores, rng),
+    )
+
+
+def _tested(result: SearchResult) -> TrialResult:
+    """The winner's trial on the test split."""
+    best = result.best
+    for trial in result.confirmation:
+        if best is not None and trial.purpose == "test" and trial.allocation == best.allocation:
+            return trial
+    raise UserError(f"run {result.run_id} ended without a winner scored on the test split; see its report")
+
+
+def _mean(trial: TrialResult) -> float:
+    return float(trial.score or 0.0)
+
+
+def _mean_on(result: SearchResult, ids: set[str]) -> float | None:
+    """The winner's mean over some of the search examples."""
+    trial = result.best_trial()
+    held = [] if trial is None else [s for i, s in trial.scores.items() if i in ids]
+    mean = mean_interval(held, np.random.default_rng(0))
+    return None if mean is None else mean.mean
+
+
+def _state(path: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """What is known of the steps done here. UserError when they are another improvement's."""
+    try:
+        state: dict[str, Any] = json.loads((path / _STATE).read_text())
+    except (OSError, ValueError):
+        state = {"about": about, "searches": {}}
+        _keep_state(path, state)
+    if state["about"] != about:
+        raise UserError(
+            f"{path}: holds an improvement of {state['about']}; choose another --out, or remove it"
+        )
+    return state
+
+
+def _keep_state(path: Path, state: Mapping[str, Any]) -> None:
+    partial = path / f"{_STATE}.partial"
+    partial.write_text(json.dumps(state, indent=2))
+    partial.replace(path / _STATE)
