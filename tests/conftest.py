@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -28,6 +30,18 @@ def no_paid_model(monkeypatch: pytest.MonkeyPatch) -> None:
         "all_proxy",
     ):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def tuning_libraries() -> None:
+    """What the extra `tune` brings; where AGENTTTS_REQUIRE_LIVE is set, its absence is a failure."""
+    absent = [
+        name for name in ("torch", "transformers", "peft", "trl") if importlib.util.find_spec(name) is None
+    ]
+    if absent and os.environ.get("AGENTTTS_REQUIRE_LIVE"):
+        pytest.fail(f"{absent[0]} is not installed; run: make test")
+    if absent:
+        pytest.skip(f"{absent[0]} is not installed; run: make test")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
@@ -18,12 +18,28 @@ from rich.table import Table
 from agenttts.commands.common import DEFAULT_DB, Db, Json, out, print_json, say, talk
 from agenttts.commands.search import agent_settings
 from agenttts.errors import UserError
-from agenttts.tasktune.adapters import TunedModel, model_record, read_tuned, tuning_record
+from agenttts.proposers import AgentSettings
+from agenttts.tasktune.adapters import (
+    TunedModel,
+    model_record,
+    read_tuned,
+    require_servable,
+    tuning_record,
+)
 from agenttts.tasktune.build import DataConfig, TaskData, build, card_text, load_dataset
+from agenttts.tasktune.chat import JsonChat
 from agenttts.tasktune.configfile import load_config
-from agenttts.tasktune.evaluation import Evaluation, context_length, evaluate, figure
+from agenttts.tasktune.evaluation import Evaluation, context_length, evaluate, figure, rivals_spec
 from agenttts.tasktune.fit import FitConfig, fit
+from agenttts.tasktune.merging import Method, merge, merge_into_base
+from agenttts.tasktune.propose import Proposed, propose_subtasks
+from agenttts.tasktune.serving import ask_each, load_adapter
+from agenttts.tasktune.sources import documents as read_documents
+from agenttts.tasktune.subtask import subtasks_yaml, template_names, template_text
 from datastore.store import Store
+from pipelines.servecommand import commands, require_vllm
+from pipelines.serving import ServerGroup
+from pipelines.tables import Row
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -139,6 +155,155 @@ def eval_(
         print_json(found.to_json_dict())
     else:
         out().print(evaluation_table(found))
+
+
+@app.command("tasks")
+def tasks(
+    documents: Annotated[
+        list[Path] | None, typer.Argument(help="Sample documents (text files).", show_default=False)
+    ] = None,
+    domain: Annotated[str, typer.Option("--domain", help="What the field is, in a sentence.")] = "",
+    template: Annotated[
+        str | None, typer.Option("--template", help="A ready domain instead, such as legal-zh; or: list.")
+    ] = None,
+    out_file: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("subtasks.yaml"),
+    db: Db = DEFAULT_DB,
+    llm_base_url: BaseUrl = None,
+    llm_model: Model = None,
+) -> None:
+    """Write a file of sub-tasks: proposed by an LLM from documents, or a ready domain. Review it before use.
+
+    Example: `agenttts tune tasks rulings/*.txt --domain "Rulings of labour courts"`
+    """
+    if template == "list":
+        out().print("\n".join(template_names()))
+        return
+    if out_file.exists():
+        raise UserError(f"{out_file}: must be free; choose another --out")
+    if template is not None:
+        text = template_text(template)
+    else:
+        settings = agent_settings(llm_base_url, llm_model)
+        if settings is None:
+            raise UserError(
+                "proposing sub-tasks needs an LLM: export AGENTTTS_AGENT_BASE_URL and AGENTTTS_AGENT_MODEL, "
+                "start from --template, or write the file by hand"
+            )
+        if not documents or not domain:
+            raise UserError("proposing sub-tasks needs --domain and documents of it")
+        read = read_documents(documents)
+        with _stages() as told, Store.open(db) as store:
+            told(f"reading {len(read)} documents")
+            found = asyncio.run(_proposed(domain, read, settings, store))
+        for name, reason in found.left_out:
+            say(f"left out {name}: {reason}", "yellow")
+        text = subtasks_yaml(found.tasks)
+    out_file.write_text(text, encoding="utf-8")
+    say(f"{out_file}: review it; `agenttts tune data` builds a dataset for it")
+
+
+async def _proposed(domain: str, read: list[Row], settings: AgentSettings, store: Store) -> Proposed:
+    chat = JsonChat(settings, store)
+    try:
+        return await propose_subtasks(domain, read, chat)
+    finally:
+        await chat.aclose()
+
+
+@app.command("merge")
+def merge_(
+    adapters: Annotated[list[Path], typer.Argument(help="Adapters of one base.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Directory of the result.")],
+    method: Annotated[str, typer.Option("--method", help="sum, ties, dare; or base: into the base.")] = "sum",
+    weight: Annotated[list[float] | None, typer.Option("--weight", help="One for each adapter.")] = None,
+    density: Annotated[
+        float, typer.Option("--density", min=0.01, max=1.0, help="Share that ties and dare keep.")
+    ] = 0.5,
+    learn: Annotated[
+        Path | None, typer.Option("--learn", help="Dataset to learn a coefficient for each layer on.")
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Its first so many training rows.")] = 64,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Make several adapters one, or (--method base) one adapter part of its base's weights.
+
+    Example: `agenttts tune merge adapters/a adapters/b --out adapters/ab --learn data/`
+    """
+    if method == "base":
+        if len(adapters) != 1:
+            raise UserError(f"--method base takes one adapter, got {len(adapters)}")
+        made = merge_into_base(adapters[0], out_dir)
+    elif method in ("sum", "ties", "dare"):
+        learn_from = None if learn is None else load_dataset(learn).train[:rows]
+        with _stages() as told:
+            made = merge(
+                adapters,
+                out_dir,
+                method=cast(Method, method),
+                weights=weight,
+                density=density,
+                learn_from=learn_from,
+                seed=seed,
+                on_loss=lambda step, loss: told(f"step {step}, loss {loss:.3f}"),
+            )
+    else:
+        raise UserError(f"--method is sum, ties, dare or base, got {method!r}")
+    register(db, [made])
+    if json:
+        print_json({"path": str(made.path), "digest": made.digest, "rank": made.rank, **made.card})
+    else:
+        say(f"{made.path}: rank {made.rank}, {made.n_params:,} parameters")
+
+
+@app.command("serve")
+def serve_(
+    models: Annotated[
+        list[str], typer.Argument(help="NAME=DIRECTORY or DIRECTORY of adapters, checkpoints.")
+    ],
+    into: Annotated[
+        str | None,
+        typer.Option("--into", help="Base URL of a vLLM that runs: load adapters into it and end."),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", help="Of the first base; the next bases follow.")
+    ] = None,
+    db: Db = DEFAULT_DB,
+    log_dir: Annotated[Path | None, typer.Option("--log-dir", help="Where the servers' logs go.")] = None,
+) -> None:
+    """Serve tuned models with vLLM, each base once with its adapters, and check that each answers.
+
+    Example: `agenttts tune serve adapters/small --port 8101`
+    """
+    places = named_places([m if "=" in m else f"{Path(m).name}={m}" for m in models])
+    found = {name: read_tuned(place) for name, place in places.items()}
+    for one in found.values():
+        require_servable(one.path)
+    if into is not None:
+        for name, one in found.items():
+            if one.is_adapter:
+                load_adapter(into, name, one.path.resolve())
+                say(f"{name}: loaded at {into}", "green")
+    else:
+        spec = rivals_spec(places, port=port)
+        require_vllm()
+        logs = log_dir or Path(tempfile.mkdtemp(prefix="agenttts-serve-"))
+        with talk().status(f"starting vLLM, logs in {logs}"):
+            servers = ServerGroup(commands(spec), log_dir=logs).__enter__()
+        try:
+            ask_each(spec, list(places))
+            register(db, list(found.values()), list(found))
+            for name in places:
+                say(f"{name}: {spec.models[name].base_url}", "green")
+            say("Ctrl-C stops them.", "dim")
+            servers.watch()
+        except KeyboardInterrupt:
+            say("stopping", "dim")
+        finally:
+            servers.stop()
+        return
+    register(db, list(found.values()), list(found))
 
 
 def named_places(models: list[str]) -> dict[str, str]:

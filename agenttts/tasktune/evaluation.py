@@ -7,6 +7,8 @@ for as long as it takes. Answers are kept in the sample bank.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import os
 import random
 import socket
@@ -90,15 +92,17 @@ class Evaluation:
         }
 
 
-def rivals_spec(places: Mapping[str, str]) -> PipelineSpec:
+def rivals_spec(places: Mapping[str, str], *, port: int | None = None) -> PipelineSpec:
     """A spec that serves and asks the models: name → directory, or the base URL of a server that runs.
 
-    An adapter brings its base along. UserError when a directory holds no model, or an adapter that does not
+    An adapter brings its base along. port: of the first base, the next ones follow; free ones where not
+    given. UserError when a directory holds no model, or an adapter that does not
     fit.
     """
     models: dict[str, dict[str, Any]] = {}
     bases: dict[str, str] = {}
     tuned: dict[str, TunedModel] = {}
+    ports = itertools.repeat(None) if port is None else itertools.count(port)
     for name, place in places.items():
         if "://" in place:
             models[name] = {"base_url": place, "active_params": 1.0}
@@ -107,7 +111,7 @@ def rivals_spec(places: Mapping[str, str]) -> PipelineSpec:
         require_servable(tuned[name].path)
         if not tuned[name].is_adapter:
             bases[str(tuned[name].path.resolve())] = name
-            models[name] = _served(name, tuned[name])
+            models[name] = _served(name, tuned[name], next(ports))
     for name, one in tuned.items():
         if one.base is None:
             continue
@@ -116,11 +120,11 @@ def rivals_spec(places: Mapping[str, str]) -> PipelineSpec:
             bases[base] = f"base-of-{name}"
             if not Path(base).is_dir():
                 raise UserError(f"{one.path}: its base {one.base!r} is not a directory here; fetch it first")
-            models[bases[base]] = _served(bases[base], read_tuned(base))
+            models[bases[base]] = _served(bases[base], read_tuned(base), next(ports))
         require_base(one, Path(base))
         parent = models[bases[base]]
         models[name] = {
-            **_served(name, one),
+            **_served(name, one, None),
             "parent": bases[base],
             "base_url": parent["base_url"],
             "active_params": parent["active_params"] + one.n_params,
@@ -294,10 +298,10 @@ async def _preferred(
     return {name: sum(names[one] == name for one in said) for name in names.values()}
 
 
-def _served(name: str, tuned: TunedModel) -> dict[str, Any]:
+def _served(name: str, tuned: TunedModel, port: int | None) -> dict[str, Any]:
     return {
         "served_name": name,
-        "base_url": f"http://127.0.0.1:{free_port()}/v1",
+        "base_url": f"http://127.0.0.1:{port or free_port()}/v1",
         "path": str(tuned.path.resolve()),
         "active_params": float(max(1, tuned.n_params)),
         "context_length": context_length(tuned.path),
@@ -307,8 +311,6 @@ def _served(name: str, tuned: TunedModel) -> dict[str, Any]:
 
 def context_length(path: Path) -> int | None:
     """What a checkpoint's configuration says; None when it says nothing."""
-    import json
-
     try:
         found = json.loads((path / "config.json").read_text(encoding="utf-8"))
         return int(found["max_position_embeddings"])

@@ -11,7 +11,6 @@ import hashlib
 import importlib
 import json
 import math
-import os
 import resource
 import shutil
 import sys
@@ -182,6 +181,23 @@ def greedy(
     return found
 
 
+class _NotSaved(Exception):
+    """Weights could not be written: the disk is full, a place is forbidden."""
+
+
+@contextmanager
+def _saving() -> Iterator[None]:
+    """Every library reports a full disk in a way of its own."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise _NotSaved(" ".join(str(error).split())[:200]) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise _NotSaved(" ".join(str(error).split())[:200]) from error
+
+
 class _Examiner:
     """Scores a model on the evaluation split."""
 
@@ -203,6 +219,8 @@ def _fit(
     held = [row for row in data.eval if row.task in names][: config.eval_rows]
     if not train:
         raise UserError(f"{data.path} has no rows to learn {', '.join(names)} from")
+    if config.dpo is not None and not any(pair.task in names for pair in data.pairs):
+        raise UserError(f"dpo: {data.path} has no preference pairs of {', '.join(names)}")
     base = _base(config.base, root)
     fingerprint = _fingerprint(config, data, names, base)
     if (out / CARD).is_file():
@@ -215,15 +233,15 @@ def _fit(
     work = out.with_name(out.name + ".work")
     state = _work_state(work, fingerprint)
     try:
-        with _quiet():
+        with quiet():
             return _trained(config, data, train, held, out, work, base, fingerprint, state, on_event)
-    except OSError as error:
-        if error.errno is None:
-            raise UserError(f"{config.base}: can't be loaded: {' '.join(str(error).split())[:200]}") from None
+    except _NotSaved as error:
         raise UserError(
-            f"{error.filename or out}: {os.strerror(error.errno)}; whole checkpoints stay in {work}, "
-            "the same command goes on from them"
+            f"{out}: can't be saved: {error}; whole checkpoints stay in {work}, the same command goes on "
+            "from them"
         ) from None
+    except OSError as error:
+        raise UserError(f"{config.base}: can't be loaded: {' '.join(str(error).split())[:200]}") from None
 
 
 def _trained(
@@ -238,8 +256,8 @@ def _trained(
     state: dict[str, Any],
     on_event: OnEvent,
 ) -> TunedModel:
-    transformers, trl = _library("transformers"), _library("trl")
-    datasets, torch = _library("datasets"), _library("torch")
+    transformers, trl = library("transformers"), library("trl")
+    datasets, torch = library("datasets"), library("torch")
     transformers.set_seed(config.seed)
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     model = _model(config, base, transformers, torch)
@@ -294,10 +312,11 @@ def _trained(
         "steps": trainer.state.global_step,
         "seconds": round(time.monotonic() - started, 1),
         "peak_bytes": _peak_bytes(torch),
-        "versions": {m.__name__: m.__version__ for m in (torch, transformers, trl, _library("peft"))},
+        "versions": {m.__name__: m.__version__ for m in (torch, transformers, trl, library("peft"))},
     }
     if trainer.is_world_process_zero():
-        _keep(config, model, tokenizer, card, out)
+        with _saving():
+            _keep(config, model, tokenizer, card, out)
         shutil.rmtree(work)
     trainer.accelerator.wait_for_everyone()
     return read_tuned(out)
@@ -318,8 +337,6 @@ def _prefer(
     """The model after DPO on the pairs of its sub-tasks; the reference is the model as it comes in."""
     names = {row.task for row in train}
     pairs = [pair for pair in data.pairs if pair.task in names]
-    if not pairs:
-        raise UserError(f"dpo: {data.path} has no preference pairs of {', '.join(sorted(names))}")
 
     class Trainer(trl.DPOTrainer):  # type: ignore[misc]
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
@@ -365,6 +382,10 @@ def _record(tokenizer: Any, row: TaskRow) -> dict[str, list[int]]:
 def _trainer_class(trl: Any) -> Any:
     class Trainer(trl.SFTTrainer):  # type: ignore[misc]
         """TRL's, with the sub-tasks' own score at every evaluation, and a stop when it no longer rises."""
+
+        def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
+            with _saving():
+                super()._save_checkpoint(*arguments, **named)
 
         def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
             measured: dict[str, float] = super().evaluate(*arguments, **named)
@@ -451,7 +472,7 @@ def _model(config: FitConfig, base: str, transformers: Any, torch: Any) -> Any:
     if config.lora.quantize:
         if not gpu:
             raise UserError("lora.quantize needs a GPU, there is none; leave it out")
-        _library("bitsandbytes", "QLoRA needs bitsandbytes: pip install bitsandbytes")
+        library("bitsandbytes", "QLoRA needs bitsandbytes: pip install bitsandbytes")
         more["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )
@@ -484,7 +505,7 @@ def _peft_config(config: FitConfig, model: Any) -> Any:
                 f"lora.target_modules: {config.base} has no layer {missing[0]!r}; "
                 f"it has {', '.join(sorted(linear - {'lm_head'}))}"
             )
-    return _library("peft").LoraConfig(
+    return library("peft").LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha or 2 * lora.rank,
         lora_dropout=lora.dropout,
@@ -550,12 +571,12 @@ def _work_state(work: Path, fingerprint: str) -> dict[str, Any]:
     try:
         state: dict[str, Any] = json.loads((work / _STATE).read_text())
     except (OSError, ValueError):
+        state = {}
+    if state.get("fingerprint") == fingerprint:
+        return state
+    if _newest_checkpoint(work) is None:
         return {"fingerprint": fingerprint}
-    if state.get("fingerprint") != fingerprint:
-        raise UserError(
-            f"{work}: holds checkpoints of another configuration; remove it, or choose another out"
-        )
-    return state
+    raise UserError(f"{work}: holds checkpoints of another configuration; remove it, or choose another out")
 
 
 def _newest_checkpoint(work: Path) -> Path | None:
@@ -598,7 +619,7 @@ def _save_json(file: Path, value: Any) -> None:
     partial.replace(file)
 
 
-def _library(name: str, remedy: str = "tuning needs more libraries: pip install 'agenttts[tune]'") -> Any:
+def library(name: str, remedy: str = "tuning needs more libraries: pip install 'agenttts[tune]'") -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -606,12 +627,12 @@ def _library(name: str, remedy: str = "tuning needs more libraries: pip install 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The libraries' own bars and advice stay off the terminal."""
-    transformers = _library("transformers")
+    transformers = library("transformers")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    datasets = _library("datasets")
+    datasets = library("datasets")
     shown = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     with warnings.catch_warnings():

@@ -25,7 +25,7 @@ from agenttts.limits import SearchLimits
 from agenttts.report import read_report
 from agenttts.result import SearchResult
 from agenttts.search import search
-from agenttts.stats import Difference, mean_interval, paired_difference
+from agenttts.stats import Difference, paired_difference
 from agenttts.tasktune.adapters import TunedModel, model_record, tuning_record
 from agenttts.tasktune.build import TaskData, load_dataset, write_dataset
 from agenttts.tasktune.cleaning import clean, input_text
@@ -48,7 +48,8 @@ _STATE = "state.json"
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Before and after at one budget, on the test split. `same`: the cheapest allocation that, in the new
-    search, reaches what the old one's winner scores on the same search examples; None where none does.
+    search, is above the old one's winner by a standard error on the same search examples (else the cheapest
+    of many would be a lucky one); None where none is.
 
     difference, same_difference: after minus before, paired by example, 95 %.
     """
@@ -190,7 +191,7 @@ def improve(
         for units in levels:
             before = searched("before", spec, units)
             after = searched("after", new, units)
-            least = _mean_on(before, kept)
+            least = _clearly_reached(before, kept)
             cheapest = (
                 None
                 if least is None
@@ -404,12 +405,11 @@ def _mean(trial: TrialResult) -> float:
     return float(trial.score or 0.0)
 
 
-def _mean_on(result: SearchResult, ids: set[str]) -> float | None:
-    """The winner's mean over some of the search examples."""
+def _clearly_reached(result: SearchResult, ids: set[str]) -> float | None:
+    """The winner's mean over some of the search examples, and a standard error more; None without scores."""
     trial = result.best_trial()
-    held = [] if trial is None else [s for i, s in trial.scores.items() if i in ids]
-    mean = mean_interval(held, np.random.default_rng(0))
-    return None if mean is None else mean.mean
+    held = [] if trial is None else [s for i, s in trial.scores.items() if i in ids and s is not None]
+    return None if not held else min(1.0, float(np.mean(held) + np.std(held) / np.sqrt(len(held))))
 
 
 def _state(path: Path, about: dict[str, Any]) -> dict[str, Any]:

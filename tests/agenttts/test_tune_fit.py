@@ -1,0 +1,286 @@
+"""`agenttts tune fit` and `merge` on the zoo's small model: it learns, resumes, and refuses what can't be."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agenttts.errors import UserError
+from agenttts.tasktune.adapters import read_tuned, require_base, require_servable
+from agenttts.tasktune.build import load_dataset
+from agenttts.tasktune.fit import fit
+from agenttts.tasktune.merging import merge, merge_into_base
+from datastore import Store
+from tests.agenttts.commands import agenttts
+from tests.agenttts.museum import ZOO, fit_config, museum
+
+pytestmark = pytest.mark.usefixtures("tuning_libraries")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dataset of 400 rows, and adapters `a` and `b`."""
+    made = tmp_path_factory.mktemp("museum")
+    museum(made, 400)
+    for name, seed in (("a", 0), ("b", 1)):
+        fit(fit_config(out=name, seed=seed, lora={"rank": 8}), made)
+    return made
+
+
+def test_it_learns(folder: Path) -> None:
+    """The tuned model is far better on rows it did not see; the card says how it came about."""
+    made = read_tuned(folder / "a")
+    before, after = (made.card["metrics"][when]["read_off"] for when in ("before", "after"))
+    assert after > before + 0.3
+    assert made.rank == 8
+    assert made.card["dataset_digest"] == load_dataset(folder / "museum").digest
+    assert [point["epoch"] for point in made.card["curve"] if "score" in point] == [1.0, 2.0]
+    assert made.card["peak_bytes"] > 1e8
+    require_servable(made.path)
+    assert not (folder / "a.work").exists()
+
+
+def test_the_same_call_again_does_nothing(folder: Path) -> None:
+    """What is there, of the same configuration and data, is given back; of another it is left alone."""
+    before = (folder / "a" / "adapter_model.safetensors").stat().st_mtime_ns
+    (made,) = fit(fit_config(out="a", seed=0, lora={"rank": 8}), folder)
+    assert made.digest == read_tuned(folder / "a").digest
+    with pytest.raises(UserError, match="holds a model of another configuration"):
+        fit(fit_config(out="a", seed=5, lora={"rank": 8}), folder)
+    assert (folder / "a" / "adapter_model.safetensors").stat().st_mtime_ns == before
+
+
+def test_the_command_registers_the_model(folder: Path, tmp_path: Path) -> None:
+    """Parent, digest, dataset and metrics are in the store."""
+    config = fit_config(out="a", seed=0, lora={"rank": 8}).model_dump(mode="json")
+    (folder / "fit.yaml").write_text(json.dumps(config))
+    done = agenttts("tune", "fit", folder / "fit.yaml", "--db", tmp_path / "s.duckdb", "--json")
+    assert done.code == 0, done.err
+    with Store.read(tmp_path / "s.duckdb") as store:
+        (model,) = store.models()
+        (tuning,) = store.tunings()
+    made = read_tuned(folder / "a")
+    assert model.key == tuning.model_key == f"a@{made.digest[:16]}"
+    assert model.parent == str((ZOO / "models/small").resolve())
+    assert model.active_params == 102_720 + made.n_params
+    assert tuning.dataset_digest == load_dataset(folder / "museum").digest
+    assert json.loads(tuning.metrics) == made.card["metrics"]
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(folder: Path) -> None:
+    """`kill -9` in the middle: the same command goes on from the last whole checkpoint, to the same score."""
+    whole = fit_config(out="whole", epochs=4, patience=None)
+    killed = fit_config(out="killed", epochs=4, patience=None)
+    (undisturbed,) = fit(whole, folder)
+    (folder / "killed.yaml").write_text(json.dumps(killed.model_dump(mode="json")))
+    command = [sys.executable, "-c", "from agenttts.cli import main; main()", "tune", "fit"]
+    command += [str(folder / "killed.yaml"), "--db", str(folder / "k.duckdb")]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(folder.glob("killed.work/checkpoint-*/trainer_state.json")):
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert not (folder / "killed").exists()
+    broken = folder / "killed.work" / "checkpoint-99999"
+    broken.mkdir()
+    (broken / "adapter_model.safetensors").write_bytes(b"cut")
+    subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    resumed = read_tuned(folder / "killed")
+    assert resumed.card["metrics"] == undisturbed.card["metrics"]
+    assert resumed.card["steps"] == undisturbed.card["steps"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"lora": {"target_modules": ["q_proj", "w_pack"]}},
+            "has no layer 'w_pack'; it has down_proj, gate_proj",
+        ),
+        ({"tasks": ["write_off"]}, "'write_off' is not in .*museum; it has read_off"),
+        ({"base": "./nowhere"}, "base: no such directory, got './nowhere'"),
+        ({"data": "nothing"}, "nothing: must be a directory that `agenttts tune data` made"),
+        ({"max_tokens": 5}, "no row fits 5 tokens, the shortest has"),
+        ({"lora": {"quantize": True}}, "quantize needs a GPU"),
+        ({"dpo": {}}, "has no preference pairs"),
+    ],
+)
+def test_what_can_not_be_done(folder: Path, changes: dict[str, object], told: str) -> None:
+    """One line with field, law and value; nothing is written."""
+    with pytest.raises(UserError, match=told):
+        fit(fit_config(out="never", epochs=1, **changes), folder)
+    assert not (folder / "never").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"lora": {"rank": 1024}}, "lora.rank: must be less than or equal to 512, got 1024"),
+        ({"lora": {"dora": True}}, "lora.dora needs merge: true"),
+        ({"epoch": 3}, "epoch: unknown key"),
+    ],
+)
+def test_a_wrong_configuration(folder: Path, changes: dict[str, object], told: str) -> None:
+    """File, line, field, law and value, with exit code 2."""
+    config = {"base": "x", "data": "museum", "out": "never", **changes}
+    (folder / "wrong.yaml").write_text(json.dumps(config, indent=1))
+    done = agenttts("tune", "fit", folder / "wrong.yaml")
+    assert done.code == 2
+    assert told in done.err
+    assert "wrong.yaml:" in done.err
+
+
+def test_an_adapter_of_another_base(folder: Path) -> None:
+    """Its own base is named."""
+    with pytest.raises(UserError, match=r"was tuned on .*small .* not on .*medium"):
+        require_base(read_tuned(folder / "a"), ZOO / "models/medium")
+
+
+def test_what_vllm_would_not_load(folder: Path, tmp_path: Path) -> None:
+    """Modules saved whole, DoRA, and weights cut short are refused before a server is started."""
+    source = folder / "a"
+    for change, told in (
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save must be empty"),
+        ({"use_dora": True}, "use_dora must be off"),
+        ({"r": 1000}, "rank must be from 1 to 512"),
+    ):
+        made = tmp_path / told.split()[0]
+        made.mkdir()
+        config = json.loads((source / "adapter_config.json").read_text()) | change
+        (made / "adapter_config.json").write_text(json.dumps(config))
+        (made / "adapter_model.safetensors").write_bytes((source / "adapter_model.safetensors").read_bytes())
+        with pytest.raises(UserError, match=told):
+            require_servable(made)
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    (cut / "adapter_model.safetensors").write_bytes(
+        (source / "adapter_model.safetensors").read_bytes()[:-100]
+    )
+    with pytest.raises(UserError, match="is cut short"):
+        require_servable(cut)
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from agenttts.tasktune.fit import fit
+from tests.agenttts.museum import fit_config
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+def limited(event):
+    if event["kind"] == "tune_score" and event["step"] > 25:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+try:
+    fit(fit_config(out="full", epochs=3, lora={"rank": 8}), Path(sys.argv[1]), on_event=limited)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_full_disk(folder: Path) -> None:
+    """Saving fails with a clear error; earlier checkpoints are intact, and with room the run goes on."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(folder)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("UserError"), done.stdout
+    assert "whole checkpoints stay in" in done.stdout
+    assert not (folder / "full").exists()
+    kept = list((folder / "full.work").glob("checkpoint-*/trainer_state.json"))
+    assert kept
+    (made,) = fit(fit_config(out="full", epochs=3, lora={"rank": 8}), folder)
+    assert made.card["metrics"]["after"]["read_off"] > 0.4
+
+
+def test_all_weights_and_merging_into_the_base(folder: Path) -> None:
+    """Full fine-tuning, and an adapter merged in, give checkpoints that transformers loads."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    (whole,) = fit(fit_config(out="all-weights", method="full", epochs=1, learning_rate=1e-3), folder)
+    assert not whole.is_adapter
+    assert whole.n_params == 102_720
+    merged = merge_into_base(folder / "a", folder / "a-merged")
+    assert not merged.is_adapter
+    from peft import PeftModel
+
+    base = AutoModelForCausalLM.from_pretrained(ZOO / "models/small")
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        theirs = PeftModel.from_pretrained(base, str(folder / "a"))(ids).logits
+        ours = AutoModelForCausalLM.from_pretrained(merged.path)(ids).logits
+    assert torch.allclose(theirs, ours, atol=1e-4)
+
+
+def test_merged_adapters(folder: Path) -> None:
+    """A sum is exact: its logits are those of both adapters at work at once with their weights."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    made = merge([folder / "a", folder / "b"], folder / "ab", weights=[0.25, 0.75])
+    assert made.rank == 16
+    base = str(ZOO / "models/small")
+    ids = torch.arange(3, 40)[None]
+    both = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder / "a"), "a")
+    both.load_adapter(str(folder / "b"), "b")
+    both.base_model.set_adapter(["a", "b"])
+    for module in both.modules():
+        if hasattr(module, "lora_A") and hasattr(module, "scaling"):
+            module.scaling["a"] *= 0.25
+            module.scaling["b"] *= 0.75
+    with torch.no_grad():
+        expected = both(ids).logits
+        summed = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(made.path))(
+            ids
+        ).logits
+    assert torch.allclose(expected, summed, atol=1e-4)
+
+
+def test_learnt_coefficients(folder: Path) -> None:
+    """On the rows they are learnt from, the loss falls, and each layer has its own coefficients."""
+    losses: list[float] = []
+    rows = load_dataset(folder / "museum").train[:32]
+    made = merge(
+        [folder / "a", folder / "b"],
+        folder / "learnt",
+        learn_from=rows,
+        on_loss=lambda _, loss: losses.append(loss),
+    )
+    assert sum(losses[-10:]) < sum(losses[:10])
+    coefficients = made.card["coefficients"]
+    assert len(coefficients) == 14
+    assert len({tuple(found) for found in coefficients.values()}) > 10
+
+
+@pytest.mark.parametrize("method", ["ties", "dare"])
+def test_ties_and_dare(folder: Path, method: str) -> None:
+    """peft's merges come out as adapters that vLLM takes, and refuse adapters of different ranks."""
+    made = merge([folder / "a", folder / "b"], folder / method, method=method)  # type: ignore[arg-type]
+    assert made.rank == 8
+    with pytest.raises(UserError, match="needs adapters of one rank"):
+        merge([folder / "a", folder / "ab"], folder / "x", method=method)  # type: ignore[arg-type]
+
+
+def test_adapters_that_do_not_go_together(folder: Path) -> None:
+    """A checkpoint among them, a wrong number of weights, a place that is taken."""
+    with pytest.raises(UserError, match="must be an adapter, it is a whole checkpoint"):
+        merge([folder / "a", ZOO / "models/small"], folder / "x")
+    with pytest.raises(UserError, match="one for each of the 2 adapters, got 1"):
+        merge([folder / "a", folder / "b"], folder / "x", weights=[1.0])
+    with pytest.raises(UserError, match="must be free"):
+        merge([folder / "a", folder / "b"], folder / "a")
