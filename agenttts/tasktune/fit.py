@@ -276,7 +276,7 @@ def _trained(
         _save_json(work / _STATE, state)
     peft_config = _peft_config(config, model)
     arguments = _arguments(config, work, held=bool(held), trl=trl, torch=torch)
-    trainer = _trainer_class(trl)(
+    trainer = trainer_class(trl)(
         model=model,
         args=arguments,
         train_dataset=datasets.Dataset.from_list(fitting),
@@ -379,7 +379,7 @@ def _record(tokenizer: Any, row: TaskRow) -> dict[str, list[int]]:
     return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
 
 
-def _trainer_class(trl: Any) -> Any:
+def trainer_class(trl: Any) -> Any:
     class Trainer(trl.SFTTrainer):  # type: ignore[misc]
         """TRL's, with the sub-tasks' own score at every evaluation, and a stop when it no longer rises."""
 

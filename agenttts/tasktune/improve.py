@@ -130,7 +130,6 @@ def improve(
         raise UserError(f"the share of examples to tune on must be above 0 and below 1, got {tune_share:g}")
     with Store.read(db) as store:
         run = store.run(run_id)
-        found = SearchResult.from_store(store, run.run_id, spec)
     stage, why = (stage, "as asked for") if stage else bottleneck(db, run.run_id)
     chosen = spec.stage(stage)
     wanted = list(models) or smaller_models(spec, stage)
@@ -156,7 +155,7 @@ def improve(
                 [model_record(name, one, base_params=params, context_length=model.context_length)]
             )
             store.put_tunings([tuning_record(name, one, created_at=clock())])
-    levels = list(budgets) or [float(found.outcome.get("budget_units") or spec.budget.units)]
+    levels = list(budgets) or [float(json.loads(run.settings).get("budget_units") or spec.budget.units)]
     comparisons: list[Comparison] = []
     bought: dict[str, float] = {"samples_drawn": 0, "calls": 0, "flops": 0.0, "generated_tokens": 0}
 

@@ -1,0 +1,128 @@
+"""`agenttts tune tasks`: what becomes of an LLM's proposals, and a judge asked in both orders."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agenttts.proposers import AgentSettings
+from agenttts.tasktune.chat import JsonChat
+from agenttts.tasktune.judging import prefer
+from agenttts.tasktune.subtask import SubTask, load_subtasks
+from datastore import Store
+from tests.agenttts.commands import agenttts
+from tests.servers.scripted import Request, ScriptedServer
+
+ROOMY = {"small": 100_000}
+
+
+def proposal(name: str, instruction: str, output: str, gold: Any, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "instruction": instruction,
+        "inputs": [{"name": "ruling", "type": "text"}],
+        "output": output,
+        "choices": more.pop("choices", []),
+        "language": "en",
+        "example": {"inputs": {"ruling": "The claim is dismissed."}, "output": gold},
+        **more,
+    }
+
+
+PROPOSALS = [
+    proposal(
+        "Outcome", "Say how the court decided.", "choice", "dismissed", choices=["granted", "dismissed"]
+    ),
+    proposal("key words", "List the legal key words of the ruling.", "list", ["claim", "dismissed"]),
+    proposal("Keywords!", "List the legal key words of the ruling.", "list", ["claim"]),
+    proposal("weather", "Say what the weather was on the day.", "text", "rain"),
+    proposal(
+        "verdict", "Name the verdict of the judges in one word.", "choice", "upheld", choices=["a", "b"]
+    ),
+    proposal("motive", "Explain the motive behind the whole affair.", "text", "greed"),
+]
+
+
+def answer(request: Request, index: int) -> str:
+    text = request.prompt
+    if "Name up to" in text:
+        return json.dumps({"subtasks": PROPOSALS if "dismissed" in text else []})
+    if "weather" in text:
+        return json.dumps({"answerable": False, "output": ""})
+    if "motive" in text:
+        return json.dumps({"answerable": True, "output": "jealousy"})
+    return json.dumps(
+        {"answerable": True, "output": "dismissed" if "decided" in text else ["claim", "dismissed"]}
+    )
+
+
+def test_proposals_are_checked(
+    tmp_path: Path, make_server: Callable[..., ScriptedServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Doubles are merged; what the document can't answer, or answers otherwise when asked again, is left out;
+    the rest is a file that reads back. The same command again asks nothing."""
+    server = make_server(answer=answer, models=ROOMY)
+    monkeypatch.setenv("AGENTTTS_AGENT_BASE_URL", server.base_url)
+    monkeypatch.setenv("AGENTTTS_AGENT_MODEL", "small")
+    (tmp_path / "ruling.txt").write_text("The claim is dismissed.")
+    command = ["tune", "tasks", tmp_path / "ruling.txt", "--domain", "Rulings", "--db", tmp_path / "s.duckdb"]
+    done = agenttts(*command, "--out", tmp_path / "subtasks.yaml")
+    assert done.code == 0, done.err
+    tasks = load_subtasks(tmp_path / "subtasks.yaml")
+    assert [task.name for task in tasks.subtasks] == ["outcome", "key_words"]
+    assert tasks.subtasks[0].choices == ("granted", "dismissed")
+    assert "left out keywords: nearly the same as key_words" in done.err
+    assert "left out weather: can't be answered from its document" in done.err
+    assert "left out verdict: its example's output is none by its own rules" in done.err
+    assert "left out motive: its example says 'greed', asked again the LLM says 'jealousy'" in done.err
+    asked = len(server.arrived)
+    assert agenttts(*command, "--out", tmp_path / "again.yaml").code == 0
+    assert len(server.arrived) == asked
+    assert (tmp_path / "again.yaml").read_text() == (tmp_path / "subtasks.yaml").read_text()
+
+
+def test_a_template_needs_no_llm(tmp_path: Path) -> None:
+    """A ready domain is written as it is, never over another file."""
+    done = agenttts("tune", "tasks", "--template", "legal-zh", "--out", tmp_path / "subtasks.yaml")
+    assert done.code == 0, done.err
+    assert load_subtasks(tmp_path / "subtasks.yaml").subtasks[0].languages == ("zh",)
+    again = agenttts("tune", "tasks", "--template", "legal-en", "--out", tmp_path / "subtasks.yaml")
+    assert again.code == 2
+    assert "must be free" in again.err
+    assert agenttts("tune", "tasks", "--template", "cooking", "--out", tmp_path / "x.yaml").code == 2
+    assert "legal-zh" in agenttts("tune", "tasks", "--template", "list").out
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [(("A", "B"), "first"), (("B", "A"), "second"), (("A", "A"), "tie"), (("tie", "B"), "tie")],
+)
+def test_the_judge_is_asked_in_both_orders(
+    tmp_path: Path, make_server: Callable[..., ScriptedServer], said: tuple[str, str], expected: str
+) -> None:
+    """A preference counts where both orders agree; a judge that always says A prefers nobody."""
+
+    def judged(request: Request, index: int) -> str:
+        first = request.prompt.index("apple") < request.prompt.index("pear")
+        return json.dumps({"better": said[0] if first else said[1]})
+
+    server = make_server(answer=judged, models=ROOMY)
+    task = SubTask.model_validate(
+        {"name": "t", "instruction": "Name a fruit.", "inputs": {"x": "text"}, "metric": "exact_match"}
+    )
+
+    async def ask() -> str:
+        with Store.open(tmp_path / "s.duckdb") as store:
+            chat = JsonChat(AgentSettings(base_url=server.base_url, model="small"), store)
+            try:
+                return await prefer(task, [{"role": "user", "content": "?"}], "apple", "pear", chat)
+            finally:
+                await chat.aclose()
+
+    assert asyncio.run(ask()) == expected
+    assert len(server.arrived) == 2

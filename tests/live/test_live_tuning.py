@@ -1,0 +1,154 @@
+"""Tuned models on real vLLM servers: loaded while they run, as good as in transformers, used by a search."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agenttts import search
+from agenttts.errors import UserError
+from agenttts.tasktune.adapters import read_tuned
+from agenttts.tasktune.build import load_dataset
+from agenttts.tasktune.evaluation import evaluate
+from agenttts.tasktune.fit import encode_chat, fit, greedy
+from agenttts.tasktune.improve import improve
+from agenttts.tasktune.scoring import mean_by_task
+from agenttts.tasktune.serving import load_adapter, served
+from datastore import Store
+from pipelines.serving import ServerGroup, commands
+from pipelines.spec import PipelineSpec
+from pipelines.specfile import load_spec
+from tests.agenttts.commands import agenttts
+from tests.agenttts.museum import ZOO, fit_config, museum
+from tests.live.conftest import write_spec
+
+pytestmark = pytest.mark.usefixtures("tuning_libraries")
+
+
+@pytest.fixture(scope="module")
+def lora_spec(vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineSpec]:
+    """The zoo's pipeline with two models, whose servers take adapters while they run."""
+    folder = tmp_path_factory.mktemp("lora")
+    path = write_spec(folder, ["small", "medium"], n_search=40, n_test=20)
+    lora = "    serve_args: [--enable-lora, --max-lora-rank, '16', --max-loras, '4']\n"
+    text = path.read_text()
+    for size in ("small", "medium"):
+        text = text.replace(f"    path: {ZOO}/models/{size}\n", f"    path: {ZOO}/models/{size}\n{lora}")
+    path.write_text(text)
+    spec = load_spec(path)
+    environ = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+    group = commands(spec, ["small", "medium"], device="cpu")
+    with ServerGroup(group, log_dir=folder / "logs", environ=environ):
+        yield spec
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the museum and an adapter for it."""
+    folder = tmp_path_factory.mktemp("museum")
+    museum(folder, 400, 60)
+    fit(fit_config(out="adapter"), folder)
+    return folder
+
+
+def test_a_hot_loaded_adapter_answers_as_in_transformers(lora_spec: PipelineSpec, tuned: Path) -> None:
+    """The same greedy answers, and a gain over its base with an interval clear of zero."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    url = lora_spec.models["small"].base_url
+    data = load_dataset(tuned / "museum")
+    load_adapter(url, "museum-tuned", tuned / "adapter")
+    load_adapter(url, "museum-tuned", tuned / "adapter")  # it is there: nothing to do
+    with Store.open(tuned / "eval.duckdb") as store:
+        places = {"zoo-small": url, "museum-tuned": url}
+        found = asyncio.run(
+            evaluate(data, places, store=store, reference="zoo-small", log_dir=tuned / "logs")
+        )
+        scores = {one.model: one for one in found.scores}
+        again = asyncio.run(
+            evaluate(data, places, store=store, reference="zoo-small", log_dir=tuned / "logs")
+        )
+    assert again.to_json_dict() == found.to_json_dict()
+    gain = scores["museum-tuned"].against
+    assert gain is not None
+    assert gain.low > 0
+    base = str(ZOO / "models/small")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tuned / "adapter"))
+    prompts = [encode_chat(tokenizer, row.messages) for row in data.test]
+    texts = greedy(model, tokenizer, prompts, [8] * len(prompts))
+    expected = mean_by_task(data.tasks, data.test, texts)["read_off"]
+    assert scores["museum-tuned"].score.mean == pytest.approx(expected, abs=2.5 / len(prompts))
+
+
+def test_a_refused_adapter(lora_spec: PipelineSpec, tuned: Path) -> None:
+    """The server's reason is told, and what it needs."""
+    with pytest.raises(UserError, match=r"refuses the adapter nothing .*--enable-lora"):
+        load_adapter(lora_spec.models["small"].base_url, "nothing", tuned / "no-such-adapter")
+
+
+def test_improve(lora_spec: PipelineSpec, tmp_path: Path) -> None:
+    """From a live search to a tuned choice and back: the test split stays sealed, and a second call spends
+    nothing."""
+    db = tmp_path / "run.duckdb"
+    searched = search(lora_spec, budget=50, db=db, trials=4, proposer="insights")
+    made = improve(
+        lora_spec,
+        db=db,
+        run_id=searched.run_id,
+        stage="retrieve",
+        models=["small"],
+        tune_share=0.6,
+        trials=6,
+        fit_settings={"epochs": 2, "learning_rate": 2e-3, "lora": {"rank": 8}},
+    )
+    (model,) = made.models
+    assert model == "small-tuned-retrieve"
+    assert made.bought["samples_drawn"] > 0
+    new = load_spec(made.path / "pipeline.yaml")
+    assert new.models[model].parent == "small"
+    assert new.models[model].active_params > new.models["small"].active_params
+    assert model in new.stage("retrieve").models
+    assert model not in new.stage("answer").models
+    data = load_dataset(made.path / "data")
+    left = {json.loads(line)["id"] for line in (made.path / "search.jsonl").read_text().splitlines()}
+    learnt = {row.group for row in [*data.train, *data.eval]}
+    assert learnt
+    assert not learnt & left
+    assert all(name.startswith("search") for name in learnt | left)
+    (one,) = made.comparisons
+    assert one.difference.n == 20
+    assert one.budget_units == 50
+    with Store.read(db) as store:
+        assert any(record.name == model and record.parent for record in store.models())
+        assert [tuning.path for tuning in store.tunings()] == [
+            str(read_tuned(made.path / "adapters/small").path)
+        ]
+        samples = store.sql("SELECT count(*) AS n FROM samples").n[0]
+    again = agenttts(
+        *("improve", Path(lora_spec.root) / "pipeline.yaml", "--db", db, "--run", searched.run_id),
+        *("--stage", "retrieve", "--model", "small", "--tune-share", 0.6, "--trials", 6, "--epochs", 2),
+        *("--learning-rate", 2e-3, "--rank", 8, "--json"),
+    )
+    assert again.code == 0, again.err
+    assert again.json["comparisons"] == made.to_json_dict()["comparisons"]
+    with Store.read(db) as store:
+        assert store.sql("SELECT count(*) AS n FROM samples").n[0] == samples
+
+
+def test_served_names_who_does_not_answer(lora_spec: PipelineSpec, tmp_path: Path) -> None:
+    """A model that the server does not know."""
+    models = {**lora_spec.models}
+    models["small"] = models["small"].model_copy(update={"served_name": "stranger"})
+    wrong = lora_spec.model_copy(update={"models": models})
+    with (
+        pytest.raises(UserError, match="small gives no completion"),
+        served(wrong, ["small"], log_dir=tmp_path),
+    ):
+        pass
