@@ -192,6 +192,28 @@ def next_unit(data: ReportData) -> go.Figure:
     return figure
 
 
+def tuning_curves(data: ReportData) -> go.Figure:
+    """Training loss (dotted) and score on the evaluation split of each tuned model, against steps."""
+    import plotly.graph_objects as go
+
+    figure = _figure("score, loss", "step")
+    colours = model_styles(data)
+    for tuned in data.tuned:
+        colour = colours[tuned.model][0] if tuned.model in colours else GREY
+        for key, dash in (("loss", "dot"), ("score", "solid")):
+            points = [point for point in tuned.curve if key in point]
+            figure.add_trace(
+                go.Scatter(
+                    x=[point["step"] for point in points],
+                    y=[point[key] for point in points],
+                    name=f"{tuned.model} {key}",
+                    mode="lines+markers" if key == "score" else "lines",
+                    line={"color": colour, "dash": dash, "width": 2},
+                )
+            )
+    return figure
+
+
 def regret_against(moments: pd.DataFrame, against: str = "trials") -> go.Figure:
     """Mean regret of each proposer of a comparison, against "trials" or the FLOPs of as many random trials.
 

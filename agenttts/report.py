@@ -142,6 +142,19 @@ class Truncated:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TunedRow:
+    """How a model of the run was tuned. before, after: mean score on the dataset's evaluation split, greedy;
+    None where it has none. curve: {step, epoch, loss, eval_loss, score} of what was measured."""
+
+    model: str
+    tasks: tuple[str, ...]
+    before: float | None
+    after: float | None
+    seconds: float
+    curve: tuple[Mapping[str, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """All that a report shows. `as_of`: Unix time of the snapshot of a run in progress, None otherwise.
 
@@ -178,6 +191,7 @@ class ReportData:
     cost: SearchCost
     faults: tuple[FaultCount, ...]
     truncated: tuple[Truncated, ...]
+    tuned: tuple[TunedRow, ...]  # the tuned models among the run's choices
     bank_solved: bool  # whether curves also rest on allocations solved on recorded samples
 
     @property
@@ -242,6 +256,7 @@ def read_report(store: Store, run_id: str | None = None, *, solve: bool = True) 
         cost=_cost(store, run, trials, outcome.get("cost")),
         faults=_faults(store, store.trials(run.run_id)),
         truncated=_truncated(store, run.run_id),
+        tuned=_tuned(store, rule),
         bank_solved=bool(solved),
     )
 
@@ -406,6 +421,32 @@ def _truncated(store: Store, run_id: str) -> tuple[Truncated, ...]:
     )
     told = zip(rows["stage"], rows["n_cut"], rows["n_results"], strict=True)
     return tuple(Truncated(stage=s, n_cut=int(cut), n_results=int(n)) for s, cut, n in told if cut)
+
+
+def _tuned(store: Store, spec: Mapping[str, Any]) -> tuple[TunedRow, ...]:
+    names = {
+        model.get("revision"): name
+        for name, model in (spec.get("models") or {}).items()
+        if model.get("revision")
+    }
+    found = []
+    for tuning in store.tunings():
+        revision = tuning.model_key.rpartition("@")[2]
+        if revision in names:
+            told = json.loads(tuning.metrics)
+            means = [estimate((told.get(when) or {}).values()) for when in ("before", "after")]
+            before, after = (None if mean is None else mean.mean for mean in means)
+            found.append(
+                TunedRow(
+                    model=names[revision],
+                    tasks=tuple(json.loads(tuning.tasks)),
+                    before=before,
+                    after=after,
+                    seconds=tuning.seconds,
+                    curve=tuple(json.loads(tuning.curve)),
+                )
+            )
+    return tuple(found)
 
 
 def _solved(

@@ -70,6 +70,8 @@ def _figures(data: ReportData) -> dict[str, go.Figure]:
         found["budget"] = plots.quality_against_budget(data)
     for stage in dict.fromkeys(curve.stage for curve in data.curves):
         found[f"stage-{stage}"] = plots.score_against_samples(data, stage)
+    if data.tuned:
+        found["tuned"] = plots.tuning_curves(data)
     if data.marginals:
         found["next"] = plots.next_unit(data)
     return found

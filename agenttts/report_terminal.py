@@ -26,6 +26,11 @@ def print_report(data: ReportData, console: Console) -> None:
         console.print(Text(words.next_unit_text(data)))
     for line in words.headroom_lines(data):
         console.print(Text(line))
+    for tuned in data.tuned:
+        change = f"{words.score_text(tuned.before)} → {words.score_text(tuned.after)}"
+        console.print(
+            Text(f"{tuned.model}, tuned for {', '.join(tuned.tasks)}: {change} on its evaluation split")
+        )
     if data.insights:
         console.print(_insight_table(data))
     for line in (*words.cost_lines(data), *words.fault_lines(data)):

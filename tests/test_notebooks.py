@@ -40,3 +40,17 @@ def test_a_search_is_inspected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert sum("application/vnd.plotly.v1+json" in output["data"] for output in figures) >= 5
     assert any("application/vnd.jupyter.widget-view+json" in output["data"] for output in figures)
     assert texts[-1].count("units:") == 3, texts[-1]
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_stage_is_tuned(tmp_path: Path, tuning_libraries: None) -> None:
+    """The zoo's retrieve: a dataset of its own samples, an adapter that is better than its base, a curve."""
+    book = nbformat.read(NOTEBOOKS[1], 4)
+    NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+    tables = [output["data"]["text/plain"] for output in outputs if "text/plain" in output.get("data", {})]
+    (metrics,) = (table for table in tables if "before" in table and "after" in table)
+    before, after = map(float, metrics.splitlines()[-1].split()[1:])
+    assert after > before
+    assert any("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs)
+    assert "7.0% more FLOPs" in "".join(output.get("text", "") for output in outputs)

@@ -98,7 +98,7 @@ def test_the_python_lines_run(folder: Path, served: ScriptedServer) -> None:
 def test_every_command_shown_exists_with_its_options() -> None:
     """No console block or table names a command or an option that is not there."""
     for command in commands():
-        name = command[:2] if command[0] == "bank" else command[:1]
+        name = command[:2] if command[0] in ("bank", "tune") else command[:1]
         help_text = agenttts(*name, "--help").out
         assert help_text, command
         for option in (part for part in command if part.startswith("--")):
@@ -116,10 +116,16 @@ def test_every_command_shown_exists_with_its_options() -> None:
         "schema",
         "compare",
         "init",
+        "improve",
+        "tune",
     }
     search = agenttts("search", "--help").out
+    helps = [agenttts(name, "--help").out for name in named]
+    helps += [
+        agenttts("tune", part, "--help").out for part in ("tasks", "data", "fit", "eval", "merge", "serve")
+    ]
     for option in re.findall(r"`(--[a-z-]+)", README):
-        assert option in search or any(option in agenttts(n, "--help").out for n in named), option
+        assert option in search or any(option in text for text in helps), option
 
 
 def test_new_pipelines_are_written_as_shown(folder: Path) -> None:
@@ -138,3 +144,15 @@ def test_every_file_that_is_linked_is_there() -> None:
     """Links and pictures lead somewhere."""
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_files_of_tuning_read_as_they_are_shown(tmp_path: Path) -> None:
+    """data.yaml and fit.yaml of the README."""
+    from agenttts.tasktune.build import DataConfig
+    from agenttts.tasktune.configfile import load_config
+    from agenttts.tasktune.fit import FitConfig
+
+    for name, kind in (("data.yaml", DataConfig), ("fit.yaml", FitConfig)):
+        (text,) = (block for block in blocks("yaml") if block.startswith(f"# {name}"))
+        (tmp_path / name).write_text(text)
+        assert load_config(tmp_path / name, kind).out  # type: ignore[attr-defined]
