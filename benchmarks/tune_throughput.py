@@ -4,6 +4,8 @@
 
 Both train the zoo's small model for one epoch, LoRA on all linear layers, each in a process of its own, by
 turns. Prints rows per second of the training loop, their ratio, and the peak resident memory.
+
+Measured 2026-11-25 (one thread): 511 rows/s against TRL's 469, ratio 1.09; peak 0.66 GiB against 0.65.
 """
 
 from __future__ import annotations

@@ -1,7 +1,13 @@
-"""Do small tuned models beat larger general ones on their sub-task? `python benchmarks/tuned_museum.py [--out DIR]`
+"""Do small tuned models beat larger general ones on their sub-task?
 
-The zoo's kept-out domain, which no zoo model was trained on: each size as it is, and tuned by LoRA on the CPU on
-what is left of 2,000 rows after the checks; the same 300 questions for all, through vLLM.
+    python benchmarks/tuned_museum.py [--out DIR]
+
+The zoo's kept-out domain, which no zoo model was trained on: each size as it is, and tuned by LoRA on the CPU
+on what is left of 2,000 rows after the checks; the same 300 questions for all, through vLLM.
+
+Measured 2026-11-25 (2 cores, 2 min 17 s in all), exact match on 292 distinct questions, 95 % intervals: small
+0.075, medium 0.524, large 0.291 untuned; tuned small 0.925 [0.890, 0.952] (11 s, 0.68 GiB), medium 0.983
+[0.962, 0.993] (20 s), large 0.976 (31 s). Small tuned minus large untuned, paired: +0.634 [+0.575, +0.685].
 """
 
 from __future__ import annotations
