@@ -11,7 +11,7 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipelines.errors import ConfigurationError, CustomCodeFailed
@@ -21,6 +21,8 @@ from pipelines.parsers import normal_space
 from pipelines.parts import MetricSpec
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+_ASIAN = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_WORD = re.compile(rf"[{_ASIAN}]|[^\W_{_ASIAN}]+")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -49,6 +51,29 @@ def exact_match(output: Any | None, gold: Any) -> float:
 def token_f1(output: Any | None, gold: Any) -> float:
     """Harmonic mean of precision and recall over tokens as a bag, best over the aliases."""
     return max(_token_f1(_text(output), _text(alias)) for alias in _aliases(gold))
+
+
+def rouge_l(output: Any | None, gold: Any) -> float:
+    """2·lcs / (|said| + |right|) in words, lower case (Lin 2004), best over the aliases.
+
+    A Chinese, Japanese or Korean character is a word.
+    """
+    return max(
+        rouge_l_of(_WORD.findall(_text(output).lower()), _WORD.findall(_text(alias).lower()))
+        for alias in _aliases(gold)
+    )
+
+
+def rouge_l_of(said: Sequence[str], right: Sequence[str]) -> float:
+    """ROUGE-L's F-measure of two sequences of tokens; 0 when nothing is in common."""
+    row = [0] * (len(right) + 1)
+    for token in said:
+        before = 0
+        for i, other in enumerate(right):
+            above = row[i + 1]
+            row[i + 1] = before + 1 if token == other else max(above, row[i])
+            before = above
+    return 2 * row[-1] / (len(said) + len(right)) if row[-1] else 0.0
 
 
 def set_precision(output: Any | None, gold: Any) -> float:
@@ -115,6 +140,7 @@ def _own(function: Callable[..., Any], output: Any | None, example: Example) -> 
 _METRICS: Mapping[str, Callable[[Any | None, Any], float]] = {
     "exact_match": exact_match,
     "token_f1": token_f1,
+    "rouge_l": rouge_l,
     "set_precision": set_precision,
     "set_recall": set_recall,
     "set_f1": set_f1,

@@ -171,7 +171,7 @@ class AggregatorSpec(Strict):
 class MetricSpec(Strict):
     """How an output is scored against an example's gold value, in [0, 1]."""
 
-    kind: Literal["exact_match", "token_f1", "set_precision", "set_recall", "set_f1", "accuracy"]
+    kind: Literal["exact_match", "token_f1", "rouge_l", "set_precision", "set_recall", "set_f1", "accuracy"]
     label: str = Field(description="example field that holds the gold value")
 
 

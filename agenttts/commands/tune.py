@@ -81,10 +81,11 @@ def fit_(config: Config, db: Db = DEFAULT_DB, json: Json = False) -> None:
     Example: `agenttts tune fit fit.yaml --db run.duckdb`
     """
     loaded = load_config(config, FitConfig)
+    if os.environ.get("RANK", "0") != "0":
+        fit(loaded, config.parent)
+        return
     with _training() as on_event:
         made = fit(loaded, config.parent, on_event=on_event)
-    if int(os.environ.get("RANK", "0")) != 0:
-        return
     register(db, made)
     if json:
         print_json([{"path": str(one.path), "digest": one.digest, **one.card} for one in made])

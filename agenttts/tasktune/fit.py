@@ -2,7 +2,8 @@
 
 The loss is on the answer alone. Prompts are rendered by the base model's chat template and tokenised exactly
 as vLLM does for a chat, so that training and serving see the same tokens. Checkpoints lie in OUT.work beside
-the result until it is whole; a run that was killed goes on from the newest whole one.
+the result until it is whole; a run that was killed goes on from the newest whole one. Several processes:
+`torchrun --nproc-per-node 2 $(which agenttts) tune fit fit.yaml`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import importlib
 import json
 import math
+import os
 import resource
 import shutil
 import sys
@@ -273,7 +275,8 @@ def _trained(
     checkpoint = _newest_checkpoint(work)
     if "before" not in state:
         state["before"] = examiner.scores(model) if held else {}
-        _save_json(work / _STATE, state)
+        if _is_first():
+            _save_json(work / _STATE, state)
     peft_config = _peft_config(config, model)
     arguments = _arguments(config, work, held=bool(held), trl=trl, torch=torch)
     trainer = trainer_class(trl)(
@@ -367,6 +370,7 @@ def _prefer(
         train_dataset=datasets.Dataset.from_list(records),
         processing_class=tokenizer,
     )
+    trainer.remove_callback(library("transformers").PrinterCallback)
     trainer.train()
     if "ref" in trainer.model.peft_config:
         trainer.model.delete_adapter("ref")
@@ -454,6 +458,7 @@ def _arguments(config: FitConfig, work: Path, *, held: bool, trl: Any, torch: An
         seed=config.seed,
         report_to="none",
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,
         greater_is_better=True if held else None,
         **scored,
         **_precision(torch),
@@ -587,7 +592,8 @@ def _newest_checkpoint(work: Path) -> Path | None:
             json.loads((folder / "trainer_state.json").read_text())
             whole.append(folder)
         except (OSError, ValueError):
-            shutil.rmtree(folder, ignore_errors=True)
+            if _is_first():
+                shutil.rmtree(folder, ignore_errors=True)
     return max(whole, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
 
 
@@ -611,6 +617,11 @@ def _peak_bytes(torch: Any) -> int:
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def _is_first() -> bool:
+    """Whether this is the only process, or the first of several (torchrun, accelerate)."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _save_json(file: Path, value: Any) -> None:

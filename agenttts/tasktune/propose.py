@@ -26,7 +26,7 @@ from pipelines.parsers import Parsed, parse
 from pipelines.tables import Row
 
 _OUTPUTS: Mapping[str, Mapping[str, Any]] = {
-    "text": {"metric": "token_f1"},
+    "text": {"metric": "rouge_l"},
     "list": {"parser": {"kind": "lines"}, "metric": "set_f1"},
     "choice": {"metric": "accuracy"},
 }

@@ -7,10 +7,11 @@ is what these give and whose mean is reported. Where there is nothing to name an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from pipelines.examples import Example
+from pipelines.metrics import rouge_l_of
 from pipelines.tool_use.rows import arguments
 
 _TOKEN = re.compile(r"[a-z0-9]+")
@@ -23,9 +24,7 @@ def steps_rouge_l(output: Any | None, example: Example) -> float:
 
 def rouge_l(said: str, right: str) -> float:
     """2·lcs / (|said| + |right|) in tokens; 0 when nothing is in common."""
-    first, second = _TOKEN.findall(said.lower()), _TOKEN.findall(right.lower())
-    common = _longest_common(first, second)
-    return 2 * common / (len(first) + len(second)) if common else 0.0
+    return rouge_l_of(_TOKEN.findall(said.lower()), _TOKEN.findall(right.lower()))
 
 
 def node_f1(output: Any | None, example: Example) -> float:
@@ -66,14 +65,3 @@ def _f1(said: Iterable[Any], right: Iterable[Any]) -> float:
     if not first and not second:
         return 1.0
     return 2 * len(first & second) / (len(first) + len(second))
-
-
-def _longest_common(first: Sequence[str], second: Sequence[str]) -> int:
-    row = [0] * (len(second) + 1)
-    for token in first:
-        before = 0
-        for i, other in enumerate(second):
-            above = row[i + 1]
-            row[i + 1] = before + 1 if token == other else max(above, row[i])
-            before = above
-    return row[-1]

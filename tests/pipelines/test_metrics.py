@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipelines import Example, MetricSpec
 from pipelines.errors import CustomCodeFailed
-from pipelines.metrics import score
+from pipelines.metrics import rouge_l, score
 
 Kind = Literal["exact_match", "token_f1", "set_precision", "set_recall", "set_f1", "accuracy"]
 KINDS: tuple[Kind, ...] = ("exact_match", "token_f1", "set_precision", "set_recall", "set_f1", "accuracy")
@@ -110,3 +110,11 @@ def test_functions_score() -> None:
         score(lambda output, example: float("nan"), "x", example)
     with pytest.raises(CustomCodeFailed, match="raised KeyError"):
         score(lambda output, example: example["nope"], "x", example)
+
+
+def test_rouge_l_is_that_of_its_definition() -> None:
+    """Longest common subsequence in words; a Chinese character is one; best over aliases."""
+    assert rouge_l("The cat sat on the mat", "the cat lay on a mat") == pytest.approx(2 * 4 / 12)
+    assert rouge_l("被告支付工程款", "被告应支付款") == pytest.approx(2 * 5 / 13)
+    assert rouge_l("no", ["yes", "oh no"]) == pytest.approx(2 / 3)
+    assert rouge_l(None, "x") == 0.0
