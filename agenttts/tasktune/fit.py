@@ -188,7 +188,7 @@ class _NotSaved(Exception):
 
 
 @contextmanager
-def _saving() -> Iterator[None]:
+def saving() -> Iterator[None]:
     """Every library reports a full disk in a way of its own."""
     try:
         yield
@@ -272,11 +272,11 @@ def _trained(
         shortest = min(len(record["input_ids"]) for record in records)
         raise UserError(f"max_tokens: no row fits {limit} tokens, the shortest has {shortest}")
     examiner = _Examiner(tokenizer, data.tasks, held)
-    checkpoint = _newest_checkpoint(work)
+    checkpoint = newest_checkpoint(work)
     if "before" not in state:
         state["before"] = examiner.scores(model) if held else {}
         if _is_first():
-            _save_json(work / _STATE, state)
+            save_json(work / _STATE, state)
     peft_config = _peft_config(config, model)
     arguments = _arguments(config, work, held=bool(held), trl=trl, torch=torch)
     trainer = trainer_class(trl)(
@@ -318,7 +318,7 @@ def _trained(
         "versions": {m.__name__: m.__version__ for m in (torch, transformers, trl, library("peft"))},
     }
     if trainer.is_world_process_zero():
-        with _saving():
+        with saving():
             _keep(config, model, tokenizer, card, out)
         shutil.rmtree(work)
     trainer.accelerator.wait_for_everyone()
@@ -365,7 +365,7 @@ def _prefer(
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            **_precision(torch),
+            **precision(torch),
         ),
         train_dataset=datasets.Dataset.from_list(records),
         processing_class=tokenizer,
@@ -388,7 +388,7 @@ def trainer_class(trl: Any) -> Any:
         """TRL's, with the sub-tasks' own score at every evaluation, and a stop when it no longer rises."""
 
         def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
-            with _saving():
+            with saving():
                 super()._save_checkpoint(*arguments, **named)
 
         def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
@@ -404,7 +404,7 @@ def trainer_class(trl: Any) -> Any:
                 self.control.should_training_stop = True
             self.kept["seconds"] = self.clock()
             if self.is_world_process_zero():
-                _save_json(self.state_file, self.kept)
+                save_json(self.state_file, self.kept)
             return measured
 
     return Trainer
@@ -461,11 +461,11 @@ def _arguments(config: FitConfig, work: Path, *, held: bool, trl: Any, torch: An
         ddp_find_unused_parameters=False,
         greater_is_better=True if held else None,
         **scored,
-        **_precision(torch),
+        **precision(torch),
     )
 
 
-def _precision(torch: Any) -> dict[str, bool]:
+def precision(torch: Any) -> dict[str, bool]:
     """bfloat16 where the hardware has it."""
     gpu = torch.cuda.is_available()
     return {"bf16": bool(gpu and torch.cuda.is_bf16_supported()), "use_cpu": not gpu}
@@ -535,7 +535,7 @@ def _keep(config: FitConfig, model: Any, tokenizer: Any, card: Mapping[str, Any]
         model.save_pretrained(str(partial), safe_serialization=True)
         (partial / "README.md").unlink(missing_ok=True)  # peft's form, not filled in
         require_servable(partial)
-        _save_json(partial / CARD, card)
+        save_json(partial / CARD, card)
         if out.exists():
             out.rmdir()
         partial.rename(out)
@@ -579,12 +579,12 @@ def _work_state(work: Path, fingerprint: str) -> dict[str, Any]:
         state = {}
     if state.get("fingerprint") == fingerprint:
         return state
-    if _newest_checkpoint(work) is None:
+    if newest_checkpoint(work) is None:
         return {"fingerprint": fingerprint}
     raise UserError(f"{work}: holds checkpoints of another configuration; remove it, or choose another out")
 
 
-def _newest_checkpoint(work: Path) -> Path | None:
+def newest_checkpoint(work: Path) -> Path | None:
     """The newest whole checkpoint; the trainer's state is written last. Others are removed."""
     whole = []
     for folder in work.glob("checkpoint-*"):
@@ -624,7 +624,7 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _save_json(file: Path, value: Any) -> None:
+def save_json(file: Path, value: Any) -> None:
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=2, allow_nan=False), encoding="utf-8")
     partial.replace(file)
