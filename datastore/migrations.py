@@ -23,6 +23,11 @@ STEPS: dict[int, str] = {
         dataset_digest VARCHAR NOT NULL, tasks VARCHAR NOT NULL, settings VARCHAR NOT NULL,
         curve VARCHAR NOT NULL, metrics VARCHAR NOT NULL, seconds DOUBLE NOT NULL,
         peak_bytes BIGINT NOT NULL, created_at DOUBLE NOT NULL
+    );
+    CREATE TABLE preferences (
+        key VARCHAR PRIMARY KEY, collection VARCHAR NOT NULL, first VARCHAR NOT NULL,
+        second VARCHAR NOT NULL, label VARCHAR NOT NULL, preferred DOUBLE NOT NULL, source VARCHAR NOT NULL,
+        judge VARCHAR NOT NULL, prompt VARCHAR, created_at DOUBLE NOT NULL
     )""",
 }
 

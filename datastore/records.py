@@ -178,6 +178,22 @@ class Tuning:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Preference:
+    """Which of two texts of one label is more of it: 1.0 the first, 0.0 the second, 0.5 neither."""
+
+    key: str
+    collection: str
+    first: str
+    second: str
+    label: str
+    preferred: float
+    source: str  # votes, llm or people
+    judge: str  # the annotator or model
+    prompt: str | None  # what an LLM was asked in the first order
+    created_at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunCost:
     """What a run paid for; see `Store.run_cost` for how each is counted."""
 

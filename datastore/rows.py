@@ -42,6 +42,7 @@ TABLES: Mapping[type, Table] = {
     records.Proposal: Table(name="proposals", key=("run_id", "step", "position"), order="step, position"),
     records.Insight: Table(name="insights", key=("run_id", "step", "position"), order="step, position"),
     records.Tuning: Table(name="tunings", key=("model_key",), order="created_at, model_key"),
+    records.Preference: Table(name="preferences", key=("key",), order="collection, created_at, key"),
     records.Event: Table(name="events", order="rowid"),
 }
 

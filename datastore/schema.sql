@@ -248,6 +248,26 @@ COMMENT ON COLUMN tunings.seconds IS 'seconds of training, evaluation included';
 COMMENT ON COLUMN tunings.peak_bytes IS 'most resident memory of the process, bytes; GPU memory where there is one';
 COMMENT ON COLUMN tunings.created_at IS 'Unix seconds, UTC';
 
+CREATE TABLE preferences (
+    key VARCHAR PRIMARY KEY,
+    collection VARCHAR NOT NULL,
+    first VARCHAR NOT NULL,
+    second VARCHAR NOT NULL,
+    label VARCHAR NOT NULL,
+    preferred DOUBLE NOT NULL,
+    source VARCHAR NOT NULL,
+    judge VARCHAR NOT NULL,
+    prompt VARCHAR,
+    created_at DOUBLE NOT NULL
+);
+COMMENT ON TABLE preferences IS 'which of two texts of one label is more of it';
+COMMENT ON COLUMN preferences.key IS '128 bits in hex: SHA-256 of collection, texts, label, source and judge';
+COMMENT ON COLUMN preferences.preferred IS '1: the first, 0: the second, 0.5: neither';
+COMMENT ON COLUMN preferences.source IS 'votes, llm or people';
+COMMENT ON COLUMN preferences.judge IS 'the annotator or model';
+COMMENT ON COLUMN preferences.prompt IS 'what an LLM was asked in the first order; NULL: nobody was';
+COMMENT ON COLUMN preferences.created_at IS 'Unix seconds, UTC';
+
 -- The two views are tables of the same name in a live snapshot, which has no prompts and samples.
 CREATE VIEW bank_summary AS
 SELECT prompts.model_key,

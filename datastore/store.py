@@ -25,6 +25,7 @@ from datastore.records import (
     ExampleScore,
     Insight,
     ModelRecord,
+    Preference,
     Prompt,
     Proposal,
     Run,
@@ -243,6 +244,14 @@ class Store:
     def tunings(self) -> list[Tuning]:
         """All tuned models, the newest last."""
         return self._select(Tuning)
+
+    def put_preferences(self, preferences: Sequence[Preference]) -> None:
+        """Store preferences, replacing those of the same key."""
+        self._put(Preference, preferences)
+
+    def preferences(self, collection: str) -> list[Preference]:
+        """A collection's preferences, in the order in which they were given."""
+        return self._select(Preference, "collection = ?", collection)
 
     def begin_trial(self, trial: Trial) -> None:
         """Store a trial; one of the same id is replaced."""

@@ -6,7 +6,7 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -28,18 +28,22 @@ from agenttts.tasktune.adapters import (
 )
 from agenttts.tasktune.build import DataConfig, TaskData, build, card_text, load_dataset
 from agenttts.tasktune.chat import JsonChat
+from agenttts.tasktune.classified import LabelledText, read_texts
+from agenttts.tasktune.classifier import ClassifierConfig, fit_classifier
 from agenttts.tasktune.configfile import load_config
 from agenttts.tasktune.evaluation import Evaluation, context_length, evaluate, figure, rivals_spec
 from agenttts.tasktune.fit import FitConfig, fit
 from agenttts.tasktune.merging import Method, merge, merge_into_base
+from agenttts.tasktune.preferring import by_llm, by_votes, drawn_pairs, read_csv, write_csv
 from agenttts.tasktune.propose import Proposed, propose_subtasks
 from agenttts.tasktune.serving import ask_each, load_adapter
 from agenttts.tasktune.sources import documents as read_documents
 from agenttts.tasktune.subtask import subtasks_yaml, template_names, template_text
+from datastore.records import Preference
 from datastore.store import Store
 from pipelines.servecommand import commands, require_vllm
 from pipelines.serving import ServerGroup
-from pipelines.tables import Row
+from pipelines.tables import Row, read_file
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -256,6 +260,137 @@ def merge_(
         print_json({"path": str(made.path), "digest": made.digest, "rank": made.rank, **made.card})
     else:
         say(f"{made.path}: rank {made.rank}, {made.n_params:,} parameters")
+
+
+@app.command("classifier")
+def classifier_(config: Config, json: Json = False) -> None:
+    """Train a text classifier on labels, and on preferences too (P2C); interrupted, the same command goes on.
+
+    Example: `agenttts tune classifier classifier.yaml`
+    """
+    loaded = load_config(config, ClassifierConfig)
+    with _stages() as told:
+        told("training")
+
+        def on_event(event: dict[str, Any]) -> None:
+            told(f"step {event['step']}: macro-F1 {event['score']:.3f} on the validation texts")
+
+        found = fit_classifier(loaded, config.parent, on_event=on_event)
+    for name in found["classes_without_pairs"]:
+        say(f"warning: no pair of the class {name} has a preference: learnt from its labels alone", "yellow")
+    if found["test_texts_cut"]:
+        say(
+            f"warning: {found['test_texts_cut']} test texts are longer than max_tokens and were cut", "yellow"
+        )
+    if json:
+        print_json(found)
+        return
+    table = Table("figure", "test texts")
+    low, high = found["accuracy_ci"]
+    table.add_row("accuracy", f"{found['accuracy']:.3f} [{low:.3f}, {high:.3f}]")
+    for name in ("macro_f1", "matthews", "calibration_error", "consistency", "preference_accuracy"):
+        if found.get(name) is not None:
+            table.add_row(name.replace("_", " "), f"{found[name]:.3f}")
+    out().print(table)
+    say(f"{found.get('path', 'nothing exported: the backbone was frozen')}")
+
+
+@app.command("prefer")
+def prefer_(
+    collection: Annotated[str, typer.Argument(help="Name of the collection in the store.")],
+    data: Annotated[Path | None, typer.Option("--data", help="Texts: CSV, JSONL or Parquet.")] = None,
+    labels: Annotated[str, typer.Option("--labels", help="The classes, separated by commas.")] = "",
+    text: Annotated[str, typer.Option("--text", help="The column of the text.")] = "text",
+    label: Annotated[str | None, typer.Option("--label", help="The column of the label.")] = None,
+    votes: Annotated[
+        str | None, typer.Option("--votes", help="Columns with counts of votes, one for each label.")
+    ] = None,
+    source: Annotated[str, typer.Option("--source", help="votes or llm.")] = "llm",
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Pairs to ask about.")] = 500,
+    tie: Annotated[
+        float, typer.Option("--tie", min=0.0, max=1.0, help="votes: shares this near are a tie.")
+    ] = 0.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what it would cost; ask nothing.")] = False,
+    import_csv: Annotated[
+        Path | None, typer.Option("--import", help="Take people's preferences from a CSV file instead.")
+    ] = None,
+    export_csv: Annotated[
+        Path | None, typer.Option("--export", help="Write the collection as a CSV file instead.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    llm_base_url: BaseUrl = None,
+    llm_model: Model = None,
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Collect which of two texts of one label is more of it: from votes, an LLM, or people.
+
+    Example: `agenttts tune prefer tone --data texts.csv --labels polite,rude --label tone --pairs 300`
+    """
+    if export_csv is not None:
+        with Store.read(db) as reading:
+            count = write_csv(reading.preferences(collection), export_csv)
+        say(f"{export_csv}: {count} preferences")
+        return
+    notes: list[str] = []
+    if import_csv is not None:
+        found = read_csv(collection, import_csv, at=time.time())
+    else:
+        if data is None:
+            raise UserError("texts come from --data; or take preferences from --import")
+        names = [name.strip() for name in labels.split(",") if name.strip()]
+        columns = [name.strip() for name in (votes or "").split(",") if name.strip()]
+        texts = read_texts(read_file(data), text=text, labels=names, label=label, votes=columns)
+        asked = drawn_pairs(texts, pairs, seed)
+        if source == "votes":
+            found = by_votes(collection, texts, names, asked, tie=tie, at=time.time())
+        elif source == "llm":
+            characters = sum(len(texts[i].text) + len(texts[j].text) + 300 for i, j in asked)
+            cost = f"{2 * len(asked)} calls, about {2 * characters // 4:,} prompt tokens"
+            if dry_run:
+                say(f"{len(asked)} pairs in both orders: {cost}")
+                return
+            settings = agent_settings(llm_base_url, llm_model)
+            if settings is None:
+                raise UserError(
+                    "--source llm needs an LLM: export AGENTTTS_AGENT_BASE_URL and AGENTTTS_AGENT_MODEL"
+                )
+            say(f"{len(asked)} pairs in both orders: {cost}", "dim")
+            with _stages() as told, Store.open(db) as store:
+                found, notes = asyncio.run(_preferred(collection, texts, names, asked, settings, store, told))
+        else:
+            raise UserError(f"--source is votes or llm, got {source!r}")
+    with Store.open(db) as store:
+        store.put_preferences(found)
+        total = len(store.preferences(collection))
+    counts = {
+        "first": sum(one.preferred == 1 for one in found),
+        "second": sum(one.preferred == 0 for one in found),
+        "tie": sum(one.preferred == 0.5 for one in found),
+    }
+    for note in notes:
+        say(f"warning: {note}", "yellow")
+    if json:
+        print_json({"collection": collection, "added": counts, "total": total, "warnings": notes})
+    else:
+        told_counts = ", ".join(f"{count} {what}" for what, count in counts.items())
+        say(f"{collection}: {told_counts}; {total} in {db}")
+
+
+async def _preferred(
+    collection: str,
+    texts: Sequence[LabelledText],
+    labels: Sequence[str],
+    asked: Sequence[tuple[int, int]],
+    settings: AgentSettings,
+    store: Store,
+    told: Any,
+) -> tuple[list[Preference], list[str]]:
+    chat = JsonChat(settings, store)
+    try:
+        return await by_llm(collection, texts, labels, asked, chat, at=time.time(), told=told)
+    finally:
+        await chat.aclose()
 
 
 @app.command("serve")

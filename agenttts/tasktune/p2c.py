@@ -107,7 +107,7 @@ class TrainedClassifier:
     def export(self, path: Path) -> Path:
         """A sequence-classification checkpoint of its own, without preference heads.
 
-        UserError where the place is taken, or the backbone was frozen: no checkpoint's head reads mean states.
+        UserError where the place is taken, or the backbone was frozen: no head of a checkpoint reads means.
         """
         if self.settings.freeze:
             raise UserError("a head on frozen states has no checkpoint of its own; train with freeze: false")

@@ -416,3 +416,62 @@ def test_what_can_not_be_trained(backbone: Path, tmp_path: Path, changes: dict[s
             tmp_path / "work",
             pairs=pairs,
         )
+
+
+def test_the_command(backbone: Path, tmp_path: Path) -> None:
+    """From a table with votes to figures and a checkpoint; preferences from a collection, too."""
+    import csv
+    import json
+
+    from tests.agenttts.commands import agenttts
+
+    with (tmp_path / "texts.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "no", "yes"])
+        for one in counted(200, 0):
+            assert one.soft is not None
+            writer.writerow([one.text, *(8 * share for share in one.soft)])
+    config: dict[str, Any] = {
+        "base": str(backbone),
+        "data": "texts.csv",
+        "out": "votes",
+        "labels": ["no", "yes"],
+        "votes": ["no", "yes"],
+        "settings": {"epochs": 6, "learning_rate": 3e-3, "max_tokens": 9},
+    }
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+    done = agenttts("tune", "classifier", tmp_path / "c.yaml", "--json")
+    assert done.code == 0, done.err
+    found = done.json
+    assert found["accuracy"] > 0.8
+    assert found["consistency"] > 0.6
+    assert found["preference_accuracy"] > 0.6
+    assert sum(found["texts"].values()) == 200
+    assert found["test_texts_cut"] == found["texts"]["test"]
+    assert "test texts are longer than max_tokens" in done.err
+    assert (tmp_path / "votes" / "model.safetensors").is_file()
+    collect = ["tune", "prefer", "mine", "--data", tmp_path / "texts.csv", "--labels", "no,yes"]
+    collect += ["--votes", "no,yes", "--source", "votes", "--pairs", 300, "--db", tmp_path / "s.duckdb"]
+    assert agenttts(*collect).code == 0
+    again = {
+        **config,
+        "out": "collected",
+        "preferences": {"kind": "collection", "db": "s.duckdb", "name": "mine"},
+    }
+    (tmp_path / "d.yaml").write_text(json.dumps(again))
+    done = agenttts("tune", "classifier", tmp_path / "d.yaml", "--json")
+    assert done.code == 0, done.err
+    assert done.json["accuracy"] > 0.8
+    for change, told in (
+        ({"out": "votes"}, "must be free"),
+        ({"out": "x", "settings": {"method": "magic"}}, "settings: "),
+        ({"out": "x", "labels": ["no"]}, "labels"),
+        (
+            {"out": "x", "preferences": {"kind": "collection", "db": "s.duckdb", "name": "none"}},
+            "no collection",
+        ),
+    ):
+        (tmp_path / "e.yaml").write_text(json.dumps({**config, **change}))
+        done = agenttts("tune", "classifier", tmp_path / "e.yaml")
+        assert done.code == 2
+        assert told in done.err

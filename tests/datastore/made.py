@@ -9,6 +9,7 @@ from datastore import (
     ExampleScore,
     Insight,
     ModelRecord,
+    Preference,
     Prompt,
     Proposal,
     Run,
@@ -166,5 +167,20 @@ def tuning() -> Tuning:
         metrics='{"retrieve": 0.5}',
         seconds=12.5,
         peak_bytes=2**30,
+        created_at=1.0,
+    )
+
+
+def preference(preferred: float) -> Preference:
+    return Preference(
+        key="k",
+        collection="mine",
+        first="a",
+        second="b",
+        label="polite",
+        preferred=preferred,
+        source="people",
+        judge="ada",
+        prompt=None,
         created_at=1.0,
     )

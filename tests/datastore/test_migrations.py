@@ -66,25 +66,31 @@ def test_insights_of_version_1_are_open(path: Path) -> None:
         store.put_insights([made.insight(0)])
     with duckdb.connect(str(path)) as connection:
         connection.execute(
-            "ALTER TABLE insights DROP COLUMN verdict; DROP TABLE tunings; "
+            "ALTER TABLE insights DROP COLUMN verdict; DROP TABLE tunings; DROP TABLE preferences; "
             "UPDATE schema_version SET version = 1"
         )
     with Store.open(path) as store:
         assert store.insights("run-1") == [made.insight(0)]
 
 
-def test_version_2_gains_tunings(path: Path) -> None:
-    """A file made before models were tuned takes them up, its table as a new file's."""
+def test_version_2_gains_tunings_and_preferences(path: Path) -> None:
+    """A file made before models were tuned takes them up, its tables as a new file's."""
     Store.open(path).close()
     described = (
         "SELECT column_name, data_type, is_nullable FROM information_schema.columns "
-        "WHERE table_name = 'tunings'"
+        "WHERE table_name IN ('tunings', 'preferences') ORDER BY table_name, ordinal_position"
     )
     with Store.read(path) as store:
         new = store.sql(described)
     with duckdb.connect(str(path)) as connection:
-        connection.execute("DROP TABLE tunings; UPDATE schema_version SET version = 2")
+        connection.execute(
+            "DROP TABLE tunings; DROP TABLE preferences; UPDATE schema_version SET version = 2"
+        )
     with Store.open(path) as store:
         assert store.sql(described).equals(new)
         store.put_tunings([made.tuning()])
+        store.put_preferences([made.preference(1.0)])
+        store.put_preferences([made.preference(0.5)])
+        assert store.preferences("mine") == [made.preference(0.5)]
+        assert store.preferences("other") == []
         assert store.tunings() == [made.tuning()]

@@ -1,0 +1,163 @@
+"""`agenttts tune prefer`: preferences from votes, from an LLM asked in both orders, and from files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agenttts.errors import UserError
+from agenttts.tasktune.classified import LabelledText
+from agenttts.tasktune.preferring import drawn_pairs, known_pairs, warnings_of
+from datastore import Store
+from tests.agenttts.commands import agenttts
+from tests.servers.scripted import Request, ScriptedServer
+
+ROOMY = {"small": 100_000}
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """Ten polite and ten rude texts with votes; the longer, the more of its label."""
+    path = tmp_path / "texts.csv"
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "tone", "polite", "rude"])
+        for n in range(10):
+            writer.writerow(["please " * (n + 1) + "thank you", "polite", 5 + n, 5 - n / 2])
+            writer.writerow(["go away " * (n + 1), "rude", 1, 9 + n])
+    return path
+
+
+def by_length(request: Request, index: int) -> str:
+    """Prefers the longer text, wherever it stands."""
+    text = str(request.body["messages"][1]["content"])
+    a, b = text.split("\n\nA: ")[1].split("\n\nAnswer")[0].split("\n\nB: ")
+    return json.dumps({"preferred": "none" if len(a) == len(b) else "A" if len(a) > len(b) else "B"})
+
+
+def test_an_llm_is_asked_in_both_orders(
+    texts: Path, tmp_path: Path, make_server: Callable[..., ScriptedServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its preferences are stored with prompt and judge; a second time nothing is asked or doubled."""
+    server = make_server(answer=by_length, models=ROOMY)
+    monkeypatch.setenv("AGENTTTS_AGENT_BASE_URL", server.base_url)
+    monkeypatch.setenv("AGENTTTS_AGENT_MODEL", "small")
+    command = ["tune", "prefer", "tone", "--data", texts, "--labels", "polite,rude", "--label", "tone"]
+    command += ["--pairs", 30, "--db", tmp_path / "s.duckdb"]
+    dry = agenttts(*command, "--dry-run")
+    assert "60 calls" in dry.err
+    assert not server.arrived
+    done = agenttts(*command, "--json")
+    assert done.code == 0, done.err
+    assert done.json["total"] == 30
+    assert done.json["added"]["tie"] == 0
+    assert len(server.arrived) == 60
+    with Store.read(tmp_path / "s.duckdb") as store:
+        stored = store.preferences("tone")
+    assert all((one.preferred == 1) == (len(one.first) > len(one.second)) for one in stored)
+    assert {one.judge for one in stored} == {"small"}
+    assert all(one.prompt and one.first in one.prompt for one in stored)
+    assert agenttts(*command, "--json").json["total"] == 30
+    assert len(server.arrived) == 60
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ('{"preferred": "A"}', "the judge named the first text in 100% of 20 answers"),
+        ("A!", "the judge gave no proper answer in 100% of 20 answers"),
+        ('{"preferred": "none"}', "the judge had no preference in 100% of 20 answers"),
+    ],
+)
+def test_a_judge_that_prefers_nothing(
+    texts: Path,
+    tmp_path: Path,
+    make_server: Callable[..., ScriptedServer],
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    told: str,
+) -> None:
+    """One that always says A makes ties only, and a warning."""
+    server = make_server(answer=lambda request, index: said, models=ROOMY)
+    monkeypatch.setenv("AGENTTTS_AGENT_BASE_URL", server.base_url)
+    monkeypatch.setenv("AGENTTTS_AGENT_MODEL", "small")
+    command = ["tune", "prefer", "tone", "--data", texts, "--labels", "polite,rude", "--label", "tone"]
+    done = agenttts(*command, "--pairs", 10, "--db", tmp_path / "s.duckdb", "--json")
+    assert done.code == 0, done.err
+    assert done.json["added"] == {"first": 0, "second": 0, "tie": 10}
+    assert told in done.err
+
+
+def test_votes_and_files(texts: Path, tmp_path: Path) -> None:
+    """The larger share is preferred; a margin makes ties; exported, imported, the same."""
+    db = tmp_path / "s.duckdb"
+    command = ["tune", "prefer", "tone", "--data", texts, "--labels", "polite,rude", "--votes", "polite,rude"]
+    done = agenttts(*command, "--source", "votes", "--pairs", 40, "--db", db, "--json")
+    assert done.code == 0, done.err
+    with Store.read(db) as store:
+        stored = store.preferences("tone")
+    assert all((one.preferred == 1) == (len(one.first) > len(one.second)) for one in stored)
+    wide = agenttts(
+        *command, "--source", "votes", "--pairs", 40, "--tie", 1, "--db", tmp_path / "t.duckdb", "--json"
+    )
+    assert wide.json["added"]["tie"] == 40
+    assert agenttts("tune", "prefer", "tone", "--export", tmp_path / "out.csv", "--db", db).code == 0
+    again = agenttts("tune", "prefer", "mine", "--import", tmp_path / "out.csv", "--db", db, "--json")
+    assert again.json["total"] == len(stored)
+    with Store.read(db) as store:
+        found = {(one.first, one.second, one.preferred) for one in store.preferences("mine")}
+    assert found == {(one.first, one.second, one.preferred) for one in stored}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("first,second,label\na,b,x\n", "out.csv:2: the column 'preferred' must be there"),
+        ("first,second,label,preferred\na,b,x,2\n", "out.csv:2: preferred is 1, 0 or 0.5, got '2'"),
+        ("first,second,label,preferred\n,b,x,1\n", "out.csv:2: the column 'first' must be there"),
+    ],
+)
+def test_a_wrong_file(tmp_path: Path, text: str, told: str) -> None:
+    """Place, column and value; nothing is stored."""
+    (tmp_path / "out.csv").write_text(text)
+    done = agenttts("tune", "prefer", "tone", "--import", tmp_path / "out.csv", "--db", tmp_path / "s.duckdb")
+    assert done.code == 2
+    assert told in done.err
+
+
+def test_judges_are_put_together() -> None:
+    """The majority counts, a draw is a tie, whichever way round a pair was asked; strangers are left out."""
+    some = [LabelledText(text=t, label=0) for t in "abc"]
+    from agenttts.tasktune.preferring import preference
+
+    def said(first: int, second: int, preferred: float, judge: str):  # type: ignore[no-untyped-def]
+        return preference(
+            "c", some[first], some[second], ["x"], preferred, source="people", judge=judge, at=0.0
+        )
+
+    given = [
+        said(0, 1, 1.0, "p"),
+        said(1, 0, 0.0, "q"),
+        said(0, 1, 0.0, "r"),
+        said(1, 2, 1.0, "p"),
+        said(1, 2, 0.0, "q"),
+    ]
+    assert known_pairs(given, some, ["x"]) == {(0, 1): 1.0, (1, 2): 0.5}
+    with pytest.raises(UserError, match="none of the preferences is about two of these texts"):
+        known_pairs(given, some[:1], ["x"])
+
+
+def test_pairs_are_drawn_within_classes() -> None:
+    """Distinct, by the seed, no more than there are; a class of one text has none."""
+    some = [LabelledText(text=str(i), label=i % 2) for i in range(8)] + [LabelledText(text="z", label=2)]
+    drawn = drawn_pairs(some, 100, 0)
+    assert len(drawn) == len(set(drawn)) == 12
+    assert all(some[i].label == some[j].label for i, j in drawn)
+    assert drawn_pairs(some, 5, 1) == drawn_pairs(some, 5, 1)
+    with pytest.raises(UserError, match="no class has two texts"):
+        drawn_pairs(some[-1:], 1, 0)
+    assert warnings_of(["A", "B"] * 10) == []
