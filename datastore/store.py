@@ -249,6 +249,11 @@ class Store:
         """Store preferences, replacing those of the same key."""
         self._put(Preference, preferences)
 
+    def remove_preference(self, key: str) -> None:
+        """Remove a preference; one that is not there is none."""
+        self._must_write()
+        self._writer.run(lambda t: t.connection.execute("DELETE FROM preferences WHERE key = ?", [key]))
+
     def preferences(self, collection: str) -> list[Preference]:
         """A collection's preferences, in the order in which they were given."""
         return self._select(Preference, "collection = ?", collection)

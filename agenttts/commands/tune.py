@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import tempfile
 import time
@@ -33,8 +34,9 @@ from agenttts.tasktune.classifier import ClassifierConfig, fit_classifier
 from agenttts.tasktune.configfile import load_config
 from agenttts.tasktune.evaluation import Evaluation, context_length, evaluate, figure, rivals_spec
 from agenttts.tasktune.fit import FitConfig, fit
+from agenttts.tasktune.judgepage import JudgePage, Judging, judged_pairs
 from agenttts.tasktune.merging import Method, merge, merge_into_base
-from agenttts.tasktune.preferring import by_llm, by_votes, drawn_pairs, read_csv, write_csv
+from agenttts.tasktune.preferring import agreement, by_llm, by_votes, drawn_pairs, read_csv, write_csv
 from agenttts.tasktune.propose import Proposed, propose_subtasks
 from agenttts.tasktune.serving import ask_each, load_adapter
 from agenttts.tasktune.sources import documents as read_documents
@@ -391,6 +393,45 @@ async def _preferred(
         return await by_llm(collection, texts, labels, asked, chat, at=time.time(), told=told)
     finally:
         await chat.aclose()
+
+
+@app.command("judge")
+def judge_(
+    collection: Annotated[str, typer.Argument(help="Name of the collection in the store.")],
+    person: Annotated[str, typer.Option("--person", help="Who judges.")],
+    data: Annotated[Path, typer.Option("--data", help="Texts: CSV, JSONL or Parquet.")],
+    labels: Annotated[str, typer.Option("--labels", help="The classes, separated by commas.")],
+    text: Annotated[str, typer.Option("--text", help="The column of the text.")] = "text",
+    label: Annotated[str, typer.Option("--label", help="The column of the label.")] = "label",
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Pairs to judge.")] = 100,
+    same: Annotated[
+        bool, typer.Option("--same", help="The pairs that others have judged, to see who agrees.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    port: Annotated[int, typer.Option("--port", help="0: a free one.")] = 0,
+    db: Db = DEFAULT_DB,
+) -> None:
+    """Serve a local page on which a person judges pairs with the keyboard; it goes on where they stopped.
+
+    Example: `agenttts tune judge tone --person ada --data texts.csv --labels polite,rude --label tone`
+    """
+    names = [name.strip() for name in labels.split(",") if name.strip()]
+    texts = read_texts(read_file(data), text=text, labels=names, label=label)
+    with Store.open(db) as store:
+        asked = judged_pairs(store, collection, texts, names) if same else drawn_pairs(texts, pairs, seed)
+        if not asked:
+            raise UserError(f"--same: nobody has judged pairs of {collection} yet")
+        judging = Judging(store, collection, person, texts, names, asked, time.time)
+        with JudgePage(judging, collection, port=port) as page:
+            say(f"open {page.url}", "green")
+            say("Ctrl-C ends it; every answer is kept at once.", "dim")
+            with contextlib.suppress(KeyboardInterrupt):
+                while True:
+                    time.sleep(0.5)
+        state, agreed = judging.state(), agreement(store.preferences(collection))
+    say(f"{state['done']} of {state['total']} pairs judged by {person}")
+    if agreed is not None:
+        say(f"two judges of one pair say the same in {agreed:.0%}")
 
 
 @app.command("serve")

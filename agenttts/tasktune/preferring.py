@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -190,6 +191,26 @@ def known_pairs(
         raise UserError("none of the preferences is about two of these texts and their labels")
     means = {pair: sum(values) / len(values) for pair, values in votes.items()}
     return {pair: TIE if mean == TIE else float(mean > TIE) for pair, mean in means.items()}
+
+
+def agreement(preferences: Iterable[Preference], *, of: str | None = None) -> float | None:
+    """How often two judges of one pair say the same, over pairs of judges (`of`: with this one in them).
+
+    None where no pair has two judges. Ties count as an answer of their own.
+    """
+    said: dict[tuple[str, ...], dict[str, float]] = {}
+    for one in preferences:
+        turned = one.first > one.second
+        texts = (one.second, one.first) if turned else (one.first, one.second)
+        place = (*texts, one.label)
+        said.setdefault(place, {})[one.judge] = 1 - one.preferred if turned else one.preferred
+    both = [
+        a == b
+        for judges in said.values()
+        for (x, a), (y, b) in itertools.combinations(sorted(judges.items()), 2)
+        if of is None or of in (x, y)
+    ]
+    return sum(both) / len(both) if both else None
 
 
 def write_csv(preferences: Iterable[Preference], path: Path) -> int:
