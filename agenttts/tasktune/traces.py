@@ -16,7 +16,7 @@ from typing import Any
 from agenttts.errors import UserError
 from agenttts.report import attach_spec_bank
 from agenttts.tasktune.rows import Dropped, Gathered, PreferencePair, TaskRow
-from agenttts.tasktune.subtask import SubTask
+from agenttts.tasktune.subtask import OUTPUT, SubTask
 from datastore.records import Sample, StageResult
 from datastore.store import Store
 from pipelines import metrics
@@ -24,6 +24,7 @@ from pipelines.aggregators import vote_key
 from pipelines.dataset import load_examples
 from pipelines.examples import Example
 from pipelines.parsers import Parsed, parse
+from pipelines.parts import Metric, MetricSpec, ParserSpec
 from pipelines.prompts import used_fields
 from pipelines.runtime import MISSING
 from pipelines.spec import PipelineSpec, StageSpec
@@ -45,13 +46,23 @@ class _Asked:
 def stage_task(spec: PipelineSpec, stage: StageSpec) -> SubTask:
     """The stage as a sub-task: its own metric, or the pipeline's where it is the last and has none.
 
-    UserError for a stage that no row can be made of: one that sends completions, or refines.
+    Else its answers are compared with one that led to a right end. UserError for a stage that no row can be
+    made of: one that sends completions.
     """
     if stage.completion:
         raise UserError(f"stage {stage.name} sends plain completions; tuning needs chat messages")
-    metric = stage.metric or spec.metric
+    metric: Metric = stage.metric or (
+        spec.metric if stage.name == spec.output_stage.name else _likeness(stage)
+    )
     inputs = [*sorted(used_fields(stage)), *stage.input_names]
     return SubTask.of_stage(stage, metric, inputs or ["input"])
+
+
+def _likeness(stage: StageSpec) -> MetricSpec:
+    parser = stage.parser
+    kind = parser.kind if isinstance(parser, ParserSpec) else "json"
+    metric = {"lines": "set_f1", "json": "accuracy"}.get(kind, "exact_match")
+    return MetricSpec.model_validate({"kind": metric, "label": OUTPUT})
 
 
 def example_inputs(spec: PipelineSpec, example: Example) -> dict[str, Any]:
@@ -127,7 +138,7 @@ async def trace_rows(
                         messages=one.messages,
                         completion=text,
                         inputs=example_inputs(spec, one.example),
-                        fields=dict(one.example.fields),
+                        fields=_fields(stage, task, one.example, text),
                         group=example_id,
                         source=f"{source}, {model}, prompt {sample.prompt_key}, sample {sample.index}",
                         weight=weight,
@@ -146,6 +157,14 @@ async def trace_rows(
                     )
                 )
     return Gathered(rows=rows, pairs=pairs, dropped=dropped)
+
+
+def _fields(stage: StageSpec, task: SubTask, example: Example, text: str) -> dict[str, Any]:
+    """The example's own, and the answer's value where that is what others are compared with."""
+    if task.label in example.fields or not isinstance(task.metric, MetricSpec):
+        return dict(example.fields)
+    parsed = parse(stage.parser, text, example)
+    return {**example.fields, task.label: parsed.value if isinstance(parsed, Parsed) else None}
 
 
 async def _asked(

@@ -381,6 +381,22 @@ def test_rows_from_a_run(recorded: Path, searched: Path, tmp_path: Path, stage: 
     assert all(run.run_id in row.source and "sample" in row.source for row in rows)
 
 
+def test_rows_of_a_stage_without_a_metric(recorded: Path, tmp_path: Path) -> None:
+    """A stage in the middle: right is what led to a right end; others are compared with that."""
+    text = recorded.read_text().replace("    metric: {kind: exact_match, label: clue}\n", "")
+    for name in ("search.jsonl", "test.jsonl", "bank.parquet"):
+        (tmp_path / name).write_bytes((recorded.parent / name).read_bytes())
+    (tmp_path / "pipeline.yaml").write_text(text)
+    search(tmp_path / "pipeline.yaml", budget=60, replay=True, db=tmp_path / "run.duckdb")
+    config = {"out": "data", "sources": [{"kind": "run", "db": "run.duckdb", "stage": "retrieve"}]}
+    data = run_build(DataConfig.model_validate({**config, "near_duplicates": None}), tmp_path, llm=None)
+    rows = [*data.train, *data.eval]
+    assert rows
+    assert all(row.fields["output"] == row.completion for row in rows)
+    clues = [row.completion == row.fields["clue"] for row in rows]
+    assert sum(clues) > 0.5 * len(clues), "what leads to the right end is mostly the clue"
+
+
 def test_a_run_without_the_stage(searched: Path, tmp_path: Path) -> None:
     """The stages there are, are named."""
     config = DataConfig.model_validate(
