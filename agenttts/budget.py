@@ -43,11 +43,12 @@ def flops_to_units(flops_of_stage: float, reference: ReferenceSpec = REFERENCE) 
 
 
 def planned_stage_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
-    """Planned FLOPs of one stage for one query, at its expected lengths; LLM fusion included."""
+    """Planned FLOPs of one stage for one query, at its expected lengths; fusion and verifier
+    included."""
     model = spec.models[choice.model]
     prompt_tokens = rounds(stage, choice.n_samples) * stage.prompt_tokens
     drawn = flops(model.active_params, prompt_tokens, stage.generated_tokens, choice.n_samples)
-    return drawn + planned_fusion_flops(spec, stage, choice.n_samples)
+    return drawn + planned_aggregation_flops(spec, stage, choice.n_samples)
 
 
 def rounds(stage: StageSpec, n_samples: int) -> int:
@@ -56,16 +57,19 @@ def rounds(stage: StageSpec, n_samples: int) -> int:
     return aggregator.rounds(n_samples) if isinstance(aggregator, AggregatorSpec) else 1
 
 
-def planned_fusion_flops(spec: PipelineSpec, stage: StageSpec, n_samples: int) -> float:
-    """Planned FLOPs of LLM fusion: the fuser reads its prompt and n samples, and generates one; else 0.
+def planned_aggregation_flops(spec: PipelineSpec, stage: StageSpec, n_samples: int) -> float:
+    """Planned FLOPs of LLM fusion or a verifier; else 0. Their prompt is the stage's where not said.
 
-    The fuser's own prompt is as long as the stage's where the spec does not say.
+    A fuser reads its prompt and n samples, and generates one; a verifier reads its prompt with each sample.
     """
-    fusion = stage.aggregator
-    if not isinstance(fusion, AggregatorSpec) or fusion.kind != "fusion" or fusion.model is None:
+    own = stage.aggregator
+    if not isinstance(own, AggregatorSpec) or own.model is None:
         return 0.0
-    read = (fusion.prompt_tokens or stage.prompt_tokens) + n_samples * stage.generated_tokens
-    return flops(spec.models[fusion.model].active_params, read, stage.generated_tokens, 1)
+    model, prompt_tokens = spec.models[own.model], own.prompt_tokens or stage.prompt_tokens
+    if own.kind == "verifier":
+        return n_samples * flops(model.active_params, prompt_tokens + stage.generated_tokens, 0, 1)
+    read = prompt_tokens + n_samples * stage.generated_tokens
+    return flops(model.active_params, read, stage.generated_tokens, 1)
 
 
 def planned_stage_units(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
@@ -85,10 +89,13 @@ def planned_stage_seconds(spec: PipelineSpec, stage: StageSpec, choice: StageCho
     """Planned seconds of one stage for one query. SpaceError when a model has no speed."""
     once = _seconds(spec, choice.model, stage.prompt_tokens, stage.generated_tokens)
     seconds = rounds(stage, choice.n_samples) * once
-    fusion = stage.aggregator
-    if isinstance(fusion, AggregatorSpec) and fusion.kind == "fusion" and fusion.model is not None:
-        read = (fusion.prompt_tokens or stage.prompt_tokens) + choice.n_samples * stage.generated_tokens
-        seconds += _seconds(spec, fusion.model, read, stage.generated_tokens)
+    own = stage.aggregator
+    if isinstance(own, AggregatorSpec) and own.model is not None:
+        prompt_tokens = own.prompt_tokens or stage.prompt_tokens
+        if own.kind == "verifier":
+            return seconds + _seconds(spec, own.model, prompt_tokens + stage.generated_tokens, 0)
+        read = prompt_tokens + choice.n_samples * stage.generated_tokens
+        seconds += _seconds(spec, own.model, read, stage.generated_tokens)
     return seconds
 
 

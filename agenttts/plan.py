@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from agenttts.budget import planned_fusion_flops, planned_stage_flops, rounds
+from agenttts.budget import planned_aggregation_flops, planned_stage_flops, rounds
 from agenttts.errors import UserError
 from agenttts.space import SearchSpace
 from agenttts.stats import smallest_resolvable_difference
@@ -157,25 +157,30 @@ def _query(spec: PipelineSpec, allocation: Allocation) -> _Query:
             prompt_tokens=read,
             generated_tokens=generated,
             flops=planned_stage_flops(spec, stage, choice)
-            - planned_fusion_flops(spec, stage, choice.n_samples),
+            - planned_aggregation_flops(spec, stage, choice.n_samples),
             cost_usd=stage_cost_usd(model, read, generated) or 0.0,
         )
-        total += _fusion(spec, stage, choice.n_samples)
+        total += _aggregation(spec, stage, choice.n_samples)
     return total
 
 
-def _fusion(spec: PipelineSpec, stage: StageSpec, n_samples: int) -> _Query:
-    fusion = stage.aggregator
-    if not isinstance(fusion, AggregatorSpec) or fusion.model is None:
+def _aggregation(spec: PipelineSpec, stage: StageSpec, n_samples: int) -> _Query:
+    own = stage.aggregator
+    if not isinstance(own, AggregatorSpec) or own.model is None:
         return _Query()
-    read = (fusion.prompt_tokens or stage.prompt_tokens) + n_samples * stage.generated_tokens
+    prompt_tokens = own.prompt_tokens or stage.prompt_tokens
+    calls, generated = 1, stage.generated_tokens
+    read = prompt_tokens + n_samples * stage.generated_tokens
+    if own.kind == "verifier":
+        calls, generated = n_samples, 0
+        read = n_samples * (prompt_tokens + stage.generated_tokens)
     return _Query(
-        calls=1,
-        samples=1,
+        calls=calls,
+        samples=calls,
         prompt_tokens=read,
-        generated_tokens=stage.generated_tokens,
-        flops=planned_fusion_flops(spec, stage, n_samples),
-        cost_usd=stage_cost_usd(spec.models[fusion.model], read, stage.generated_tokens) or 0.0,
+        generated_tokens=generated,
+        flops=planned_aggregation_flops(spec, stage, n_samples),
+        cost_usd=stage_cost_usd(spec.models[own.model], read, generated) or 0.0,
     )
 
 

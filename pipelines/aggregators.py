@@ -43,7 +43,7 @@ def aggregate(
 
     `outputs` are those of the stage's inputs, by name, for a scorer of the user's own. Raises
     AggregationFailed when best-of-n has nothing to go by, CustomCodeFailed when a function misbehaves,
-    ValueError for LLM fusion.
+    ValueError for LLM fusion and verifiers.
     """
     aggregator, drawn = stage.aggregator, sorted(candidates, key=lambda c: c.index)
     if not isinstance(aggregator, AggregatorSpec):
@@ -56,7 +56,7 @@ def aggregate(
     if aggregator.kind == "best_of_n":
         score = mean_logprob if aggregator.scorer == "mean_logprob" else aggregator.scorer
         return best_of_n(drawn, score, example, outputs)
-    raise ValueError("LLM fusion draws from a model: the runtime does it")
+    raise ValueError(f"{aggregator.kind} asks a model: the runtime does it")
 
 
 def vote_key(value: Any) -> str:

@@ -24,7 +24,16 @@ from pipelines.errors import ConfigurationError, DrawFailed, ServerError
 from pipelines.limiter import AdaptiveLimiter
 from pipelines.spec import ModelSpec, PipelineSpec, SamplingSpec
 from pipelines.transport import PlainHttpClient
-from pipelines.wire import Draw, Fault, LogprobsRefused, read_draw, refusal, request_body
+from pipelines.wire import (
+    CLASSIFY,
+    Draw,
+    Fault,
+    LogprobsRefused,
+    read_classes,
+    read_draw,
+    refusal,
+    request_body,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +70,7 @@ class ServerClient:
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self.address = without_credentials(base_url)
+        self._root = self._base_url.removesuffix("/v1")
         self.limiter = AdaptiveLimiter(start=min(32, max_in_flight), most=max_in_flight)
         self._key = api_key
         self._key_env = key_env
@@ -107,16 +117,7 @@ class ServerClient:
 
     async def count_tokens(self, served_name: str, content: Mapping[str, Any]) -> int | None:
         """Tokens of a prompt by vLLM's /tokenize; None where the server has no such thing."""
-        parts = urlsplit(self.address)
-        url = urlunsplit(
-            (
-                parts.scheme,
-                parts.netloc,
-                parts.path.removesuffix("/").removesuffix("/v1") + "/tokenize",
-                "",
-                "",
-            )
-        )
+        url = self._root + "/tokenize"
         body = {"model": served_name, **content}
         try:
             async with asyncio.timeout(min(self._timeout_s, 30.0)):
@@ -144,6 +145,9 @@ class ServerClient:
         self, served_name: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int, where: str
     ) -> Draw:
         """One try; a server that refuses log-probabilities is asked without them, from then on."""
+        if "classify" in content:
+            path, body = request_body(served_name, content, sampling, n, logprobs=False)
+            return read_classes(await self._answer(path, body, where))
         if served_name not in self._without_logprobs:
             path, body = request_body(served_name, content, sampling, n, logprobs=True)
             try:
@@ -160,9 +164,8 @@ class ServerClient:
         async with self.limiter as epoch:
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    response = await self._openai.post(
-                        self._base_url + path, cast_to=httpx2.Response, body=body
-                    )
+                    base = self._root if path == CLASSIFY else self._base_url
+                    response = await self._openai.post(base + path, cast_to=httpx2.Response, body=body)
                 answer = json.loads(response.content)
             except Exception as error:
                 meaning = self._meaning(error, where)

@@ -23,15 +23,15 @@ _OWNER_OF_PARSER_FIELD = {
     "schema_file": ("json",),
     "constrain": ("json",),
 }
-_OWNER_OF_AGGREGATOR_FIELD = {
-    "threshold": "set_vote",
-    "union": "set_vote",
-    "scorer": "best_of_n",
-    "model": "fusion",
-    "prompt": "fusion",
-    "prompt_tokens": "fusion",
-    "start": "refine",
-    "feedback": "refine",
+_OWNERS_OF_AGGREGATOR_FIELD = {
+    "threshold": ("set_vote",),
+    "union": ("set_vote",),
+    "scorer": ("best_of_n",),
+    "model": ("fusion", "verifier"),
+    "prompt": ("fusion",),
+    "prompt_tokens": ("fusion", "verifier"),
+    "start": ("refine",),
+    "feedback": ("refine",),
 }
 
 
@@ -225,9 +225,11 @@ def _aggregator(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -
     aggregator, field = stage.aggregator, f"{field}.aggregator"
     if not isinstance(aggregator, AggregatorSpec):
         return
-    for name, kind in _OWNER_OF_AGGREGATOR_FIELD.items():
-        if getattr(aggregator, name) != AggregatorSpec.model_fields[name].default and aggregator.kind != kind:
-            yield SpecError(f"belongs to kind {kind}, got kind {aggregator.kind}", field=f"{field}.{name}")
+    for name, kinds in _OWNERS_OF_AGGREGATOR_FIELD.items():
+        given = getattr(aggregator, name) != AggregatorSpec.model_fields[name].default
+        if given and aggregator.kind not in kinds:
+            law = f"belongs to kind {' or '.join(kinds)}, got kind {aggregator.kind}"
+            yield SpecError(law, field=f"{field}.{name}")
     if (
         aggregator.kind == "set_vote"
         and isinstance(stage.parser, ParserSpec)
@@ -244,11 +246,16 @@ def _aggregator(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -
             field=f"{field}.start" if aggregator.start else field,
             remedy=None if aggregator.start else "add start, the stage whose output is revised",
         )
-    if aggregator.kind == "fusion" and aggregator.model not in models:
+    if aggregator.kind in ("fusion", "verifier") and aggregator.model not in models:
+        task = "fuses" if aggregator.kind == "fusion" else "scores"
         yield SpecError(
             f"must be one of {listed(models)}, got {aggregator.model!r}",
             field=f"{field}.model" if aggregator.model else field,
-            remedy=None if aggregator.model else "add model, the one that fuses",
+            remedy=None if aggregator.model else f"add model, the one that {task}",
+        )
+    if aggregator.kind == "verifier" and aggregator.model in stage.models:
+        yield SpecError(
+            f"must be a classifier, got {aggregator.model!r}, which answers", field=f"{field}.model"
         )
     if aggregator.kind == "fusion" and stage.completion and aggregator.prompt is None:
         yield SpecError("fusion by plain completion needs prompt", field=field)

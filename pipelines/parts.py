@@ -141,7 +141,7 @@ class ParserSpec(Strict):
 class AggregatorSpec(Strict):
     """How n samples become one output."""
 
-    kind: Literal["plurality", "set_vote", "best_of_n", "fusion", "refine"] = "plurality"
+    kind: Literal["plurality", "set_vote", "best_of_n", "verifier", "fusion", "refine"] = "plurality"
     threshold: Annotated[float, Number] = Field(
         default=0.5, gt=0, le=1, description="set_vote: kept when at least this share of the votes has it"
     )
@@ -149,12 +149,15 @@ class AggregatorSpec(Strict):
     scorer: Annotated[Annotated[Literal["mean_logprob"], Tag("written")] | Function, OrFunction] = Field(
         default="mean_logprob", description="best_of_n: what picks the best sample"
     )
-    model: str | None = Field(default=None, description="fusion: model that fuses; its tokens are paid for")
+    model: str | None = Field(
+        default=None,
+        description="fusion: model that fuses; verifier: classifier whose last class means right",
+    )
     prompt: str | None = Field(
         default=None, description="fusion: template with `samples` and the stage's variables"
     )
     prompt_tokens: Annotated[PositiveInt, Number] | None = Field(
-        default=None, description="fusion: expected prompt length beside the samples"
+        default=None, description="fusion, verifier: expected prompt length beside the samples"
     )
     start: str | None = Field(
         default=None, description="refine: the input stage whose output is the first `draft`"

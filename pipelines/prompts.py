@@ -102,6 +102,12 @@ def render_fusion(
     return {"messages": messages, **_constraint(stage)}
 
 
+def verified_text(content: Mapping[str, Any], answer: str) -> str:
+    """What a verifier reads: the prompt's text, as `render` gives it, and a sample's."""
+    asked = [content["prompt"]] if "prompt" in content else [m["content"] for m in content["messages"]]
+    return "\n\n".join([*asked, answer.strip()])
+
+
 def needed_fields(stage: StageSpec) -> frozenset[str]:
     """Names that the stage's templates take from every example.
 

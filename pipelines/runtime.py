@@ -7,7 +7,8 @@ with the reason. Which examples are run, and what their scores say, is left to t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,11 @@ from pipelines.errors import AggregationFailed, CustomCodeFailed, DrawFailed, Pi
 from pipelines.examples import Example
 from pipelines.functions import reference
 from pipelines.sampler import SampleBank, Sampler, Samples, SpendGate
-from pipelines.spec import AggregatorSpec, MetricSpec, PipelineSpec, StageSpec
+from pipelines.spec import AggregatorSpec, MetricSpec, PipelineSpec, SamplingSpec, StageSpec
 from pipelines.wire import ContextOverflow
 
+VERIFYING = SamplingSpec(temperature=0.0, max_tokens=1)
+"""A verifier draws nothing: this only completes what identifies its answer."""
 MISSING = (DrawFailed, AggregationFailed, CustomCodeFailed)
 
 
@@ -171,6 +174,12 @@ class Runtime:
         Where a function of the user's or a fuser's answer is needed for each n, only the last. Raises as
         `run_example` does; a fault is in the outcomes.
         """
+        if isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.kind == "verifier":
+            counts = range(first, choice.n_samples + 1)
+            return [
+                await self.stage_outcome(stage, StageChoice(choice.model, n), example, outputs)
+                for n in counts
+            ]
         if not isinstance(stage.aggregator, AggregatorSpec) or not _built_in(stage.aggregator):
             return [await self.stage_outcome(stage, choice, example, outputs)]
         ledger = _Ledger(self.spec)
@@ -236,9 +245,34 @@ class Runtime:
         candidates = [
             Candidate(s.index, s.text, _parsed(stage, s.text, example), s.mean_logprob) for s in drawn.samples
         ]
+        if isinstance(aggregator, AggregatorSpec) and aggregator.kind == "verifier":
+            return await self._verified(stage, aggregator, content, candidates, example, outputs, ledger)
         if isinstance(aggregator, AggregatorSpec) and _built_in(aggregator):
             return aggregators.aggregate(stage, candidates, example, outputs)
         return await asyncio.to_thread(aggregators.aggregate, stage, candidates, example, outputs)
+
+    async def _verified(
+        self,
+        stage: StageSpec,
+        aggregator: AggregatorSpec,
+        content: Mapping[str, Any],
+        candidates: Sequence[Candidate],
+        example: Example,
+        outputs: Mapping[str, Any],
+        ledger: _Ledger,
+    ) -> Any:
+        """The value of the sample that the verifier thinks most likely right; equal texts are read once."""
+        assert aggregator.model is not None
+        texts = list(dict.fromkeys(c.text for c in candidates if c.value is not None))
+        asked = [{"classify": prompts.verified_text(content, text)} for text in texts]
+        read = await asyncio.gather(
+            *(self._samples(stage, aggregator.model, one, 1, ledger, VERIFYING) for one in asked)
+        )
+        scores = {
+            text: float(json.loads(found.samples[0].text)[-1])
+            for text, found in zip(texts, read, strict=True)
+        }
+        return aggregators.best_of_n(candidates, lambda c, *_: scores.get(c.text), example, outputs)
 
     async def _refined(
         self,
@@ -269,9 +303,15 @@ class Runtime:
         return draft
 
     async def _samples(
-        self, stage: StageSpec, model: str, content: Mapping[str, Any], n: int, ledger: _Ledger
+        self,
+        stage: StageSpec,
+        model: str,
+        content: Mapping[str, Any],
+        n: int,
+        ledger: _Ledger,
+        sampling: SamplingSpec | None = None,
     ) -> Samples:
-        drawn = await self.sampler.samples(stage.name, model, content, stage.sampling, n)
+        drawn = await self.sampler.samples(stage.name, model, content, sampling or stage.sampling, n)
         ledger.add(model, drawn)
         if drawn.failure is not None:
             raise drawn.failure

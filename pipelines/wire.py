@@ -5,6 +5,7 @@ Pure functions, without a socket: sending and retrying is in `clients`.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 from pipelines.errors import ConfigurationError
 from pipelines.spec import SamplingSpec
 
+CLASSIFY = "/classify"
+"""vLLM's own endpoint, beside /v1."""
 OVERFLOW = ("context length", "context_length", "maximum model length", "max_model_len", "too many tokens")
 TRANSIENT = frozenset({408, 409, 425, 429})  # and every 5xx
 OVERLOAD = frozenset({429, 503})
@@ -65,7 +68,16 @@ class Draw:
 def request_body(
     served_name: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int, *, logprobs: bool
 ) -> tuple[str, dict[str, Any]]:
-    """Path and body of a request for n samples. `content` has `messages` (chat) or `prompt` (completion)."""
+    """Path and body of a request for n samples. `content` has `messages` (chat) or `prompt` (completion).
+
+    With `classify`, a text, it asks for the probabilities of a classifier's classes, which are one sample.
+    """
+    if "classify" in content:
+        return CLASSIFY, {
+            "model": served_name,
+            "input": [content["classify"]],
+            "truncate_prompt_tokens": -1,  # as many as the model takes
+        }
     chat = "messages" in content
     body: dict[str, Any] = {
         "model": served_name,
@@ -108,6 +120,24 @@ def read_draw(answer: Any, n: int) -> Draw:
     return Draw(
         samples=samples,
         prompt_tokens=None if prompt_tokens is None else int(prompt_tokens),
+        request_id=None if request_id is None else str(request_id),
+    )
+
+
+def read_classes(answer: Any) -> Draw:
+    """A classifier's answer: one sample, its text the JSON of the probabilities. Fault when it is none."""
+    try:
+        probs = [float(p) for p in answer["data"][0]["probs"]]
+        tokens = (answer.get("usage") or {}).get("prompt_tokens")
+        request_id = answer.get("id")
+    except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+        raise Fault(f"an answer that is no classification ({type(error).__name__})") from error
+    if len(probs) < 2 or not all(math.isfinite(p) for p in probs):
+        raise Fault("an answer without the probabilities of two classes")
+    text = json.dumps(probs)
+    return Draw(
+        samples=(DrawnSample(text=text, generated_tokens=0, mean_logprob=None, finish_reason="stop"),),
+        prompt_tokens=None if tokens is None else int(tokens),
         request_id=None if request_id is None else str(request_id),
     )
 

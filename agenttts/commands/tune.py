@@ -16,7 +16,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from agenttts.commands.common import DEFAULT_DB, Db, Json, out, print_json, say, talk
+from agenttts.commands.common import DEFAULT_DB, Db, Json, Seed, Spec, out, print_json, say, talk
 from agenttts.commands.search import agent_settings
 from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings
@@ -41,10 +41,12 @@ from agenttts.tasktune.propose import Proposed, propose_subtasks
 from agenttts.tasktune.serving import ask_each, load_adapter
 from agenttts.tasktune.sources import documents as read_documents
 from agenttts.tasktune.subtask import subtasks_yaml, template_names, template_text
+from agenttts.tasktune.verifier import train_verifier
 from datastore.records import Preference
 from datastore.store import Store
 from pipelines.servecommand import commands, require_vllm
 from pipelines.serving import ServerGroup
+from pipelines.specfile import load_spec
 from pipelines.tables import Row, read_file
 
 app = typer.Typer(
@@ -295,6 +297,69 @@ def classifier_(config: Config, json: Json = False) -> None:
             table.add_row(name.replace("_", " "), f"{found[name]:.3f}")
     out().print(table)
     say(f"{found.get('path', 'nothing exported: the backbone was frozen')}")
+
+
+@app.command("verifier")
+def verifier_(
+    spec: Spec,
+    stage: Annotated[str, typer.Option("--stage", help="Whose samples it is to tell apart.")],
+    base: Annotated[str, typer.Option("--base", help="Directory or hub name of the backbone.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Directory of the verifier.")],
+    run: Annotated[
+        str | None, typer.Option("--run", help="The search to learn from; the newest of --db if not given.")
+    ] = None,
+    method: Annotated[str, typer.Option("--method", help="p2c, plain, …")] = "p2c",
+    epochs: Annotated[float, typer.Option("--epochs", min=0.01)] = 5.0,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", min=1e-8)] = 2e-5,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 16,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=8, help="Of prompt and sample.")] = 512,
+    tune_share: Annotated[
+        float, typer.Option("--tune-share", min=0.01, max=1.0, help="Share of the search examples to use.")
+    ] = 0.5,
+    db: Db = DEFAULT_DB,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Train a classifier that tells a stage's right samples from wrong ones, for best-of-n.
+
+    Example: `agenttts tune verifier pipeline.yaml --stage answer --base answerdotai/ModernBERT-base --out v`
+    """
+    settings = {
+        "method": method,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "max_tokens": max_tokens,
+    }
+    with _stages() as told:
+        told("training")
+        found = train_verifier(
+            load_spec(spec),
+            stage,
+            base,
+            out_dir,
+            db=db,
+            run_id=None if run == "latest" else run,
+            settings=settings,
+            tune_share=tune_share,
+            seed=seed,
+            on_event=lambda event: told(f"step {event['step']}: macro-F1 {event['score']:.3f}"),
+        )
+    if json:
+        print_json(found)
+        return
+    above = found["right_above_wrong"] or 0.0
+    out().print(
+        f"{found['path']}: on samples of unseen examples accuracy {found['accuracy']:.3f}, and a right one "
+        f"scores above a wrong one of its prompt in {above:.0%}",
+        markup=False,
+    )
+    say(
+        f"in the pipeline file: models: {{verifier: {{path: {found['path']}, "
+        f"base_url: http://127.0.0.1:PORT/v1, active_params: {found['active_params']}}}}}\n"
+        f"and of stage {stage}: aggregator: {{kind: verifier, model: verifier}}",
+        "dim",
+    )
 
 
 @app.command("prefer")

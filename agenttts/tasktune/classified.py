@@ -36,12 +36,14 @@ class Pairs:
     """Which texts can be partners, and what is preferred.
 
     known: (i, j) → 1.0 where text i is preferred to j, 0.0 where j is, 0.5 for a tie; None: from votes.
-    Between votes, a difference of at most `tie` in the label's share is a tie.
+    Between votes, a difference of at most `tie` in the label's share is a tie. about: the class that known
+    preferences are about, where they compare texts of different classes; None: the class that a pair shares.
     """
 
     texts: Sequence[LabelledText]
     known: Mapping[tuple[int, int], float] | None = None
     tie: float = 0.0
+    about: int | None = None
     partners: Mapping[int, NDArray[np.int64]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,7 +59,7 @@ class Pairs:
                     found[i] = [j for j in members if j != i]
         else:
             for i, j in self.known:
-                if self.texts[i].label != self.texts[j].label:
+                if self.about is None and self.texts[i].label != self.texts[j].label:
                     raise UserError(
                         f"a preference is between texts of one label, got {self.texts[i].text[:40]!r} and "
                         f"{self.texts[j].text[:40]!r}"

@@ -235,7 +235,7 @@ class Network(nn.Module):
         settings, labels = self.settings, batch["labels"]
         other_logits, other_states = self.encode(batch["second"])
         loss = settings.weight_classification * terms.classification_loss(
-            logits, other_logits, labels, weights
+            logits, other_logits, labels, weights, batch["other_labels"]
         )
         if settings.method == "cs-kd":
             return loss + settings.distillation * terms.class_wise_distillation(logits, other_logits)
@@ -244,7 +244,8 @@ class Network(nn.Module):
         paired = batch["paired"]
         if not paired.any():
             return loss
-        first, second = (self.scores(s[paired], labels[paired]) for s in (states, other_states))
+        about = batch["about"][paired]
+        first, second = (self.scores(s[paired], about) for s in (states, other_states))
         preferred = batch["preferred"][paired]
         probs, other_probs = (x[paired].softmax(-1) for x in (logits, other_logits))
         if batch.get("soft") is not None:
@@ -252,7 +253,7 @@ class Network(nn.Module):
                 probs, other_probs, batch["soft"][paired], batch["other_soft"][paired]
             )
         else:
-            picked = labels[paired][:, None]
+            picked = about[:, None]
             consistency = terms.consistency_terms(
                 probs.gather(1, picked)[:, 0], other_probs.gather(1, picked)[:, 0], preferred
             )
@@ -371,6 +372,11 @@ class _Dataset(torch.utils.data.Dataset[dict[str, Any]]):
         else:
             self.drawn = [(i, i) for i in range(len(self.texts))]
 
+    def about(self, i: int) -> int:
+        """The class that a text's preferences are about."""
+        shared = None if self.pairs is None else self.pairs.about
+        return self.texts[i].label if shared is None else shared
+
     def __len__(self) -> int:
         return len(self.drawn)
 
@@ -383,6 +389,7 @@ class _Dataset(torch.utils.data.Dataset[dict[str, Any]]):
             "paired": paired,
             "preferred": self.pairs.preferred(i, j) if paired and self.pairs is not None else 0.5,
             "voted": self.pairs is not None and self.pairs.known is None,
+            "about": self.about(i),
         }
 
 
@@ -410,6 +417,8 @@ class _Collator:
             second = [item["second"] for item in items]
             texts = [one.text for one in second]
             batch["second"] = tokenized(self._tokenizer, texts, self._settings.max_tokens)
+            batch["other_labels"] = torch.tensor([one.label for one in second])
+            batch["about"] = torch.tensor([item["about"] for item in items])
             batch["paired"] = torch.tensor([item["paired"] for item in items])
             batch["preferred"] = torch.tensor([float(item["preferred"]) for item in items])
             if all(item["voted"] for item in items):
@@ -454,7 +463,7 @@ class _Redraw(transformers.TrainerCallback):
         texts = self._dataset.texts
         weigh = None
         if self._dataset.pairs is not None and self._settings.sampling != "random" and epoch > 0:
-            labels = [one.label for one in texts]
+            labels = [self._dataset.about(i) for i in range(len(texts))]
             known = _predict(
                 self._network, self._tokenizer, self._settings, [one.text for one in texts], labels, 64
             )

@@ -17,11 +17,19 @@ def preference_log_probs(first: Tensor, second: Tensor) -> Tensor:
 
 
 def classification_loss(
-    first: Tensor, second: Tensor, labels: Tensor, class_weights: Tensor | None = None
+    first: Tensor,
+    second: Tensor,
+    labels: Tensor,
+    class_weights: Tensor | None = None,
+    other_labels: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy of the shared labels (B,) under both texts' logits (B, C), mean over the two."""
-    both = [F.cross_entropy(logits, labels, weight=class_weights) for logits in (first, second)]
-    return (both[0] + both[1]) / 2
+    """Cross-entropy of the labels (B,) under both texts' logits (B, C), mean over the two.
+
+    other_labels: of the second texts, where they are not the same.
+    """
+    others = labels if other_labels is None else other_labels
+    one = F.cross_entropy(first, labels, weight=class_weights)
+    return (one + F.cross_entropy(second, others, weight=class_weights)) / 2
 
 
 def preference_loss(first: Tensor, second: Tensor, preferred: Tensor) -> Tensor:

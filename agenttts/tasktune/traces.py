@@ -34,8 +34,12 @@ RIGHT = 1.0
 MOST_WEIGHT = 4
 
 
+Texts = dict[str, list[tuple[Sample, str]]]
+"""Samples by their text, each with the key of the model that drew it."""
+
+
 @dataclass
-class _Asked:
+class Asked:
     """One prompt's samples, whichever model drew them, by their text."""
 
     example: Example
@@ -71,21 +75,18 @@ def example_inputs(spec: PipelineSpec, example: Example) -> dict[str, Any]:
     return {name: example.fields[name] for name in names if name in example.fields}
 
 
-async def trace_rows(
+async def judged_prompts(
     store: Store,
     run_id: str | None,
     spec: PipelineSpec,
     stage: StageSpec,
     *,
-    per_input: int = 4,
-    pairs_per_input: int = 2,
     right: float = RIGHT,
     only: Collection[str] | None = None,
-) -> Gathered:
-    """Right samples of a stage in a run (None: the newest) as rows, and pairs of right and wrong ones.
+) -> list[tuple[Asked, Texts, Texts]]:
+    """Every prompt of a stage in a run (None: the newest), with its right samples and its wrong ones.
 
-    per_input: distinct right answers kept for each example, the best and most frequent first. only: ids of
-    the examples to look at. An example's rows weigh more the rarer a right sample is.
+    only: ids of the search examples to look at. UserError when the run has no samples of the stage.
     """
     attach_spec_bank(spec, store)
     run = store.run(run_id)
@@ -107,27 +108,47 @@ async def trace_rows(
                 outputs[found.example_id][key] = known or score.score >= right
     if not results:
         raise UserError(f"run {run.run_id} has no samples of stage {stage.name} on its search split")
-    asked = await _asked(store, results, examples)
-    by_example: dict[str, list[_Asked]] = defaultdict(list)
-    for one in asked:
-        by_example[one.example.id].append(one)
+    return [
+        (one, *_judged(stage, one, outputs[one.example.id], right))
+        for one in await _asked(store, results, examples)
+    ]
+
+
+async def trace_rows(
+    store: Store,
+    run_id: str | None,
+    spec: PipelineSpec,
+    stage: StageSpec,
+    *,
+    per_input: int = 4,
+    pairs_per_input: int = 2,
+    right: float = RIGHT,
+    only: Collection[str] | None = None,
+) -> Gathered:
+    """Right samples of a stage in a run (None: the newest) as rows, and pairs of right and wrong ones.
+
+    per_input: distinct right answers kept for each example, the best and most frequent first. only: ids of
+    the examples to look at. An example's rows weigh more the rarer a right sample is.
+    """
+    run = store.run(run_id)
+    by_example: dict[str, list[tuple[Asked, Texts, Texts]]] = defaultdict(list)
+    for one, good, bad in await judged_prompts(store, run.run_id, spec, stage, right=right, only=only):
+        by_example[one.example.id].append((one, good, bad))
     task = stage_task(spec, stage)
     rows: list[TaskRow] = []
     pairs: list[PreferencePair] = []
     dropped: list[Dropped] = []
     for example_id in sorted(by_example):
-        prompts = by_example[example_id]
-        said = outputs[example_id]
-        judged = [_judged(stage, one, said, right) for one in prompts]
-        n_right = sum(len(drawn) for good, _ in judged for drawn in good.values())
-        n_all = n_right + sum(len(drawn) for _, bad in judged for drawn in bad.values())
+        judged = by_example[example_id]
+        n_right = sum(len(drawn) for _, good, _ in judged for drawn in good.values())
+        n_all = n_right + sum(len(drawn) for _, _, bad in judged for drawn in bad.values())
         source = f"run {run.run_id}, stage {stage.name}, example {example_id}"
         if not n_right:
             dropped.append(Dropped(step="right", reason=f"none of {n_all} samples is right", source=source))
             continue
         weight = min(MOST_WEIGHT, max(1, round(math.sqrt(n_all / n_right))))
         kept = 0
-        for one, (good, bad) in zip(prompts, judged, strict=True):
+        for one, good, bad in judged:
             best = sorted(good, key=lambda text: (-len(good[text]), -_confidence(good[text]), text))
             for text in best[: max(0, per_input - kept)]:
                 kept += 1
@@ -169,9 +190,9 @@ def _fields(stage: StageSpec, task: SubTask, example: Example, text: str) -> dic
 
 async def _asked(
     store: Store, results: Mapping[str, StageResult], examples: Mapping[str, Example]
-) -> list[_Asked]:
+) -> list[Asked]:
     """Prompts by example and messages, the samples of all models together."""
-    found: dict[tuple[str, str], _Asked] = {}
+    found: dict[tuple[str, str], Asked] = {}
     drawn = await store.get_samples(sorted(results))
     for key in sorted(results):
         result = results[key]
@@ -181,21 +202,16 @@ async def _asked(
             continue
         messages = content["messages"]
         place = (result.example_id, json.dumps(messages, ensure_ascii=False))
-        one = found.setdefault(place, _Asked(examples[result.example_id], tuple(messages)))
+        one = found.setdefault(place, Asked(examples[result.example_id], tuple(messages)))
         for sample in drawn[key]:
             one.drawn[sample.text].append((sample, result.model_key))
     return list(found.values())
 
 
-_Texts = dict[str, list[tuple[Sample, str]]]
-
-
-def _judged(
-    stage: StageSpec, one: _Asked, outputs: Mapping[str, bool], right: float
-) -> tuple[_Texts, _Texts]:
+def _judged(stage: StageSpec, one: Asked, outputs: Mapping[str, bool], right: float) -> tuple[Texts, Texts]:
     """The right texts and the wrong ones, each with its draws; what can't be told is in neither."""
-    good: _Texts = {}
-    bad: _Texts = {}
+    good: Texts = {}
+    bad: Texts = {}
     for text, drawn in one.drawn.items():
         verdict = _is_right(stage, text, one.example, outputs, right)
         if verdict is not None:

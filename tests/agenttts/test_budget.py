@@ -85,6 +85,14 @@ def test_a_fuser_is_paid_for() -> None:
     assert planned_stage_flops(spec, spec.stages[0], StageChoice("small", 3)) == drawn + fused
 
 
+def test_a_verifier_is_paid_for() -> None:
+    """It reads prompt and sample, for every sample, and generates nothing."""
+    own = {"kind": "verifier", "model": "large", "prompt_tokens": 5}
+    spec = small_spec(stages=[{"aggregator": own, "models": ["small"]}])
+    drawn = 2 * 1e6 * (16 + 3 * 8)
+    assert planned_stage_flops(spec, spec.stages[0], StageChoice("small", 3)) == drawn + 3 * 2 * 4e6 * (5 + 8)
+
+
 def test_an_allocation_names_every_stage() -> None:
     """Units of something that is no allocation of the spec are refused."""
     with pytest.raises(SpaceError, match="every stage once"):

@@ -48,6 +48,9 @@ async def run(server: ScriptedServer, store: Store) -> AsyncIterator[Callable[..
         await clients.aclose()
 
 
+VERIFIED = {"aggregator": {"kind": "verifier", "model": "large"}, "models": ["small"]}
+
+
 def spec_of(server: ScriptedServer, **changes: Any) -> PipelineSpec:
     return small_spec(base_url=server.base_url, **changes)
 
@@ -151,6 +154,58 @@ async def test_fusion_is_a_call_that_is_paid_for(server: ScriptedServer, run: Ca
     assert all(f"draft{i}" in call.prompt for i in range(3))
     assert fused.stages[0].value == "fused"
     assert fused.stages[0].flops > plain.stages[0].flops
+
+
+async def test_a_verifier_reads_every_sample_once_and_is_paid_for(
+    server: ScriptedServer, store: Store, run: Callable[..., Any]
+) -> None:
+    """Likeliest right wins; prompt and sample are read, equal texts once; a replay asks nothing."""
+    words = ["red", "blue", "green", "red"]
+    server.answer = lambda request, index: words[index % 4]
+    liked = {"red": 0.2, "blue": 0.7, "green": 0.6}
+    server.classify = lambda request: [1 - (p := liked[request.text.split()[-1]]), p]
+    spec = spec_of(server, stages=(VERIFIED, {}))
+    plain = await run(spec_of(server), 4)
+    found = await run(spec, 4)
+    asked = found.stages[0]
+    assert asked.value == "blue"
+    assert len(server.classified) == 3
+    assert all(request.text.split("\n\n")[0] for request in server.classified)
+    read = sum(len(request.text.split()) for request in server.classified)
+    assert asked.prompt_tokens == plain.stages[0].prompt_tokens + read
+    assert asked.flops == plain.stages[0].flops + 2 * spec.models["large"].active_params * read
+    again = await run(spec, 4, replay=True)
+    assert again.stages[0].value == "blue"
+    assert again.stages[0].flops == asked.flops
+    assert (await run(spec, 2, replay=True)).stages[0].value == "blue"
+    assert len(server.classified) == 3
+
+
+async def test_prefixes_with_a_verifier(server: ScriptedServer, store: Store) -> None:
+    """The outcome of each n is that of n samples by themselves."""
+    words = ["red", "blue", "green"]
+    server.answer = lambda request, index: words[index % 3]
+    server.classify = lambda request: [0.5, 0.1 * len(request.text.split()[-1])]
+    spec = spec_of(server, stages=(VERIFIED, {}))
+    clients = ModelClients(spec, rng=random.Random(0))
+    runtime = Runtime(spec, store, clients, run_id=None)
+    found = await runtime.prefixes(spec.stages[0], StageChoice("small", 3), EXAMPLE, {})
+    await clients.aclose()
+    assert [outcome.value for outcome in found] == ["red", "blue", "green"]
+    assert [outcome.n_samples for outcome in found] == [1, 2, 3]
+    assert found[0].flops < found[1].flops < found[2].flops
+
+
+@pytest.mark.parametrize("said", [[], [0.5], [float("nan"), 0.5], ["a", "b"]])
+async def test_a_verifier_that_answers_nonsense_is_a_missing_value(
+    server: ScriptedServer, run: Callable[..., Any], said: list[float]
+) -> None:
+    """Not a score of 0."""
+    server.answer = lambda request, index: "red"
+    server.classify = lambda request: said
+    outcome = await run(spec_of(server, stages=(VERIFIED, {})), 2)
+    assert outcome.status == "error"
+    assert outcome.score is None
 
 
 @pytest.mark.parametrize("fault", ["500", "garbage", "empty", "close", "cut_json"])

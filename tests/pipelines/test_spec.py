@@ -279,6 +279,22 @@ BAD: list[tuple[str, str, str, int, str, str]] = [
         "got 'huge'",
     ),
     (
+        "unknown verifier",
+        "{kind: set_vote, threshold: 0.5}",
+        "{kind: verifier, model: huge}",
+        6,
+        "stages[retrieve].aggregator.model",
+        "got 'huge'",
+    ),
+    (
+        "verifier that answers",
+        "{kind: set_vote, threshold: 0.5}",
+        "{kind: verifier, model: large}",
+        6,
+        "stages[retrieve].aggregator.model",
+        "must be a classifier",
+    ),
+    (
         "unknown parent",
         "active_params: 7e9",
         "active_params: 7e9, parent: none",

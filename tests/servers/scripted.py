@@ -62,6 +62,11 @@ class Request:
         return "\n".join(str(message.get("content")) for message in self.body.get("messages", ()))
 
     @property
+    def text(self) -> str:
+        """What is to be classified."""
+        return str(self.body["input"][0])
+
+    @property
     def max_tokens(self) -> int:
         return int(self.body.get("max_completion_tokens") or self.body.get("max_tokens") or 16)
 
@@ -79,6 +84,7 @@ class ScriptedServer:
     answer: (request, index) → text of the index-th sample of this model and prompt.
     fault: (request) → one of FAULTS or None, asked for every request; `fault_next` goes before it.
     latency_s: waited before every answer. most_at_once: further requests get 429 (None: any number).
+    classify: request → probabilities of the classes, for /classify (None: there is no such thing).
     refuses: fields of a request answered with 400, such as "logprobs" or "response_format".
     most_n: a larger n is answered with 400.
     """
@@ -96,6 +102,7 @@ class ScriptedServer:
         most_n: int | None = None,
         api_key: str | None = None,
         tokenizes: bool = True,
+        classify: Callable[[Request], list[float]] | None = None,
         port: int = 0,
     ) -> None:
         self.models = dict(models or {"small": 4096, "large": 4096})
@@ -108,6 +115,8 @@ class ScriptedServer:
         self.most_n = most_n
         self.api_key = api_key
         self.tokenizes = tokenizes
+        self.classify = classify
+        self.classified: list[Request] = []
         self.port = port
         self.arrived: list[Request] = []  # every request for samples, failed ones included
         self.completed: Counter[tuple[str, str]] = Counter()  # (model, prompt) → requests answered in full
@@ -193,6 +202,13 @@ class ScriptedServer:
             )
             count = len(words.prompt.split())
             return await _send(writer, 200, {"count": count, "max_model_len": 0, "tokens": []})
+        if path == "/classify" and self.classify is not None:
+            request = Request(path, body, headers)
+            self.classified.append(request)
+            probs = self.classify(request)
+            found = {"index": 0, "label": "right", "probs": list(probs), "num_classes": len(probs)}
+            usage = {"prompt_tokens": len(request.text.split())}
+            return await _send(writer, 200, {"id": "classify-1", "data": [found], "usage": usage})
         if path not in ("/v1/chat/completions", "/v1/completions"):
             return await _send(writer, 404, _error("Not Found", "NotFoundError", 404))
         request = Request(path, body, headers)
