@@ -2,8 +2,9 @@
 
     python benchmarks/verifier_zoo.py RUN.duckdb RETRIEVE_VERIFIER ANSWER_VERIFIER [--tune-share 0.5]
 
-The verifiers are those of `agenttts tune verifier` on the run in the database; scored are the search examples
-that they did not see, on recorded samples, by the stage's metric. *answer* reads what retrieve small×27 gives.
+The verifiers are those of `agenttts tune verifier` on the run in the database; scored are the search
+examples that they did not see, on recorded samples, by the stage's metric. *answer* reads what retrieve
+small×27 gives. What was found is in docs/log.md.
 """
 
 from __future__ import annotations
@@ -86,11 +87,11 @@ async def measured(db: Path, verifiers: dict[str, Path], share: float) -> None:
                             value = parsed.value if isinstance(parsed, Parsed) else None
                             candidates.append(Candidate(s.index, s.text, value))
 
-                        def liked(c: Candidate, *_: Any, content: Any = content) -> float:
+                        def liked(c: Candidate, *_: Any, content: Any = content, right: Any = right) -> float:
                             return right[prompts.verified_text(content, c.text)]
 
-                        def scored(value: Any, example: Any = example) -> float:
-                            return float(metrics.score(stage.metric, value, example) or 0.0)  # type: ignore[arg-type]
+                        def scored(value: Any, example: Any = example, metric: Any = stage.metric) -> float:
+                            return float(metrics.score(metric, value, example) or 0.0)
 
                         rows["first"].append(scored(candidates[0].value))
                         rows["vote"].append(
