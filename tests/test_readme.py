@@ -17,6 +17,9 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
+TUNE = ("tasks", "data", "fit", "eval", "merge", "serve", "prefer", "judge", "classifier", "verifier")
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
@@ -121,9 +124,7 @@ def test_every_command_shown_exists_with_its_options() -> None:
     }
     search = agenttts("search", "--help").out
     helps = [agenttts(name, "--help").out for name in named]
-    helps += [
-        agenttts("tune", part, "--help").out for part in ("tasks", "data", "fit", "eval", "merge", "serve")
-    ]
+    helps += [agenttts("tune", part, "--help").out for part in TUNE]
     for option in re.findall(r"`(--[a-z-]+)", README):
         assert option in search or any(option in text for text in helps), option
 
