@@ -20,9 +20,9 @@ from agenttts.tasktune.classifier_metrics import (
     preference_accuracy,
 )
 from pipelines.tables import made_row
+from tests.agenttts.tiny_bert import WORDS, write_backbone
 
 pytestmark = pytest.mark.usefixtures("tuning_libraries")
-WORDS = {0: ["dull", "grey", "slow", "weak"], 1: ["bright", "quick", "warm", "strong"]}
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -165,31 +165,8 @@ def texts(count: int, seed: int = 0) -> list[LabelledText]:
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of 30 thousand parameters with a tokenizer of its own, made on the spot."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
     path = tmp_path_factory.mktemp("backbone")
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS[0], *WORDS[1]]
-    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
-    ).save_pretrained(str(path))
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        initializer_range=0.2,
-    )
-    BertModel(config).save_pretrained(str(path))
+    write_backbone(path)
     return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,12 +21,16 @@ from agenttts.tasktune.improve import improve
 from agenttts.tasktune.scoring import mean_by_task
 from agenttts.tasktune.serving import load_adapter, served
 from datastore import Store
+from pipelines.clients import ModelClients
+from pipelines.runtime import VERIFYING
+from pipelines.sampler import Sampler
 from pipelines.serving import ServerGroup, commands
-from pipelines.spec import PipelineSpec
+from pipelines.spec import AggregatorSpec, ModelSpec, PipelineSpec
 from pipelines.specfile import load_spec
 from tests.agenttts.commands import agenttts
 from tests.agenttts.museum import ZOO, fit_config, museum
-from tests.live.conftest import write_spec
+from tests.agenttts.tiny_bert import WORDS, write_backbone
+from tests.live.conftest import free_port, write_spec
 
 pytestmark = pytest.mark.usefixtures("tuning_libraries")
 
@@ -152,3 +157,50 @@ def test_served_names_who_does_not_answer(lora_spec: PipelineSpec, tmp_path: Pat
         served(wrong, ["small"], log_dir=tmp_path),
     ):
         pass
+
+
+def test_a_verifier_behind_vllm_says_what_it_says_here(vllm: None, tmp_path: Path) -> None:
+    """The exported classifier, served as the spec's verifier: the same probabilities to 1e-4, and banked."""
+    from agenttts.tasktune.classified import LabelledText
+    from agenttts.tasktune.p2c import P2CSettings, train_classifier
+
+    write_backbone(tmp_path / "backbone")
+    texts = [LabelledText(text=" ".join(WORDS[i % 2][: 1 + i % 4]), label=i % 2) for i in range(32)]
+    settings = P2CSettings(method="plain", epochs=4, learning_rate=3e-3, max_tokens=16)
+    made = train_classifier(
+        str(tmp_path / "backbone"), ["wrong", "right"], texts, texts, settings, tmp_path / "work"
+    )
+    made.export(tmp_path / "verifier")
+    spec = load_spec(write_spec(tmp_path, ["small"], n_search=4, n_test=4))
+    place = f"http://127.0.0.1:{free_port()}/v1"
+    verifier = ModelSpec(
+        base_url=place, path=str(tmp_path / "verifier"), active_params=3e4, context_length=64
+    )
+    stage = spec.stage("answer").model_copy(
+        update={"aggregator": AggregatorSpec(kind="verifier", model="verifier")}
+    )
+    spec = spec.model_copy(
+        update={"models": {**spec.models, "verifier": verifier}, "stages": (spec.stage("retrieve"), stage)}
+    )
+    asked = ["bright quick", "dull grey slow", "warm " * 200]
+
+    async def ask() -> list[float]:
+        clients = ModelClients(spec, rng=random.Random(0))
+        try:
+            with Store.open(tmp_path / "s.duckdb") as store:
+                sampler = Sampler(spec, store, clients, run_id=None, replay=False, gate=None)
+                found = [
+                    await sampler.samples("answer", "verifier", {"classify": text}, VERIFYING, 1)
+                    for text in asked
+                ]
+                again = await sampler.samples("answer", "verifier", {"classify": asked[0]}, VERIFYING, 1)
+                assert (again.n_drawn, again.calls) == (0, 0)
+                assert found[0].prompt_tokens == 4
+                return [float(json.loads(one.samples[0].text)[-1]) for one in found]
+        finally:
+            await clients.aclose()
+
+    with ServerGroup(commands(spec, ["verifier"], device="cpu"), log_dir=tmp_path / "logs"):
+        served_probs = asyncio.run(ask())
+    assert served_probs[:2] == pytest.approx(made.predict(asked[:2]).probs[:, 1].tolist(), abs=1e-4)
+    assert 0 <= served_probs[2] <= 1, "a text that is too long is cut, not refused"
