@@ -31,6 +31,7 @@ from agenttts.tasktune.build import DataConfig, TaskData, build, card_text, load
 from agenttts.tasktune.chat import JsonChat
 from agenttts.tasktune.classified import LabelledText, read_texts
 from agenttts.tasktune.classifier import ClassifierConfig, fit_classifier
+from agenttts.tasktune.cleaning import evenly
 from agenttts.tasktune.configfile import load_config
 from agenttts.tasktune.evaluation import Evaluation, context_length, evaluate, figure, rivals_spec
 from agenttts.tasktune.fit import FitConfig, fit
@@ -158,12 +159,15 @@ def eval_(
                 progress=told,
             )
         )
-    if plot is not None:
-        figure(found).write_html(plot)
     if json:
         print_json(found.to_json_dict())
     else:
         out().print(evaluation_table(found))
+    if plot is not None:
+        try:
+            figure(found).write_html(plot)
+        except OSError as error:
+            raise UserError(f"{plot}: the plot can't be written there: {error.strerror or error}") from None
 
 
 @app.command("tasks")
@@ -245,7 +249,7 @@ def merge_(
             raise UserError(f"--method base takes one adapter, got {len(adapters)}")
         made = merge_into_base(adapters[0], out_dir)
     elif method in ("sum", "ties", "dare"):
-        learn_from = None if learn is None else load_dataset(learn).train[:rows]
+        learn_from = None if learn is None else evenly(load_dataset(learn).train, rows)
         with _stages() as told:
             made = merge(
                 adapters,
@@ -523,10 +527,12 @@ def serve_(
     for one in found.values():
         require_servable(one.path)
     if into is not None:
+        whole = [name for name, one in found.items() if not one.is_adapter]
+        if whole:
+            raise UserError(f"--into takes adapters, {whole[0]} is a whole checkpoint; serve it by itself")
         for name, one in found.items():
-            if one.is_adapter:
-                load_adapter(into, name, one.path.resolve())
-                say(f"{name}: loaded at {into}", "green")
+            load_adapter(into, name, one.path.resolve())
+            say(f"{name}: loaded at {into}", "green")
     else:
         spec = rivals_spec(places, port=port)
         require_vllm()
@@ -562,7 +568,8 @@ def named_places(models: list[str]) -> dict[str, str]:
 def evaluation_table(found: Evaluation) -> Table:
     """The comparison as a person reads it."""
     table = Table(title=f"{found.split} split; differences from {found.reference}")
-    for name in ("model", "parameters", "sub-task", "score", "95 %", "difference", "95 %", "n", "tuning s"):
+    scored = ("score", "95 %", "difference", "95 %", "n", "missing", "tuning s")
+    for name in ("model", "parameters", "sub-task", *scored):
         table.add_column(name, justify="left" if name in ("model", "sub-task") else "right")
     for one in found.scores:
         seconds = found.cards.get(one.model, {}).get("seconds")
@@ -575,6 +582,7 @@ def evaluation_table(found: Evaluation) -> Table:
             "" if one.against is None else f"{one.against.mean:+.3f}",
             "" if one.against is None else f"{one.against.low:+.3f} … {one.against.high:+.3f}",
             str(one.score.n),
+            str(one.n_missing or ""),
             "" if seconds is None else f"{seconds:.0f}",
         )
     return table

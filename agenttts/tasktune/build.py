@@ -27,7 +27,6 @@ from agenttts.tasktune.cleaning import (
     clean,
     clean_pairs,
     drop_counts,
-    input_text,
     schema_problem,
     split_groups,
 )
@@ -137,7 +136,7 @@ async def build(
             "documents and judge need an LLM: export AGENTTTS_AGENT_BASE_URL and AGENTTTS_AGENT_MODEL"
         )
     gathered: list[Gathered] = []
-    sealed: list[str] = []
+    sealed: list[Mapping[str, Any]] = []
     store = Store.open(root / config.db) if needs_llm else None
     chat = JsonChat(llm, store) if llm is not None and store is not None else None
     try:
@@ -163,14 +162,15 @@ async def build(
             task = _task(subtasks, file.task)
             tasks[task.name] = task
             found = table_rows(task, read_file(root / file.path), file.map)
-            gathered.append(replace(found, rows=()))
-            test += [row for row in found.rows if schema_problem(task, row) is None]
-        test = list({row.id: row for row in test}.values())
-        sealed += [input_text(row.inputs) for row in test]
+            kept, gone = _test_rows(task, found.rows, {row.id for row in test})
+            test += kept
+            gathered.append(Gathered(dropped=[*found.dropped, *gone]))
+        sealed += [row.inputs for row in test]
         progress("checking rows")
-        used = {task: tasks[task] for task in dict.fromkeys(row.task for g in gathered for row in g.rows)}
+        all_rows = [row for found in gathered for row in found.rows]
+        used = {task: tasks[task] for task in dict.fromkeys(row.task for row in [*all_rows, *test])}
         cleaned = clean(
-            [row for found in gathered for row in found.rows],
+            all_rows,
             used,
             sealed=sealed,
             near=config.near_duplicates,
@@ -196,7 +196,11 @@ async def build(
         domain=subtasks.domain if subtasks else "traces",
         eval_share=config.eval_share,
         seed=config.seed,
-        about={"config": config.model_dump(mode="json"), "llm": llm.model if needs_llm and llm else None},
+        about={
+            "functions_from": str((root / config.subtasks).resolve().parent) if config.subtasks else None,
+            "config": config.model_dump(mode="json"),
+            "llm": llm.model if needs_llm and llm else None,
+        },
     )
 
 
@@ -274,7 +278,9 @@ def load_dataset(path: Path | str) -> TaskData:
     datasets = _datasets()
     splits = datasets.load_from_disk(str(path / "examples"))
     pairs = datasets.load_from_disk(str(path / "preferences")) if (path / "preferences").is_dir() else ()
-    tasks = {task.name: task for task in load_subtasks(path / "subtasks.yaml").subtasks}
+    own = card.get("functions_from")
+    named = load_subtasks(path / "subtasks.yaml", functions_from=Path(own) if own else None)
+    tasks = {task.name: task for task in named.subtasks}
     return TaskData(
         path=path,
         tasks=tasks,
@@ -354,14 +360,31 @@ def _restored(record: Mapping[str, Any]) -> TaskRow:
     )
 
 
-async def _from_run(source: RunSource, root: Path) -> tuple[Gathered, SubTask, list[str]]:
+def _test_rows(task: SubTask, rows: Sequence[TaskRow], have: set[str]) -> tuple[list[TaskRow], list[Dropped]]:
+    """Test rows that are sound and new, and why the others are not."""
+    kept: dict[str, TaskRow] = {}
+    gone = []
+    for row in rows:
+        problem = schema_problem(task, row)
+        if problem is None and (row.id in kept or row.id in have):
+            problem = "repeats a test row"
+        if problem is None:
+            kept[row.id] = row
+        else:
+            gone.append(Dropped(step="test", reason=problem, source=row.source))
+    return list(kept.values()), gone
+
+
+async def _from_run(source: RunSource, root: Path) -> tuple[Gathered, SubTask, list[Mapping[str, Any]]]:
     """Rows of a run's stage, its sub-task, and the inputs of the sealed test split."""
     with Store.read(root / source.db) as store:
-        run = store.run(source.run)
+        run = store.run(None if source.run == "latest" else source.run)
         spec = restore_spec(run.spec)
         stage = spec.stage(source.stage)
         found = await trace_rows(store, run.run_id, spec, stage, per_input=source.per_input)
-    sealed = [input_text(example_inputs(spec, example)) for example in load_examples(spec, "test")]
+    sealed: list[Mapping[str, Any]] = [
+        example_inputs(spec, example) for example in load_examples(spec, "test")
+    ]
     return found, stage_task(spec, stage), sealed
 
 

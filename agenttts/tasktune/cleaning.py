@@ -5,13 +5,16 @@ Each step takes rows and gives rows; what it drops is noted under its name. The 
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from agenttts.errors import UserError
 from agenttts.tasktune.rows import Dropped, PreferencePair, TaskRow
 from agenttts.tasktune.subtask import SubTask
 from pipelines import metrics
@@ -84,7 +87,7 @@ def clean(
     rows: Sequence[TaskRow],
     tasks: dict[str, SubTask],
     *,
-    sealed: Iterable[str] = (),
+    sealed: Iterable[Mapping[str, Any]] = (),
     near: float | None = 0.85,
     count_tokens: CountTokens | None = None,
     max_tokens: int | None = None,
@@ -92,20 +95,27 @@ def clean(
 ) -> Cleaned:
     """Schema, language, leaks, exact and near duplicates, length, personal data.
 
-    sealed: inputs (as `input_text` gives them) that no row may repeat, exactly or nearly. near: the Jaccard
+    sealed: inputs that no row may repeat, exactly or nearly; what all rows and sealed inputs have in common,
+    such as a list of tools, does not make them alike. near: the Jaccard
     similarity of character 5-grams from which inputs count as the same (MinHash, 128 permutations); None: no
     such check. max_tokens: of prompt and answer together, by `count_tokens`.
     """
     found = Cleaned(list(rows), counts={"gathered": len(rows)})
+    kept_apart = list(sealed)
+    shared = _shared_fields([*(row.inputs for row in rows), *kept_apart])
+
+    def told(inputs: Mapping[str, Any]) -> str:
+        return input_text({name: value for name, value in inputs.items() if name not in shared})
+
     found.step("schema", lambda row: schema_problem(tasks[row.task], row))
     if any(task.languages for task in tasks.values()):
         identify = _identifier()
         found.step("language", lambda row: _language_problem(tasks[row.task], row, identify))
-    found.step("leak", _leaks(list(sealed), near))
+    found.step("leak", _leaks([told(inputs) for inputs in kept_apart], near, told))
     seen: dict[tuple[str, str], str] = {}
     found.step("duplicate", lambda row: _repeats(row, seen))
     if near is not None:
-        found.step("near-duplicate", _near_repeats(near))
+        found.step("near-duplicate", _near_repeats(near, told))
     if count_tokens is not None and max_tokens is not None:
         found.step("length", lambda row: _too_long(row, count_tokens, max_tokens))
     found.rows = [replace(row, flags=personal_data(row)) for row in found.rows]
@@ -164,22 +174,35 @@ def split_groups(
 ) -> tuple[list[TaskRow], list[TaskRow]]:
     """Rows for training and for evaluation; a group is on one side, which side the seed decides.
 
-    Of every task at least one group is for evaluation where it has two and eval_share is above 0.
+    A task with two groups has one at least on each side where eval_share is above 0, one with a single group
+    has it in training.
     """
-    import hashlib
 
-    held: set[tuple[str, str]] = set()
-    for task in dict.fromkeys(row.task for row in rows):
-        groups = sorted(
-            {row.group for row in rows if row.task == task},
-            key=lambda group: hashlib.sha256(f"{seed}|{group}".encode()).digest(),
-        )
-        n_held = round(eval_share * len(groups))
-        if eval_share > 0 and len(groups) > 1:
-            n_held = min(max(1, n_held), len(groups) - 1)
-        held |= {(task, group) for group in groups[:n_held]}
-    train = [row for row in rows if (row.task, row.group) not in held]
-    return train, [row for row in rows if (row.task, row.group) in held]
+    def order(groups: Iterable[str]) -> list[str]:
+        return sorted(set(groups), key=lambda group: hashlib.sha256(f"{seed}|{group}".encode()).digest())
+
+    everyone = order(row.group for row in rows)
+    held = set(everyone[: round(eval_share * len(everyone))])
+    if eval_share > 0:
+        by_task: dict[str, list[str]] = {}
+        for row in rows:
+            by_task.setdefault(row.task, []).append(row.group)
+        for groups in map(order, by_task.values()):
+            if len(groups) > 1 and not held.intersection(groups):
+                held.add(groups[0])
+        for groups in map(order, by_task.values()):
+            if held.issuperset(groups):
+                held.discard(groups[-1])
+    return [row for row in rows if row.group not in held], [row for row in rows if row.group in held]
+
+
+def evenly(rows: Sequence[TaskRow], count: int) -> list[TaskRow]:
+    """At most so many rows, of every task as many, in their order."""
+    by_task: dict[str, list[TaskRow]] = {}
+    for row in rows:
+        by_task.setdefault(row.task, []).append(row)
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*by_task.values()))
+    return list(itertools.islice((row for row in turns if row is not None), count))
 
 
 def drop_counts(dropped: Iterable[Dropped]) -> dict[str, dict[str, int]]:
@@ -191,6 +214,19 @@ def drop_counts(dropped: Iterable[Dropped]) -> dict[str, dict[str, int]]:
     return {step: dict(counts.most_common()) for step, counts in found.items()}
 
 
+Told = Callable[[Mapping[str, Any]], str]
+
+
+def _shared_fields(inputs: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Fields whose value is the same everywhere, where others differ."""
+    values: dict[str, set[str]] = {}
+    for one in inputs:
+        for name, value in one.items():
+            values.setdefault(name, set()).add(canonical(value))
+    same = {name for name, found in values.items() if len(found) == 1}
+    return same if len(same) < len(values) else set()
+
+
 def _repeats(row: TaskRow, seen: dict[tuple[str, str], str]) -> str | None:
     key = (row.task, canonical([list(row.messages), " ".join(row.completion.split())]))
     if key in seen:
@@ -199,7 +235,7 @@ def _repeats(row: TaskRow, seen: dict[tuple[str, str], str]) -> str | None:
     return None
 
 
-def _near_repeats(near: float) -> Callable[[TaskRow], str | None]:
+def _near_repeats(near: float, told: Told) -> Callable[[TaskRow], str | None]:
     """Of rows with nearly the same inputs the first one's group stays."""
     indices: dict[str, Any] = {}
     groups: dict[str, str] = {}
@@ -209,7 +245,7 @@ def _near_repeats(near: float) -> Callable[[TaskRow], str | None]:
         place = f"{row.task}|{row.group}"
         if place in groups:
             return groups[place] or None
-        made = sketch(input_text(row.inputs))
+        made = sketch(told(row.inputs))
         like = index.query(made)
         groups[place] = f"nearly repeats the inputs of {sorted(like)[0]}" if like else ""
         if not like:
@@ -224,7 +260,7 @@ def _too_long(row: TaskRow, count_tokens: CountTokens, most: int) -> str | None:
     return f"{tokens} tokens, at most {most} may be" if tokens > most else None
 
 
-def _leaks(sealed: Sequence[str], near: float | None) -> Callable[[TaskRow], str | None]:
+def _leaks(sealed: Sequence[str], near: float | None, told: Told) -> Callable[[TaskRow], str | None]:
     exact = set(sealed)
     index = near_index(near) if near is not None and sealed else None
     for position, text in enumerate(dict.fromkeys(sealed)):
@@ -232,7 +268,7 @@ def _leaks(sealed: Sequence[str], near: float | None) -> Callable[[TaskRow], str
             index.insert(position, sketch(text))
 
     def judge(row: TaskRow) -> str | None:
-        text = input_text(row.inputs)
+        text = told(row.inputs)
         if text in exact:
             return "its inputs are those of a sealed row"
         if index is not None and index.query(sketch(text)):
@@ -281,7 +317,12 @@ def _identifier() -> Callable[[str, Sequence[str]], tuple[str, float]]:
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
     def identify(text: str, wanted: Sequence[str]) -> tuple[str, float]:
-        identifier.set_languages(sorted({*wanted, *_COMMON}))
+        try:
+            identifier.set_languages(sorted({*wanted, *_COMMON}))
+        except ValueError as error:
+            raise UserError(
+                f"languages are ISO 639-1 codes such as en, got {', '.join(wanted)}: {error}"
+            ) from None
         language, sure = identifier.classify(text)
         return str(language), float(sure)
 

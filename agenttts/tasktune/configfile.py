@@ -15,16 +15,17 @@ from pipelines.yamlfile import Document, Place, read_yaml
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_config(path: Path | str, model: type[Model]) -> Model:
+def load_config(path: Path | str, model: type[Model], *, functions_from: Path | None = None) -> Model:
     """The file as a `model`. Raises one SpecError for all that is wrong, a line each.
 
-    `{python: "module:function"}` stands for a function, imported from the file's directory or the path.
+    `{python: "module:function"}` stands for a function, imported from the file's directory (or
+    `functions_from`) or the path.
     """
     file = Path(path)
     document = read_yaml(file)
     if not isinstance(document.data, dict):
         raise SpecError(f"must be a mapping of keys, got {document.data!r:.60}", file=file, line=1)
-    data = _with_functions(document.data, file.parent)
+    data = _with_functions(document.data, functions_from or file.parent)
     try:
         return model.model_validate(data)
     except ValidationError as error:

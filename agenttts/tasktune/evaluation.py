@@ -118,10 +118,16 @@ def rivals_spec(places: Mapping[str, str], *, port: int | None = None) -> Pipeli
         base = str(Path(one.base).resolve()) if Path(one.base).is_dir() else one.base
         if base not in bases:
             bases[base] = f"base-of-{name}"
-            if not Path(base).is_dir():
-                raise UserError(f"{one.path}: its base {one.base!r} is not a directory here; fetch it first")
-            models[bases[base]] = _served(bases[base], read_tuned(base), next(ports))
-        require_base(one, Path(base))
+            if Path(base).is_dir():
+                models[bases[base]] = _served(bases[base], read_tuned(base), next(ports))
+            elif base.startswith((".", "/", "~")):
+                raise UserError(
+                    f"{one.path}: its base {base!r} is not there; put it back, or merge elsewhere"
+                )
+            else:
+                models[bases[base]] = _from_hub(bases[base], base, one, next(ports))
+        if Path(base).is_dir():
+            require_base(one, Path(base))
         parent = models[bases[base]]
         models[name] = {
             **_served(name, one, None),
@@ -194,6 +200,9 @@ async def evaluate(
                 answers[name] = await _answers(sampler, name, data, rows)
         finally:
             await clients.aclose()
+    silent = [name for name, said in answers.items() if all(text is None for text in said)]
+    if silent:
+        raise UserError(f"{silent[0]} answered none of {len(rows)} rows; see its server, or leave it out")
     scored = {name: _scored(data, rows, answers[name]) for name in places}
     scores = []
     for task in dict.fromkeys(row.task for row in rows):
@@ -296,6 +305,16 @@ async def _preferred(
     )
     names = {"first": "model", "second": "reference", "tie": "tie"}
     return {name: sum(names[one] == name for one in said) for name in names.values()}
+
+
+def _from_hub(name: str, base: str, adapter: TunedModel, port: int | None) -> dict[str, Any]:
+    return {
+        "served_name": name,
+        "base_url": f"http://127.0.0.1:{port or free_port()}/v1",
+        "path": base,
+        "active_params": float(adapter.card.get("base_params") or 1.0),
+        "context_length": None,
+    }
 
 
 def _served(name: str, tuned: TunedModel, port: int | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import importlib
 import json
 import math
 import os
+import re
 import resource
 import shutil
 import sys
@@ -36,6 +37,7 @@ from agenttts.tasktune.adapters import (
     weights_digest,
 )
 from agenttts.tasktune.build import TaskData, load_dataset
+from agenttts.tasktune.cleaning import evenly
 from agenttts.tasktune.rows import Message, TaskRow
 from agenttts.tasktune.scoring import mean_by_task
 from agenttts.tasktune.subtask import SubTask
@@ -218,7 +220,7 @@ def _fit(
     config: FitConfig, data: TaskData, names: Sequence[str], out: Path, root: Path, on_event: OnEvent
 ) -> TunedModel:
     train = [row for row in data.train if row.task in names]
-    held = [row for row in data.eval if row.task in names][: config.eval_rows]
+    held = evenly([row for row in data.eval if row.task in names], config.eval_rows)
     if not train:
         raise UserError(f"{data.path} has no rows to learn {', '.join(names)} from")
     if config.dpo is not None and not any(pair.task in names for pair in data.pairs):
@@ -230,7 +232,7 @@ def _fit(
         if done.card.get("fingerprint") == fingerprint:
             return done
         raise UserError(f"{out}: holds a model of another configuration; choose another out, or remove it")
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (out.is_file() or any(out.iterdir())):
         raise UserError(f"{out}: must be free; choose another out")
     work = out.with_name(out.name + ".work")
     state = _work_state(work, fingerprint)
@@ -261,7 +263,10 @@ def _trained(
     transformers, trl = library("transformers"), library("trl")
     datasets, torch = library("datasets"), library("torch")
     transformers.set_seed(config.seed)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    except ValueError as error:
+        raise UserError(f"base: {base} has no tokenizer: {' '.join(str(error).split())[:200]}") from None
     model = _model(config, base, transformers, torch)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -278,7 +283,7 @@ def _trained(
         if _is_first():
             save_json(work / _STATE, state)
     peft_config = _peft_config(config, model)
-    arguments = _arguments(config, work, held=bool(held), trl=trl, torch=torch)
+    arguments = _arguments(config, work, limit, held=bool(held), trl=trl, torch=torch)
     trainer = trainer_class(trl)(
         model=model,
         args=arguments,
@@ -297,7 +302,7 @@ def _trained(
     curve = _curve(trainer.state.log_history)
     model = trainer.model
     if config.dpo is not None:
-        model = _prefer(config, config.dpo, model, tokenizer, data, train, work, trl, datasets, torch)
+        model = _prefer(config, config.dpo, model, tokenizer, data, train, work, limit, trl, datasets, torch)
     after = examiner.scores(model) if held else {}
     card = {
         "fingerprint": fingerprint,
@@ -333,6 +338,7 @@ def _prefer(
     data: TaskData,
     train: Sequence[TaskRow],
     work: Path,
+    limit: int,
     trl: Any,
     datasets: Any,
     torch: Any,
@@ -353,6 +359,13 @@ def _prefer(
         }
         for pair in pairs
     ]
+    records = [
+        one
+        for one in records
+        if len(one["prompt_ids"]) + max(len(one["chosen_ids"]), len(one["rejected_ids"])) <= limit
+    ]
+    if not records:
+        raise UserError(f"dpo: no preference pair fits {limit} tokens")
     trainer = Trainer(
         model=model,
         args=trl.DPOConfig(
@@ -361,6 +374,8 @@ def _prefer(
             num_train_epochs=dpo.epochs,
             learning_rate=dpo.learning_rate,
             per_device_train_batch_size=config.batch_size,
+            gradient_accumulation_steps=config.accumulate,
+            max_length=None,
             seed=config.seed,
             save_strategy="no",
             report_to="none",
@@ -433,7 +448,7 @@ def _reporter(transformers: Any, on_event: OnEvent) -> Any:
     return Reporter()
 
 
-def _arguments(config: FitConfig, work: Path, *, held: bool, trl: Any, torch: Any) -> Any:
+def _arguments(config: FitConfig, work: Path, limit: int, *, held: bool, trl: Any, torch: Any) -> Any:
     scored = (
         {"eval_strategy": "epoch", "load_best_model_at_end": True, "metric_for_best_model": "eval_score"}
         if held
@@ -449,7 +464,7 @@ def _arguments(config: FitConfig, work: Path, *, held: bool, trl: Any, torch: An
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup_share,
         weight_decay=config.weight_decay,
-        max_length=None,
+        max_length=limit if config.packing else None,
         packing=config.packing,
         gradient_checkpointing=config.gradient_checkpointing,
         logging_steps=10,
@@ -497,9 +512,13 @@ def _peft_config(config: FitConfig, model: Any) -> Any:
     if config.method == "full":
         return None
     lora, wanted = config.lora, config.lora.target_modules
-    if not isinstance(wanted, str):
-        present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-        missing = [name for name in wanted if name.rsplit(".", 1)[-1] not in present]
+    if wanted != "all-linear":
+        names = [name for name, _ in model.named_modules()]
+        if isinstance(wanted, str):  # a pattern for whole names, as peft takes it
+            missing = [] if any(re.fullmatch(wanted, name) for name in names) else [wanted]
+        else:
+            present = {name.rsplit(".", 1)[-1] for name in names}
+            missing = [name for name in wanted if name.rsplit(".", 1)[-1] not in present]
         if missing:
             linear = {
                 name.rsplit(".", 1)[-1]
@@ -572,7 +591,10 @@ def _fingerprint(config: FitConfig, data: TaskData, names: Sequence[str], base: 
 
 def _work_state(work: Path, fingerprint: str) -> dict[str, Any]:
     """What is kept beside the checkpoints. UserError when they are another configuration's."""
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{work}: can't be made: {error.strerror}; choose another out") from None
     try:
         state: dict[str, Any] = json.loads((work / _STATE).read_text())
     except (OSError, ValueError):

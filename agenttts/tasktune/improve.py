@@ -28,7 +28,7 @@ from agenttts.search import search
 from agenttts.stats import Difference, paired_difference
 from agenttts.tasktune.adapters import TunedModel, model_record, tuning_record
 from agenttts.tasktune.build import TaskData, load_dataset, write_dataset
-from agenttts.tasktune.cleaning import clean, input_text
+from agenttts.tasktune.cleaning import clean
 from agenttts.tasktune.fit import FitConfig, fit
 from agenttts.tasktune.serving import served
 from agenttts.tasktune.traces import example_inputs, stage_task, trace_rows
@@ -129,7 +129,7 @@ def improve(
     if not 0 < tune_share < 1:
         raise UserError(f"the share of examples to tune on must be above 0 and below 1, got {tune_share:g}")
     with Store.read(db) as store:
-        run = store.run(run_id)
+        run = store.run(run_id or _newest_run(store, [out] if out else list(db.parent.glob("improve-*"))))
     stage, why = (stage, "as asked for") if stage else bottleneck(db, run.run_id)
     chosen = spec.stage(stage)
     wanted = list(models) or smaller_models(spec, stage)
@@ -272,7 +272,7 @@ def improved_spec(
         base = models[parent]
         models[name] = base.model_copy(
             update={
-                "served_name": f"{base.served_name or parent}{TUNED}-{stage}",
+                "served_name": f"{base.served_name or parent}{TUNED}-{stage}-{one.digest[:8]}",
                 "path": str(one.path),
                 "parent": parent,
                 "revision": one.digest[:16],
@@ -326,7 +326,8 @@ def _dataset(
 
     found = asyncio.run(gather())
     task = stage_task(spec, own)
-    sealed = [input_text(example_inputs(spec, example)) for example in load_examples(spec, "test")]
+    kept = [example for example in load_examples(spec, "search") if example.id not in lent]
+    sealed = [example_inputs(spec, example) for example in (*load_examples(spec, "test"), *kept)]
     cleaned = clean(found.rows, {task.name: task}, sealed=sealed)
     about = {"run": run_id, "stage": stage, "examples": len(lent)}
     return write_dataset(
@@ -409,6 +410,17 @@ def _clearly_reached(result: SearchResult, ids: set[str]) -> float | None:
     trial = result.best_trial()
     held = [] if trial is None else [s for i, s in trial.scores.items() if i in ids and s is not None]
     return None if not held else min(1.0, float(np.mean(held) + np.std(held) / np.sqrt(len(held))))
+
+
+def _newest_run(store: Store, improvements: Sequence[Path]) -> str | None:
+    """The newest run that no improvement made itself, so that the same command finds the same run again."""
+    own: set[str] = set()
+    for path in improvements:
+        try:
+            own |= set(json.loads((path / _STATE).read_text())["searches"].values())
+        except (OSError, ValueError, KeyError):
+            continue
+    return next((run.run_id for run in reversed(store.runs()) if run.run_id not in own), None)
 
 
 def _state(path: Path, about: dict[str, Any]) -> dict[str, Any]:

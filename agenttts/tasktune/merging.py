@@ -75,7 +75,10 @@ def merge(
     }
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{out}: can't be made: {error.strerror}; choose another --out") from None
     library("safetensors.torch").save_file(state, str(partial / WEIGHTS))
     (partial / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2))
     (partial / CARD).write_text(json.dumps(card, indent=2))
@@ -218,7 +221,7 @@ def _by_peft(
     names = [f"a{i}" for i in range(len(found))]
     model.add_weighted_adapter(names, list(weights), "merged", combination_type=kind, density=density)
     state = peft.get_peft_model_state_dict(model, adapter_name="merged")
-    config = model.peft_config["merged"].to_dict()
+    config = {**model.peft_config["merged"].to_dict(), "use_rslora": False}  # the halves hold the scaling
     return {name: tensor.contiguous() for name, tensor in state.items()}, json.loads(
         json.dumps(config, default=lambda value: sorted(value) if isinstance(value, set) else str(value))
     )

@@ -172,12 +172,13 @@ def _made(proposal: Mapping[str, Any]) -> SubTask | str:
     except ValidationError as error:
         return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())[:200]
     example = task.examples[0]
-    score = _score(task, example.inputs, example.output, task.written(example.output))
-    return (
-        task
-        if score == 1.0
-        else f"its example's output is none by its own rules: {shown(example.output)[:80]}"
-    )
+    try:
+        score = _score(task, example.inputs, example.output, task.written(example.output))
+    except (TypeError, ValueError):
+        score = None
+    if score != 1.0:
+        return f"its example's output is none by its own rules: {shown(example.output)[:80]}"
+    return task
 
 
 async def _unanswerable(chat: JsonChat, task: SubTask, passage: str) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import httpx
 from agenttts.errors import UserError
 from pipelines.servecommand import commands, require_vllm
 from pipelines.serving import ServerGroup
-from pipelines.spec import PipelineSpec
+from pipelines.spec import AggregatorSpec, PipelineSpec
 
 _CLIENT_S = 60.0
 
@@ -43,7 +44,7 @@ def served(spec: PipelineSpec, models: Sequence[str], *, log_dir: Path) -> Itera
 
 
 def is_up(base_url: str) -> bool:
-    """Whether a server answers at the address."""
+    """Whether a server answers at the address, be it that it wants a key."""
     try:
         return _get(f"{base_url.rstrip('/')}/models").status_code < 500
     except httpx.HTTPError:
@@ -51,16 +52,15 @@ def is_up(base_url: str) -> bool:
 
 
 def load_adapter(base_url: str, name: str, path: Path) -> None:
-    """Load an adapter into a vLLM that runs. UserError, with the server's reason, when it refuses."""
-    known = _get(f"{base_url.rstrip('/')}/models")
-    if known.status_code == 200 and name in {entry.get("id") for entry in known.json().get("data", [])}:
-        return
-    body = {"lora_name": name, "lora_path": str(path)}
+    """Load an adapter into a vLLM that runs, in the place of one so named. UserError when it refuses."""
+    base_url = base_url.rstrip("/")
+    body: dict[str, Any] = {"lora_name": name, "lora_path": str(path)}
     try:
-        answer = httpx.post(
-            f"{base_url.rstrip('/')}/load_lora_adapter", json=body, timeout=_CLIENT_S, trust_env=False
-        )
-    except httpx.HTTPError as error:
+        known = _get(f"{base_url}/models")
+        if known.status_code == 200 and name in {entry.get("id") for entry in known.json().get("data", [])}:
+            body["load_inplace"] = True
+        answer = httpx.post(f"{base_url}/load_lora_adapter", json=body, timeout=_CLIENT_S, trust_env=False)
+    except (httpx.HTTPError, ValueError) as error:
         raise UserError(f"{base_url}: the adapter {name} can't be loaded: {error}") from None
     if answer.status_code != 200:
         raise UserError(
@@ -69,18 +69,27 @@ def load_adapter(base_url: str, name: str, path: Path) -> None:
         )
 
 
-def ask_each(spec: PipelineSpec, models: Sequence[str]) -> None:
-    """One token of each model. UserError when one does not answer."""
+def ask_each(spec: PipelineSpec, models: Sequence[str], environ: Mapping[str, str] = os.environ) -> None:
+    """One token of each model; of a classifier its classes. UserError when one does not answer."""
     for name in models:
         model = spec.models[name]
-        body = {
-            "model": spec.served_name(name),
-            "messages": [{"role": "user", "content": "Hello"}],
-            "max_tokens": 1,
-        }
+        key = environ.get(model.api_key_env) if model.api_key_env else None
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        root = model.base_url.rstrip("/")
+        url, body = (
+            f"{root}/chat/completions",
+            {
+                "model": spec.served_name(name),
+                "messages": [{"role": "user", "content": "Hello"}],
+                "max_tokens": 1,
+            },
+        )
+        aggregators = [s.aggregator for s in spec.stages if isinstance(s.aggregator, AggregatorSpec)]
+        if any(own.kind == "verifier" and own.model == name for own in aggregators):
+            url = f"{root.removesuffix('/v1')}/classify"
+            body = {"model": spec.served_name(name), "input": ["Hello"]}
         try:
-            url = f"{model.base_url.rstrip('/')}/chat/completions"
-            answer = httpx.post(url, json=body, timeout=_CLIENT_S, trust_env=False)
+            answer = httpx.post(url, json=body, headers=headers, timeout=_CLIENT_S, trust_env=False)
         except httpx.HTTPError as error:
             raise UserError(f"{model.base_url}: {name} does not answer: {error}") from None
         if answer.status_code != 200:

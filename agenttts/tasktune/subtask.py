@@ -159,9 +159,12 @@ class SubTasks(Strict):
         raise UserError(f"no such sub-task, got {name!r}; the sub-tasks are {known}")
 
 
-def load_subtasks(path: Path | str) -> SubTasks:
-    """Read the file. SpecError, with file, line, field and value, for what is wrong."""
-    return load_config(path, SubTasks)
+def load_subtasks(path: Path | str, *, functions_from: Path | None = None) -> SubTasks:
+    """Read the file. SpecError, with file, line, field and value, for what is wrong.
+
+    functions_from: where modules of the user's own lie; the file's directory where not given.
+    """
+    return load_config(path, SubTasks, functions_from=functions_from)
 
 
 def subtasks_yaml(tasks: SubTasks) -> str:

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from agenttts import search
 from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings
 from agenttts.tasktune.build import DataConfig, TaskData, load_dataset, run_build
+from agenttts.tasktune.cleaning import evenly, split_groups
 from agenttts.tasktune.configfile import load_config
 from agenttts.tasktune.subtask import load_subtasks, subtasks_yaml, template_names, template_text
 from datastore import Store
@@ -395,6 +397,70 @@ def test_rows_of_a_stage_without_a_metric(recorded: Path, tmp_path: Path) -> Non
     assert all(row.fields["output"] == row.completion for row in rows)
     clues = [row.completion == row.fields["clue"] for row in rows]
     assert sum(clues) > 0.5 * len(clues), "what leads to the right end is mostly the clue"
+
+
+def test_what_all_rows_share_does_not_make_them_alike(tmp_path: Path) -> None:
+    """A long list of tools in every row: questions are compared, and each stays."""
+    tools = [f"tool number {n} that does a thing of its own kind" for n in range(60)]
+    task = {
+        "name": "pick",
+        "instruction": "Pick the tool.",
+        "inputs": {"question": "text", "tools": "list"},
+        "metric": "exact_match",
+    }
+    (tmp_path / "subtasks.yaml").write_text(json.dumps({"domain": "tools", "subtasks": [task]}))
+    for name, things in (("rows", THINGS), ("test", [SECRET, THINGS[0] + "."])):
+        lines = [json.dumps({"question": thing, "tools": tools, "output": "x"}) + "\n" for thing in things]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    config = {
+        "out": "data",
+        "subtasks": "subtasks.yaml",
+        "sources": [{"kind": "file", "task": "pick", "path": "rows.jsonl"}],
+        "test": [{"task": "pick", "path": "test.jsonl"}],
+    }
+    data = run_build(DataConfig.model_validate(config), tmp_path, llm=None)
+    assert len(data.train) + len(data.eval) == len(THINGS) - 1
+    assert [(step, source.rsplit(":", 1)[1]) for step, _, source in reasons(data)] == [("leak", "1")]
+
+
+def test_splits_of_several_tasks(tmp_path: Path) -> None:
+    """One input is on one side in every task; a task with one input learns it; test rows that go are told."""
+    texts = ["colour", "shade"]
+    tasks = [{**yaml.safe_load(SUBTASKS)["subtasks"][0], "name": name, "languages": []} for name in texts]
+    (tmp_path / "subtasks.yaml").write_text(json.dumps({"domain": "colours", "subtasks": tasks}))
+    rows = [{"thing": f"{thing} {n}", "output": "red"} for n in range(3) for thing in THINGS]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bad = [{"thing": "x", "output": "black"}, {"thing": SECRET, "output": "red"}]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*bad, bad[1]]))
+    config = {
+        "out": "data",
+        "subtasks": "subtasks.yaml",
+        "near_duplicates": None,
+        "sources": [{"kind": "file", "task": name, "path": "rows.jsonl"} for name in texts],
+        "test": [{"task": "shade", "path": "test.jsonl"}],
+    }
+    data = run_build(DataConfig.model_validate(config), tmp_path, llm=None)
+    assert not {row.group for row in data.train} & {row.group for row in data.eval}
+    assert {row.task for row in data.eval} == set(texts)
+    assert len(data.test) == 1
+    assert [step for step, _, _ in reasons(data)] == ["test", "test"]
+    alone = [row for row in data.train if row.group == data.train[0].group]
+    train, held = split_groups(alone, 0.9, 0)
+    assert (len(train), held) == (2, [])
+    assert [row.task for row in evenly(data.train, 4)] == ["colour", "shade"] * 2
+
+
+def test_functions_of_ones_own(tmp_path: Path) -> None:
+    """A metric beside the file of sub-tasks is found again when the dataset is read."""
+    (tmp_path / "beauty.py").write_text(
+        "def same(output, example):\n    return float(output == example['output'])\n"
+    )
+    config = write(tmp_path, [{"thing": thing, "output": "red"} for thing in THINGS])
+    text = SUBTASKS.replace("metric: accuracy", "metric: {python: 'beauty:same'}")
+    (tmp_path / "subtasks.yaml").write_text(text)
+    built = run_build(config, tmp_path, llm=None)
+    assert callable(load_dataset(tmp_path / "data").tasks["colour"].metric)
+    assert len(built.train) > 0
 
 
 def test_a_run_without_the_stage(searched: Path, tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(folder: Path) -> None:
             {"lora": {"target_modules": ["q_proj", "w_pack"]}},
             "has no layer 'w_pack'; it has down_proj, gate_proj",
         ),
+        ({"lora": {"target_modules": "qproj"}}, "has no layer 'qproj'"),
         ({"tasks": ["write_off"]}, "'write_off' is not in .*museum; it has read_off"),
         ({"base": "./nowhere"}, "base: no such directory, got './nowhere'"),
         ({"data": "nothing"}, "nothing: must be a directory that `agenttts tune data` made"),
@@ -267,6 +268,15 @@ def test_learnt_coefficients(folder: Path) -> None:
     assert len({tuple(found) for found in coefficients.values()}) > 10
 
 
+def test_scalings_survive_a_merge(folder: Path) -> None:
+    """The merged halves hold the rank-stabilised scaling: it is not applied once more."""
+    (made,) = fit(fit_config(out="rs", epochs=1, lora={"rank": 8, "rslora": True}), folder)
+    merged = merge([made.path, made.path], folder / "rs-ties", method="ties", density=1.0)
+    config = json.loads((merged.path / "adapter_config.json").read_text())
+    assert config["use_rslora"] is False
+    assert config["lora_alpha"] == config["r"]
+
+
 @pytest.mark.parametrize("method", ["ties", "dare"])
 def test_ties_and_dare(folder: Path, method: str) -> None:
     """peft's merges come out as adapters that vLLM takes, and refuse adapters of different ranks."""
@@ -274,6 +284,17 @@ def test_ties_and_dare(folder: Path, method: str) -> None:
     assert made.rank == 8
     with pytest.raises(UserError, match="needs adapters of one rank"):
         merge([folder / "a", folder / "ab"], folder / "x", method=method)  # type: ignore[arg-type]
+
+
+def test_places_that_can_not_be_made(folder: Path) -> None:
+    """A file where a directory should be."""
+    (folder / "file").write_text("x")
+    with pytest.raises(UserError, match="file/x"):
+        fit(fit_config(out="file/x", epochs=1), folder)
+    with pytest.raises(UserError, match="must be free"):
+        fit(fit_config(out="file", epochs=1), folder)
+    with pytest.raises(UserError, match="can't be made"):
+        merge([folder / "a", folder / "b"], folder / "file" / "x")
 
 
 def test_adapters_that_do_not_go_together(folder: Path) -> None:

@@ -44,6 +44,7 @@ PROPOSALS = [
     proposal(
         "verdict", "Name the verdict of the judges in one word.", "choice", "upheld", choices=["a", "b"]
     ),
+    proposal("numbers", "List every number there is in the text.", "list", 5),
     proposal("motive", "Explain the motive behind the whole affair.", "text", "greed"),
 ]
 

@@ -137,7 +137,7 @@ def test_improve(lora_spec: PipelineSpec, tmp_path: Path) -> None:
         ]
         samples = store.sql("SELECT count(*) AS n FROM samples").n[0]
     again = agenttts(
-        *("improve", Path(lora_spec.root) / "pipeline.yaml", "--db", db, "--run", searched.run_id),
+        *("improve", Path(lora_spec.root) / "pipeline.yaml", "--db", db),  # the run that was not its own
         *("--stage", "retrieve", "--model", "small", "--tune-share", 0.6, "--trials", 6, "--epochs", 2),
         *("--learning-rate", 2e-3, "--rank", 8, "--json"),
     )
