@@ -282,8 +282,9 @@ def test_ties_and_dare(folder: Path, method: str) -> None:
     """peft's merges come out as adapters that vLLM takes, and refuse adapters of different ranks."""
     made = merge([folder / "a", folder / "b"], folder / method, method=method)  # type: ignore[arg-type]
     assert made.rank == 8
+    wide = merge([folder / "a", folder / "b"], folder / f"wide-{method}")
     with pytest.raises(UserError, match="needs adapters of one rank"):
-        merge([folder / "a", folder / "ab"], folder / "x", method=method)  # type: ignore[arg-type]
+        merge([folder / "a", wide.path], folder / "x", method=method)  # type: ignore[arg-type]
 
 
 def test_places_that_can_not_be_made(folder: Path) -> None:
