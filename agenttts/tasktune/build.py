@@ -9,7 +9,6 @@ the same command asks nothing again.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,7 @@ from agenttts.tasktune.cleaning import (
     schema_problem,
     split_groups,
 )
+from agenttts.tasktune.extras import library, no_progress_bars
 from agenttts.tasktune.judging import judge_rows
 from agenttts.tasktune.rows import Dropped, Gathered, PreferencePair, TaskRow
 from agenttts.tasktune.sources import documents, table_rows, written_rows
@@ -37,7 +37,6 @@ from agenttts.tasktune.subtask import SubTask, SubTasks, load_subtasks, subtasks
 from agenttts.tasktune.traces import example_inputs, stage_task, trace_rows
 from datastore.store import Store
 from pipelines.dataset import load_examples
-from pipelines.errors import MissingDependency
 from pipelines.jsonvalues import canonical
 from pipelines.parts import Strict
 from pipelines.specfile import restore_spec
@@ -45,6 +44,7 @@ from pipelines.tables import Row, read_file, read_hub
 
 Progress = Callable[[str], None]
 _FORMAT = 1
+_WITHOUT_DATASETS = "datasets on disk need the datasets library: pip install 'agenttts[tune]'"
 
 
 class FileSource(Strict):
@@ -275,7 +275,7 @@ def load_dataset(path: Path | str) -> TaskData:
         raise UserError(
             f"{path}: must be a directory that `agenttts tune data` made, it has no card"
         ) from None
-    datasets = _datasets()
+    datasets = library("datasets", _WITHOUT_DATASETS)
     splits = datasets.load_from_disk(str(path / "examples"))
     pairs = datasets.load_from_disk(str(path / "preferences")) if (path / "preferences").is_dir() else ()
     own = card.get("functions_from")
@@ -321,13 +321,13 @@ def card_text(card: Mapping[str, Any]) -> str:
 
 
 def _write(partial: Path, data: TaskData, dropped: Sequence[Dropped], domain: str) -> None:
-    datasets = _datasets()
+    datasets = library("datasets", _WITHOUT_DATASETS)
     partial.mkdir(parents=True)
     splits = {"train": data.train, "eval": data.eval, "test": data.test}
     made = {
         name: _table_of(datasets, [row.to_record() for row in rows]) for name, rows in splits.items() if rows
     }
-    with _quiet(datasets):
+    with no_progress_bars(datasets):
         datasets.DatasetDict(made).save_to_disk(str(partial / "examples"))
         if data.pairs:
             _table_of(datasets, [p.to_record() for p in data.pairs]).save_to_disk(
@@ -432,10 +432,7 @@ def _counter(config: DataConfig, root: Path) -> Callable[[str], int] | None:
 
 def token_counter(name: str, root: Path) -> Callable[[str], int]:
     """Tokens of a text by a base model's tokenizer. MissingDependency without transformers."""
-    try:
-        transformers = importlib.import_module("transformers")
-    except ImportError:
-        raise MissingDependency("counting tokens needs transformers: pip install 'agenttts[tune]'") from None
+    transformers = library("transformers", "counting tokens needs transformers: pip install 'agenttts[tune]'")
     local = root / name
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(local) if local.is_dir() else name)
@@ -458,32 +455,6 @@ def _told(source: FileSource | DocumentSource | RunSource) -> str:
     if isinstance(source, FileSource):
         return f"reading {source.path or source.hub} for {source.task}"
     return f"having pairs of {source.task} written from {', '.join(source.files)}"
-
-
-def _quiet(datasets: Any) -> Any:
-    """No bar of the library's own."""
-    import contextlib
-
-    @contextlib.contextmanager
-    def block() -> Any:
-        shown = datasets.utils.logging.is_progress_bar_enabled()
-        datasets.disable_progress_bars()
-        try:
-            yield
-        finally:
-            if shown:
-                datasets.enable_progress_bars()
-
-    return block()
-
-
-def _datasets() -> Any:
-    try:
-        return importlib.import_module("datasets")
-    except ImportError:
-        raise MissingDependency(
-            "datasets on disk need the datasets library: pip install 'agenttts[tune]'"
-        ) from None
 
 
 def run_build(

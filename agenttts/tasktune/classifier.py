@@ -13,7 +13,7 @@ from agenttts.errors import UserError
 from agenttts.stats import mean_interval
 from agenttts.tasktune import classifier_metrics as metrics
 from agenttts.tasktune.classified import LabelledText, Pairs, read_texts, split_texts
-from agenttts.tasktune.fit import library
+from agenttts.tasktune.extras import library
 from agenttts.tasktune.preferring import known_pairs
 from datastore.store import Store
 from pipelines.parts import Strict

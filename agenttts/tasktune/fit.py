@@ -9,7 +9,6 @@ the result until it is whole; a run that was killed goes on from the newest whol
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import math
 import os
@@ -38,10 +37,10 @@ from agenttts.tasktune.adapters import (
 )
 from agenttts.tasktune.build import TaskData, load_dataset
 from agenttts.tasktune.cleaning import evenly
+from agenttts.tasktune.extras import library, no_progress_bars
 from agenttts.tasktune.rows import Message, TaskRow
 from agenttts.tasktune.scoring import mean_by_task
 from agenttts.tasktune.subtask import SubTask
-from pipelines.errors import MissingDependency
 from pipelines.jsonvalues import canonical
 from pipelines.parts import Number, Strict
 
@@ -156,7 +155,7 @@ def greedy(
     model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_tokens: Sequence[int], batch: int = 32
 ) -> list[str]:
     """The greedy answer to each prompt of token ids, at most so many tokens long."""
-    torch = importlib.import_module("torch")
+    torch = library("torch")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found = [""] * len(prompts)
@@ -492,7 +491,7 @@ def _model(config: FitConfig, base: str, transformers: Any, torch: Any) -> Any:
     if config.lora.quantize:
         if not gpu:
             raise UserError("lora.quantize needs a GPU, there is none; leave it out")
-        library("bitsandbytes", "QLoRA needs bitsandbytes: pip install bitsandbytes")
+        library("bitsandbytes", "QLoRA needs bitsandbytes: pip install bitsandbytes ({error})")
         more["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )
@@ -652,26 +651,12 @@ def save_json(file: Path, value: Any) -> None:
     partial.replace(file)
 
 
-def library(name: str, remedy: str = "tuning needs more libraries: pip install 'agenttts[tune]'") -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDependency(f"{remedy} ({error})") from None
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """The libraries' own bars and advice stay off the terminal."""
     transformers = library("transformers")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    datasets = library("datasets")
-    shown = datasets.utils.logging.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    with warnings.catch_warnings():
+    with no_progress_bars(library("datasets")), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            if shown:
-                datasets.enable_progress_bars()
+        yield

@@ -22,7 +22,8 @@ from agenttts.tasktune.adapters import (
     require_base,
     require_servable,
 )
-from agenttts.tasktune.fit import encode_answer, encode_chat, library, quiet
+from agenttts.tasktune.extras import library
+from agenttts.tasktune.fit import encode_answer, encode_chat, quiet
 from agenttts.tasktune.rows import TaskRow
 
 Method = Literal["sum", "ties", "dare"]

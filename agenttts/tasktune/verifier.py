@@ -21,7 +21,7 @@ from agenttts.errors import UserError
 from agenttts.tasktune import classifier_metrics as metrics
 from agenttts.tasktune.adapters import read_tuned
 from agenttts.tasktune.classified import LabelledText, Pairs
-from agenttts.tasktune.fit import library
+from agenttts.tasktune.extras import library
 from agenttts.tasktune.traces import judged_prompts
 from datastore.store import Store
 from pipelines.prompts import verified_text
