@@ -11,15 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
-import resource
 import shutil
-import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,10 +32,19 @@ from agenttts.tasktune.adapters import (
 )
 from agenttts.tasktune.build import TaskData, load_dataset
 from agenttts.tasktune.cleaning import evenly
-from agenttts.tasktune.extras import library, no_progress_bars
+from agenttts.tasktune.extras import library
 from agenttts.tasktune.rows import Message, TaskRow
 from agenttts.tasktune.scoring import mean_by_task
 from agenttts.tasktune.subtask import SubTask
+from agenttts.tasktune.training import (
+    is_first,
+    newest_checkpoint,
+    peak_bytes,
+    precision,
+    quiet,
+    save_json,
+    saving,
+)
 from pipelines.jsonvalues import canonical
 from pipelines.parts import Number, Strict
 
@@ -184,23 +188,6 @@ def greedy(
     return found
 
 
-class _NotSaved(Exception):
-    """Weights could not be written: the disk is full, a place is forbidden."""
-
-
-@contextmanager
-def saving() -> Iterator[None]:
-    """Every library reports a full disk in a way of its own."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise _NotSaved(" ".join(str(error).split())[:200]) from error
-    except Exception as error:
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise _NotSaved(" ".join(str(error).split())[:200]) from error
-
-
 class _Examiner:
     """Scores a model on the evaluation split."""
 
@@ -238,11 +225,6 @@ def _fit(
     try:
         with quiet():
             return _trained(config, data, train, held, out, work, base, fingerprint, state, on_event)
-    except _NotSaved as error:
-        raise UserError(
-            f"{out}: can't be saved: {error}; whole checkpoints stay in {work}, the same command goes on "
-            "from them"
-        ) from None
     except OSError as error:
         raise UserError(f"{config.base}: can't be loaded: {' '.join(str(error).split())[:200]}") from None
 
@@ -279,7 +261,7 @@ def _trained(
     checkpoint = newest_checkpoint(work)
     if "before" not in state:
         state["before"] = examiner.scores(model) if held else {}
-        if _is_first():
+        if is_first():
             save_json(work / _STATE, state)
     peft_config = _peft_config(config, model)
     arguments = _arguments(config, work, limit, held=bool(held), trl=trl, torch=torch)
@@ -318,11 +300,11 @@ def _trained(
         "rows_too_long": len(records) - len(fitting),
         "steps": trainer.state.global_step,
         "seconds": round(time.monotonic() - started, 1),
-        "peak_bytes": _peak_bytes(torch),
+        "peak_bytes": peak_bytes(torch),
         "versions": {m.__name__: m.__version__ for m in (torch, transformers, trl, library("peft"))},
     }
     if trainer.is_world_process_zero():
-        with saving():
+        with saving(work):
             _keep(config, model, tokenizer, card, out)
         shutil.rmtree(work)
     trainer.accelerator.wait_for_everyone()
@@ -402,7 +384,7 @@ def trainer_class(trl: Any) -> Any:
         """TRL's, with the sub-tasks' own score at every evaluation, and a stop when it no longer rises."""
 
         def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
-            with saving():
+            with saving(Path(self.args.output_dir)):
                 super()._save_checkpoint(*arguments, **named)
 
         def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
@@ -477,12 +459,6 @@ def _arguments(config: FitConfig, work: Path, limit: int, *, held: bool, trl: An
         **scored,
         **precision(torch),
     )
-
-
-def precision(torch: Any) -> dict[str, bool]:
-    """bfloat16 where the hardware has it."""
-    gpu = torch.cuda.is_available()
-    return {"bf16": bool(gpu and torch.cuda.is_bf16_supported()), "use_cpu": not gpu}
 
 
 def _model(config: FitConfig, base: str, transformers: Any, torch: Any) -> Any:
@@ -605,19 +581,6 @@ def _work_state(work: Path, fingerprint: str) -> dict[str, Any]:
     raise UserError(f"{work}: holds checkpoints of another configuration; remove it, or choose another out")
 
 
-def newest_checkpoint(work: Path) -> Path | None:
-    """The newest whole checkpoint; the trainer's state is written last. Others are removed."""
-    whole = []
-    for folder in work.glob("checkpoint-*"):
-        try:
-            json.loads((folder / "trainer_state.json").read_text())
-            whole.append(folder)
-        except (OSError, ValueError):
-            if _is_first():
-                shutil.rmtree(folder, ignore_errors=True)
-    return max(whole, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
-
-
 def _curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
     """The logged figures by step: {step, epoch, loss, eval_loss, score}."""
     by_step: dict[int, dict[str, float]] = {}
@@ -631,32 +594,3 @@ def _curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
 
 def _context_length(model: Any) -> int:
     return int(getattr(model.config, "max_position_embeddings", None) or 1 << 20)
-
-
-def _peak_bytes(torch: Any) -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-def _is_first() -> bool:
-    """Whether this is the only process, or the first of several (torchrun, accelerate)."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def save_json(file: Path, value: Any) -> None:
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2, allow_nan=False), encoding="utf-8")
-    partial.replace(file)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """The libraries' own bars and advice stay off the terminal."""
-    transformers = library("transformers")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    with no_progress_bars(library("datasets")), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

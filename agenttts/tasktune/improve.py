@@ -32,6 +32,7 @@ from agenttts.tasktune.cleaning import clean
 from agenttts.tasktune.fit import FitConfig, fit
 from agenttts.tasktune.serving import served
 from agenttts.tasktune.traces import example_inputs, stage_task, trace_rows
+from agenttts.tasktune.training import save_json
 from agenttts.trial import TrialResult
 from datastore.store import Store
 from pipelines.allocation import Allocation
@@ -166,7 +167,7 @@ def improve(
         def noted(event: dict[str, Any]) -> None:
             if event["kind"] == "run_started":
                 state["searches"][key] = event["run_id"]
-                _keep_state(path, state)
+                save_json(path / _STATE, state)
             on_event(event)
 
         result = search(
@@ -429,15 +430,9 @@ def _state(path: Path, about: dict[str, Any]) -> dict[str, Any]:
         state: dict[str, Any] = json.loads((path / _STATE).read_text())
     except (OSError, ValueError):
         state = {"about": about, "searches": {}}
-        _keep_state(path, state)
+        save_json(path / _STATE, state)
     if state["about"] != about:
         raise UserError(
             f"{path}: holds an improvement of {state['about']}; choose another --out, or remove it"
         )
     return state
-
-
-def _keep_state(path: Path, state: Mapping[str, Any]) -> None:
-    partial = path / f"{_STATE}.partial"
-    partial.write_text(json.dumps(state, indent=2))
-    partial.replace(path / _STATE)

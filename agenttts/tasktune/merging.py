@@ -23,8 +23,9 @@ from agenttts.tasktune.adapters import (
     require_servable,
 )
 from agenttts.tasktune.extras import library
-from agenttts.tasktune.fit import encode_answer, encode_chat, quiet
+from agenttts.tasktune.fit import encode_answer, encode_chat
 from agenttts.tasktune.rows import TaskRow
+from agenttts.tasktune.training import quiet
 
 Method = Literal["sum", "ties", "dare"]
 WEIGHTS = "adapter_model.safetensors"

@@ -32,7 +32,8 @@ from agenttts.errors import UserError
 from agenttts.tasktune import p2c_losses as terms
 from agenttts.tasktune.adapters import CARD
 from agenttts.tasktune.classified import LabelledText, Pairs, class_weights
-from agenttts.tasktune.fit import LoraSettings, newest_checkpoint, precision, quiet, save_json, saving
+from agenttts.tasktune.fit import LoraSettings
+from agenttts.tasktune.training import newest_checkpoint, precision, quiet, save_json, saving
 from pipelines.parts import Strict
 
 Method = Literal[
@@ -438,7 +439,7 @@ class _Trainer(transformers.Trainer):
     on_event: OnEvent
 
     def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
-        with saving():
+        with saving(Path(str(self.args.output_dir))):
             super()._save_checkpoint(*arguments, **named)
 
     def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from agenttts.tasktune.merging import merge, merge_into_base
 from datastore import Store
 from tests.agenttts.commands import agenttts
 from tests.agenttts.museum import ZOO, fit_config, museum
+from tests.agenttts.tiny_bert import WORDS, write_backbone
 
 pytestmark = pytest.mark.usefixtures("tuning_libraries")
 ROOT = Path(__file__).parents[2]
@@ -205,6 +207,36 @@ def test_a_full_disk(folder: Path) -> None:
     assert kept
     (made,) = fit(fit_config(out="full", epochs=3, lora={"rank": 8}), folder)
     assert made.card["metrics"]["after"]["read_off"] > 0.4
+
+
+def test_a_full_disk_while_a_classifier_trains(tmp_path: Path) -> None:
+    """The same one line, with exit code 2; with room the command goes on."""
+    write_backbone(tmp_path / "backbone")
+    lines = [f"{WORDS[n % 2][n % 4]} {n},{'no' if n % 2 == 0 else 'yes'}\n" for n in range(80)]
+    (tmp_path / "texts.csv").write_text("text,label\n" + "".join(lines))
+    config = {
+        "base": "backbone",
+        "data": "texts.csv",
+        "out": "full",
+        "labels": ["no", "yes"],
+        "label": "label",
+        "settings": {"method": "plain", "epochs": 2, "max_tokens": 9},
+    }
+    (tmp_path / "c.yaml").write_text(json.dumps(config))
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    command = [sys.executable, "-c", "from agenttts.cli import main; main()", "tune", "classifier"]
+    command.append(str(tmp_path / "c.yaml"))
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, preexec_fn=limited)
+    assert done.returncode == 2, done.stderr
+    assert f"error: {tmp_path / 'full'}: can't be saved: " in done.stderr
+    assert f"whole checkpoints stay in {tmp_path / 'full.work'}" in done.stderr
+    assert "Traceback" not in done.stderr
+    subprocess.run(command, check=True, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert (tmp_path / "full" / "model.safetensors").is_file()
 
 
 def test_all_weights_and_merging_into_the_base(folder: Path) -> None:
