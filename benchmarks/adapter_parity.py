@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from agenttts.tasktune.adapters import read_tuned
-from agenttts.tasktune.build import load_dataset
 from agenttts.tasktune.evaluation import rivals_spec
 from agenttts.tasktune.fit import encode_chat, greedy
 from agenttts.tasktune.rows import TaskRow
+from agenttts.tasktune.taskdata import load_dataset
 from datastore.store import Store
 from pipelines.clients import ModelClients
 from pipelines.parts import SamplingSpec

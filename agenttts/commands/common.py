@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,9 +41,17 @@ Banks = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Db = Annotated[Path, typer.Option("--db", help="The DuckDB file that keeps everything.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed and the same bank give the same run.")]
+Config = Annotated[Path, typer.Argument(help="The configuration (YAML).", show_default=False)]
+LlmBaseUrl = Annotated[
+    str | None, typer.Option("--llm-base-url", help="The LLM's endpoint; else AGENTTTS_AGENT_BASE_URL.")
+]
+LlmModel = Annotated[
+    str | None, typer.Option("--llm-model", help="The LLM's model; else AGENTTTS_AGENT_MODEL.")
+]
 
-__all__ = ["DEFAULT_DB", "Banks", "Budget", "Data", "Db", "Json", "NSearch", "NTest", "Seed", "Spec"]
-__all__ += ["complain", "out", "print_json", "read_spec", "say", "talk"]
+__all__ = ["DEFAULT_DB", "Banks", "Budget", "Config", "Data", "Db", "Json", "LlmBaseUrl", "LlmModel"]
+__all__ += ["NSearch", "NTest", "Seed", "Spec"]
+__all__ += ["complain", "out", "print_json", "read_spec", "say", "status_line", "talk"]
 
 
 def read_spec(spec: Path, data: Path | None, n_search: int | None, n_test: int | None) -> PipelineSpec:
@@ -62,6 +72,13 @@ def talk() -> Console:
 def say(text: str, style: str | None = None) -> None:
     """A word to the person at the terminal that is not the result; paths in it stay on one line."""
     talk().print(text, style=style, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """A line that says what is being done."""
+    with talk().status("starting") as status:
+        yield status.update
 
 
 def print_json(value: Any) -> None:

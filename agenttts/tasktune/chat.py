@@ -72,6 +72,13 @@ class JsonChat:
         await self._chat.aclose()
 
 
+def require_llm(settings: AgentSettings | None, what: str, instead: str = "") -> AgentSettings:
+    """The settings. UserError where there are none: `what` says who "needs", `instead` what else would do."""
+    if settings is None:
+        raise UserError(f"{what} an LLM: export AGENTTTS_AGENT_BASE_URL and AGENTTTS_AGENT_MODEL{instead}")
+    return settings
+
+
 def shown(value: Any) -> str:
     """A value as a prompt shows it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

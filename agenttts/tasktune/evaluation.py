@@ -24,11 +24,11 @@ from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings
 from agenttts.stats import Difference, Interval, mean_interval, paired_difference
 from agenttts.tasktune.adapters import TunedModel, read_tuned, require_base, require_servable
-from agenttts.tasktune.build import TaskData
 from agenttts.tasktune.chat import JsonChat
 from agenttts.tasktune.judging import prefer
 from agenttts.tasktune.rows import TaskRow
 from agenttts.tasktune.scoring import score_answer
+from agenttts.tasktune.taskdata import TaskData
 from datastore.store import Store
 from pipelines.clients import ModelClients
 from pipelines.errors import CustomCodeFailed, DrawFailed

@@ -30,12 +30,12 @@ from agenttts.tasktune.adapters import (
     require_servable,
     weights_digest,
 )
-from agenttts.tasktune.build import TaskData, load_dataset
 from agenttts.tasktune.cleaning import evenly
 from agenttts.tasktune.extras import library
 from agenttts.tasktune.rows import Message, TaskRow
 from agenttts.tasktune.scoring import mean_by_task
 from agenttts.tasktune.subtask import SubTask
+from agenttts.tasktune.taskdata import TaskData, load_dataset
 from agenttts.tasktune.training import (
     is_first,
     newest_checkpoint,

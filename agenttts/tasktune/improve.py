@@ -27,10 +27,10 @@ from agenttts.result import SearchResult
 from agenttts.search import search
 from agenttts.stats import Difference, paired_difference
 from agenttts.tasktune.adapters import TunedModel, model_record, tuning_record
-from agenttts.tasktune.build import TaskData, load_dataset, write_dataset
 from agenttts.tasktune.cleaning import clean
 from agenttts.tasktune.fit import FitConfig, fit
 from agenttts.tasktune.serving import served
+from agenttts.tasktune.taskdata import TaskData, load_dataset, write_dataset
 from agenttts.tasktune.traces import example_inputs, stage_task, trace_rows
 from agenttts.tasktune.training import save_json
 from agenttts.trial import TrialResult

@@ -20,10 +20,11 @@ import yaml
 from agenttts import search
 from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings
-from agenttts.tasktune.build import DataConfig, TaskData, load_dataset, run_build
+from agenttts.tasktune.build import DataConfig, run_build
 from agenttts.tasktune.cleaning import evenly, split_groups
 from agenttts.tasktune.configfile import load_config
 from agenttts.tasktune.subtask import load_subtasks, subtasks_yaml, template_names, template_text
+from agenttts.tasktune.taskdata import TaskData, load_dataset
 from datastore import Store
 from pipelines.dataset import load_examples
 from pipelines.examples import Example

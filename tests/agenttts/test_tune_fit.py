@@ -15,9 +15,9 @@ import pytest
 
 from agenttts.errors import UserError
 from agenttts.tasktune.adapters import read_tuned, require_base, require_servable
-from agenttts.tasktune.build import load_dataset
 from agenttts.tasktune.fit import fit
 from agenttts.tasktune.merging import merge, merge_into_base
+from agenttts.tasktune.taskdata import load_dataset
 from datastore import Store
 from tests.agenttts.commands import agenttts
 from tests.agenttts.museum import ZOO, fit_config, museum
@@ -364,10 +364,10 @@ def test_preferences_move_the_model(folder: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from agenttts.tasktune.build import write_dataset
     from agenttts.tasktune.cleaning import Cleaned
     from agenttts.tasktune.fit import encode_answer, encode_chat
     from agenttts.tasktune.rows import Gathered, PreferencePair
+    from agenttts.tasktune.taskdata import write_dataset
 
     data = load_dataset(folder / "museum")
     train = list(data.train[:64])

@@ -14,12 +14,12 @@ import pytest
 from agenttts import search
 from agenttts.errors import UserError
 from agenttts.tasktune.adapters import read_tuned
-from agenttts.tasktune.build import load_dataset
 from agenttts.tasktune.evaluation import evaluate
 from agenttts.tasktune.fit import encode_chat, fit, greedy
 from agenttts.tasktune.improve import improve
 from agenttts.tasktune.scoring import mean_by_task
 from agenttts.tasktune.serving import load_adapter, served
+from agenttts.tasktune.taskdata import load_dataset
 from datastore import Store
 from pipelines.clients import ModelClients
 from pipelines.runtime import VERIFYING

@@ -1,0 +1,272 @@
+"""`agenttts tune classifier`, `verifier`, `prefer`, `judge`: text classifiers, and what they learn from."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from agenttts.commands.common import (
+    DEFAULT_DB,
+    Config,
+    Db,
+    Json,
+    LlmBaseUrl,
+    LlmModel,
+    Seed,
+    Spec,
+    out,
+    print_json,
+    say,
+    status_line,
+)
+from agenttts.commands.search import agent_settings
+from agenttts.errors import UserError
+from agenttts.proposers import AgentSettings
+from agenttts.tasktune.chat import JsonChat, require_llm
+from agenttts.tasktune.classified import LabelledText, read_texts
+from agenttts.tasktune.classifier import ClassifierConfig, fit_classifier
+from agenttts.tasktune.configfile import load_config
+from agenttts.tasktune.judgepage import JudgePage, Judging, judged_pairs
+from agenttts.tasktune.preferring import agreement, by_llm, by_votes, drawn_pairs, read_csv, write_csv
+from agenttts.tasktune.verifier import train_verifier
+from datastore.records import Preference
+from datastore.store import Store
+from pipelines.specfile import load_spec
+from pipelines.tables import read_file
+
+
+def classifier(config: Config, json: Json = False) -> None:
+    """Train a text classifier on labels, and on preferences too (P2C); interrupted, the same command goes on.
+
+    Example: `agenttts tune classifier classifier.yaml`
+    """
+    loaded = load_config(config, ClassifierConfig)
+    with status_line() as told:
+        told("training")
+
+        def on_event(event: dict[str, Any]) -> None:
+            told(f"step {event['step']}: macro-F1 {event['score']:.3f} on the validation texts")
+
+        found = fit_classifier(loaded, config.parent, on_event=on_event)
+    for name in found["classes_without_pairs"]:
+        say(f"warning: no pair of the class {name} has a preference: learnt from its labels alone", "yellow")
+    if found["test_texts_cut"]:
+        say(
+            f"warning: {found['test_texts_cut']} test texts are longer than max_tokens and were cut", "yellow"
+        )
+    if json:
+        print_json(found)
+        return
+    table = Table("figure", "test texts")
+    low, high = found["accuracy_ci"]
+    table.add_row("accuracy", f"{found['accuracy']:.3f} [{low:.3f}, {high:.3f}]")
+    for name in ("macro_f1", "matthews", "calibration_error", "consistency", "preference_accuracy"):
+        if found.get(name) is not None:
+            table.add_row(name.replace("_", " "), f"{found[name]:.3f}")
+    out().print(table)
+    say(f"{found.get('path', 'nothing exported: the backbone was frozen')}")
+
+
+def verifier(
+    spec: Spec,
+    stage: Annotated[str, typer.Option("--stage", help="Whose samples it is to tell apart.")],
+    base: Annotated[str, typer.Option("--base", help="Directory or hub name of the backbone.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Directory of the verifier.")],
+    run: Annotated[
+        str | None, typer.Option("--run", help="The search to learn from; the newest of --db if not given.")
+    ] = None,
+    method: Annotated[str, typer.Option("--method", help="p2c, plain, …")] = "p2c",
+    epochs: Annotated[float, typer.Option("--epochs", min=0.01)] = 5.0,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", min=1e-8)] = 2e-5,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 16,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=8, help="Of prompt and sample.")] = 512,
+    tune_share: Annotated[
+        float, typer.Option("--tune-share", min=0.01, max=1.0, help="Share of the search examples to use.")
+    ] = 0.5,
+    db: Db = DEFAULT_DB,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Train a classifier that tells a stage's right samples from wrong ones, for best-of-n.
+
+    Example: `agenttts tune verifier pipeline.yaml --stage answer --base answerdotai/ModernBERT-base --out v`
+    """
+    settings = {
+        "method": method,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "max_tokens": max_tokens,
+    }
+    with status_line() as told:
+        told("training")
+        found = train_verifier(
+            load_spec(spec),
+            stage,
+            base,
+            out_dir,
+            db=db,
+            run_id=None if run == "latest" else run,
+            settings=settings,
+            tune_share=tune_share,
+            seed=seed,
+            on_event=lambda event: told(f"step {event['step']}: macro-F1 {event['score']:.3f}"),
+        )
+    if json:
+        print_json(found)
+        return
+    above = found["right_above_wrong"] or 0.0
+    out().print(
+        f"{found['path']}: on samples of unseen examples accuracy {found['accuracy']:.3f}, and a right one "
+        f"scores above a wrong one of its prompt in {above:.0%}",
+        markup=False,
+    )
+    say(
+        f"in the pipeline file: models: {{verifier: {{path: {found['path']}, "
+        f"base_url: http://127.0.0.1:PORT/v1, active_params: {found['active_params']}}}}}\n"
+        f"and of stage {stage}: aggregator: {{kind: verifier, model: verifier}}",
+        "dim",
+    )
+
+
+def prefer(
+    collection: Annotated[str, typer.Argument(help="Name of the collection in the store.")],
+    data: Annotated[Path | None, typer.Option("--data", help="Texts: CSV, JSONL or Parquet.")] = None,
+    labels: Annotated[str, typer.Option("--labels", help="The classes, separated by commas.")] = "",
+    text: Annotated[str, typer.Option("--text", help="The column of the text.")] = "text",
+    label: Annotated[str | None, typer.Option("--label", help="The column of the label.")] = None,
+    votes: Annotated[
+        str | None, typer.Option("--votes", help="Columns with counts of votes, one for each label.")
+    ] = None,
+    source: Annotated[str, typer.Option("--source", help="votes or llm.")] = "llm",
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Pairs to ask about.")] = 500,
+    tie: Annotated[
+        float, typer.Option("--tie", min=0.0, max=1.0, help="votes: shares this near are a tie.")
+    ] = 0.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what it would cost; ask nothing.")] = False,
+    import_csv: Annotated[
+        Path | None, typer.Option("--import", help="Take people's preferences from a CSV file instead.")
+    ] = None,
+    export_csv: Annotated[
+        Path | None, typer.Option("--export", help="Write the collection as a CSV file instead.")
+    ] = None,
+    seed: Seed = 0,
+    llm_base_url: LlmBaseUrl = None,
+    llm_model: LlmModel = None,
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    """Collect which of two texts of one label is more of it: from votes, an LLM, or people.
+
+    Example: `agenttts tune prefer tone --data texts.csv --labels polite,rude --label tone --pairs 300`
+    """
+    if export_csv is not None:
+        with Store.read(db) as reading:
+            count = write_csv(reading.preferences(collection), export_csv)
+        say(f"{export_csv}: {count} preferences")
+        return
+    notes: list[str] = []
+    if import_csv is not None:
+        found = read_csv(collection, import_csv, at=time.time())
+    else:
+        if data is None:
+            raise UserError("texts come from --data; or take preferences from --import")
+        names = comma_separated(labels)
+        columns = comma_separated(votes or "")
+        texts = read_texts(read_file(data), text=text, labels=names, label=label, votes=columns)
+        asked = drawn_pairs(texts, pairs, seed)
+        if source == "votes":
+            found = by_votes(collection, texts, names, asked, tie=tie, at=time.time())
+        elif source == "llm":
+            characters = sum(len(texts[i].text) + len(texts[j].text) + 300 for i, j in asked)
+            cost = f"{2 * len(asked)} calls, about {2 * characters // 4:,} prompt tokens"
+            if dry_run:
+                say(f"{len(asked)} pairs in both orders: {cost}")
+                return
+            settings = require_llm(agent_settings(llm_base_url, llm_model), "--source llm needs")
+            say(f"{len(asked)} pairs in both orders: {cost}", "dim")
+            with status_line() as told, Store.open(db) as store:
+                found, notes = asyncio.run(_preferred(collection, texts, names, asked, settings, store, told))
+        else:
+            raise UserError(f"--source is votes or llm, got {source!r}")
+    with Store.open(db) as store:
+        store.put_preferences(found)
+        total = len(store.preferences(collection))
+    counts = {
+        "first": sum(one.preferred == 1 for one in found),
+        "second": sum(one.preferred == 0 for one in found),
+        "tie": sum(one.preferred == 0.5 for one in found),
+    }
+    for note in notes:
+        say(f"warning: {note}", "yellow")
+    if json:
+        print_json({"collection": collection, "added": counts, "total": total, "warnings": notes})
+    else:
+        told_counts = ", ".join(f"{count} {what}" for what, count in counts.items())
+        say(f"{collection}: {told_counts}; {total} in {db}")
+
+
+async def _preferred(
+    collection: str,
+    texts: Sequence[LabelledText],
+    labels: Sequence[str],
+    asked: Sequence[tuple[int, int]],
+    settings: AgentSettings,
+    store: Store,
+    told: Any,
+) -> tuple[list[Preference], list[str]]:
+    chat = JsonChat(settings, store)
+    try:
+        return await by_llm(collection, texts, labels, asked, chat, at=time.time(), told=told)
+    finally:
+        await chat.aclose()
+
+
+def judge(
+    collection: Annotated[str, typer.Argument(help="Name of the collection in the store.")],
+    person: Annotated[str, typer.Option("--person", help="Who judges.")],
+    data: Annotated[Path, typer.Option("--data", help="Texts: CSV, JSONL or Parquet.")],
+    labels: Annotated[str, typer.Option("--labels", help="The classes, separated by commas.")],
+    text: Annotated[str, typer.Option("--text", help="The column of the text.")] = "text",
+    label: Annotated[str, typer.Option("--label", help="The column of the label.")] = "label",
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Pairs to judge.")] = 100,
+    same: Annotated[
+        bool, typer.Option("--same", help="The pairs that others have judged, to see who agrees.")
+    ] = False,
+    seed: Seed = 0,
+    port: Annotated[int, typer.Option("--port", help="0: a free one.")] = 0,
+    db: Db = DEFAULT_DB,
+) -> None:
+    """Serve a local page on which a person judges pairs with the keyboard; it goes on where they stopped.
+
+    Example: `agenttts tune judge tone --person ada --data texts.csv --labels polite,rude --label tone`
+    """
+    names = comma_separated(labels)
+    texts = read_texts(read_file(data), text=text, labels=names, label=label)
+    with Store.open(db) as store:
+        asked = judged_pairs(store, collection, texts, names) if same else drawn_pairs(texts, pairs, seed)
+        if not asked:
+            raise UserError(f"--same: nobody has judged pairs of {collection} yet")
+        judging = Judging(store, collection, person, texts, names, asked, time.time)
+        with JudgePage(judging, collection, port=port) as page:
+            say(f"open {page.url}", "green")
+            say("Ctrl-C ends it; every answer is kept at once.", "dim")
+            with contextlib.suppress(KeyboardInterrupt):
+                while True:
+                    time.sleep(0.5)
+        state, agreed = judging.state(), agreement(store.preferences(collection))
+    say(f"{state['done']} of {state['total']} pairs judged by {person}")
+    if agreed is not None:
+        say(f"two judges of one pair say the same in {agreed:.0%}")
+
+
+def comma_separated(text: str) -> list[str]:
+    """The names in it, blanks around them aside."""
+    return [name.strip() for name in text.split(",") if name.strip()]
