@@ -222,11 +222,8 @@ async def _preferred(
     store: Store,
     told: Any,
 ) -> tuple[list[Preference], list[str]]:
-    chat = JsonChat(settings, store)
-    try:
+    async with JsonChat(settings, store) as chat:
         return await by_llm(collection, texts, labels, asked, chat, at=time.time(), told=told)
-    finally:
-        await chat.aclose()
 
 
 def judge(

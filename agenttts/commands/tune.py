@@ -217,11 +217,8 @@ def tasks(
 
 
 async def _proposed(domain: str, read: list[Row], settings: AgentSettings, store: Store) -> Proposed:
-    chat = JsonChat(settings, store)
-    try:
+    async with JsonChat(settings, store) as chat:
         return await propose_subtasks(domain, read, chat)
-    finally:
-        await chat.aclose()
 
 
 @app.command("merge")

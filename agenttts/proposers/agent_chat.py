@@ -36,8 +36,8 @@ class _SchemaRefused(Exception):
 
 
 class AgentChat:
-    """One endpoint and one model. `run_id`: the run that pays (None: none does). In a replay only the bank
-    answers.
+    """One endpoint and one model. `run_id`: the run that pays (None: none does). `gate`: None limits nothing.
+    In a replay only the bank answers.
 
     Raises SpendRefused when a limit leaves no room for a question.
     """
@@ -48,7 +48,7 @@ class AgentChat:
         *,
         store: Store,
         run_id: str | None,
-        gate: SpendGate,
+        gate: SpendGate | None,
         replay: bool = False,
     ) -> None:
         self.model_key = f"agent:{settings.model}"
@@ -96,8 +96,10 @@ class AgentChat:
     async def _draw(
         self, prompt: Prompt, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any] | None
     ) -> str:
-        bound = prompt_tokens_bound(prompt.content, None)
-        reservation = await self._gate.reserve(self.model_key, bound, self._settings.max_tokens)
+        reservation = None
+        if self._gate is not None:
+            bound = prompt_tokens_bound(prompt.content, None)
+            reservation = await self._gate.reserve(self.model_key, bound, self._settings.max_tokens)
         prompt_tokens = generated_tokens = 0
         try:
             answer = await self._answer(messages, schema)
@@ -106,7 +108,8 @@ class AgentChat:
             prompt_tokens = int(usage.get("prompt_tokens") or estimated_tokens(prompt.content))
             generated_tokens = int(usage.get("completion_tokens") or estimated_tokens(text))
         finally:
-            reservation.settle(prompt_tokens, generated_tokens)
+            if reservation is not None:
+                reservation.settle(prompt_tokens, generated_tokens)
         sample = Sample(
             prompt_key=prompt.key,
             index=0,

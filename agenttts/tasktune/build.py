@@ -7,6 +7,7 @@ is in `taskdata`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -100,13 +101,14 @@ async def build(
     subtasks = load_subtasks(root / config.subtasks) if config.subtasks else None
     tasks = {task.name: task for task in (subtasks.subtasks if subtasks else ())}
     needs_llm = config.judge or any(isinstance(source, DocumentSource) for source in config.sources)
-    if needs_llm:
-        llm = require_llm(llm, "documents and judge need")
+    settings = require_llm(llm, "documents and judge need") if needs_llm else None
     gathered: list[Gathered] = []
     sealed: list[Mapping[str, Any]] = []
-    store = Store.open(root / config.db) if needs_llm else None
-    chat = JsonChat(llm, store) if llm is not None and store is not None else None
-    try:
+    async with AsyncExitStack() as opened:
+        chat = None
+        if settings is not None:
+            store = opened.enter_context(Store.open(root / config.db))
+            chat = await opened.enter_async_context(JsonChat(settings, store))
         for source in config.sources:
             progress(_told(source))
             if isinstance(source, RunSource):
@@ -149,11 +151,6 @@ async def build(
             assert chat is not None
             progress(f"judging {len(cleaned.rows)} rows")
             await _judge(cleaned, used, chat)
-    finally:
-        if chat is not None:
-            await chat.aclose()
-        if store is not None:
-            store.close()
     return write_dataset(
         root / config.out,
         gathered,
@@ -166,7 +163,7 @@ async def build(
         about={
             "functions_from": str((root / config.subtasks).resolve().parent) if config.subtasks else None,
             "config": config.model_dump(mode="json"),
-            "llm": llm.model if needs_llm and llm else None,
+            "llm": None if settings is None else settings.model,
         },
     )
 

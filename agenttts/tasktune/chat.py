@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import jsonschema
 
@@ -14,19 +14,8 @@ from agenttts.proposers import AgentSettings
 from agenttts.proposers.agent_chat import AgentChat, EndpointFailed
 from datastore.store import Store
 from pipelines.jsonvalues import first_value
-from pipelines.sampler import Reservation
 
 AT_ONCE = 8
-
-
-class _Settled(Reservation):
-    def settle(self, prompt_tokens: int, generated_tokens: int) -> None:
-        """Nothing is limited here."""
-
-
-class _NoLimit:
-    async def reserve(self, model: str, prompt_tokens_bound: int, generated_tokens_bound: int) -> Reservation:
-        return _Settled()
 
 
 class JsonChat:
@@ -34,7 +23,7 @@ class JsonChat:
 
     def __init__(self, settings: AgentSettings, store: Store) -> None:
         self.model = settings.model
-        self._chat = AgentChat(settings, store=store, run_id=None, gate=_NoLimit())
+        self._chat = AgentChat(settings, store=store, run_id=None, gate=None)
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def ask(
@@ -68,7 +57,10 @@ class JsonChat:
                     asked += [{"role": "assistant", "content": text}, {"role": "user", "content": repair}]
         raise AssertionError
 
-    async def aclose(self) -> None:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         await self._chat.aclose()
 
 

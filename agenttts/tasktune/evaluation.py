@@ -226,14 +226,11 @@ async def evaluate(
             )
     preferred = {}
     if judge is not None:
-        chat = JsonChat(judge, store)
-        try:
+        async with JsonChat(judge, store) as chat:
             for name in places:
                 if name != reference:
                     progress(f"judging {name} against {reference}")
                     preferred[name] = await _preferred(data, rows, answers[name], answers[reference], chat)
-        finally:
-            await chat.aclose()
     return Evaluation(
         split=split, reference=reference, params=params, cards=cards, scores=scores, preferred=preferred
     )

@@ -119,11 +119,8 @@ def test_the_judge_is_asked_in_both_orders(
 
     async def ask() -> str:
         with Store.open(tmp_path / "s.duckdb") as store:
-            chat = JsonChat(AgentSettings(base_url=server.base_url, model="small"), store)
-            try:
+            async with JsonChat(AgentSettings(base_url=server.base_url, model="small"), store) as chat:
                 return await prefer(task, [{"role": "user", "content": "?"}], "apple", "pear", chat)
-            finally:
-                await chat.aclose()
 
     assert asyncio.run(ask()) == expected
     assert len(server.arrived) == 2
