@@ -222,10 +222,11 @@ class Store:
         return self._select(Run)
 
     def run(self, run_id: str | None = None) -> Run:
-        """A run by id; None: the newest. Raises StoreError when there is none."""
-        runs = self.runs() if run_id is None else self._select(Run, "run_id = ?", run_id)
+        """A run by id; None or "latest": the newest. Raises StoreError when there is none."""
+        newest = run_id in (None, "latest")
+        runs = self.runs() if newest else self._select(Run, "run_id = ?", run_id)
         if not runs:
-            which = "a run, it has none" if run_id is None else f"the run {run_id}, it does not"
+            which = "a run, it has none" if newest else f"the run {run_id}, it does not"
             raise StoreError(f"{self.path}: the store must have {which}; check the path and the run's id")
         return runs[-1]
 

@@ -113,7 +113,7 @@ def verifier(
             base,
             out_dir,
             db=db,
-            run_id=None if run == "latest" else run,
+            run_id=run,
             settings=settings,
             tune_share=tune_share,
             seed=seed,

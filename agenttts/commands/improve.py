@@ -62,7 +62,7 @@ def improve(
         made = run_improve(
             load_spec(spec),
             db=db,
-            run_id=None if run == "latest" else run,
+            run_id=run,
             stage=stage,
             models=model or (),
             budgets=budget or (),

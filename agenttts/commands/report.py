@@ -28,7 +28,7 @@ def report(
     from agenttts.report_terminal import print_report
 
     with Store.read(db) as store:
-        data = read_report(store, None if run == "latest" else run)
+        data = read_report(store, run)
     written = None if html is None else save_html(data, html)
     if json:
         print_json(data.to_json_dict())

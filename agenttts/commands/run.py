@@ -60,9 +60,9 @@ def run(
         raise typer.Exit(1)
 
 
-def best_allocation(db: Path, run_id: str | None) -> Allocation:
-    """The best allocation of a run (None or "latest": the newest). UserError when it has none."""
-    loaded = load_run(db, None if run_id == "latest" else run_id)
+def best_allocation(db: Path, run_id: str) -> Allocation:
+    """The best allocation of a run ("latest": the newest). UserError when it has none."""
+    loaded = load_run(db, run_id)
     if loaded.best is None:
         raise UserError(f"{db}: run {loaded.run_id} has no scored allocation; search again")
     return loaded.best.allocation

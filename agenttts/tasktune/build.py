@@ -186,7 +186,7 @@ def _test_rows(task: SubTask, rows: Sequence[TaskRow], have: set[str]) -> tuple[
 async def _from_run(source: RunSource, root: Path) -> tuple[Gathered, SubTask, list[Mapping[str, Any]]]:
     """Rows of a run's stage, its sub-task, and the inputs of the sealed test split."""
     with Store.read(root / source.db) as store:
-        run = store.run(None if source.run == "latest" else source.run)
+        run = store.run(source.run)
         spec = restore_spec(run.spec)
         stage = spec.stage(source.stage)
         found = await trace_rows(store, run.run_id, spec, stage, per_input=source.per_input)

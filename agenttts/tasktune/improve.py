@@ -130,7 +130,9 @@ def improve(
     if not 0 < tune_share < 1:
         raise UserError(f"the share of examples to tune on must be above 0 and below 1, got {tune_share:g}")
     with Store.read(db) as store:
-        run = store.run(run_id or _newest_run(store, [out] if out else list(db.parent.glob("improve-*"))))
+        if run_id in (None, "latest"):
+            run_id = _newest_run(store, [out] if out else list(db.parent.glob("improve-*")))
+        run = store.run(run_id)
     stage, why = (stage, "as asked for") if stage else bottleneck(db, run.run_id)
     chosen = spec.stage(stage)
     wanted = list(models) or smaller_models(spec, stage)
