@@ -17,7 +17,7 @@ from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pipelines.errors import MissingDependency, SpecError
-from pipelines.spec import AggregatorSpec, ModelSpec, PipelineSpec
+from pipelines.spec import ModelSpec, PipelineSpec
 
 Device = Literal["auto", "cpu", "gpu"]
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})
@@ -136,13 +136,9 @@ def _argv(
         rank = max(_rank(spec, name) for name in adapters)
         argv += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(len(adapters))]
         argv += ["--lora-modules", *named]
-    if any(isinstance(s.aggregator, AggregatorSpec) and _verifies(s.aggregator, base) for s in spec.stages):
+    if base in spec.verifiers:
         argv += ["--runner", "pooling"]
     return (*argv, *model.serve_args)
-
-
-def _verifies(aggregator: AggregatorSpec, model: str) -> bool:
-    return aggregator.kind == "verifier" and aggregator.model == model
 
 
 def _env(

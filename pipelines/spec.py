@@ -98,6 +98,12 @@ class PipelineSpec(Strict):
         """The stage whose output is the pipeline's."""
         return self.stages[-1]
 
+    @property
+    def verifiers(self) -> frozenset[str]:
+        """Models that pick samples for an aggregator of kind `verifier`; they classify, they do not write."""
+        own = [stage.aggregator for stage in self.stages if isinstance(stage.aggregator, AggregatorSpec)]
+        return frozenset(one.model for one in own if one.kind == "verifier" and one.model is not None)
+
     def stage(self, name: str) -> StageSpec:
         """The stage of that name. SpecError when there is none."""
         for stage in self.stages:

@@ -13,7 +13,7 @@ import httpx
 from agenttts.errors import UserError
 from pipelines.servecommand import commands, require_vllm
 from pipelines.serving import ServerGroup
-from pipelines.spec import AggregatorSpec, PipelineSpec
+from pipelines.spec import PipelineSpec
 
 _CLIENT_S = 60.0
 
@@ -84,8 +84,7 @@ def ask_each(spec: PipelineSpec, models: Sequence[str], environ: Mapping[str, st
                 "max_tokens": 1,
             },
         )
-        aggregators = [s.aggregator for s in spec.stages if isinstance(s.aggregator, AggregatorSpec)]
-        if any(own.kind == "verifier" and own.model == name for own in aggregators):
+        if name in spec.verifiers:
             url = f"{root.removesuffix('/v1')}/classify"
             body = {"model": spec.served_name(name), "input": ["Hello"]}
         try:
