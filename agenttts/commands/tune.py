@@ -6,7 +6,7 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -33,18 +33,12 @@ from agenttts.commands.common import (
 from agenttts.commands.search import agent_settings
 from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings
-from agenttts.tasktune.adapters import (
-    TunedModel,
-    model_record,
-    read_tuned,
-    require_servable,
-    tuning_record,
-)
+from agenttts.tasktune.adapters import TunedModel, read_tuned, register, require_servable
 from agenttts.tasktune.build import DataConfig, build
 from agenttts.tasktune.chat import JsonChat, require_llm
 from agenttts.tasktune.cleaning import evenly
 from agenttts.tasktune.configfile import load_config
-from agenttts.tasktune.evaluation import Evaluation, context_length, evaluate, figure, rivals_spec
+from agenttts.tasktune.evaluation import Evaluation, evaluate, figure, rivals_spec
 from agenttts.tasktune.fit import FitConfig, fit
 from agenttts.tasktune.merging import Method, merge, merge_into_base
 from agenttts.tasktune.propose import Proposed, propose_subtasks
@@ -99,7 +93,7 @@ def fit_(config: Config, db: Db = DEFAULT_DB, json: Json = False) -> None:
         return
     with _training() as on_event:
         made = fit(loaded, config.parent, on_event=on_event)
-    register(db, made)
+    _register(db, {one.path.name: one for one in made})
     if json:
         print_json([{"path": str(one.path), "digest": one.digest, **one.card} for one in made])
         return
@@ -261,7 +255,7 @@ def merge_(
             )
     else:
         raise UserError(f"--method is sum, ties, dare or base, got {method!r}")
-    register(db, [made])
+    _register(db, {made.path.name: made})
     if json:
         print_json({"path": str(made.path), "digest": made.digest, "rank": made.rank, **made.card})
     else:
@@ -312,7 +306,7 @@ def serve_(
             servers = ServerGroup(commands(spec), log_dir=logs).__enter__()
         try:
             ask_each(spec, list(places))
-            register(db, list(found.values()), list(found))
+            _register(db, found)
             for name in places:
                 say(f"{name}: {spec.models[name].base_url}", "green")
             say("Ctrl-C stops them.", "dim")
@@ -322,7 +316,7 @@ def serve_(
         finally:
             servers.stop()
         return
-    register(db, list(found.values()), list(found))
+    _register(db, found)
 
 
 def named_places(models: list[str]) -> dict[str, str]:
@@ -359,16 +353,10 @@ def evaluation_table(found: Evaluation) -> Table:
     return table
 
 
-def register(db: Path, made: list[TunedModel], names: list[str] | None = None) -> None:
-    """Put tuned models, and how they were tuned, into the store."""
+def _register(db: Path, made: Mapping[str, TunedModel]) -> None:
     with Store.open(db) as store:
-        for one, name in zip(made, names or [one.path.name for one in made], strict=True):
-            base = Path(one.base) if one.base else one.path
-            params = float(one.card.get("base_params") or (read_tuned(base).n_params if base.is_dir() else 0))
-            store.put_models(
-                [model_record(name, one, base_params=params, context_length=context_length(base))]
-            )
-            store.put_tunings([tuning_record(name, one, created_at=time.time())])
+        for name, one in made.items():
+            register(store, name, one, at=time.time())
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Any
 
 from agenttts.errors import UserError
 from datastore.records import ModelRecord, Tuning
+from datastore.store import Store
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank; an adapter needs the next one that holds its own."""
@@ -136,28 +137,37 @@ def active_params(path: Path | str) -> int:
     return read_tuned(path).n_params
 
 
-def model_record(
-    name: str, tuned: TunedModel, *, base_params: float, context_length: int | None
-) -> ModelRecord:
-    """The tuned model as a Model: an adapter runs its base and itself."""
-    digest = tuned.digest[:16]
-    return ModelRecord(
-        key=f"{name}@{digest}",
+def context_length(path: Path) -> int | None:
+    """What a checkpoint's configuration says; None when it says nothing."""
+    try:
+        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        return int(found["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def register(
+    store: Store, name: str, tuned: TunedModel, *, at: float, served_length: int | None = None
+) -> None:
+    """Put a tuned model, and how it was tuned, into the store. An adapter runs its base and itself.
+
+    at: Unix seconds. served_length: the context length it is served with; None: the checkpoint's own.
+    """
+    base = Path(tuned.base) if tuned.base else tuned.path
+    card, revision = tuned.card, tuned.digest[:16]
+    base_params = float(card.get("base_params") or (read_tuned(base).n_params if base.is_dir() else 0))
+    model = ModelRecord(
+        key=f"{name}@{revision}",
         name=name,
-        revision=digest,
+        revision=revision,
         active_params=base_params + tuned.n_params if tuned.is_adapter else float(tuned.n_params),
-        context_length=context_length,
+        context_length=served_length or context_length(base),
         parent=tuned.base,
         usd_per_million_prompt_tokens=None,
         usd_per_million_generated_tokens=None,
     )
-
-
-def tuning_record(name: str, tuned: TunedModel, *, created_at: float) -> Tuning:
-    """How it was tuned, from the card that `fit` left beside the weights."""
-    card = tuned.card
-    return Tuning(
-        model_key=f"{name}@{tuned.digest[:16]}",
+    tuning = Tuning(
+        model_key=model.key,
         base=str(card.get("base") or tuned.base or ""),
         path=str(tuned.path.resolve()),
         dataset_digest=str(card.get("dataset_digest", "")),
@@ -167,8 +177,10 @@ def tuning_record(name: str, tuned: TunedModel, *, created_at: float) -> Tuning:
         metrics=json.dumps(card.get("metrics", {})),
         seconds=float(card.get("seconds", 0.0)),
         peak_bytes=int(card.get("peak_bytes", 0)),
-        created_at=created_at,
+        created_at=at,
     )
+    store.put_models([model])
+    store.put_tunings([tuning])
 
 
 def _json(file: Path) -> dict[str, Any] | None:

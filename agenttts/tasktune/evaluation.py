@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import random
 import socket
@@ -23,7 +22,7 @@ import numpy as np
 from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings
 from agenttts.stats import Difference, Interval, mean_interval, paired_difference
-from agenttts.tasktune.adapters import TunedModel, read_tuned, require_base, require_servable
+from agenttts.tasktune.adapters import TunedModel, context_length, read_tuned, require_base, require_servable
 from agenttts.tasktune.chat import JsonChat
 from agenttts.tasktune.judging import prefer
 from agenttts.tasktune.rows import TaskRow
@@ -323,15 +322,6 @@ def _served(name: str, tuned: TunedModel, port: int | None) -> dict[str, Any]:
         "context_length": context_length(tuned.path),
         "revision": tuned.digest[:16],
     }
-
-
-def context_length(path: Path) -> int | None:
-    """What a checkpoint's configuration says; None when it says nothing."""
-    try:
-        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        return int(found["max_position_embeddings"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def free_port() -> int:

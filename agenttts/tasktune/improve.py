@@ -26,7 +26,7 @@ from agenttts.report import read_report
 from agenttts.result import SearchResult
 from agenttts.search import search
 from agenttts.stats import Difference, paired_difference
-from agenttts.tasktune.adapters import TunedModel, model_record, tuning_record
+from agenttts.tasktune.adapters import TunedModel, register
 from agenttts.tasktune.cleaning import clean
 from agenttts.tasktune.fit import FitConfig, fit
 from agenttts.tasktune.serving import served
@@ -152,12 +152,7 @@ def improve(
     (path / "pipeline.yaml").write_text(pipeline_text(new), encoding="utf-8")
     with Store.open(db) as store:
         for name, one in tuned.items():
-            model = new.models[name]
-            params = float(one.card["base_params"])
-            store.put_models(
-                [model_record(name, one, base_params=params, context_length=model.context_length)]
-            )
-            store.put_tunings([tuning_record(name, one, created_at=clock())])
+            register(store, name, one, at=clock(), served_length=new.models[name].context_length)
     levels = list(budgets) or [float(json.loads(run.settings).get("budget_units") or spec.budget.units)]
     comparisons: list[Comparison] = []
     bought: dict[str, float] = {"samples_drawn": 0, "calls": 0, "flops": 0.0, "generated_tokens": 0}
