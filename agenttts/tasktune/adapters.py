@@ -132,11 +132,6 @@ def require_base(adapter: TunedModel, base: Path) -> None:
         )
 
 
-def active_params(path: Path | str) -> int:
-    """Parameters of a checkpoint's directory."""
-    return read_tuned(path).n_params
-
-
 def context_length(path: Path) -> int | None:
     """What a checkpoint's configuration says; None when it says nothing."""
     try:

@@ -113,13 +113,7 @@ class FitConfig(Strict):
         return self
 
 
-def fit(
-    config: FitConfig,
-    root: Path,
-    *,
-    on_event: OnEvent = lambda _: None,
-    clock: Callable[[], float] = time.time,
-) -> list[TunedModel]:
+def fit(config: FitConfig, root: Path, *, on_event: OnEvent = lambda _: None) -> list[TunedModel]:
     """Tune, and give what was made; what is already there, of the same configuration and data, is not redone.
 
     Raises UserError for what a person must put right (base, dataset, layers, disk), MissingDependency without

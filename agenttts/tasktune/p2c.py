@@ -11,7 +11,6 @@ a zero difference is 0, so that such a class adds nothing.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -329,7 +328,7 @@ def train_classifier(
             args=arguments,
             train_dataset=dataset,
             eval_dataset=[0],
-            data_collator=_Collator(tokenizer, settings, weights, len(labels)),
+            data_collator=_Collator(tokenizer, settings, weights),
             callbacks=[_Redraw(dataset, network, tokenizer, settings)],
         )
         trainer.remove_callback(transformers.PrinterCallback)
@@ -397,10 +396,8 @@ class _Dataset(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 class _Collator:
-    def __init__(
-        self, tokenizer: Any, settings: P2CSettings, weights: Sequence[float] | None, n_classes: int
-    ) -> None:
-        self._tokenizer, self._settings, self._n_classes = tokenizer, settings, n_classes
+    def __init__(self, tokenizer: Any, settings: P2CSettings, weights: Sequence[float] | None) -> None:
+        self._tokenizer, self._settings = tokenizer, settings
         self._weights = None if weights is None else torch.tensor(weights)
 
     def __call__(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -636,9 +633,3 @@ def _require(
             raise UserError(
                 "multi-annotator needs as many annotations for every text, None where one is missing"
             )
-
-
-def read_card(path: Path) -> Mapping[str, Any]:
-    """What `export` wrote beside a checkpoint."""
-    found: Mapping[str, Any] = json.loads((path / CARD).read_text(encoding="utf-8"))
-    return found
