@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from agenttts.commands.common import DEFAULT_DB, Db, Json, Spec, print_json, talk
+from agenttts.commands.common import DEFAULT_DB, Db, Json, Spec, print_json, say, talk
 from agenttts.commands.run import best_allocation
 from agenttts.errors import UserError
 from pipelines.servecommand import Device, ServeCommand, commands, require_vllm
@@ -47,21 +49,29 @@ def serve(
             for command in found:
                 typer.echo(f"# {', '.join(command.models)}\n{shell(command)}")
         return
-    require_vllm()
-    log_dir = log_dir or Path(tempfile.mkdtemp(prefix="agenttts-serve-"))
-    console = talk()
-    with console.status(f"starting {len(found)} vLLM servers, logs in {log_dir}"):
-        group = ServerGroup(found, log_dir=log_dir, timeout_s=timeout).__enter__()
-    try:
+    with serving(found, log_dir, f"starting {len(found)} vLLM servers", timeout_s=timeout):
         if json:
             print_json([_told(command) for command in found])
         for command in found:
             address = command.health_url.removesuffix("/health") + "/v1"
-            console.print(f"{', '.join(command.models)}: {address}", style="green", markup=False)
-        console.print("Ctrl-C stops them.", style="dim")
+            say(f"{', '.join(command.models)}: {address}", "green")
+
+
+@contextmanager
+def serving(
+    found: Sequence[ServeCommand], log_dir: Path | None, starting: str, *, timeout_s: float = 900.0
+) -> Iterator[None]:
+    """Start the servers, do the block, and wait until a person stops them or one ends by itself."""
+    require_vllm()
+    log_dir = log_dir or Path(tempfile.mkdtemp(prefix="agenttts-serve-"))
+    with talk().status(f"{starting}, logs in {log_dir}"):
+        group = ServerGroup(found, log_dir=log_dir, timeout_s=timeout_s).__enter__()
+    try:
+        yield
+        say("Ctrl-C stops them.", "dim")
         group.watch()
     except KeyboardInterrupt:
-        console.print("stopping", style="dim")
+        say("stopping", "dim")
     finally:
         group.stop()
 

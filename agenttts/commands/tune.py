@@ -31,6 +31,7 @@ from agenttts.commands.common import (
     talk,
 )
 from agenttts.commands.search import agent_settings
+from agenttts.commands.serve import serving
 from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings
 from agenttts.tasktune.adapters import TunedModel, read_tuned, register, require_servable
@@ -47,8 +48,7 @@ from agenttts.tasktune.sources import documents as read_documents
 from agenttts.tasktune.subtask import subtasks_yaml, template_names, template_text
 from agenttts.tasktune.taskdata import TaskData, card_text, load_dataset
 from datastore.store import Store
-from pipelines.servecommand import commands, require_vllm
-from pipelines.serving import ServerGroup
+from pipelines.servecommand import commands
 from pipelines.tables import Row
 
 app = typer.Typer(
@@ -298,25 +298,14 @@ def serve_(
         for name, one in found.items():
             load_adapter(into, name, one.path.resolve())
             say(f"{name}: loaded at {into}", "green")
+        _register(db, found)
     else:
         spec = rivals_spec(places, port=port)
-        require_vllm()
-        logs = log_dir or Path(tempfile.mkdtemp(prefix="agenttts-serve-"))
-        with talk().status(f"starting vLLM, logs in {logs}"):
-            servers = ServerGroup(commands(spec), log_dir=logs).__enter__()
-        try:
+        with serving(commands(spec), log_dir, "starting vLLM"):
             ask_each(spec, list(places))
             _register(db, found)
             for name in places:
                 say(f"{name}: {spec.models[name].base_url}", "green")
-            say("Ctrl-C stops them.", "dim")
-            servers.watch()
-        except KeyboardInterrupt:
-            say("stopping", "dim")
-        finally:
-            servers.stop()
-        return
-    _register(db, found)
 
 
 def named_places(models: list[str]) -> dict[str, str]:

@@ -139,16 +139,17 @@ def improve(
     path = (out or db.parent / f"improve-{stage}").resolve()
     path.mkdir(parents=True, exist_ok=True)
     state = _state(path, {"run": run.run_id, "stage": stage, "seed": seed, "tune_share": tune_share})
-    examples = load_examples(spec, "search")
+    examples, test = load_examples(spec, "search"), load_examples(spec, "test")
     lent = drawn_ids(examples, tune_share, seed)
+    kept = [example for example in examples if example.id not in lent]
     told = f"dataset of {stage} from {len(lent)} search examples"
     on_event({"kind": "phase", "text": told})
-    data = _dataset(path / "data", db, run.run_id, spec, stage, lent, seed)
+    data = _dataset(path / "data", db, run.run_id, spec, stage, lent, [*test, *kept], seed)
     tuned = {
         f"{name}{TUNED}-{stage}": _tuned(path, spec, name, fit_settings or {}, seed, on_event)
         for name in wanted
     }
-    new = improved_spec(spec, stage, tuned, [e for e in examples if e.id not in lent], path)
+    new = improved_spec(spec, stage, tuned, {"search": kept, "test": test}, path)
     (path / "pipeline.yaml").write_text(pipeline_text(new), encoding="utf-8")
     with Store.open(db) as store:
         for name, one in tuned.items():
@@ -184,11 +185,10 @@ def improve(
 
     on_event({"kind": "phase", "text": "starting the servers that do not answer yet"})
     with served(new, list(new.models), log_dir=path / "logs"):
-        kept = {e.id for e in examples} - lent
         for units in levels:
             before = searched("before", spec, units)
             after = searched("after", new, units)
-            least = _clearly_reached(before, kept)
+            least = _clearly_reached(before, {example.id for example in kept})
             cheapest = (
                 None
                 if least is None
@@ -261,9 +261,13 @@ def drawn_ids(examples: Sequence[Example], share: float, seed: int) -> set[str]:
 
 
 def improved_spec(
-    spec: PipelineSpec, stage: str, tuned: Mapping[str, TunedModel], examples: Sequence[Example], path: Path
+    spec: PipelineSpec,
+    stage: str,
+    tuned: Mapping[str, TunedModel],
+    splits: Mapping[str, Sequence[Example]],
+    path: Path,
 ) -> PipelineSpec:
-    """The pipeline with the tuned models as choices of the stage, on the examples that none of them saw."""
+    """The pipeline with the tuned models as choices of the stage, on examples that none of them saw."""
     models = {name: _absolute(spec, model) for name, model in spec.models.items()}
     for name, one in tuned.items():
         parent = name.removesuffix(f"{TUNED}-{stage}")
@@ -281,7 +285,6 @@ def improved_spec(
         own.model_copy(update={"models": (*own.models, *tuned)}) if own.name == stage else own
         for own in spec.stages
     )
-    splits = {"search": list(examples), "test": load_examples(spec, "test")}
     id_field = spec.dataset.id_field or "id"
     for split, rows in splits.items():
         lines = [json.dumps({**row.fields, id_field: row.id}, ensure_ascii=False) + "\n" for row in rows]
@@ -312,8 +315,16 @@ def _absolute(spec: PipelineSpec, model: ModelSpec) -> ModelSpec:
 
 
 def _dataset(
-    path: Path, db: Path, run_id: str, spec: PipelineSpec, stage: str, lent: set[str], seed: int
+    path: Path,
+    db: Path,
+    run_id: str,
+    spec: PipelineSpec,
+    stage: str,
+    lent: set[str],
+    others: Sequence[Example],
+    seed: int,
 ) -> TaskData:
+    """Rows of the examples lent, none of them like another example's."""
     if (path / "card.json").is_file():
         return load_dataset(path)
     own = spec.stage(stage)
@@ -324,8 +335,7 @@ def _dataset(
 
     found = asyncio.run(gather())
     task = stage_task(spec, own)
-    kept = [example for example in load_examples(spec, "search") if example.id not in lent]
-    sealed = [example_inputs(spec, example) for example in (*load_examples(spec, "test"), *kept)]
+    sealed = [example_inputs(spec, example) for example in others]
     cleaned = clean(found.rows, {task.name: task}, sealed=sealed)
     about = {"run": run_id, "stage": stage, "examples": len(lent)}
     return write_dataset(

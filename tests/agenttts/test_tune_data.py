@@ -354,13 +354,6 @@ def test_real_dialogues(tmp_path: Path, make_server: Callable[..., ScriptedServe
 # A search's own samples
 
 
-@pytest.fixture(scope="module")
-def searched(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    db = tmp_path_factory.mktemp("searched") / "run.duckdb"
-    search(recorded, budget=60, replay=True, db=db)
-    return db
-
-
 @pytest.mark.parametrize("stage", ["retrieve", "answer"])
 def test_rows_from_a_run(recorded: Path, searched: Path, tmp_path: Path, stage: str) -> None:
     """Right samples only, of search examples only, by the stage's metric or by the pipeline's score."""

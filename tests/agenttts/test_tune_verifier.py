@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from agenttts import search
 from agenttts.tasktune.improve import drawn_ids
 from agenttts.tasktune.verifier import JudgedTexts, judged_texts
 from datastore import Store
@@ -15,13 +14,6 @@ from pipelines.dataset import load_examples
 from pipelines.specfile import load_spec
 from tests.agenttts.commands import agenttts
 from tests.agenttts.museum import ZOO
-
-
-@pytest.fixture(scope="module")
-def searched(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    db = tmp_path_factory.mktemp("searched") / "run.duckdb"
-    search(recorded, budget=60, replay=True, db=db)
-    return db
 
 
 @pytest.mark.parametrize("stage", ["retrieve", "answer"])
