@@ -60,7 +60,7 @@ class _Stage:
         return self.index[key]
 
     def _grow(self, size: int) -> None:
-        shape = (size, len(self.spec.models), self.spec.max_samples)
+        shape = (size, len(self.spec.options), self.spec.max_samples)
         for name, empty in (("leads_to", UNKNOWN), ("flops", 0), ("stage_score", np.nan), ("scores", np.nan)):
             old = getattr(self, name)
             new = np.full(shape, empty, dtype=old.dtype)
@@ -95,7 +95,7 @@ class BankOutcomes:
             stages=tuple(
                 StageOutcomes(
                     name=stage.spec.name,
-                    models=tuple(stage.spec.models),
+                    models=tuple(stage.spec.options),
                     leads_to=stage.leads_to,
                     flops=stage.flops,
                     stage_score=stage.stage_score,
@@ -114,7 +114,7 @@ class BankOutcomes:
         nodes = [i for i, example in enumerate(self._examples) if example.id in example_ids]
         for k, stage in enumerate(self._stages):
             choice = allocation[stage.spec.name]
-            m = stage.spec.models.index(choice.model)
+            m = stage.spec.options.index(choice.model)
             for number in nodes:
                 await self._read(k, number, m, choice.n_samples)
             after = stage.leads_to[nodes, m, choice.n_samples - 1]
@@ -125,7 +125,7 @@ class BankOutcomes:
         for k, stage in enumerate(self._stages):
             number = 0
             while number < len(stage.nodes):
-                for m in range(len(stage.spec.models)):
+                for m in range(len(stage.spec.options)):
                     await self._read(k, number, m, stage.spec.max_samples)
                 number += 1
 
@@ -136,7 +136,7 @@ class BankOutcomes:
         if n <= before:
             return
         node = stage.nodes[number]
-        choice = StageChoice(stage.spec.models[m], n)
+        choice = StageChoice(stage.spec.options[m], n)
         try:
             found = await self._runtime.prefixes(stage.spec, choice, node.example, node.outputs, before + 1)
         except ReplayMiss as miss:

@@ -43,12 +43,11 @@ def flops_to_units(flops_of_stage: float, reference: ReferenceSpec = REFERENCE) 
 
 
 def planned_stage_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
-    """Planned FLOPs of one stage for one query, at its expected lengths; fusion and verifier
-    included."""
-    model = spec.models[choice.model]
+    """Planned FLOPs of one stage for one query, at its expected lengths; fusion and verifier included."""
+    model = spec.models[stage.model_of(choice.model)]
     prompt_tokens = rounds(stage, choice.n_samples) * stage.prompt_tokens
     drawn = flops(model.active_params, prompt_tokens, stage.generated_tokens, choice.n_samples)
-    return drawn + planned_aggregation_flops(spec, stage, choice.n_samples)
+    return drawn + planned_aggregation_flops(spec, stage, choice)
 
 
 def rounds(stage: StageSpec, n_samples: int) -> int:
@@ -57,18 +56,18 @@ def rounds(stage: StageSpec, n_samples: int) -> int:
     return aggregator.rounds(n_samples) if isinstance(aggregator, AggregatorSpec) else 1
 
 
-def planned_aggregation_flops(spec: PipelineSpec, stage: StageSpec, n_samples: int) -> float:
+def planned_aggregation_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
     """Planned FLOPs of LLM fusion or a verifier; else 0. Their prompt is the stage's where not said.
 
     A fuser reads its prompt and n samples, and generates one; a verifier reads its prompt with each sample.
     """
-    own = stage.aggregator
+    own = stage.aggregator_of(choice.model)
     if not isinstance(own, AggregatorSpec) or own.model is None:
         return 0.0
     model, prompt_tokens = spec.models[own.model], own.prompt_tokens or stage.prompt_tokens
     if own.kind == "verifier":
-        return n_samples * flops(model.active_params, prompt_tokens + stage.generated_tokens, 0, 1)
-    read = prompt_tokens + n_samples * stage.generated_tokens
+        return choice.n_samples * flops(model.active_params, prompt_tokens + stage.generated_tokens, 0, 1)
+    read = prompt_tokens + choice.n_samples * stage.generated_tokens
     return flops(model.active_params, read, stage.generated_tokens, 1)
 
 
@@ -87,9 +86,9 @@ def planned_seconds(spec: PipelineSpec, allocation: Mapping[str, StageChoice]) -
 
 def planned_stage_seconds(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
     """Planned seconds of one stage for one query. SpaceError when a model has no speed."""
-    once = _seconds(spec, choice.model, stage.prompt_tokens, stage.generated_tokens)
+    once = _seconds(spec, stage.model_of(choice.model), stage.prompt_tokens, stage.generated_tokens)
     seconds = rounds(stage, choice.n_samples) * once
-    own = stage.aggregator
+    own = stage.aggregator_of(choice.model)
     if isinstance(own, AggregatorSpec) and own.model is not None:
         prompt_tokens = own.prompt_tokens or stage.prompt_tokens
         if own.kind == "verifier":

@@ -187,7 +187,7 @@ def solve_around(solver: BankSolver, centre: Allocation) -> list[ScoredAllocatio
     for stage in solver.spec.stages:
         own = centre[stage.name].n_samples
         counts = _doublings(stage.max_samples) | {own, min(own + 1, stage.max_samples)}
-        for model in stage.models:
+        for model in stage.options:
             for n in sorted(counts):
                 scored = solver.score_allocation(centre.replace(stage.name, StageChoice(model, n)))
                 if scored is not None:

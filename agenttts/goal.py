@@ -39,7 +39,7 @@ class Goal:
         """SpaceError where latency is sought and a candidate model has no speed."""
         if self.objective == "latency":
             for stage in spec.stages:
-                for model in stage.models:
+                for model in stage.options:
                     planned_stage_seconds(spec, stage, StageChoice(model, 1))
 
     def burden(self, spec: PipelineSpec, allocation: Mapping[str, StageChoice]) -> float:

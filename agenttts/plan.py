@@ -133,7 +133,7 @@ def _typical_query(space: SearchSpace, seed: int) -> _Query:
     for _ in range(_N_TYPICAL):
         drawn = {
             s.name: StageChoice(
-                s.models[rng.integers(len(s.models))], int(rng.integers(1, s.max_samples + 1))
+                s.options[rng.integers(len(s.options))], int(rng.integers(1, s.max_samples + 1))
             )
             for s in space.stages
         }
@@ -145,7 +145,7 @@ def _query(spec: PipelineSpec, allocation: Allocation) -> _Query:
     total = _Query()
     for stage in spec.stages:
         choice = allocation[stage.name]
-        model = spec.models[choice.model]
+        model = spec.models[stage.model_of(choice.model)]
         generated = choice.n_samples * stage.generated_tokens
         read = rounds(stage, choice.n_samples) * stage.prompt_tokens
         total += _Query(
@@ -156,16 +156,15 @@ def _query(spec: PipelineSpec, allocation: Allocation) -> _Query:
             samples=choice.n_samples,
             prompt_tokens=read,
             generated_tokens=generated,
-            flops=planned_stage_flops(spec, stage, choice)
-            - planned_aggregation_flops(spec, stage, choice.n_samples),
+            flops=planned_stage_flops(spec, stage, choice) - planned_aggregation_flops(spec, stage, choice),
             cost_usd=stage_cost_usd(model, read, generated) or 0.0,
         )
-        total += _aggregation(spec, stage, choice.n_samples)
+        total += _aggregation(spec, stage, choice)
     return total
 
 
-def _aggregation(spec: PipelineSpec, stage: StageSpec, n_samples: int) -> _Query:
-    own = stage.aggregator
+def _aggregation(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> _Query:
+    own, n_samples = stage.aggregator_of(choice.model), choice.n_samples
     if not isinstance(own, AggregatorSpec) or own.model is None:
         return _Query()
     prompt_tokens = own.prompt_tokens or stage.prompt_tokens
@@ -179,13 +178,14 @@ def _aggregation(spec: PipelineSpec, stage: StageSpec, n_samples: int) -> _Query
         samples=calls,
         prompt_tokens=read,
         generated_tokens=generated,
-        flops=planned_aggregation_flops(spec, stage, n_samples),
+        flops=planned_aggregation_flops(spec, stage, choice),
         cost_usd=stage_cost_usd(spec.models[own.model], read, generated) or 0.0,
     )
 
 
 def _priced(spec: PipelineSpec) -> bool:
     used = {model for stage in spec.stages for model in stage.models}
+    used |= spec.verifiers
     aggregators = [stage.aggregator for stage in spec.stages]
     used |= {a.model for a in aggregators if isinstance(a, AggregatorSpec) and a.model is not None}
     return all(spec.models[name].price is not None for name in used)

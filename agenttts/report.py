@@ -222,7 +222,7 @@ def read_report(store: Store, run_id: str | None = None, *, solve: bool = True) 
     if solve and best is not None and spec is not None and store.as_of is None:
         solved, spare = _solved(spec, store, best.allocation, int(settings.get("seed") or 0))
     points = merged(scored, solved)
-    models = {stage.name: stage.models for stage in spec.stages} if spec else _models_tried(trials)
+    models = {stage.name: stage.options for stage in spec.stages} if spec else _models_tried(trials)
     equivalent = tuple(f for f in map(_finalist, outcome.get("equivalent") or ()) if f is not None)
     rule = json.loads(run.spec) if run.spec else {}
     return ReportData(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from agenttts.budget import planned_stage_units, planned_units
 from agenttts.errors import SpaceError
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.spec import PipelineSpec, StageSpec
+from pipelines.spec import AggregatorSpec, PipelineSpec, StageSpec
 
 _Ints = npt.NDArray[np.int64]
 _TICKS_PER_BUDGET = 10**9
@@ -51,6 +51,14 @@ class SearchSpace:
     def stage_units(self, stage: str, choice: StageChoice) -> float:
         """Planned units of one stage's choice; an allocation's units are the sum over its stages."""
         return planned_stage_units(self.spec, self._stage_of[stage], choice)
+
+    def active_params(self, stage: str, model: str) -> float:
+        """Of the model that draws for an option, and of the verifier that picks, where one does."""
+        own = self._stage_of[stage]
+        picks = own.aggregator_of(model) if model not in own.models else None
+        verifier = picks.model if isinstance(picks, AggregatorSpec) else None
+        params = self.spec.models[own.model_of(model)].active_params
+        return params if verifier is None else params + self.spec.models[verifier].active_params
 
     def max_samples(self, stage: str, model: str, units_left: float) -> int:
         """The largest number of samples of this model at this stage within `units_left`; 0 when none is."""
@@ -164,12 +172,12 @@ class SearchSpace:
             return f"an allocation names each stage once ({', '.join(self._stage_of)}); {'; '.join(faults)}"
         for stage in self.stages:
             model = allocation[stage.name].model
-            if model not in stage.models:
-                return f"stage {stage.name!r} may use {', '.join(stage.models)}; got {model!r}"
+            if model not in stage.options:
+                return f"stage {stage.name!r} may use {', '.join(stage.options)}; got {model!r}"
         return None
 
     def _cheapest_models(self, stage: StageSpec) -> list[str]:
-        return sorted(stage.models, key=lambda model: self._ticks(stage.name, model, 1))
+        return sorted(stage.options, key=lambda model: self._ticks(stage.name, model, 1))
 
     @cached_property
     def _options(self) -> list[list[tuple[StageChoice, int]]]:
@@ -181,7 +189,7 @@ class SearchSpace:
             found.append(
                 [
                     (StageChoice(model, n), self._ticks(stage.name, model, n))
-                    for model in stage.models
+                    for model in stage.options
                     for n in range(1, self._most(stage.name, model, left) + 1)
                 ]
             )

@@ -186,12 +186,13 @@ class Tally:
         return None if self._costs_usd is None else math.fsum(self._costs_usd)
 
     def _stage_row(self, example_id: str, outcome: StageOutcome) -> StageResult:
-        model = self._spec.models[outcome.model]
+        name = self._spec.stage(outcome.stage).model_of(outcome.model)
+        model = self._spec.models[name]
         return StageResult(
             trial_id=self.started.trial_id,
             example_id=example_id,
             stage=outcome.stage,
-            model_key=model_key(model.served_name or outcome.model, model.revision),
+            model_key=model_key(model.served_name or name, model.revision),
             n_samples=outcome.n_samples,
             prompt_key=outcome.prompt_key,
             output=json.dumps(outcome.value) if outcome.status == "ok" else None,

@@ -49,6 +49,7 @@ def broken_laws(
         problems += _truncation(field, stage)
         problems += _aggregator(field, stage, models)
         problems += _candidates(field, stage, models)
+        problems += _verifiers(field, stage, models)
         problems += _lengths(field, stage, models)
     problems += _models(models)
     problems += _pool(dataset)
@@ -259,6 +260,21 @@ def _aggregator(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -
         )
     if aggregator.kind == "fusion" and stage.completion and aggregator.prompt is None:
         yield SpecError("fusion by plain completion needs prompt", field=field)
+
+
+def _verifiers(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
+    for index, name in enumerate(stage.verifiers):
+        if name not in models or name in stage.models or name in stage.verifiers[:index]:
+            law = f"must be one of {listed(models)}"
+            if name in models:
+                law = "must be a classifier, named once, that does not answer here"
+            yield SpecError(f"{law}, got {name!r}", field=f"{field}.verifiers[{index}]")
+    if stage.verifiers and isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.kind == "refine":
+        yield SpecError(
+            "a verifier picks among samples of one prompt, which refine does not draw",
+            field=f"{field}.verifiers",
+            remedy="leave them out, or aggregate another way",
+        )
 
 
 def _candidates(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:

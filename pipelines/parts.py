@@ -197,6 +197,9 @@ class TruncateSpec(Strict):
     drop: Literal["end", "start", "middle"] = "end"
 
 
+JUDGED_BY = "@"
+
+
 class StageSpec(Strict):
     """One step of a pipeline. A PipelineSpec spells `inputs` out and reads a prompt file into `prompt`."""
 
@@ -216,6 +219,11 @@ class StageSpec(Strict):
     parser: Parser = ParserSpec()
     aggregator: Aggregator = AggregatorSpec()
     models: tuple[str, ...] = Field(min_length=1, description="candidate models, by key in `models`")
+    verifiers: tuple[str, ...] = Field(
+        default=(),
+        description="classifiers that may pick the best sample instead of the aggregator: each model with "
+        "each is one more choice of the search, written model@verifier",
+    )
     max_samples: Annotated[PositiveInt, Number] = Field(description="largest number of samples")
     sampling: SamplingSpec = SamplingSpec()
     prompt_tokens: Annotated[PositiveInt, Number] = Field(description="expected prompt length, tokens")
@@ -229,6 +237,22 @@ class StageSpec(Strict):
     def input_names(self) -> tuple[str, ...]:
         """Names of the stages whose outputs the prompt may use."""
         return self.inputs or ()
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What an allocation may name here: each model, and each with each verifier, as `small@judge`."""
+        judged = (f"{model}{JUDGED_BY}{verifier}" for verifier in self.verifiers for model in self.models)
+        return (*self.models, *judged)
+
+    def model_of(self, option: str) -> str:
+        """The model that draws the samples of an option."""
+        return option if option in self.models else option.rpartition(JUDGED_BY)[0]
+
+    def aggregator_of(self, option: str) -> Aggregator:
+        """How an option's samples become one output: the stage's aggregator, or the option's verifier."""
+        if option in self.models:
+            return self.aggregator
+        return AggregatorSpec(kind="verifier", model=option.rpartition(JUDGED_BY)[2])
 
     @property
     def template_file(self) -> str | None:

@@ -80,6 +80,8 @@ def _largest_n(spec: PipelineSpec) -> dict[str, int]:
             largest[name] = max(largest.get(name, 1), stage.max_samples)
         if isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.model is not None:
             largest.setdefault(stage.aggregator.model, 1)
+    for name in spec.verifiers:
+        largest.setdefault(name, 1)
     return {name: min(n, spec.models[name].max_n or n) for name, n in largest.items()}
 
 

@@ -174,13 +174,14 @@ class Runtime:
         Where a function of the user's or a fuser's answer is needed for each n, only the last. Raises as
         `run_example` does; a fault is in the outcomes.
         """
-        if isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.kind == "verifier":
+        aggregator = stage.aggregator_of(choice.model)
+        if isinstance(aggregator, AggregatorSpec) and aggregator.kind == "verifier":
             counts = range(first, choice.n_samples + 1)
             return [
                 await self.stage_outcome(stage, StageChoice(choice.model, n), example, outputs)
                 for n in counts
             ]
-        if not isinstance(stage.aggregator, AggregatorSpec) or not _built_in(stage.aggregator):
+        if not isinstance(aggregator, AggregatorSpec) or not _built_in(aggregator):
             return [await self.stage_outcome(stage, choice, example, outputs)]
         ledger = _Ledger(self.spec)
         content = prompts.render(stage, example, outputs)
@@ -201,7 +202,7 @@ class Runtime:
                 score = None if stage.metric is None else await _score(stage.metric, value, example)
             except MISSING as error:
                 value, reason = None, str(error)
-            model, tokens = self.spec.models[choice.model], sum(generated[:n])
+            model, tokens = self.spec.models[stage.model_of(choice.model)], sum(generated[:n])
             found.append(
                 StageOutcome(
                     stage=stage.name,
@@ -231,11 +232,11 @@ class Runtime:
         outputs: Mapping[str, Any],
         ledger: _Ledger,
     ) -> Any:
-        aggregator = stage.aggregator
+        aggregator = stage.aggregator_of(choice.model)
         if isinstance(aggregator, AggregatorSpec) and aggregator.kind == "refine":
             return await self._refined(stage, aggregator, choice, example, outputs, ledger)
         content = prompts.render(stage, example, outputs)
-        drawn = await self._samples(stage, choice.model, content, choice.n_samples, ledger)
+        drawn = await self._samples(stage, stage.model_of(choice.model), content, choice.n_samples, ledger)
         if isinstance(aggregator, AggregatorSpec) and aggregator.kind == "fusion":
             assert aggregator.model is not None
             texts = [sample.text for sample in drawn.samples]

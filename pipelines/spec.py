@@ -98,12 +98,6 @@ class PipelineSpec(Strict):
         """The stage whose output is the pipeline's."""
         return self.stages[-1]
 
-    @property
-    def verifiers(self) -> frozenset[str]:
-        """Models that pick samples for an aggregator of kind `verifier`; they classify, they do not write."""
-        own = [stage.aggregator for stage in self.stages if isinstance(stage.aggregator, AggregatorSpec)]
-        return frozenset(one.model for one in own if one.kind == "verifier" and one.model is not None)
-
     def stage(self, name: str) -> StageSpec:
         """The stage of that name. SpecError when there is none."""
         for stage in self.stages:
@@ -116,6 +110,13 @@ class PipelineSpec(Strict):
         if name not in self.models:
             raise SpecError(f"unknown model {name!r}; the models are {listed(self.models)}")
         return self.models[name]
+
+    @property
+    def verifiers(self) -> frozenset[str]:
+        """The models that classify samples, as an aggregator or as a choice of the search."""
+        fixed = (s.aggregator for s in self.stages if isinstance(s.aggregator, AggregatorSpec))
+        named = {own.model for own in fixed if own.kind == "verifier" and own.model is not None}
+        return frozenset(named.union(*(stage.verifiers for stage in self.stages)))
 
     def served_name(self, model: str) -> str:
         """What requests call the model."""

@@ -131,7 +131,7 @@ def verifier(
     say(
         f"in the pipeline file: models: {{verifier: {{path: {found['path']}, "
         f"base_url: http://127.0.0.1:PORT/v1, active_params: {found['active_params']}}}}}\n"
-        f"and of stage {stage}: aggregator: {{kind: verifier, model: verifier}}",
+        f"and of stage {stage}: verifiers: [verifier]; the search then weighs it against the vote",
         "dim",
     )
 

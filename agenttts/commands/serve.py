@@ -92,12 +92,15 @@ def _told(command: ServeCommand) -> dict[str, object]:
 
 
 def _needed(spec: PipelineSpec, db: Path, run: str) -> list[str]:
-    """The models of the run's best allocation, and those that fuse its samples."""
+    """The models of the run's best allocation, and those that fuse or judge its samples."""
     allocation = best_allocation(db, run)
-    models = [choice.model for choice in allocation.values()]
+    models = []
     for stage in spec.stages:
-        if isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.model is not None:
-            models.append(stage.aggregator.model)
+        option = allocation[stage.name].model
+        models.append(stage.model_of(option))
+        own = stage.aggregator_of(option)
+        if isinstance(own, AggregatorSpec) and own.model is not None:
+            models.append(own.model)
     return list(dict.fromkeys(models))
 
 

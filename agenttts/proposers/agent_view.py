@@ -79,7 +79,7 @@ def answer_schema(space: SearchSpace, count: int) -> dict[str, Any]:
     """
     stages = {
         stage.name: _object(
-            model={"type": "string", "enum": list(stage.models)},
+            model={"type": "string", "enum": list(stage.options)},
             n_samples={"type": "integer", "minimum": 1, "maximum": stage.max_samples},
         )
         for stage in space.stages
@@ -124,15 +124,15 @@ def shown(view: SearchView) -> dict[str, Any]:
 
 
 def _stage(space: SearchSpace, stage: StageSpec) -> dict[str, Any]:
-    aggregator = stage.aggregator
     models = []
-    for name in stage.models:
+    for name in stage.options:
         first = space.stage_units(stage.name, StageChoice(name, 1))
         each = space.stage_units(stage.name, StageChoice(name, 2)) - first
         models.append(
             {
                 "model": name,
-                "active_params": space.spec.models[name].active_params,
+                "active_params": space.active_params(stage.name, name),
+                "aggregator": _aggregator(stage, name),
                 "units_of_first_sample": round(first, 6),
                 "units_of_each_further_sample": round(each, 6),
             }
@@ -141,10 +141,14 @@ def _stage(space: SearchSpace, stage: StageSpec) -> dict[str, Any]:
         "stage": stage.name,
         "takes_outputs_of": list(stage.inputs or ()),
         "prompt": (stage.prompt or "")[:_LONGEST_PROMPT],
-        "aggregator": aggregator.kind if isinstance(aggregator, AggregatorSpec) else "a function",
         "largest_n_samples": stage.max_samples,
         "models": models,
     }
+
+
+def _aggregator(stage: StageSpec, option: str) -> str:
+    own = stage.aggregator_of(option)
+    return own.kind if isinstance(own, AggregatorSpec) else "a function"
 
 
 def _trial(view: SearchView, trial: TrialResult, best: TrialResult | None) -> dict[str, Any]:

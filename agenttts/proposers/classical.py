@@ -136,7 +136,7 @@ def _study(view: SearchView, sampler: BaseSampler) -> optuna.Study:
 def _distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
     found: dict[str, BaseDistribution] = {}
     for stage in space.stages:
-        found[f"{stage.name}.model"] = CategoricalDistribution(stage.models)
+        found[f"{stage.name}.model"] = CategoricalDistribution(stage.options)
         found[f"{stage.name}.n"] = IntDistribution(1, stage.max_samples, log=stage.max_samples > 1)
     return found
 

@@ -149,7 +149,7 @@ def kept_models(view: SearchView) -> Allocation:
             for move in moves.models_at_equal_budget(view.space, base.allocation)
             if move.stage == stage.name and move.allocation in by_allocation
         ]
-        rivals.sort(key=lambda t: view.space.spec.models[t.allocation[stage.name].model].active_params)
+        rivals.sort(key=lambda t: view.space.active_params(stage.name, t.allocation[stage.name].model))
         winner = rivals[0]
         for larger in rivals[1:]:
             rng = np.random.default_rng([view.seed, larger.number, winner.number])

@@ -53,7 +53,7 @@ def models_at_equal_budget(space: SearchSpace, base: Allocation) -> Iterator[Mov
     """
     for stage in space.stages:
         left = units_left(space, base, stage.name)
-        for model in stage.models:
+        for model in stage.options:
             n = space.max_samples(stage.name, model, left)
             if model != base[stage.name].model and n > 0:
                 yield Move(base.replace(stage.name, StageChoice(model, n)), "model", stage.name)
@@ -94,7 +94,7 @@ def shifts(space: SearchSpace, base: Allocation) -> Iterator[Move]:
         for less in _cheaper(space, giver, base):
             poorer = base.replace(giver.name, less)
             left = units_left(space, poorer, taker.name)
-            for model in taker.models:
+            for model in taker.options:
                 n = space.max_samples(taker.name, model, left)
                 if n > 0:
                     richer = poorer.replace(taker.name, StageChoice(model, n))
@@ -118,7 +118,7 @@ def drawn(space: SearchSpace, rng: np.random.Generator) -> Allocation:
     """An allocation at random: models alike, counts alike in their logarithms, then made to fit."""
     choices = {}
     for stage in space.stages:
-        model = stage.models[int(rng.integers(len(stage.models)))]
+        model = stage.options[int(rng.integers(len(stage.options)))]
         n = int(2 ** rng.uniform(0, np.log2(stage.max_samples)))
         choices[stage.name] = StageChoice(model, max(1, n))
     return space.project(Allocation(choices))
@@ -129,7 +129,7 @@ def grid(space: SearchSpace, limit: int) -> list[Allocation] | None:
     options: list[list[StageChoice]] = []
     for stage in space.stages:
         counts = [n for n in _COUNTS if n < stage.max_samples] + [stage.max_samples]
-        options.append([StageChoice(model, n) for model in stage.models for n in counts])
+        options.append([StageChoice(model, n) for model in stage.options for n in counts])
     if math.prod(len(some) for some in options) > 8 * limit:
         return None
     names = [stage.name for stage in space.stages]
@@ -148,7 +148,7 @@ def _cheaper(space: SearchSpace, giver: StageSpec, base: Allocation) -> Iterator
     """
     stage, now = giver.name, base[giver.name]
     spent = space.stage_units(stage, now)
-    for model in giver.models:
+    for model in giver.options:
         n = now.n_samples if model == now.model else space.max_samples(stage, model, spent)
         counts = dict.fromkeys((n, n - 1, 3 * n // 4, n // 2, n // 4, 1))
         for count in counts:

@@ -104,11 +104,10 @@ def _lesson(view: SearchView, before: TrialResult, after: TrialResult, found: Di
 def _model_lesson(
     view: SearchView, stage: str, old: StageChoice, new: StageChoice, found: Difference, figures: str
 ) -> str:
-    sizes = {c.model: view.space.spec.models[c.model].active_params for c in (old, new)}
     if found.low > 0 or found.high < 0:
         winner, loser = (new, old) if found.low > 0 else (old, new)
         return f"At {stage}, {_choice(winner)} is clearly better than {_choice(loser)}: {figures}."
-    smaller = min((old, new), key=lambda c: sizes[c.model])
+    smaller = min((old, new), key=lambda c: view.space.active_params(stage, c.model))
     return (
         f"At {stage}, {_choice(new)} and {_choice(old)} are not told apart: {figures}; "
         f"the smaller model, {smaller.model}, is as good within noise."

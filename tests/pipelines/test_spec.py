@@ -295,6 +295,22 @@ BAD: list[tuple[str, str, str, int, str, str]] = [
         "must be a classifier",
     ),
     (
+        "unknown choice of verifier",
+        "sampling: {max_tokens: 8}",
+        "sampling: {max_tokens: 8}\n    verifiers: [huge]",
+        18,
+        "stages[answer].verifiers[0]",
+        "got 'huge'",
+    ),
+    (
+        "choice of verifier that answers",
+        "sampling: {max_tokens: 8}",
+        "sampling: {max_tokens: 8}\n    verifiers: [small]",
+        18,
+        "stages[answer].verifiers[0]",
+        "must be a classifier",
+    ),
+    (
         "unknown parent",
         "active_params: 7e9",
         "active_params: 7e9, parent: none",

@@ -1,0 +1,129 @@
+"""A stage with verifiers: each model is a choice with the vote, and another with a verifier that picks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agenttts.space import SearchSpace
+from datastore import Store
+from pipelines.allocation import Allocation, StageChoice
+from pipelines.specfile import dump_spec, load_spec, restore_spec, spec_digest
+from tests.agenttts.commands import agenttts
+from tests.agenttts.small_specs import write_pipeline
+from tests.servers import Request, ScriptedServer
+
+COLOURS = ("red", "green", "blue")
+
+
+def answered(request: Request, index: int) -> str:
+    """Right in one sample of four, else mostly one wrong colour: a vote is wrong however many there are."""
+    gold = int(request.prompt.split("-")[1].split()[0]) % 3
+    return COLOURS[gold if index % 4 == 1 else (gold + 1 + (index % 4 == 3)) % 3]
+
+
+def judged(request: Request) -> list[float]:
+    """Sees the right colour."""
+    gold = int(request.text.split("-")[1].split()[0]) % 3
+    right = 0.9 if request.text.split()[-1] == COLOURS[gold] else 0.2
+    return [1 - right, right]
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, make_server: Callable[..., ScriptedServer]) -> tuple[Path, ScriptedServer]:
+    """A pipeline of two stages, the second with a verifier."""
+    server = make_server(
+        models={"small": 4096, "large": 4096, "judge": 4096}, answer=answered, classify=judged
+    )
+    file = write_pipeline(tmp_path, server.base_url)
+    text = file.read_text()
+    judge = f'  judge: {{base_url: "{server.base_url}", path: verifier, active_params: 1.0e+6}}\n'
+    text = text.replace("stages:\n", judge + "stages:\n")
+    head, answer = text.split("  - name: answer\n")
+    file.write_text(f"{head}  - name: answer\n    verifiers: [judge]\n{answer}")
+    return file, server
+
+
+def test_the_search_finds_that_picking_beats_voting(
+    pipeline: tuple[Path, ScriptedServer], tmp_path: Path
+) -> None:
+    """It compares both on the same samples, ends with the verifier, resumes and replays without a call."""
+    file, server = pipeline
+    db = tmp_path / "run.duckdb"
+    assert agenttts("check", file).code == 0
+    done = agenttts("search", file, "--trials", 10, "--db", db, "--json")
+    assert done.code == 0, done.err
+    best = done.json["best"]
+    assert best["allocation"]["answer"]["model"] in ("small@judge", "large@judge")
+    assert best["test_score"] == 1.0
+    assert {trial["allocation"]["answer"]["model"] for trial in done.json["trials"]} >= {"small", "large"}
+    assert server.classified
+    assert agenttts("search", file, "--trials", 10, "--db", db, "--resume", "--json").json == done.json
+    with Store.read(db) as store:
+        served = {row.name for row in store.models()}
+        assert served == {"small", "large", "judge"}, "a choice is no model of its own"
+    place = server.base_url
+    for port in (8101, 8102, 8103):
+        file.write_text(file.read_text().replace(place, f"http://127.0.0.1:{port}/v1", 1))
+    needed = agenttts("serve", file, "--run", "latest", "--db", db, "--dry-run", "--device", "cpu", "--json")
+    assert needed.code == 0, needed.err
+    pooling = [command["models"] for command in needed.json if "pooling" in command["argv"]]
+    assert pooling == [["judge"]]
+    html = tmp_path / "report.html"
+    assert agenttts("report", db, "--html", html).code == 0
+    assert "@judge" in html.read_text()
+
+
+def test_what_a_choice_costs(pipeline: tuple[Path, ScriptedServer]) -> None:
+    """The samples of its model, and one reading of prompt and sample for each."""
+    spec = load_spec(pipeline[0])
+    space = SearchSpace(spec, 60.0)
+    voted, picked = (space.stage_units("answer", StageChoice(name, 4)) for name in ("small", "small@judge"))
+    reference = spec.budget.reference
+    read = 4 * (spec.stage("answer").prompt_tokens + 2) / reference.generated_tokens
+    assert picked == pytest.approx(voted + read)
+    assert space.active_params("answer", "large@judge") == 5e6
+    options = len(list(space.enumerate()))
+    assert space.size == options
+    assert Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("small@judge", 1)}) in space
+
+
+def test_defaults_are_plain_models(pipeline: tuple[Path, ScriptedServer]) -> None:
+    """What a person tries without a search asks no verifier."""
+    defaults = SearchSpace(load_spec(pipeline[0]), 60.0).defaults()
+    assert {choice.model for allocation in defaults for choice in allocation.values()} <= {"small", "large"}
+
+
+def test_verifiers_are_part_of_what_a_run_was(pipeline: tuple[Path, ScriptedServer]) -> None:
+    """They survive the store, and a spec with them is another spec."""
+    spec = load_spec(pipeline[0])
+    assert restore_spec(dump_spec(spec)).stage("answer").options == (
+        "small",
+        "large",
+        "small@judge",
+        "large@judge",
+    )
+    file = pipeline[0]
+    file.write_text(file.read_text().replace("    verifiers: [judge]\n", ""))
+    assert spec_digest(load_spec(file)) != spec_digest(spec)
+
+
+def test_an_allocation_by_hand_names_the_verifier(
+    pipeline: tuple[Path, ScriptedServer], tmp_path: Path
+) -> None:
+    """`run` takes it as any other choice; an unknown one is refused with those there are."""
+    file, _ = pipeline
+    inputs = '{"question": "search-1"}\n'
+    chosen = Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("large@judge", 4)})
+    named = tmp_path / "allocation.json"
+    named.write_text(chosen.to_json())
+    ran = agenttts("run", file, "--allocation", named, stdin=inputs)
+    assert ran.code == 0, ran.err
+    assert '"green"' in ran.out
+    wrong = Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("large@jury", 4)})
+    named.write_text(wrong.to_json())
+    refused = agenttts("run", file, "--allocation", named, stdin=inputs)
+    assert refused.code == 2
+    assert "small, large, small@judge, large@judge" in refused.err
