@@ -97,6 +97,7 @@ class TrainedClassifier:
     labels: tuple[str, ...]
     settings: P2CSettings
     card: Mapping[str, Any]
+    work: Path
 
     def predict(
         self, texts: Sequence[str], labels: Sequence[int] | None = None, batch: int = 64
@@ -107,7 +108,8 @@ class TrainedClassifier:
     def export(self, path: Path) -> Path:
         """A sequence-classification checkpoint of its own, without preference heads.
 
-        UserError where the place is taken, or the backbone was frozen: no head of a checkpoint reads means.
+        The training's checkpoints go then. UserError where the place is taken, the disk is full, or the
+        backbone was frozen: no head of a checkpoint reads means.
         """
         if self.settings.freeze:
             raise UserError("a head on frozen states has no checkpoint of its own; train with freeze: false")
@@ -118,11 +120,12 @@ class TrainedClassifier:
             model = model.merge_and_unload()
         partial = path.with_name(path.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        with quiet():
+        with quiet(), saving(self.work):
             model.save_pretrained(str(partial), safe_serialization=True)
             self.tokenizer.save_pretrained(str(partial))
-        save_json(partial / CARD, self.card)
-        partial.rename(path)
+            save_json(partial / CARD, self.card)
+            partial.rename(path)
+        shutil.rmtree(self.work, ignore_errors=True)
         return path
 
 
@@ -286,8 +289,8 @@ def train_classifier(
 ) -> TrainedClassifier:
     """Train a backbone on texts; `pairs`: of `train`, needed by p2c.
 
-    Checkpoints lie in `work`; the same call goes on from the newest whole one. The epoch with the best
-    macro-F1 on the validation texts is kept. UserError when the method lacks what it needs.
+    Checkpoints lie in `work` until the export; the same call goes on from the newest whole one. The epoch
+    with the best macro-F1 on the validation texts is kept. UserError when the method lacks what it needs.
     """
     _require(settings, train, validation, labels, pairs)
     if settings.method == "multi-annotator":
@@ -337,7 +340,8 @@ def train_classifier(
         checkpoint = newest_checkpoint(work) if work.is_dir() else None
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     history = [entry for entry in trainer.state.log_history if "eval_macro_f1" in entry]
-    shutil.rmtree(work, ignore_errors=True)
+    if settings.freeze:
+        shutil.rmtree(work, ignore_errors=True)
     card = {
         "base": base,
         "labels": list(labels),
@@ -349,7 +353,12 @@ def train_classifier(
     }
     best: Any = trainer.model
     return TrainedClassifier(
-        network=best.eval(), tokenizer=tokenizer, labels=tuple(labels), settings=settings, card=card
+        network=best.eval(),
+        tokenizer=tokenizer,
+        labels=tuple(labels),
+        settings=settings,
+        card=card,
+        work=work,
     )
 
 

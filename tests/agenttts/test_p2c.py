@@ -205,7 +205,7 @@ def test_every_method_learns(backbone: Path, tmp_path: Path, changes: dict[str, 
     assert np.allclose(said.probs.sum(1), 1)
     assert accuracy([one.label for one in test], said.probs.argmax(1)) > 0.7
     assert (said.preference_scores is not None) == (changes["method"] == "p2c")
-    assert not (tmp_path / "work").exists()
+    assert (tmp_path / "work").exists() == ("freeze" not in changes), "what can be exported is kept till then"
 
 
 def counted(count: int, seed: int) -> list[LabelledText]:
@@ -293,6 +293,7 @@ def test_the_export_is_a_plain_classifier(backbone: Path, tmp_path: Path, lora: 
     test = [one.text for one in texts(20, 3)]
     probs = found.predict(test).probs
     path = found.export(tmp_path / "exported")
+    assert not (tmp_path / "work").exists()
     classify = pipeline("text-classification", model=str(path), tokenizer=str(path), top_k=None, device="cpu")
     for row, said in zip(probs, classify(test), strict=True):
         by_name = {one["label"]: one["score"] for one in said}
