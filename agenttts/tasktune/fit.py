@@ -9,7 +9,6 @@ the result until it is whole; a run that was killed goes on from the newest whol
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import shutil
@@ -37,6 +36,7 @@ from agenttts.tasktune.scoring import mean_by_task
 from agenttts.tasktune.subtask import SubTask
 from agenttts.tasktune.taskdata import TaskData, load_dataset
 from agenttts.tasktune.training import (
+    STATE,
     is_first,
     newest_checkpoint,
     peak_bytes,
@@ -44,6 +44,7 @@ from agenttts.tasktune.training import (
     quiet,
     save_json,
     saving,
+    work_state,
 )
 from pipelines.jsonvalues import canonical
 from pipelines.parts import Number, Strict
@@ -51,7 +52,6 @@ from pipelines.parts import Number, Strict
 OnEvent = Callable[[dict[str, Any]], None]
 """Is given {"kind": "tune_step", step, steps, loss, seconds_left} and {"kind": "tune_score", step, score}."""
 Rate = Annotated[float, Number]
-_STATE = "state.json"
 
 
 class LoraSettings(Strict):
@@ -215,7 +215,7 @@ def _fit(
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise UserError(f"{out}: must be free; choose another out")
     work = out.with_name(out.name + ".work")
-    state = _work_state(work, fingerprint)
+    state = work_state(work, fingerprint)
     try:
         with quiet():
             return _trained(config, data, train, held, out, work, base, fingerprint, state, on_event)
@@ -256,7 +256,7 @@ def _trained(
     if "before" not in state:
         state["before"] = examiner.scores(model) if held else {}
         if is_first():
-            save_json(work / _STATE, state)
+            save_json(work / STATE, state)
     peft_config = _peft_config(config, model)
     arguments = _arguments(config, work, limit, held=bool(held), trl=trl, torch=torch)
     trainer = trainer_class(trl)(
@@ -272,7 +272,7 @@ def _trained(
     trainer.examiner, trainer.patience, trainer.on_event = examiner, config.patience, on_event
     started = time.monotonic() - float(state.get("seconds", 0.0))
     trainer.clock = lambda: time.monotonic() - started
-    trainer.state_file, trainer.kept = work / _STATE, state
+    trainer.state_file, trainer.kept = work / STATE, state
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     curve = _curve(trainer.state.log_history)
     model = trainer.model
@@ -556,23 +556,6 @@ def _fingerprint(config: FitConfig, data: TaskData, names: Sequence[str], base: 
         "base": weights_digest(Path(base)) if Path(base).is_dir() else base,
     }
     return hashlib.sha256(canonical(told).encode()).hexdigest()
-
-
-def _work_state(work: Path, fingerprint: str) -> dict[str, Any]:
-    """What is kept beside the checkpoints. UserError when they are another configuration's."""
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{work}: can't be made: {error.strerror}; choose another out") from None
-    try:
-        state: dict[str, Any] = json.loads((work / _STATE).read_text())
-    except (OSError, ValueError):
-        state = {}
-    if state.get("fingerprint") == fingerprint:
-        return state
-    if newest_checkpoint(work) is None:
-        return {"fingerprint": fingerprint}
-    raise UserError(f"{work}: holds checkpoints of another configuration; remove it, or choose another out")
 
 
 def _curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:

@@ -11,10 +11,12 @@ a zero difference is 0, so that such a class adds nothing.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +34,15 @@ from agenttts.tasktune import p2c_losses as terms
 from agenttts.tasktune.adapters import CARD
 from agenttts.tasktune.classified import LabelledText, Pairs, class_weights
 from agenttts.tasktune.fit import LoraSettings
-from agenttts.tasktune.training import newest_checkpoint, precision, quiet, save_json, saving
+from agenttts.tasktune.training import (
+    STATE,
+    newest_checkpoint,
+    precision,
+    quiet,
+    save_json,
+    saving,
+    work_state,
+)
 from pipelines.parts import Strict
 
 Method = Literal[
@@ -296,6 +306,8 @@ def train_classifier(
     if settings.method == "multi-annotator":
         train = _heard(train)
     started = time.monotonic()
+    state = work_state(work, _fingerprint(base, labels, train, settings, pairs))
+    save_json(work / STATE, state)
     with quiet():
         transformers.set_seed(settings.seed)
         tokenizer, model = _loaded(base, labels, settings)
@@ -337,7 +349,7 @@ def train_classifier(
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.validation, trainer.tokenizer_used = validation, tokenizer
         trainer.on_event, trainer.settings = on_event, settings
-        checkpoint = newest_checkpoint(work) if work.is_dir() else None
+        checkpoint = newest_checkpoint(work)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     history = [entry for entry in trainer.state.log_history if "eval_macro_f1" in entry]
     if settings.freeze:
@@ -597,6 +609,18 @@ def _loaded(base: str, labels: Sequence[str], settings: P2CSettings) -> tuple[An
 
 def _inner(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _fingerprint(
+    base: str,
+    labels: Sequence[str],
+    train: Sequence[LabelledText],
+    settings: P2CSettings,
+    pairs: Pairs | None,
+) -> str:
+    known = sorted((pairs.known or {}).items()) if pairs is not None else None
+    told = [base, list(labels), [asdict(one) for one in train], settings.model_dump(mode="json"), known]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _heard(texts: Sequence[LabelledText]) -> list[LabelledText]:

@@ -16,6 +16,8 @@ from typing import Any
 from agenttts.errors import UserError
 from agenttts.tasktune.extras import library, no_progress_bars
 
+STATE = "state.json"
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
@@ -56,6 +58,23 @@ def newest_checkpoint(work: Path) -> Path | None:
             if is_first():
                 shutil.rmtree(folder, ignore_errors=True)
     return max(whole, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
+
+
+def work_state(work: Path, fingerprint: str) -> dict[str, Any]:
+    """What is kept beside the checkpoints. UserError when they are another configuration's."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{work}: can't be made: {error.strerror}; choose another out") from None
+    try:
+        state: dict[str, Any] = json.loads((work / STATE).read_text())
+    except (OSError, ValueError):
+        state = {}
+    if state.get("fingerprint") == fingerprint:
+        return state
+    if newest_checkpoint(work) is None:
+        return {"fingerprint": fingerprint}
+    raise UserError(f"{work}: holds checkpoints of another configuration; remove it, or choose another out")
 
 
 def save_json(file: Path, value: Any) -> None:

@@ -276,6 +276,9 @@ def test_an_interrupted_training_goes_on(backbone: Path, tmp_path: Path) -> None
     arguments = (str(backbone), ["no", "yes"], some, texts(40, 1), settings, tmp_path / "cut")
     with pytest.raises(KeyboardInterrupt):
         train_classifier(*arguments, pairs=Pairs(texts=some), on_event=stop)
+    other = (*arguments[:4], settings.model_copy(update={"seed": 1}), arguments[5])
+    with pytest.raises(UserError, match="cut: holds checkpoints of another configuration"):
+        train_classifier(*other, pairs=Pairs(texts=some))
     again = train_classifier(*arguments, pairs=Pairs(texts=some))
     assert again.card["validation_macro_f1"] == whole.card["validation_macro_f1"]
     a, b = (found.predict(["bright grey", "dull"]).probs for found in (whole, again))
