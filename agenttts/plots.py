@@ -245,6 +245,30 @@ def regret_against(moments: pd.DataFrame, against: str = "trials") -> go.Figure:
     return figure
 
 
+def reliability(bins: Sequence[tuple[float, float, int]]) -> go.Figure:
+    """Accuracy against confidence (bins: mean confidence, accuracy, texts); dots as large as their texts."""
+    import plotly.graph_objects as go
+
+    figure = _figure("accuracy", "confidence")
+    most = max(n for _, _, n in bins)
+    figure.add_trace(
+        go.Scatter(x=[0, 1], y=[0, 1], mode="lines", name="calibrated", line={"color": GREY, "dash": "dot"})
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=[sure for sure, _, _ in bins],
+            y=[right for _, right, _ in bins],
+            mode="lines+markers",
+            name="test texts",
+            line={"color": ACCENT, "width": 2},
+            marker={"size": [8 + 16 * (n / most) ** 0.5 for _, _, n in bins]},
+            text=[f"{n} texts" for _, _, n in bins],
+            hovertemplate="confidence %{x:.2f}, accuracy %{y:.2f}, %{text}<extra></extra>",
+        )
+    )
+    return figure
+
+
 def step_label(step: Marginal) -> str:
     """`answer: small×4 → small×8`."""
     before, after = step.before, step.after

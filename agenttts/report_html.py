@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +27,29 @@ def write_html(store: Store, path: Path | str, *, run_id: str | None = None) -> 
 
 def save_html(data: ReportData, path: Path | str) -> Path:
     """Write the report, replacing the file once it is whole. UserError when that is not possible."""
+    return _write(to_html(data), path)
+
+
+def save_figures(figures: Sequence[go.Figure], title: str, path: Path | str) -> Path:
+    """Write figures on a page of their own; as `save_html`."""
+    parts = [
+        figure.to_html(full_html=False, include_plotlyjs=i == 0, config=_CONFIG)
+        for i, figure in enumerate(figures)
+    ]
+    page = f'<!doctype html><meta charset="utf-8"><title>{escape(title)}</title>'
+    return _write(page + "".join(parts), path)
+
+
+def _write(page: str, path: Path | str) -> Path:
     path = Path(path).expanduser().resolve()
     part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(to_html(data), encoding="utf-8")
+        part.write_text(page, encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise UserError(f"{path}: the report can't be written there: {error.strerror or error}") from error
+        raise UserError(f"{path}: the page can't be written there: {error.strerror or error}") from error
     return path
 
 

@@ -42,7 +42,13 @@ from pipelines.specfile import load_spec
 from pipelines.tables import read_file
 
 
-def classifier(config: Config, json: Json = False) -> None:
+def classifier(
+    config: Config,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a plot of accuracy against confidence here.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Train a text classifier on labels, and on preferences too (P2C); interrupted, the same command goes on.
 
     Example: `agenttts tune classifier classifier.yaml`
@@ -55,6 +61,11 @@ def classifier(config: Config, json: Json = False) -> None:
             told(f"step {event['step']}: macro-F1 {event['score']:.3f} on the validation texts")
 
         found = fit_classifier(loaded, config.parent, on_event=on_event)
+    if html is not None:
+        from agenttts import plots
+        from agenttts.report_html import save_figures
+
+        save_figures([plots.reliability(found["reliability"])], f"{config.stem}: reliability", html)
     for name in found["classes_without_pairs"]:
         say(f"warning: no pair of the class {name} has a preference: learnt from its labels alone", "yellow")
     if found["test_texts_cut"]:

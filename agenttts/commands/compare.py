@@ -86,7 +86,11 @@ def compare(
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
     if html is not None:
-        _write_plots(found, html)
+        from agenttts import plots
+        from agenttts.report_html import save_figures
+
+        figures = [plots.regret_against(found.moments, against) for against in ("trials", "flops")]
+        save_figures(figures, "Proposers compared", html)
         say(f"plots are in {html}", "dim")
     if json:
         print_json(found.to_json_dict())
@@ -125,20 +129,6 @@ def _on_bank(
         known = BankOutcomes(spec, store, load_examples(spec, "search"))
         asyncio.run(known.add_all())
     return comparing.known_bank(spec, known.outcomes), jobs
-
-
-def _write_plots(found: Any, path: Path) -> None:
-    """One page that needs no network."""
-    from agenttts import plots
-
-    figures = [plots.regret_against(found.moments, against) for against in ("trials", "flops")]
-    parts = [
-        figure.to_html(full_html=False, include_plotlyjs=i == 0, config={"displayModeBar": False})
-        for i, figure in enumerate(figures)
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page = '<!doctype html><meta charset="utf-8"><title>Proposers compared</title>'
-    path.write_text(page + "".join(parts), encoding="utf-8")
 
 
 def _bar() -> Progress:

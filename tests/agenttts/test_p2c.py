@@ -421,9 +421,14 @@ def test_the_command(backbone: Path, tmp_path: Path) -> None:
         "settings": {"epochs": 6, "learning_rate": 3e-3, "max_tokens": 9},
     }
     (tmp_path / "c.yaml").write_text(json.dumps(config))
-    done = agenttts("tune", "classifier", tmp_path / "c.yaml", "--json")
+    plot = tmp_path / "plots" / "reliability.html"
+    done = agenttts("tune", "classifier", tmp_path / "c.yaml", "--html", plot, "--json")
     assert done.code == 0, done.err
     found = done.json
+    assert sum(n for _, _, n in found["reliability"]) == found["texts"]["test"]
+    page = plot.read_text()
+    assert "confidence" in page
+    assert str(found["reliability"][0][1]) in page
     assert found["accuracy"] > 0.8
     assert found["consistency"] > 0.6
     assert found["preference_accuracy"] > 0.6
