@@ -129,6 +129,15 @@ class BankOutcomes:
                     await self._read(k, number, m, stage.spec.max_samples)
                 number += 1
 
+    def unknown_options(self) -> list[tuple[str, str]]:
+        """Stages and their options of which nothing at all is known."""
+        return [
+            (stage.spec.name, option)
+            for stage in self._stages
+            for m, option in enumerate(stage.spec.options)
+            if stage.nodes and (stage.leads_to[: len(stage.nodes), m] == UNKNOWN).all()
+        ]
+
     async def _read(self, k: int, number: int, m: int, n: int) -> None:
         """Outcomes of the samples of one node and model up to n; as many as there are."""
         stage = self._stages[k]

@@ -63,7 +63,7 @@ async def _found(
     outcomes = [await runtime.run_example(allocation, example, with_score=False) for example in examples]
     found = []
     for position, stage in enumerate(runtime.spec.stages):
-        own = stage.aggregator
+        own = stage.aggregator_of(allocation[stage.name].model)
         if stage.metric is None or not isinstance(own, AggregatorSpec) or own.kind not in _VOTING:
             continue
         keys = {

@@ -20,7 +20,7 @@ from agenttts.trial import TrialResult, merit
 from datastore.keys import model_key
 from datastore.store import Store
 from pipelines.allocation import Allocation
-from pipelines.spec import ModelSpec, PipelineSpec
+from pipelines.spec import AggregatorSpec, ModelSpec, PipelineSpec, StageSpec
 
 
 def ranked(trials: Sequence[TrialResult]) -> list[TrialResult]:
@@ -180,16 +180,25 @@ def cost_of(
 
 
 def _read_again(store: Store, run_id: str, spec: PipelineSpec, models: Mapping[str, ModelSpec]) -> float:
-    """FLOPs of reading every prompt once more for each sample after the first; a refined one shares none."""
-    sharing = [stage.name for stage in spec.stages if rounds(stage, 2) == 1]
+    """FLOPs of reading every prompt once more for each sample after the first; a refined one shares none.
+
+    What a further model read (a fuser, a verifier) is in the tokens too: such results are left out.
+    """
+    sharing = [f"{s.name} {m}" for s in spec.stages if rounds(s, 2) == 1 for m in s.options if _alone(s, m)]
     rows = store.sql(
         "SELECT model_key, sum((n_samples - 1) * stage_results.prompt_tokens)::DOUBLE AS tokens "
         "FROM stage_results JOIN trials USING (trial_id) "
-        "WHERE run_id = ? AND list_contains(?, stage) GROUP BY model_key",
+        "WHERE run_id = ? AND list_contains(?, concat(stage, ' ', "
+        "json_extract_string(allocation, concat('$.', stage, '.model')))) GROUP BY model_key",
         [run_id, sharing],
     )
     told = zip(rows["model_key"], rows["tokens"], strict=True)
     return sum(2.0 * models[key].active_params * float(tokens) for key, tokens in told if key in models)
+
+
+def _alone(stage: StageSpec, option: str) -> bool:
+    own = stage.aggregator_of(option)
+    return not isinstance(own, AggregatorSpec) or own.model is None
 
 
 def _finalist(

@@ -45,7 +45,7 @@ class SearchSpace:
             )
 
     def units(self, allocation: Mapping[str, StageChoice]) -> float:
-        """Planned units of an allocation, whether in the budget or not; LLM fusion included."""
+        """Planned units of an allocation, in the budget or not; what fuses or verifies included."""
         return planned_units(self.spec, allocation)
 
     def stage_units(self, stage: str, choice: StageChoice) -> float:

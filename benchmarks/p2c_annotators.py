@@ -210,6 +210,10 @@ def main() -> None:
         if arguments.out.exists()
         else []
     )
+    if any(run["trained"] != arguments.train for run in done):
+        parser.error(f"{arguments.out} holds runs of another --train")
+    if arguments.train == "frozen" and OUTSIDE in (arguments.method or ()):
+        parser.error(f"{OUTSIDE} trains the whole encoder: --train whole")
     have = {(run["data"], run["method"], run["size"], run["seed"]) for run in done}
     base = backbone()
     wanted = [

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, order=True, slots=True)
 class StageChoice:
-    """Which model serves a stage, and how many samples it draws per prompt (1 or more)."""
+    """Which option serves a stage (a model, or `model@verifier`), and how many samples it draws a prompt."""
 
     model: str
     n_samples: int

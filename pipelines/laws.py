@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipelines.errors import SpecError
@@ -42,14 +42,15 @@ def broken_laws(
     problems = list(_names(stages))
     if not problems:
         problems += _graph(stages)
+    answering = {name for stage in stages for name in stage.models}
     for stage in stages:
         field = f"stages[{stage.name}]"
         problems += _prompt(field, stage, root)
         problems += _parser(field, stage, root)
         problems += _truncation(field, stage)
-        problems += _aggregator(field, stage, models)
+        problems += _aggregator(field, stage, models, answering)
         problems += _candidates(field, stage, models)
-        problems += _verifiers(field, stage, models)
+        problems += _verifiers(field, stage, models, answering)
         problems += _lengths(field, stage, models)
     problems += _models(models)
     problems += _pool(dataset)
@@ -222,7 +223,9 @@ def _parser(field: str, stage: StageSpec, root: Path) -> Iterator[SpecError]:
         yield SpecError(f"must be a JSON schema: {problem}", field=f"{field}.schema")
 
 
-def _aggregator(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
+def _aggregator(
+    field: str, stage: StageSpec, models: Mapping[str, ModelSpec], answering: Collection[str]
+) -> Iterator[SpecError]:
     aggregator, field = stage.aggregator, f"{field}.aggregator"
     if not isinstance(aggregator, AggregatorSpec):
         return
@@ -254,7 +257,7 @@ def _aggregator(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -
             field=f"{field}.model" if aggregator.model else field,
             remedy=None if aggregator.model else f"add model, the one that {task}",
         )
-    if aggregator.kind == "verifier" and aggregator.model in stage.models:
+    if aggregator.kind == "verifier" and aggregator.model in answering:
         yield SpecError(
             f"must be a classifier, got {aggregator.model!r}, which answers", field=f"{field}.model"
         )
@@ -262,18 +265,35 @@ def _aggregator(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -
         yield SpecError("fusion by plain completion needs prompt", field=field)
 
 
-def _verifiers(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
+def _verifiers(
+    field: str, stage: StageSpec, models: Mapping[str, ModelSpec], answering: Collection[str]
+) -> Iterator[SpecError]:
+    own = stage.aggregator if isinstance(stage.aggregator, AggregatorSpec) else None
     for index, name in enumerate(stage.verifiers):
-        if name not in models or name in stage.models or name in stage.verifiers[:index]:
-            law = f"must be one of {listed(models)}"
-            if name in models:
-                law = "must be a classifier, named once, that does not answer here"
-            yield SpecError(f"{law}, got {name!r}", field=f"{field}.verifiers[{index}]")
-    if stage.verifiers and isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.kind == "refine":
+        place = f"{field}.verifiers[{index}]"
+        if name not in models:
+            yield SpecError(f"must be one of {listed(models)}, got {name!r}", field=place)
+        elif name in answering:
+            yield SpecError(f"must be a classifier, got {name!r}, which answers", field=place)
+        elif name in stage.verifiers[:index] or (own is not None and own.model == name):
+            yield SpecError(f"must be named once, got {name!r} again", field=place)
+    if not stage.verifiers:
+        return
+    if own is not None and own.kind == "refine":
         yield SpecError(
             "a verifier picks among samples of one prompt, which refine does not draw",
             field=f"{field}.verifiers",
             remedy="leave them out, or aggregate another way",
+        )
+    if stage.max_samples == 1:
+        yield SpecError(
+            "a verifier has nothing to pick from where max_samples is 1", field=f"{field}.verifiers"
+        )
+    if len(set(stage.options)) < len(stage.models) * (1 + len(set(stage.verifiers))):
+        yield SpecError(
+            f"models with verifiers must be told apart, got {listed(stage.options)}",
+            field=f"{field}.verifiers",
+            remedy="rename a model that has @ in its name",
         )
 
 
@@ -298,7 +318,9 @@ def _lengths(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> I
             field=f"{field}.generated_tokens",
             remedy="raise sampling.max_tokens or expect less",
         )
-    for name in stage.models:
+    own = stage.aggregator if isinstance(stage.aggregator, AggregatorSpec) else None
+    fixed = (own.model,) if own is not None and own.kind == "verifier" and own.model is not None else ()
+    for name in (*stage.models, *stage.verifiers, *fixed):
         window = models[name].context_length if name in models else None
         if window is not None and stage.prompt_tokens + longest > window:
             yield SpecError(

@@ -197,9 +197,6 @@ class TruncateSpec(Strict):
     drop: Literal["end", "start", "middle"] = "end"
 
 
-JUDGED_BY = "@"
-
-
 class StageSpec(Strict):
     """One step of a pipeline. A PipelineSpec spells `inputs` out and reads a prompt file into `prompt`."""
 
@@ -241,18 +238,24 @@ class StageSpec(Strict):
     @property
     def options(self) -> tuple[str, ...]:
         """What an allocation may name here: each model, and each with each verifier, as `small@judge`."""
-        judged = (f"{model}{JUDGED_BY}{verifier}" for verifier in self.verifiers for model in self.models)
-        return (*self.models, *judged)
+        return (*self.models, *self._judged)
+
+    @property
+    def _judged(self) -> dict[str, tuple[str, str]]:
+        """Model and verifier of the options that have one."""
+        return {
+            f"{model}@{verifier}": (model, verifier) for verifier in self.verifiers for model in self.models
+        }
 
     def model_of(self, option: str) -> str:
-        """The model that draws the samples of an option."""
-        return option if option in self.models else option.rpartition(JUDGED_BY)[0]
+        """The model that draws the samples of an option. KeyError for none of the stage's."""
+        return option if option in self.models else self._judged[option][0]
 
     def aggregator_of(self, option: str) -> Aggregator:
-        """How an option's samples become one output: the stage's aggregator, or the option's verifier."""
+        """How samples become an output: the stage's aggregator, or the option's verifier. As `model_of`."""
         if option in self.models:
             return self.aggregator
-        return AggregatorSpec(kind="verifier", model=option.rpartition(JUDGED_BY)[2])
+        return AggregatorSpec(kind="verifier", model=self._judged[option][1])
 
     @property
     def template_file(self) -> str | None:

@@ -1,8 +1,9 @@
 """Recording a full bank: every sample that any allocation of a pipeline can need, on a set of examples.
 
 With a full bank any allocation's true score is known without a call, so a search can be replayed and judged.
-Stage by stage, each model draws the stage's largest n for every input that can reach it; the outputs of
-n = 1, 2, … of every model, without doubles, are the inputs of the stages after. What becomes of the samples
+Stage by stage, each model draws the stage's largest n for every input that can reach it, and each verifier
+reads them; the outputs of n = 1, 2, … of every option, without doubles, are the inputs of the stages after.
+What becomes of the samples
 is the store's affair; a recording that was interrupted goes on with what the store has.
 """
 
@@ -44,7 +45,7 @@ async def record_full_bank(
 async def _record_example(runtime: Runtime, example: Example, count: Callable[[str], None]) -> None:
     reachable: list[Outputs] = [{}]
     for stage in runtime.spec.stages:
-        cells = [(model, outputs) for outputs in reachable for model in stage.models]
+        cells = [(model, outputs) for outputs in reachable for model in stage.options]
         drawn = await asyncio.gather(
             *(_record_cell(runtime, stage, model, example, outputs, count) for model, outputs in cells)
         )

@@ -176,11 +176,15 @@ class Runtime:
         """
         aggregator = stage.aggregator_of(choice.model)
         if isinstance(aggregator, AggregatorSpec) and aggregator.kind == "verifier":
-            counts = range(first, choice.n_samples + 1)
-            return [
-                await self.stage_outcome(stage, StageChoice(choice.model, n), example, outputs)
-                for n in counts
-            ]
+            judged = []
+            for n in range(first, choice.n_samples + 1):
+                try:
+                    own = StageChoice(choice.model, n)
+                    judged.append(await self.stage_outcome(stage, own, example, outputs))
+                except ReplayMiss as miss:
+                    miss.available = n - 1
+                    raise
+            return judged
         if not isinstance(aggregator, AggregatorSpec) or not _built_in(aggregator):
             return [await self.stage_outcome(stage, choice, example, outputs)]
         ledger = _Ledger(self.spec)
@@ -266,9 +270,12 @@ class Runtime:
         assert aggregator.model is not None
         texts = list(dict.fromkeys(c.text for c in candidates if c.value is not None))
         asked = [{"classify": prompts.verified_text(content, text)} for text in texts]
-        read = await asyncio.gather(
-            *(self._samples(stage, aggregator.model, one, 1, ledger, VERIFYING) for one in asked)
-        )
+        try:
+            read = await asyncio.gather(
+                *(self._samples(stage, aggregator.model, one, 1, ledger, VERIFYING) for one in asked)
+            )
+        except ContextOverflow as error:
+            raise AggregationFailed(f"a sample is too long for its verifier: {error}") from error
         scores = {
             text: float(json.loads(found.samples[0].text)[-1])
             for text, found in zip(texts, read, strict=True)

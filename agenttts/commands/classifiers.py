@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,11 +61,6 @@ def classifier(
             told(f"step {event['step']}: macro-F1 {event['score']:.3f} on the validation texts")
 
         found = fit_classifier(loaded, config.parent, on_event=on_event)
-    if html is not None:
-        from agenttts import plots
-        from agenttts.report_html import save_figures
-
-        save_figures([plots.reliability(found["reliability"])], f"{config.stem}: reliability", html)
     for name in found["classes_without_pairs"]:
         say(f"warning: no pair of the class {name} has a preference: learnt from its labels alone", "yellow")
     if found["test_texts_cut"]:
@@ -74,7 +69,16 @@ def classifier(
         )
     if json:
         print_json(found)
-        return
+    else:
+        _print_figures(found)
+    if html is not None:
+        from agenttts import plots
+        from agenttts.report_html import save_figures
+
+        save_figures([plots.reliability(found["reliability"])], f"{config.stem}: reliability", html)
+
+
+def _print_figures(found: Mapping[str, Any]) -> None:
     table = Table("figure", "test texts")
     low, high = found["accuracy_ci"]
     table.add_row("accuracy", f"{found['accuracy']:.3f} [{low:.3f}, {high:.3f}]")

@@ -128,6 +128,11 @@ def _on_bank(
             store.attach_bank(file)
         known = BankOutcomes(spec, store, load_examples(spec, "search"))
         asyncio.run(known.add_all())
+    for stage, option in known.unknown_options():
+        raise UserError(
+            f"{path}: stages[{stage}]: the bank has nothing of {option}; record it, or compare a copy of the "
+            "pipeline without it"
+        )
     return comparing.known_bank(spec, known.outcomes), jobs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import typer
 from agenttts.commands.common import DEFAULT_DB, Db, Json, Spec, print_json, say, talk
 from agenttts.commands.run import best_allocation
 from agenttts.errors import UserError
+from agenttts.space import SearchSpace
 from pipelines.servecommand import Device, ServeCommand, commands, require_vllm
 from pipelines.serving import ServerGroup
 from pipelines.spec import AggregatorSpec, PipelineSpec
@@ -94,6 +96,9 @@ def _told(command: ServeCommand) -> dict[str, object]:
 def _needed(spec: PipelineSpec, db: Path, run: str) -> list[str]:
     """The models of the run's best allocation, and those that fuse or judge its samples."""
     allocation = best_allocation(db, run)
+    problem = SearchSpace(spec, math.inf).problem(allocation)
+    if problem is not None:
+        raise UserError(f"{db}: the run's best is not one of this pipeline: {problem}")
     models = []
     for stage in spec.stages:
         option = allocation[stage.name].model

@@ -110,7 +110,7 @@ def _model_lesson(
     smaller = min((old, new), key=lambda c: view.space.active_params(stage, c.model))
     return (
         f"At {stage}, {_choice(new)} and {_choice(old)} are not told apart: {figures}; "
-        f"the smaller model, {smaller.model}, is as good within noise."
+        f"the smaller, {smaller.model}, is as good within noise."
     )
 
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from agenttts.errors import UserError
 from agenttts.tasktune import p2c_losses as terms
-from agenttts.tasktune.adapters import CARD
+from agenttts.tasktune.adapters import CARD, weights_digest
 from agenttts.tasktune.classified import LabelledText, Pairs, class_weights
 from agenttts.tasktune.fit import LoraSettings
 from agenttts.tasktune.training import (
@@ -305,9 +305,12 @@ def train_classifier(
     _require(settings, train, validation, labels, pairs)
     if settings.method == "multi-annotator":
         train = _heard(train)
+        _require(settings, train, validation, labels, pairs)
     started = time.monotonic()
-    state = work_state(work, _fingerprint(base, labels, train, settings, pairs))
-    save_json(work / STATE, state)
+    work = work.resolve()
+    state = work_state(work, _fingerprint(base, labels, train, validation, settings, pairs))
+    with saving(work):
+        save_json(work / STATE, state)
     with quiet():
         transformers.set_seed(settings.seed)
         tokenizer, model = _loaded(base, labels, settings)
@@ -615,12 +618,20 @@ def _fingerprint(
     base: str,
     labels: Sequence[str],
     train: Sequence[LabelledText],
+    validation: Sequence[LabelledText],
     settings: P2CSettings,
     pairs: Pairs | None,
 ) -> str:
-    known = sorted((pairs.known or {}).items()) if pairs is not None else None
-    told = [base, list(labels), [asdict(one) for one in train], settings.model_dump(mode="json"), known]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    """Of all that decides a training."""
+    known = None if pairs is None or pairs.known is None else sorted(pairs.known.items())
+    told = {
+        "base": weights_digest(Path(base)) if Path(base).is_dir() else base,
+        "labels": list(labels),
+        "texts": [[asdict(one) for one in texts] for texts in (train, validation)],
+        "settings": settings.model_dump(mode="json"),
+        "pairs": None if pairs is None else [known, pairs.tie, pairs.about],
+    }
+    return hashlib.sha256(json.dumps(told, default=float).encode()).hexdigest()
 
 
 def _heard(texts: Sequence[LabelledText]) -> list[LabelledText]:

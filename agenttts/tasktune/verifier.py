@@ -2,8 +2,8 @@
 
 Trained on a search's own samples, search split only: each is right or wrong by the stage's metric or the
 pipeline's score, and of a right and a wrong one of the same prompt the right one is preferred (P2C with
-preferences about the class `right`). It is exported as a plain classifier; served by vLLM it is the model of
-an aggregator of kind `verifier`.
+preferences about the class `right`). It is exported as a plain classifier; served by vLLM it is one of a
+stage's `verifiers`, or the model of an aggregator of kind `verifier`.
 """
 
 from __future__ import annotations

@@ -61,6 +61,10 @@ def test_the_search_finds_that_picking_beats_voting(
     assert {trial["allocation"]["answer"]["model"] for trial in done.json["trials"]} >= {"small", "large"}
     assert server.classified
     assert agenttts("search", file, "--trials", 10, "--db", db, "--resume", "--json").json == done.json
+    asked = len(server.classified)
+    replayed = agenttts("search", file, "--trials", 10, "--db", db, "--replay", "--json").json
+    assert [t["score"] for t in replayed["trials"]] == [t["score"] for t in done.json["trials"]]
+    assert replayed["cost"]["calls"] == 0 and len(server.classified) == asked
     with Store.read(db) as store:
         served = {row.name for row in store.models()}
         assert served == {"small", "large", "judge"}, "a choice is no model of its own"
@@ -119,11 +123,79 @@ def test_an_allocation_by_hand_names_the_verifier(
     chosen = Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("large@judge", 4)})
     named = tmp_path / "allocation.json"
     named.write_text(chosen.to_json())
-    ran = agenttts("run", file, "--allocation", named, stdin=inputs)
+    ran = agenttts("run", file, "--allocation", named, "--db", tmp_path / "r.duckdb", stdin=inputs)
     assert ran.code == 0, ran.err
     assert '"green"' in ran.out
     wrong = Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("large@jury", 4)})
     named.write_text(wrong.to_json())
-    refused = agenttts("run", file, "--allocation", named, stdin=inputs)
+    refused = agenttts("run", file, "--allocation", named, "--db", tmp_path / "r.duckdb", stdin=inputs)
     assert refused.code == 2
     assert "small, large, small@judge, large@judge" in refused.err
+
+
+def test_a_text_too_long_for_the_verifier_is_a_missing_value(
+    pipeline: tuple[Path, ScriptedServer], tmp_path: Path
+) -> None:
+    """A server that refuses it stops no search; the example says why it has no score."""
+    file, server = pipeline
+    server.models["judge"], server.refuses = 3, frozenset({"truncate_prompt_tokens"})
+    chosen = tmp_path / "allocation.json"
+    allocation = Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("small@judge", 2)})
+    chosen.write_text(allocation.to_json())
+    ran = agenttts(
+        "run", file, "--allocation", chosen, "--db", tmp_path / "r.duckdb", stdin='{"question": "search-1"}\n'
+    )
+    assert ran.code == 1
+    assert "too long for its verifier" in ran.out
+    assert "Traceback" not in ran.err
+
+
+def test_names_are_told_apart(pipeline: tuple[Path, ScriptedServer]) -> None:
+    """A verifier with @ in its name is one; a model that is named as a choice is refused."""
+    file, _ = pipeline
+    text = file.read_text()
+    file.write_text(text.replace("judge", "judge@v2"))
+    spec = load_spec(file)
+    stage = spec.stage("answer")
+    assert stage.options == ("small", "large", "small@judge@v2", "large@judge@v2")
+    assert stage.model_of("small@judge@v2") == "small"
+    assert SearchSpace(spec, 60.0).size == len(list(SearchSpace(spec, 60.0).enumerate()))
+    for wrong, law in (
+        (text.replace("large", "small@judge"), "must be told apart"),
+        (text.replace("verifiers: [judge]", "verifiers: [judge, judge]"), "must be named once"),
+        (text.replace("max_samples: 8", "max_samples: 1"), "nothing to pick from"),
+    ):
+        file.write_text(wrong)
+        done = agenttts("check", file)
+        assert done.code == 2
+        assert law in done.err, done.err
+
+
+def test_a_run_of_another_pipeline_is_not_served(
+    pipeline: tuple[Path, ScriptedServer], tmp_path: Path
+) -> None:
+    """Its best allocation names a choice that the file no longer has."""
+    file, _ = pipeline
+    db = tmp_path / "run.duckdb"
+    done = agenttts("search", file, "--trials", 6, "--db", db, "--json")
+    assert "@judge" in done.json["best"]["allocation"]["answer"]["model"]
+    file.write_text(file.read_text().replace("    verifiers: [judge]\n", ""))
+    served = agenttts("serve", file, "--run", "latest", "--db", db, "--dry-run")
+    assert served.code == 2
+    assert "may use small, large; got" in served.err
+
+
+def test_a_bank_without_the_verifier_is_refused_for_comparing(
+    pipeline: tuple[Path, ScriptedServer], tmp_path: Path
+) -> None:
+    """One line that names the choice, before any trial is wasted on it."""
+    file, _ = pipeline
+    text = file.read_text()
+    file.write_text(text.replace("    verifiers: [judge]\n", ""))
+    db, bank = tmp_path / "run.duckdb", tmp_path / "bank.parquet"
+    assert agenttts("search", file, "--trials", 4, "--db", db, "--json").code == 0
+    assert agenttts("bank", "export", db, bank).code == 0
+    file.write_text(text)
+    done = agenttts("compare", file, "--bank", bank, "--proposers", "random", "--seeds", 1, "--trials", 2)
+    assert done.code == 2
+    assert "the bank has nothing of" in done.err and "@judge" in done.err

@@ -48,7 +48,8 @@ async def run(server: ScriptedServer, store: Store) -> AsyncIterator[Callable[..
         await clients.aclose()
 
 
-VERIFIED = {"aggregator": {"kind": "verifier", "model": "large"}, "models": ["small"]}
+SMALL = {"models": ["small"]}
+VERIFIED = {**SMALL, "aggregator": {"kind": "verifier", "model": "large"}}
 
 
 def spec_of(server: ScriptedServer, **changes: Any) -> PipelineSpec:
@@ -164,7 +165,7 @@ async def test_a_verifier_reads_every_sample_once_and_is_paid_for(
     server.answer = lambda request, index: words[index % 4]
     liked = {"red": 0.2, "blue": 0.7, "green": 0.6}
     server.classify = lambda request: [1 - (p := liked[request.text.split()[-1]]), p]
-    spec = spec_of(server, stages=(VERIFIED, {}))
+    spec = spec_of(server, stages=(VERIFIED, SMALL))
     plain = await run(spec_of(server), 4)
     found = await run(spec, 4)
     asked = found.stages[0]
@@ -186,7 +187,7 @@ async def test_prefixes_with_a_verifier(server: ScriptedServer, store: Store) ->
     words = ["red", "blue", "green"]
     server.answer = lambda request, index: words[index % 3]
     server.classify = lambda request: [0.5, 0.1 * len(request.text.split()[-1])]
-    spec = spec_of(server, stages=(VERIFIED, {}))
+    spec = spec_of(server, stages=(VERIFIED, SMALL))
     clients = ModelClients(spec, rng=random.Random(0))
     runtime = Runtime(spec, store, clients, run_id=None)
     found = await runtime.prefixes(spec.stages[0], StageChoice("small", 3), EXAMPLE, {})
@@ -203,7 +204,7 @@ async def test_a_verifier_that_answers_nonsense_is_a_missing_value(
     """Not a score of 0."""
     server.answer = lambda request, index: "red"
     server.classify = lambda request: said
-    outcome = await run(spec_of(server, stages=(VERIFIED, {})), 2)
+    outcome = await run(spec_of(server, stages=(VERIFIED, SMALL)), 2)
     assert outcome.status == "error"
     assert outcome.score is None
 

@@ -205,9 +205,13 @@ class ScriptedServer:
         if path == "/classify" and self.classify is not None:
             request = Request(path, body, headers)
             self.classified.append(request)
+            context, n_prompt = self.models[request.model], len(request.text.split())
+            if n_prompt > context and "truncate_prompt_tokens" in self.refuses:
+                text = f"This model's maximum context length is {context} tokens, you requested {n_prompt}."
+                return await _send(writer, 400, _error(text, "BadRequestError", 400))
             probs = self.classify(request)
             found = {"index": 0, "label": "right", "probs": list(probs), "num_classes": len(probs)}
-            usage = {"prompt_tokens": len(request.text.split())}
+            usage = {"prompt_tokens": n_prompt}
             return await _send(writer, 200, {"id": "classify-1", "data": [found], "usage": usage})
         if path not in ("/v1/chat/completions", "/v1/completions"):
             return await _send(writer, 404, _error("Not Found", "NotFoundError", 404))
