@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import get_args
 
-import httpx
+import httpx2
 import jinja2
 
 import pipelines
@@ -89,9 +89,9 @@ def guessed_label(fields: Sequence[str]) -> str | None:
 def asked(model: StarterModel) -> StarterModel:
     """The model with the name and context length that its server gives; as it is where none answers."""
     try:
-        answer = httpx.get(f"{model.base_url.rstrip('/')}/models", timeout=2.0)
+        answer = httpx2.get(f"{model.base_url.rstrip('/')}/models", timeout=2.0)
         served = {str(entry["id"]): entry.get("max_model_len") for entry in answer.json()["data"]}
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+    except (httpx2.HTTPError, ValueError, KeyError, TypeError):
         return model
     name = model.name if model.name in served or len(served) != 1 else next(iter(served))
     length = served.get(name)

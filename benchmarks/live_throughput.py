@@ -1,9 +1,10 @@
 """A live search against a bare load generator: `python benchmarks/live_throughput.py --examples 100`.
 
 Starts the zoo's three models with vLLM and, by rounds, runs a search of 20 trials with an empty bank, then
-sends the very same requests again from a bare generator: httpx, as many connections, no store, no parsing, no
-limiter. The generator keeps what a pipeline imposes on anybody: one trial after another, and for each example
-the answer request after its retrieve request. Compared are samples per second while trials are evaluated.
+sends the very same requests again from a bare generator: httpx2, as many connections, no store, no parsing,
+no limiter. The generator keeps what a pipeline imposes on anybody: one trial after another, and for each
+example the answer request after its retrieve request. Compared are samples per second while trials are
+evaluated.
 
 Measured 2026-11-24, two cores that servers and clients share, vLLM 0.32 CPU, `--examples 100 --rounds 3`:
 search 703, 798, 876 samples/s; bare 622, 717, 726; ratios 1.13, 1.11, 1.21. With the cores shared, the bare
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from agenttts import search
 from datastore import Store
@@ -99,10 +100,10 @@ def searched(spec: PipelineSpec, db: Path, seed: int) -> tuple[float, int, Recor
 
 async def bare(chains: Chains) -> tuple[float, int]:
     """Seconds and samples of the same requests."""
-    limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)  # servers close idle ones after 5 s
+    limits = httpx2.Limits(max_connections=None, keepalive_expiry=2.0)  # servers close idle ones after 5 s
     slots: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(IN_FLIGHT))
     samples = 0
-    async with httpx.AsyncClient(limits=limits, timeout=300, trust_env=False) as client:
+    async with httpx2.AsyncClient(limits=limits, timeout=300, trust_env=False) as client:
 
         async def chain(requests: list[tuple[str, dict[str, Any]]]) -> int:
             drawn = 0

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pipelines.errors import MissingDependency, SpecError
+from pipelines.extras import install_command
 from pipelines.spec import ModelSpec, PipelineSpec
 
 Device = Literal["auto", "cpu", "gpu"]
@@ -88,7 +89,7 @@ def require_vllm() -> None:
     """MissingDependency when vLLM is not installed."""
     if importlib.util.find_spec("vllm") is None:
         raise MissingDependency(
-            "serving needs vLLM, which is not installed; run: pip install 'agenttts[serve]'"
+            f"serving needs vLLM, which is not installed; run: {install_command('serve')}"
         )
 
 

@@ -7,7 +7,6 @@ import csv
 import datetime
 import decimal
 import gzip
-import importlib
 import io
 import json
 import math
@@ -19,7 +18,8 @@ from typing import Any, overload
 
 import duckdb
 
-from pipelines.errors import DatasetError, MissingDependency
+from pipelines.errors import DatasetError
+from pipelines.extras import library
 from pipelines.jsonvalues import plain
 
 
@@ -57,12 +57,7 @@ def read_hub(name: str, config: str | None, split: str) -> Sequence[Row]:
 
     MissingDependency without the library, DatasetError when it fails.
     """
-    try:
-        datasets = importlib.import_module("datasets")
-    except ImportError:
-        raise MissingDependency(
-            f"dataset {name!r} needs the datasets library: pip install 'agenttts[datasets]'"
-        ) from None
+    datasets = library("datasets", f"dataset {name!r}", extra="datasets")
     try:
         rows: Sequence[Any] = datasets.load_dataset(name, config, split=split)
     except Exception as error:

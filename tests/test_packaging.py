@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import venv
@@ -10,6 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.agenttts.small_specs import write_pipeline
+from tests.servers import ScriptedServer
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,22 +39,52 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> Non
     assert any(name.startswith("pipelines/zoo/bank/") and name.endswith(".parquet") for name in names)
 
 
-def test_the_wheel_runs_the_demo_without_its_sources(wheel: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def core(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the commands of a fresh environment that has the wheel and what it declares, no more."""
+    folder = tmp_path_factory.mktemp("core")
+    venv.create(folder / "env", with_pip=True)
+    install = [folder / "env/bin/python", "-m", "pip", "install", "--quiet", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True, cwd=folder)
+    return folder / "env/bin"
+
+
+def run(folder: Path, *command: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, input=stdin)
+    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    return done
+
+
+def test_the_wheel_runs_the_demo_without_its_sources(core: Path, tmp_path: Path) -> None:
     """Installed alone, without torch, the demo searches on the shipped bank from any folder."""
-    venv.create(tmp_path / "env", with_pip=True)
-    python = tmp_path / "env/bin/python"
-    subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", str(wheel)], check=True, capture_output=True, cwd=tmp_path
-    )
-    listed = subprocess.run(
-        [python, "-m", "pip", "list", "--format=json"], check=True, capture_output=True, cwd=tmp_path
-    )
+    listed = run(tmp_path, core / "python", "-m", "pip", "list", "--format=json")
     assert "torch" not in {package["name"] for package in json.loads(listed.stdout)}
-    demo = subprocess.run(
-        [tmp_path / "env/bin/agenttts", "demo", "--json"], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert demo.returncode == 0, demo.stderr
-    result = json.loads(demo.stdout)
+    result = json.loads(run(tmp_path, core / "agenttts", "demo", "--json").stdout)
     assert result["cost"]["calls"] == 0
     assert result["best"]["test_score"] > 0
     assert result["trials"]
+
+
+def test_the_core_install_works_against_a_server(core: Path, server: ScriptedServer, tmp_path: Path) -> None:
+    """check, search, report and run need nothing but what the wheel declares."""
+    write_pipeline(tmp_path, server.base_url)
+    command = core / "agenttts"
+    run(tmp_path, command, "check", "pipeline.yaml")
+    search = ("search", "pipeline.yaml", "--trials", "3", "--db", "run.duckdb", "--json")
+    result = json.loads(run(tmp_path, command, *search).stdout)
+    assert len(result["trials"]) == 3 and result["cost"]["calls"] > 0
+    assert result["cost"]["samples_drawn"] == sum(server.samples.values())
+    run(tmp_path, command, "report", "run.duckdb", "--html", "report.html")
+    assert "<html" in (tmp_path / "report.html").read_text()[:200]
+    question = json.dumps({"question": "a new one"})
+    answer = run(
+        tmp_path, command, "run", "pipeline.yaml", "--db", "run.duckdb", "--run", "latest", stdin=question
+    )
+    assert json.loads(answer.stdout)["status"] == "ok"
+
+
+def test_a_missing_library_is_named_with_the_command_that_installs_it(core: Path, tmp_path: Path) -> None:
+    """The command names where the distribution came from, so that it works without a package index."""
+    code = "from pipelines.extras import library; library('trl')"
+    done = subprocess.run([core / "python", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert re.search(r"pip install 'agenttts\[tune\] @ file://\S+\.whl'", done.stderr), done.stderr

@@ -7,7 +7,6 @@ is rebuilt from the view at every step, so that a resumed search asks what an un
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import logging
 import warnings
@@ -24,6 +23,7 @@ from agenttts.proposers.base import SearchView, Suggestion, Turn
 from agenttts.proposers.insights import InsightsProposer
 from agenttts.space import SearchSpace
 from pipelines.allocation import Allocation, StageChoice
+from pipelines.extras import library
 
 SAMPLERS = {
     "random": "RandomSampler",
@@ -53,12 +53,7 @@ def sampler_class(name: str) -> type[BaseSampler]:
             f"a sampler is one of {', '.join(SAMPLERS)} or a class of optuna.samplers, got {name!r}"
         )
     if wanted == "GPSampler":
-        try:
-            importlib.import_module("torch")
-        except ImportError:
-            raise UserError(
-                "the proposer gp needs PyTorch; install it with: pip install 'agenttts[tune]'"
-            ) from None
+        library("torch", "the proposer gp")
     return found
 
 

@@ -18,7 +18,6 @@ from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings
 from agenttts.tasktune.chat import JsonChat, require_llm
 from agenttts.tasktune.cleaning import Cleaned, clean, schema_problem
-from agenttts.tasktune.extras import library
 from agenttts.tasktune.judging import judge_rows
 from agenttts.tasktune.rows import Dropped, Gathered, TaskRow
 from agenttts.tasktune.sources import documents, table_rows, written_rows
@@ -27,6 +26,7 @@ from agenttts.tasktune.taskdata import TaskData, write_dataset
 from agenttts.tasktune.traces import example_inputs, stage_task, trace_rows
 from datastore.store import Store
 from pipelines.dataset import load_examples
+from pipelines.extras import library
 from pipelines.parts import Strict
 from pipelines.specfile import restore_spec
 from pipelines.tables import Row, read_file, read_hub
@@ -240,7 +240,7 @@ def _counter(config: DataConfig, root: Path) -> Callable[[str], int] | None:
 
 def token_counter(name: str, root: Path) -> Callable[[str], int]:
     """Tokens of a text by a base model's tokenizer. MissingDependency without transformers."""
-    transformers = library("transformers", "counting tokens needs transformers: pip install 'agenttts[tune]'")
+    transformers = library("transformers", "counting tokens")
     local = root / name
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(local) if local.is_dir() else name)

@@ -13,9 +13,9 @@ from agenttts.errors import UserError
 from agenttts.stats import mean_interval
 from agenttts.tasktune import classifier_metrics as metrics
 from agenttts.tasktune.classified import LabelledText, Pairs, read_texts, split_texts
-from agenttts.tasktune.extras import library
 from agenttts.tasktune.preferring import known_pairs
 from datastore.store import Store
+from pipelines.extras import library
 from pipelines.parts import Strict
 from pipelines.tables import read_file
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agenttts.errors import UserError
-from agenttts.tasktune.extras import library
 from agenttts.tasktune.rows import Dropped, PreferencePair, TaskRow
 from agenttts.tasktune.subtask import SubTask
 from pipelines import metrics
 from pipelines.errors import CustomCodeFailed, DatasetError
 from pipelines.examples import Example
+from pipelines.extras import library
 from pipelines.jsonvalues import canonical
 from pipelines.parsers import Parsed, parse
 
@@ -28,7 +28,7 @@ CountTokens = Callable[[str], int]
 _SHINGLE = 5  # characters, so that texts without spaces have them too
 _PERMUTATIONS = 128
 _SEED = 1
-_WITHOUT_DATASKETCH = "finding near duplicates needs datasketch: pip install 'agenttts[tune]'"
+_NEAR_DUPLICATES = "finding near duplicates"
 _LETTERS = 40  # a shorter text does not tell its language
 _SURE = 0.95
 _COMMON = (
@@ -154,13 +154,13 @@ def personal_data(row: TaskRow) -> tuple[str, ...]:
 
 def near_index(near: float) -> Any:
     """An empty MinHash index. MissingDependency without datasketch."""
-    return library("datasketch", _WITHOUT_DATASKETCH).MinHashLSH(threshold=near, num_perm=_PERMUTATIONS)
+    return library("datasketch", _NEAR_DUPLICATES).MinHashLSH(threshold=near, num_perm=_PERMUTATIONS)
 
 
 def sketch(text: str) -> Any:
     """The MinHash of a text's character 5-grams."""
     shingles = {text[i : i + _SHINGLE].encode() for i in range(max(1, len(text) - _SHINGLE + 1))}
-    made = library("datasketch", _WITHOUT_DATASKETCH).MinHash(num_perm=_PERMUTATIONS, seed=_SEED)
+    made = library("datasketch", _NEAR_DUPLICATES).MinHash(num_perm=_PERMUTATIONS, seed=_SEED)
     made.update_batch(sorted(shingles))
     return made
 
@@ -312,7 +312,7 @@ def _script(text: str) -> str:
 
 
 def _identifier() -> Callable[[str, Sequence[str]], tuple[str, float]]:
-    langid = library("py3langid.langid", "checking languages needs py3langid: pip install 'agenttts[tune]'")
+    langid = library("py3langid.langid", "checking languages")
     identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
 
     def identify(text: str, wanted: Sequence[str]) -> tuple[str, float]:

@@ -1,23 +1,10 @@
-"""Libraries of the extra `tune`: imported when they are needed, as the core works without them."""
+"""Settings of optional libraries that more than one trainer needs."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-
-from pipelines.errors import MissingDependency
-
-
-def library(
-    name: str, remedy: str = "tuning needs more libraries: pip install 'agenttts[tune]' ({error})"
-) -> Any:
-    """The module. MissingDependency with the remedy, `{error}` in it replaced by what went wrong."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDependency(remedy.format(error=error)) from None
 
 
 @contextmanager

@@ -30,7 +30,6 @@ from agenttts.tasktune.adapters import (
     weights_digest,
 )
 from agenttts.tasktune.cleaning import evenly
-from agenttts.tasktune.extras import library
 from agenttts.tasktune.rows import Message, TaskRow
 from agenttts.tasktune.scoring import mean_by_task
 from agenttts.tasktune.subtask import SubTask
@@ -46,6 +45,7 @@ from agenttts.tasktune.training import (
     saving,
     work_state,
 )
+from pipelines.extras import library
 from pipelines.jsonvalues import canonical
 from pipelines.parts import Number, Strict
 
@@ -461,7 +461,7 @@ def _model(config: FitConfig, base: str, transformers: Any, torch: Any) -> Any:
     if config.lora.quantize:
         if not gpu:
             raise UserError("lora.quantize needs a GPU, there is none; leave it out")
-        library("bitsandbytes", "QLoRA needs bitsandbytes: pip install bitsandbytes ({error})")
+        library("bitsandbytes", "lora.quantize", extra=None)
         more["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )

@@ -22,10 +22,10 @@ from agenttts.tasktune.adapters import (
     require_base,
     require_servable,
 )
-from agenttts.tasktune.extras import library
 from agenttts.tasktune.fit import encode_answer, encode_chat
 from agenttts.tasktune.rows import TaskRow
 from agenttts.tasktune.training import quiet
+from pipelines.extras import library
 
 Method = Literal["sum", "ties", "dare"]
 WEIGHTS = "adapter_model.safetensors"

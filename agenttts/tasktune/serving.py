@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from agenttts.errors import UserError
 from pipelines.servecommand import commands, require_vllm
@@ -47,7 +47,7 @@ def is_up(base_url: str) -> bool:
     """Whether a server answers at the address, be it that it wants a key."""
     try:
         return _get(f"{base_url.rstrip('/')}/models").status_code < 500
-    except httpx.HTTPError:
+    except httpx2.HTTPError:
         return False
 
 
@@ -59,8 +59,8 @@ def load_adapter(base_url: str, name: str, path: Path) -> None:
         known = _get(f"{base_url}/models")
         if known.status_code == 200 and name in {entry.get("id") for entry in known.json().get("data", [])}:
             body["load_inplace"] = True
-        answer = httpx.post(f"{base_url}/load_lora_adapter", json=body, timeout=_CLIENT_S, trust_env=False)
-    except (httpx.HTTPError, ValueError) as error:
+        answer = httpx2.post(f"{base_url}/load_lora_adapter", json=body, timeout=_CLIENT_S, trust_env=False)
+    except (httpx2.HTTPError, ValueError) as error:
         raise UserError(f"{base_url}: the adapter {name} can't be loaded: {error}") from None
     if answer.status_code != 200:
         raise UserError(
@@ -88,18 +88,18 @@ def ask_each(spec: PipelineSpec, models: Sequence[str], environ: Mapping[str, st
             url = f"{root.removesuffix('/v1')}/classify"
             body = {"model": spec.served_name(name), "input": ["Hello"]}
         try:
-            answer = httpx.post(url, json=body, headers=headers, timeout=_CLIENT_S, trust_env=False)
-        except httpx.HTTPError as error:
+            answer = httpx2.post(url, json=body, headers=headers, timeout=_CLIENT_S, trust_env=False)
+        except httpx2.HTTPError as error:
             raise UserError(f"{model.base_url}: {name} does not answer: {error}") from None
         if answer.status_code != 200:
             raise UserError(f"{model.base_url}: {name} gives no completion: {_reason(answer)}")
 
 
-def _get(url: str) -> httpx.Response:
-    return httpx.get(url, timeout=5.0, trust_env=False)
+def _get(url: str) -> httpx2.Response:
+    return httpx2.get(url, timeout=5.0, trust_env=False)
 
 
-def _reason(answer: httpx.Response) -> str:
+def _reason(answer: httpx2.Response) -> str:
     try:
         found: Any = answer.json()
         error = found.get("error", found) if isinstance(found, dict) else found

@@ -17,13 +17,14 @@ from typing import Any
 
 from agenttts.errors import UserError
 from agenttts.tasktune.cleaning import Cleaned, clean_pairs, drop_counts, split_groups
-from agenttts.tasktune.extras import library, no_progress_bars
+from agenttts.tasktune.extras import no_progress_bars
 from agenttts.tasktune.rows import Dropped, Gathered, PreferencePair, TaskRow
 from agenttts.tasktune.subtask import SubTask, SubTasks, load_subtasks, subtasks_yaml
+from pipelines.extras import library
 from pipelines.jsonvalues import canonical
 
 _FORMAT = 1
-_WITHOUT_DATASETS = "datasets on disk need the datasets library: pip install 'agenttts[tune]'"
+_ON_DISK = "a dataset on disk"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ def load_dataset(path: Path | str) -> TaskData:
         raise UserError(
             f"{path}: must be a directory that `agenttts tune data` made, it has no card"
         ) from None
-    datasets = library("datasets", _WITHOUT_DATASETS)
+    datasets = library("datasets", _ON_DISK)
     splits = datasets.load_from_disk(str(path / "examples"))
     pairs = datasets.load_from_disk(str(path / "preferences")) if (path / "preferences").is_dir() else ()
     own = card.get("functions_from")
@@ -160,7 +161,7 @@ def card_text(card: Mapping[str, Any]) -> str:
 
 
 def _write(partial: Path, data: TaskData, dropped: Sequence[Dropped], domain: str) -> None:
-    datasets = library("datasets", _WITHOUT_DATASETS)
+    datasets = library("datasets", _ON_DISK)
     partial.mkdir(parents=True)
     splits = {"train": data.train, "eval": data.eval, "test": data.test}
     made = {

@@ -21,9 +21,9 @@ from agenttts.errors import UserError
 from agenttts.tasktune import classifier_metrics as metrics
 from agenttts.tasktune.adapters import read_tuned
 from agenttts.tasktune.classified import LabelledText, Pairs
-from agenttts.tasktune.extras import library
 from agenttts.tasktune.traces import judged_prompts
 from datastore.store import Store
+from pipelines.extras import library
 from pipelines.prompts import verified_text
 from pipelines.spec import PipelineSpec
 

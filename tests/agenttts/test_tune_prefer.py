@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from agenttts.errors import UserError
@@ -178,7 +178,7 @@ def test_a_person_judges_on_the_page(tmp_path: Path) -> None:
         def longer(pair: dict[str, str]) -> float:
             return float(len(pair["first"]) > len(pair["second"]))
 
-        with JudgePage(judging("ada"), "c") as page, httpx.Client(base_url=page.url, trust_env=False) as web:
+        with JudgePage(judging("ada"), "c") as page, httpx2.Client(base_url=page.url, trust_env=False) as web:
             assert "Which one is more" in web.get("").text
             assert web.get(page.url.rsplit("/", 2)[0] + "/state").status_code == 404, "the path is a secret"
             for _ in range(6):
