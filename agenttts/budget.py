@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from agenttts.errors import SpaceError
 from pipelines.allocation import StageChoice
 from pipelines.costs import stage_flops
-from pipelines.spec import AggregatorSpec, PipelineSpec, ReferenceSpec, StageSpec
+from pipelines.spec import PipelineSpec, ReferenceSpec, StageSpec
+from pipelines.variants import PlannedCalls
 
 REFERENCE = ReferenceSpec()
 
@@ -52,23 +53,22 @@ def planned_stage_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoic
 
 def rounds(stage: StageSpec, n_samples: int) -> int:
     """Prompts read for n samples: one, and with refinement as many as there are samples."""
-    aggregator = stage.aggregator
-    return aggregator.rounds(n_samples) if isinstance(aggregator, AggregatorSpec) else 1
+    return stage.aggregator.rounds(n_samples)
+
+
+def planned_aggregation(stage: StageSpec, choice: StageChoice) -> PlannedCalls | None:
+    """What a choice asks of the model that aggregates its samples, at expected lengths; None without one."""
+    aggregator = stage.aggregator_of(choice.model)
+    return aggregator.planned_calls(choice.n_samples, stage.prompt_tokens, stage.generated_tokens)
 
 
 def planned_aggregation_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
-    """Planned FLOPs of LLM fusion or a verifier; else 0. Their prompt is the stage's where not said.
-
-    A fuser reads its prompt and n samples, and generates one; a verifier reads its prompt with each sample.
-    """
-    own = stage.aggregator_of(choice.model)
-    if not isinstance(own, AggregatorSpec) or own.model is None:
+    """Planned FLOPs per query of the model that aggregates; 0 where none does."""
+    calls = planned_aggregation(stage, choice)
+    if calls is None:
         return 0.0
-    model, prompt_tokens = spec.models[own.model], own.prompt_tokens or stage.prompt_tokens
-    if own.kind == "verifier":
-        return choice.n_samples * flops(model.active_params, prompt_tokens + stage.generated_tokens, 0, 1)
-    read = prompt_tokens + choice.n_samples * stage.generated_tokens
-    return flops(model.active_params, read, stage.generated_tokens, 1)
+    params = spec.models[calls.model].active_params
+    return calls.n_calls * flops(params, calls.prompt_tokens, calls.generated_tokens, 1)
 
 
 def planned_stage_units(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
@@ -88,13 +88,9 @@ def planned_stage_seconds(spec: PipelineSpec, stage: StageSpec, choice: StageCho
     """Planned seconds of one stage for one query. SpaceError when a model has no speed."""
     once = _seconds(spec, stage.model_of(choice.model), stage.prompt_tokens, stage.generated_tokens)
     seconds = rounds(stage, choice.n_samples) * once
-    own = stage.aggregator_of(choice.model)
-    if isinstance(own, AggregatorSpec) and own.model is not None:
-        prompt_tokens = own.prompt_tokens or stage.prompt_tokens
-        if own.kind == "verifier":
-            return seconds + _seconds(spec, own.model, prompt_tokens + stage.generated_tokens, 0)
-        read = prompt_tokens + choice.n_samples * stage.generated_tokens
-        seconds += _seconds(spec, own.model, read, stage.generated_tokens)
+    calls = planned_aggregation(stage, choice)
+    if calls is not None:
+        seconds += _seconds(spec, calls.model, calls.prompt_tokens, calls.generated_tokens)
     return seconds
 
 

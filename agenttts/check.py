@@ -15,16 +15,16 @@ from agenttts.errors import SpaceError
 from agenttts.plan import HOPELESS_DIFFERENCE
 from agenttts.space import SearchSpace
 from agenttts.stats import smallest_resolvable_difference
+from datastore.keys import canonical_json
 from pipelines.clients import ModelClients
 from pipelines.costs import estimated_tokens
 from pipelines.dataset import load_splits
 from pipelines.errors import PipelineError, SpecError
 from pipelines.examples import Example
 from pipelines.functions import require_ready
-from pipelines.jsonvalues import canonical
 from pipelines.preflight import preflight
 from pipelines.prompts import check_templates, render, render_fusion, truncations
-from pipelines.spec import AggregatorSpec, MetricSpec, ParserSpec, PipelineSpec, StageSpec
+from pipelines.spec import BuiltinMetric, Fusion, PipelineSpec, StageSpec
 from pipelines.specfile import spec_functions
 
 Severity = Literal["error", "warning"]
@@ -109,7 +109,7 @@ def _space(spec: PipelineSpec, budget: float) -> Iterator[Finding]:
 
 
 def _bank(spec: PipelineSpec) -> Iterator[Finding]:
-    if spec.bank is not None and not (spec.root / spec.bank).exists():
+    if spec.bank_path is not None and not spec.bank_path.exists():
         message = f"must be a file that exists, got {spec.bank!r}; paths start from the spec's directory"
         yield Finding(severity="error", place="bank", message=message)
 
@@ -145,7 +145,7 @@ def _prompts(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Findin
             outputs = {name: _stand_in(spec.stage(name), example) for name in stage.input_names}
             try:
                 render(stage, example, outputs)
-                if isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.kind == "fusion":
+                if isinstance(stage.aggregator, Fusion):
                     render_fusion(stage, [""], example, outputs)
             except SpecError as error:
                 severity: Severity = "warning" if stage.input_names else "error"
@@ -158,8 +158,8 @@ def _prompts(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Findin
 
 def _stand_in(stage: StageSpec, example: Example) -> Any:
     """What the stage might put out: the gold value where there is one, else an empty list or text."""
-    listed = isinstance(stage.parser, ParserSpec) and stage.parser.list_valued
-    gold = example.fields.get(stage.metric.label) if isinstance(stage.metric, MetricSpec) else None
+    listed = stage.parser.list_valued
+    gold = example.fields.get(stage.metric.label) if isinstance(stage.metric, BuiltinMetric) else None
     if gold is None:
         return [] if listed else ""
     return gold[0] if isinstance(gold, list) and gold and not listed else gold
@@ -171,7 +171,7 @@ def _lengths(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Findin
         if stage.input_names:
             continue
         sizes = [
-            (estimated_tokens(canonical(render(stage, example, {}))), example.id) for example in examples
+            (estimated_tokens(canonical_json(render(stage, example, {}))), example.id) for example in examples
         ]
         longest, example_id = max(sizes, default=(0, ""))
         generated = stage.sampling.max_tokens

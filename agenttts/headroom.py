@@ -20,11 +20,10 @@ from pipelines.errors import PipelineError
 from pipelines.examples import Example
 from pipelines.parsers import Parsed, parse
 from pipelines.runtime import Runtime
-from pipelines.spec import AggregatorSpec, PipelineSpec, StageSpec
+from pipelines.spec import BestOfN, PipelineSpec, Plurality, SetVote, StageSpec
 
 _RIGHT = 1 - 1e-9
 _ORDERS = 100
-_VOTING = ("plurality", "set_vote", "best_of_n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ async def _found(
     found = []
     for position, stage in enumerate(runtime.spec.stages):
         own = stage.aggregator_of(allocation[stage.name].model)
-        if stage.metric is None or not isinstance(own, AggregatorSpec) or own.kind not in _VOTING:
+        if stage.metric is None or not isinstance(own, Plurality | SetVote | BestOfN):
             continue
         keys = {
             example.id: outcome.stages[position].prompt_key
@@ -115,5 +114,4 @@ def _stage(
     one, voted, any_right = (mean_interval(some, rng) for some in (ones, votes, anys))
     if one is None or voted is None or any_right is None:
         return None
-    is_plurality = isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.kind == "plurality"
-    return one, voted if is_plurality else None, any_right
+    return one, voted if isinstance(stage.aggregator, Plurality) else None, any_right

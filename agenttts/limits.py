@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass, field, fields
 
 from agenttts.budget import flops
 from agenttts.errors import UserError
-from datastore.keys import model_key
 from datastore.store import Store
 from pipelines.costs import stage_cost_usd
 from pipelines.errors import SpendRefused
-from pipelines.spec import ModelSpec
+from pipelines.spec import ModelSpec, PipelineSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,17 +130,16 @@ class Ledger:
     def resumed(
         cls,
         limits: SearchLimits,
-        models: Mapping[str, ModelSpec],
+        spec: PipelineSpec,
         *,
         clock: Callable[[], float],
         store: Store,
         run_id: str,
     ) -> Ledger:
         """The ledger of a run as the store has it: samples that it paid for, duration of its trials."""
-        ledger = cls(limits, models, clock=clock)
+        ledger = cls(limits, spec.models, clock=clock)
         known = Spending()
-        keys = {model_key(model.served_name or name, model.revision): name for name, model in models.items()}
-        for key, name in keys.items():
+        for key, name in {spec.model_key(name): name for name in spec.models}.items():
             cost = store.run_cost(run_id, models=[key])
             known += ledger.spending(name, cost.prompt_tokens, cost.generated_tokens)
         total = store.run_cost(run_id)

@@ -17,10 +17,9 @@ from agenttts.goal import BEST, Goal
 from agenttts.retest import SPLIT, pooled
 from agenttts.stats import mean_interval, paired_difference
 from agenttts.trial import TrialResult, merit
-from datastore.keys import model_key
 from datastore.store import Store
 from pipelines.allocation import Allocation
-from pipelines.spec import AggregatorSpec, ModelSpec, PipelineSpec, StageSpec
+from pipelines.spec import ModelSpec, PipelineSpec, StageSpec
 
 
 def ranked(trials: Sequence[TrialResult]) -> list[TrialResult]:
@@ -146,7 +145,7 @@ def cost_of(
     """
     calls = drawn = prompt_tokens = generated_tokens = 0
     flops, usd, priced = 0.0, 0.0, True
-    keys = {model_key(m.served_name or name, m.revision): m for name, m in spec.models.items()}
+    keys = {spec.model_key(name): model for name, model in spec.models.items()}
     for key, model in keys.items():
         paid = store.run_cost(run_id, models=[key])
         calls, drawn = calls + paid.calls, drawn + paid.samples_drawn
@@ -197,8 +196,7 @@ def _read_again(store: Store, run_id: str, spec: PipelineSpec, models: Mapping[s
 
 
 def _alone(stage: StageSpec, option: str) -> bool:
-    own = stage.aggregator_of(option)
-    return not isinstance(own, AggregatorSpec) or own.model is None
+    return stage.aggregator_of(option).own_model is None
 
 
 def _finalist(

@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from agenttts.budget import planned_aggregation_flops, planned_stage_flops, rounds
+from agenttts.budget import planned_aggregation, planned_aggregation_flops, planned_stage_flops, rounds
 from agenttts.errors import UserError
 from agenttts.space import SearchSpace
 from agenttts.stats import smallest_resolvable_difference
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.costs import stage_cost_usd
 from pipelines.dataset import load_examples
-from pipelines.spec import AggregatorSpec, PipelineSpec, StageSpec
+from pipelines.spec import PipelineSpec, StageSpec
 
 SAMPLES_PER_SECOND = 20.0
 HOPELESS_DIFFERENCE = 0.15
@@ -164,30 +164,23 @@ def _query(spec: PipelineSpec, allocation: Allocation) -> _Query:
 
 
 def _aggregation(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> _Query:
-    own, n_samples = stage.aggregator_of(choice.model), choice.n_samples
-    if not isinstance(own, AggregatorSpec) or own.model is None:
+    calls = planned_aggregation(stage, choice)
+    if calls is None:
         return _Query()
-    prompt_tokens = own.prompt_tokens or stage.prompt_tokens
-    calls, generated = 1, stage.generated_tokens
-    read = prompt_tokens + n_samples * stage.generated_tokens
-    if own.kind == "verifier":
-        calls, generated = n_samples, 0
-        read = n_samples * (prompt_tokens + stage.generated_tokens)
+    read, generated = calls.n_calls * calls.prompt_tokens, calls.n_calls * calls.generated_tokens
     return _Query(
-        calls=calls,
-        samples=calls,
+        calls=calls.n_calls,
+        samples=calls.n_calls,
         prompt_tokens=read,
         generated_tokens=generated,
         flops=planned_aggregation_flops(spec, stage, choice),
-        cost_usd=stage_cost_usd(spec.models[own.model], read, generated) or 0.0,
+        cost_usd=stage_cost_usd(spec.models[calls.model], read, generated) or 0.0,
     )
 
 
 def _priced(spec: PipelineSpec) -> bool:
     used = {model for stage in spec.stages for model in stage.models}
-    used |= spec.verifiers
-    aggregators = [stage.aggregator for stage in spec.stages]
-    used |= {a.model for a in aggregators if isinstance(a, AggregatorSpec) and a.model is not None}
+    used |= spec.verifiers | {own for stage in spec.stages if (own := stage.aggregator.own_model) is not None}
     return all(spec.models[name].price is not None for name in used)
 
 

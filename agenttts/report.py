@@ -466,10 +466,8 @@ def _solved(
 
 def attach_spec_bank(spec: PipelineSpec, store: Store) -> Path | None:
     """Attach the bank that the spec names, when it is there; its path."""
-    if spec.bank is None:
-        return None
-    path = spec.root / spec.bank
-    if not path.is_file():
+    path = spec.bank_path
+    if path is None or not path.is_file():
         return None
     store.attach_bank(path)
     return path

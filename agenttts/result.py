@@ -246,7 +246,7 @@ async def run_inputs(
     import asyncio
 
     examples = examples_from_rows(spec, inputs)
-    bank = None if spec.bank is None else spec.root / spec.bank
+    bank = spec.bank_path
     if bank is not None and bank.is_file():
         store.attach_bank(bank)
     clients = None if replay else ModelClients(spec, rng=random.Random(0), environ=environ)

@@ -43,7 +43,6 @@ from agenttts.proposers import (
 from agenttts.result import SearchResult
 from agenttts.retest import held_back
 from agenttts.space import SearchSpace
-from datastore.keys import model_key
 from datastore.records import Event, ModelRecord, Run, RunStatus
 from datastore.store import Store
 from pipelines.clients import ModelClients
@@ -307,7 +306,7 @@ def _work(
     from agenttts.nodes import SearchWork
 
     spec = request.spec
-    ledger = Ledger.resumed(request.limits, spec.models, clock=request.clock, store=store, run_id=run.run_id)
+    ledger = Ledger.resumed(request.limits, spec, clock=request.clock, store=store, run_id=run.run_id)
     context = ProposerContext(
         store=store, run_id=run.run_id, gate=ledger, agent=request.agent, replay=request.replay
     )
@@ -357,7 +356,7 @@ def _begin(request: _Request, store: Store, unfinished: Run | None) -> Run:
     store.put_models(
         [
             ModelRecord(
-                key=model_key(model.served_name or name, model.revision),
+                key=spec.model_key(name),
                 name=name,
                 revision=model.revision,
                 active_params=model.active_params,
@@ -440,7 +439,7 @@ async def _preflight(request: _Request, clients: ModelClients | None) -> None:
 def _banks(spec: PipelineSpec, banks: Sequence[Path | str] | None) -> list[Path]:
     if banks is not None:
         return [Path(bank) for bank in banks]
-    own = None if spec.bank is None else spec.root / spec.bank
+    own = spec.bank_path
     return [own] if own is not None and own.exists() else []
 
 

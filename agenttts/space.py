@@ -16,7 +16,7 @@ import numpy.typing as npt
 from agenttts.budget import planned_stage_units, planned_units
 from agenttts.errors import SpaceError
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.spec import AggregatorSpec, PipelineSpec, StageSpec
+from pipelines.spec import PipelineSpec, StageSpec
 
 _Ints = npt.NDArray[np.int64]
 _TICKS_PER_BUDGET = 10**9
@@ -55,8 +55,7 @@ class SearchSpace:
     def active_params(self, stage: str, model: str) -> float:
         """Of the model that draws for an option, and of the verifier that picks, where one does."""
         own = self._stage_of[stage]
-        picks = own.aggregator_of(model) if model not in own.models else None
-        verifier = picks.model if isinstance(picks, AggregatorSpec) else None
+        verifier = own.aggregator_of(model).own_model if model not in own.models else None
         params = self.spec.models[own.model_of(model)].active_params
         return params if verifier is None else params + self.spec.models[verifier].active_params
 

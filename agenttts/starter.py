@@ -15,8 +15,8 @@ import jinja2
 
 import pipelines
 from agenttts.errors import UserError
-from pipelines.parts import MetricSpec
 from pipelines.tables import Row, read_file
+from pipelines.variants import BuiltinMetric
 
 LABELS = ("answer", "answers", "gold", "label", "target", "output")
 _MOST_SEARCH, _MOST_TEST = 100, 400
@@ -112,7 +112,7 @@ def starter_files(starter: Starter, directory: Path) -> dict[str, str]:
             raise UserError(
                 f"{starter.data}: field {name!r} must be in every row; those are {', '.join(fields)}"
             )
-    kinds = get_args(MetricSpec.model_fields["kind"].annotation)
+    kinds = get_args(BuiltinMetric.model_fields["kind"].annotation)
     if starter.metric not in kinds:
         raise UserError(f"--metric is one of {', '.join(kinds)}; got {starter.metric!r}")
     bad = [name for name in starter.stages if not re.fullmatch(r"[A-Za-z_]\w*", name) or name in fields]

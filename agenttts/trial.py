@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from datastore import records
-from datastore.keys import model_key
 from datastore.records import ExampleScore, StageResult, TrialPurpose, TrialStatus
 from datastore.store import Store
 from pipelines.allocation import Allocation
@@ -187,12 +186,11 @@ class Tally:
 
     def _stage_row(self, example_id: str, outcome: StageOutcome) -> StageResult:
         name = self._spec.stage(outcome.stage).model_of(outcome.model)
-        model = self._spec.models[name]
         return StageResult(
             trial_id=self.started.trial_id,
             example_id=example_id,
             stage=outcome.stage,
-            model_key=model_key(model.served_name or name, model.revision),
+            model_key=self._spec.model_key(name),
             n_samples=outcome.n_samples,
             prompt_key=outcome.prompt_key,
             output=json.dumps(outcome.value) if outcome.status == "ok" else None,

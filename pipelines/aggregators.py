@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from datastore.keys import canonical_json
 from pipelines.errors import AggregationFailed, ConfigurationError, CustomCodeFailed
 from pipelines.examples import Example
-from pipelines.functions import reference
-from pipelines.jsonvalues import canonical, plain
+from pipelines.functions import UserFunction, reference
+from pipelines.jsonvalues import JSON, plain
 from pipelines.parsers import allowed_values, normal_space
-from pipelines.parts import AggregatorSpec, ParserSpec, StageSpec
+from pipelines.parts import StageSpec
+from pipelines.strict import PythonFunction
+from pipelines.variants import BestOfN, Plurality, PythonAggregator, SetVote
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,42 +31,44 @@ class Candidate:
 
     index: int
     text: str
-    value: Any | None
+    value: JSON
     mean_logprob: float | None = None
 
 
-Score = Callable[[Candidate, Example, Mapping[str, Any]], float | None]
+Score = Callable[[Candidate, Example, Mapping[str, JSON]], float | None]
 
 
 def aggregate(
-    stage: StageSpec, candidates: Iterable[Candidate], example: Example, outputs: Mapping[str, Any]
-) -> Any | None:
+    stage: StageSpec, candidates: Iterable[Candidate], example: Example, outputs: Mapping[str, JSON]
+) -> JSON:
     """The stage's output from its samples; None when no sample parsed.
 
     `outputs` are those of the stage's inputs, by name, for a scorer of the user's own. Raises
     AggregationFailed when best-of-n has nothing to go by, CustomCodeFailed when a function misbehaves,
     ValueError for LLM fusion and verifiers.
     """
-    aggregator, drawn = stage.aggregator, sorted(candidates, key=lambda c: c.index)
-    if not isinstance(aggregator, AggregatorSpec):
-        return _own(aggregator, drawn, example)
-    if aggregator.kind == "plurality":
-        return plurality(drawn)
-    if aggregator.kind == "set_vote":
-        order = allowed_values(stage.parser, example) if isinstance(stage.parser, ParserSpec) else None
-        return set_vote(drawn, aggregator.threshold, aggregator.union, order)
-    if aggregator.kind == "best_of_n":
-        score = mean_logprob if aggregator.scorer == "mean_logprob" else aggregator.scorer
-        return best_of_n(drawn, score, example, outputs)
-    raise ValueError(f"{aggregator.kind} asks a model: the runtime does it")
+    drawn = sorted(candidates, key=lambda c: c.index)
+    match stage.aggregator:
+        case Plurality():
+            return plurality(drawn)
+        case SetVote(threshold=threshold, union=union):
+            return set_vote(drawn, threshold, union, allowed_values(stage.parser, example))
+        case BestOfN(scorer=PythonFunction(python=score)):
+            return best_of_n(drawn, score, example, outputs)
+        case BestOfN():
+            return best_of_n(drawn, mean_logprob, example, outputs)
+        case PythonAggregator(python=function):
+            return _own(function, drawn, example)
+        case asking:
+            raise ValueError(f"{asking.kind} asks a model: the runtime does it")
 
 
-def vote_key(value: Any) -> str:
+def vote_key(value: JSON) -> str:
     """Values with the same key are the same vote: texts whatever their case and spacing, the rest as JSON."""
-    return f'"{normal_space(value).casefold()}' if isinstance(value, str) else canonical(value)
+    return f'"{normal_space(value).casefold()}' if isinstance(value, str) else canonical_json(value)
 
 
-def plurality(candidates: Iterable[Candidate]) -> Any | None:
+def plurality(candidates: Iterable[Candidate]) -> JSON:
     """The value with the most votes, as first drawn; of values with equally many, the first drawn."""
     votes: dict[str, list[Candidate]] = {}
     for candidate in _parsed(candidates):
@@ -77,7 +81,7 @@ def set_vote(
     threshold: float = 0.5,
     union: bool = False,
     order: Sequence[str] | None = None,
-) -> list[Any] | None:
+) -> list[JSON] | None:
     """The items that a share `threshold` or more of the parsed lists name; with `union`, any of them.
 
     Items stand in the order of `order`, then as first drawn. The list is empty when no item has enough votes.
@@ -86,7 +90,7 @@ def set_vote(
     ballots = [c.value for c in _parsed(candidates) if isinstance(c.value, list)]
     if not ballots:
         return None
-    first = dict[str, Any]()
+    first = dict[str, JSON]()
     votes = dict[str, int]()
     for ballot in ballots:
         for key, item in {_item_key(item): item for item in ballot}.items():
@@ -99,8 +103,8 @@ def set_vote(
 
 
 def best_of_n(
-    candidates: Iterable[Candidate], score: Score, example: Example, outputs: Mapping[str, Any]
-) -> Any | None:
+    candidates: Iterable[Candidate], score: Score, example: Example, outputs: Mapping[str, JSON]
+) -> JSON:
     """The value of the sample with the highest score; of equals, the first drawn.
 
     A score of None or NaN is no score. AggregationFailed when samples parsed and none has a score.
@@ -116,20 +120,22 @@ def best_of_n(
     return max(scored, key=lambda pair: pair[0])[1].value
 
 
-def mean_logprob(candidate: Candidate, example: Example, outputs: Mapping[str, Any]) -> float | None:
+def mean_logprob(candidate: Candidate, example: Example, outputs: Mapping[str, JSON]) -> float | None:
     """Score of a sample by the mean log-probability of its tokens."""
     return candidate.mean_logprob
 
 
-def _item_key(item: Any) -> str:
-    return f'"{item}' if isinstance(item, str) else canonical(item)
+def _item_key(item: JSON) -> str:
+    return f'"{item}' if isinstance(item, str) else canonical_json(item)
 
 
 def _parsed(candidates: Iterable[Candidate]) -> list[Candidate]:
     return sorted((c for c in candidates if c.value is not None), key=lambda c: c.index)
 
 
-def _scored(score: Score, candidate: Candidate, example: Example, outputs: Mapping[str, Any]) -> float | None:
+def _scored(
+    score: Score, candidate: Candidate, example: Example, outputs: Mapping[str, JSON]
+) -> float | None:
     try:
         value = score(candidate, example, outputs)
         number = None if value is None else float(value)
@@ -140,7 +146,7 @@ def _scored(score: Score, candidate: Candidate, example: Example, outputs: Mappi
     return None if number is None or math.isnan(number) else number
 
 
-def _own(function: Callable[..., Any], candidates: Sequence[Candidate], example: Example) -> Any | None:
+def _own(function: UserFunction, candidates: Sequence[Candidate], example: Example) -> JSON:
     try:
         return plain(function(candidates, example))
     except Exception as error:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from datastore.keys import canonical_json
 from pipelines.errors import DatasetError
 from pipelines.examples import Example
-from pipelines.jsonvalues import canonical
-from pipelines.parts import MetricSpec, ParserSpec
 from pipelines.prompts import needed_fields, used_fields
 from pipelines.spec import PipelineSpec
 from pipelines.tables import Row, made_row, read_file, read_hub
+from pipelines.variants import BuiltinMetric
 
 __all__ = [
     "Example",
@@ -123,7 +123,7 @@ def examples_from_rows(
 def examples_digest(examples: Sequence[Example]) -> str:
     """SHA-256, in hex, of the examples' ids and fields, in order."""
     rows = [[example.id, dict(example.fields)] for example in examples]
-    return hashlib.sha256(canonical(rows).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(rows).encode()).hexdigest()
 
 
 def _prepared(spec: PipelineSpec, split: Split, left_out: list[str]) -> list[Row]:
@@ -204,7 +204,7 @@ def _prepare(spec: PipelineSpec, row: Row, shared: Mapping[str, Any]) -> Row:
     if spec.dataset.prepare is None:
         return Row(row.place, {**shared, **row.fields})
     try:
-        return made_row(row.place, spec.dataset.prepare({**shared, **row.fields}))
+        return made_row(row.place, spec.dataset.prepare.python({**shared, **row.fields}))
     except _BAD as error:
         said = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
         raise _BadRow(f"{row.place}: {said}") from error
@@ -244,19 +244,19 @@ def _needs(spec: PipelineSpec, *, labels: bool) -> Iterator[_Need]:
     for stage in spec.stages:
         for field in sorted(needed_fields(stage)):
             yield _Need(field, f"the prompt of stage {stage.name!r}")
-        if isinstance(stage.parser, ParserSpec) and stage.parser.allowed is not None:
-            yield _Need(stage.parser.allowed, f"the parser of stage {stage.name!r}", texts=True)
-        if labels and isinstance(stage.metric, MetricSpec):
-            sets = stage.metric.kind.startswith("set_")
-            needer = f"the metric of stage {stage.name!r}"
-            yield _Need(stage.metric.label, needer, nullable=True, items=sets, label=True)
+        if stage.parser.allowed_field is not None:
+            yield _Need(stage.parser.allowed_field, f"the parser of stage {stage.name!r}", texts=True)
+        if labels and isinstance(stage.metric, BuiltinMetric):
+            yield _gold(stage.metric, f"the metric of stage {stage.name!r}", nullable=True)
     for name, metric in spec.metrics.items() if labels else ():
-        if isinstance(metric, MetricSpec):
-            sets = metric.kind.startswith("set_")
-            yield _Need(metric.label, f"the metric {name!r}", nullable=True, items=sets, label=True)
-    if labels and isinstance(spec.metric, MetricSpec):
-        sets = spec.metric.kind.startswith("set_")
-        yield _Need(spec.metric.label, "the pipeline's metric", items=sets, label=True)
+        if isinstance(metric, BuiltinMetric):
+            yield _gold(metric, f"the metric {name!r}", nullable=True)
+    if labels and isinstance(spec.metric, BuiltinMetric):
+        yield _gold(spec.metric, "the pipeline's metric", nullable=False)
+
+
+def _gold(metric: BuiltinMetric, needer: str, *, nullable: bool) -> _Need:
+    return _Need(metric.label, needer, nullable=nullable, items=metric.of_sets, label=True)
 
 
 def _check(rows: Sequence[Row], needs: Sequence[_Need], spec: PipelineSpec) -> None:
@@ -316,4 +316,4 @@ def _refuse_overlap(spec: PipelineSpec, search: Sequence[Row], test: Sequence[Ro
 
 def _asked(row: Row, inputs: frozenset[str]) -> str:
     asked = {name: value for name, value in row.fields.items() if name in inputs}
-    return canonical(asked or row.fields)
+    return canonical_json(asked or row.fields)

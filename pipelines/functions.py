@@ -9,15 +9,20 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import operator
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
 
 from pipelines.errors import SpecError
 
+UserFunction: TypeAlias = Callable[..., Any]
+"""A function of the user's own: what it takes and gives is checked where it is called."""
 
-def reference(function: Callable[..., Any]) -> str:
+
+def reference(function: UserFunction) -> str:
     """`module:qualified name` of a function; of its class where it is an object that can be called."""
     if isinstance(function, functools.partial):
         return f"{reference(function.func)}(*{function.args!r}, **{function.keywords!r})"
@@ -25,7 +30,7 @@ def reference(function: Callable[..., Any]) -> str:
     return f"{named.__module__}:{named.__qualname__}"
 
 
-def source(function: Callable[..., Any]) -> str:
+def source(function: UserFunction) -> str:
     """The function's source text; its name alone where there is none (built in, typed at a prompt)."""
     inner = function.func if isinstance(function, functools.partial) else function
     named = inner if hasattr(inner, "__qualname__") else type(inner)
@@ -35,24 +40,21 @@ def source(function: Callable[..., Any]) -> str:
         return reference(function)
 
 
-def resolve(name: object, root: Path) -> Callable[..., Any]:
+def resolve(name: object, root: Path) -> UserFunction:
     """The function that `module:name` stands for. SpecError when there is none or it can't be imported."""
     module_name, colon, path = name.partition(":") if isinstance(name, str) else ("", "", "")
     if not (colon and module_name and path):
         raise SpecError(f"a function is written module:name, got {name!r}")
-    found: Any = _module(module_name, root)
-    for part in path.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise SpecError(f"module {module_name!r} has no {path!r}", remedy="correct the name") from None
-    if not callable(found):
-        raise SpecError(f"{name!r} must be a function, got {type(found).__name__}")
-    function: Callable[..., Any] = found
+    try:
+        function: object = operator.attrgetter(path)(_module(module_name, root))
+    except AttributeError:
+        raise SpecError(f"module {module_name!r} has no {path!r}", remedy="correct the name") from None
+    if not callable(function):
+        raise SpecError(f"{name!r} must be a function, got {type(function).__name__}")
     return function
 
 
-def _module(name: str, root: Path) -> Any:
+def _module(name: str, root: Path) -> ModuleType:
     directory = str(root.resolve())
     sys.path.insert(0, directory)
     importlib.invalidate_caches()
@@ -75,7 +77,7 @@ def _module(name: str, root: Path) -> Any:
     return module
 
 
-def require_ready(function: Callable[..., Any]) -> None:
+def require_ready(function: UserFunction) -> None:
     """Call `require_ready()` of the function's module, where it has one.
 
     It raises a PipelineError where the function can't do its work on this machine.

@@ -7,25 +7,24 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NoReturn, TypeAlias
 
 import jsonschema
 import referencing
+
+JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
+"""A value that JSON can hold."""
 
 _FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
 _DECODER = json.JSONDecoder(parse_constant=lambda name: _refuse(name))
 
 
-def _refuse(name: str) -> Any:
+def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def canonical(value: Any) -> str:
-    """The one text of a JSON value: sorted keys, no spaces. ValueError or TypeError when there is none."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def plain(value: Any) -> Any:
+def plain(value: object) -> JSON:
     """A value with nothing but JSON in it: tuples become lists, sets sorted lists.
 
     ValueError when it is not JSON-able, not finite, or holds text that UTF-8 can't express.
@@ -37,10 +36,11 @@ def plain(value: Any) -> Any:
         json.dumps(value, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{type(value).__name__} is not JSON-able: {error}") from None
-    return json.loads(text)
+    value_read: JSON = json.loads(text)
+    return value_read
 
 
-def first_value(text: str) -> Any:
+def first_value(text: str) -> JSON:
     """The first JSON value in a text: all of it, else what a code fence holds, else what a bracket opens.
 
     ValueError when there is none.
@@ -59,7 +59,7 @@ def first_value(text: str) -> Any:
     raise ValueError("no JSON value")
 
 
-def schema_problem(schema: dict[str, Any]) -> str | None:
+def schema_problem(schema: dict[str, JSON]) -> str | None:
     """Why this is not a JSON schema (draft 2020-12 unless `$schema` says another); None when it is."""
     try:
         jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator).check_schema(schema)
@@ -68,13 +68,13 @@ def schema_problem(schema: dict[str, Any]) -> str | None:
     return None
 
 
-def value_problem(value: Any, schema: dict[str, Any]) -> str | None:
+def value_problem(value: JSON, schema: Mapping[str, JSON]) -> str | None:
     """Where and how a value breaks a schema; None when it does not. No reference leads to another file."""
     kind = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
     error = jsonschema.exceptions.best_match(kind(schema, registry=referencing.Registry()).iter_errors(value))
     return None if error is None else _at(error)
 
 
-def _at(error: Any) -> str:
+def _at(error: jsonschema.ValidationError | jsonschema.SchemaError) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
     return f"{path.lstrip('.')}: {error.message}" if path else str(error.message)

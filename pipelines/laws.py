@@ -13,26 +13,10 @@ from pathlib import Path
 
 from pipelines.errors import SpecError
 from pipelines.jsonvalues import schema_problem
-from pipelines.parts import AggregatorSpec, DatasetSpec, ModelSpec, ParserSpec, StageSpec
+from pipelines.parts import DatasetSpec, ModelSpec, StageSpec
+from pipelines.variants import Fusion, JsonParser, PythonParser, Refine, SetVote, Verifier
 
 ROLES = ("system", "developer", "user", "assistant")
-_OWNER_OF_PARSER_FIELD = {
-    "pattern": ("regex",),
-    "allowed": ("lines", "choice"),
-    "schema_": ("json",),
-    "schema_file": ("json",),
-    "constrain": ("json",),
-}
-_OWNERS_OF_AGGREGATOR_FIELD = {
-    "threshold": ("set_vote",),
-    "union": ("set_vote",),
-    "scorer": ("best_of_n",),
-    "model": ("fusion", "verifier"),
-    "prompt": ("fusion",),
-    "prompt_tokens": ("fusion", "verifier"),
-    "start": ("refine",),
-    "feedback": ("refine",),
-}
 
 
 def broken_laws(
@@ -46,7 +30,8 @@ def broken_laws(
     for stage in stages:
         field = f"stages[{stage.name}]"
         problems += _prompt(field, stage, root)
-        problems += _parser(field, stage, root)
+        if isinstance(stage.parser, JsonParser) and stage.parser.schema_file is not None:
+            problems += _schema_file(f"{field}.parser.schema_file", root / stage.parser.schema_file)
         problems += _truncation(field, stage)
         problems += _aggregator(field, stage, models, answering)
         problems += _candidates(field, stage, models)
@@ -192,94 +177,45 @@ def _pool(dataset: DatasetSpec) -> Iterator[SpecError]:
             yield SpecError(f"with a pool it is a number of rows, got {value!r}", field=f"dataset.{name}")
 
 
-def _parser(field: str, stage: StageSpec, root: Path) -> Iterator[SpecError]:
-    parser, field = stage.parser, f"{field}.parser"
-    if not isinstance(parser, ParserSpec):
-        return
-    for name, kinds in _OWNER_OF_PARSER_FIELD.items():
-        if getattr(parser, name) not in (None, False) and parser.kind not in kinds:
-            key = name.rstrip("_")
-            yield SpecError(
-                f"belongs to kind {' or '.join(kinds)}, got kind {parser.kind}", field=f"{field}.{key}"
-            )
-    if parser.kind == "regex" and parser.pattern is None:
-        yield SpecError("a regex parser needs pattern", field=field)
-    if parser.kind == "choice" and parser.allowed is None:
-        yield SpecError("a choice parser needs allowed, the example field with the choices", field=field)
-    if parser.kind == "regex" and parser.pattern is not None:
-        try:
-            re.compile(parser.pattern)
-        except re.error as error:
-            yield SpecError(
-                f"must be a regular expression: {error}, got {parser.pattern!r}", field=f"{field}.pattern"
-            )
-    if parser.schema_ is not None and parser.schema_file is not None:
-        yield SpecError("schema and schema_file exclude each other", field=f"{field}.schema_file")
-    if parser.constrain and parser.schema_ is None and parser.schema_file is None:
-        yield SpecError("needs schema or schema_file", field=f"{field}.constrain")
-    if parser.schema_file is not None:
-        yield from _schema_file(f"{field}.schema_file", root / parser.schema_file)
-    if parser.schema_ is not None and (problem := schema_problem(parser.schema_)):
-        yield SpecError(f"must be a JSON schema: {problem}", field=f"{field}.schema")
-
-
 def _aggregator(
     field: str, stage: StageSpec, models: Mapping[str, ModelSpec], answering: Collection[str]
 ) -> Iterator[SpecError]:
     aggregator, field = stage.aggregator, f"{field}.aggregator"
-    if not isinstance(aggregator, AggregatorSpec):
-        return
-    for name, kinds in _OWNERS_OF_AGGREGATOR_FIELD.items():
-        given = getattr(aggregator, name) != AggregatorSpec.model_fields[name].default
-        if given and aggregator.kind not in kinds:
-            law = f"belongs to kind {' or '.join(kinds)}, got kind {aggregator.kind}"
-            yield SpecError(law, field=f"{field}.{name}")
-    if (
-        aggregator.kind == "set_vote"
-        and isinstance(stage.parser, ParserSpec)
-        and not stage.parser.list_valued
-    ):
-        yield SpecError(
-            f"set_vote needs a parser that gives lists, got {stage.parser.kind}",
-            field=f"{field}.kind",
-            remedy="parse with kind lines or json, or vote by plurality",
-        )
-    if aggregator.kind == "refine" and aggregator.start not in stage.input_names:
-        yield SpecError(
-            f"must be one of the stage's inputs, {listed(stage.input_names)}, got {aggregator.start!r}",
-            field=f"{field}.start" if aggregator.start else field,
-            remedy=None if aggregator.start else "add start, the stage whose output is revised",
-        )
-    if aggregator.kind in ("fusion", "verifier") and aggregator.model not in models:
-        task = "fuses" if aggregator.kind == "fusion" else "scores"
-        yield SpecError(
-            f"must be one of {listed(models)}, got {aggregator.model!r}",
-            field=f"{field}.model" if aggregator.model else field,
-            remedy=None if aggregator.model else f"add model, the one that {task}",
-        )
-    if aggregator.kind == "verifier" and aggregator.model in answering:
-        yield SpecError(
-            f"must be a classifier, got {aggregator.model!r}, which answers", field=f"{field}.model"
-        )
-    if aggregator.kind == "fusion" and stage.completion and aggregator.prompt is None:
-        yield SpecError("fusion by plain completion needs prompt", field=field)
+    model = aggregator.own_model
+    if model is not None and model not in models:
+        yield SpecError(f"must be one of {listed(models)}, got {model!r}", field=f"{field}.model")
+    match aggregator:
+        case SetVote() if not (stage.parser.list_valued or isinstance(stage.parser, PythonParser)):
+            yield SpecError(
+                f"set_vote needs a parser that gives lists, got {stage.parser.kind}",
+                field=f"{field}.kind",
+                remedy="parse with kind lines or json, or vote by plurality",
+            )
+        case Refine(start=start) if start not in stage.input_names:
+            yield SpecError(
+                f"must be one of the stage's inputs, {listed(stage.input_names)}, got {start!r}",
+                field=f"{field}.start",
+            )
+        case Verifier() if model in answering:
+            yield SpecError(f"must be a classifier, got {model!r}, which answers", field=f"{field}.model")
+        case Fusion(prompt=None) if stage.completion:
+            yield SpecError("fusion by plain completion needs prompt", field=field)
 
 
 def _verifiers(
     field: str, stage: StageSpec, models: Mapping[str, ModelSpec], answering: Collection[str]
 ) -> Iterator[SpecError]:
-    own = stage.aggregator if isinstance(stage.aggregator, AggregatorSpec) else None
     for index, name in enumerate(stage.verifiers):
         place = f"{field}.verifiers[{index}]"
         if name not in models:
             yield SpecError(f"must be one of {listed(models)}, got {name!r}", field=place)
         elif name in answering:
             yield SpecError(f"must be a classifier, got {name!r}, which answers", field=place)
-        elif name in stage.verifiers[:index] or (own is not None and own.model == name):
+        elif name in (*stage.verifiers[:index], stage.aggregator.own_model):
             yield SpecError(f"must be named once, got {name!r} again", field=place)
     if not stage.verifiers:
         return
-    if own is not None and own.kind == "refine":
+    if isinstance(stage.aggregator, Refine):
         yield SpecError(
             "a verifier picks among samples of one prompt, which refine does not draw",
             field=f"{field}.verifiers",
@@ -318,8 +254,7 @@ def _lengths(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> I
             field=f"{field}.generated_tokens",
             remedy="raise sampling.max_tokens or expect less",
         )
-    own = stage.aggregator if isinstance(stage.aggregator, AggregatorSpec) else None
-    fixed = (own.model,) if own is not None and own.kind == "verifier" and own.model is not None else ()
+    fixed = (stage.aggregator.model,) if isinstance(stage.aggregator, Verifier) else ()
     for name in (*stage.models, *stage.verifiers, *fixed):
         window = models[name].context_length if name in models else None
         if window is not None and stage.prompt_tokens + longest > window:

@@ -12,13 +12,13 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from pipelines.errors import ConfigurationError, CustomCodeFailed
 from pipelines.examples import Example
-from pipelines.functions import reference
+from pipelines.functions import UserFunction, reference
+from pipelines.jsonvalues import JSON
 from pipelines.parsers import normal_space
-from pipelines.parts import MetricSpec
+from pipelines.variants import MetricSpec, PythonMetric
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _ASIAN = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
@@ -26,14 +26,14 @@ _WORD = re.compile(rf"[{_ASIAN}]|[^\W_{_ASIAN}]+")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def score(metric: MetricSpec | Callable[..., Any], output: Any | None, example: Example) -> float | None:
+def score(metric: MetricSpec, output: JSON, example: Example) -> float | None:
     """The score of an output; None when the example has no gold value under the metric's label.
 
     exact_match and token_f1 take the best over a list of aliases. A function is called as
     `function(output, example)`; CustomCodeFailed when it raises or returns no number in [0, 1].
     """
-    if not isinstance(metric, MetricSpec):
-        return _own(metric, output, example)
+    if isinstance(metric, PythonMetric):
+        return _own(metric.python, output, example)
     gold = example.get(metric.label)
     return None if gold is None else _METRICS[metric.kind](output, gold)
 
@@ -43,17 +43,17 @@ def normal_answer(text: str) -> str:
     return normal_space(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)))
 
 
-def exact_match(output: Any | None, gold: Any) -> float:
+def exact_match(output: JSON, gold: JSON) -> float:
     """1 when the output equals one of the aliases after normalisation, else 0."""
     return max(float(normal_answer(_text(output)) == normal_answer(_text(alias))) for alias in _aliases(gold))
 
 
-def token_f1(output: Any | None, gold: Any) -> float:
+def token_f1(output: JSON, gold: JSON) -> float:
     """Harmonic mean of precision and recall over tokens as a bag, best over the aliases."""
     return max(_token_f1(_text(output), _text(alias)) for alias in _aliases(gold))
 
 
-def rouge_l(output: Any | None, gold: Any) -> float:
+def rouge_l(output: JSON, gold: JSON) -> float:
     """2·lcs / (|said| + |right|) in words, lower case (Lin 2004), best over the aliases.
 
     A Chinese, Japanese or Korean character is a word.
@@ -76,24 +76,24 @@ def rouge_l_of(said: Sequence[str], right: Sequence[str]) -> float:
     return 2 * row[-1] / (len(said) + len(right)) if row[-1] else 0.0
 
 
-def set_precision(output: Any | None, gold: Any) -> float:
+def set_precision(output: JSON, gold: JSON) -> float:
     """The share of the output's items that are gold. Where either set is empty: 1 if both are, else 0."""
     said, right = _items(output), _items(gold)
     return len(said & right) / len(said) if said and right else float(said == right)
 
 
-def set_recall(output: Any | None, gold: Any) -> float:
+def set_recall(output: JSON, gold: JSON) -> float:
     """The share of the gold items that the output has. Where either set is empty: 1 if both are, else 0."""
     return set_precision(gold, output)
 
 
-def set_f1(output: Any | None, gold: Any) -> float:
+def set_f1(output: JSON, gold: JSON) -> float:
     """2·|both| / (|output| + |gold|). Where either set is empty: 1 if both are, else 0."""
     said, right = _items(output), _items(gold)
     return 2 * len(said & right) / (len(said) + len(right)) if said or right else 1.0
 
 
-def accuracy(output: Any | None, gold: Any) -> float:
+def accuracy(output: JSON, gold: JSON) -> float:
     """1 when the output is the gold value; texts are compared single-spaced, otherwise as they stand."""
     if isinstance(output, str) or isinstance(gold, str):
         return float(normal_space(_text(output)) == normal_space(_text(gold)))
@@ -108,22 +108,22 @@ def _token_f1(said: str, right: str) -> float:
     return 2 * both / (len(said_tokens) + len(right_tokens))
 
 
-def _text(value: Any | None) -> str:
+def _text(value: JSON) -> str:
     if isinstance(value, list):
         return " ".join(_text(item) for item in value)
     return "" if value is None else str(value)
 
 
-def _aliases(gold: Any) -> list[Any]:
+def _aliases(gold: JSON) -> Sequence[JSON]:
     return gold if isinstance(gold, list) and gold else [gold]
 
 
-def _items(value: Any | None) -> frozenset[str]:
+def _items(value: JSON) -> frozenset[str]:
     items = value if isinstance(value, list) else [] if value is None else [value]
     return frozenset(filter(None, (normal_space(_text(item)) for item in items)))
 
 
-def _own(function: Callable[..., Any], output: Any | None, example: Example) -> float:
+def _own(function: UserFunction, output: JSON, example: Example) -> float:
     try:
         value = float(function(output, example))
     except ConfigurationError:
@@ -137,7 +137,7 @@ def _own(function: Callable[..., Any], output: Any | None, example: Example) -> 
     return value
 
 
-_METRICS: Mapping[str, Callable[[Any | None, Any], float]] = {
+_METRICS: Mapping[str, Callable[[JSON, JSON], float]] = {
     "exact_match": exact_match,
     "token_f1": token_f1,
     "rouge_l": rouge_l,

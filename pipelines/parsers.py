@@ -7,15 +7,22 @@ None returned, says that the text does not parse; anything else that it raises i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pipelines.errors import CustomCodeFailed, DatasetError
 from pipelines.examples import Example
-from pipelines.functions import reference
-from pipelines.jsonvalues import first_value, plain, value_problem
-from pipelines.parts import ParserSpec
+from pipelines.functions import UserFunction, reference
+from pipelines.jsonvalues import JSON, first_value, plain, value_problem
+from pipelines.variants import (
+    ChoiceParser,
+    JsonParser,
+    LinesParser,
+    ParserSpec,
+    PythonParser,
+    RegexParser,
+    TextParser,
+)
 
 _BULLET = re.compile(r"^(?:[-*•]|\(?\d+[.):])\s+")
 
@@ -24,7 +31,7 @@ _BULLET = re.compile(r"^(?:[-*•]|\(?\d+[.):])\s+")
 class Parsed:
     """The value of a text, JSON-able and never None."""
 
-    value: Any
+    value: JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +41,7 @@ class ParseFailure:
     reason: str
 
 
-def parse(parser: ParserSpec | Callable[..., Any], text: str, example: Example) -> Parsed | ParseFailure:
+def parse(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFailure:
     """The value of a model's text.
 
     text: stripped. lines: the distinct non-empty lines in order; with `allowed`, those of the example's
@@ -44,11 +51,21 @@ def parse(parser: ParserSpec | Callable[..., Any], text: str, example: Example) 
 
     Raises CustomCodeFailed when a function misbehaves, DatasetError when the `allowed` field is unusable.
     """
-    if not isinstance(parser, ParserSpec):
-        return _own(parser, text, example)
+    if isinstance(parser, PythonParser):
+        return _own(parser.python, text, example)
     if not text.strip():
         return ParseFailure("empty text")
-    return _PARSERS[parser.kind](parser, text, example)
+    match parser:
+        case TextParser():
+            return Parsed(text.strip())
+        case LinesParser():
+            return _lines(text, allowed_values(parser, example))
+        case JsonParser(schema_=schema):
+            return _json(text, schema)
+        case RegexParser(pattern=pattern):
+            return _regex(text, pattern)
+        case ChoiceParser():
+            return _choice(text, allowed_values(parser, example) or [])
 
 
 def normal_space(text: str) -> str:
@@ -56,25 +73,20 @@ def normal_space(text: str) -> str:
     return " ".join(text.split())
 
 
-def allowed_values(parser: ParserSpec, example: Mapping[str, Any]) -> list[str] | None:
+def allowed_values(parser: ParserSpec, example: Example) -> list[str] | None:
     """The values that the parser's `allowed` field lists for this example; None when the parser has none.
 
     DatasetError when the field is missing or is not a list of texts.
     """
-    if parser.allowed is None:
+    if parser.allowed_field is None:
         return None
-    values = example.get(parser.allowed)
+    values = example.get(parser.allowed_field)
     if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
-        raise DatasetError(f"field {parser.allowed!r} must be a list of texts, got {values!r:.60}")
+        raise DatasetError(f"field {parser.allowed_field!r} must be a list of texts, got {values!r:.60}")
     return values
 
 
-def _text(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFailure:
-    return Parsed(text.strip())
-
-
-def _lines(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFailure:
-    allowed = allowed_values(parser, example)
+def _lines(text: str, allowed: Sequence[str] | None) -> Parsed | ParseFailure:
     lines = [normal_space(line) for line in text.splitlines()]
     if allowed is None:
         return Parsed(list(dict.fromkeys(line for line in lines if line)))
@@ -88,40 +100,40 @@ def _lines(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFai
     return Parsed(list(chosen.values()))
 
 
-def _json(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFailure:
+def _json(text: str, schema: Mapping[str, JSON] | None) -> Parsed | ParseFailure:
     try:
         value = first_value(text)
     except ValueError as error:
         return ParseFailure(str(error))
     if value is None:
         return ParseFailure("null is no value")
-    if parser.schema_ is not None and (problem := value_problem(value, parser.schema_)):
+    if schema is not None and (problem := value_problem(value, schema)):
         return ParseFailure(f"breaks the schema: {problem}")
     return Parsed(value)
 
 
-def _regex(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFailure:
-    match = re.search(parser.pattern or "", text)
+def _regex(text: str, pattern: str) -> Parsed | ParseFailure:
+    match = re.search(pattern, text)
     if match is None:
         return ParseFailure("the pattern does not match")
     value = match.group(1) if match.re.groups else match.group()
     return Parsed(value.strip()) if value and value.strip() else ParseFailure("the pattern matches no text")
 
 
-def _choice(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFailure:
-    allowed = {normal_space(value).casefold(): value for value in allowed_values(parser, example) or []}
-    said = normal_space(text).casefold()
-    if said in allowed:
-        return Parsed(allowed[said])
+def _choice(text: str, values: Sequence[str]) -> Parsed | ParseFailure:
+    allowed = {normal_space(value).casefold(): value for value in values}
+    answer = normal_space(text).casefold()
+    if answer in allowed:
+        return Parsed(allowed[answer])
     longest_first = sorted(filter(None, allowed), key=len, reverse=True)
     pattern = "|".join(re.escape(value) for value in longest_first)
-    named = set(re.findall(rf"(?<!\w)(?:{pattern})(?!\w)", said)) if pattern else set[str]()
+    named = set(re.findall(rf"(?<!\w)(?:{pattern})(?!\w)", answer)) if pattern else set[str]()
     if len(named) != 1:
         return ParseFailure(f"names {len(named)} of the {len(allowed)} allowed values")
     return Parsed(allowed[named.pop()])
 
 
-def _own(function: Callable[..., Any], text: str, example: Example) -> Parsed | ParseFailure:
+def _own(function: UserFunction, text: str, example: Example) -> Parsed | ParseFailure:
     try:
         value = function(text, example)
     except (ValueError, LookupError) as error:
@@ -138,12 +150,3 @@ def _own(function: Callable[..., Any], text: str, example: Example) -> Parsed | 
         raise CustomCodeFailed(
             f"parser {reference(function)} must return a JSON-able value: {error}"
         ) from None
-
-
-_PARSERS: dict[str, Callable[[ParserSpec, str, Example], Parsed | ParseFailure]] = {
-    "text": _text,
-    "lines": _lines,
-    "json": _json,
-    "regex": _regex,
-    "choice": _choice,
-}

@@ -5,56 +5,12 @@ Each part checks its own fields; what must hold between them is in `laws`, the w
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    NonNegativeFloat,
-    PlainSerializer,
-    PositiveFloat,
-    PositiveInt,
-    PrivateAttr,
-    Tag,
-)
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, PrivateAttr
 
-from pipelines.functions import reference
-
-
-def _number(value: object) -> object:
-    if isinstance(value, bool | str):
-        raise ValueError("must be a number")
-    return value
-
-
-def _written_or_function(value: object) -> str:
-    return "function" if callable(value) else "written"
-
-
-Number = BeforeValidator(_number)
-Named = Annotated[
-    Callable[..., Any],
-    PlainSerializer(lambda function: {"python": reference(function)}, return_type=dict[str, str]),
-]
-Function = Annotated[Named, Tag("function")]
-OrFunction = Discriminator(_written_or_function)
-
-
-class Strict(BaseModel):
-    """Frozen, unknown keys refused, numbers finite."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        validate_by_name=True,
-        validate_by_alias=True,
-        serialize_by_alias=True,
-    )
+from pipelines.strict import Number, PythonFunction, Strict
+from pipelines.variants import AggregatorSpec, MetricSpec, ParserSpec, Plurality, TextParser, Verifier
 
 
 class Price(Strict):
@@ -113,76 +69,6 @@ class SamplingSpec(Strict):
     stop: tuple[str, ...] = ()
 
 
-class ParserSpec(Strict):
-    """How a sample's text becomes a value; text that does not parse has no vote."""
-
-    kind: Literal["text", "lines", "json", "regex", "choice"] = "text"
-    pattern: str | None = Field(
-        default=None, description="regex: the first group (or the match) is the value"
-    )
-    allowed: str | None = Field(
-        default=None, description="example field that holds the allowed values (lines, choice)"
-    )
-    schema_: dict[str, Any] | None = Field(
-        default=None, alias="schema", description="json: JSON schema of the value"
-    )
-    schema_file: str | None = Field(default=None, description="the same, from a file beside the spec")
-    constrain: bool = Field(
-        default=False, description="json: have the server generate nothing but values of the schema"
-    )
-
-    @property
-    def list_valued(self) -> bool:
-        """Whether parsed values can be lists: lines always, json unless its schema names another type."""
-        types = (self.schema_ or {}).get("type", "array")
-        return self.kind == "lines" or (self.kind == "json" and "array" in types)
-
-
-class AggregatorSpec(Strict):
-    """How n samples become one output."""
-
-    kind: Literal["plurality", "set_vote", "best_of_n", "verifier", "fusion", "refine"] = "plurality"
-    threshold: Annotated[float, Number] = Field(
-        default=0.5, gt=0, le=1, description="set_vote: kept when at least this share of the votes has it"
-    )
-    union: bool = Field(default=False, description="set_vote: keep whatever any sample named")
-    scorer: Annotated[Annotated[Literal["mean_logprob"], Tag("written")] | Function, OrFunction] = Field(
-        default="mean_logprob", description="best_of_n: what picks the best sample"
-    )
-    model: str | None = Field(
-        default=None,
-        description="fusion: model that fuses; verifier: classifier whose last class means right",
-    )
-    prompt: str | None = Field(
-        default=None, description="fusion: template with `samples` and the stage's variables"
-    )
-    prompt_tokens: Annotated[PositiveInt, Number] | None = Field(
-        default=None, description="fusion, verifier: expected prompt length beside the samples"
-    )
-    start: str | None = Field(
-        default=None, description="refine: the input stage whose output is the first `draft`"
-    )
-    feedback: Named | None = Field(
-        default=None, description="refine: (draft, example) -> what to mend, or None when nothing is left to"
-    )
-
-    def rounds(self, n_samples: int) -> int:
-        """Prompts that n samples take: with refine each reads what the one before wrote."""
-        return n_samples if self.kind == "refine" else 1
-
-
-class MetricSpec(Strict):
-    """How an output is scored against an example's gold value, in [0, 1]."""
-
-    kind: Literal["exact_match", "token_f1", "rouge_l", "set_precision", "set_recall", "set_f1", "accuracy"]
-    label: str = Field(description="example field that holds the gold value")
-
-
-Parser = Annotated[Annotated[ParserSpec, Tag("written")] | Function, OrFunction]
-Aggregator = Annotated[Annotated[AggregatorSpec, Tag("written")] | Function, OrFunction]
-Metric = Annotated[Annotated[MetricSpec, Tag("written")] | Function, OrFunction]
-
-
 class TruncateSpec(Strict):
     """What is dropped of a long value before the template sees it. Parsers and metrics see all of it."""
 
@@ -213,8 +99,8 @@ class StageSpec(Strict):
         default=False, description="send the prompt as a plain completion instead of a chat"
     )
     truncate: tuple[TruncateSpec, ...] = ()
-    parser: Parser = ParserSpec()
-    aggregator: Aggregator = AggregatorSpec()
+    parser: ParserSpec = TextParser()
+    aggregator: AggregatorSpec = Plurality()
     models: tuple[str, ...] = Field(min_length=1, description="candidate models, by key in `models`")
     verifiers: tuple[str, ...] = Field(
         default=(),
@@ -227,7 +113,7 @@ class StageSpec(Strict):
     generated_tokens: Annotated[PositiveInt, Number] = Field(
         description="expected generation length of one sample, tokens"
     )
-    metric: Metric | None = None
+    metric: MetricSpec | None = None
     _template_file: str | None = PrivateAttr(default=None)
 
     @property
@@ -251,11 +137,11 @@ class StageSpec(Strict):
         """The model that draws the samples of an option. KeyError for none of the stage's."""
         return option if option in self.models else self._judged[option][0]
 
-    def aggregator_of(self, option: str) -> Aggregator:
+    def aggregator_of(self, option: str) -> AggregatorSpec:
         """How samples become an output: the stage's aggregator, or the option's verifier. As `model_of`."""
         if option in self.models:
             return self.aggregator
-        return AggregatorSpec(kind="verifier", model=self._judged[option][1])
+        return Verifier(model=self._judged[option][1])
 
     @property
     def template_file(self) -> str | None:
@@ -280,7 +166,7 @@ class DatasetSpec(Strict):
     shared: dict[str, str] = Field(
         default_factory=dict, description="fields of every row, each read from a JSON file beside the spec"
     )
-    prepare: Named | None = Field(
+    prepare: PythonFunction | None = Field(
         default=None, description="(row) -> example row; a ValueError leaves the row out and is reported"
     )
     id_field: str | None = Field(default=None, description="field with a unique id; the row number if absent")

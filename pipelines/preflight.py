@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from datastore.keys import canonical_json
 from pipelines.clients import ModelClients
 from pipelines.costs import estimated_tokens, prompt_tokens_bound
 from pipelines.dataset import load_examples
 from pipelines.errors import ServerError
 from pipelines.examples import Example
-from pipelines.jsonvalues import canonical
 from pipelines.prompts import render
-from pipelines.spec import AggregatorSpec, PipelineSpec, StageSpec
+from pipelines.spec import PipelineSpec, StageSpec
 
 _LONGEST_PROMPTS = 8  # counted by the server, for each stage and model
 
@@ -78,8 +78,8 @@ def _largest_n(spec: PipelineSpec) -> dict[str, int]:
     for stage in spec.stages:
         for name in stage.models:
             largest[name] = max(largest.get(name, 1), stage.max_samples)
-        if isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.model is not None:
-            largest.setdefault(stage.aggregator.model, 1)
+        if stage.aggregator.own_model is not None:
+            largest.setdefault(stage.aggregator.own_model, 1)
     for name in spec.verifiers:
         largest.setdefault(name, 1)
     return {name: min(n, spec.models[name].max_n or n) for name, n in largest.items()}
@@ -149,7 +149,7 @@ async def _overflow(
             place=place, message=f"{message}, got {stage.prompt_tokens} + {generated}", remedy=remedy
         )
     contents = [(render(stage, example, {}), example) for example in examples]
-    sized = [(canonical(content), content, example) for content, example in contents]
+    sized = [(canonical_json(content), content, example) for content, example in contents]
     risky = [item for item in sized if prompt_tokens_bound(item[0], None) + generated > window]
     risky.sort(key=lambda item: len(item[0]), reverse=True)
     worst: tuple[int, Example, bool] | None = None

@@ -19,8 +19,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipelines.errors import SpecError
 from pipelines.examples import Example
-from pipelines.spec import AggregatorSpec, ParserSpec, PipelineSpec, StageSpec
+from pipelines.parts import StageSpec
+from pipelines.spec import PipelineSpec
 from pipelines.truncation import truncated
+from pipelines.variants import Fusion, JsonParser, Refine
 
 FUSION_PROMPT = """\
 Several replies to this request were written independently.
@@ -73,7 +75,7 @@ def render(
 def truncations(stage: StageSpec, example: Example, outputs: Mapping[str, Any]) -> list[str]:
     """What the stage's prompt for this example lacks, a note for each value that was cut."""
     variables = {**example.fields, **{name: outputs.get(name) for name in stage.input_names}}
-    if isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.start is not None:
+    if isinstance(stage.aggregator, Refine):
         variables["draft"] = outputs.get(stage.aggregator.start)
     return truncated(stage, variables)[1]
 
@@ -129,8 +131,7 @@ def used_fields(stage: StageSpec) -> frozenset[str]:
 
 def _own_names(stage: StageSpec) -> frozenset[str]:
     """What a stage's template gets beside fields and inputs."""
-    refines = isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.kind == "refine"
-    return frozenset({"draft", "feedback"}) if refines else frozenset()
+    return frozenset({"draft", "feedback"} if isinstance(stage.aggregator, Refine) else ())
 
 
 def check_templates(spec: PipelineSpec) -> None:
@@ -164,7 +165,7 @@ def _parts(stage: StageSpec) -> tuple[_Part, ...]:
 
 def _fusion_part(stage: StageSpec) -> _Part | None:
     aggregator = stage.aggregator
-    if not isinstance(aggregator, AggregatorSpec) or aggregator.prompt is None:
+    if not isinstance(aggregator, Fusion) or aggregator.prompt is None:
         return None
     field = f"stages[{stage.name}].aggregator.prompt"
     return _Part(field, f"<{field}>", aggregator.prompt, is_fusion=True)
@@ -179,7 +180,7 @@ def _variables(
     stage: StageSpec, example: Example, outputs: Mapping[str, Any], revision: Revision | None = None
 ) -> dict[str, Any]:
     variables = dict(example.fields)
-    if isinstance(stage.aggregator, AggregatorSpec) and stage.aggregator.start is not None:
+    if isinstance(stage.aggregator, Refine):
         revision = revision or Revision(outputs.get(stage.aggregator.start), "")
         draft = jinja2.ChainableUndefined(name="draft") if revision.draft is None else revision.draft
         variables |= {"draft": draft, "feedback": revision.feedback}
@@ -192,7 +193,7 @@ def _variables(
 def _constraint(stage: StageSpec) -> dict[str, Any]:
     """What has the server generate values of the parser's schema only; a part of the samples' identity."""
     parser = stage.parser
-    if not isinstance(parser, ParserSpec) or not parser.constrain:
+    if not isinstance(parser, JsonParser) or not parser.constrain:
         return {}
     schema = {"name": stage.name, "schema": parser.schema_, "strict": True}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from pipelines.allocation import StageChoice
 from pipelines.errors import DrawFailed
 from pipelines.examples import Example
-from pipelines.runtime import Runtime
+from pipelines.runtime import Outputs, Runtime
 from pipelines.spec import StageSpec
-
-Outputs = Mapping[str, Any]
 
 
 async def record_full_bank(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from datastore.records import ResultStatus
 from pipelines import aggregators, metrics, parsers, prompts
@@ -21,12 +21,17 @@ from pipelines.costs import stage_cost_usd, stage_flops
 from pipelines.errors import AggregationFailed, CustomCodeFailed, DrawFailed, PipelineError, ReplayMiss
 from pipelines.examples import Example
 from pipelines.functions import reference
+from pipelines.jsonvalues import JSON
+from pipelines.parts import SamplingSpec, StageSpec
 from pipelines.sampler import SampleBank, Sampler, Samples, SpendGate
-from pipelines.spec import AggregatorSpec, MetricSpec, PipelineSpec, SamplingSpec, StageSpec
+from pipelines.spec import PipelineSpec
+from pipelines.variants import BuiltinMetric, Fusion, MetricSpec, Refine, Verifier
 from pipelines.wire import ContextOverflow
 
 VERIFYING = SamplingSpec(temperature=0.0, max_tokens=1)
 """A verifier draws nothing: this only completes what identifies its answer."""
+Outputs: TypeAlias = Mapping[str, JSON]
+"""The values of the stages before, by name."""
 MISSING = (DrawFailed, AggregationFailed, CustomCodeFailed)
 
 
@@ -44,7 +49,7 @@ class StageOutcome:
     model: str
     n_samples: int
     prompt_key: str | None
-    value: Any
+    value: JSON
     score: float | None
     status: ResultStatus
     reason: str | None
@@ -63,7 +68,7 @@ class ExampleOutcome:
 
     example_id: str
     stages: tuple[StageOutcome, ...]
-    output: Any
+    output: JSON
     score: float | None
     status: ResultStatus
     reason: str | None
@@ -98,7 +103,7 @@ class Runtime:
         with_score: off for inputs without a gold value. Raises ConfigurationError, SpendRefused, ReplayMiss,
         SpecError (a template fails) and StoreError; every other fault is the outcome's `reason`.
         """
-        outputs: dict[str, Any] = {}
+        outputs: dict[str, JSON] = {}
         done: list[StageOutcome] = []
         for stage in self.spec.stages:
             choice = allocation[stage.name]
@@ -125,7 +130,7 @@ class Runtime:
         stage: StageSpec | str,
         choice: StageChoice,
         example: Example,
-        outputs: Mapping[str, Any],
+        outputs: Outputs,
         *,
         with_score: bool = True,
     ) -> StageOutcome:
@@ -166,7 +171,7 @@ class Runtime:
         stage: StageSpec,
         choice: StageChoice,
         example: Example,
-        outputs: Mapping[str, Any],
+        outputs: Outputs,
         first: int = 1,
     ) -> list[StageOutcome]:
         """The outcomes of the first n samples for n from `first` to `choice.n_samples`, each parsed once.
@@ -175,17 +180,9 @@ class Runtime:
         `run_example` does; a fault is in the outcomes.
         """
         aggregator = stage.aggregator_of(choice.model)
-        if isinstance(aggregator, AggregatorSpec) and aggregator.kind == "verifier":
-            judged = []
-            for n in range(first, choice.n_samples + 1):
-                try:
-                    own = StageChoice(choice.model, n)
-                    judged.append(await self.stage_outcome(stage, own, example, outputs))
-                except ReplayMiss as miss:
-                    miss.available = n - 1
-                    raise
-            return judged
-        if not isinstance(aggregator, AggregatorSpec) or not _built_in(aggregator):
+        if isinstance(aggregator, Verifier):
+            return await self._verified_prefixes(stage, choice, example, outputs, first)
+        if not aggregator.is_free:
             return [await self.stage_outcome(stage, choice, example, outputs)]
         ledger = _Ledger(self.spec)
         content = prompts.render(stage, example, outputs)
@@ -193,12 +190,10 @@ class Runtime:
             drawn = await self._samples(stage, choice.model, content, choice.n_samples, ledger)
         except (*MISSING, ContextOverflow):
             return [await self.stage_outcome(stage, choice, example, outputs)]
-        candidates = [
-            Candidate(s.index, s.text, _parsed(stage, s.text, example), s.mean_logprob) for s in drawn.samples
-        ]
+        candidates = _candidates(stage, drawn, example)
         generated = [sample.generated_tokens for sample in drawn.samples]
         note = _note(stage, example, outputs)
-        found = []
+        outcomes = []
         for n in range(first, choice.n_samples + 1):
             value, score, reason = None, None, None
             try:
@@ -207,7 +202,7 @@ class Runtime:
             except MISSING as error:
                 value, reason = None, str(error)
             model, tokens = self.spec.models[stage.model_of(choice.model)], sum(generated[:n])
-            found.append(
+            outcomes.append(
                 StageOutcome(
                     stage=stage.name,
                     model=choice.model,
@@ -226,76 +221,79 @@ class Runtime:
                     calls=0,
                 )
             )
-        return found
+        return outcomes
+
+    async def _verified_prefixes(
+        self, stage: StageSpec, choice: StageChoice, example: Example, outputs: Outputs, first: int
+    ) -> list[StageOutcome]:
+        judged = []
+        for n in range(first, choice.n_samples + 1):
+            try:
+                judged.append(await self.stage_outcome(stage, replace(choice, n_samples=n), example, outputs))
+            except ReplayMiss as miss:
+                miss.available = n - 1
+                raise
+        return judged
 
     async def _value(
-        self,
-        stage: StageSpec,
-        choice: StageChoice,
-        example: Example,
-        outputs: Mapping[str, Any],
-        ledger: _Ledger,
-    ) -> Any:
-        aggregator = stage.aggregator_of(choice.model)
-        if isinstance(aggregator, AggregatorSpec) and aggregator.kind == "refine":
+        self, stage: StageSpec, choice: StageChoice, example: Example, outputs: Outputs, ledger: _Ledger
+    ) -> JSON:
+        """What the stage's aggregator makes of the samples, which it draws."""
+        aggregator, model = stage.aggregator_of(choice.model), stage.model_of(choice.model)
+        if isinstance(aggregator, Refine):
             return await self._refined(stage, aggregator, choice, example, outputs, ledger)
         content = prompts.render(stage, example, outputs)
-        drawn = await self._samples(stage, stage.model_of(choice.model), content, choice.n_samples, ledger)
-        if isinstance(aggregator, AggregatorSpec) and aggregator.kind == "fusion":
-            assert aggregator.model is not None
+        drawn = await self._samples(stage, model, content, choice.n_samples, ledger)
+        if isinstance(aggregator, Fusion):
             texts = [sample.text for sample in drawn.samples]
             request = prompts.render_fusion(stage, texts, example, outputs)
             fused = await self._samples(stage, aggregator.model, request, 1, ledger)
             return _parsed(stage, fused.samples[0].text, example)
-        candidates = [
-            Candidate(s.index, s.text, _parsed(stage, s.text, example), s.mean_logprob) for s in drawn.samples
-        ]
-        if isinstance(aggregator, AggregatorSpec) and aggregator.kind == "verifier":
+        candidates = _candidates(stage, drawn, example)
+        if isinstance(aggregator, Verifier):
             return await self._verified(stage, aggregator, content, candidates, example, outputs, ledger)
-        if isinstance(aggregator, AggregatorSpec) and _built_in(aggregator):
+        if aggregator.is_free:
             return aggregators.aggregate(stage, candidates, example, outputs)
         return await asyncio.to_thread(aggregators.aggregate, stage, candidates, example, outputs)
 
     async def _verified(
         self,
         stage: StageSpec,
-        aggregator: AggregatorSpec,
-        content: Mapping[str, Any],
+        verifier: Verifier,
+        content: Mapping[str, JSON],
         candidates: Sequence[Candidate],
         example: Example,
-        outputs: Mapping[str, Any],
+        outputs: Outputs,
         ledger: _Ledger,
-    ) -> Any:
+    ) -> JSON:
         """The value of the sample that the verifier thinks most likely right; equal texts are read once."""
-        assert aggregator.model is not None
         texts = list(dict.fromkeys(c.text for c in candidates if c.value is not None))
-        asked = [{"classify": prompts.verified_text(content, text)} for text in texts]
+        requests = [{"classify": prompts.verified_text(content, text)} for text in texts]
         try:
-            read = await asyncio.gather(
-                *(self._samples(stage, aggregator.model, one, 1, ledger, VERIFYING) for one in asked)
+            answers = await asyncio.gather(
+                *(self._samples(stage, verifier.model, one, 1, ledger, VERIFYING) for one in requests)
             )
         except ContextOverflow as error:
             raise AggregationFailed(f"a sample is too long for its verifier: {error}") from error
         scores = {
-            text: float(json.loads(found.samples[0].text)[-1])
-            for text, found in zip(texts, read, strict=True)
+            text: float(json.loads(answer.samples[0].text)[-1])
+            for text, answer in zip(texts, answers, strict=True)
         }
         return aggregators.best_of_n(candidates, lambda c, *_: scores.get(c.text), example, outputs)
 
     async def _refined(
         self,
         stage: StageSpec,
-        aggregator: AggregatorSpec,
+        refine: Refine,
         choice: StageChoice,
         example: Example,
-        outputs: Mapping[str, Any],
+        outputs: Outputs,
         ledger: _Ledger,
-    ) -> Any:
+    ) -> JSON:
         """The draft after as many rounds; a round that does not parse leaves it, no feedback ends them."""
-        assert aggregator.start is not None
-        draft = outputs[aggregator.start]
+        draft = outputs[refine.start]
         for number in range(choice.n_samples):
-            feedback = await _feedback(aggregator, draft, example)
+            feedback = await _feedback(refine, draft, example)
             if feedback is None:
                 break
             content = prompts.render(stage, example, outputs, prompts.Revision(draft, feedback))
@@ -314,7 +312,7 @@ class Runtime:
         self,
         stage: StageSpec,
         model: str,
-        content: Mapping[str, Any],
+        content: Mapping[str, JSON],
         n: int,
         ledger: _Ledger,
         sampling: SamplingSpec | None = None,
@@ -351,38 +349,40 @@ class _Ledger:
         self.calls += drawn.calls
 
 
-def _built_in(aggregator: AggregatorSpec) -> bool:
-    """Whether aggregating a further prefix costs neither a call nor a user's function."""
-    by_logprob = aggregator.kind == "best_of_n" and aggregator.scorer == "mean_logprob"
-    return by_logprob or aggregator.kind in ("plurality", "set_vote")
+def _candidates(stage: StageSpec, drawn: Samples, example: Example) -> list[Candidate]:
+    return [
+        Candidate(s.index, s.text, _parsed(stage, s.text, example), s.mean_logprob) for s in drawn.samples
+    ]
 
 
-def _parsed(stage: StageSpec, text: str, example: Example) -> Any:
+def _parsed(stage: StageSpec, text: str, example: Example) -> JSON:
     parsed = parsers.parse(stage.parser, text, example)
     return parsed.value if isinstance(parsed, parsers.Parsed) else None
 
 
-async def _feedback(aggregator: AggregatorSpec, draft: Any, example: Example) -> str | None:
-    if aggregator.feedback is None or draft is None:
+async def _feedback(refine: Refine, draft: JSON, example: Example) -> str | None:
+    if refine.feedback is None or draft is None:
         return ""
+    function = refine.feedback.python
     try:
-        told = await asyncio.to_thread(aggregator.feedback, draft, example)
+        feedback = await asyncio.to_thread(function, draft, example)
     except PipelineError:
         raise
     except Exception as error:
-        name = reference(aggregator.feedback)
-        raise CustomCodeFailed(f"feedback {name} raised {type(error).__name__}: {error}") from error
-    return None if told is None else str(told)
+        raise CustomCodeFailed(
+            f"feedback {reference(function)} raised {type(error).__name__}: {error}"
+        ) from error
+    return None if feedback is None else str(feedback)
 
 
-async def _score(metric: MetricSpec | Callable[..., Any], output: Any, example: Example) -> float | None:
+async def _score(metric: MetricSpec, output: JSON, example: Example) -> float | None:
     """A function of the user's own may take its time: it runs beside the event loop."""
-    if isinstance(metric, MetricSpec):
+    if isinstance(metric, BuiltinMetric):
         return metrics.score(metric, output, example)
     return await asyncio.to_thread(metrics.score, metric, output, example)
 
 
-def _note(stage: StageSpec, example: Example, outputs: Mapping[str, Any]) -> str | None:
+def _note(stage: StageSpec, example: Example, outputs: Outputs) -> str | None:
     """What a good result has to say: what its prompt lacked."""
     cut = prompts.truncations(stage, example, outputs) if stage.truncate else []
     return f"truncated: {'; '.join(cut)}" if cut else None

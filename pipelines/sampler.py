@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-from datastore.keys import make_prompt, model_key, well_formed
+from datastore.keys import make_prompt, well_formed
 from datastore.records import Prompt, Sample
 from pipelines.clients import ModelClients
 from pipelines.costs import estimated_tokens, prompt_tokens_bound
@@ -85,9 +85,7 @@ class Sampler:
         self._clients = None if replay else clients
         self._run_id = run_id
         self._gate = gate
-        self._keys = {
-            name: model_key(model.served_name or name, model.revision) for name, model in spec.models.items()
-        }
+        self._keys = {name: spec.model_key(name) for name in spec.models}
         self._prompt_tokens: dict[str, int | None] = {}  # of the prompts met so far
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 

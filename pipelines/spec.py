@@ -8,50 +8,79 @@ left to `prompts` and `dataset`, whether servers answer to the preflight.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from datastore.keys import model_key
+from pipelines.configfile import ConfigFile
 from pipelines.errors import SpecError
 from pipelines.laws import broken_laws, in_order, listed
 from pipelines.parts import (
-    Aggregator,
-    AggregatorSpec,
     BudgetSpec,
     DatasetSpec,
-    Metric,
-    MetricSpec,
     ModelSpec,
-    Parser,
-    ParserSpec,
     Price,
     ReferenceSpec,
     SamplingSpec,
     Speed,
     StageSpec,
-    Strict,
     TruncateSpec,
+)
+from pipelines.strict import PythonFunction, Strict
+from pipelines.variants import (
+    AggregatorSpec,
+    BestOfN,
+    BuiltinMetric,
+    ChoiceParser,
+    Fusion,
+    JsonParser,
+    LinesParser,
+    MetricSpec,
+    ParserSpec,
+    Plurality,
+    PythonAggregator,
+    PythonMetric,
+    PythonParser,
+    Refine,
+    RegexParser,
+    SetVote,
+    TextParser,
+    Verifier,
 )
 
 __all__ = [
-    "Aggregator",
     "AggregatorSpec",
+    "BestOfN",
     "BudgetSpec",
+    "BuiltinMetric",
+    "ChoiceParser",
     "DatasetSpec",
-    "Metric",
+    "Fusion",
+    "JsonParser",
+    "LinesParser",
     "MetricSpec",
     "ModelSpec",
-    "Parser",
     "ParserSpec",
     "PipelineSpec",
+    "Plurality",
     "Price",
+    "PythonAggregator",
+    "PythonFunction",
+    "PythonMetric",
+    "PythonParser",
     "ReferenceSpec",
+    "Refine",
+    "RegexParser",
     "SamplingSpec",
+    "SetVote",
     "Speed",
     "StageSpec",
     "Strict",
+    "TextParser",
     "TruncateSpec",
+    "Verifier",
 ]
 
 
@@ -65,8 +94,8 @@ class PipelineSpec(Strict):
     stages: tuple[StageSpec, ...] = Field(min_length=1)
     models: dict[str, ModelSpec] = Field(min_length=1)
     dataset: DatasetSpec
-    metric: Metric
-    metrics: dict[str, Metric] = Field(
+    metric: MetricSpec
+    metrics: dict[str, MetricSpec] = Field(
         default_factory=dict,
         description="further metrics by name, reported for winner and best default; they steer nothing",
     )
@@ -75,8 +104,7 @@ class PipelineSpec(Strict):
         default=None, description="a recorded sample bank (Parquet) beside the spec, attached read-only"
     )
     root: Path = Field(default=Path(), exclude=True, description="directory that relative paths start from")
-    _file: str | None = PrivateAttr(default=None)
-    _lines: Mapping[str, int] = PrivateAttr(default_factory=dict)
+    _source: ConfigFile | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _complete(self) -> PipelineSpec:
@@ -114,23 +142,27 @@ class PipelineSpec(Strict):
     @property
     def verifiers(self) -> frozenset[str]:
         """The models that classify samples, as an aggregator or as a choice of the search."""
-        fixed = (s.aggregator for s in self.stages if isinstance(s.aggregator, AggregatorSpec))
-        named = {own.model for own in fixed if own.kind == "verifier" and own.model is not None}
-        return frozenset(named.union(*(stage.verifiers for stage in self.stages)))
+        fixed = {s.aggregator.model for s in self.stages if isinstance(s.aggregator, Verifier)}
+        return frozenset(fixed.union(*(stage.verifiers for stage in self.stages)))
 
     def served_name(self, model: str) -> str:
         """What requests call the model."""
         return self.model(model).served_name or model
 
+    def model_key(self, name: str) -> str:
+        """What identifies the model of that key in the store: its served name, and its revision if any."""
+        return model_key(self.served_name(name), self.model(name).revision)
+
+    @property
+    def bank_path(self) -> Path | None:
+        """The file of the recorded samples that the spec names, there or not; None when it names none."""
+        return None if self.bank is None else self.root / self.bank
+
     def error_at(self, field: str, message: str, *, remedy: str | None = None) -> SpecError:
         """A SpecError about a field such as `stages[answer].prompt`, with file and line where known."""
-        return SpecError(message, file=self._file, line=self.line_of(field), field=field, remedy=remedy)
-
-    def line_of(self, field: str) -> int | None:
-        """The line of a field, or of what holds it, in the file; None when the spec came from no file."""
-        while field and field not in self._lines:
-            field = field[: max(field.rfind("."), field.rfind("["), 0)]
-        return self._lines.get(field)
+        file = None if self._source is None else self._source.file
+        line = None if self._source is None else self._source.line_of(field)
+        return SpecError(message, file=file, line=line, field=field, remedy=remedy)
 
 
 def _with_inputs(stages: Sequence[StageSpec]) -> list[StageSpec]:
@@ -144,7 +176,7 @@ def _with_inputs(stages: Sequence[StageSpec]) -> list[StageSpec]:
 def _with_files(stage: StageSpec, root: Path) -> StageSpec:
     """The stage with its prompt and its schema read."""
     parser = stage.parser
-    if isinstance(parser, ParserSpec) and parser.schema_file is not None:
+    if isinstance(parser, JsonParser) and parser.schema_file is not None:
         schema = json.loads((root / parser.schema_file).read_text(encoding="utf-8"))
         read = parser.model_copy(update={"schema_": schema, "schema_file": None})
         stage = stage.model_copy(update={"parser": read})

@@ -1,4 +1,4 @@
-"""The JSON schema of a pipeline file, and which keys it allows where."""
+"""The JSON schema of a file that a pydantic model describes, and which keys it allows where."""
 
 from __future__ import annotations
 
@@ -6,49 +6,71 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
-from pipelines.spec import PipelineSpec
 
-
-@lru_cache(maxsize=1)
-def spec_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of a pipeline file."""
-    schema = PipelineSpec.model_json_schema(schema_generator=_SchemaOfFiles)
-    del schema["properties"]["root"]
+@lru_cache(maxsize=8)
+def file_schema(model: type[BaseModel]) -> JsonSchemaValue:
+    """JSON schema (draft 2020-12) of a file; not to be changed. Fields that no file sets are left out."""
+    schema = model.model_json_schema(schema_generator=_SchemaOfFiles)
+    for name, field in model.model_fields.items():
+        if field.exclude:
+            del schema["properties"][name]
     return {"$schema": GenerateJsonSchema.schema_dialect, **schema}
 
 
+def is_tag(part: str | int) -> bool:
+    """Whether a part of the location of pydantic's error names a member of a union, not a key."""
+    return isinstance(part, str) and part.startswith("<")
+
+
+def known_keys(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """The keys that a file may have in the mapping at a location: a path of keys, positions and tags."""
+    return list(dict.fromkeys(key for form in _forms_at(model, loc) for key in form.get("properties", {})))
+
+
+def keys_by_kind(model: type[BaseModel], loc: Sequence[str | int]) -> dict[str, list[str]]:
+    """The kinds that the mapping at a location can be of, and the keys of each."""
+    forms = [form.get("properties", {}) for form in _forms_at(model, loc)]
+    return {form["kind"]["const"]: list(form) for form in forms if "const" in form.get("kind", {})}
+
+
 class _SchemaOfFiles(GenerateJsonSchema):
-    def callable_schema(self, schema: Any) -> JsonSchemaValue:
+    def callable_schema(self, schema: object) -> JsonSchemaValue:
         """Functions, which JSON lacks, are written by name."""
-        name = {"type": "string", "pattern": "^[^:]+:[^:]+$", "description": "module:function"}
-        return {
-            "type": "object",
-            "properties": {"python": name},
-            "required": ["python"],
-            "additionalProperties": False,
-        }
+        return {"type": "string", "pattern": "^[^:]+:[^:]+$", "description": "module:function"}
 
 
-def known_keys(place: Sequence[str | int]) -> list[str]:
-    """The keys that a pipeline file may have in the mapping at a place, a path of keys and positions."""
-    nodes = [spec_schema()]
-    for part in place:
-        nodes = [child for node in _forms(nodes) for child in _children(node, part)]
-    return list(dict.fromkeys(key for node in _forms(nodes) for key in node.get("properties", {})))
+def _forms_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[JsonSchemaValue]:
+    whole = file_schema(model)
+    forms = list(_forms(whole, [whole]))
+    for part in loc:
+        if is_tag(part):
+            forms = [form for form in forms if _tag(form) == part]
+        else:
+            forms = list(_forms(whole, [child for form in forms for child in _children(form, part)]))
+    return forms
 
 
-def _forms(nodes: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _forms(whole: JsonSchemaValue, nodes: Sequence[JsonSchemaValue]) -> Iterator[JsonSchemaValue]:
+    """The schemas without references and alternatives that some schemas come to."""
     for node in nodes:
         if "$ref" in node:
-            yield from _forms([spec_schema()["$defs"][node["$ref"].rsplit("/", 1)[1]]])
+            yield from _forms(whole, [whole["$defs"][node["$ref"].rsplit("/", 1)[1]]])
         else:
             yield node
-            yield from _forms([*node.get("anyOf", ()), *node.get("oneOf", ())])
+            yield from _forms(whole, [*node.get("anyOf", ()), *node.get("oneOf", ())])
 
 
-def _children(node: dict[str, Any], part: str | int) -> list[dict[str, Any]]:
+def _tag(form: JsonSchemaValue) -> str:
+    keys: dict[str, Any] = form.get("properties", {})
+    if "python" in keys:
+        return "<function>"
+    return f"<{keys.get('kind', {}).get('const', 'named')}>"
+
+
+def _children(node: JsonSchemaValue, part: str | int) -> list[JsonSchemaValue]:
     named = node.get("properties", {})
     child = node.get("items") if isinstance(part, int) else named.get(part, node.get("additionalProperties"))
     return [child] if isinstance(child, dict) else []

@@ -32,12 +32,12 @@ from agenttts.proposers import AgentSettings
 from agenttts.tasktune.chat import JsonChat, require_llm
 from agenttts.tasktune.classified import LabelledText, read_texts
 from agenttts.tasktune.classifier import ClassifierConfig, fit_classifier
-from agenttts.tasktune.configfile import load_config
 from agenttts.tasktune.judgepage import JudgePage, Judging, judged_pairs
 from agenttts.tasktune.preferring import agreement, by_llm, by_votes, drawn_pairs, read_csv, write_csv
 from agenttts.tasktune.verifier import train_verifier
 from datastore.records import Preference
 from datastore.store import Store
+from pipelines.configfile import load_config
 from pipelines.specfile import load_spec
 from pipelines.tables import read_file
 

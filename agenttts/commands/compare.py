@@ -116,7 +116,7 @@ def _on_bank(
     from pipelines.specfile import load_spec
 
     spec = load_spec(path)
-    files = banks or ([spec.root / spec.bank] if spec.bank else [])
+    files = banks or ([] if spec.bank_path is None else [spec.bank_path])
     if not files:
         raise UserError(
             f"{path}: a comparison needs recorded samples; name a bank in the file or with --bank"

@@ -18,7 +18,7 @@ from agenttts.errors import UserError
 from agenttts.space import SearchSpace
 from pipelines.servecommand import Device, ServeCommand, commands, require_vllm
 from pipelines.serving import ServerGroup
-from pipelines.spec import AggregatorSpec, PipelineSpec
+from pipelines.spec import PipelineSpec
 from pipelines.specfile import load_spec
 
 
@@ -103,9 +103,9 @@ def _needed(spec: PipelineSpec, db: Path, run: str) -> list[str]:
     for stage in spec.stages:
         option = allocation[stage.name].model
         models.append(stage.model_of(option))
-        own = stage.aggregator_of(option)
-        if isinstance(own, AggregatorSpec) and own.model is not None:
-            models.append(own.model)
+        own_model = stage.aggregator_of(option).own_model
+        if own_model is not None:
+            models.append(own_model)
     return list(dict.fromkeys(models))
 
 

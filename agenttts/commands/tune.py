@@ -38,7 +38,6 @@ from agenttts.tasktune.adapters import TunedModel, read_tuned, register, require
 from agenttts.tasktune.build import DataConfig, build
 from agenttts.tasktune.chat import JsonChat, require_llm
 from agenttts.tasktune.cleaning import evenly
-from agenttts.tasktune.configfile import load_config
 from agenttts.tasktune.evaluation import Evaluation, evaluate, figure, rivals_spec
 from agenttts.tasktune.fit import FitConfig, fit
 from agenttts.tasktune.merging import Method, merge, merge_into_base
@@ -48,6 +47,7 @@ from agenttts.tasktune.sources import documents as read_documents
 from agenttts.tasktune.subtask import subtasks_yaml, template_names, template_text
 from agenttts.tasktune.taskdata import TaskData, card_text, load_dataset
 from datastore.store import Store
+from pipelines.configfile import load_config
 from pipelines.servecommand import commands
 from pipelines.tables import Row
 

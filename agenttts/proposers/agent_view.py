@@ -23,7 +23,7 @@ from agenttts.space import SearchSpace
 from agenttts.stats import mean_interval, paired_difference
 from agenttts.trial import TrialResult, merit
 from pipelines.allocation import StageChoice
-from pipelines.spec import AggregatorSpec, MetricSpec, StageSpec
+from pipelines.spec import BuiltinMetric, PythonAggregator, StageSpec
 
 Message = dict[str, str]
 History = Literal["true", "shuffled", "blank"]
@@ -110,7 +110,7 @@ def shown(view: SearchView) -> dict[str, Any]:
     metric = view.space.spec.metric
     return {
         "pipeline": view.task,
-        "score": metric.kind if isinstance(metric, MetricSpec) else "a function, from 0 to 1",
+        "score": metric.kind if isinstance(metric, BuiltinMetric) else "a function, from 0 to 1",
         "search_examples": view.n_examples,
         "budget_units": view.space.budget_units,
         "stages": [_stage(view.space, stage) for stage in view.space.stages],
@@ -148,7 +148,7 @@ def _stage(space: SearchSpace, stage: StageSpec) -> dict[str, Any]:
 
 def _aggregator(stage: StageSpec, option: str) -> str:
     own = stage.aggregator_of(option)
-    return own.kind if isinstance(own, AggregatorSpec) else "a function"
+    return "a function" if isinstance(own, PythonAggregator) else own.kind
 
 
 def _trial(view: SearchView, trial: TrialResult, best: TrialResult | None) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from agenttts.tasktune.traces import example_inputs, stage_task, trace_rows
 from datastore.store import Store
 from pipelines.dataset import load_examples
 from pipelines.extras import library
-from pipelines.parts import Strict
 from pipelines.specfile import restore_spec
+from pipelines.strict import Strict
 from pipelines.tables import Row, read_file, read_hub
 
 Progress = Callable[[str], None]

@@ -16,7 +16,7 @@ from agenttts.tasktune.classified import LabelledText, Pairs, read_texts, split_
 from agenttts.tasktune.preferring import known_pairs
 from datastore.store import Store
 from pipelines.extras import library
-from pipelines.parts import Strict
+from pipelines.strict import Strict
 from pipelines.tables import read_file
 
 OnEvent = Callable[[dict[str, Any]], None]

@@ -17,11 +17,11 @@ from typing import Any
 from agenttts.errors import UserError
 from agenttts.tasktune.rows import Dropped, PreferencePair, TaskRow
 from agenttts.tasktune.subtask import SubTask
+from datastore.keys import canonical_json
 from pipelines import metrics
 from pipelines.errors import CustomCodeFailed, DatasetError
 from pipelines.examples import Example
 from pipelines.extras import library
-from pipelines.jsonvalues import canonical
 from pipelines.parsers import Parsed, parse
 
 CountTokens = Callable[[str], int]
@@ -128,7 +128,7 @@ def clean(
 
 def input_text(inputs: object) -> str:
     """What rows are compared by: their inputs as one text, case and spacing aside."""
-    return " ".join(unicodedata.normalize("NFKC", canonical(inputs)).casefold().split())
+    return " ".join(unicodedata.normalize("NFKC", canonical_json(inputs)).casefold().split())
 
 
 def schema_problem(task: SubTask, row: TaskRow) -> str | None:
@@ -167,8 +167,8 @@ def sketch(text: str) -> Any:
 
 def clean_pairs(pairs: Sequence[PreferencePair], kept: Sequence[TaskRow]) -> list[PreferencePair]:
     """Pairs whose prompt is among the kept rows'."""
-    prompts = {canonical(list(row.messages)) for row in kept}
-    return [pair for pair in pairs if canonical(list(pair.messages)) in prompts]
+    prompts = {canonical_json(list(row.messages)) for row in kept}
+    return [pair for pair in pairs if canonical_json(list(pair.messages)) in prompts]
 
 
 def split_groups(
@@ -224,13 +224,13 @@ def _shared_fields(inputs: Sequence[Mapping[str, Any]]) -> set[str]:
     values: dict[str, set[str]] = {}
     for one in inputs:
         for name, value in one.items():
-            values.setdefault(name, set()).add(canonical(value))
+            values.setdefault(name, set()).add(canonical_json(value))
     same = {name for name, found in values.items() if len(found) == 1}
     return same if len(same) < len(values) else set()
 
 
 def _repeats(row: TaskRow, seen: dict[tuple[str, str], str]) -> str | None:
-    key = (row.task, canonical([list(row.messages), " ".join(row.completion.split())]))
+    key = (row.task, canonical_json([list(row.messages), " ".join(row.completion.split())]))
     if key in seen:
         return f"repeats {seen[key]}"
     seen[key] = row.source

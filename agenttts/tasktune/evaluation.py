@@ -31,11 +31,12 @@ from agenttts.tasktune.taskdata import TaskData
 from datastore.store import Store
 from pipelines.clients import ModelClients
 from pipelines.errors import CustomCodeFailed, DrawFailed
-from pipelines.parts import BudgetSpec, DatasetSpec, MetricSpec, ModelSpec, SamplingSpec, StageSpec
+from pipelines.parts import BudgetSpec, DatasetSpec, ModelSpec, SamplingSpec, StageSpec
 from pipelines.sampler import Sampler
 from pipelines.servecommand import commands, require_vllm
 from pipelines.serving import ServerGroup
 from pipelines.spec import PipelineSpec
+from pipelines.variants import BuiltinMetric
 from pipelines.wire import ContextOverflow
 
 Progress = Callable[[str], None]
@@ -148,7 +149,7 @@ def rivals_spec(places: Mapping[str, str], *, port: int | None = None) -> Pipeli
                 generated_tokens=1,
             ),
         ),
-        metric=MetricSpec(kind="exact_match", label="output"),
+        metric=BuiltinMetric(kind="exact_match", label="output"),
         dataset=DatasetSpec(search="rows.jsonl", test="rows.jsonl"),
         budget=BudgetSpec(units=1),
     )

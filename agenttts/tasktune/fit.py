@@ -45,9 +45,9 @@ from agenttts.tasktune.training import (
     saving,
     work_state,
 )
+from datastore.keys import canonical_json
 from pipelines.extras import library
-from pipelines.jsonvalues import canonical
-from pipelines.parts import Number, Strict
+from pipelines.strict import Number, Strict
 
 OnEvent = Callable[[dict[str, Any]], None]
 """Is given {"kind": "tune_step", step, steps, loss, seconds_left} and {"kind": "tune_score", step, score}."""
@@ -555,7 +555,7 @@ def _fingerprint(config: FitConfig, data: TaskData, names: Sequence[str], base: 
         "tasks": list(names),
         "base": weights_digest(Path(base)) if Path(base).is_dir() else base,
     }
-    return hashlib.sha256(canonical(told).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(told).encode()).hexdigest()
 
 
 def _curve(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:

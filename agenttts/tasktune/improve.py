@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from agenttts.errors import UserError
 from agenttts.limits import SearchLimits
@@ -40,6 +39,7 @@ from pipelines.dataset import load_examples
 from pipelines.examples import Example
 from pipelines.parts import DatasetSpec, ModelSpec
 from pipelines.spec import PipelineSpec
+from pipelines.yamlfile import yaml_text
 
 OnEvent = Callable[[dict[str, Any]], None]
 TUNED = "-tuned"
@@ -290,7 +290,7 @@ def improved_spec(
         lines = [json.dumps({**row.fields, id_field: row.id}, ensure_ascii=False) + "\n" for row in rows]
         (path / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     data = DatasetSpec(search=str(path / "search.jsonl"), test=str(path / "test.jsonl"), id_field=id_field)
-    bank = None if spec.bank is None else str((spec.root / spec.bank).resolve())
+    bank = None if spec.bank_path is None else str(spec.bank_path.resolve())
     return spec.model_copy(
         update={
             "name": f"{spec.name}-{stage}-tuned",
@@ -305,8 +305,7 @@ def improved_spec(
 
 def pipeline_text(spec: PipelineSpec) -> str:
     """The spec as YAML."""
-    told = spec.model_dump(mode="json", exclude_defaults=True)
-    return str(yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110))
+    return yaml_text(spec.model_dump(mode="json", exclude_defaults=True), width=110)
 
 
 def _absolute(spec: PipelineSpec, model: ModelSpec) -> ModelSpec:

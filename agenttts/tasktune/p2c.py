@@ -43,7 +43,7 @@ from agenttts.tasktune.training import (
     saving,
     work_state,
 )
-from pipelines.parts import Strict
+from pipelines.strict import Strict
 
 Method = Literal[
     "p2c", "plain", "pair-plain", "soft-labels", "label-smoothing", "max-entropy", "cs-kd", "multi-annotator"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.jsonvalues import canonical
+from datastore.keys import canonical_json
 
 Message = Mapping[str, str]
 
@@ -34,7 +34,7 @@ class TaskRow:
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
-        key = canonical([self.task, list(self.messages), self.completion])
+        key = canonical_json([self.task, list(self.messages), self.completion])
         object.__setattr__(self, "id", hashlib.sha256(key.encode()).hexdigest()[:16])
 
     def to_record(self) -> dict[str, Any]:

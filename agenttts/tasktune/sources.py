@@ -15,7 +15,7 @@ from agenttts.errors import UserError
 from agenttts.tasktune.chat import JsonChat
 from agenttts.tasktune.rows import Dropped, Gathered, TaskRow
 from agenttts.tasktune.subtask import OUTPUT, SubTask
-from pipelines.jsonvalues import canonical
+from datastore.keys import canonical_json
 from pipelines.tables import Row, made_row
 
 _TYPES: Mapping[str, Mapping[str, Any]] = {
@@ -76,7 +76,7 @@ def task_row(task: SubTask, inputs: Mapping[str, Any], output: Any, *, source: s
         completion=completion,
         inputs=dict(inputs),
         fields=task.fields(inputs, output),
-        group=hashlib.sha256(canonical(dict(inputs)).encode()).hexdigest()[:16],
+        group=hashlib.sha256(canonical_json(dict(inputs)).encode()).hexdigest()[:16],
         source=source,
     )
 
@@ -161,7 +161,7 @@ def writing_messages(task: SubTask, passage: str, count: int) -> list[dict[str, 
     """What asks an LLM for training pairs of a sub-task from one passage."""
     language = f" Write in {', '.join(task.languages)} (ISO 639-1)." if task.languages else ""
     examples = "".join(
-        f"\nExample: {canonical({'inputs': e.inputs, OUTPUT: e.output})}" for e in task.examples
+        f"\nExample: {canonical_json({'inputs': e.inputs, OUTPUT: e.output})}" for e in task.examples
     )
     closed = f" The output is one of: {', '.join(task.choices)}." if task.choices else ""
     return [

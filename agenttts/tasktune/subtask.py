@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
-import yaml
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import Field, field_validator, model_validator
 
 from agenttts.errors import UserError
-from agenttts.tasktune.configfile import load_config
-from pipelines.parts import Metric, MetricSpec, Parser, ParserSpec, StageSpec, Strict
+from pipelines.configfile import load_config
+from pipelines.parts import StageSpec
+from pipelines.strict import Strict
+from pipelines.variants import BuiltinMetric, LinesParser, MetricSpec, ParserSpec, TextParser
+from pipelines.yamlfile import yaml_text
 
 OUTPUT = "output"
 """The field that holds a row's gold value."""
@@ -55,8 +57,8 @@ class SubTask(Strict):
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     instruction: str = Field(min_length=1, description="what the model is told to do")
     inputs: dict[str, InputType] = Field(min_length=1, description="input fields and their types")
-    parser: Parser = Field(default=ParserSpec(), description="how the answer's text becomes a value")
-    metric: Metric = Field(description="how the value is scored: a metric's kind, or a pipeline's metric")
+    parser: ParserSpec = Field(default=TextParser(), description="how the answer's text becomes a value")
+    metric: MetricSpec = Field(description="how the value is scored: a metric's kind, or a pipeline's metric")
     languages: tuple[str, ...] = Field(default=(), description="ISO 639-1 codes; empty: any")
     choices: tuple[str, ...] = Field(default=(), description="the answers that are allowed, if they are few")
     prompt: str | None = Field(
@@ -93,11 +95,11 @@ class SubTask(Strict):
     @property
     def label(self) -> str:
         """The field of a row that holds the gold value."""
-        return self.metric.label if isinstance(self.metric, MetricSpec) else OUTPUT
+        return self.metric.label if isinstance(self.metric, BuiltinMetric) else OUTPUT
 
     @property
     def list_valued(self) -> bool:
-        return isinstance(self.parser, ParserSpec) and self.parser.list_valued
+        return self.parser.list_valued
 
     def messages(self, inputs: Mapping[str, Any]) -> list[dict[str, str]]:
         """The chat that asks for the answer. ValueError when the template fails on these inputs."""
@@ -114,7 +116,7 @@ class SubTask(Strict):
         """The gold value as a model should write it: so that the parser reads it back."""
         if isinstance(output, str):
             return output
-        if isinstance(self.parser, ParserSpec) and self.parser.kind == "lines":
+        if isinstance(self.parser, LinesParser):
             return "\n".join(map(str, output))
         return json.dumps(output, ensure_ascii=False)
 
@@ -124,7 +126,7 @@ class SubTask(Strict):
         return {**found, CHOICES: list(self.choices)} if self.choices else found
 
     @classmethod
-    def of_stage(cls, stage: StageSpec, metric: Metric, inputs: Sequence[str]) -> SubTask:
+    def of_stage(cls, stage: StageSpec, metric: MetricSpec, inputs: Sequence[str]) -> SubTask:
         """The stage as a sub-task; `metric` is its own, or the pipeline's."""
         return cls(
             name=stage.name,
@@ -176,7 +178,7 @@ def subtasks_yaml(tasks: SubTasks) -> str:
             task["metric"] = metric["kind"]
         if task.get("parser") == {"kind": "choice", "allowed": CHOICES}:
             del task["parser"]
-    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100))
+    return yaml_text(data)
 
 
 def template_names() -> list[str]:

@@ -20,8 +20,8 @@ from agenttts.tasktune.cleaning import Cleaned, clean_pairs, drop_counts, split_
 from agenttts.tasktune.extras import no_progress_bars
 from agenttts.tasktune.rows import Dropped, Gathered, PreferencePair, TaskRow
 from agenttts.tasktune.subtask import SubTask, SubTasks, load_subtasks, subtasks_yaml
+from datastore.keys import canonical_json
 from pipelines.extras import library
-from pipelines.jsonvalues import canonical
 
 _FORMAT = 1
 _ON_DISK = "a dataset on disk"
@@ -135,7 +135,7 @@ def load_dataset(path: Path | str) -> TaskData:
 def dataset_digest(*parts: Sequence[TaskRow] | Sequence[PreferencePair]) -> str:
     """SHA-256, in hex, of all rows and pairs in order."""
     records = [[one.to_record() for one in part] for part in parts]
-    return hashlib.sha256(canonical(records).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(records).encode()).hexdigest()
 
 
 def card_text(card: Mapping[str, Any]) -> str:

@@ -24,10 +24,10 @@ from pipelines.aggregators import vote_key
 from pipelines.dataset import load_examples
 from pipelines.examples import Example
 from pipelines.parsers import Parsed, parse
-from pipelines.parts import Metric, MetricSpec, ParserSpec
 from pipelines.prompts import used_fields
 from pipelines.runtime import MISSING
 from pipelines.spec import PipelineSpec, StageSpec
+from pipelines.variants import BuiltinMetric, JsonParser, LinesParser, PythonParser
 
 RIGHT = 1.0
 """The score from which a sample counts as right."""
@@ -55,18 +55,18 @@ def stage_task(spec: PipelineSpec, stage: StageSpec) -> SubTask:
     """
     if stage.completion:
         raise UserError(f"stage {stage.name} sends plain completions; tuning needs chat messages")
-    metric: Metric = stage.metric or (
-        spec.metric if stage.name == spec.output_stage.name else _likeness(stage)
-    )
+    metric = stage.metric or (spec.metric if stage.name == spec.output_stage.name else _likeness(stage))
     inputs = [*sorted(used_fields(stage)), *stage.input_names]
     return SubTask.of_stage(stage, metric, inputs or ["input"])
 
 
-def _likeness(stage: StageSpec) -> MetricSpec:
-    parser = stage.parser
-    kind = parser.kind if isinstance(parser, ParserSpec) else "json"
-    metric = {"lines": "set_f1", "json": "accuracy"}.get(kind, "exact_match")
-    return MetricSpec.model_validate({"kind": metric, "label": OUTPUT})
+def _likeness(stage: StageSpec) -> BuiltinMetric:
+    match stage.parser:
+        case LinesParser():
+            return BuiltinMetric(kind="set_f1", label=OUTPUT)
+        case JsonParser() | PythonParser():
+            return BuiltinMetric(kind="accuracy", label=OUTPUT)
+    return BuiltinMetric(kind="exact_match", label=OUTPUT)
 
 
 def example_inputs(spec: PipelineSpec, example: Example) -> dict[str, Any]:
@@ -182,7 +182,7 @@ async def trace_rows(
 
 def _fields(stage: StageSpec, task: SubTask, example: Example, text: str) -> dict[str, Any]:
     """The example's own, and the answer's value where that is what others are compared with."""
-    if task.label in example.fields or not isinstance(task.metric, MetricSpec):
+    if task.label in example.fields or not isinstance(task.metric, BuiltinMetric):
         return dict(example.fields)
     parsed = parse(stage.parser, text, example)
     return {**example.fields, task.label: parsed.value if isinstance(parsed, Parsed) else None}

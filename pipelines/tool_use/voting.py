@@ -4,28 +4,49 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict, cast
 
 from pipelines.aggregators import Candidate, plurality
 from pipelines.examples import Example
+from pipelines.jsonvalues import JSON
 from pipelines.tool_use.rows import text
 from pipelines.tool_use.scoring import rouge_l
 
 
-def most_alike(candidates: Sequence[Candidate], example: Example) -> Any | None:
+class _Link(TypedDict):
+    source: str
+    target: str
+
+
+class _Selection(TypedDict):
+    tools: list[str]
+    links: list[_Link]
+
+
+class _Argument(TypedDict):
+    name: str
+    value: JSON
+
+
+class _Call(TypedDict):
+    tool: str
+    arguments: list[_Argument]
+
+
+def most_alike(candidates: Sequence[Candidate], example: Example) -> list[JSON] | None:
     """The steps that are most like those of the other samples, by ROUGE-L; of equals, the first drawn."""
-    values = [c.value for c in candidates if c.value is not None]
+    values = [cast(list[JSON], c.value) for c in candidates if c.value is not None]
     said = [" ".join(map(str, value)) for value in values]
     likeness = [sum(rouge_l(one, other) for other in said) for one in said]
     return values[likeness.index(max(likeness))] if values else None
 
 
-def by_element(candidates: Sequence[Candidate], example: Example) -> Any | None:
+def by_element(candidates: Sequence[Candidate], example: Example) -> JSON:
     """The tools and links that half of the samples or more name, in the order first drawn.
 
     Where no tool has so many votes, the selection with the most votes as a whole.
     """
-    ballots = [c.value for c in candidates if c.value is not None]
+    ballots = [cast(_Selection, c.value) for c in candidates if c.value is not None]
     if not ballots:
         return None
     tools = Counter(name for ballot in ballots for name in dict.fromkeys(ballot["tools"]))
@@ -39,13 +60,14 @@ def by_element(candidates: Sequence[Candidate], example: Example) -> Any | None:
     return {"tools": kept, "links": [{"source": source, "target": target} for source, target in joined]}
 
 
-def by_parameter(candidates: Sequence[Candidate], example: Example) -> Any | None:
+def by_parameter(candidates: Sequence[Candidate], example: Example) -> list[_Call] | None:
     """For each tool that half of the samples call, the parameters that half of those give, usual values."""
-    ballots = [{call["tool"]: call for call in c.value} for c in candidates if c.value is not None]
+    parsed = [cast(list[_Call], c.value) for c in candidates if c.value is not None]
+    ballots = [{call["tool"]: call for call in calls} for calls in parsed]
     if not ballots:
         return None
     called = Counter(tool for ballot in ballots for tool in ballot)
-    filled = []
+    filled = list[_Call]()
     for tool in (tool for tool, votes in called.items() if 2 * votes >= len(ballots)):
         given = [ballot[tool]["arguments"] for ballot in ballots if tool in ballot]
         names = Counter(name for some in given for name in dict.fromkeys(a["name"] for a in some))
@@ -54,6 +76,6 @@ def by_parameter(candidates: Sequence[Candidate], example: Example) -> Any | Non
     return filled
 
 
-def _usual(name: str, given: Sequence[Sequence[Any]]) -> dict[str, Any]:
+def _usual(name: str, given: Sequence[Sequence[_Argument]]) -> _Argument:
     values = [text(a["value"]) for some in given for a in some if a["name"] == name]
     return {"name": name, "value": Counter(values).most_common(1)[0][0]}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from agenttts.budget import planned_units
 from agenttts.space import SearchSpace
@@ -186,7 +186,7 @@ def test_serve_prints_the_commands_that_it_would_run(demo: tuple[Path, Done], tm
 def test_the_schema_accepts_the_zoo_and_refuses_an_unknown_key() -> None:
     """The JSON schema is that of the pipeline file."""
     schema = agenttts("schema").json
-    document = yaml.safe_load(SPEC.read_text())
+    document = YAML(typ="safe", pure=True).load(SPEC.read_text())
     jsonschema.validate(document, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**document, "modles": {}}, schema)

@@ -194,7 +194,7 @@ async def test_a_resumed_ledger_knows_what_was_spent(tmp_path: Path) -> None:
                 ],
             )
         limits = SearchLimits(tokens=50)
-        kept = Ledger.resumed(limits, SPEC.models, clock=Clock(), store=store, run_id="r1")
+        kept = Ledger.resumed(limits, SPEC, clock=Clock(), store=store, run_id="r1")
     assert (kept.spent.tokens, kept.spent.flops) == (40, 2 * 1e6 * 20)
     assert kept.spent.usd == pytest.approx(30e-6)
     with pytest.raises(SpendRefused, match="50 allowed, 40 spent"):

@@ -17,7 +17,7 @@ from agenttts.space import SearchSpace
 from agenttts.trial import TrialResult
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.spec import MetricSpec, PipelineSpec, Speed
+from pipelines.spec import BuiltinMetric, PipelineSpec, Speed
 from pipelines.specfile import load_spec
 from tests.agenttts.small_specs import small_spec, write_examples
 from tests.servers import ScriptedServer
@@ -340,9 +340,9 @@ def test_further_metrics_are_told_and_steer_nothing(recorded: Path, tmp_path: Pa
     with and without them."""
     spec = load_spec(recorded)
     metrics: dict[str, Any] = {
-        "f1": MetricSpec(kind="token_f1", label="gold"),
+        "f1": BuiltinMetric(kind="token_f1", label="gold"),
         "length": said_little,
-        "absent": MetricSpec(kind="exact_match", label="nowhere"),
+        "absent": BuiltinMetric(kind="exact_match", label="nowhere"),
         "broken": raises,
     }
     more = spec.model_copy(update={"metrics": {k: v for k, v in metrics.items() if k != "absent"}})

@@ -15,22 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from agenttts import search
 from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings
 from agenttts.tasktune.build import DataConfig, run_build
 from agenttts.tasktune.cleaning import evenly, split_groups
-from agenttts.tasktune.configfile import load_config
 from agenttts.tasktune.subtask import load_subtasks, subtasks_yaml, template_names, template_text
 from agenttts.tasktune.taskdata import TaskData, load_dataset
 from datastore import Store
+from pipelines.configfile import load_config
 from pipelines.dataset import load_examples
 from pipelines.examples import Example
 from pipelines.metrics import score
 from pipelines.parsers import Parsed, parse
 from pipelines.specfile import load_spec
+from pipelines.variants import PythonMetric
 from tests.agenttts.commands import agenttts
 from tests.real_data import need
 from tests.servers.scripted import Request, ScriptedServer
@@ -420,7 +421,10 @@ def test_what_all_rows_share_does_not_make_them_alike(tmp_path: Path) -> None:
 def test_splits_of_several_tasks(tmp_path: Path) -> None:
     """One input is on one side in every task; a task with one input learns it; test rows that go are told."""
     texts = ["colour", "shade"]
-    tasks = [{**yaml.safe_load(SUBTASKS)["subtasks"][0], "name": name, "languages": []} for name in texts]
+    tasks = [
+        {**YAML(typ="safe", pure=True).load(SUBTASKS)["subtasks"][0], "name": name, "languages": []}
+        for name in texts
+    ]
     (tmp_path / "subtasks.yaml").write_text(json.dumps({"domain": "colours", "subtasks": tasks}))
     rows = [{"thing": f"{thing} {n}", "output": "red"} for n in range(3) for thing in THINGS]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -453,7 +457,7 @@ def test_functions_of_ones_own(tmp_path: Path) -> None:
     text = SUBTASKS.replace("metric: accuracy", "metric: {python: 'beauty:same'}")
     (tmp_path / "subtasks.yaml").write_text(text)
     built = run_build(config, tmp_path, llm=None)
-    assert callable(load_dataset(tmp_path / "data").tasks["colour"].metric)
+    assert isinstance(load_dataset(tmp_path / "data").tasks["colour"].metric, PythonMetric)
     assert len(built.train) > 0
 
 

@@ -128,7 +128,7 @@ def test_what_can_not_be_done(folder: Path, changes: dict[str, object], told: st
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"lora": {"rank": 1024}}, "lora.rank: must be less than or equal to 512, got 1024"),
+        ({"lora": {"rank": 1024}}, "lora.rank: must be <= 512, got 1024"),
         ({"lora": {"dora": True}}, "lora.dora needs merge: true"),
         ({"epoch": 3}, "epoch: unknown key"),
     ],

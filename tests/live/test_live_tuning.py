@@ -25,7 +25,7 @@ from pipelines.clients import ModelClients
 from pipelines.runtime import VERIFYING
 from pipelines.sampler import Sampler
 from pipelines.serving import ServerGroup, commands
-from pipelines.spec import AggregatorSpec, ModelSpec, PipelineSpec
+from pipelines.spec import ModelSpec, PipelineSpec, Verifier
 from pipelines.specfile import load_spec
 from tests.agenttts.commands import agenttts
 from tests.agenttts.museum import ZOO, fit_config, museum
@@ -176,9 +176,7 @@ def test_a_verifier_behind_vllm_says_what_it_says_here(vllm: None, tmp_path: Pat
     verifier = ModelSpec(
         base_url=place, path=str(tmp_path / "verifier"), active_params=3e4, context_length=64
     )
-    stage = spec.stage("answer").model_copy(
-        update={"aggregator": AggregatorSpec(kind="verifier", model="verifier")}
-    )
+    stage = spec.stage("answer").model_copy(update={"aggregator": Verifier(model="verifier")})
     spec = spec.model_copy(
         update={"models": {**spec.models, "verifier": verifier}, "stages": (spec.stage("retrieve"), stage)}
     )

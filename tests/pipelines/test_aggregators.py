@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import AggregatorSpec, Candidate, Example, ParserSpec, StageSpec
+from pipelines import BestOfN, Candidate, Example, LinesParser, Plurality, SetVote, StageSpec, TextParser
 from pipelines.aggregators import aggregate, best_of_n, mean_logprob, plurality, set_vote, vote_key
 from pipelines.errors import AggregationFailed, CustomCodeFailed
 
@@ -36,7 +36,7 @@ def stage(aggregator: Any, parser: Any = None) -> StageSpec:
         prompt_tokens=1,
         generated_tokens=1,
         aggregator=aggregator,
-        parser=parser or ParserSpec(),
+        parser=parser or TextParser(),
     )
 
 
@@ -116,7 +116,7 @@ def test_set_vote_order() -> None:
 
 def test_set_vote_of_a_stage_uses_the_order_of_its_allowed_values() -> None:
     """A stage with allowed values gives its sets in their order."""
-    voting = stage(AggregatorSpec(kind="set_vote"), ParserSpec(kind="lines", allowed="candidates"))
+    voting = stage(SetVote(), LinesParser(allowed="candidates"))
     assert aggregate(voting, drawn([["a", "c"], ["a", "c"]]), EXAMPLE, {}) == ["c", "a"]
 
 
@@ -124,10 +124,8 @@ def test_best_of_n_takes_the_highest_score() -> None:
     """The parsed sample with the highest mean log-probability wins, ties go to the first drawn."""
     logprobs = [(None, -0.1), ("a", -3.0), ("b", -1.0), ("c", -1.0), ("d", None), ("e", float("nan"))]
     candidates = [Candidate(i, "", v, lp) for i, (v, lp) in enumerate(logprobs)]
-    assert aggregate(stage(AggregatorSpec(kind="best_of_n")), candidates, EXAMPLE, {}) == "b"
-    longest = AggregatorSpec(
-        kind="best_of_n", scorer=lambda candidate, example, outputs: outputs[candidate.value]
-    )
+    assert aggregate(stage(BestOfN()), candidates, EXAMPLE, {}) == "b"
+    longest = BestOfN(scorer=lambda candidate, example, outputs: outputs[candidate.value])
     outputs = {"a": 1, "b": 2, "c": 3, "d": 9, "e": None}
     assert aggregate(stage(longest), candidates, EXAMPLE, outputs) == "d"
 
@@ -141,11 +139,11 @@ def test_best_of_n_without_scores_fails() -> None:
     assert best_of_n(drawn([None]), mean_logprob, EXAMPLE, {}) is None
 
 
-@pytest.mark.parametrize("kind", ["plurality", "set_vote", "best_of_n"])
+@pytest.mark.parametrize("aggregator", [Plurality(), SetVote(), BestOfN()])
 @pytest.mark.parametrize("values", [[], [None, None]])
-def test_nothing_parsed_gives_none(kind: Any, values: list[Any]) -> None:
+def test_nothing_parsed_gives_none(aggregator: Any, values: list[Any]) -> None:
     """Where no sample parsed the output is None, from every aggregator."""
-    assert aggregate(stage(AggregatorSpec(kind=kind)), drawn(values), EXAMPLE, {}) is None
+    assert aggregate(stage(aggregator), drawn(values), EXAMPLE, {}) is None
 
 
 def test_functions_aggregate() -> None:

@@ -12,14 +12,14 @@ import duckdb
 import pytest
 
 from pipelines import (
-    AggregatorSpec,
     BudgetSpec,
+    BuiltinMetric,
     DatasetSpec,
     Example,
-    MetricSpec,
+    LinesParser,
     ModelSpec,
-    ParserSpec,
     PipelineSpec,
+    SetVote,
     SpecError,
     StageSpec,
     examples_from_rows,
@@ -42,9 +42,9 @@ def spec_in(root: Path, prompt: str = "{{ question }}", **dataset: Any) -> Pipel
     retrieve = StageSpec(
         name="retrieve",
         prompt="{{ question }} {{ candidates | join }}",
-        parser=ParserSpec(kind="lines", allowed="candidates"),
-        aggregator=AggregatorSpec(kind="set_vote"),
-        metric=MetricSpec(kind="set_f1", label="evidence"),
+        parser=LinesParser(allowed="candidates"),
+        aggregator=SetVote(),
+        metric=BuiltinMetric(kind="set_f1", label="evidence"),
         **numbers,
     )
     answer = StageSpec(name="answer", prompt=prompt + "{{ retrieve | join }}", **numbers)
@@ -53,7 +53,7 @@ def spec_in(root: Path, prompt: str = "{{ question }}", **dataset: Any) -> Pipel
         stages=(retrieve, answer),
         models={"m": ModelSpec(base_url="http://localhost:1/v1", active_params=1e6)},
         dataset=DatasetSpec(**{"search": "search.jsonl", "test": "test.jsonl", "id_field": "id", **dataset}),
-        metric=MetricSpec(kind="exact_match", label="answer"),
+        metric=BuiltinMetric(kind="exact_match", label="answer"),
         budget=BudgetSpec(units=1),
         root=root,
     )

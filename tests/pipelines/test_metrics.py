@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import Example, MetricSpec
+from pipelines import BuiltinMetric, Example, PythonMetric
 from pipelines.errors import CustomCodeFailed
 from pipelines.metrics import rouge_l, score
 
@@ -25,7 +25,7 @@ SETS = st.lists(st.sampled_from("abcd"), unique=True)
 
 
 def scored(kind: Kind, output: Any, gold: Any) -> float | None:
-    return score(MetricSpec(kind=kind, label="gold"), output, Example("1", {"gold": gold}))
+    return score(BuiltinMetric(kind=kind, label="gold"), output, Example("1", {"gold": gold}))
 
 
 def squad_normalise(text: str) -> list[str]:
@@ -97,19 +97,19 @@ def test_no_output_scores_as_empty(kind: Kind, gold: Any) -> None:
 def test_no_gold_value_gives_no_score(kind: Kind) -> None:
     """Without a gold value there is no score, which is not a score of 0."""
     assert scored(kind, "x", None) is None
-    assert score(MetricSpec(kind=kind, label="other"), "x", Example("1", {"gold": "x"})) is None
+    assert score(BuiltinMetric(kind=kind, label="other"), "x", Example("1", {"gold": "x"})) is None
 
 
 def test_functions_score() -> None:
     """A function gets output and example; what raises or is not in [0, 1] is named."""
     example = Example("1", {"gold": "x"})
-    assert score(lambda output, example: output == example["gold"], "x", example) == 1.0
+    assert score(PythonMetric(python=lambda output, example: output == example["gold"]), "x", example) == 1.0
     with pytest.raises(CustomCodeFailed, match=r"must return a number in \[0, 1\], got 2"):
-        score(lambda output, example: 2, "x", example)
+        score(PythonMetric(python=lambda output, example: 2), "x", example)
     with pytest.raises(CustomCodeFailed, match="got nan"):
-        score(lambda output, example: float("nan"), "x", example)
+        score(PythonMetric(python=lambda output, example: float("nan")), "x", example)
     with pytest.raises(CustomCodeFailed, match="raised KeyError"):
-        score(lambda output, example: example["nope"], "x", example)
+        score(PythonMetric(python=lambda output, example: example["nope"]), "x", example)
 
 
 def test_rouge_l_is_that_of_its_definition() -> None:

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import Example, ParserSpec
+from pipelines import ChoiceParser, Example, JsonParser, LinesParser, PythonParser, RegexParser, TextParser
 from pipelines.errors import CustomCodeFailed, DatasetError
 from pipelines.parsers import Parsed, ParseFailure, parse
 
 SENTENCES = ["Anna runs Lumen.", "Lumen  sits in Belmar.", "Karin runs Ember."]
 EXAMPLE = Example("1", {"candidates": SENTENCES, "labels": ["yes", "no", "New York", "York"]})
-LINES = ParserSpec(kind="lines", allowed="candidates")
-CHOICE = ParserSpec(kind="choice", allowed="labels")
+LINES = LinesParser(allowed="candidates")
+CHOICE = ChoiceParser(allowed="labels")
 
 
 def value(parser: Any, text: str) -> Any:
@@ -27,7 +27,7 @@ def value(parser: Any, text: str) -> Any:
 @given(st.text())
 def test_text_is_stripped(text: str) -> None:
     """Text is stripped, and empty text does not parse."""
-    assert value(ParserSpec(), text) == (text.strip() or None)
+    assert value(TextParser(), text) == (text.strip() or None)
 
 
 def test_lines_quote_allowed_values() -> None:
@@ -51,7 +51,7 @@ def test_lines_without_a_quote_do_not_parse() -> None:
 
 def test_lines_without_allowed_are_distinct_lines() -> None:
     """Without allowed values every distinct non-empty line counts, in the order of the text."""
-    assert value(ParserSpec(kind="lines"), "b \n\na\nb\n") == ["b", "a"]
+    assert value(LinesParser(), "b \n\na\nb\n") == ["b", "a"]
 
 
 def test_unusable_allowed_field_is_an_error_of_the_data() -> None:
@@ -78,12 +78,12 @@ def test_unusable_allowed_field_is_an_error_of_the_data() -> None:
 )
 def test_json_is_found_in_text(text: str, expected: Any) -> None:
     """The first JSON value is found bare, in a code fence or in prose; what JSON refuses is no value."""
-    assert value(ParserSpec(kind="json"), text) == expected
+    assert value(JsonParser(), text) == expected
 
 
 def test_json_is_checked_against_its_schema() -> None:
     """A value that breaks the schema does not parse, and the reason says where."""
-    parser = ParserSpec(kind="json", schema={"type": "object", "properties": {"n": {"type": "integer"}}})
+    parser = JsonParser(schema={"type": "object", "properties": {"n": {"type": "integer"}}})
     assert value(parser, '{"n": 3}') == {"n": 3}
     failure = parse(parser, '{"n": "3"}', EXAMPLE)
     assert failure == ParseFailure("breaks the schema: n: '3' is not of type 'integer'")
@@ -91,10 +91,10 @@ def test_json_is_checked_against_its_schema() -> None:
 
 def test_regex_takes_the_first_group_or_the_match() -> None:
     """The value is the first group where there is one, else the match, stripped; no text is no value."""
-    assert value(ParserSpec(kind="regex", pattern=r"answer: (.*)$"), "so, answer:  12 ") == "12"
-    assert value(ParserSpec(kind="regex", pattern=r"\d+"), "12 or 13") == "12"
-    assert value(ParserSpec(kind="regex", pattern=r"\d+"), "none") is None
-    assert value(ParserSpec(kind="regex", pattern=r"a(b)?"), "a") is None
+    assert value(RegexParser(pattern=r"answer: (.*)$"), "so, answer:  12 ") == "12"
+    assert value(RegexParser(pattern=r"\d+"), "12 or 13") == "12"
+    assert value(RegexParser(pattern=r"\d+"), "none") is None
+    assert value(RegexParser(pattern=r"a(b)?"), "a") is None
 
 
 @pytest.mark.parametrize(
@@ -116,17 +116,17 @@ def test_choice_is_the_one_value_named(text: str, expected: str | None) -> None:
 
 def test_functions_parse() -> None:
     """A function's tuples and sets become lists; ValueError, LookupError and None say that nothing parsed."""
-    assert value(lambda text, example: (text, 1), "a") == ["a", 1]
-    assert value(lambda text, example: {"b", "a"}, "a") == ["a", "b"]
-    assert value(lambda text, example: None, "a") is None
-    assert value(lambda text, example: text.split()[7], "a") is None
-    assert value(lambda text, example: int(text), "a") is None
-    assert value(lambda text, example: example["labels"][0], "") == "yes"
+    assert value(PythonParser(python=lambda text, example: (text, 1)), "a") == ["a", 1]
+    assert value(PythonParser(python=lambda text, example: {"b", "a"}), "a") == ["a", "b"]
+    assert value(PythonParser(python=lambda text, example: None), "a") is None
+    assert value(PythonParser(python=lambda text, example: text.split()[7]), "a") is None
+    assert value(PythonParser(python=lambda text, example: int(text)), "a") is None
+    assert value(PythonParser(python=lambda text, example: example["labels"][0]), "") == "yes"
 
 
 def test_faulty_function_is_named() -> None:
     """A function with a fault of its own is an error that names it, not a parse failure."""
     with pytest.raises(CustomCodeFailed, match=r"parser .*<lambda> raised AttributeError: "):
-        value(lambda text, example: text.nope, "a")
+        value(PythonParser(python=lambda text, example: text.nope), "a")
     with pytest.raises(CustomCodeFailed, match="must return a JSON-able value"):
-        value(lambda text, example: object(), "a")
+        value(PythonParser(python=lambda text, example: object()), "a")

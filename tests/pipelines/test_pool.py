@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import DatasetSpec, MetricSpec, PipelineSpec, SpecError, load_spec
+from pipelines import BuiltinMetric, DatasetSpec, PipelineSpec, SpecError, load_spec
 from pipelines.dataset import load_splits, with_data
 from pipelines.errors import DatasetError
 from pipelines.specfile import dump_spec, restore_spec, spec_digest
@@ -28,7 +28,7 @@ def spec_in(root: Path, **dataset: Any) -> PipelineSpec:
     return small_spec().model_copy(
         update={
             "dataset": DatasetSpec(**settings),
-            "metric": MetricSpec(kind="exact_match", label="answer"),
+            "metric": BuiltinMetric(kind="exact_match", label="answer"),
             "root": root,
         }
     )

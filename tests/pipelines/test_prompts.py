@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from pipelines import (
-    AggregatorSpec,
     BudgetSpec,
+    BuiltinMetric,
     DatasetSpec,
     Example,
-    MetricSpec,
+    Fusion,
     ModelSpec,
     PipelineSpec,
     SpecError,
@@ -35,7 +35,7 @@ def in_pipeline(*stages: StageSpec, root: Path = Path()) -> PipelineSpec:
         stages=stages,
         models={"m": ModelSpec(base_url="http://localhost:1/v1", active_params=1e6)},
         dataset=DatasetSpec(search="s.jsonl", test="t.jsonl"),
-        metric=MetricSpec(kind="exact_match", label="answer"),
+        metric=BuiltinMetric(kind="exact_match", label="answer"),
         budget=BudgetSpec(units=10),
         root=root,
     )
@@ -121,14 +121,12 @@ def test_needed_fields_leave_out_inputs_and_guarded_names() -> None:
 
 def test_fusion_prompts() -> None:
     """The fuser gets its own template with the samples, else the stage's prompt followed by the samples."""
-    own = AggregatorSpec(
-        kind="fusion", model="m", prompt="{{ question }} {{ samples | join('|') }} {{ tone }}"
-    )
+    own = Fusion(model="m", prompt="{{ question }} {{ samples | join('|') }} {{ tone }}")
     fused = stage(prompt="{{ question }}", aggregator=own)
     example = Example("1", {"question": "Who?", "tone": "kind"})
     assert render_fusion(fused, ["x", "y"], example, {})["messages"][0]["content"] == "Who? x|y kind"
     assert needed_fields(fused) == {"question", "tone"}
-    default = stage(prompt="{{ question }}", aggregator=AggregatorSpec(kind="fusion", model="m"))
+    default = stage(prompt="{{ question }}", aggregator=Fusion(model="m"))
     (message,) = render_fusion(default, ["x1", "y2"], EXAMPLE, {})["messages"]
     assert message["role"] == "user" and message["content"].startswith("Who?\n\n")
     assert message["content"].index("x1") < message["content"].index("y2")

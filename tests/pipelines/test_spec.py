@@ -9,15 +9,15 @@ from typing import Any
 
 import jsonschema
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from pipelines import (
-    AggregatorSpec,
+    BestOfN,
     BudgetSpec,
     DatasetSpec,
     ModelSpec,
-    ParserSpec,
     PipelineSpec,
+    PythonParser,
     SamplingSpec,
     SpecError,
     StageSpec,
@@ -167,7 +167,31 @@ BAD: list[tuple[str, str, str, int, str, str]] = [
         "must be <= 1, got 2",
     ),
     ("missing key", "    max_samples: 8\n", "", 3, "stages[retrieve].max_samples", "is required"),
-    ("literal", "kind: lines", "kind: line", 5, "stages[retrieve].parser.kind", "got 'line'"),
+    (
+        "unknown kind of parser",
+        "kind: lines",
+        "kind: line",
+        5,
+        "stages[retrieve].parser.kind",
+        "must be 'text', 'lines', 'json', 'regex' or 'choice', got 'line'; did you mean lines?",
+    ),
+    ("no kind at all", "kind: lines", "kind: 7", 5, "stages[retrieve].parser.kind", "or 'choice', got 7"),
+    (
+        "unknown kind of metric",
+        "kind: exact_match",
+        "kind: exact",
+        24,
+        "metric.kind",
+        "must be 'exact_match', 'token_f1'",
+    ),
+    (
+        "parser in a word",
+        "{kind: lines, allowed: candidates}",
+        "lines",
+        5,
+        "stages[retrieve].parser",
+        "'lines'",
+    ),
     (
         "not a mapping",
         "{search: search.jsonl, test: test.jsonl}",
@@ -243,8 +267,8 @@ BAD: list[tuple[str, str, str, int, str, str]] = [
         "sampling: {max_tokens: 8}",
         "parser: {kind: choice}\n    sampling: {max_tokens: 8}",
         17,
-        "stages[answer].parser",
-        "needs allowed",
+        "stages[answer].parser.allowed",
+        "is required; add allowed",
     ),
     (
         "allowed for text",
@@ -269,6 +293,62 @@ BAD: list[tuple[str, str, str, int, str, str]] = [
         18,
         "stages[answer].parser.schema",
         "JSON schema",
+    ),
+    (
+        "misspelt key of a kind",
+        "threshold: 0.5",
+        "treshold: 0.5",
+        6,
+        "stages[retrieve].aggregator.treshold",
+        "unknown key; did you mean threshold?",
+    ),
+    (
+        "unknown key of a kind",
+        "threshold: 0.5",
+        "xyz: 0.5",
+        6,
+        "stages[retrieve].aggregator.xyz",
+        "unknown key; the keys here are kind, threshold, union",
+    ),
+    (
+        "key of another kind",
+        "threshold: 0.5",
+        "start: answer",
+        6,
+        "stages[retrieve].aggregator.start",
+        "belongs to kind refine, got kind set_vote",
+    ),
+    (
+        "refine without start",
+        "{kind: set_vote, threshold: 0.5}",
+        "{kind: refine}",
+        6,
+        "stages[retrieve].aggregator.start",
+        "is required; add start",
+    ),
+    (
+        "refine of no input",
+        "{kind: set_vote, threshold: 0.5}",
+        "{kind: refine, start: nowhere}",
+        6,
+        "stages[retrieve].aggregator.start",
+        "got 'nowhere'",
+    ),
+    (
+        "constrained without a schema",
+        "sampling: {max_tokens: 8}",
+        "sampling: {max_tokens: 8}\n    parser: {kind: json, constrain: true}",
+        18,
+        "stages[answer].parser.constrain",
+        "needs schema or schema_file",
+    ),
+    (
+        "schema twice",
+        "sampling: {max_tokens: 8}",
+        "sampling: {max_tokens: 8}\n    parser: {kind: json, schema: {}, schema_file: x.json}",
+        18,
+        "stages[answer].parser.schema_file",
+        "exclude each other",
     ),
     (
         "unknown fuser",
@@ -356,7 +436,7 @@ BAD: list[tuple[str, str, str, int, str, str]] = [
         "{kind: exact_match, label: answer}",
         '{python: "nowhere_at_all:f"}',
         24,
-        "metric",
+        "metric.python",
         "can't be imported",
     ),
     (
@@ -364,8 +444,24 @@ BAD: list[tuple[str, str, str, int, str, str]] = [
         "{kind: exact_match, label: answer}",
         '{python: "f"}',
         24,
-        "metric",
+        "metric.python",
         "module:name, got 'f'",
+    ),
+    (
+        "function with more keys",
+        "{kind: exact_match, label: answer}",
+        '{python: "json:loads", label: answer}',
+        24,
+        "metric.label",
+        "unknown key; the keys here are python",
+    ),
+    (
+        "scorer not found",
+        "{kind: set_vote, threshold: 0.5}",
+        '{kind: best_of_n, scorer: {python: "json:nowhere"}}',
+        6,
+        "stages[retrieve].aggregator.scorer.python",
+        "has no 'nowhere'; correct the name",
     ),
     ("root", "name: two-hops", "root: /tmp\nname: two-hops", 1, "root", "unknown key"),
 ]
@@ -403,10 +499,10 @@ def test_all_problems_of_a_file_are_listed(directory: Path) -> None:
     [
         ("", 1, "must be a mapping of keys, got nothing"),
         ("- a\n", 1, "must be a mapping of keys"),
-        ("name: a\nname: b\n", 2, "a key must stand once, got 'name' again (first in line 1)"),
+        ("name: a\nname: b\n", 2, 'found duplicate key "name" with value "b" (original value: "a")'),
         ("name: a\nmodels:\n  7: {}\n", 3, "a key must be text, got '7'"),
         ("name: [a\nb: c\n", 2, "must be YAML"),
-        ("name: !!python/name:os.system x\n", 1, "tags have no meaning here"),
+        ("name: !!python/name:os.system x\n", 1, "could not determine a constructor for the tag"),
         ("name: &a [*a]\n", 1, "an alias must not hold itself"),
         ("name: a\n---\nname: b\n", 2, "single document"),
         ("\tname: a\n", 1, "must be YAML"),
@@ -459,8 +555,8 @@ def test_functions_from_a_file_beside_the_spec(directory: Path) -> None:
     )
     spec = load_spec(written(directory, text=text))
     parser = spec.stage("answer").parser
-    assert not isinstance(parser, ParserSpec) and parser("a b", {}) == "b"
-    assert restore_spec(dump_spec(spec)).stage("answer").parser is parser
+    assert isinstance(parser, PythonParser) and parser.python("a b", {}) == "b"
+    assert restore_spec(dump_spec(spec)).stage("answer").parser == parser
 
 
 def test_dump_restores_the_same_spec(directory: Path) -> None:
@@ -486,12 +582,22 @@ def test_schema_accepts_the_good_file_and_refuses_unknown_keys() -> None:
     """The JSON schema is itself valid, takes a good file and functions by name, and refuses unknown keys."""
     schema = spec_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
-    data = yaml.safe_load(GOOD.replace("7e1", "70.0").replace("7e9", "7.0e+9").replace("3.5e5", "3.5e+5"))
+    data = YAML(typ="safe", pure=True).load(GOOD)
     checker = jsonschema.Draft202012Validator(schema)
     checker.validate(data)
     checker.validate({**data, "metric": {"python": "scoring:good"}})
     assert not checker.is_valid({**data, "metrics": 1})
     assert not checker.is_valid({**data, "root": "/"})
+    for parser, taken in (
+        ({}, True),
+        ({"python": "parsers:own"}, True),
+        ({"kind": "regex", "pattern": "x"}, True),
+        ({"kind": "regex"}, False),
+        ({"allowed": "x"}, False),
+        ({"kind": "lines", "pattern": "x"}, False),
+    ):
+        stages = [{**data["stages"][0], "parser": parser}, data["stages"][1]]
+        assert checker.is_valid({**data, "stages": stages}) is taken
     json.dumps(schema)
 
 
@@ -499,7 +605,7 @@ def test_spec_from_python_with_functions() -> None:
     """Plain classes with functions for parser, aggregator, scorer and metric make a spec that dumps."""
     spec = pipeline(
         stage("a", parser=shout_match, aggregator=shout_match),
-        stage("b", aggregator=AggregatorSpec(kind="best_of_n", scorer=shout_match)),
+        stage("b", aggregator=BestOfN(scorer=shout_match)),
     )
     assert spec.stage("b").input_names == ("a",)
     dumped = json.loads(spec.model_dump_json())

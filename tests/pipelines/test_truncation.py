@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agenttts.check import check
-from pipelines import Example, ParserSpec, SpecError, StageSpec, TruncateSpec
+from pipelines import Example, JsonParser, SpecError, StageSpec, TruncateSpec
 from pipelines.prompts import render, truncations
 from tests.agenttts.small_specs import small_spec, write_examples
 
@@ -86,7 +86,7 @@ async def test_check_counts_what_is_cut(tmp_path: Path) -> None:
 
 def test_a_constrained_stage_asks_for_its_schema() -> None:
     """The request carries the schema, and with it the identity of the samples."""
-    parser = ParserSpec(kind="json", schema={"type": "array"}, constrain=True)
+    parser = JsonParser(schema={"type": "array"}, constrain=True)
     made = stage(parser=parser)
     content = render(made, Example("e", {"texts": [], "title": ""}), {})
     assert content["response_format"] == {
