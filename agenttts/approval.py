@@ -112,13 +112,14 @@ def decided(
         if decision is not None and decision.action == "refuse":
             draft = replace(draft, status="refused", problem=decision.note or "refused by a person")
         elif decision is not None and decision.allocation is not None:
-            problem = space.problem(decision.allocation)
-            if problem is None and decision.allocation in tried:
-                problem = f"{decision.allocation} was tried before"
+            edited = space.resolve(decision.allocation)
+            problem = space.problem(edited)
+            if problem is None and edited in tried:
+                problem = f"{edited} was tried before"
             if problem is not None:
                 problems[draft.position] = problem
             was = f"instead of {Allocation.from_json(draft.allocation)}"
             said = f"{was}: {decision.note}" if decision.note else was
-            draft = replace(draft, status="edited", allocation=decision.allocation.to_json(), problem=said)
+            draft = replace(draft, status="edited", allocation=edited.to_json(), problem=said)
         found.append(draft)
     return found, problems

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from agenttts.outcomes import FAILED, UNKNOWN, Outcomes, StageOutcomes, Walk
 from datastore.store import Store
 from pipelines import metrics
-from pipelines.allocation import Allocation, StageChoice
+from pipelines.allocation import Allocation, StageOption
 from pipelines.errors import CustomCodeFailed, ReplayMiss
 from pipelines.examples import Example
 from pipelines.runtime import Runtime
@@ -33,7 +33,7 @@ class _Node:
 
 @dataclass
 class _Stage:
-    """A stage's nodes, and how many samples of each model were looked at: by node and model."""
+    """A stage's nodes, and how many samples of each option were looked at: by node and option."""
 
     spec: StageSpec
     needed: frozenset[str]  # stages whose outputs this one or a later one reads
@@ -95,7 +95,7 @@ class BankOutcomes:
             stages=tuple(
                 StageOutcomes(
                     name=stage.spec.name,
-                    models=tuple(stage.spec.options),
+                    options=stage.spec.options,
                     leads_to=stage.leads_to,
                     flops=stage.flops,
                     stage_score=stage.stage_score,
@@ -114,7 +114,7 @@ class BankOutcomes:
         nodes = [i for i, example in enumerate(self._examples) if example.id in example_ids]
         for k, stage in enumerate(self._stages):
             choice = allocation[stage.spec.name]
-            m = stage.spec.options.index(choice.model)
+            m = stage.spec.options.index(choice.option)
             for number in nodes:
                 await self._read(k, number, m, choice.n_samples)
             after = stage.leads_to[nodes, m, choice.n_samples - 1]
@@ -129,7 +129,7 @@ class BankOutcomes:
                     await self._read(k, number, m, stage.spec.max_samples)
                 number += 1
 
-    def unknown_options(self) -> list[tuple[str, str]]:
+    def unknown_options(self) -> list[tuple[str, StageOption]]:
         """Stages and their options of which nothing at all is known."""
         return [
             (stage.spec.name, option)
@@ -139,13 +139,13 @@ class BankOutcomes:
         ]
 
     async def _read(self, k: int, number: int, m: int, n: int) -> None:
-        """Outcomes of the samples of one node and model up to n; as many as there are."""
+        """Outcomes of the samples of one node and option up to n; as many as there are."""
         stage = self._stages[k]
         before = stage.seen.get((number, m), 0)
         if n <= before:
             return
         node = stage.nodes[number]
-        choice = StageChoice(stage.spec.options[m], n)
+        choice = stage.spec.options[m].with_samples(n)
         try:
             found = await self._runtime.prefixes(stage.spec, choice, node.example, node.outputs, before + 1)
         except ReplayMiss as miss:

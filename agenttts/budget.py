@@ -45,7 +45,7 @@ def flops_to_units(flops_of_stage: float, reference: ReferenceSpec = REFERENCE) 
 
 def planned_stage_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
     """Planned FLOPs of one stage for one query, at its expected lengths; fusion and verifier included."""
-    model = spec.models[stage.model_of(choice.model)]
+    model = spec.models[choice.model]
     prompt_tokens = rounds(stage, choice.n_samples) * stage.prompt_tokens
     drawn = flops(model.active_params, prompt_tokens, stage.generated_tokens, choice.n_samples)
     return drawn + planned_aggregation_flops(spec, stage, choice)
@@ -58,7 +58,7 @@ def rounds(stage: StageSpec, n_samples: int) -> int:
 
 def planned_aggregation(stage: StageSpec, choice: StageChoice) -> PlannedCalls | None:
     """What a choice asks of the model that aggregates its samples, at expected lengths; None without one."""
-    aggregator = stage.aggregator_of(choice.model)
+    aggregator = stage.aggregator_for(choice.option)
     return aggregator.planned_calls(choice.n_samples, stage.prompt_tokens, stage.generated_tokens)
 
 
@@ -86,7 +86,7 @@ def planned_seconds(spec: PipelineSpec, allocation: Mapping[str, StageChoice]) -
 
 def planned_stage_seconds(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
     """Planned seconds of one stage for one query. SpaceError when a model has no speed."""
-    once = _seconds(spec, stage.model_of(choice.model), stage.prompt_tokens, stage.generated_tokens)
+    once = _seconds(spec, choice.model, stage.prompt_tokens, stage.generated_tokens)
     seconds = rounds(stage, choice.n_samples) * once
     calls = planned_aggregation(stage, choice)
     if calls is not None:

@@ -102,9 +102,11 @@ def _space(spec: PipelineSpec, budget: float) -> Iterator[Finding]:
         return
     for stage in spec.stages:
         others = space.units(space.cheapest) - space.stage_units(stage.name, space.cheapest[stage.name])
-        for model in stage.options:
-            if space.max_samples(stage.name, model, space.budget_units - others) == 0:
-                message = f"one sample of {model!r} is over the budget of {budget:g} units; it is never tried"
+        for option in stage.options:
+            if space.max_samples(stage.name, option, space.budget_units - others) == 0:
+                message = (
+                    f"one sample of {str(option)!r} is over the budget of {budget:g} units; it is never tried"
+                )
                 yield Finding(severity="warning", place=f"stages[{stage.name}].models", message=message)
 
 

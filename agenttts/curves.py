@@ -20,7 +20,7 @@ from agenttts.budget import planned_units
 from agenttts.stats import Interval, mean_interval, paired_difference
 from datastore import Store
 from pipelines import metrics
-from pipelines.allocation import Allocation, StageChoice
+from pipelines.allocation import Allocation, StageChoice, StageOption
 from pipelines.errors import CustomCodeFailed, ReplayMiss
 from pipelines.examples import Example
 from pipelines.runtime import Runtime, StageOutcome
@@ -59,13 +59,13 @@ class CurvePoint:
 
 @dataclass(frozen=True, kw_only=True)
 class StageCurve:
-    """The pipeline's score against one stage's number of samples, for one model there.
+    """The pipeline's score against one stage's number of samples, for one option there.
 
     `others`: what the other stages were given along the curve.
     """
 
     stage: str
-    model: str
+    option: StageOption
     others: Mapping[str, StageChoice]
     points: tuple[CurvePoint, ...]
 
@@ -187,9 +187,9 @@ def solve_around(solver: BankSolver, centre: Allocation) -> list[ScoredAllocatio
     for stage in solver.spec.stages:
         own = centre[stage.name].n_samples
         counts = _doublings(stage.max_samples) | {own, min(own + 1, stage.max_samples)}
-        for model in stage.options:
+        for option in stage.options:
             for n in sorted(counts):
-                scored = solver.score_allocation(centre.replace(stage.name, StageChoice(model, n)))
+                scored = solver.score_allocation(centre.replace(stage.name, option.with_samples(n)))
                 if scored is not None:
                     found.append(scored)
     return found
@@ -202,17 +202,17 @@ def merged(trials: Sequence[ScoredAllocation], solved: Sequence[ScoredAllocation
 
 
 def stage_curve(
-    scored: Sequence[ScoredAllocation], stage: str, model: str, around: Allocation | None = None
+    scored: Sequence[ScoredAllocation], stage: str, option: StageOption, around: Allocation | None = None
 ) -> StageCurve | None:
-    """Score against n for one model at one stage, the other stages held.
+    """Score against n for one option at one stage, the other stages held.
 
     Of all settings of the other stages the one with the most points is taken, that of `around` first among
     equals.
-    None when the model was never tried there.
+    None when the option was never tried there.
     """
     by_others: dict[frozenset[tuple[str, StageChoice]], list[ScoredAllocation]] = {}
     for one in scored:
-        if one.allocation[stage].model == model:
+        if one.allocation[stage].option == option:
             by_others.setdefault(_others(one.allocation, stage), []).append(one)
     if not by_others:
         return None
@@ -232,14 +232,14 @@ def stage_curve(
                 )
             )
     rest = {name: choice for name, choice in by_others[others][0].allocation.items() if name != stage}
-    return StageCurve(stage=stage, model=model, others=rest, points=tuple(points)) if points else None
+    return StageCurve(stage=stage, option=option, others=rest, points=tuple(points)) if points else None
 
 
 def stage_curves(
-    scored: Sequence[ScoredAllocation], around: Allocation, models: Mapping[str, Sequence[str]]
+    scored: Sequence[ScoredAllocation], around: Allocation, options: Mapping[str, Sequence[StageOption]]
 ) -> list[StageCurve]:
-    """One curve for each stage and model (`models` by stage) that has points."""
-    found = [stage_curve(scored, stage, model, around) for stage, names in models.items() for model in names]
+    """One curve for each stage and option (`options` by stage) that has points."""
+    found = [stage_curve(scored, stage, option, around) for stage, own in options.items() for option in own]
     return [curve for curve in found if curve is not None]
 
 
@@ -263,16 +263,16 @@ def marginal_values(scored: Sequence[ScoredAllocation], best: Allocation) -> lis
 def _steps(
     base: ScoredAllocation, stage: str, scored: Iterable[ScoredAllocation], *, from_best: bool
 ) -> list[Marginal]:
-    """From one base: for each model the smallest dearer choice at the stage."""
-    nearest: dict[str, ScoredAllocation] = {}
+    """From one base: for each option the smallest dearer choice at the stage."""
+    nearest: dict[StageOption, ScoredAllocation] = {}
     for one in scored:
         if _others(one.allocation, stage) != _others(base.allocation, stage):
             continue
-        model = one.allocation[stage].model
+        option = one.allocation[stage].option
         if one.budget_units <= base.budget_units + 1e-9:
             continue
-        if model not in nearest or one.budget_units < nearest[model].budget_units:
-            nearest[model] = one
+        if option not in nearest or one.budget_units < nearest[option].budget_units:
+            nearest[option] = one
     steps = []
     for one in nearest.values():
         gain = difference(one.scores, base.scores)

@@ -77,7 +77,7 @@ async def evaluate(
     """Run the allocation on every example at once and store the trial as it goes.
 
     race_with: scores of the best trial so far; then the examples are run part by part, and the trial is
-    "lost" as soon as it is clearly worse (`racing`).
+    "pruned" as soon as it is clearly worse (`racing`).
 
     split: "test" for the purpose "test", else "search", where not given. clock: Unix seconds.
     max_error_rate: the largest share of missing examples with which a trial still has a score.
@@ -100,15 +100,15 @@ async def evaluate(
     )
     store.begin_trial(started)
     tally = Tally(started, runtime.spec, len(examples))
-    lost, n_run = False, 0
+    pruned, n_run = False, 0
     for end in [len(examples)] if race_with is None else rungs(len(examples)):
         await _run_all(allocation, examples[n_run:end], runtime, store, tally, on_progress)
         n_run = end
         if race_with is not None and end < len(examples):
-            lost = is_losing(tally.scores(examples[:end]), race_with, seed)
-            if lost:
+            pruned = is_losing(tally.scores(examples[:end]), race_with, seed)
+            if pruned:
                 break
-    finished = replace(tally.trial(max_error_rate, n_run, lost=lost), finished_at=clock())
+    finished = replace(tally.trial(max_error_rate, n_run, pruned=pruned), finished_at=clock())
     store.finish_trial(finished)
     return result_of(finished, tally.scores(examples[:n_run]), tally.stage_scores())
 

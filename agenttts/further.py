@@ -6,9 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from agenttts.stats import mean_interval
+from agenttts.streams import Stream, stream_rng
 from agenttts.trial import TrialResult, trial_id
 from datastore.store import Store
 from pipelines import metrics
@@ -38,7 +37,7 @@ def further_metrics(
                 scores.append(metrics.score(metric, output, by_id[example_id]))
             except CustomCodeFailed:
                 scores.append(None)
-        interval = mean_interval(scores, np.random.default_rng([seed, 6, position]))
+        interval = mean_interval(scores, stream_rng(seed, Stream.FURTHER_METRIC, position))
         if interval is not None:
             ci = [interval.low, interval.high]
             n = sum(score is not None for score in scores)

@@ -39,8 +39,8 @@ class Goal:
         """SpaceError where latency is sought and a candidate model has no speed."""
         if self.objective == "latency":
             for stage in spec.stages:
-                for model in stage.options:
-                    planned_stage_seconds(spec, stage, StageChoice(model, 1))
+                for option in stage.options:
+                    planned_stage_seconds(spec, stage, option.with_samples(1))
 
     def burden(self, spec: PipelineSpec, allocation: Mapping[str, StageChoice]) -> float:
         """What is to be small: planned seconds for latency, else planned units."""

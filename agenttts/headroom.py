@@ -12,10 +12,11 @@ import numpy as np
 
 from agenttts.blocking import run_blocking
 from agenttts.stats import Interval, mean_interval, pass_at_k, vote_curve
+from agenttts.streams import Stream, stream_rng
 from datastore import Store
 from pipelines import metrics
 from pipelines.aggregators import vote_key
-from pipelines.allocation import Allocation
+from pipelines.allocation import Allocation, StageChoice
 from pipelines.errors import PipelineError
 from pipelines.examples import Example
 from pipelines.parsers import Parsed, parse
@@ -30,16 +31,21 @@ _ORDERS = 100
 class StageHeadroom:
     """Chances over the examples that have a gold value for the stage's metric, each with a 95 % interval.
 
-    one: a sample is right, by the whole metric. vote: the plurality of n is; None where the stage votes
-    otherwise. any: one of n at least is (pass@n, unbiased: over all samples that were drawn).
+    Attributes:
+        stage: The stage's name.
+        model: The model that drew the samples.
+        n_samples: n of the other fields.
+        pass_at_1: One sample is right, by the whole metric.
+        maj_at_n: The plurality of n samples is right. None where the stage votes otherwise.
+        pass_at_n: At least one of n samples is right; unbiased, over all samples that were drawn.
     """
 
     stage: str
     model: str
     n_samples: int
-    one: Interval
-    vote: Interval | None
-    any: Interval
+    pass_at_1: Interval
+    maj_at_n: Interval | None
+    pass_at_n: Interval
 
 
 def headroom(
@@ -51,18 +57,19 @@ def headroom(
     """
     runtime = Runtime(spec, store, None, run_id=None, replay=True)
     try:
-        return run_blocking(_found(runtime, store, examples, allocation, seed))
+        return run_blocking(_headroom(runtime, store, examples, allocation, seed))
     except PipelineError:
         return []
 
 
-async def _found(
+async def _headroom(
     runtime: Runtime, store: Store, examples: Sequence[Example], allocation: Allocation, seed: int
 ) -> list[StageHeadroom]:
     outcomes = [await runtime.run_example(allocation, example, with_score=False) for example in examples]
-    found = []
+    by_stage = []
     for position, stage in enumerate(runtime.spec.stages):
-        own = stage.aggregator_of(allocation[stage.name].model)
+        choice = allocation[stage.name]
+        own = stage.aggregator_for(choice.option)
         if stage.metric is None or not isinstance(own, Plurality | SetVote | BestOfN):
             continue
         keys = {
@@ -72,32 +79,23 @@ async def _found(
         }
         drawn = await store.get_samples([key for key in keys.values() if key is not None])
         texts = {i: [sample.text for sample in drawn.get(key or "", ())] for i, key in keys.items()}
-        n = allocation[stage.name].n_samples
-        told = _stage(stage, n, [(e, texts[e.id]) for e in examples if e.id in texts], seed)
-        if told is not None:
-            one, vote, any_right = told
-            found.append(
-                StageHeadroom(
-                    stage=stage.name,
-                    model=allocation[stage.name].model,
-                    n_samples=n,
-                    one=one,
-                    vote=vote,
-                    any=any_right,
-                )
-            )
-    return found
+        by_example = [(example, texts[example.id]) for example in examples if example.id in texts]
+        of_stage = _of_stage(stage, choice, by_example, seed)
+        if of_stage is not None:
+            by_stage.append(of_stage)
+    return by_stage
 
 
-def _stage(
-    stage: StageSpec, n: int, drawn: Sequence[tuple[Example, Sequence[str]]], seed: int
-) -> tuple[Interval, Interval | None, Interval] | None:
+def _of_stage(
+    stage: StageSpec, choice: StageChoice, drawn: Sequence[tuple[Example, Sequence[str]]], seed: int
+) -> StageHeadroom | None:
     assert stage.metric is not None
-    ones, votes, anys = list[float](), list[float](), list[float]()
-    rng = np.random.default_rng([seed, 7])
+    n = choice.n_samples
+    passes_1, majorities, passes_n = list[float](), list[float](), list[float]()
+    rng = stream_rng(seed, Stream.HEADROOM)
     for example, texts in drawn:
         parsed = [parse(stage.parser, text, example) for text in texts]
-        values = [found.value if isinstance(found, Parsed) else None for found in parsed]
+        values = [one.value if isinstance(one, Parsed) else None for one in parsed]
         scores = [metrics.score(stage.metric, value, example) for value in values]
         if len(texts) < n or any(score is None for score in scores):
             continue
@@ -105,13 +103,20 @@ def _stage(
             value is not None and (score or 0.0) >= _RIGHT
             for value, score in zip(values, scores, strict=True)
         ]
-        ones.append(sum(right) / len(right))
-        anys.append(pass_at_k(len(right), sum(right), n))
+        passes_1.append(sum(right) / len(right))
+        passes_n.append(pass_at_k(len(right), sum(right), n))
         keys = [vote_key(value) for value in values if value is not None]
         good = {vote_key(value) for value, hit in zip(values, right, strict=True) if hit}
         curve = vote_curve(keys, good, rng, n_orders=_ORDERS) if keys else np.zeros(1)
-        votes.append(float(curve[min(n, len(curve)) - 1]))
-    one, voted, any_right = (mean_interval(some, rng) for some in (ones, votes, anys))
-    if one is None or voted is None or any_right is None:
+        majorities.append(float(curve[min(n, len(curve)) - 1]))
+    pass_at_1, maj_at_n, pass_at_n = (mean_interval(c, rng) for c in (passes_1, majorities, passes_n))
+    if pass_at_1 is None or maj_at_n is None or pass_at_n is None:
         return None
-    return one, voted if isinstance(stage.aggregator, Plurality) else None, any_right
+    return StageHeadroom(
+        stage=stage.name,
+        model=choice.model,
+        n_samples=n,
+        pass_at_1=pass_at_1,
+        maj_at_n=maj_at_n if isinstance(stage.aggregator, Plurality) else None,
+        pass_at_n=pass_at_n,
+    )

@@ -236,7 +236,7 @@ class _Stages:
             stages.append(
                 StageOutcomes(
                     name=stage.name,
-                    models=stage.models,
+                    options=stage.options,
                     leads_to=(start + part).reshape(nodes),
                     flops=np.broadcast_to(flops.astype(np.float32), nodes),
                 )

@@ -9,16 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from agenttts.budget import rounds
 from agenttts.certificate import certificate
 from agenttts.goal import BEST, Goal
 from agenttts.retest import SPLIT, pooled
 from agenttts.stats import mean_interval, paired_difference
+from agenttts.streams import Stream, stream_rng
 from agenttts.trial import TrialResult, merit
 from datastore.store import Store
-from pipelines.allocation import Allocation
+from pipelines.allocation import Allocation, StageOption
 from pipelines.spec import ModelSpec, PipelineSpec, StageSpec
 
 
@@ -124,7 +123,7 @@ def outcome(
     }
     if best is not None and baseline is not None and {best.allocation, baseline.allocation} <= set(tests):
         first, second = tests[best.allocation], tests[baseline.allocation]
-        difference = paired_difference(first.scores, second.scores, _rng(seed, 3))
+        difference = paired_difference(first.scores, second.scores, stream_rng(seed, Stream.TEST_DIFFERENCE))
         same = best.allocation == baseline.allocation
         found["difference"] = difference.mean
         found["difference_ci"] = [0.0, 0.0] if same else [difference.low, difference.high]
@@ -140,7 +139,7 @@ def cost_of(
 
     samples_reused: samples that trials took from the bank, each time they took them. usd: None without
     prices. flops_without_bank: of the same trials, each drawing its own samples. flops_spared_by_stops: of
-    the rest of the trials that lost a race. flops_spared_by_shared_prompts: had each sample read its prompt
+    the rest of the trials that a race pruned. flops_spared_by_shared_prompts: had each sample read its prompt
     anew.
     """
     calls = drawn = prompt_tokens = generated_tokens = 0
@@ -171,7 +170,7 @@ def cost_of(
         "flops_spared_by_stops": sum(
             (t.flops_per_query or 0.0) * (n_search - t.n_scored - t.n_missing)
             for t in trials
-            if t.status == "lost"
+            if t.status == "pruned"
         ),
         "flops_spared_by_shared_prompts": _read_again(store, run_id, spec, keys),
         "usd": usd if priced else None,
@@ -183,20 +182,22 @@ def _read_again(store: Store, run_id: str, spec: PipelineSpec, models: Mapping[s
 
     What a further model read (a fuser, a verifier) is in the tokens too: such results are left out.
     """
-    sharing = [f"{s.name} {m}" for s in spec.stages if rounds(s, 2) == 1 for m in s.options if _alone(s, m)]
+    sharing = [f"{s.name} {o}" for s in spec.stages if rounds(s, 2) == 1 for o in s.options if _alone(s, o)]
     rows = store.sql(
         "SELECT model_key, sum((n_samples - 1) * stage_results.prompt_tokens)::DOUBLE AS tokens "
         "FROM stage_results JOIN trials USING (trial_id) "
         "WHERE run_id = ? AND list_contains(?, concat(stage, ' ', "
-        "json_extract_string(allocation, concat('$.', stage, '.model')))) GROUP BY model_key",
+        "json_extract_string(allocation, concat('$.', stage, '.model')), "
+        "coalesce('@' || json_extract_string(allocation, concat('$.', stage, '.verifier')), ''))) "
+        "GROUP BY model_key",
         [run_id, sharing],
     )
     told = zip(rows["model_key"], rows["tokens"], strict=True)
     return sum(2.0 * models[key].active_params * float(tokens) for key, tokens in told if key in models)
 
 
-def _alone(stage: StageSpec, option: str) -> bool:
-    return stage.aggregator_of(option).own_model is None
+def _alone(stage: StageSpec, option: StageOption) -> bool:
+    return stage.aggregator_for(option).own_model is None
 
 
 def _finalist(
@@ -208,8 +209,10 @@ def _finalist(
     if trial is None:
         return None
     test = tests.get(trial.allocation)
-    searched = mean_interval(trial.scores.values(), _rng(seed, 1))
-    tested = None if test is None else mean_interval(test.scores.values(), _rng(seed, 2))
+    searched = mean_interval(trial.scores.values(), stream_rng(seed, Stream.SEARCH_SCORE))
+    tested = (
+        None if test is None else mean_interval(test.scores.values(), stream_rng(seed, Stream.TEST_SCORE))
+    )
     return {
         "allocation": trial.allocation.to_dict(),
         "budget_units": trial.budget_units,
@@ -228,7 +231,9 @@ def _equivalent(best: TrialResult | None, trials: Sequence[TrialResult], seed: i
         return []
     found: list[dict[str, Any]] = []
     for trial in trials:
-        difference = paired_difference(trial.scores, best.scores, _rng(seed, 4, trial.number))
+        difference = paired_difference(
+            trial.scores, best.scores, stream_rng(seed, Stream.EQUIVALENCE, trial.number)
+        )
         same = trial.allocation == best.allocation
         if same or difference.low <= 0 <= difference.high:
             found.append(
@@ -290,7 +295,3 @@ def _trial(trial: TrialResult) -> dict[str, Any]:
         "samples_reused": trial.samples_reused,
         "error": trial.error,
     }
-
-
-def _rng(*seeds: int) -> np.random.Generator:
-    return np.random.default_rng(seeds)

@@ -132,8 +132,8 @@ def _typical_query(space: SearchSpace, seed: int) -> _Query:
     total = _Query()
     for _ in range(_N_TYPICAL):
         drawn = {
-            s.name: StageChoice(
-                s.options[rng.integers(len(s.options))], int(rng.integers(1, s.max_samples + 1))
+            s.name: s.options[rng.integers(len(s.options))].with_samples(
+                int(rng.integers(1, s.max_samples + 1))
             )
             for s in space.stages
         }
@@ -145,7 +145,7 @@ def _query(spec: PipelineSpec, allocation: Allocation) -> _Query:
     total = _Query()
     for stage in spec.stages:
         choice = allocation[stage.name]
-        model = spec.models[stage.model_of(choice.model)]
+        model = spec.models[choice.model]
         generated = choice.n_samples * stage.generated_tokens
         read = rounds(stage, choice.n_samples) * stage.prompt_tokens
         total += _Query(

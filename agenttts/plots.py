@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from pipelines.allocation import StageOption
+
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
@@ -87,7 +89,7 @@ def score_against_samples(data: ReportData, stage: str) -> go.Figure:
     colours = model_styles(data)
     curves = [curve for curve in data.curves if curve.stage == stage]
     for curve in curves:
-        colour, symbol = colours[curve.model]
+        colour, symbol = colours[curve.option]
         x = [float(p.n_samples) for p in curve.points]
         if len(curve.points) > 1:
             _band(figure, x, [p.score for p in curve.points], colour)
@@ -96,7 +98,7 @@ def score_against_samples(data: ReportData, stage: str) -> go.Figure:
                 x=x,
                 y=[p.score.mean for p in curve.points],
                 mode="lines+markers",
-                name=escape(curve.model),
+                name=escape(str(curve.option)),
                 line={"color": colour, "width": 2.5},
                 marker={"symbol": symbol, "size": 9},
                 error_y=_error_bars([p.score for p in curve.points], colour),
@@ -162,8 +164,8 @@ def next_unit(data: ReportData) -> go.Figure:
             mode="markers",
             marker={
                 "size": 11,
-                "color": [colours[m.after.model][0] for m in steps],
-                "symbol": [colours[m.after.model][1] for m in steps],
+                "color": [colours[m.after.option][0] for m in steps],
+                "symbol": [colours[m.after.option][1] for m in steps],
             },
             error_x={
                 "type": "data",
@@ -199,7 +201,7 @@ def tuning_curves(data: ReportData) -> go.Figure:
     figure = _figure("score, loss", "step")
     colours = model_styles(data)
     for tuned in data.tuned:
-        colour = colours[tuned.model][0] if tuned.model in colours else GREY
+        colour = colours.get(StageOption(tuned.model), (GREY,))[0]
         for key, dash in (("loss", "dot"), ("score", "solid")):
             points = [point for point in tuned.curve if key in point]
             figure.add_trace(
@@ -271,15 +273,14 @@ def reliability(bins: Sequence[tuple[float, float, int]]) -> go.Figure:
 
 def step_label(step: Marginal) -> str:
     """`answer: small×4 → small×8`."""
-    before, after = step.before, step.after
-    return f"{step.stage}: {before.model}×{before.n_samples} → {after.model}×{after.n_samples}"
+    return f"{step.stage}: {step.before} → {step.after}"
 
 
-def model_styles(data: ReportData) -> Mapping[str, tuple[str, str]]:
-    """A colour and a marker for each model, the same in every figure."""
-    names = [curve.model for curve in data.curves] + [m.after.model for m in data.marginals]
-    order = list(dict.fromkeys(names))
-    return {name: (PALETTE[i % len(PALETTE)], SYMBOLS[i % len(SYMBOLS)]) for i, name in enumerate(order)}
+def model_styles(data: ReportData) -> Mapping[StageOption, tuple[str, str]]:
+    """A colour and a marker for each option, the same in every figure."""
+    options = [curve.option for curve in data.curves] + [m.after.option for m in data.marginals]
+    order = list(dict.fromkeys(options))
+    return {own: (PALETTE[i % len(PALETTE)], SYMBOLS[i % len(SYMBOLS)]) for i, own in enumerate(order)}
 
 
 def _figure(y_title: str, x_title: str) -> go.Figure:
@@ -362,10 +363,10 @@ def _trial_hover(row: TrialRow) -> str:
 
 
 def _curve_hover(curve: StageCurve, point: CurvePoint) -> str:
-    rest = ", ".join(f"{stage} {choice.model}×{choice.n_samples}" for stage, choice in curve.others.items())
+    rest = ", ".join(f"{stage} {choice}" for stage, choice in curve.others.items())
     own = "" if point.stage_score is None else f"; the stage's own score {point.stage_score:.3f}"
     source = "solved on recorded samples" if point.trial is None else f"trial {point.trial}"
-    lines = [f"{curve.model}×{point.n_samples}: {_interval(point.score)}{own}", source]
+    lines = [f"{curve.option}×{point.n_samples}: {_interval(point.score)}{own}", source]
     return _hover(*lines, *([f"with {rest}"] if rest else []))
 
 

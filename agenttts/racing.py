@@ -1,4 +1,4 @@
-"""Racing: a trial that is clearly losing stops early (successive halving on paired examples).
+"""Racing: a trial that is clearly losing is pruned (successive halving on paired examples).
 
 A raced trial runs on a growing part of the examples, always the first ones in their order; after each part it
 is compared, example by example, with the best trial so far.
@@ -27,5 +27,6 @@ def rungs(n_examples: int) -> list[int]:
 
 def is_losing(scores: Mapping[str, float | None], best: Mapping[str, float | None], seed: int) -> bool:
     """Whether the paired difference from the best lies below 0, interval and all."""
-    found = paired_difference(scores, best, np.random.default_rng([seed, len(scores)]), confidence=CONFIDENCE)
-    return found.n >= _FEWEST and found.high < 0
+    rng = np.random.default_rng([seed, len(scores)])
+    difference = paired_difference(scores, best, rng, confidence=CONFIDENCE)
+    return difference.n >= _FEWEST and difference.high < 0

@@ -30,7 +30,7 @@ from agenttts.curves import (
 from agenttts.headroom import StageHeadroom, headroom
 from agenttts.stats import Interval
 from datastore import Insight, Proposal, Run, Store, StoreError, Trial
-from pipelines.allocation import Allocation
+from pipelines.allocation import Allocation, StageChoice, StageOption
 from pipelines.errors import PipelineError
 from pipelines.spec import PipelineSpec
 from pipelines.specfile import restore_spec
@@ -222,7 +222,7 @@ def read_report(store: Store, run_id: str | None = None, *, solve: bool = True) 
     if solve and best is not None and spec is not None and store.as_of is None:
         solved, spare = _solved(spec, store, best.allocation, int(settings.get("seed") or 0))
     points = merged(scored, solved)
-    models = {stage.name: stage.options for stage in spec.stages} if spec else _models_tried(trials)
+    options = {stage.name: stage.options for stage in spec.stages} if spec else _options_tried(trials)
     equivalent = tuple(f for f in map(_finalist, outcome.get("equivalent") or ()) if f is not None)
     rule = json.loads(run.spec) if run.spec else {}
     return ReportData(
@@ -248,7 +248,7 @@ def read_report(store: Store, run_id: str | None = None, *, solve: bool = True) 
         trials=trials,
         steps=tuple(_steps(trials)),
         frontier=tuple(row for row in trials if row.on_frontier),
-        curves=tuple(stage_curves(points, best.allocation, models)) if best else (),
+        curves=tuple(stage_curves(points, best.allocation, options)) if best else (),
         headroom=tuple(spare),
         marginals=tuple(marginal_values(points, best.allocation)) if best else (),
         insights=tuple(store.insights(run.run_id)),
@@ -487,12 +487,12 @@ def _metric_name(metric: Any) -> str:
     return str(metric or "score")
 
 
-def _models_tried(trials: Iterable[TrialRow]) -> dict[str, list[str]]:
-    found: dict[str, dict[str, None]] = {}
+def _options_tried(trials: Iterable[TrialRow]) -> dict[str, tuple[StageOption, ...]]:
+    by_stage: dict[str, dict[StageOption, None]] = {}
     for row in trials:
         for stage, choice in row.allocation.items():
-            found.setdefault(stage, {})[choice.model] = None
-    return {stage: list(models) for stage, models in found.items()}
+            by_stage.setdefault(stage, {})[choice.option] = None
+    return {stage: tuple(options) for stage, options in by_stage.items()}
 
 
 def _mean(row: TrialRow) -> float:
@@ -504,8 +504,10 @@ def _replaced(row: TrialRow, *, on_frontier: bool) -> TrialRow:
 
 
 def _jsonable(value: Any) -> Any:
-    if isinstance(value, Allocation):
+    if isinstance(value, Allocation | StageChoice):
         return value.to_dict()
+    if isinstance(value, StageOption):
+        return str(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _jsonable(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

@@ -98,10 +98,8 @@ def _curve_table(data: ReportData) -> Table:
             _half_width(by_n[n].score.mean, by_n[n].score.low, by_n[n].score.high) if n in by_n else ""
             for n in counts
         ]
-        others = " · ".join(
-            f"{stage} {choice.model}×{choice.n_samples}" for stage, choice in curve.others.items()
-        )
-        table.add_row(escape(curve.stage), escape(curve.model), *cells, escape(others))
+        others = " · ".join(f"{stage} {choice}" for stage, choice in curve.others.items())
+        table.add_row(escape(curve.stage), escape(str(curve.option)), *cells, escape(others))
     return table
 
 

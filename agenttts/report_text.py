@@ -149,7 +149,7 @@ def cost_lines(data: ReportData) -> Iterator[str]:
         )
     if cost.flops_spared_by_stops:
         stops = count_text(cost.flops_spared_by_stops)
-        yield f"Trials that lost a race early spared {stops} FLOPs."
+        yield f"Trials pruned by a race spared {stops} FLOPs."
 
 
 def next_unit_text(data: ReportData) -> str:
@@ -157,8 +157,7 @@ def next_unit_text(data: ReportData) -> str:
     if not data.marginals:
         return "No two trials differ in one stage alone: what a further unit would buy is not known."
     first = data.marginals[0]
-    before, after = (f"{choice.model}×{choice.n_samples}" for choice in (first.before, first.after))
-    step = f"{before} → {after} at {first.stage}"
+    step = f"{first.before} → {first.after} at {first.stage}"
     gain = f"{interval_text(first.gain, signed=True)} for {units_text(first.extra_units)} more units"
     if first.gain.low > 0:
         return f"The next unit of compute would buy most with {step}: {gain}."
@@ -172,10 +171,11 @@ def next_unit_text(data: ReportData) -> str:
 def headroom_lines(data: ReportData) -> Iterator[str]:
     """What each stage's samples hold beyond what is made of them."""
     for spare in data.headroom:
-        vote = f", their vote {interval_text(spare.vote)}" if spare.vote is not None else ""
+        vote = f", their vote {interval_text(spare.maj_at_n)}" if spare.maj_at_n is not None else ""
         yield (
-            f"At {spare.stage}, one sample of {spare.model} is right for {interval_text(spare.one)}{vote}, "
-            f"at least one of {spare.n_samples} for {interval_text(spare.any)}."
+            f"At {spare.stage}, one sample of {spare.model} is right for "
+            f"{interval_text(spare.pass_at_1)}{vote}, "
+            f"at least one of {spare.n_samples} for {interval_text(spare.pass_at_n)}."
         )
 
 

@@ -164,7 +164,7 @@ class SearchResult:
         for trial in self.trials:
             choices: dict[str, str | int] = {}
             for stage, choice in trial.allocation.items():
-                choices |= {f"{stage}.model": choice.model, f"{stage}.n_samples": choice.n_samples}
+                choices |= {f"{stage}.model": str(choice.option), f"{stage}.n_samples": choice.n_samples}
             stages = {
                 f"{stage}.score": score for stage, score in trial.stage_scores.items() if score is not None
             }

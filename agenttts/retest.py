@@ -6,16 +6,15 @@ those that can't be told apart from it are scored on the examples held back; the
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from agenttts.errors import UserError
 from agenttts.stats import paired_difference
+from agenttts.streams import Stream, stream_rng
 from agenttts.trial import TrialResult
+from pipelines.dataset import seeded_order
 from pipelines.examples import Example
 
 SPLIT = "retest"
@@ -34,7 +33,7 @@ def held_back(
     count = math.floor(share * len(examples))
     if share and not count:
         raise UserError(f"a share of {share:g} of {len(examples)} search examples is none; raise it")
-    drawn = sorted(examples, key=lambda e: hashlib.sha256(f"{seed}|{e.id}".encode()).digest())[:count]
+    drawn = seeded_order(examples, lambda example: example.id, seed)[:count]
     held = {example.id for example in drawn}
     return [e for e in examples if e.id not in held], [e for e in examples if e.id in held]
 
@@ -43,7 +42,7 @@ def rivals(ranked: Sequence[TrialResult], seed: int) -> list[TrialResult]:
     """The best trial and those not told apart from it, best first, at most MOST_RIVALS."""
     found = list(ranked[:1])
     for trial in ranked[1:]:
-        rng = np.random.default_rng([seed, 5, trial.number])
+        rng = stream_rng(seed, Stream.RETEST, trial.number)
         if paired_difference(trial.scores, found[0].scores, rng).high >= 0:
             found.append(trial)
     return found[:MOST_RIVALS]

@@ -152,7 +152,7 @@ class SimulatedSearch:
             allocation=allocation.to_json(),
             proposer=suggestion.proposer or self.proposer.name,
             reason=suggestion.reason,
-            status="lost" if losing else "failed" if failed else "complete",
+            status="pruned" if losing else "failed" if failed else "complete",
             score=None if failed else float(np.mean(present)),
             n_scored=len(present),
             n_missing=len(scores) - len(present),

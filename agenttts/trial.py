@@ -24,7 +24,7 @@ from pipelines.spec import PipelineSpec
 class TrialResult:
     """An allocation's scores on a set of examples, and what they took.
 
-    status: "lost" when a race stopped it early, clearly worse than the best; its scores are those until then.
+    status: "pruned" when a race stopped it, clearly worse than the best; its scores are those until then.
     score: mean over the scored examples; None when the trial failed or is not finished.
     scores: by example id; None where the example is missing.
     budget_units: planned. flops_per_query: realised, mean over the scored examples; None without any.
@@ -134,13 +134,13 @@ class Tally:
             cost_usd=self._cost_usd,
         )
 
-    def trial(self, max_error_rate: float, n_run: int, *, lost: bool = False) -> records.Trial:
+    def trial(self, max_error_rate: float, n_run: int, *, pruned: bool = False) -> records.Trial:
         """The finished trial, without the time; it was run on the first n_run examples."""
         scored = [o for o in self.outcomes.values() if o.score is not None]
         failed = self._missing > max_error_rate * n_run or not scored
         return replace(
             self.started,
-            status="failed" if failed else "lost" if lost else "complete",
+            status="failed" if failed else "pruned" if pruned else "complete",
             score=None if failed else _mean(o.score for o in scored if o.score is not None),
             n_scored=len(scored),
             n_missing=self._missing,
@@ -185,12 +185,12 @@ class Tally:
         return None if self._costs_usd is None else math.fsum(self._costs_usd)
 
     def _stage_row(self, example_id: str, outcome: StageOutcome) -> StageResult:
-        name = self._spec.stage(outcome.stage).model_of(outcome.model)
+
         return StageResult(
             trial_id=self.started.trial_id,
             example_id=example_id,
             stage=outcome.stage,
-            model_key=self._spec.model_key(name),
+            model_key=self._spec.model_key(outcome.model),
             n_samples=outcome.n_samples,
             prompt_key=outcome.prompt_key,
             output=json.dumps(outcome.value) if outcome.status == "ok" else None,

@@ -116,7 +116,7 @@ COMMENT ON COLUMN trials.purpose IS 'search, baseline, confirm or test';
 COMMENT ON COLUMN trials.split IS 'search or test';
 COMMENT ON COLUMN trials.allocation IS 'JSON: {stage: {model, n_samples}}';
 COMMENT ON COLUMN trials.reason IS 'why the proposer wanted it';
-COMMENT ON COLUMN trials.status IS 'running, complete, failed, or lost: stopped early, clearly worse than the best';
+COMMENT ON COLUMN trials.status IS 'running, complete, failed, or pruned: stopped early, clearly worse than the best';
 COMMENT ON COLUMN trials.score IS 'mean over the scored examples, 0 to 1; NULL: none was scored';
 COMMENT ON COLUMN trials.n_scored IS 'examples';
 COMMENT ON COLUMN trials.n_missing IS 'examples without a score, for an error';

@@ -1,4 +1,7 @@
-"""An Allocation: for every stage, a model and a number of samples."""
+"""An Allocation: for every stage, the option that serves it and how many samples it draws a prompt.
+
+An option is a model, or a model with a verifier that picks the best of its samples.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,63 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, order=True, slots=True)
+@dataclass(frozen=True, slots=True)
+class StageOption:
+    """What a stage may be served by. Its text is `small`, or `small@judge` with a verifier.
+
+    A text alone does not say where a model's name ends, since names may hold `@`: `StageSpec.option` reads
+    it.
+
+    Attributes:
+        model: Key in the spec's `models` of the model that draws the samples.
+        verifier: Key of the classifier that picks the best sample. None: the stage's own aggregator makes one
+            output of the samples.
+    """
+
+    model: str
+    verifier: str | None = None
+
+    def __str__(self) -> str:
+        return self.model if self.verifier is None else f"{self.model}@{self.verifier}"
+
+    def __lt__(self, other: StageOption) -> bool:
+        return (self.model, self.verifier or "") < (other.model, other.verifier or "")
+
+    def with_samples(self, n_samples: int) -> StageChoice:
+        """The choice of this option with a number of samples."""
+        return StageChoice(self.model, n_samples, self.verifier)
+
+
+@dataclass(frozen=True, slots=True)
 class StageChoice:
-    """Which option serves a stage (a model, or `model@verifier`), and how many samples it draws a prompt."""
+    """An option of a stage and a number of samples. Its text is `small×8` or `small@judge×8`.
+
+    Attributes:
+        model: As in StageOption.
+        n_samples: Samples drawn for each prompt, at least 1.
+        verifier: As in StageOption.
+    """
 
     model: str
     n_samples: int
+    verifier: str | None = None
 
     def __post_init__(self) -> None:
         if self.n_samples < 1:
             raise ValueError(f"n_samples must be >= 1, got {self.n_samples}")
+
+    def __str__(self) -> str:
+        return f"{self.option}×{self.n_samples}"
+
+    @property
+    def option(self) -> StageOption:
+        """The choice without its number of samples."""
+        return StageOption(self.model, self.verifier)
+
+    def to_dict(self) -> dict[str, str | int]:
+        """JSON-able; `verifier` is there only where the choice has one."""
+        verifier = {} if self.verifier is None else {"verifier": self.verifier}
+        return {"model": self.model, "n_samples": self.n_samples, **verifier}
 
 
 class Allocation(Mapping[str, StageChoice]):
@@ -46,33 +96,50 @@ class Allocation(Mapping[str, StageChoice]):
         return f"Allocation({self})"
 
     def __str__(self) -> str:
-        return " · ".join(f"{stage} {c.model}×{c.n_samples}" for stage, c in self._choices.items())
+        return " · ".join(f"{stage} {choice}" for stage, choice in self._choices.items())
 
     def replace(self, stage: str, choice: StageChoice) -> Allocation:
-        """The same allocation with one stage's choice changed."""
+        """The same allocation with one stage's choice changed. KeyError for an unknown stage."""
         if stage not in self._choices:
             raise KeyError(stage)
         return Allocation({**self._choices, stage: choice})
 
     def to_dict(self) -> dict[str, dict[str, str | int]]:
-        return {s: {"model": c.model, "n_samples": c.n_samples} for s, c in self._choices.items()}
+        """JSON-able: `StageChoice.to_dict` for each stage."""
+        return {stage: choice.to_dict() for stage, choice in self._choices.items()}
 
     def to_json(self) -> str:
+        """`to_dict` as JSON text."""
         return json.dumps(self.to_dict())
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Mapping[str, object]]) -> Allocation:
-        """Build from {stage: {"model": str, "n_samples": int}}; ValueError when the shape is another."""
+    def from_dict(cls, data: Mapping[str, object]) -> Allocation:
+        """Build from what `to_dict` gives.
+
+        A model written as `small@judge` is read as a model of that name, since only the stage knows whether
+        it is one or a model with a verifier: `SearchSpace.resolve` takes it apart.
+
+        Args:
+            data: {stage: {"model": str, "n_samples": int}}, with `"verifier": str | None` where wanted.
+
+        Raises:
+            ValueError: The shape is another, or a number of samples is below 1.
+        """
         choices = {}
         for stage, choice in data.items():
-            if not isinstance(choice, Mapping) or set(choice) != {"model", "n_samples"}:
-                raise ValueError(f"stage {stage!r} needs exactly model and n_samples, got {choice!r}")
-            model, n_samples = choice["model"], choice["n_samples"]
+            if not isinstance(choice, Mapping) or set(choice) - {"verifier"} != {"model", "n_samples"}:
+                raise ValueError(
+                    f"stage {stage!r} takes exactly model, n_samples and perhaps verifier, got {choice!r}"
+                )
+            model, n_samples, verifier = choice["model"], choice["n_samples"], choice.get("verifier")
             if not isinstance(model, str) or not isinstance(n_samples, int) or isinstance(n_samples, bool):
                 raise ValueError(f"stage {stage!r}: model is text and n_samples an integer, got {choice!r}")
-            choices[stage] = StageChoice(model, n_samples)
+            if verifier is not None and not isinstance(verifier, str):
+                raise ValueError(f"stage {stage!r}: verifier is text or null, got {choice!r}")
+            choices[stage] = StageChoice(model, n_samples, verifier)
         return cls(choices)
 
     @classmethod
     def from_json(cls, text: str) -> Allocation:
+        """Build from what `to_json` gives. ValueError as `from_dict`."""
         return cls.from_dict(json.loads(text))

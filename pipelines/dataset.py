@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from datastore.keys import canonical_json
 from pipelines.errors import DatasetError
@@ -28,10 +28,12 @@ __all__ = [
     "examples_from_rows",
     "load_examples",
     "load_splits",
+    "seeded_order",
     "with_data",
 ]
 
 Split = Literal["search", "test"]
+ItemT = TypeVar("ItemT")
 _SPLITS: tuple[Split, ...] = ("search", "test")
 _MOST_BAD = 0.1
 _BAD = (ValueError, LookupError, TypeError, AttributeError)
@@ -152,7 +154,7 @@ def _drawn(spec: PipelineSpec, needs: Sequence[_Need], left_out: list[str]) -> d
     bad, repeats = list[str](), list[str]()
     counts = {split: int(getattr(dataset, split)) for split in _SPLITS}
     drawn: list[Row] = []
-    for position in _order(len(pool), dataset.seed):
+    for position in seeded_order(range(len(pool)), str, dataset.seed):
         if len(drawn) == sum(counts.values()):
             break
         raw = pool[position]
@@ -217,9 +219,19 @@ def _refuse_many(bad: Sequence[str], count: int) -> None:
         )
 
 
-def _order(count: int, seed: int) -> list[int]:
-    """Positions 0 to count-1, shuffled; the same on every machine."""
-    return sorted(range(count), key=lambda i: hashlib.sha256(f"{seed}|{i}".encode()).digest())
+def seeded_order(
+    items: Iterable[ItemT], key: Callable[[ItemT], object], seed: int, purpose: str = ""
+) -> list[ItemT]:
+    """The items shuffled by a seed: the same on every machine, whatever order they come in.
+
+    Args:
+        items: What to shuffle.
+        key: What identifies an item; its text decides where the item comes, together with seed and purpose.
+        seed: Another seed gives another order.
+        purpose: Keeps apart orders of the same items that should have nothing to do with each other.
+    """
+    prefix = f"{seed}|{purpose}|" if purpose else f"{seed}|"
+    return sorted(items, key=lambda item: hashlib.sha256(f"{prefix}{key(item)}".encode()).digest())
 
 
 def _read(spec: PipelineSpec, field: str, wanted: str) -> Sequence[Row]:

@@ -225,9 +225,9 @@ def _verifiers(
         yield SpecError(
             "a verifier has nothing to pick from where max_samples is 1", field=f"{field}.verifiers"
         )
-    if len(set(stage.options)) < len(stage.models) * (1 + len(set(stage.verifiers))):
+    if len({str(option) for option in stage.options}) < len(stage.models) * (1 + len(set(stage.verifiers))):
         yield SpecError(
-            f"models with verifiers must be told apart, got {listed(stage.options)}",
+            f"models with verifiers must be told apart, got {listed(map(str, stage.options))}",
             field=f"{field}.verifiers",
             remedy="rename a model that has @ in its name",
         )

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, PrivateAttr
 
+from pipelines.allocation import StageOption
 from pipelines.strict import Number, PythonFunction, Strict
 from pipelines.variants import AggregatorSpec, MetricSpec, ParserSpec, Plurality, TextParser, Verifier
 
@@ -122,26 +123,19 @@ class StageSpec(Strict):
         return self.inputs or ()
 
     @property
-    def options(self) -> tuple[str, ...]:
-        """What an allocation may name here: each model, and each with each verifier, as `small@judge`."""
-        return (*self.models, *self._judged)
+    def options(self) -> tuple[StageOption, ...]:
+        """What an allocation may choose here: each model, then each model with each verifier."""
+        return tuple(
+            StageOption(model, verifier) for verifier in (None, *self.verifiers) for model in self.models
+        )
 
-    @property
-    def _judged(self) -> dict[str, tuple[str, str]]:
-        """Model and verifier of the options that have one."""
-        return {
-            f"{model}@{verifier}": (model, verifier) for verifier in self.verifiers for model in self.models
-        }
+    def option(self, text: str) -> StageOption:
+        """The option that is written as `small` or `small@judge`. KeyError for none of the stage's."""
+        return {str(option): option for option in self.options}[text]
 
-    def model_of(self, option: str) -> str:
-        """The model that draws the samples of an option. KeyError for none of the stage's."""
-        return option if option in self.models else self._judged[option][0]
-
-    def aggregator_of(self, option: str) -> AggregatorSpec:
-        """How samples become an output: the stage's aggregator, or the option's verifier. As `model_of`."""
-        if option in self.models:
-            return self.aggregator
-        return Verifier(model=self._judged[option][1])
+    def aggregator_for(self, option: StageOption) -> AggregatorSpec:
+        """How samples become an output: by the option's verifier, else by the stage's aggregator."""
+        return self.aggregator if option.verifier is None else Verifier(model=option.verifier)
 
     @property
     def template_file(self) -> str | None:

@@ -13,7 +13,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 
-from pipelines.allocation import StageChoice
+from pipelines.allocation import StageOption
 from pipelines.errors import DrawFailed
 from pipelines.examples import Example
 from pipelines.runtime import Outputs, Runtime
@@ -42,9 +42,9 @@ async def record_full_bank(
 async def _record_example(runtime: Runtime, example: Example, count: Callable[[str], None]) -> None:
     reachable: list[Outputs] = [{}]
     for stage in runtime.spec.stages:
-        cells = [(model, outputs) for outputs in reachable for model in stage.options]
+        cells = [(option, outputs) for outputs in reachable for option in stage.options]
         drawn = await asyncio.gather(
-            *(_record_cell(runtime, stage, model, example, outputs, count) for model, outputs in cells)
+            *(_record_cell(runtime, stage, option, example, outputs, count) for option, outputs in cells)
         )
         reachable = _without_doubles([state for states in drawn for state in states])
 
@@ -52,7 +52,7 @@ async def _record_example(runtime: Runtime, example: Example, count: Callable[[s
 async def _record_cell(
     runtime: Runtime,
     stage: StageSpec,
-    model: str,
+    option: StageOption,
     example: Example,
     outputs: Outputs,
     count: Callable[[str], None],
@@ -60,10 +60,10 @@ async def _record_cell(
     """Draw the cell to the largest n; the states that its outputs at each n lead to."""
     states: list[Outputs] = []
     for n_samples in range(stage.max_samples, 0, -1):
-        choice = StageChoice(model, n_samples)
+        choice = option.with_samples(n_samples)
         outcome = await runtime.stage_outcome(stage, choice, example, outputs, with_score=False)
         if outcome.status == "error":
-            place = f"{stage.name} with {model} on example {example.id}"
+            place = f"{stage.name} with {option} on example {example.id}"
             raise DrawFailed(f"{place}: {outcome.reason}", transient=False)
         states.append({**outputs, stage.name: outcome.value})
         if stage is runtime.spec.output_stage:

@@ -179,7 +179,7 @@ class Runtime:
         Where a function of the user's or a fuser's answer is needed for each n, only the last. Raises as
         `run_example` does; a fault is in the outcomes.
         """
-        aggregator = stage.aggregator_of(choice.model)
+        aggregator = stage.aggregator_for(choice.option)
         if isinstance(aggregator, Verifier):
             return await self._verified_prefixes(stage, choice, example, outputs, first)
         if not aggregator.is_free:
@@ -201,7 +201,7 @@ class Runtime:
                 score = None if stage.metric is None else await _score(stage.metric, value, example)
             except MISSING as error:
                 value, reason = None, str(error)
-            model, tokens = self.spec.models[stage.model_of(choice.model)], sum(generated[:n])
+            model, tokens = self.spec.models[choice.model], sum(generated[:n])
             outcomes.append(
                 StageOutcome(
                     stage=stage.name,
@@ -239,11 +239,11 @@ class Runtime:
         self, stage: StageSpec, choice: StageChoice, example: Example, outputs: Outputs, ledger: _Ledger
     ) -> JSON:
         """What the stage's aggregator makes of the samples, which it draws."""
-        aggregator, model = stage.aggregator_of(choice.model), stage.model_of(choice.model)
+        aggregator = stage.aggregator_for(choice.option)
         if isinstance(aggregator, Refine):
             return await self._refined(stage, aggregator, choice, example, outputs, ledger)
         content = prompts.render(stage, example, outputs)
-        drawn = await self._samples(stage, model, content, choice.n_samples, ledger)
+        drawn = await self._samples(stage, choice.model, content, choice.n_samples, ledger)
         if isinstance(aggregator, Fusion):
             texts = [sample.text for sample in drawn.samples]
             request = prompts.render_fusion(stage, texts, example, outputs)

@@ -56,11 +56,13 @@ def _decision(answer: str, pending: Pending, console: Console, read: Callable[[s
     if answer in ("e", "edit"):
         edited = pending.allocation
         for stage, choice in pending.allocation.items():
-            text = _read(read, f"{stage} [{choice.model}×{choice.n_samples}]: ").strip()
+            text = _read(read, f"{stage} [{choice}]: ").strip()
             if text:
                 found = re.fullmatch(r"(.+?)\s*[×x*\s]\s*(\d+)", text)
                 if found is None or int(found[2]) < 1:
-                    console.print(f"a choice is MODEL×N, such as {choice.model}×4; got {text!r}", style="red")
+                    console.print(
+                        f"a choice is MODEL×N, such as {choice.option}×4; got {text!r}", style="red"
+                    )
                     return None
                 edited = edited.replace(stage, StageChoice(found[1], int(found[2])))
         return Decision(action="edit", allocation=edited)

@@ -21,6 +21,7 @@ from rich.table import Table
 from agenttts.commands.common import Banks, Json, out, print_json, say, talk
 from agenttts.errors import UserError
 from agenttts.landscapes import FAMILIES
+from agenttts.proposers.choice import ABLATIONS, CLASSICAL, OWN
 
 DEFAULT_PROPOSERS = "default,insights+seeds,greedy+seeds,halving+seeds,tpe+seeds,random+seeds"
 
@@ -34,7 +35,11 @@ def compare(
         typer.Option(help=f"Instead of a bank: all, or classes of {', '.join(FAMILIES)}; commas between."),
     ] = None,
     proposers: Annotated[
-        str, typer.Option(help="Names with commas between; NAME+seeds starts from the default allocations.")
+        str,
+        typer.Option(
+            help=f"Of {', '.join((*OWN, *CLASSICAL))}, with commas between, and as controls "
+            f"{', '.join(ABLATIONS)}. NAME+seeds starts from the default allocations; default is solve+seeds."
+        ),
     ] = DEFAULT_PROPOSERS,
     seeds: Annotated[int, typer.Option(min=1, help="Searches of each proposer on each landscape.")] = 10,
     trials: Annotated[int, typer.Option(min=1, help="Allocations that each search evaluates.")] = 20,

@@ -26,7 +26,7 @@ def run(
     allocation: Annotated[
         Path | None,
         typer.Option(
-            "--allocation", help="JSON: {stage: {model, n_samples}}, or what search --json printed."
+            "--allocation", help="JSON: {stage: {model, n_samples, verifier}}, or what search --json printed."
         ),
     ] = None,
     run_id: Annotated[
@@ -46,7 +46,9 @@ def run(
         raise UserError("one of --allocation FILE and --run RUN says what to run; give exactly one")
     loaded = load_spec(spec)
     chosen = best_allocation(db, run_id) if run_id is not None else _read_allocation(allocation)
-    problem = SearchSpace(loaded, math.inf).problem(chosen)
+    space = SearchSpace(loaded, math.inf)
+    chosen = space.resolve(chosen)
+    problem = space.problem(chosen)
     if problem is not None:
         raise UserError(problem)
     inputs = [_input(number, line) for number, line in enumerate(sys.stdin, 1) if line.strip()]

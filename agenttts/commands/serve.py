@@ -95,15 +95,16 @@ def _told(command: ServeCommand) -> dict[str, object]:
 
 def _needed(spec: PipelineSpec, db: Path, run: str) -> list[str]:
     """The models of the run's best allocation, and those that fuse or judge its samples."""
-    allocation = best_allocation(db, run)
-    problem = SearchSpace(spec, math.inf).problem(allocation)
+    space = SearchSpace(spec, math.inf)
+    allocation = space.resolve(best_allocation(db, run))
+    problem = space.problem(allocation)
     if problem is not None:
         raise UserError(f"{db}: the run's best is not one of this pipeline: {problem}")
     models = []
     for stage in spec.stages:
-        option = allocation[stage.name].model
-        models.append(stage.model_of(option))
-        own_model = stage.aggregator_of(option).own_model
+        choice = allocation[stage.name]
+        models.append(choice.model)
+        own_model = stage.aggregator_for(choice.option).own_model
         if own_model is not None:
             models.append(own_model)
     return list(dict.fromkeys(models))

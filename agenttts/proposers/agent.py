@@ -11,11 +11,10 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from agenttts.proposers import agent_view
 from agenttts.proposers.agent_chat import AgentChat, EndpointFailed
-from agenttts.proposers.base import Lesson, Rejected, SearchView, Suggestion, Turn
+from agenttts.proposers.base import History, Lesson, Rejected, SearchView, Suggestion, Turn
 from agenttts.proposers.choice import AGENT_SHARE
 from agenttts.proposers.solver import SolverProposer
 from agenttts.space import SearchSpace
@@ -27,40 +26,47 @@ _LONGEST_TEXT = 600  # characters of an insight or a reason
 class AgentProposer:
     """A hybrid: of each turn the LLM proposes its share (one at least), the solver the rest.
 
-    The LLM sees the history, what the solver expects and what it would try next. history: "true",
-    or as a control "shuffled" (the trials' scores dealt anew, seeded) or "blank". Asks the endpoint at most
-    twice for each turn.
+    The LLM sees the history, what the solver expects and what it would try next. The endpoint is asked at
+    most twice for each turn.
+
+    Args:
+        chat: The endpoint.
+        share: Share of the trials that the LLM proposes, above 0 to 1.
+        history: What it sees of the trials: "true", or as a control "shuffled" (their scores dealt anew, by
+            the seed) or "blank".
     """
 
-    def __init__(
-        self, chat: AgentChat, *, share: float = AGENT_SHARE, history: agent_view.History = "true"
-    ) -> None:
+    def __init__(self, chat: AgentChat, *, share: float = AGENT_SHARE, history: History = "true") -> None:
         self.name = "agent" if history == "true" else f"agent-{history}"
         self.batch = round(1 / max(share, 0.1))
         self._chat = chat
         self._share = share
-        self._history: agent_view.History = history
+        self._history: History = history
         self._solver = SolverProposer()
 
     async def propose(self, view: SearchView, count: int) -> Turn:
         """Its turn; without suggestions, but with a note, when the endpoint fails."""
-        wanted = max(1, round(count * self._share))
-        expected = self._solver.outlook(view) if self._history == "true" else None
-        messages = agent_view.first_messages(view, wanted, history=self._history, outlook=expected)
-        turn = await ask_for_turn(self._chat, view, wanted, messages)
+        n_by_llm = max(1, round(count * self._share))
+        shown: dict[str, object] = {}
+        if self._history == "true":
+            shown["solver"] = agent_view.shown_outlook(self._solver.outlook(view), view.space)
+        messages = agent_view.first_messages(view, n_by_llm, history=self._history, more=shown)
+        turn = await ask_for_turn(self._chat, view, n_by_llm, messages)
         if turn.notes or not (turn.suggestions or turn.rejected):
             return turn
         taken = [s.allocation for s in turn.suggestions]
-        own = [
+        by_solver = [
             replace(s, proposer=self._solver.name)
-            for s in self._solver.decide(view, count - wanted, taken).suggestions
+            for s in self._solver.decide(view, count - n_by_llm, taken).suggestions
         ]
-        return replace(turn, suggestions=(*turn.suggestions, *own[: max(0, count - wanted)]))
+        return replace(turn, suggestions=(*turn.suggestions, *by_solver[: max(0, count - n_by_llm)]))
 
     def finalists(self, view: SearchView) -> Sequence[Allocation]:
+        """The solver's."""
         return self._solver.finalists(view)
 
     async def aclose(self) -> None:
+        """Close the connections to the endpoint."""
         await self._chat.aclose()
 
 
@@ -73,18 +79,11 @@ async def ask_for_turn(
         text = await chat.ask(messages, schema)
         answer = read_answer(text, view, count)
         if answer.problems:
-            kept = [suggestion.allocation.to_dict() for suggestion in answer.suggestions]
-            wanted = max(1, count - len(kept))
-            again = await chat.ask(
-                [
-                    *messages,
-                    {"role": "assistant", "content": text},
-                    agent_view.repair_message(answer.problems, wanted, kept),
-                ],
-                schema,
-            )
-            taken = [s.allocation for s in answer.suggestions]
-            answer = _joined(answer, read_answer(again, view, wanted, taken))
+            accepted = [suggestion.allocation for suggestion in answer.suggestions]
+            missing = max(1, count - len(accepted))
+            repair = agent_view.repair_message(answer.problems, missing, accepted)
+            again = await chat.ask([*messages, {"role": "assistant", "content": text}, repair], schema)
+            answer = _joined(answer, read_answer(again, view, missing, accepted))
     except EndpointFailed as error:
         return Turn(notes=(f"{error}; the rules propose instead",))
     rejected = tuple(answer.rejected[: max(0, count - len(answer.suggestions))])
@@ -96,7 +95,12 @@ async def ask_for_turn(
 class Answer:
     """What could be read from one answer.
 
-    problems: in words for the model, those of `rejected` among them.
+    Attributes:
+        insights: Those in order.
+        suggestions: Those in order.
+        rejected: Proposals that can't be used.
+        problems: What is wrong, in words for the model; what `rejected` says among it.
+        finished: Why the model proposes nothing more; None while it does.
     """
 
     insights: list[Lesson] = field(default_factory=list)
@@ -109,7 +113,8 @@ class Answer:
 def read_answer(text: str, view: SearchView, count: int, taken: Collection[Allocation] = ()) -> Answer:
     """An answer's text as insights and proposals, with all that is wrong with it. Never raises."""
     data = json_object(text)
-    if data is None or not isinstance(data.get("proposals"), list):
+    proposals = None if data is None else data.get("proposals")
+    if data is None or not isinstance(proposals, list):
         unreadable = 'it is not one JSON object with "insights", "proposals" and "finished"'
         rejected = Rejected(json.dumps(_clipped(text)), "no reason given", unreadable)
         return Answer(rejected=[rejected], problems=[unreadable])
@@ -117,20 +122,19 @@ def read_answer(text: str, view: SearchView, count: int, taken: Collection[Alloc
     finished = data.get("finished")
     answer.finished = _clipped(finished) if isinstance(finished, str) and finished.strip() else None
     excluded = view.tried.union(taken)
-    for position, proposal in enumerate(data["proposals"][:count]):
+    for position, proposal in enumerate(proposals[:count]):
         given = proposal if isinstance(proposal, Mapping) else {}
         reason = _clipped(given.get("reason") or "no reason given")
-        allocation, problem = _checked(given.get("allocation"), view.space, excluded)
-        if allocation is None or problem is not None:
-            said = problem or "not an allocation"
-            shown = json.dumps(given.get("allocation", proposal))[:_LONGEST_TEXT]
-            shown = shown if len(shown) < _LONGEST_TEXT else json.dumps(shown)
-            answer.rejected.append(Rejected(shown, reason, said))
-            answer.problems.append(f"proposal {position + 1}: {said}")
-        else:
+        allocation = _read_allocation(given.get("allocation"), view.space, excluded)
+        if isinstance(allocation, Allocation):
             answer.suggestions.append(Suggestion(allocation, reason))
             excluded = excluded.union({allocation})
-    if not data["proposals"] and answer.finished is None:
+        else:
+            shown = json.dumps(given.get("allocation", proposal))[:_LONGEST_TEXT]
+            shown = shown if len(shown) < _LONGEST_TEXT else json.dumps(shown)
+            answer.rejected.append(Rejected(shown, reason, allocation))
+            answer.problems.append(f"proposal {position + 1}: {allocation}")
+    if not proposals and answer.finished is None:
         answer.problems.append("there are no proposals, and finished is null")
     return answer
 
@@ -146,26 +150,23 @@ def _joined(first: Answer, again: Answer) -> Answer:
     )
 
 
-def _checked(
-    data: Any, space: SearchSpace, excluded: Collection[Allocation]
-) -> tuple[Allocation | None, str | None]:
+def _read_allocation(data: object, space: SearchSpace, excluded: Collection[Allocation]) -> Allocation | str:
+    """The allocation that a proposal names, or what is wrong with it."""
+    if not isinstance(data, Mapping):
+        return "an allocation is an object: for each stage a model and n_samples"
     try:
-        allocation = Allocation.from_dict(data) if isinstance(data, Mapping) else None
+        allocation = space.resolve(Allocation.from_dict(data))
     except (ValueError, TypeError) as error:
-        return None, str(error)
-    if allocation is None:
-        return None, "an allocation is an object: for each stage a model and n_samples"
+        return str(error)
     problem = space.problem(allocation)
     if problem is None and allocation in excluded:
         problem = f"{allocation} was tried, refused or proposed before"
-    if problem is not None:
-        return allocation, problem
-    return Allocation({stage.name: allocation[stage.name] for stage in space.stages}), None
+    return problem or Allocation({stage: allocation[stage] for stage in space.options})
 
 
-def _insights(data: Any, known: Collection[int]) -> list[Lesson]:
+def _insights(data: object, known: Collection[int]) -> list[Lesson]:
     """Those that have a text and cite trials that exist."""
-    found = []
+    lessons = []
     for insight in data if isinstance(data, list) else []:
         if not isinstance(insight, Mapping) or not isinstance(insight.get("text"), str):
             continue
@@ -176,11 +177,11 @@ def _insights(data: Any, known: Collection[int]) -> list[Lesson]:
         if claim is not None and not (set(claim) <= set(known) and higher != lower):
             claim = None
         if insight["text"].strip() and numbers:
-            found.append(Lesson(_clipped(insight["text"]), tuple(dict.fromkeys(numbers)), claim))
-    return found[:5]
+            lessons.append(Lesson(_clipped(insight["text"]), tuple(dict.fromkeys(numbers)), claim))
+    return lessons[:5]
 
 
-def json_object(text: str) -> dict[str, Any] | None:
+def json_object(text: str) -> dict[str, object] | None:
     """The outermost JSON object of a text, with or without a fence or words around it."""
     start, end = text.find("{"), text.rfind("}")
     try:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import openai
 
@@ -36,10 +35,15 @@ class _SchemaRefused(Exception):
 
 
 class AgentChat:
-    """One endpoint and one model. `run_id`: the run that pays (None: none does). `gate`: None limits nothing.
-    In a replay only the bank answers.
+    """One endpoint and one model.
 
-    Raises SpendRefused when a limit leaves no room for a question.
+    Args:
+        settings: The endpoint.
+        store: Where answers are banked.
+        run_id: The run that pays. None: none does.
+        gate: Asked before every question that costs something; raises SpendRefused when a limit leaves no
+            room. None: nothing is limited.
+        replay: Only the bank answers.
     """
 
     def __init__(
@@ -65,7 +69,7 @@ class AgentChat:
             max_retries=_RETRIES,
         )
 
-    async def ask(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any]) -> str:
+    async def ask(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, object]) -> str:
         """The answer's text, from the bank where it is there. EndpointFailed when there is none to be had."""
         prompts = {structured: self._prompt(messages, structured) for structured in (True, False)}
         banked = await self._store.get_samples([prompt.key for prompt in prompts.values()])
@@ -84,6 +88,7 @@ class AgentChat:
         return await self._draw(prompts[False], messages, None)
 
     async def aclose(self) -> None:
+        """Close the connections."""
         await self._client.close()
 
     def _prompt(self, messages: Sequence[Mapping[str, str]], structured: bool) -> Prompt:
@@ -94,7 +99,7 @@ class AgentChat:
         return make_prompt(self.model_key, {"messages": [dict(m) for m in messages]}, sampling)
 
     async def _draw(
-        self, prompt: Prompt, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any] | None
+        self, prompt: Prompt, messages: Sequence[Mapping[str, str]], schema: Mapping[str, object] | None
     ) -> str:
         reservation = None
         if self._gate is not None:
@@ -102,41 +107,38 @@ class AgentChat:
             reservation = await self._gate.reserve(self.model_key, bound, self._settings.max_tokens)
         prompt_tokens = generated_tokens = 0
         try:
-            answer = await self._answer(messages, schema)
-            text, finish_reason = _choice(answer)
-            usage = answer.get("usage") or {}
-            prompt_tokens = int(usage.get("prompt_tokens") or estimated_tokens(prompt.content))
-            generated_tokens = int(usage.get("completion_tokens") or estimated_tokens(text))
+            reply = _reply(await self._answer(messages, schema))
+            prompt_tokens = reply.prompt_tokens or estimated_tokens(prompt.content)
+            generated_tokens = reply.generated_tokens or estimated_tokens(reply.text)
         finally:
             if reservation is not None:
                 reservation.settle(prompt_tokens, generated_tokens)
         sample = Sample(
             prompt_key=prompt.key,
             index=0,
-            text=text,
+            text=reply.text,
             generated_tokens=generated_tokens,
             mean_logprob=None,
-            finish_reason=finish_reason,
+            finish_reason=reply.finish_reason,
             run_id=self._run_id,
             request_id=None,
         )
         await self._store.put_samples(replace(prompt, prompt_tokens=prompt_tokens), [sample])
-        return text
+        return reply.text
 
     async def _answer(
-        self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, Any] | None
-    ) -> Mapping[str, Any]:
-        body: dict[str, Any] = {"max_tokens": self._settings.max_tokens}
-        if schema is not None:
-            named = {"name": "turn", "strict": True, "schema": dict(schema)}
-            body["response_format"] = {"type": "json_schema", "json_schema": named}
+        self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, object] | None
+    ) -> Mapping[str, object]:
+        named = {"name": "turn", "strict": True, "schema": schema}
+        form = {"type": "json_schema", "json_schema": named}
         try:
-            found = await self._client.chat.completions.create(
+            completion = await self._client.chat.completions.create(
                 model=self._settings.model,
                 messages=[dict(m) for m in messages],  # type: ignore[misc]
-                **body,
+                max_tokens=self._settings.max_tokens,
+                response_format=openai.omit if schema is None else form,  # type: ignore[arg-type]
             )
-            return found.to_dict()
+            return completion.to_dict()
         except openai.BadRequestError as error:
             if schema is not None:
                 raise _SchemaRefused from error
@@ -149,12 +151,34 @@ class AgentChat:
             raise EndpointFailed(f"the agent's endpoint answers garbage ({type(error).__name__})") from error
 
 
-def _choice(answer: Mapping[str, Any]) -> tuple[str, str]:
-    try:
-        choice = answer["choices"][0]
-        text, finish_reason = choice["message"]["content"], choice.get("finish_reason")
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise EndpointFailed("the agent's endpoint answers without a choice") from error
+@dataclass(frozen=True, kw_only=True)
+class _Reply:
+    """What an endpoint answers. Tokens: None where it does not count them."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int | None
+    generated_tokens: int | None
+
+
+def _reply(answer: Mapping[str, object]) -> _Reply:
+    """The first choice of a chat completion. EndpointFailed when there is none, or when it has no text."""
+    choices = answer.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    message = first.get("message") if isinstance(first, Mapping) else None
+    if not isinstance(first, Mapping) or not isinstance(message, Mapping):
+        raise EndpointFailed("the agent's endpoint answers without a choice")
+    text, usage = message.get("content"), answer.get("usage")
     if not isinstance(text, str) or not text.strip():
         raise EndpointFailed("the agent's endpoint answers with an empty text")
-    return text[:_LONGEST_ANSWER], str(finish_reason or "stop")
+    counts = usage if isinstance(usage, Mapping) else {}
+    return _Reply(
+        text=text[:_LONGEST_ANSWER],
+        finish_reason=str(first.get("finish_reason") or "stop"),
+        prompt_tokens=_count(counts.get("prompt_tokens")),
+        generated_tokens=_count(counts.get("completion_tokens")),
+    )
+
+
+def _count(value: object) -> int | None:
+    return int(value) if isinstance(value, int | float) else None

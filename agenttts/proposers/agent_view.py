@@ -12,21 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
 
 import numpy as np
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from agenttts.proposers.base import SearchView
+from agenttts.proposers.base import History, SearchView
+from agenttts.proposers.solver import Outlook
 from agenttts.space import SearchSpace
 from agenttts.stats import mean_interval, paired_difference
 from agenttts.trial import TrialResult, merit
-from pipelines.allocation import StageChoice
+from pipelines.allocation import Allocation, StageOption
 from pipelines.spec import BuiltinMetric, PythonAggregator, StageSpec
 
 Message = dict[str, str]
-History = Literal["true", "shuffled", "blank"]
 _LONGEST_ERROR = 200  # characters
 _LONGEST_PROMPT = 1200
 
@@ -37,15 +36,13 @@ def first_messages(
     *,
     system: str = "agent_system.md",
     history: History = "true",
-    outlook: Mapping[str, Any] | None = None,
-    **more: Any,
+    more: Mapping[str, object] | None = None,
 ) -> list[Message]:
-    """The system's words and the search so far; `more` is shown beside it."""
-    data = shown(with_history(view, history)) | ({} if outlook is None else {"solver": outlook}) | more
-    told = json.dumps(data, indent=1, ensure_ascii=False)
+    """The system's words and the search so far; `more`, JSON-able, is shown beside it."""
+    data = json.dumps(shown(with_history(view, history)) | dict(more or {}), indent=1, ensure_ascii=False)
     return [
         {"role": "system", "content": prompt_text(system) + prompt_text("answer_form.md")},
-        {"role": "user", "content": _template("agent_turn.j2").render(count=count, history=told)},
+        {"role": "user", "content": _template("agent_turn.j2").render(count=count, history=data)},
     ]
 
 
@@ -56,34 +53,27 @@ def with_history(view: SearchView, history: History) -> SearchView:
     if history == "blank":
         return replace(view, trials=(), insights=(), refused=tuple(view.tried))
     order = np.random.default_rng([view.seed, view.step]).permutation(len(view.trials))
-    kept = ("score", "scores", "status", "n_scored", "n_missing", "stage_scores")
-    dealt = [
-        replace(trial, **{name: getattr(view.trials[i], name) for name in kept})
+    dealt = ("score", "scores", "status", "n_scored", "n_missing", "stage_scores")
+    trials = [
+        replace(trial, **{name: getattr(view.trials[i], name) for name in dealt})
         for trial, i in zip(view.trials, order, strict=True)
     ]
-    return replace(view, trials=tuple(dealt), insights=())
+    return replace(view, trials=tuple(trials), insights=())
 
 
-def repair_message(problems: Sequence[str], count: int, kept: Sequence[Any]) -> Message:
-    """What was wrong with an answer, and what is still wanted."""
-    text = _template("agent_repair.j2").render(
-        problems=problems, count=count, kept=json.dumps(list(kept)) if kept else ""
-    )
+def repair_message(problems: Sequence[str], count: int, accepted: Sequence[Allocation]) -> Message:
+    """What was wrong with an answer, what of it was accepted, and what is still wanted."""
+    in_order = json.dumps([allocation.to_dict() for allocation in accepted]) if accepted else ""
+    text = _template("agent_repair.j2").render(problems=problems, count=count, accepted=in_order)
     return {"role": "user", "content": text}
 
 
-def answer_schema(space: SearchSpace, count: int) -> dict[str, Any]:
+def answer_schema(space: SearchSpace, count: int) -> dict[str, object]:
     """JSON schema of an answer, for servers with structured output.
 
     Whether it is within budget is checked after.
     """
-    stages = {
-        stage.name: _object(
-            model={"type": "string", "enum": list(stage.options)},
-            n_samples={"type": "integer", "minimum": 1, "maximum": stage.max_samples},
-        )
-        for stage in space.stages
-    }
+    stages = {stage.name: _choice_schema(stage) for stage in space.stages}
     number = {"type": ["integer", "null"]}
     insight = _object(
         text={"type": "string"},
@@ -99,12 +89,25 @@ def answer_schema(space: SearchSpace, count: int) -> dict[str, Any]:
     )
 
 
-def knowledge_schema() -> dict[str, Any]:
+def _choice_schema(stage: StageSpec) -> dict[str, object]:
+    verifiers = (
+        {"verifier": {"type": ["string", "null"], "enum": [None, *stage.verifiers]}}
+        if stage.verifiers
+        else {}
+    )
+    return _object(
+        model={"type": "string", "enum": list(stage.models)},
+        **verifiers,
+        n_samples={"type": "integer", "minimum": 1, "maximum": stage.max_samples},
+    )
+
+
+def knowledge_schema() -> dict[str, object]:
     """JSON schema of elicited knowledge."""
     return _object(knowledge={"type": "array", "items": {"type": "string"}, "maxItems": 8})
 
 
-def shown(view: SearchView) -> dict[str, Any]:
+def shown(view: SearchView) -> dict[str, object]:
     """The whole view as JSON-able data."""
     best = max(view.scored, key=merit, default=None)
     metric = view.space.spec.metric
@@ -123,16 +126,35 @@ def shown(view: SearchView) -> dict[str, Any]:
     }
 
 
-def _stage(space: SearchSpace, stage: StageSpec) -> dict[str, Any]:
+def shown_outlook(outlook: Outlook | None, space: SearchSpace) -> dict[str, object]:
+    """What the solver expects, as JSON-able data; empty where it expects nothing yet."""
+    if outlook is None:
+        return {}
+    return {
+        "expected_of_untried": [
+            {
+                "allocation": expected.allocation.to_dict(),
+                "score": round(expected.score, 4),
+                "standard_deviation": round(expected.std, 4),
+                "planned_units": round(space.units(expected.allocation), 4),
+            }
+            for expected in outlook.expected
+        ],
+        "tries_next": [allocation.to_dict() for allocation in outlook.next],
+    }
+
+
+def _stage(space: SearchSpace, stage: StageSpec) -> dict[str, object]:
     models = []
-    for name in stage.options:
-        first = space.stage_units(stage.name, StageChoice(name, 1))
-        each = space.stage_units(stage.name, StageChoice(name, 2)) - first
+    for option in space.options[stage.name]:
+        first = space.stage_units(stage.name, option.with_samples(1))
+        each = space.stage_units(stage.name, option.with_samples(2)) - first
         models.append(
             {
-                "model": name,
-                "active_params": space.active_params(stage.name, name),
-                "aggregator": _aggregator(stage, name),
+                "model": option.model,
+                **({} if option.verifier is None else {"verifier": option.verifier}),
+                "active_params": space.active_params(option),
+                "aggregator": _aggregator(stage, option),
                 "units_of_first_sample": round(first, 6),
                 "units_of_each_further_sample": round(each, 6),
             }
@@ -146,24 +168,24 @@ def _stage(space: SearchSpace, stage: StageSpec) -> dict[str, Any]:
     }
 
 
-def _aggregator(stage: StageSpec, option: str) -> str:
-    own = stage.aggregator_of(option)
+def _aggregator(stage: StageSpec, option: StageOption) -> str:
+    own = stage.aggregator_for(option)
     return "a function" if isinstance(own, PythonAggregator) else own.kind
 
 
-def _trial(view: SearchView, trial: TrialResult, best: TrialResult | None) -> dict[str, Any]:
-    found: dict[str, Any] = {
+def _trial(view: SearchView, trial: TrialResult, best: TrialResult | None) -> dict[str, object]:
+    data: dict[str, object] = {
         "trial": trial.number,
         "allocation": trial.allocation.to_dict(),
         "planned_units": round(trial.budget_units, 4),
         "status": trial.status,
     }
     if trial.error:
-        found["error"] = trial.error[:_LONGEST_ERROR]
+        data["error"] = trial.error[:_LONGEST_ERROR]
     if trial.score is None:
-        return found
+        return data
     interval = mean_interval(trial.scores.values(), np.random.default_rng([view.seed, trial.number]))
-    found |= {
+    data |= {
         "score": round(trial.score, 4),
         "interval_95": None if interval is None else [round(interval.low, 4), round(interval.high, 4)],
         "examples_scored": trial.n_scored,
@@ -174,13 +196,13 @@ def _trial(view: SearchView, trial: TrialResult, best: TrialResult | None) -> di
     if best is not None and trial.number != best.number:
         rng = np.random.default_rng([view.seed, trial.number, best.number])
         against = paired_difference(trial.scores, best.scores, rng)
-        found[f"paired_difference_to_trial_{best.number}"] = [
+        data[f"paired_difference_to_trial_{best.number}"] = [
             round(value, 4) for value in (against.mean, against.low, against.high)
         ]
-    return found
+    return data
 
 
-def _object(**properties: Any) -> dict[str, Any]:
+def _object(**properties: object) -> dict[str, object]:
     return {
         "type": "object",
         "properties": properties,
@@ -191,6 +213,7 @@ def _object(**properties: Any) -> dict[str, Any]:
 
 @cache
 def prompt_text(name: str) -> str:
+    """The text of a file in `prompts/`."""
     return files("agenttts.proposers").joinpath("prompts", name).read_text(encoding="utf-8")
 
 

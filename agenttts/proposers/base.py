@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from agenttts.goal import BEST, Goal
 from agenttts.outcomes import Walk
@@ -17,6 +17,9 @@ from agenttts.space import SearchSpace
 from agenttts.trial import TrialResult
 from datastore.records import Insight
 from pipelines.allocation import Allocation
+
+History = Literal["true", "shuffled", "blank"]
+"""What an LLM is shown of the trials; all but "true" are controls."""
 
 
 class Answers(Protocol):
@@ -50,7 +53,9 @@ class SearchView:
 
     def burden(self, allocation: Allocation) -> float:
         """What is to be small at the quality asked for: planned seconds for latency, else units."""
-        return self.goal.burden(self.space.spec, allocation)
+        if self.goal.objective == "latency":
+            return self.goal.burden(self.space.spec, allocation)
+        return self.space.units(allocation)
 
     @property
     def tried(self) -> frozenset[Allocation]:
@@ -59,7 +64,7 @@ class SearchView:
 
     @property
     def scored(self) -> tuple[TrialResult, ...]:
-        """The trials on all examples; failed ones have no score, and those that lost early a part of one."""
+        """The trials on all examples; failed ones have no score, and pruned ones a part of one."""
         return tuple(t for t in self.trials if t.status == "complete" and t.score is not None)
 
 
@@ -67,7 +72,10 @@ class SearchView:
 class Suggestion:
     """An allocation to try and why.
 
-    `proposer` names who suggested it when that is not the proposer itself.
+    Attributes:
+        allocation: What to try.
+        reason: Why, in words.
+        proposer: Who suggested it. None: the proposer whose turn it is.
     """
 
     allocation: Allocation
@@ -77,9 +85,12 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A suggestion that came to nothing:
+    """A suggestion that came to nothing.
 
-    what was asked for (JSON text), the reason given, what is wrong with it.
+    Attributes:
+        allocation: What was proposed, as JSON text.
+        reason: The reason given for it.
+        problem: What is wrong with it.
     """
 
     allocation: str
@@ -89,9 +100,13 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is learnt, in words, and the numbers of the trials it rests on.
+    """What is learnt, in words.
 
-    claim: (a, b) where it comes to saying that trial a scores higher than trial b, which can be tested.
+    Attributes:
+        text: The words.
+        trials: Numbers of the trials it rests on.
+        claim: (a, b) where it comes to saying that trial a scores higher than trial b, which can be tested.
+            None: it does not.
     """
 
     text: str
@@ -103,10 +118,13 @@ class Lesson:
 class Turn:
     """One answer of a proposer.
 
-    finished: why no further trial is expected to help; None
-    while one is. rejected: what came to nothing; the search puts the rules' suggestions in their place.
-    notes: faults worth an event, such as an endpoint that did not answer; without suggestions, the rules take
-    the turn.
+    Attributes:
+        suggestions: What to try.
+        insights: What was learnt.
+        finished: Why no further trial is expected to help. None: one is.
+        rejected: What came to nothing; the search puts the rules' suggestions in their place.
+        notes: Faults worth an event, such as an endpoint that did not answer. Without suggestions, the rules
+            take the turn.
     """
 
     suggestions: tuple[Suggestion, ...] = ()

@@ -1,7 +1,4 @@
-"""From a name to a proposer, and what the agent's endpoint is.
-
-Further proposers are made here; what they decide is in their own modules.
-"""
+"""From a name to a proposer, and what the agent's endpoint is."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from agenttts.errors import UserError
-from agenttts.proposers.base import Proposer
+from agenttts.proposers.base import History, Proposer
 from agenttts.proposers.insights import InsightsProposer
 from agenttts.proposers.moves import Rule
 from datastore.store import Store
@@ -17,26 +14,42 @@ from pipelines.sampler import SpendGate
 
 OWN = ("solve", "insights", "greedy", "halving")
 CLASSICAL = ("random", "tpe", "gp", "nsga2", "brute")
-LLM = ("agent", "agent-shuffled", "agent-blank", "llm-zero-shot", "agenthpo", "mlcopilot")
+LLM = ("agent", "llm-zero-shot", "agenthpo", "mlcopilot")
 NAMES = (*OWN, *CLASSICAL, *LLM)
+"""What a user chooses from."""
+
 AGENT_SHARE = 1 / 3
 SEEK_FRONTIER = ("solve", "agent")
 DEFAULT = "solve"  # where no endpoint is configured
 SEEDS = "+seeds"
-WITHOUT: Mapping[str, tuple[Rule, ...]] = {
+_HISTORIES: Mapping[str, History] = {"agent": "true", "agent-shuffled": "shuffled", "agent-blank": "blank"}
+_WITHOUT: Mapping[str, tuple[Rule, ...]] = {
     "insights-no-models": ("model",),
     "insights-no-samples": ("climb", "step back"),
     "insights-no-shifts": ("shift",),
 }
-"""The rules with one of the three insights left out: for comparisons, as the parts of the solver are."""
-ABLATIONS = ("solve-no-bank", "solve-no-finalists", *WITHOUT)
+"""The rules with one of the three insights left out."""
+
+ABLATIONS = ("solve-no-bank", "solve-no-finalists", *_WITHOUT)
+CONTROLS = (*ABLATIONS, "agent-shuffled", "agent-blank")
+"""Proposers to measure others by, not to search with: they work wherever a name does, but only the help of
+`compare` lists them. The last two ask an LLM."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentSettings:
-    """An OpenAI-compatible endpoint and its model. The key is neither stored nor printed.
+    """An OpenAI-compatible endpoint and its model.
 
-    share: of the trials that the LLM proposes itself, above 0 to 1; the solver proposes the others.
+    Attributes:
+        base_url: The endpoint's, usually ending in /v1.
+        model: The model's name there.
+        api_key: Neither stored nor printed. None: the endpoint needs none.
+        timeout_s: Seconds for one answer.
+        max_tokens: Most tokens of one answer.
+        share: Of the trials that the LLM proposes itself, above 0 to 1; the solver proposes the others.
+
+    Raises:
+        UserError: The share is outside its range.
     """
 
     base_url: str
@@ -69,7 +82,15 @@ class AgentSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ProposerContext:
-    """What a proposer with costs of its own works with."""
+    """What a proposer with costs of its own works with.
+
+    Attributes:
+        store: Where answers of its endpoint are banked.
+        run_id: The run that pays.
+        gate: Asked before every question.
+        agent: The endpoint. None: none is configured.
+        replay: Whether only the bank answers.
+    """
 
     store: Store
     run_id: str
@@ -94,7 +115,7 @@ def require_proposer(proposer: str | Proposer, agent: AgentSettings | None) -> N
     if not isinstance(proposer, str):
         return
     name = base_name(proposer)
-    if name in LLM:
+    if _asks_an_llm(name):
         if agent is None:
             raise UserError(
                 f"the proposer {name} needs an endpoint: export AGENTTTS_AGENT_BASE_URL and "
@@ -112,14 +133,14 @@ def require_proposer(proposer: str | Proposer, agent: AgentSettings | None) -> N
 def classical_proposer(name: str) -> Proposer:
     """The proposer of a name that needs no LLM. UserError for one that does, or that there is not."""
     name = base_name(name)
-    if name in LLM:
+    if _asks_an_llm(name):
         raise UserError(f"the proposer {name} asks an LLM, and a comparison makes no calls; leave it out")
     if name.startswith("solve"):
         from agenttts.proposers.solver import SolverProposer
 
         return SolverProposer(bank=name != "solve-no-bank", finalists=name != "solve-no-finalists")
-    if name in ("insights", *WITHOUT):
-        return InsightsProposer(without=WITHOUT.get(name, ()))
+    if name in ("insights", *_WITHOUT):
+        return InsightsProposer(without=_WITHOUT.get(name, ()))
     if name == "greedy":
         from agenttts.proposers.greedy import GreedyProposer
 
@@ -139,7 +160,7 @@ def make_proposer(proposer: str | Proposer, context: ProposerContext) -> Propose
     if not isinstance(proposer, str):
         return proposer
     name = base_name(proposer)
-    if name not in LLM:
+    if not _asks_an_llm(name):
         return classical_proposer(name)
     from agenttts.proposers import llm_baselines  # openai takes a while to import
     from agenttts.proposers.agent import AgentProposer
@@ -159,8 +180,8 @@ def make_proposer(proposer: str | Proposer, context: ProposerContext) -> Propose
         return llm_baselines.agent_hpo(chat)
     if name == "mlcopilot":
         return llm_baselines.MlCopilotProposer(chat)
-    if name == "agent-shuffled":
-        return AgentProposer(chat, share=context.agent.share, history="shuffled")
-    if name == "agent-blank":
-        return AgentProposer(chat, share=context.agent.share, history="blank")
-    return AgentProposer(chat, share=context.agent.share)
+    return AgentProposer(chat, share=context.agent.share, history=_HISTORIES[name])
+
+
+def _asks_an_llm(name: str) -> bool:
+    return name in LLM or name in _HISTORIES

@@ -1,7 +1,8 @@
 """Optuna's samplers as proposers: the classical controls that every claim of the search faces.
 
-A stage is a categorical model and an integer n on a logarithmic scale. Allocations over the budget are told
-to the sampler as infeasible and it is asked again; after some of those the last one is made to fit. The study
+A stage is a categorical option, by its text, and an integer n on a logarithmic scale. Allocations over the
+budget are reported to the sampler as infeasible and it is asked again; after some of those the last one is
+made to fit. The study
 is rebuilt from the view at every step, so that a resumed search asks what an undisturbed one would.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -22,7 +23,7 @@ from agenttts.errors import UserError
 from agenttts.proposers.base import SearchView, Suggestion, Turn
 from agenttts.proposers.insights import InsightsProposer
 from agenttts.space import SearchSpace
-from pipelines.allocation import Allocation, StageChoice
+from pipelines.allocation import Allocation
 from pipelines.extras import library
 
 SAMPLERS = {
@@ -32,7 +33,7 @@ SAMPLERS = {
     "nsga2": "NSGAIISampler",
     "brute": "BruteForceSampler",
 }
-_SETTINGS: dict[str, dict[str, Any]] = {"TPESampler": {"multivariate": True, "group": True}}
+_SETTINGS: dict[str, dict[str, bool | int]] = {"TPESampler": {"multivariate": True, "group": True}}
 _ASKS = 12
 _ASKS_OF_GP = 2  # each takes about a second
 _OVER = "units over budget"
@@ -46,15 +47,15 @@ def sampler_class(name: str) -> type[BaseSampler]:
 
     UserError when there is none, or when a library that it needs is not installed.
     """
-    wanted = SAMPLERS.get(name, name)
-    found = getattr(optuna.samplers, wanted, None)
-    if not (inspect.isclass(found) and issubclass(found, BaseSampler)):
+    class_name = SAMPLERS.get(name, name)
+    sampler: object = getattr(optuna.samplers, class_name, None)
+    if not (inspect.isclass(sampler) and issubclass(sampler, BaseSampler)):
         raise UserError(
             f"a sampler is one of {', '.join(SAMPLERS)} or a class of optuna.samplers, got {name!r}"
         )
-    if wanted == "GPSampler":
+    if class_name == "GPSampler":
         library("torch", "the proposer gp")
-    return found
+    return sampler
 
 
 class ClassicalProposer:
@@ -72,9 +73,10 @@ class ClassicalProposer:
         return self.decide(view)
 
     def decide(self, view: SearchView) -> Turn:
+        """`propose` for code that is not asynchronous."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            allocation = self._asked(view)
+            allocation = self._sampled(view)
         if allocation is None:
             stand_in = InsightsProposer().fallback(view)
             if stand_in is None:
@@ -82,20 +84,20 @@ class ClassicalProposer:
             allocation = stand_in.allocation
         return Turn((Suggestion(allocation, f"Optuna's {self._class.__name__} samples it."),))
 
-    def _asked(self, view: SearchView) -> Allocation | None:
+    def _sampled(self, view: SearchView) -> Allocation | None:
         """The first allocation that is in the space and untried; None after too many that were not."""
         space = view.space
         study = _study(view, self._sampler(view))
         tried, last = view.tried, None
         for _ in range(self._asks):
             trial = study.ask(_distributions(space))
-            wanted = _allocation(space, trial.params)
-            over = max(0.0, space.units(wanted) - space.budget_units)
+            sampled = _allocation(space, trial.params)
+            over = max(0.0, space.units(sampled) - space.budget_units)
             trial.set_constraint(_OVER, over)
-            if over == 0.0 and wanted not in tried and wanted in space:
-                return wanted
-            study.tell(trial, 0.0 if over else _seen(view, wanted))
-            last = wanted if over else last
+            if over == 0.0 and sampled not in tried and sampled in space:
+                return sampled
+            study.tell(trial, 0.0 if over else _known_score(view, sampled))
+            last = sampled if over else last
         repaired = None if last is None else space.project(last)
         return repaired if repaired is not None and repaired not in tried else None
 
@@ -129,27 +131,32 @@ def _study(view: SearchView, sampler: BaseSampler) -> optuna.Study:
 
 
 def _distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
-    found: dict[str, BaseDistribution] = {}
+    distributions: dict[str, BaseDistribution] = {}
     for stage in space.stages:
-        found[f"{stage.name}.model"] = CategoricalDistribution(stage.options)
-        found[f"{stage.name}.n"] = IntDistribution(1, stage.max_samples, log=stage.max_samples > 1)
-    return found
+        options = [str(option) for option in space.options[stage.name]]
+        distributions[f"{stage.name}.model"] = CategoricalDistribution(options)
+        distributions[f"{stage.name}.n"] = IntDistribution(1, stage.max_samples, log=stage.max_samples > 1)
+    return distributions
 
 
-def _params(space: SearchSpace, allocation: Allocation) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for stage in space.stages:
-        choice = allocation[stage.name]
-        found |= {f"{stage.name}.model": choice.model, f"{stage.name}.n": choice.n_samples}
-    return found
+def _params(space: SearchSpace, allocation: Allocation) -> dict[str, str | int]:
+    params: dict[str, str | int] = {}
+    for stage in space.options:
+        choice = allocation[stage]
+        params |= {f"{stage}.model": str(choice.option), f"{stage}.n": choice.n_samples}
+    return params
 
 
-def _allocation(space: SearchSpace, params: Mapping[str, Any]) -> Allocation:
+def _allocation(space: SearchSpace, params: dict[str, Any]) -> Allocation:
+    """The allocation that parameters stand for; Optuna gives back the values of `_distributions`."""
     return Allocation(
-        {s.name: StageChoice(params[f"{s.name}.model"], params[f"{s.name}.n"]) for s in space.stages}
+        {
+            s.name: s.option(params[f"{s.name}.model"]).with_samples(params[f"{s.name}.n"])
+            for s in space.stages
+        }
     )
 
 
-def _seen(view: SearchView, allocation: Allocation) -> float:
+def _known_score(view: SearchView, allocation: Allocation) -> float:
     """The score of an allocation that was tried; 0 for one that was refused or failed."""
     return next((t.score for t in view.trials if t.allocation == allocation and t.score is not None), 0.0)

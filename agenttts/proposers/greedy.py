@@ -1,4 +1,4 @@
-"""Stage by stage: first each stage's model, the others held, then each stage's number of samples.
+"""Stage by stage: first each stage's model, the others unchanged, then each stage's number of samples.
 
 Choosing models one stage at a time is the manner of LLMSelector (arXiv 2502.14815); it ends when a round
 changes nothing.
@@ -6,13 +6,14 @@ changes nothing.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from agenttts.proposers.base import SearchView, Suggestion, Turn
 from agenttts.proposers.moves import models_at_equal_budget, samples, units_left
 from agenttts.space import SearchSpace
 from agenttts.trial import merit
-from pipelines.allocation import Allocation, StageChoice
+from pipelines.allocation import Allocation
 
 
 class GreedyProposer:
@@ -22,6 +23,7 @@ class GreedyProposer:
     batch = 1
 
     async def propose(self, view: SearchView, count: int) -> Turn:
+        """One suggestion; finished when no change of one stage is untried."""
         if not view.scored:
             start = next((a for a in view.space.defaults() if a not in view.tried), None)
             if start is None:
@@ -39,12 +41,10 @@ def _steps(space: SearchSpace, base: Allocation) -> Iterator[tuple[Allocation, s
         yield move.allocation, f"Another model at {move.stage}"
     for move in samples(space, base):
         yield move.allocation, f"Another number of samples at {move.stage}"
-    for stage in space.stages:  # what is freed upstream goes downstream, and the other way round
-        now = base[stage.name]
-        fewer = base.replace(stage.name, StageChoice(now.model, max(1, now.n_samples // 2)))
-        for other in space.stages:
-            model = fewer[other.name].model
-            most = space.max_samples(other.name, model, units_left(space, fewer, other.name))
-            if other.name != stage.name and most > fewer[other.name].n_samples:
-                richer = fewer.replace(other.name, StageChoice(model, most))
-                yield richer, f"Units from {stage.name} to {other.name}"
+    for giver, taker in itertools.permutations(space.options, 2):  # downstream and upstream
+        now = base[giver]
+        fewer = base.replace(giver, now.option.with_samples(max(1, now.n_samples // 2)))
+        option = fewer[taker].option
+        most = space.max_samples(taker, option, units_left(space, fewer, taker))
+        if most > fewer[taker].n_samples:
+            yield fewer.replace(taker, option.with_samples(most)), f"Units from {giver} to {taker}"

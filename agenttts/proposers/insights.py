@@ -31,7 +31,8 @@ _HELPS = 0.02  # examples: a move is expected to help when its expected gain is 
 class InsightsProposer:
     """Deterministic: the same view gives the same turn.
 
-    without: moves left out, to see what they are worth.
+    Args:
+        without: Moves left out, to see what they are worth.
     """
 
     name = "insights"
@@ -41,24 +42,25 @@ class InsightsProposer:
         self._without = frozenset(without)
 
     async def propose(self, view: SearchView, count: int) -> Turn:
+        """As `decide`."""
         return self.decide(view, count)
 
     def decide(self, view: SearchView, count: int) -> Turn:
         """At most `count` suggestions, each in the space and untried; `finished` when none is expected to
         help.
         """
-        learnt = tuple(wording.lessons(view))
+        lessons = tuple(wording.lessons(view))
         suggestions: list[Suggestion] = []
         finished = None
         tried = set(view.tried)
         while len(suggestions) < count and finished is None:
-            found = self._next(view, tried, suggestions)
-            if isinstance(found, str):
-                finished = found
+            step = self._next(view, tried, suggestions)
+            if isinstance(step, str):
+                finished = step
             else:
-                suggestions.append(found)
-                tried.add(found.allocation)
-        return Turn(tuple(suggestions), learnt, finished if not suggestions else None)
+                suggestions.append(step)
+                tried.add(step.allocation)
+        return Turn(tuple(suggestions), lessons, finished if not suggestions else None)
 
     def in_place(self, view: SearchView, count: int) -> Turn:
         """Their turn where another proposer is silent: the suggestions bear their name."""
@@ -68,8 +70,8 @@ class InsightsProposer:
     def fallback(self, view: SearchView, taken: Sequence[Allocation] = ()) -> Suggestion | None:
         """The best untried allocation, whether expected to help or not; None when all were tried."""
         tried = set(view.tried) | set(taken)
-        found = self._next(view, tried, [], always=True)
-        return None if isinstance(found, str) else found
+        step = self._next(view, tried, [], always=True)
+        return None if isinstance(step, str) else step
 
     def _next(
         self,
@@ -78,6 +80,7 @@ class InsightsProposer:
         planned: Sequence[Suggestion],
         always: bool = False,
     ) -> Suggestion | str:
+        """The next suggestion, or why there is none."""
         space = view.space
         if not view.scored:
             candidates = moves.untried(_anywhere(view), tried, space)
@@ -106,7 +109,7 @@ class InsightsProposer:
                 [_score(t) for t in scored] + [float(m) for m in means],
             )
         enough = _HELPS / max(view.n_examples, 1)
-        near = [Move(kept_models(view), "combine")]
+        near = [Move(winning_options(view), "combine")]
         for base in sorted(scored, key=merit, reverse=True)[:_BASES]:
             around = moves.around(space, base.allocation, base.number)
             near += [move for move in around if move.rule not in self._without]
@@ -118,8 +121,8 @@ class InsightsProposer:
             gains = estimate.expected_gain(allocations, _score(best))
             pick = int(np.argmax(gains))
             if gains[pick] >= enough or (always and candidates[0].rule == "explore"):
-                means, spreads = estimate.predict([allocations[pick]])
-                promise = wording.Promise(float(means[0]), float(spreads[0]), _score(best), best.number)
+                (mean,), (std,) = estimate.predict([allocations[pick]])
+                promise = wording.Promise(float(mean), float(std), _score(best), best.number)
                 bases = {t.number: t for t in scored}
                 base = bases.get(candidates[pick].base, best)
                 return Suggestion(
@@ -133,37 +136,36 @@ class InsightsProposer:
         )
 
 
-def kept_models(view: SearchView) -> Allocation:
-    """Each stage's model after the comparison at equal stage budget, the budget shared as in the best
-    default.
+def winning_options(view: SearchView) -> Allocation:
+    """Each stage's option after the comparison at equal stage budget, units shared as in the best default.
 
-    The smaller of two models stays unless the larger is clearly better: the 95 % interval of the paired
+    The smaller of two options stays unless the larger is clearly better: the 95 % interval of the paired
     difference excludes 0.
     """
     base = _best_default(view)
     by_allocation = {trial.allocation: trial for trial in view.scored}
-    kept = base.allocation
+    winners = base.allocation
     for stage in view.space.stages:
         rivals = [base] + [
             by_allocation[move.allocation]
             for move in moves.models_at_equal_budget(view.space, base.allocation)
             if move.stage == stage.name and move.allocation in by_allocation
         ]
-        rivals.sort(key=lambda t: view.space.active_params(stage.name, t.allocation[stage.name].model))
+        rivals.sort(key=lambda t: view.space.active_params(t.allocation[stage.name].option))
         winner = rivals[0]
         for larger in rivals[1:]:
             rng = np.random.default_rng([view.seed, larger.number, winner.number])
             if paired_difference(larger.scores, winner.scores, rng).low > 0:
                 winner = larger
-        kept = kept.replace(stage.name, winner.allocation[stage.name])
-    return view.space.project(kept)
+        winners = winners.replace(stage.name, winner.allocation[stage.name])
+    return view.space.project(winners)
 
 
 def _best_default(view: SearchView) -> TrialResult:
     """The best of the defaults that were scored; the best trial when none was."""
     defaults = set(view.space.defaults())
-    found = [t for t in view.scored if t.allocation in defaults]
-    return max(found or view.scored, key=merit)
+    scored_defaults = [t for t in view.scored if t.allocation in defaults]
+    return max(scored_defaults or view.scored, key=merit)
 
 
 def _anywhere(view: SearchView) -> list[Move]:

@@ -1,7 +1,7 @@
-"""The moves of the three insights of AgentTTS (arXiv 2508.00890), from an allocation to those worth a
-thought.
+"""The moves of the three insights of AgentTTS (arXiv 2508.00890): from an allocation to those near it that
+are worth a thought.
 
-Insight 1, which model: another model at one stage for the same stage budget. Insight 2, how many samples:
+Insight 1, which model: another option at one stage for the same stage budget. Insight 2, how many samples:
 climb n, step back, refine. Insight 3, which stage: take units from one stage and give them to another,
 upstream first. Which move is expected to pay is left to `estimate`, saying why to `insights`.
 """
@@ -18,19 +18,21 @@ import numpy as np
 
 from agenttts.space import SearchSpace
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.spec import StageSpec
 
 Rule = Literal["model", "climb", "step back", "shift", "combine", "explore"]
-
-
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 @dataclass(frozen=True)
 class Move:
-    """A step to `allocation` from that of the trial numbered `base` (-1: from none in particular).
+    """A step from one allocation to another.
 
-    `stage` is the one that gains (or changes), `giver` the one that pays for it.
+    Attributes:
+        allocation: Where it leads.
+        rule: What kind of step it is.
+        stage: The stage that gains, or changes. None: several do.
+        giver: The stage that pays for it. None: no other stage does.
+        base: Number of the trial that it starts from. -1: from none in particular.
     """
 
     allocation: Allocation
@@ -48,28 +50,28 @@ def around(space: SearchSpace, base: Allocation, number: int) -> Iterator[Move]:
 
 
 def models_at_equal_budget(space: SearchSpace, base: Allocation) -> Iterator[Move]:
-    """Insight 1: for each stage, upstream first, each other model with the samples that the stage's units
+    """Insight 1: for each stage, upstream first, each other option with as many samples as the stage's units
     pay for.
     """
-    for stage in space.stages:
-        left = units_left(space, base, stage.name)
-        for model in stage.options:
-            n = space.max_samples(stage.name, model, left)
-            if model != base[stage.name].model and n > 0:
-                yield Move(base.replace(stage.name, StageChoice(model, n)), "model", stage.name)
+    for stage, options in space.options.items():
+        left = units_left(space, base, stage)
+        for option in options:
+            n = space.max_samples(stage, option, left)
+            if option != base[stage].option and n > 0:
+                yield Move(base.replace(stage, option.with_samples(n)), "model", stage)
 
 
 def samples(space: SearchSpace, base: Allocation) -> Iterator[Move]:
-    """Insight 2: for each stage, more samples of its model (up to what fits) and fewer."""
-    for stage in space.stages:
-        model, n = base[stage.name].model, base[stage.name].n_samples
-        most = space.max_samples(stage.name, model, units_left(space, base, stage.name))
+    """Insight 2: for each stage, more samples of its option (up to what fits) and fewer."""
+    for stage in space.options:
+        option, n = base[stage].option, base[stage].n_samples
+        most = space.max_samples(stage, option, units_left(space, base, stage))
         for count in (2 * n, (3 * n + 1) // 2, n + 1, most):
             if n < count <= most:
-                yield Move(base.replace(stage.name, StageChoice(model, count)), "climb", stage.name)
+                yield Move(base.replace(stage, option.with_samples(count)), "climb", stage)
         for count in (n - 1, 3 * n // 4, n // 2):
             if 1 <= count < n:
-                yield Move(base.replace(stage.name, StageChoice(model, count)), "step back", stage.name)
+                yield Move(base.replace(stage, option.with_samples(count)), "step back", stage)
 
 
 def other_models(space: SearchSpace, base: Allocation) -> Iterator[Move]:
@@ -79,7 +81,7 @@ def other_models(space: SearchSpace, base: Allocation) -> Iterator[Move]:
         choice = move.allocation[move.stage]
         for n in (choice.n_samples // 2, choice.n_samples // 4):
             if n >= 1:
-                fewer = StageChoice(choice.model, n)
+                fewer = choice.option.with_samples(n)
                 yield Move(base.replace(move.stage, fewer), "model", move.stage)
 
 
@@ -88,72 +90,63 @@ def shifts(space: SearchSpace, base: Allocation) -> Iterator[Move]:
 
     Upstream stages come first as takers, since a change there moves what is best downstream.
     """
-    for taker, giver in itertools.product(space.stages, space.stages):
-        if taker.name == giver.name:
-            continue
+    for taker, giver in itertools.permutations(space.options, 2):
         for less in _cheaper(space, giver, base):
-            poorer = base.replace(giver.name, less)
-            left = units_left(space, poorer, taker.name)
-            for model in taker.options:
-                n = space.max_samples(taker.name, model, left)
+            poorer = base.replace(giver, less)
+            left = units_left(space, poorer, taker)
+            for option in space.options[taker]:
+                n = space.max_samples(taker, option, left)
                 if n > 0:
-                    richer = poorer.replace(taker.name, StageChoice(model, n))
-                    yield Move(richer, "shift", taker.name, giver.name)
+                    richer = poorer.replace(taker, option.with_samples(n))
+                    yield Move(richer, "shift", taker, giver)
 
 
 def untried(moves: Iterable[Move], tried: Iterable[Allocation], space: SearchSpace) -> list[Move]:
-    """The moves to allocations in the space that were not tried, each allocation once, first come first
-    kept.
-    """
+    """The moves to allocations in the space that were not tried; of several to one allocation, the first."""
     seen = set(tried)
-    found = []
+    new = []
     for move in moves:
         if move.allocation not in seen and move.allocation in space:
             seen.add(move.allocation)
-            found.append(move)
-    return found
+            new.append(move)
+    return new
 
 
 def drawn(space: SearchSpace, rng: np.random.Generator) -> Allocation:
-    """An allocation at random: models alike, counts alike in their logarithms, then made to fit."""
+    """An allocation at random, made to fit: options equally likely, counts so in their logarithms."""
     choices = {}
     for stage in space.stages:
-        model = stage.options[int(rng.integers(len(stage.options)))]
+        options = space.options[stage.name]
+        option = options[int(rng.integers(len(options)))]
         n = int(2 ** rng.uniform(0, np.log2(stage.max_samples)))
-        choices[stage.name] = StageChoice(model, max(1, n))
+        choices[stage.name] = option.with_samples(max(1, n))
     return space.project(Allocation(choices))
 
 
 def grid(space: SearchSpace, limit: int) -> list[Allocation] | None:
     """The allocations of the space with counts 1, 2, 3, 4, 6, 8, …, largest; None when more than `limit`."""
-    options: list[list[StageChoice]] = []
+    by_stage: list[list[StageChoice]] = []
     for stage in space.stages:
         counts = [n for n in _COUNTS if n < stage.max_samples] + [stage.max_samples]
-        options.append([StageChoice(model, n) for model in stage.options for n in counts])
-    if math.prod(len(some) for some in options) > 8 * limit:
+        by_stage.append([option.with_samples(n) for option in space.options[stage.name] for n in counts])
+    if math.prod(len(choices) for choices in by_stage) > 8 * limit:
         return None
-    names = [stage.name for stage in space.stages]
-    found = []
-    for choices in itertools.product(*options):
-        allocation = Allocation(dict(zip(names, choices, strict=True)))
-        if allocation in space:
-            found.append(allocation)
-    return found if len(found) <= limit else None
+    every = (
+        Allocation(dict(zip(space.options, choices, strict=True))) for choices in itertools.product(*by_stage)
+    )
+    within = [allocation for allocation in every if allocation in space]
+    return within if len(within) <= limit else None
 
 
-def _cheaper(space: SearchSpace, giver: StageSpec, base: Allocation) -> Iterator[StageChoice]:
-    """What a stage may fall back to:
-
-    fewer samples, or another model for no more units, and fewer samples of it.
-    """
-    stage, now = giver.name, base[giver.name]
+def _cheaper(space: SearchSpace, stage: str, base: Allocation) -> Iterator[StageChoice]:
+    """What a stage may fall back to: fewer samples, or another option for no more units, and fewer of its."""
+    now = base[stage]
     spent = space.stage_units(stage, now)
-    for model in giver.options:
-        n = now.n_samples if model == now.model else space.max_samples(stage, model, spent)
-        counts = dict.fromkeys((n, n - 1, 3 * n // 4, n // 2, n // 4, 1))
-        for count in counts:
-            if 1 <= count <= n and StageChoice(model, count) != now:
-                yield StageChoice(model, count)
+    for option in space.options[stage]:
+        n = now.n_samples if option == now.option else space.max_samples(stage, option, spent)
+        for count in dict.fromkeys((n, n - 1, 3 * n // 4, n // 2, n // 4, 1)):
+            if 1 <= count <= n and option.with_samples(count) != now:
+                yield option.with_samples(count)
 
 
 def units_left(space: SearchSpace, base: Allocation, stage: str) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,7 @@ from agenttts.proposers.base import SearchView, Suggestion, Turn
 from agenttts.proposers.estimate import Estimate
 from agenttts.proposers.moves import Move
 from agenttts.trial import TrialResult
-from pipelines.allocation import Allocation, StageChoice
+from pipelines.allocation import Allocation
 
 _LISTED = 1_500  # grids up to this size are looked at as a whole
 _DRAWN = 1_000  # allocations drawn from larger ones
@@ -37,18 +36,49 @@ _Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Answer:
-    """What is known of an allocation: its mean score, and how unsure that is (0: all examples are there)."""
+    """What is known of an allocation.
+
+    Attributes:
+        allocation: Which one.
+        score: Its mean score.
+        std: Standard deviation of that. 0: the answer is in full, all examples are there.
+        fitted: The curves go through it, however many answers there are.
+    """
 
     allocation: Allocation
     score: float
-    spread: float = 0.0
-    kept: bool = False  # the curves go through it, however many answers there are
+    std: float = 0.0
+    fitted: bool = False
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the curves expect of an untried allocation: its score, with the standard deviation."""
+
+    allocation: Allocation
+    score: float
+    std: float
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What the solver sees before it.
+
+    Attributes:
+        expected: Of the most promising untried allocations, best first.
+        next: What it would suggest now.
+    """
+
+    expected: tuple[Expectation, ...]
+    next: tuple[Allocation, ...]
 
 
 class SolverProposer:
     """The same view gives the same turn; what is drawn from large spaces is seeded by the view.
 
-    bank, finalists: off to see what a search is worth without them.
+    Args:
+        bank: Whether samples paid for answer for other allocations; off to see what that is worth.
+        finalists: Whether finalists are named; likewise.
     """
 
     name = "solve"
@@ -59,24 +89,25 @@ class SolverProposer:
         self._names_finalists = bank and finalists
 
     async def propose(self, view: SearchView, count: int) -> Turn:
+        """As `decide`."""
         return self.decide(view, count)
 
     def decide(self, view: SearchView, count: int, taken: Iterable[Allocation] = ()) -> Turn:
         """At most `count` suggestions beside those `taken`; finished when none is expected to help."""
-        learnt = tuple(wording.lessons(view))
+        lessons = tuple(wording.lessons(view))
         suggestions: list[Suggestion] = []
         planned = list(taken)
         finished = None
         candidates = self._candidates(view)
         answers = self._answers(view, candidates) if view.scored else []
         while len(suggestions) < count and finished is None:
-            found = self._next(view, candidates, answers, planned) if view.scored else _start(view, planned)
-            if isinstance(found, str):
-                finished = found
+            step = self._next(view, candidates, answers, planned) if view.scored else _start(view, planned)
+            if isinstance(step, str):
+                finished = step
             else:
-                suggestions.append(found)
-                planned.append(found.allocation)
-        return Turn(tuple(suggestions), learnt, finished if not suggestions else None)
+                suggestions.append(step)
+                planned.append(step.allocation)
+        return Turn(tuple(suggestions), lessons, finished if not suggestions else None)
 
     def finalists(self, view: SearchView) -> Sequence[Allocation]:
         """The best untried allocations that are answered in full; all of the frontier where it is sought."""
@@ -84,7 +115,7 @@ class SolverProposer:
             return ()
         candidates = list(dict.fromkeys([*self._candidates(view), *_prefixes(view.scored)]))
         candidates = [c for c in candidates if c in view.space]
-        full = [a for a in self._answers(view, candidates) if not a.spread and a.allocation not in view.tried]
+        full = [a for a in self._answers(view, candidates) if not a.std and a.allocation not in view.tried]
         if view.frontier:
             tried = [Answer(t.allocation, t.score or 0.0) for t in view.scored]
             front = [a.allocation for a in _front(view, [*tried, *full])]
@@ -95,30 +126,24 @@ class SolverProposer:
         full.sort(key=lambda answer: (-answer.score, view.space.units(answer.allocation)))
         return [answer.allocation for answer in full[:_FINALISTS]]
 
-    def outlook(self, view: SearchView) -> dict[str, Any]:
-        """What is expected of the best untried allocations, as JSON-able data; empty without a trial."""
-        if not view.scored:
-            return {}
-        candidates = [c for c in self._candidates(view) if c not in view.tried]
+    def outlook(self, view: SearchView) -> Outlook | None:
+        """What is expected of the best untried allocations.
+
+        None without a scored trial, or when all were tried.
+        """
+        candidates = [c for c in self._candidates(view) if c not in view.tried] if view.scored else []
         if not candidates:
-            return {}
+            return None
         answers = self._answers(view, candidates)
         estimate = _fit(answers)
-        gains = estimate.expected_gain(candidates, max(a.score for a in answers if not a.spread))
+        gains = estimate.expected_gain(candidates, max(a.score for a in answers if not a.std))
         order = np.argsort(-gains, kind="stable")[:_SHOWN]
-        means, spreads = estimate.predict([candidates[i] for i in order])
-        return {
-            "expected_of_untried": [
-                {
-                    "allocation": candidates[i].to_dict(),
-                    "score": round(float(mean), 4),
-                    "standard_deviation": round(float(spread), 4),
-                    "planned_units": round(view.space.units(candidates[i]), 4),
-                }
-                for i, mean, spread in zip(order, means, spreads, strict=True)
-            ],
-            "tries_next": [s.allocation.to_dict() for s in self.decide(view, 2).suggestions],
-        }
+        shown = [candidates[i] for i in order]
+        means, stds = estimate.predict(shown)
+        return Outlook(
+            tuple(Expectation(a, float(m), float(s)) for a, m, s in zip(shown, means, stds, strict=True)),
+            tuple(suggestion.allocation for suggestion in self.decide(view, 2).suggestions),
+        )
 
     def _next(
         self,
@@ -127,14 +152,15 @@ class SolverProposer:
         answers: Sequence[Answer],
         planned: Sequence[Allocation],
     ) -> Suggestion | str:
+        """The next suggestion, or why there is none."""
         estimate = _fit(answers)
         if planned:  # several at once: take what is planned to score as expected
             means, _ = estimate.predict(planned)
-            expected = [Answer(a, float(mean), kept=True) for a, mean in zip(planned, means, strict=True)]
+            expected = [Answer(a, float(mean), fitted=True) for a, mean in zip(planned, means, strict=True)]
             answers = [*answers, *expected]
             estimate = _fit(answers)
-        best = max((a for a in answers if not a.spread), key=lambda a: a.score)
-        settled = {a.allocation for a in answers if not a.spread} if self._names_finalists else set()
+        best = max((a for a in answers if not a.std), key=lambda a: a.score)
+        settled = {a.allocation for a in answers if not a.std} if self._names_finalists else set()
         untried = [c for c in candidates if c not in settled and c not in view.tried and c not in planned]
         if not untried:
             return "every allocation of the space was tried, or is answered by samples paid for"
@@ -153,10 +179,10 @@ class SolverProposer:
                     f"no untried allocation of that quality is expected to cost less than {enough.allocation}"
                 )
             return f"no untried allocation is expected to {sought} by as much as {_HELPS:g} of an example"
-        (mean,), (spread,) = estimate.predict([untried[pick]])
+        (mean,), (std,) = estimate.predict([untried[pick]])
         return Suggestion(
             untried[pick],
-            f"{untried[pick]}: expected {mean:.3f} ± {spread:.3f} against {best.score:.3f} of the best, "
+            f"{untried[pick]}: expected {mean:.3f} ± {std:.3f} against {best.score:.3f} of the best, "
             f"{view.space.units(untried[pick]):.4g} of {view.space.budget_units:g} units.",
         )
 
@@ -167,42 +193,42 @@ class SolverProposer:
         near: list[Move] = []
         for base in sorted(view.scored, key=lambda t: (-(t.score or 0.0), t.number))[:_BASES]:
             near += moves.around(space, base.allocation, base.number)
-        listed = moves.grid(space, _LISTED)
-        if listed is None:
-            listed = [moves.drawn(space, rng) for _ in range(_DRAWN)]
-        return [
-            m.allocation for m in moves.untried([*near, *(Move(a, "explore") for a in listed)], (), space)
-        ]
+        anywhere = moves.grid(space, _LISTED)
+        if anywhere is None:
+            anywhere = [moves.drawn(space, rng) for _ in range(_DRAWN)]
+        every = [*near, *(Move(allocation, "explore") for allocation in anywhere)]
+        return [move.allocation for move in moves.untried(every, (), space)]
 
     def _answers(self, view: SearchView, candidates: Sequence[Allocation]) -> list[Answer]:
         """The trials first, then what the bank says of candidates, the best first.
 
         Examples that it does not know are taken to score as in the trial nearest to the candidate.
         """
-        found = [Answer(t.allocation, t.score or 0.0, kept=True) for t in view.scored]
-        tried = {answer.allocation for answer in found}
+        answers = [Answer(t.allocation, t.score or 0.0, fitted=True) for t in view.scored]
+        tried = {answer.allocation for answer in answers}
         others = [c for c in candidates if c not in tried]
         if view.bank is None or not self._uses_bank or not others:
-            return found
+            return answers
         walk = view.bank.answer(others)
         known = walk.known & ~np.isnan(walk.scores)
         share = known.mean(axis=1)
-        kept = np.flatnonzero(share >= _LEAST_KNOWN)
-        if not len(kept):
-            return found
-        rows = np.array([_row(trial) for trial in view.scored])
-        apart = _apart([others[i] for i in kept], [t.allocation for t in view.scored])
-        likely = np.where(np.isnan(rows), np.nanmean(rows), rows)[apart.argmin(axis=1)]
-        means = np.where(known[kept], walk.scores[kept], likely).mean(axis=1)
-        spreads = _DOUBT * (1 - share[kept])
-        for i in np.argsort(spreads - means, kind="stable"):
-            found.append(Answer(others[kept[i]], float(means[i]), float(spreads[i])))
-        return found
+        answered = np.flatnonzero(share >= _LEAST_KNOWN)
+        if not len(answered):
+            return answers
+        trial_scores = np.array([_scores(trial) for trial in view.scored])
+        filled = np.where(np.isnan(trial_scores), np.nanmean(trial_scores), trial_scores)
+        distances = _distances([others[i] for i in answered], [t.allocation for t in view.scored])
+        likely = filled[distances.argmin(axis=1)]
+        means = np.where(known[answered], walk.scores[answered], likely).mean(axis=1)
+        stds = _DOUBT * (1 - share[answered])
+        for i in np.argsort(stds - means, kind="stable"):
+            answers.append(Answer(others[answered[i]], float(means[i]), float(stds[i])))
+        return answers
 
 
 def _front(view: SearchView, answers: Sequence[Answer]) -> list[Answer]:
     """Answers in full that no other beats for as few units, cheapest first."""
-    full = [a for a in answers if not a.spread]
+    full = [a for a in answers if not a.std]
     front: list[Answer] = []
     for answer in sorted(full, key=lambda a: (view.space.units(a.allocation), -a.score)):
         if not front or answer.score > front[-1].score:
@@ -214,7 +240,7 @@ def _cheapest_of_quality(view: SearchView, answers: Sequence[Answer]) -> Answer 
     """The least costly answer in full of the quality that is asked for; None without one, or when none is."""
     if view.goal.min_quality is None:
         return None
-    enough = [a for a in answers if not a.spread and a.score >= view.goal.min_quality]
+    enough = [a for a in answers if not a.std and a.score >= view.goal.min_quality]
     return min(
         enough, key=lambda a: (view.burden(a.allocation), view.space.units(a.allocation)), default=None
     )
@@ -225,14 +251,13 @@ def _savings(
 ) -> _Floats:
     """The share of the budget, or of the seconds, that each is expected to save at the quality asked for."""
     assert view.goal.min_quality is not None
-    means, spreads = estimate.predict(untried)
-    chance = ndtr((means - view.goal.min_quality) / np.maximum(spreads, 1e-9))
+    means, stds = estimate.predict(untried)
+    chance = ndtr((means - view.goal.min_quality) / np.maximum(stds, 1e-9))
     now = view.burden(cheapest.allocation)
     burdens = np.array([view.burden(a) for a in untried])
     whole = now if view.goal.objective == "latency" else view.space.budget_units
-    saved = np.maximum(0.0, now - burdens) / whole
-    found: _Floats = chance * saved
-    return found
+    savings: _Floats = chance * (np.maximum(0.0, now - burdens) / whole)
+    return savings
 
 
 def _area_gains(
@@ -244,10 +269,10 @@ def _area_gains(
     starts = [0.0, *(max(0.0, view.space.units(a.allocation)) for a in front)]
     levels = [0.0, *(a.score for a in front)]
     gains = estimate.expected_gains(untried, levels)
-    found: _Floats = np.zeros(len(untried))
+    area: _Floats = np.zeros(len(untried))
     for gain, start, end in zip(gains, starts, [*starts[1:], budget], strict=True):
-        found += gain * np.maximum(0.0, end - np.maximum(start, units)) / budget
-    return found
+        area += gain * np.maximum(0.0, end - np.maximum(start, units)) / budget
+    return area
 
 
 def _start(view: SearchView, planned: Sequence[Allocation]) -> Suggestion | str:
@@ -262,11 +287,11 @@ def _start(view: SearchView, planned: Sequence[Allocation]) -> Suggestion | str:
 
 def _fit(answers: Sequence[Answer]) -> Estimate:
     """Curves through the trials, and of the other answers some, evenly from best to worst."""
-    chosen = [a for a in answers if a.kept]
-    others = [a for a in answers if not a.kept]
+    chosen = [a for a in answers if a.fitted]
+    others = [a for a in answers if not a.fitted]
     step = max(1.0, len(others) / _ANSWERS)
     chosen += [others[int(i * step)] for i in range(min(len(others), _ANSWERS))]
-    return Estimate([a.allocation for a in chosen], [a.score for a in chosen], [a.spread for a in chosen])
+    return Estimate([a.allocation for a in chosen], [a.score for a in chosen], [a.std for a in chosen])
 
 
 def _prefixes(trials: Sequence[TrialResult]) -> Iterator[Allocation]:
@@ -274,19 +299,19 @@ def _prefixes(trials: Sequence[TrialResult]) -> Iterator[Allocation]:
     for trial in trials:
         for stage, choice in trial.allocation.items():
             for n in range(1, choice.n_samples):
-                yield trial.allocation.replace(stage, StageChoice(choice.model, n))
+                yield trial.allocation.replace(stage, choice.option.with_samples(n))
 
 
-def _apart(some: Sequence[Allocation], others: Sequence[Allocation]) -> _Floats:
-    """How unlike allocations are, another model counting as three doublings of n: [some, others]."""
-    found: _Floats = np.zeros((len(some), len(others)))
+def _distances(some: Sequence[Allocation], others: Sequence[Allocation]) -> _Floats:
+    """How unlike allocations are, in log2 of n, another option counting as 3: [some, others]."""
+    distances: _Floats = np.zeros((len(some), len(others)))
     for stage in some[0]:
-        models = [np.array([a[stage].model for a in group]) for group in (some, others)]
+        options = [np.array([str(a[stage].option) for a in group]) for group in (some, others)]
         counts = [np.log2([a[stage].n_samples for a in group]) for group in (some, others)]
-        found += 3.0 * (models[0][:, None] != models[1][None, :])
-        found += np.abs(counts[0][:, None] - counts[1][None, :])
-    return found
+        distances += 3.0 * (options[0][:, None] != options[1][None, :])
+        distances += np.abs(counts[0][:, None] - counts[1][None, :])
+    return distances
 
 
-def _row(trial: TrialResult) -> _Floats:
+def _scores(trial: TrialResult) -> _Floats:
     return np.array([np.nan if score is None else score for score in trial.scores.values()])

@@ -31,5 +31,5 @@ def _verdict(
         return "open"
     higher, lower = claim
     rng = np.random.default_rng([seed, higher, lower])
-    found = paired_difference(trials[higher].scores, trials[lower].scores, rng, confidence=confidence)
-    return "supported" if found.low > 0 else "refuted" if found.high < 0 else "open"
+    difference = paired_difference(trials[higher].scores, trials[lower].scores, rng, confidence=confidence)
+    return "supported" if difference.low > 0 else "refuted" if difference.high < 0 else "open"

@@ -19,16 +19,23 @@ from pipelines.allocation import Allocation, StageChoice
 
 @dataclass(frozen=True)
 class Promise:
-    """What the curves expect of a move: mean and standard deviation, against the best so far."""
+    """What the curves expect of a move, against the best so far.
+
+    Attributes:
+        score: Expected score.
+        std: Its standard deviation.
+        best_score: Score of the best trial.
+        best_number: Number of that trial.
+    """
 
     score: float
-    spread: float
+    std: float
     best_score: float
     best_number: int
 
     def __str__(self) -> str:
         return (
-            f"expected {self.score:.3f} ± {self.spread:.3f} "
+            f"expected {self.score:.3f} ± {self.std:.3f} "
             f"against {self.best_score:.3f} of trial {self.best_number}"
         )
 
@@ -38,7 +45,7 @@ def seed_reason(move: Move, base: TrialResult) -> str:
     assert move.stage is not None
     here, there = move.allocation[move.stage], base.allocation[move.stage]
     return (
-        f"Which model at {move.stage}: {_choice(here)} for the same stage budget as {_choice(there)}, "
+        f"Which model at {move.stage}: {here} for the same stage budget as {there}, "
         f"the rest as in trial {base.number}."
     )
 
@@ -71,66 +78,58 @@ def lessons(view: SearchView) -> Iterator[Lesson]:
             continue
         near = min(earlier, key=lambda t: (_distance(t.allocation, trial.allocation), -_score(t), t.number))
         rng = np.random.default_rng([view.seed, trial.number, near.number])
-        found = paired_difference(trial.scores, near.scores, rng)
+        change = paired_difference(trial.scores, near.scores, rng)
         claim = None
-        if found.low > 0 or found.high < 0:
-            claim = (trial.number, near.number) if found.mean > 0 else (near.number, trial.number)
-        yield Lesson(_lesson(view, near, trial, found), (near.number, trial.number), claim)
+        if change.low > 0 or change.high < 0:
+            claim = (trial.number, near.number) if change.mean > 0 else (near.number, trial.number)
+        yield Lesson(_lesson(view, near, trial, change), (near.number, trial.number), claim)
 
 
-def _lesson(view: SearchView, before: TrialResult, after: TrialResult, found: Difference) -> str:
+def _lesson(view: SearchView, before: TrialResult, after: TrialResult, change: Difference) -> str:
     stages = [s for s in after.allocation if after.allocation[s] != before.allocation[s]]
-    figures = (
-        f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}] (trials {before.number}, {after.number})"
-    )
-    verdict = "better" if found.low > 0 else "worse" if found.high < 0 else "not told apart"
+    interval = f"[{change.low:+.3f}, {change.high:+.3f}]"
+    figures = f"{change.mean:+.3f} {interval} (trials {before.number}, {after.number})"
+    verdict = "better" if change.low > 0 else "worse" if change.high < 0 else "not told apart"
     if len(stages) == 1:
         stage = stages[0]
         old, new = before.allocation[stage], after.allocation[stage]
-        if old.model != new.model:
-            return _model_lesson(view, stage, old, new, found, figures)
+        if old.option != new.option:
+            return _option_lesson(view, stage, old, new, change, figures)
         more = new.n_samples > old.n_samples
         if verdict == "not told apart":
-            said = "more samples do not clearly pay" if more else "fewer samples do not clearly cost"
+            effect = "more samples do not clearly pay" if more else "fewer samples do not clearly cost"
         elif (verdict == "better") == more:
-            said = "more samples pay" if more else "fewer samples cost"
+            effect = "more samples pay" if more else "fewer samples cost"
         else:
-            said = "more samples hurt" if more else "fewer samples are better"
-        return f"At {stage}, {said}: {_choice(old)} → {new.n_samples} changes the score by {figures}."
-    changes = _changes(before.allocation, after.allocation)
-    return f"{changes}: {verdict}, {figures}."
+            effect = "more samples hurt" if more else "fewer samples are better"
+        return f"At {stage}, {effect}: {old} → {new.n_samples} changes the score by {figures}."
+    return f"{_changes(before.allocation, after.allocation)}: {verdict}, {figures}."
 
 
-def _model_lesson(
-    view: SearchView, stage: str, old: StageChoice, new: StageChoice, found: Difference, figures: str
+def _option_lesson(
+    view: SearchView, stage: str, old: StageChoice, new: StageChoice, change: Difference, figures: str
 ) -> str:
-    if found.low > 0 or found.high < 0:
-        winner, loser = (new, old) if found.low > 0 else (old, new)
-        return f"At {stage}, {_choice(winner)} is clearly better than {_choice(loser)}: {figures}."
-    smaller = min((old, new), key=lambda c: view.space.active_params(stage, c.model))
+    if change.low > 0 or change.high < 0:
+        winner, loser = (new, old) if change.low > 0 else (old, new)
+        return f"At {stage}, {winner} is clearly better than {loser}: {figures}."
+    smaller = min((old.option, new.option), key=view.space.active_params)
     return (
-        f"At {stage}, {_choice(new)} and {_choice(old)} are not told apart: {figures}; "
-        f"the smaller, {smaller.model}, is as good within noise."
+        f"At {stage}, {new} and {old} are not told apart: {figures}; "
+        f"the smaller, {smaller}, is as good within noise."
     )
 
 
 def _distance(left: Allocation, right: Allocation) -> tuple[int, int, float]:
     changed = [s for s in left if left[s] != right[s]]
-    models = sum(left[s].model != right[s].model for s in changed)
-    doublings = sum(abs(float(np.log2(left[s].n_samples / right[s].n_samples))) for s in changed)
-    return len(changed), models, doublings
+    options = sum(left[s].option != right[s].option for s in changed)
+    log2_ratios = sum(abs(float(np.log2(left[s].n_samples / right[s].n_samples))) for s in changed)
+    return len(changed), options, log2_ratios
 
 
 def _changes(before: Allocation, after: Allocation) -> str:
     return ", ".join(
-        f"{stage} {_choice(before[stage])} → {_choice(after[stage])}"
-        for stage in after
-        if before[stage] != after[stage]
+        f"{stage} {before[stage]} → {after[stage]}" for stage in after if before[stage] != after[stage]
     )
-
-
-def _choice(choice: StageChoice) -> str:
-    return f"{choice.model}×{choice.n_samples}"
 
 
 def _score(trial: TrialResult) -> float:

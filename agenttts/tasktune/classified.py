@@ -5,7 +5,6 @@ A pair is two texts of one label with a preference: which of the two is more of 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agenttts.errors import UserError
+from pipelines.dataset import seeded_order
 from pipelines.tables import Row
 
 TIE = 0.5
@@ -174,9 +174,7 @@ def split_texts(
     texts: Sequence[LabelledText], shares: Sequence[float], seed: int
 ) -> list[list[LabelledText]]:
     """Texts in parts of these shares, equal texts in one part, by the seed alone."""
-    order = sorted(
-        {one.text for one in texts}, key=lambda text: hashlib.sha256(f"{seed}|{text}".encode()).digest()
-    )
+    order = seeded_order({one.text for one in texts}, str, seed)
     ends = np.round(np.cumsum(np.asarray(shares) / sum(shares)) * len(order)).astype(int)
     part = {text: int(np.searchsorted(ends, i, side="right")) for i, text in enumerate(order)}
     return [[one for one in texts if part[one.text] == k] for k in range(len(shares))]

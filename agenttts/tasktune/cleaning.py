@@ -5,7 +5,6 @@ Each step takes rows and gives rows; what it drops is noted under its name. The 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import re
 import unicodedata
@@ -19,6 +18,7 @@ from agenttts.tasktune.rows import Dropped, PreferencePair, TaskRow
 from agenttts.tasktune.subtask import SubTask
 from datastore.keys import canonical_json
 from pipelines import metrics
+from pipelines.dataset import seeded_order
 from pipelines.errors import CustomCodeFailed, DatasetError
 from pipelines.examples import Example
 from pipelines.extras import library
@@ -181,7 +181,7 @@ def split_groups(
     """
 
     def order(groups: Iterable[str]) -> list[str]:
-        return sorted(set(groups), key=lambda group: hashlib.sha256(f"{seed}|{group}".encode()).digest())
+        return seeded_order(set(groups), str, seed)
 
     everyone = order(row.group for row in rows)
     held = set(everyone[: round(eval_share * len(everyone))])

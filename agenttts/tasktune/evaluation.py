@@ -17,11 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings
 from agenttts.stats import Difference, Interval, mean_interval, paired_difference
+from agenttts.streams import Stream, stream_rng
 from agenttts.tasktune.adapters import TunedModel, context_length, read_tuned, require_base, require_servable
 from agenttts.tasktune.chat import JsonChat
 from agenttts.tasktune.judging import prefer
@@ -209,10 +208,10 @@ async def evaluate(
         ids = {row.id for row in rows if row.task == task}
         held = {name: {i: s for i, s in found.items() if i in ids} for name, found in scored.items()}
         for number, name in enumerate(places):
-            mean = mean_interval(held[name].values(), np.random.default_rng([seed, 1, number]))
+            mean = mean_interval(held[name].values(), stream_rng(seed, Stream.MODEL_SCORE, number))
             if mean is None:
                 continue
-            rng = np.random.default_rng([seed, 2, number])
+            rng = stream_rng(seed, Stream.MODEL_DIFFERENCE, number)
             against = None if name == reference else paired_difference(held[name], held[reference], rng)
             scores.append(
                 Score(

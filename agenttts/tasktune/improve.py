@@ -9,7 +9,6 @@ where it was stopped.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from agenttts.report import read_report
 from agenttts.result import SearchResult
 from agenttts.search import search
 from agenttts.stats import Difference, paired_difference
+from agenttts.streams import Stream, stream_rng
 from agenttts.tasktune.adapters import TunedModel, register
 from agenttts.tasktune.cleaning import clean
 from agenttts.tasktune.fit import FitConfig, fit
@@ -35,7 +35,7 @@ from agenttts.tasktune.training import save_json
 from agenttts.trial import TrialResult
 from datastore.store import Store
 from pipelines.allocation import Allocation
-from pipelines.dataset import load_examples
+from pipelines.dataset import load_examples, seeded_order
 from pipelines.examples import Example
 from pipelines.parts import DatasetSpec, ModelSpec
 from pipelines.spec import PipelineSpec
@@ -227,10 +227,7 @@ def bottleneck(db: Path, run_id: str) -> tuple[str, str]:
     """
     with Store.read(db) as store:
         report = read_report(store, run_id)
-    room = {
-        one.stage: one.any.mean - (one.vote.mean if one.vote is not None else one.one.mean)
-        for one in report.headroom
-    }
+    room = {one.stage: one.pass_at_n.mean - (one.maj_at_n or one.pass_at_1).mean for one in report.headroom}
     steps = [m for m in report.marginals if m.gain.mean > 0]
     if steps:
         best = max(steps, key=lambda m: m.gain_per_unit)
@@ -256,7 +253,7 @@ def smaller_models(spec: PipelineSpec, stage: str) -> list[str]:
 
 def drawn_ids(examples: Sequence[Example], share: float, seed: int) -> set[str]:
     """The ids of a share of the examples, the same for the same seed."""
-    order = sorted(examples, key=lambda e: hashlib.sha256(f"{seed}|tune|{e.id}".encode()).digest())
+    order = seeded_order(examples, lambda example: example.id, seed, "tune")
     return {example.id for example in order[: max(1, round(share * len(examples)))]}
 
 
@@ -382,7 +379,7 @@ def _compared(
         cheapest is not None and cheapest.best is not None and cheapest.best.search_score >= (least or 0.0)
     )
     same = _tested(cheapest) if cheapest is not None and reached else None
-    rng = np.random.default_rng([seed, 11])
+    rng = stream_rng(seed, Stream.IMPROVEMENT)
     return Comparison(
         budget_units=units,
         before=first.allocation,

@@ -9,7 +9,6 @@ stage's `verifiers`, or the model of an aggregator of kind `verifier`.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +115,7 @@ def train_verifier(
     library("transformers")
     from agenttts.tasktune.improve import drawn_ids
     from agenttts.tasktune.p2c import P2CSettings, train_classifier
-    from pipelines.dataset import load_examples
+    from pipelines.dataset import load_examples, seeded_order
 
     if out.exists():
         raise UserError(f"{out}: must be free; choose another --out")
@@ -128,7 +127,7 @@ def train_verifier(
             return await judged_texts(store, run_id, spec, stage, only=lent)
 
     found = asyncio.run(gather())
-    order = sorted(set(found.groups), key=lambda group: hashlib.sha256(f"{seed}|v|{group}".encode()).digest())
+    order = seeded_order(set(found.groups), str, seed, "v")
     n_held = max(1, len(order) // 5)
     held, train = found.part(set(order[:n_held])), found.part(set(order[n_held:]))
     chosen = P2CSettings.model_validate({"seed": seed, "balance": True, **(settings or {})})

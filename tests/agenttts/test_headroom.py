@@ -28,9 +28,12 @@ def test_one_sample_the_vote_and_any_of_them(recorded: Path, tmp_path: Path) -> 
         def at(n: int) -> tuple[float, float, float]:
             allocation = Allocation({"retrieve": StageChoice("small", n), "answer": StageChoice("small", 1)})
             (found,) = headroom(spec, store, examples, allocation)
-            assert found.stage == "retrieve" and found.n_samples == n and found.vote is not None
-            assert found.any.low <= found.any.mean <= found.any.high and found.one.n == 60
-            return found.one.mean, found.vote.mean, found.any.mean
+            assert found.stage == "retrieve" and found.n_samples == n and found.maj_at_n is not None
+            assert (
+                found.pass_at_n.low <= found.pass_at_n.mean <= found.pass_at_n.high
+                and found.pass_at_1.n == 60
+            )
+            return found.pass_at_1.mean, found.maj_at_n.mean, found.pass_at_n.mean
 
         one, vote, any_right = at(1)
         assert any_right == pytest.approx(one) and vote == pytest.approx(one, abs=0.05)
@@ -46,7 +49,7 @@ def test_the_report_tells_it(recorded: Path, tmp_path: Path) -> None:
         data = read_report(store)
         (line,) = headroom_lines(data)
         assert line.startswith("At retrieve, one sample of ") and "at least one of" in line
-        assert data.to_json_dict()["headroom"][0]["any"]["mean"] <= 1
+        assert data.to_json_dict()["headroom"][0]["pass_at_n"]["mean"] <= 1
         assert read_report(store, solve=False).headroom == ()
 
 

@@ -113,13 +113,13 @@ def test_projection_gives_up_a_model_only_when_one_sample_is_too_dear() -> None:
 def test_max_samples_is_the_largest_that_fits(space: SearchSpace, units_left: float) -> None:
     """`max_samples` samples fit the units left, one more does not, unless the stage allows no more."""
     for stage in space.stages:
-        for model in stage.models:
-            most = space.max_samples(stage.name, model, units_left)
+        for option in stage.options:
+            most = space.max_samples(stage.name, option, units_left)
             slack = 1e-6 * space.budget_units
             if most:
-                assert space.stage_units(stage.name, StageChoice(model, most)) <= units_left + slack
+                assert space.stage_units(stage.name, option.with_samples(most)) <= units_left + slack
             if most < stage.max_samples:
-                assert space.stage_units(stage.name, StageChoice(model, most + 1)) > units_left - slack
+                assert space.stage_units(stage.name, option.with_samples(most + 1)) > units_left - slack
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from agenttts.proposers import SearchView
+from agenttts.proposers.agent import Answer, read_answer
+from agenttts.proposers.agent_view import answer_schema
 from agenttts.space import SearchSpace
 from datastore import Store
-from pipelines.allocation import Allocation, StageChoice
+from pipelines.allocation import Allocation, StageChoice, StageOption
 from pipelines.specfile import dump_spec, load_spec, restore_spec, spec_digest
 from tests.agenttts.commands import agenttts
 from tests.agenttts.small_specs import write_pipeline
@@ -56,7 +60,8 @@ def test_the_search_finds_that_picking_beats_voting(
     done = agenttts("search", file, "--trials", 10, "--db", db, "--json")
     assert done.code == 0, done.err
     best = done.json["best"]
-    assert best["allocation"]["answer"]["model"] in ("small@judge", "large@judge")
+    assert best["allocation"]["answer"]["verifier"] == "judge"
+    assert best["allocation"]["answer"]["model"] in ("small", "large")
     assert best["test_score"] == 1.0
     assert {trial["allocation"]["answer"]["model"] for trial in done.json["trials"]} >= {"small", "large"}
     assert server.classified
@@ -80,35 +85,58 @@ def test_the_search_finds_that_picking_beats_voting(
     assert "@judge" in html.read_text()
 
 
+def test_an_llm_may_write_the_verifier_apart_or_in_one_word(pipeline: tuple[Path, ScriptedServer]) -> None:
+    """Both are the same allocation; a verifier that the stage lacks is refused, and nothing raises."""
+    space = SearchSpace(load_spec(pipeline[0]), 60.0)
+    view = SearchView(
+        space=space, trials=(), insights=(), seed=0, trials_left=5, n_examples=10, task="t", step=1
+    )
+    wanted = Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("small", 2, "judge")})
+
+    def read(**answer: object) -> Answer:
+        allocation = {"retrieve": {"model": "small", "n_samples": 1}, "answer": {"n_samples": 2, **answer}}
+        return read_answer(json.dumps({"proposals": [{"allocation": allocation, "reason": "so"}]}), view, 1)
+
+    for answer in ({"model": "small", "verifier": "judge"}, {"model": "small@judge"}):
+        assert [s.allocation for s in read(**answer).suggestions] == [wanted]
+    plain = read(model="small", verifier=None).suggestions[0].allocation
+    assert plain["answer"] == StageChoice("small", 2)
+    for answer in ({"model": "small", "verifier": "jury"}, {"model": "small", "verifier": 3}):
+        assert not read(**answer).suggestions and len(read(**answer).rejected) == 1
+    stage = json.dumps(answer_schema(space, 1))
+    assert '"verifier": {"type": ["string", "null"], "enum": [null, "judge"]}' in stage
+
+
 def test_what_a_choice_costs(pipeline: tuple[Path, ScriptedServer]) -> None:
     """The samples of its model, and one reading of prompt and sample for each."""
     spec = load_spec(pipeline[0])
     space = SearchSpace(spec, 60.0)
-    voted, picked = (space.stage_units("answer", StageChoice(name, 4)) for name in ("small", "small@judge"))
+    voted, picked = (
+        space.stage_units("answer", StageChoice("small", 4, verifier)) for verifier in (None, "judge")
+    )
     reference = spec.budget.reference
     read = 4 * (spec.stage("answer").prompt_tokens + 2) / reference.generated_tokens
     assert picked == pytest.approx(voted + read)
-    assert space.active_params("answer", "large@judge") == 5e6
+    assert space.active_params(StageOption("large", "judge")) == 5e6
     options = len(list(space.enumerate()))
     assert space.size == options
-    assert Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("small@judge", 1)}) in space
+    assert (
+        Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("small", 1, "judge")}) in space
+    )
 
 
 def test_defaults_are_plain_models(pipeline: tuple[Path, ScriptedServer]) -> None:
     """What a person tries without a search asks no verifier."""
     defaults = SearchSpace(load_spec(pipeline[0]), 60.0).defaults()
-    assert {choice.model for allocation in defaults for choice in allocation.values()} <= {"small", "large"}
+    options = {str(choice.option) for allocation in defaults for choice in allocation.values()}
+    assert options <= {"small", "large"}
 
 
 def test_verifiers_are_part_of_what_a_run_was(pipeline: tuple[Path, ScriptedServer]) -> None:
     """They survive the store, and a spec with them is another spec."""
     spec = load_spec(pipeline[0])
-    assert restore_spec(dump_spec(spec)).stage("answer").options == (
-        "small",
-        "large",
-        "small@judge",
-        "large@judge",
-    )
+    options = restore_spec(dump_spec(spec)).stage("answer").options
+    assert [str(option) for option in options] == ["small", "large", "small@judge", "large@judge"]
     file = pipeline[0]
     file.write_text(file.read_text().replace("    verifiers: [judge]\n", ""))
     assert spec_digest(load_spec(file)) != spec_digest(spec)
@@ -117,16 +145,21 @@ def test_verifiers_are_part_of_what_a_run_was(pipeline: tuple[Path, ScriptedServ
 def test_an_allocation_by_hand_names_the_verifier(
     pipeline: tuple[Path, ScriptedServer], tmp_path: Path
 ) -> None:
-    """`run` takes it as any other choice; an unknown one is refused with those there are."""
+    """`run` takes it in either form; an unknown one is refused with those there are."""
     file, _ = pipeline
     inputs = '{"question": "search-1"}\n'
-    chosen = Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("large@judge", 4)})
+    chosen = Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("large", 4, "judge")})
     named = tmp_path / "allocation.json"
-    named.write_text(chosen.to_json())
-    ran = agenttts("run", file, "--allocation", named, "--db", tmp_path / "r.duckdb", stdin=inputs)
-    assert ran.code == 0, ran.err
-    assert '"green"' in ran.out
-    wrong = Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("large@jury", 4)})
+    in_one_word = {
+        "retrieve": {"model": "small", "n_samples": 1},
+        "answer": {"model": "large@judge", "n_samples": 4},
+    }
+    for written in (chosen.to_dict(), in_one_word):
+        named.write_text(json.dumps(written))
+        ran = agenttts("run", file, "--allocation", named, "--db", tmp_path / "r.duckdb", stdin=inputs)
+        assert ran.code == 0, ran.err
+        assert '"green"' in ran.out
+    wrong = Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("large", 4, "jury")})
     named.write_text(wrong.to_json())
     refused = agenttts("run", file, "--allocation", named, "--db", tmp_path / "r.duckdb", stdin=inputs)
     assert refused.code == 2
@@ -140,7 +173,7 @@ def test_a_text_too_long_for_the_verifier_is_a_missing_value(
     file, server = pipeline
     server.models["judge"], server.refuses = 3, frozenset({"truncate_prompt_tokens"})
     chosen = tmp_path / "allocation.json"
-    allocation = Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("small@judge", 2)})
+    allocation = Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("small", 2, "judge")})
     chosen.write_text(allocation.to_json())
     ran = agenttts(
         "run", file, "--allocation", chosen, "--db", tmp_path / "r.duckdb", stdin='{"question": "search-1"}\n'
@@ -157,8 +190,10 @@ def test_names_are_told_apart(pipeline: tuple[Path, ScriptedServer]) -> None:
     file.write_text(text.replace("judge", "judge@v2"))
     spec = load_spec(file)
     stage = spec.stage("answer")
-    assert stage.options == ("small", "large", "small@judge@v2", "large@judge@v2")
-    assert stage.model_of("small@judge@v2") == "small"
+    assert [str(option) for option in stage.options] == ["small", "large", "small@judge@v2", "large@judge@v2"]
+    assert stage.option("small@judge@v2") == StageOption("small", "judge@v2")
+    with pytest.raises(KeyError):
+        stage.option("small@judge")
     assert SearchSpace(spec, 60.0).size == len(list(SearchSpace(spec, 60.0).enumerate()))
     for wrong, law in (
         (text.replace("large", "small@judge"), "must be told apart"),
@@ -178,7 +213,7 @@ def test_a_run_of_another_pipeline_is_not_served(
     file, _ = pipeline
     db = tmp_path / "run.duckdb"
     done = agenttts("search", file, "--trials", 6, "--db", db, "--json")
-    assert "@judge" in done.json["best"]["allocation"]["answer"]["model"]
+    assert done.json["best"]["allocation"]["answer"]["verifier"] == "judge"
     file.write_text(file.read_text().replace("    verifiers: [judge]\n", ""))
     served = agenttts("serve", file, "--run", "latest", "--db", db, "--dry-run")
     assert served.code == 2
