@@ -12,29 +12,17 @@ from pathlib import Path
 
 import duckdb
 
-from datastore.errors import ForeignFile, NewerSchema
+from datastore.errors import ForeignFile, NewerSchema, StoreError
 
 FORMAT = "sample-store"
-STEPS: dict[int, str] = {
-    1: "ALTER TABLE insights ADD COLUMN verdict VARCHAR DEFAULT 'open'",
-    2: """
-    CREATE TABLE tunings (
-        model_key VARCHAR PRIMARY KEY, base VARCHAR NOT NULL, path VARCHAR NOT NULL,
-        dataset_digest VARCHAR NOT NULL, tasks VARCHAR NOT NULL, settings VARCHAR NOT NULL,
-        curve VARCHAR NOT NULL, metrics VARCHAR NOT NULL, seconds DOUBLE NOT NULL,
-        peak_bytes BIGINT NOT NULL, created_at DOUBLE NOT NULL
-    );
-    CREATE TABLE preferences (
-        key VARCHAR PRIMARY KEY, collection VARCHAR NOT NULL, first VARCHAR NOT NULL,
-        second VARCHAR NOT NULL, label VARCHAR NOT NULL, preferred DOUBLE NOT NULL, source VARCHAR NOT NULL,
-        judge VARCHAR NOT NULL, prompt VARCHAR, created_at DOUBLE NOT NULL
-    )""",
-}
+FIRST_VERSION = 3
+"""The schema of release 0.1.0. Files from before it are refused."""
+STEPS: dict[int, str] = {}
 
 
 def current_version() -> int:
-    """The schema version that this package writes; 1 is the first."""
-    return 1 + len(STEPS)
+    """The schema version that this package writes."""
+    return FIRST_VERSION + len(STEPS)
 
 
 def create(connection: duckdb.DuckDBPyConnection, *, created_at: float) -> None:
@@ -48,7 +36,8 @@ def create(connection: duckdb.DuckDBPyConnection, *, created_at: float) -> None:
 def version_of(connection: duckdb.DuckDBPyConnection, path: Path, *, catalog: str | None = None) -> int:
     """The schema version of an open database (or of one attached as `catalog`).
 
-    Raises ForeignFile when this package did not make it, NewerSchema when a newer version of it did.
+    Raises ForeignFile when this package did not make it, NewerSchema when a newer version of it did,
+    StoreError for one of before the first release.
     """
     table = "schema_version" if catalog is None else f"{catalog}.main.schema_version"
     foreign = ForeignFile(
@@ -61,6 +50,11 @@ def version_of(connection: duckdb.DuckDBPyConnection, path: Path, *, catalog: st
     if len(rows) != 1 or rows[0][0] != FORMAT:
         raise foreign
     version = int(rows[0][1])
+    if version < FIRST_VERSION:
+        raise StoreError(
+            f"{path}: schema versions from {FIRST_VERSION} on can be read, the file has {version}, of before "
+            "release 0.1.0; delete it or name another file, it was left as it is"
+        )
     if version > current_version():
         raise NewerSchema(
             f"{path}: schema versions up to {current_version()} can be read, the file has {version}; "

@@ -59,35 +59,21 @@ def test_a_failed_step_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPat
         assert store.runs() == [made.run()]
 
 
-def test_insights_of_version_1_are_open(path: Path) -> None:
-    """A file made before insights had verdicts reads with every one open."""
-    with Store.open(path) as store:
-        store.start_run(made.run())
-        store.put_insights([made.insight(0)])
-    with duckdb.connect(str(path)) as connection:
-        connection.execute(
-            "ALTER TABLE insights DROP COLUMN verdict; DROP TABLE tunings; DROP TABLE preferences; "
-            "UPDATE schema_version SET version = 1"
-        )
-    with Store.open(path) as store:
-        assert store.insights("run-1") == [made.insight(0)]
-
-
-def test_version_2_gains_tunings_and_preferences(path: Path) -> None:
-    """A file made before models were tuned takes them up, its tables as a new file's."""
+def test_a_file_of_before_the_first_release_is_refused(path: Path) -> None:
+    """Nothing brings such a file up to date: it is left as it is, and the message says to delete it."""
     Store.open(path).close()
-    described = (
-        "SELECT column_name, data_type, is_nullable FROM information_schema.columns "
-        "WHERE table_name IN ('tunings', 'preferences') ORDER BY table_name, ordinal_position"
-    )
-    with Store.read(path) as store:
-        new = store.sql(described)
     with duckdb.connect(str(path)) as connection:
-        connection.execute(
-            "DROP TABLE tunings; DROP TABLE preferences; UPDATE schema_version SET version = 2"
-        )
+        connection.execute("UPDATE schema_version SET version = 2")
+    before = made.digest(path)
+    for opened in (Store.open, Store.read):
+        with pytest.raises(StoreError, match=r"the file has 2, of before release 0\.1\.0; delete it"):
+            opened(path)
+    assert made.digest(path) == before
+
+
+def test_tunings_and_preferences_are_kept(path: Path) -> None:
+    """Tunings and preferences are read back; a pair has its last answer, under its own collection."""
     with Store.open(path) as store:
-        assert store.sql(described).equals(new)
         store.put_tunings([made.tuning()])
         store.put_preferences([made.preference(1.0)])
         store.put_preferences([made.preference(0.5)])
