@@ -26,6 +26,7 @@ from pipelines.spec import ModelSpec, PipelineSpec, SamplingSpec
 from pipelines.transport import PlainHttpClient
 from pipelines.wire import (
     CLASSIFY,
+    Content,
     Draw,
     Fault,
     LogprobsRefused,
@@ -87,9 +88,7 @@ class ServerClient:
             http_client=PlainHttpClient(connections=max_in_flight + 4, timeout_s=timeout_s),
         )
 
-    async def draw(
-        self, served_name: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int
-    ) -> Draw:
+    async def draw(self, served_name: str, content: Content, sampling: SamplingSpec, n: int) -> Draw:
         """From 1 to n samples of one prompt, in one request.
 
         DrawFailed when retries do not help; ConfigurationError when the server will never answer this.
@@ -115,7 +114,7 @@ class ServerClient:
         except Exception as error:
             raise ServerError(f"{self.address}: {_reason(error)}") from error
 
-    async def count_tokens(self, served_name: str, content: Mapping[str, Any]) -> int | None:
+    async def count_tokens(self, served_name: str, content: Content) -> int | None:
         """Tokens of a prompt by vLLM's /tokenize; None where the server has no such thing."""
         url = self._root + "/tokenize"
         body = {"model": served_name, **content}
@@ -127,7 +126,7 @@ class ServerClient:
             logger.debug("%s: no token count: %s", self.address, _reason(error))
             return None
 
-    async def refusal_of(self, path: str, body: Mapping[str, Any]) -> str | None:
+    async def refusal_of(self, path: str, body: Mapping[str, object]) -> str | None:
         """What the server says against a request; None when it accepts it. ServerError on a fault."""
         try:
             async with asyncio.timeout(min(self._timeout_s, 30.0)):
@@ -142,7 +141,7 @@ class ServerClient:
         await self._openai.close()
 
     async def _draw_once(
-        self, served_name: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int, where: str
+        self, served_name: str, content: Content, sampling: SamplingSpec, n: int, where: str
     ) -> Draw:
         """One try; a server that refuses log-probabilities is asked without them, from then on."""
         if "classify" in content:
@@ -160,7 +159,7 @@ class ServerClient:
         except LogprobsRefused as refused:
             raise ConfigurationError(f"{where}: the server refuses the request ({refused})") from refused
 
-    async def _answer(self, path: str, body: dict[str, Any], where: str) -> Any:
+    async def _answer(self, path: str, body: dict[str, object], where: str) -> Any:
         async with self.limiter as epoch:
             try:
                 async with asyncio.timeout(self._timeout_s):
@@ -236,7 +235,7 @@ class ModelClients:
     def served_name(self, model: str) -> str:
         return self._models[model].served_name or model
 
-    async def draw(self, model: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int) -> Draw:
+    async def draw(self, model: str, content: Content, sampling: SamplingSpec, n: int) -> Draw:
         """From 1 to n samples in one request; see `ServerClient.draw`. `model` is the key in the spec."""
         return await self._by_model[model].draw(self.served_name(model), content, sampling, n)
 

@@ -11,11 +11,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from datastore.keys import canonical_json
 from pipelines.errors import DatasetError
 from pipelines.examples import Example
+from pipelines.jsonvalues import JSON
 from pipelines.prompts import needed_fields, used_fields
 from pipelines.spec import PipelineSpec
 from pipelines.tables import Row, made_row, read_file, read_hub
@@ -95,7 +96,7 @@ def with_data(
 
     Shared files are taken from the file's directory where they are there. SpecError without a pool.
     """
-    changes: dict[str, Any] = (
+    changes: dict[str, object] = (
         {} if file is None else {"hub": None, "config": None, "pool": str(file.resolve())}
     )
     if file is not None:
@@ -109,7 +110,7 @@ def with_data(
 
 
 def examples_from_rows(
-    spec: PipelineSpec, rows: Iterable[Mapping[str, Any]], *, source: str = "inputs", labels: bool = False
+    spec: PipelineSpec, rows: Iterable[Mapping[str, JSON]], *, source: str = "inputs", labels: bool = False
 ) -> list[Example]:
     """Examples from rows at hand, such as new inputs; checked like a dataset's, gold values only with
     `labels`.
@@ -187,7 +188,7 @@ class _BadRow(Exception):
     """A row that is left out."""
 
 
-def _shared(spec: PipelineSpec) -> dict[str, Any]:
+def _shared(spec: PipelineSpec) -> dict[str, JSON]:
     found = {}
     for name, wanted in spec.dataset.shared.items():
         try:
@@ -202,7 +203,7 @@ def _shared(spec: PipelineSpec) -> dict[str, Any]:
     return found
 
 
-def _prepare(spec: PipelineSpec, row: Row, shared: Mapping[str, Any]) -> Row:
+def _prepare(spec: PipelineSpec, row: Row, shared: Mapping[str, JSON]) -> Row:
     if spec.dataset.prepare is None:
         return Row(row.place, {**shared, **row.fields})
     try:

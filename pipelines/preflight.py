@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from datastore.keys import canonical_json
 from pipelines.clients import ModelClients
@@ -20,6 +19,7 @@ from pipelines.errors import ServerError
 from pipelines.examples import Example
 from pipelines.prompts import render
 from pipelines.spec import PipelineSpec, StageSpec
+from pipelines.wire import Content
 
 _LONGEST_PROMPTS = 8  # counted by the server, for each stage and model
 
@@ -116,9 +116,7 @@ async def _refused_n(spec: PipelineSpec, clients: ModelClients, name: str, n: in
     if n == 1:
         return None
     completion = any(stage.completion for stage in spec.stages if name in stage.models)
-    content: dict[str, Any] = (
-        {"prompt": "a"} if completion else {"messages": [{"role": "user", "content": "a"}]}
-    )
+    content: Content = {"prompt": "a"} if completion else {"messages": [{"role": "user", "content": "a"}]}
     body = {"model": clients.served_name(name), **content, "n": n, "max_tokens": 1, "presence_penalty": 99}
     path = "/completions" if completion else "/chat/completions"
     try:
@@ -165,9 +163,7 @@ async def _overflow(
     return Problem(place=place, message=message, remedy=remedy, estimated=worst[2])
 
 
-async def _tokens(
-    clients: ModelClients, name: str, content: Mapping[str, Any], text: str
-) -> tuple[int, bool]:
+async def _tokens(clients: ModelClients, name: str, content: Content, text: str) -> tuple[int, bool]:
     """Tokens of a prompt, and whether that is an estimate, for want of a server that counts."""
     count = await clients.server(name).count_tokens(clients.served_name(name), content)
     return (estimated_tokens(text), True) if count is None else (count, False)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import jinja2
 import jinja2.meta
@@ -19,10 +18,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipelines.errors import SpecError
 from pipelines.examples import Example
+from pipelines.jsonvalues import JSON
 from pipelines.parts import StageSpec
 from pipelines.spec import PipelineSpec
 from pipelines.truncation import truncated
 from pipelines.variants import Fusion, JsonParser, Refine
+from pipelines.wire import Content
 
 FUSION_PROMPT = """\
 Several replies to this request were written independently.
@@ -40,7 +41,7 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, a
 class Revision:
     """What a round of refinement starts from: `draft` and `feedback` in the template."""
 
-    draft: Any
+    draft: JSON
     feedback: str
 
 
@@ -56,33 +57,41 @@ class _Part:
 
 
 def render(
-    stage: StageSpec, example: Example, outputs: Mapping[str, Any], revision: Revision | None = None
-) -> dict[str, Any]:
-    """The prompt of a stage: {"messages": [{"role", "content"}, ...]}, or {"prompt": text} for a completion.
+    stage: StageSpec, example: Example, outputs: Mapping[str, JSON], revision: Revision | None = None
+) -> Content:
+    """The prompt of a stage: `messages`, or `prompt` for a completion.
 
     revision: what a round of refinement starts from; None for the first, without feedback. `outputs` holds at
     least the stage's inputs. SpecError when a template fails, with its file and line.
     """
     variables = _variables(stage, example, outputs, revision)
-    texts = [_rendered(part, variables, outputs) for part in _parts(stage)]
     if stage.completion:
-        return {"prompt": texts[0], **_constraint(stage)}
+        return {"prompt": _rendered(_parts(stage)[0], variables, outputs), **_constraint(stage)}
+    return {"messages": _messages(stage, variables, outputs), **_constraint(stage)}
+
+
+def _messages(
+    stage: StageSpec, variables: Mapping[str, object], outputs: Mapping[str, JSON]
+) -> list[dict[str, str]]:
+    texts = [_rendered(part, variables, outputs) for part in _parts(stage)]
     roles = [message["role"] for message in stage.messages] if stage.messages else ["user"]
-    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
-    return {"messages": messages, **_constraint(stage)}
+    return [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
 
 
-def truncations(stage: StageSpec, example: Example, outputs: Mapping[str, Any]) -> list[str]:
+def truncations(stage: StageSpec, example: Example, outputs: Mapping[str, JSON]) -> list[str]:
     """What the stage's prompt for this example lacks, a note for each value that was cut."""
-    variables = {**example.fields, **{name: outputs.get(name) for name in stage.input_names}}
+    variables: dict[str, object] = {
+        **example.fields,
+        **{name: outputs.get(name) for name in stage.input_names},
+    }
     if isinstance(stage.aggregator, Refine):
         variables["draft"] = outputs.get(stage.aggregator.start)
     return truncated(stage, variables)[1]
 
 
 def render_fusion(
-    stage: StageSpec, samples: Sequence[str], example: Example, outputs: Mapping[str, Any]
-) -> dict[str, Any]:
+    stage: StageSpec, samples: Sequence[str], example: Example, outputs: Mapping[str, JSON]
+) -> Content:
     """What the fuser of a stage is sent, as `render` gives it: its prompt, with the samples' texts in
     `samples`.
 
@@ -92,10 +101,11 @@ def render_fusion(
     part = _fusion_part(stage)
     if part is not None:
         text = _rendered(part, variables, outputs)
-        own = {"prompt": text} if stage.completion else {"messages": [{"role": "user", "content": text}]}
-        return {**own, **_constraint(stage)}
+        if stage.completion:
+            return {"prompt": text, **_constraint(stage)}
+        return {"messages": [{"role": "user", "content": text}], **_constraint(stage)}
     default = _Part(f"stages[{stage.name}].aggregator", "<fusion prompt>", FUSION_PROMPT)
-    messages = render(stage, example, outputs)["messages"]
+    messages = _messages(stage, _variables(stage, example, outputs), outputs)
     request = _rendered(default, variables, outputs)
     if messages[-1]["role"] == "user":
         messages[-1]["content"] += f"\n\n{request}"
@@ -104,7 +114,7 @@ def render_fusion(
     return {"messages": messages, **_constraint(stage)}
 
 
-def verified_text(content: Mapping[str, Any], answer: str) -> str:
+def verified_text(content: Content, answer: str) -> str:
     """What a verifier reads: the prompt's text, as `render` gives it, and a sample's."""
     asked = [content["prompt"]] if "prompt" in content else [m["content"] for m in content["messages"]]
     return "\n\n".join([*asked, answer.strip()])
@@ -177,9 +187,9 @@ def _all_parts(stage: StageSpec) -> tuple[_Part, ...]:
 
 
 def _variables(
-    stage: StageSpec, example: Example, outputs: Mapping[str, Any], revision: Revision | None = None
-) -> dict[str, Any]:
-    variables = dict(example.fields)
+    stage: StageSpec, example: Example, outputs: Mapping[str, JSON], revision: Revision | None = None
+) -> dict[str, object]:
+    variables: dict[str, object] = dict(example.fields)
     if isinstance(stage.aggregator, Refine):
         revision = revision or Revision(outputs.get(stage.aggregator.start), "")
         draft = jinja2.ChainableUndefined(name="draft") if revision.draft is None else revision.draft
@@ -190,7 +200,7 @@ def _variables(
     return truncated(stage, variables)[0]
 
 
-def _constraint(stage: StageSpec) -> dict[str, Any]:
+def _constraint(stage: StageSpec) -> Content:
     """What has the server generate values of the parser's schema only; a part of the samples' identity."""
     parser = stage.parser
     if not isinstance(parser, JsonParser) or not parser.constrain:
@@ -199,7 +209,7 @@ def _constraint(stage: StageSpec) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
-def _rendered(part: _Part, variables: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
+def _rendered(part: _Part, variables: Mapping[str, object], outputs: Mapping[str, JSON]) -> str:
     try:
         return _template(part.text, part.name).render(variables)
     except jinja2.TemplateSyntaxError as error:
@@ -245,8 +255,8 @@ def _failure(
     part: _Part,
     line: int | None,
     error: Exception,
-    variables: Mapping[str, Any] | None = None,
-    outputs: Mapping[str, Any] | None = None,
+    variables: Mapping[str, object] | None = None,
+    outputs: Mapping[str, JSON] | None = None,
 ) -> SpecError:
     kind = "template error" if isinstance(error, jinja2.TemplateError) else type(error).__name__
     where = "" if part.file or line is None else f" in line {line} of the template"

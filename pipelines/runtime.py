@@ -26,7 +26,7 @@ from pipelines.parts import SamplingSpec, StageSpec
 from pipelines.sampler import SampleBank, Sampler, Samples, SpendGate
 from pipelines.spec import PipelineSpec
 from pipelines.variants import BuiltinMetric, Fusion, MetricSpec, Refine, Verifier
-from pipelines.wire import ContextOverflow
+from pipelines.wire import Content, ContextOverflow
 
 VERIFYING = SamplingSpec(temperature=0.0, max_tokens=1)
 """A verifier draws nothing: this only completes what identifies its answer."""
@@ -260,7 +260,7 @@ class Runtime:
         self,
         stage: StageSpec,
         verifier: Verifier,
-        content: Mapping[str, JSON],
+        content: Content,
         candidates: Sequence[Candidate],
         example: Example,
         outputs: Outputs,
@@ -268,7 +268,7 @@ class Runtime:
     ) -> JSON:
         """The value of the sample that the verifier thinks most likely right; equal texts are read once."""
         texts = list(dict.fromkeys(c.text for c in candidates if c.value is not None))
-        requests = [{"classify": prompts.verified_text(content, text)} for text in texts]
+        requests: list[Content] = [{"classify": prompts.verified_text(content, text)} for text in texts]
         try:
             answers = await asyncio.gather(
                 *(self._samples(stage, verifier.model, one, 1, ledger, VERIFYING) for one in requests)
@@ -312,7 +312,7 @@ class Runtime:
         self,
         stage: StageSpec,
         model: str,
-        content: Mapping[str, JSON],
+        content: Content,
         n: int,
         ledger: _Ledger,
         sampling: SamplingSpec | None = None,

@@ -8,9 +8,9 @@ is the runtime's affair.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 from datastore.keys import make_prompt, well_formed
@@ -19,7 +19,7 @@ from pipelines.clients import ModelClients
 from pipelines.costs import estimated_tokens, prompt_tokens_bound
 from pipelines.errors import DrawFailed, ReplayMiss
 from pipelines.spec import PipelineSpec, SamplingSpec
-from pipelines.wire import Draw
+from pipelines.wire import Content, Draw
 
 
 class SampleBank(Protocol):
@@ -89,12 +89,12 @@ class Sampler:
         self._prompt_tokens: dict[str, int | None] = {}  # of the prompts met so far
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def prompt(self, model: str, content: Mapping[str, Any], sampling: SamplingSpec) -> Prompt:
+    def prompt(self, model: str, content: Content, sampling: SamplingSpec) -> Prompt:
         """The Prompt that identifies these samples."""
         return make_prompt(self._keys[model], content, sampling.model_dump(mode="json"))
 
     async def samples(
-        self, stage: str, model: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int
+        self, stage: str, model: str, content: Content, sampling: SamplingSpec, n: int
     ) -> Samples:
         """Samples 0 to n-1 of a prompt. `stage` is for messages.
 
@@ -128,7 +128,7 @@ class Sampler:
         self,
         prompt: Prompt,
         model: str,
-        content: Mapping[str, Any],
+        content: Content,
         sampling: SamplingSpec,
         have: dict[int, Sample],
         missing: Sequence[int],
@@ -153,7 +153,7 @@ class Sampler:
         return self._complete(prompt, have, n_drawn, sum(part.calls for part in parts), failure)
 
     async def _draw_part(
-        self, prompt: Prompt, model: str, content: Mapping[str, Any], sampling: SamplingSpec, part: _Part
+        self, prompt: Prompt, model: str, content: Content, sampling: SamplingSpec, part: _Part
     ) -> None:
         """Draw and bank until the part is whole, or a request has failed for good."""
         while len(part.samples) < len(part.indices):
@@ -197,7 +197,7 @@ class Sampler:
         )
 
     async def _paid_draw(
-        self, prompt: Prompt, model: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int
+        self, prompt: Prompt, model: str, content: Content, sampling: SamplingSpec, n: int
     ) -> Draw:
         """One request, its tokens reserved before and settled after."""
         assert self._clients is not None

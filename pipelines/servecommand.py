@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pipelines.errors import MissingDependency, SpecError
@@ -182,9 +182,7 @@ def _rank(spec: PipelineSpec, name: str) -> int:
     """The smallest rank vLLM allows that holds the adapter's; 16 when it can't be read here."""
     directory = _directory(spec, name)
     try:
-        config: dict[str, Any] = (
-            json.loads((directory / "adapter_config.json").read_text()) if directory else {}
-        )
+        config = json.loads((directory / "adapter_config.json").read_text()) if directory else {}
         rank = int(config.get("r", 16))
     except (OSError, ValueError, TypeError):
         rank = 16

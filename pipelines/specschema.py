@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -64,7 +63,7 @@ def _forms(whole: JsonSchemaValue, nodes: Sequence[JsonSchemaValue]) -> Iterator
 
 
 def _tag(form: JsonSchemaValue) -> str:
-    keys: dict[str, Any] = form.get("properties", {})
+    keys: JsonSchemaValue = form.get("properties", {})
     if "python" in keys:
         return "<function>"
     return f"<{keys.get('kind', {}).get('const', 'named')}>"

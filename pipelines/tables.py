@@ -14,13 +14,13 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import duckdb
 
 from pipelines.errors import DatasetError
 from pipelines.extras import library
-from pipelines.jsonvalues import plain
+from pipelines.jsonvalues import JSON, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Row:
     """A row's values, JSON-able, by field, and where it stands: `file:line`, or `file: row 3` (1-based)."""
 
     place: str
-    fields: Mapping[str, Any]
+    fields: Mapping[str, JSON]
 
 
 def read_file(file: Path) -> list[Row]:
@@ -59,7 +59,7 @@ def read_hub(name: str, config: str | None, split: str) -> Sequence[Row]:
     """
     datasets = library("datasets", f"dataset {name!r}", extra="datasets")
     try:
-        rows: Sequence[Any] = datasets.load_dataset(name, config, split=split)
+        rows: Sequence[object] = datasets.load_dataset(name, config, split=split)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise DatasetError(
@@ -70,7 +70,7 @@ def read_hub(name: str, config: str | None, split: str) -> Sequence[Row]:
 
 
 class _HubRows(Sequence[Row]):
-    def __init__(self, place: str, rows: Sequence[Any]) -> None:
+    def __init__(self, place: str, rows: Sequence[object]) -> None:
         self._place, self._rows = place, rows
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ class _HubRows(Sequence[Row]):
         return made_row(f"{self._place}: row {index + 1}", self._rows[index])
 
 
-def made_row(place: str, value: Any) -> Row:
+def made_row(place: str, value: object) -> Row:
     """A row from a mapping. Dates become ISO text, decimals numbers, numbers that are not finite None.
 
     DatasetError when it is no mapping of text keys, or holds what JSON can't.
@@ -106,7 +106,7 @@ def made_row(place: str, value: Any) -> Row:
     return Row(place, fields)
 
 
-def _simplified(value: Any) -> Any:
+def _simplified(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _simplified(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -120,7 +120,7 @@ def _simplified(value: Any) -> Any:
     return str(value) if isinstance(value, uuid.UUID) else value
 
 
-def _json(file: Path) -> list[tuple[str, Any]]:
+def _json(file: Path) -> list[tuple[str, object]]:
     text = _content(file)
     if not text.lstrip().startswith("["):
         return _json_lines(file, text)
@@ -132,7 +132,7 @@ def _json(file: Path) -> list[tuple[str, Any]]:
     return [(f"{file}: row {number}", row) for number, row in enumerate(rows, 1)]
 
 
-def _lines(file: Path) -> list[tuple[str, Any]]:
+def _lines(file: Path) -> list[tuple[str, object]]:
     return _json_lines(file, _content(file))
 
 
@@ -141,8 +141,8 @@ def _content(file: Path) -> str:
     return (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode("utf-8-sig")
 
 
-def _json_lines(file: Path, text: str) -> list[tuple[str, Any]]:
-    rows = []
+def _json_lines(file: Path, text: str) -> list[tuple[str, object]]:
+    rows = list[tuple[str, object]]()
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
@@ -152,10 +152,10 @@ def _json_lines(file: Path, text: str) -> list[tuple[str, Any]]:
     return rows
 
 
-def _csv(file: Path) -> list[tuple[str, Any]]:
+def _csv(file: Path) -> list[tuple[str, object]]:
     with io.StringIO(_content(file), newline="") as stream:
         reader = csv.reader(stream, strict=True)
-        rows = []
+        rows = list[tuple[str, object]]()
         try:
             header = next(reader, [])
             if len(set(header)) < len(header):
@@ -172,7 +172,7 @@ def _csv(file: Path) -> list[tuple[str, Any]]:
     return rows
 
 
-def _parquet(file: Path) -> list[tuple[str, Any]]:
+def _parquet(file: Path) -> list[tuple[str, object]]:
     file.open("rb").close()
     try:
         with duckdb.connect() as connection:

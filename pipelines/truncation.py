@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 from pipelines.parts import StageSpec, TruncateSpec
 
 _MARK = "…"
+Item = TypeVar("Item")
 
 
-def truncated(stage: StageSpec, variables: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def truncated(stage: StageSpec, variables: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
     """The variables with long ones cut, and a note for each that lost something."""
     kept, notes = dict(variables), list[str]()
     for rule in stage.truncate:
         value = kept.get(rule.field)
         if isinstance(value, str):
-            kept[rule.field] = _shorter(value, rule.chars, rule.drop)
-            if kept[rule.field] != value:
-                notes.append(f"{rule.field} {len(value)} → {len(kept[rule.field])} characters")
+            kept[rule.field] = text = _shorter(value, rule.chars, rule.drop)
+            if text != value:
+                notes.append(f"{rule.field} {len(value)} → {len(text)} characters")
         elif isinstance(value, list):
             kept[rule.field], note = _fewer(value, rule)
             notes += [f"{rule.field} {note}"] if note else []
     return kept, notes
 
 
-def _fewer(values: Sequence[Any], rule: TruncateSpec) -> tuple[list[Any], str | None]:
+def _fewer(values: Sequence[object], rule: TruncateSpec) -> tuple[list[object], str | None]:
     shorter = [_shorter(v, rule.item_chars, "end") if isinstance(v, str) else v for v in values]
     cut = sum(len(_text(a)) < len(_text(b)) for a, b in zip(shorter, values, strict=True))
     wanted = len(values) if rule.items is None else min(rule.items, len(values))
@@ -49,7 +50,7 @@ def _fitting(lengths: Sequence[int], most: int, chars: int, drop: str) -> int:
     return low
 
 
-def _some(values: Sequence[Any], count: int, drop: str) -> list[Any]:
+def _some(values: Sequence[Item], count: int, drop: str) -> list[Item]:
     if drop == "start":
         return list(values[len(values) - count :])
     first = count if drop == "end" else (count + 1) // 2
@@ -66,5 +67,5 @@ def _shorter(text: str, chars: int | None, drop: str) -> str:
     return text[:first] + _MARK + text[len(text) - (room - first) :]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     ConfigDict,
@@ -22,12 +22,13 @@ from pydantic import (
     field_validator,
     model_serializer,
 )
+from pydantic.json_schema import JsonSchemaValue
 
 from pipelines.jsonvalues import schema_problem
 from pipelines.strict import Number, PythonFunction, Strict, is_function
 
 
-def _kind_is_required(schema: dict[str, Any]) -> None:
+def _kind_is_required(schema: JsonSchemaValue) -> None:
     schema["required"] = ["kind", *schema.get("required", ())]
 
 
@@ -83,7 +84,7 @@ class JsonParser(_Variant, _ParserTraits):
     """The first JSON value of the text, checked against the schema."""
 
     kind: Literal["json"] = "json"
-    schema_: dict[str, Any] | None = Field(
+    schema_: JsonSchemaValue | None = Field(
         default=None, alias="schema", description="JSON schema of the value"
     )
     schema_file: str | None = Field(default=None, description="the same, from a file beside the spec")
@@ -93,7 +94,7 @@ class JsonParser(_Variant, _ParserTraits):
 
     @field_validator("schema_")
     @classmethod
-    def _is_schema(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _is_schema(cls, schema: JsonSchemaValue | None) -> JsonSchemaValue | None:
         if schema is not None and (problem := schema_problem(schema)):
             raise ValueError(f"must be a JSON schema: {problem}")
         return schema

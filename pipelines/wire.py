@@ -9,9 +9,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from pipelines.errors import ConfigurationError
+from pipelines.jsonvalues import JSON
 from pipelines.spec import SamplingSpec
 
 CLASSIFY = "/classify"
@@ -65,13 +66,23 @@ class Draw:
     request_id: str | None
 
 
-def request_body(
-    served_name: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int, *, logprobs: bool
-) -> tuple[str, dict[str, Any]]:
-    """Path and body of a request for n samples. `content` has `messages` (chat) or `prompt` (completion).
+class Content(TypedDict, total=False):
+    """What a model is sent: one of `messages` (chat), `prompt` (completion) and `classify`.
 
-    With `classify`, a text, it asks for the probabilities of a classifier's classes, which are one sample.
+    `classify`, a text, asks for the probabilities of a classifier's classes, which are one sample.
+    `response_format` has the server generate values of a schema only.
     """
+
+    messages: Sequence[Mapping[str, str]]
+    prompt: str
+    classify: str
+    response_format: Mapping[str, JSON]
+
+
+def request_body(
+    served_name: str, content: Content, sampling: SamplingSpec, n: int, *, logprobs: bool
+) -> tuple[str, dict[str, object]]:
+    """Path and body of a request for n samples."""
     if "classify" in content:
         return CLASSIFY, {
             "model": served_name,
@@ -79,7 +90,7 @@ def request_body(
             "truncate_prompt_tokens": -1,  # as many as the model takes
         }
     chat = "messages" in content
-    body: dict[str, Any] = {
+    body: dict[str, object] = {
         "model": served_name,
         **content,
         "n": n,

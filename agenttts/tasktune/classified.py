@@ -197,7 +197,7 @@ def _shares(row: Row, counts: Sequence[float]) -> tuple[float, ...]:
 
 def _count(row: Row, column: str) -> float:
     try:
-        value = float(row.fields[column])
+        value = float(str(row.fields[column]))
     except (KeyError, TypeError, ValueError):
         raise UserError(
             f"{row.place}: the column {column!r} must be a count of votes, got {row.fields.get(column)!r:.40}"

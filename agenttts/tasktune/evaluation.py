@@ -36,7 +36,7 @@ from pipelines.servecommand import commands, require_vllm
 from pipelines.serving import ServerGroup
 from pipelines.spec import PipelineSpec
 from pipelines.variants import BuiltinMetric
-from pipelines.wire import ContextOverflow
+from pipelines.wire import Content, ContextOverflow
 
 Progress = Callable[[str], None]
 
@@ -263,7 +263,7 @@ async def _answers(sampler: Sampler, model: str, data: TaskData, rows: Sequence[
 
     async def one(row: TaskRow) -> str | None:
         sampling = SamplingSpec(temperature=0.0, max_tokens=data.tasks[row.task].max_tokens)
-        content = {"messages": [dict(message) for message in row.messages]}
+        content: Content = {"messages": [dict(message) for message in row.messages]}
         try:
             drawn = await sampler.samples(row.task, model, content, sampling, 1)
         except (DrawFailed, ContextOverflow):

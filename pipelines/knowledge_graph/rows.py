@@ -18,7 +18,7 @@ MOST_TRIPLES = 100
 Triple = tuple[str, str, str]
 
 
-def example(row: Mapping[str, Any]) -> dict[str, Any]:
+def example(row: Mapping[str, Any]) -> dict[str, object]:
     """question, candidates ("head | relation | tail"), evidence (their numbers, from 1), answers.
 
     At most 100 triples: the evidence, then others in an order that the row's id decides, as it does where

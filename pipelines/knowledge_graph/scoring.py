@@ -5,25 +5,23 @@ Answers are compared as SQuAD compares text. The answer stage names one answer o
 
 from __future__ import annotations
 
-from typing import Any
-
 from pipelines import metrics
 from pipelines.examples import Example
 
 
-def hits_at_1(output: Any | None, example: Example) -> float:
+def hits_at_1(output: object, example: Example) -> float:
     """1 when the answer named first is one of the gold answers."""
     said = named(output)
     return float(bool(said) and said[0] in _gold(example))
 
 
-def answers_f1(output: Any | None, example: Example) -> float:
+def answers_f1(output: object, example: Example) -> float:
     """2·|both| / (|named| + |gold|) over distinct answers; 0 when none is named."""
     said, gold = set(named(output)), _gold(example)
     return 2 * len(said & gold) / (len(said) + len(gold)) if said else 0.0
 
 
-def named(output: Any | None) -> list[str]:
+def named(output: object) -> list[str]:
     """The answers of an output, normalised, in order, without empty ones."""
     parts = [] if output is None else str(output).split("|")
     return list(dict.fromkeys(filter(None, (metrics.normal_answer(part) for part in parts))))

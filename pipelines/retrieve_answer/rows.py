@@ -13,7 +13,7 @@ from typing import Any
 from pipelines.parsers import normal_space
 
 
-def example(row: Mapping[str, Any]) -> dict[str, Any]:
+def example(row: Mapping[str, Any]) -> dict[str, object]:
     """question, candidates (each once, none empty), evidence (their numbers, from 1), answers (aliases).
 
     ValueError where the row has no question, no answer, or evidence that is not among the candidates.
@@ -38,7 +38,7 @@ def example(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def distinct(texts: Iterable[Any]) -> list[str]:
+def distinct(texts: Iterable[object]) -> list[str]:
     """The texts single-spaced, each once, in order, without empty ones."""
     return list(dict.fromkeys(filter(None, (normal_space(str(text)) for text in texts))))
 
@@ -73,5 +73,5 @@ def _pairs(value: Any, first: str, *seconds: str) -> Sequence[tuple[Any, Any]]:
     return [(one, other) for one, other in value]
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[object]:
     return [] if value is None else value if isinstance(value, list) else [value]

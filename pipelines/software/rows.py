@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def humaneval(row: Mapping[str, Any]) -> dict[str, Any]:
+def humaneval(row: Mapping[str, Any]) -> dict[str, object]:
     """task (signature and docstring), entry_point, preamble (what stands before it), tests, shown ("")."""
     task, entry_point, tests = (str(row.get(name) or "") for name in ("prompt", "entry_point", "test"))
     if f"def {entry_point}(" not in task or "def check(" not in tests:
@@ -22,7 +22,7 @@ def humaneval(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def mbpp(row: Mapping[str, Any]) -> dict[str, Any]:
+def mbpp(row: Mapping[str, Any]) -> dict[str, object]:
     """The same; the first assertion is shown, as it names the function, and all of them are the tests."""
     assertions = [str(test) for test in row.get("test_list") or ()]
     task = str(row.get("text") or row.get("prompt") or "").strip()
@@ -39,7 +39,7 @@ def mbpp(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def srdd(row: Mapping[str, Any]) -> dict[str, Any]:
+def srdd(row: Mapping[str, Any]) -> dict[str, object]:
     """task (the software's description), name, category."""
     name, task = str(row.get("Name") or "").strip(), str(row.get("Description") or "").strip()
     if not name or not task:

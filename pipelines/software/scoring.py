@@ -10,12 +10,15 @@ import ast
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeAlias, cast
 
 from pipelines.aggregators import Candidate
 from pipelines.examples import Example
 from pipelines.sandbox import Finished, Limits, mechanism, run
 from pipelines.software.embedding import cosine, embedded
+
+Program: TypeAlias = Mapping[str, str]
+"""Texts of files by name, as the parser's schema has them."""
 
 _TESTS = Limits(seconds=10.0)
 _RUN = Limits(seconds=3.0)
@@ -34,12 +37,12 @@ def require_ready() -> None:
     mechanism()
 
 
-def passes(output: Any | None, example: Example) -> float:
+def passes(output: object, example: Example) -> float:
     """1 when the program passes the benchmark's unit tests (pass@1), else 0."""
     return float(output is not None and _ends(f"{example['preamble']}\n{output}\n{example['tests']}")[0])
 
 
-def shown_examples(draft: Any, example: Example) -> str | None:
+def shown_examples(draft: object, example: Example) -> str | None:
     """What goes wrong with the examples that the task itself shows; None when nothing does.
 
     The hidden tests are never run for it.
@@ -51,24 +54,24 @@ def shown_examples(draft: Any, example: Example) -> str | None:
     return told[-_MOST_FEEDBACK:]
 
 
-def shown_score(candidate: Candidate, example: Example, outputs: Mapping[str, Any]) -> float:
+def shown_score(candidate: Candidate, example: Example, outputs: Mapping[str, object]) -> float:
     """1 for a sample that passes the examples shown, else 0: what best_of_n goes by."""
     return float(shown_examples(candidate.value, example) is None)
 
 
-def completeness(output: Any | None, example: Example) -> float:
+def completeness(output: Program | None, example: Example) -> float:
     """1 when no line of the code holds a placeholder, "pass" or "todo"; 0 without code."""
     lines = (line.lower() for text in (output or {}).values() for line in text.splitlines())
     left = [line for line in lines if not any(word in line for word in _NOT_PLACEHOLDERS)]
     return float(bool(output) and not any("pass" in line or "todo" in line for line in left))
 
 
-def executability(output: Any | None, example: Example) -> float:
+def executability(output: Program | None, example: Example) -> float:
     """1 when main.py runs for three seconds, or ends before, without a traceback; else 0."""
     return float(output is not None and _error(output) is None)
 
 
-def consistency(output: Any | None, example: Example) -> float:
+def consistency(output: Program | None, example: Example) -> float:
     """Cosine of the embeddings of the task and of the code without comments, at least 0."""
     if not output:
         return 0.0
@@ -76,26 +79,26 @@ def consistency(output: Any | None, example: Example) -> float:
     return min(1.0, max(0.0, cosine(embedded(example["task"]), embedded(code))))
 
 
-def quality(output: Any | None, example: Example) -> float:
+def quality(output: Program | None, example: Example) -> float:
     """Completeness · executability · consistency."""
     if not completeness(output, example) or not executability(output, example):
         return 0.0
     return consistency(output, example)
 
 
-def traceback_of(draft: Any, example: Example) -> str | None:
+def traceback_of(draft: Program, example: Example) -> str | None:
     """The traceback that running the software gives; None when it gives none."""
     error = _error(draft)
     return None if error is None else error[-_MOST_FEEDBACK:]
 
 
-def runs_score(candidate: Candidate, example: Example, outputs: Mapping[str, Any]) -> float:
+def runs_score(candidate: Candidate, example: Example, outputs: Mapping[str, object]) -> float:
     """Completeness and executability of a sample: what best_of_n goes by."""
-    value = candidate.value
+    value = cast(Program | None, candidate.value)
     return completeness(value, example) + executability(value, example)
 
 
-def _error(files: Mapping[str, str]) -> str | None:
+def _error(files: Program) -> str | None:
     if "main.py" not in files:
         return "main.py is missing"
     found = run(tuple(files.items()), limits=_RUN)

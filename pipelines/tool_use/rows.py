@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def example(row: Mapping[str, Any]) -> dict[str, Any]:
+def example(row: Mapping[str, Any]) -> dict[str, object]:
     """request, tools (name, text), steps, nodes (tool names), links ([source, target]), arguments.
 
     arguments: [tool, name, value] each. ValueError where the row has no request or tools, or names a tool
@@ -39,7 +39,7 @@ def example(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def arguments(found: Sequence[Any]) -> list[tuple[str, str]]:
+def arguments(found: Sequence[object]) -> list[tuple[str, str]]:
     """(name, value) of each argument. One without a name, as where tools pass files on, goes by its kind."""
     pairs = []
     for argument in found:
@@ -59,7 +59,7 @@ def kind(value: str) -> str:
     return next((name for name, suffixes in kinds.items() if suffix in suffixes), "text")
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """A value as it is compared: texts as they stand, others as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
 

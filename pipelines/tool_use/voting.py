@@ -4,33 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypedDict, cast
+from typing import cast
 
 from pipelines.aggregators import Candidate, plurality
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.tool_use.rows import text
-from pipelines.tool_use.scoring import rouge_l
-
-
-class _Link(TypedDict):
-    source: str
-    target: str
-
-
-class _Selection(TypedDict):
-    tools: list[str]
-    links: list[_Link]
-
-
-class _Argument(TypedDict):
-    name: str
-    value: JSON
-
-
-class _Call(TypedDict):
-    tool: str
-    arguments: list[_Argument]
+from pipelines.tool_use.scoring import Argument, Call, Selection, rouge_l
 
 
 def most_alike(candidates: Sequence[Candidate], example: Example) -> list[JSON] | None:
@@ -46,7 +26,7 @@ def by_element(candidates: Sequence[Candidate], example: Example) -> JSON:
 
     Where no tool has so many votes, the selection with the most votes as a whole.
     """
-    ballots = [cast(_Selection, c.value) for c in candidates if c.value is not None]
+    ballots = [cast(Selection, c.value) for c in candidates if c.value is not None]
     if not ballots:
         return None
     tools = Counter(name for ballot in ballots for name in dict.fromkeys(ballot["tools"]))
@@ -60,14 +40,14 @@ def by_element(candidates: Sequence[Candidate], example: Example) -> JSON:
     return {"tools": kept, "links": [{"source": source, "target": target} for source, target in joined]}
 
 
-def by_parameter(candidates: Sequence[Candidate], example: Example) -> list[_Call] | None:
+def by_parameter(candidates: Sequence[Candidate], example: Example) -> list[Call] | None:
     """For each tool that half of the samples call, the parameters that half of those give, usual values."""
-    parsed = [cast(list[_Call], c.value) for c in candidates if c.value is not None]
+    parsed = [cast(list[Call], c.value) for c in candidates if c.value is not None]
     ballots = [{call["tool"]: call for call in calls} for calls in parsed]
     if not ballots:
         return None
     called = Counter(tool for ballot in ballots for tool in ballot)
-    filled = list[_Call]()
+    filled = list[Call]()
     for tool in (tool for tool, votes in called.items() if 2 * votes >= len(ballots)):
         given = [ballot[tool]["arguments"] for ballot in ballots if tool in ballot]
         names = Counter(name for some in given for name in dict.fromkeys(a["name"] for a in some))
@@ -76,6 +56,6 @@ def by_parameter(candidates: Sequence[Candidate], example: Example) -> list[_Cal
     return filled
 
 
-def _usual(name: str, given: Sequence[Sequence[_Argument]]) -> _Argument:
+def _usual(name: str, given: Sequence[Sequence[Argument]]) -> Argument:
     values = [text(a["value"]) for some in given for a in some if a["name"] == name]
     return {"name": name, "value": Counter(values).most_common(1)[0][0]}
