@@ -2,10 +2,10 @@
 
 from agenttts.approval import Decision, Pending
 from agenttts.errors import AgentTTSError, UserError
-from agenttts.limits import SearchLimits
 from agenttts.proposers.choice import AgentSettings
 from agenttts.result import LoadedRun, SearchResult, load_run
 from agenttts.search import async_search, search
+from agenttts.settings import SearchLimits
 from pipelines.allocation import Allocation, StageChoice
 
 __all__ = [

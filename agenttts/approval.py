@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
+from agenttts.drafts import Draft
 from agenttts.errors import UserError
 from agenttts.space import SearchSpace
-from datastore.records import Proposal
 from pipelines.allocation import Allocation
 
 Action = Literal["approve", "edit", "refuse"]
@@ -28,13 +28,6 @@ class Pending:
     reason: str
     budget_units: float
     problem: str | None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**self.__dict__, "allocation": self.allocation.to_dict()}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Pending:
-        return cls(**{**data, "allocation": Allocation.from_dict(data["allocation"])})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +47,6 @@ class Decision:
         if (self.action == "edit") != (self.allocation is not None):
             raise UserError(f"an allocation belongs to an edit and to nothing else, got {self.action!r}")
 
-    def to_dict(self) -> dict[str, Any]:
-        allocation = None if self.allocation is None else self.allocation.to_dict()
-        return {"action": self.action, "allocation": allocation, "note": self.note}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Decision:
-        allocation = data["allocation"]
-        return cls(
-            action=data["action"],
-            allocation=None if allocation is None else Allocation.from_dict(allocation),
-            note=data["note"],
-        )
-
 
 Approve = Callable[[list[Pending]], list[Decision] | Awaitable[list[Decision]]]
 """Is given the proposals of a step and returns a decision for each, in order.
@@ -75,28 +55,28 @@ Asked again after a bad edit.
 """
 
 
-def question(drafts: Sequence[Proposal], space: SearchSpace, problems: Mapping[int, str]) -> list[Pending]:
+def question(drafts: Sequence[Draft], space: SearchSpace, problems: Mapping[int, str]) -> list[Pending]:
     """The proposals that wait for a decision."""
     return [
         Pending(
             position=draft.position,
-            allocation=Allocation.from_json(draft.allocation),
+            allocation=draft.allocation,
             proposer=draft.proposer,
             reason=draft.reason,
-            budget_units=space.units(Allocation.from_json(draft.allocation)),
+            budget_units=space.units(draft.allocation),
             problem=problems.get(draft.position),
         )
         for draft in drafts
-        if draft.status != "invalid"
+        if isinstance(draft.allocation, Allocation)
     ]
 
 
 def decided(
-    drafts: Sequence[Proposal],
+    drafts: Sequence[Draft],
     decisions: Sequence[Decision],
     space: SearchSpace,
     tried: Collection[Allocation],
-) -> tuple[list[Proposal], dict[int, str]]:
+) -> tuple[list[Draft], dict[int, str]]:
     """The proposals after the decisions, and what is wrong with edits, by position.
 
     UserError when there are more or fewer decisions than proposals.
@@ -104,9 +84,9 @@ def decided(
     waiting = [draft for draft in drafts if draft.status != "invalid"]
     if len(decisions) != len(waiting):
         raise UserError(f"each of {len(waiting)} proposals needs a decision, got {len(decisions)}")
-    answers = dict(zip((d.position for d in waiting), decisions, strict=True))
+    answers = dict(zip((draft.position for draft in waiting), decisions, strict=True))
     problems: dict[int, str] = {}
-    found = []
+    after: list[Draft] = []
     for draft in drafts:
         decision = answers.get(draft.position)
         if decision is not None and decision.action == "refuse":
@@ -118,8 +98,8 @@ def decided(
                 problem = f"{edited} was tried before"
             if problem is not None:
                 problems[draft.position] = problem
-            was = f"instead of {Allocation.from_json(draft.allocation)}"
-            said = f"{was}: {decision.note}" if decision.note else was
-            draft = replace(draft, status="edited", allocation=edited.to_json(), problem=said)
-        found.append(draft)
-    return found, problems
+            change = f"instead of {draft.allocation}"
+            note = f"{change}: {decision.note}" if decision.note else change
+            draft = replace(draft, status="edited", allocation=edited, problem=note)
+        after.append(draft)
+    return after, problems

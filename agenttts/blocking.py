@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import functools
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
@@ -18,3 +20,17 @@ def run_blocking(work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run(work)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="agenttts") as pool:
         return pool.submit(asyncio.run, work).result()
+
+
+def parameters_of(
+    function: Callable[Parameters, object],
+) -> Callable[[Callable[..., Result]], Callable[Parameters, Result]]:
+    """Give a function that hands all of its arguments on to another the parameters of the other.
+
+    `inspect.signature`, type checkers and editors then show them; name and docstring stay its own.
+    """
+
+    def decorate(wrapper: Callable[..., Result]) -> Callable[Parameters, Result]:
+        return functools.update_wrapper(wrapper, function, assigned=(), updated=())
+
+    return decorate

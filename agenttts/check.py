@@ -7,7 +7,7 @@ cost is in `plan`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from agenttts.stats import smallest_resolvable_difference
 from datastore.keys import canonical_json
 from pipelines.clients import ModelClients
 from pipelines.costs import estimated_tokens
-from pipelines.dataset import load_splits
+from pipelines.dataset import Splits, load_splits
 from pipelines.errors import PipelineError, SpecError
 from pipelines.examples import Example
 from pipelines.functions import require_ready
@@ -52,12 +52,22 @@ class Finding:
 
 
 async def check(
-    spec: PipelineSpec, budget: float | None = None, *, clients: ModelClients | None = None
+    spec: PipelineSpec,
+    budget: float | None = None,
+    *,
+    clients: ModelClients | None = None,
+    read_splits: Callable[[], Splits] | None = None,
 ) -> list[Finding]:
-    """Everything found wrong, errors first; [] when a search can begin. Nothing is drawn.
+    """Look for everything that would fail in a search. Nothing is drawn.
 
-    budget: units; None for the spec's. clients: how to reach the servers; None: offline, they are not asked
-    and lengths of prompts are estimated.
+    Args:
+        spec: The pipeline.
+        budget: Units per query; None: the spec's.
+        clients: How to reach the servers; None: they are not asked, and the lengths of prompts are estimated.
+        read_splits: Reads the examples, raising as `load_splits` does; None: `load_splits`.
+
+    Returns:
+        What is wrong, errors first; [] when a search can begin.
     """
     templates = list(_templates(spec))
     found = [*templates, *_space(spec, spec.budget.units if budget is None else budget), *_bank(spec)]
@@ -65,7 +75,7 @@ async def check(
     examples: list[Example] = []
     if not templates:
         try:
-            splits = load_splits(spec)
+            splits = load_splits(spec) if read_splits is None else read_splits()
         except PipelineError as error:
             found += _errors(error)
         else:

@@ -8,72 +8,63 @@ best default are scored once on the test split. No proposer sees those scores.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 
+from agenttts.events import PhaseStarted
 from agenttts.further import further_metrics
-from agenttts.nodes import SearchState, SearchWork, Step, run_trial
 from agenttts.outcome import baseline_of, cost_of, latest, outcome, ranked, winner_of
 from agenttts.proposers.base import finalists
 from agenttts.retest import SPLIT, rivals
+from agenttts.search_trial import PlannedTrial, run_trial
+from agenttts.state import SearchState, SearchWork, Step, tell
+from pipelines.allocation import Allocation
 
 _FINALISTS = 3
 
 
 async def confirm(state: SearchState, runtime: Step) -> SearchState:
     """Re-score finalists that miss examples, then the winner and the best default on the test split."""
-    work = runtime.context
-    runtime.stream_writer({"kind": "phase", "phase": "confirm", "step": state["step"]})
-    work.ledger.limits = work.limits  # what was held back is for this
+    work, ended = runtime.context, state.get("ended")
+    tell(runtime, PhaseStarted(phase="confirm", step=state["step"]))
+    work.ledger.limits = work.settings.limits  # what was kept back is for this
+    for planned in _planned(work, state["step"]):
+        trial, refusal = await run_trial(runtime, planned)
+        work.extra.append(trial)
+        if refusal is not None:
+            untested = f"{ended or 'stopped'}; {refusal}"
+            return {"ended": untested if planned.purpose == "test" else ended or refusal}
+    return {}
+
+
+def _planned(work: SearchWork, step: int) -> Iterator[PlannedTrial]:
+    """The trials of the confirmation; each is planned when those before it are done."""
     for finalist in ranked(work.trials)[:_FINALISTS]:
-        if finalist.n_missing and not work.replay:
+        if finalist.n_missing and not work.settings.replay:
             reason = f"Trial {finalist.number} misses {finalist.n_missing} examples; another try at those."
-            trial, refusal = await run_trial(
-                runtime,
-                finalist.allocation,
-                work.examples,
-                _next_number(work),
-                "confirm",
-                "confirmation",
-                reason,
-            )
-            work.extra.append(trial)
-            if refusal is not None:
-                return {"ended": state.get("ended") or refusal}
-    for allocation in finalists(work.proposer, work.view(state["step"] + 1)):
+            yield _again(work, finalist.allocation, reason)
+    for allocation in finalists(work.proposer, work.view(step + 1)):
         reason = "Samples paid for answer it in full, and it may beat every trial."
-        trial, refusal = await run_trial(
-            runtime, allocation, work.examples, _next_number(work), "confirm", work.proposer.name, reason
-        )
-        work.extra.append(trial)
-        if refusal is not None:
-            return {"ended": state.get("ended") or refusal}
-    for rival in rivals(ranked(latest(work.trials, work.extra)), work.seed) if work.held else ():
+        yield replace(_again(work, allocation, reason), proposer=work.proposer.name)
+    for rival in rivals(ranked(latest(work.trials, work.extra)), work.settings.seed) if work.held else ():
         reason = f"Trial {rival.number} on examples held back: the best of many scores is too high by luck."
-        trial, refusal = await run_trial(
-            runtime,
-            rival.allocation,
-            work.held,
-            _next_number(work),
-            "confirm",
-            "confirmation",
-            reason,
-            SPLIT,
-        )
-        work.extra.append(trial)
-        if refusal is not None:
-            return {"ended": state.get("ended") or refusal}
-    best = winner_of(work.trials, work.extra, work.spec, work.goal)
+        yield replace(_again(work, rival.allocation, reason), examples=work.held, split=SPLIT)
+    best = winner_of(work.trials, work.extra, work.spec, work.settings.goal)
     baseline = baseline_of(work.trials, work.extra)
-    chosen = [t for t in (best, baseline) if t is not None]
-    for allocation in dict.fromkeys(t.allocation for t in chosen):
+    for allocation in dict.fromkeys(t.allocation for t in (best, baseline) if t is not None):
         role = "winner" if best is not None and allocation == best.allocation else "best default"
         reason = f"The {role}, once on the sealed test split."
-        trial, refusal = await run_trial(
-            runtime, allocation, work.test_examples(), _next_number(work), "test", "confirmation", reason
-        )
-        work.extra.append(trial)
-        if refusal is not None:
-            return {"ended": f"{state.get('ended') or 'stopped'}; {refusal}"}
-    return {}
+        yield replace(_again(work, allocation, reason), examples=work.splits.test, purpose="test")
+
+
+def _again(work: SearchWork, allocation: Allocation, reason: str) -> PlannedTrial:
+    return PlannedTrial(
+        allocation=allocation,
+        examples=work.examples,
+        purpose="confirm",
+        proposer="confirmation",
+        reason=reason,
+    )
 
 
 async def finish(state: SearchState, runtime: Step) -> SearchState:
@@ -82,7 +73,9 @@ async def finish(state: SearchState, runtime: Step) -> SearchState:
     trials = [*work.trials, *work.extra]
     tested = [t for t in work.extra if t.purpose == "test" and t.score is not None and work.spec.metrics]
     further = {
-        t.allocation: further_metrics(work.spec, work.store, work.run_id, t, work.test_examples(), work.seed)
+        t.allocation: further_metrics(
+            work.spec, work.store, work.run_id, t, work.splits.test, work.settings.seed
+        )
         for t in tested
     }
     found = outcome(
@@ -91,17 +84,13 @@ async def finish(state: SearchState, runtime: Step) -> SearchState:
         work.spec,
         budget_units=work.space.budget_units,
         cost=cost_of(work.store, work.run_id, work.spec, trials),
-        seed=work.seed,
+        seed=work.settings.seed,
         ended=state.get("ended"),
-        goal=work.goal,
+        goal=work.settings.goal,
         further=further,
     )
     now = work.clock()
     work.event("finished", reason=state.get("ended"))
     work.store.finish_run(work.run_id, "complete", json.dumps(found), now)
-    runtime.stream_writer({"kind": "phase", "phase": "finish", "step": state["step"]})
+    tell(runtime, PhaseStarted(phase="finish", step=state["step"]))
     return {}
-
-
-def _next_number(work: SearchWork) -> int:
-    return len(work.trials) + len(work.extra)

@@ -6,7 +6,7 @@ the run (a configuration error, a limit on spending, a full disk, Ctrl-C) goes t
 until then is kept and the trial stays "running" in the store, so that a resumed run does it again and finds
 its samples in the bank.
 
-What a trial adds up to is in `trial`, running an example in `pipelines.runtime`.
+What outcomes add up to is in `tally`, running an example in `pipelines.runtime`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from agenttts.errors import AgentTTSError, UserError
+from agenttts.events import TrialProgress
 from agenttts.racing import is_losing, rungs
+from agenttts.settings import MAX_ERROR_RATE
 from agenttts.space import SearchSpace
-from agenttts.trial import Progress, Tally, TrialResult, load_trial, result_of, trial_id
+from agenttts.tally import Tally
+from agenttts.trial import TrialResult, result_of, trial_id
 from datastore import records
 from datastore.errors import StoreError
 from datastore.records import TrialPurpose
@@ -36,11 +39,7 @@ from pipelines.errors import (
 from pipelines.examples import Example
 from pipelines.runtime import ExampleOutcome, Runtime
 
-__all__ = ["MAX_ERROR_RATE", "STOPS", "Progress", "TrialResult", "evaluate", "load_trial", "trial_id"]
-
 logger = logging.getLogger(__name__)
-
-MAX_ERROR_RATE = 0.2
 
 STOPS = (
     AgentTTSError,
@@ -70,7 +69,7 @@ async def evaluate(
     clock: Callable[[], float],
     split: str | None = None,
     max_error_rate: float = MAX_ERROR_RATE,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[TrialProgress], None] | None = None,
     race_with: Mapping[str, float | None] | None = None,
     seed: int = 0,
 ) -> TrialResult:
@@ -110,7 +109,7 @@ async def evaluate(
                 break
     finished = replace(tally.trial(max_error_rate, n_run, pruned=pruned), finished_at=clock())
     store.finish_trial(finished)
-    return result_of(finished, tally.scores(examples[:n_run]), tally.stage_scores())
+    return result_of(finished, allocation, tally.scores(examples[:n_run]), tally.stage_scores())
 
 
 async def _run_all(
@@ -119,7 +118,7 @@ async def _run_all(
     runtime: Runtime,
     store: Store,
     tally: Tally,
-    on_progress: Callable[[Progress], None] | None,
+    on_progress: Callable[[TrialProgress], None] | None,
 ) -> None:
     """One task for each example; outcomes are stored as they come, those of one moment together.
 

@@ -1,27 +1,25 @@
 """The search as a LangGraph StateGraph: which node follows which, and nothing else.
 
 seed → validate → (approve) → evaluate → reflect → propose → validate → … → confirm → finish. What the nodes
-do is in `nodes` and `confirm`. The state holds only what one step hands to the next; the store is the one
-source of truth, and a resumed search goes through the same graph, taking what is stored instead of deciding
-again.
+do is in `nodes` and `confirm`. The state holds the step and why the search ends; the store is the one source
+of truth, and a resumed search goes through the same graph, taking what is stored instead of deciding again.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 
 from agenttts import confirm, nodes
-from agenttts.nodes import SearchState, SearchWork
+from agenttts.state import SearchState, SearchWork
 
 SearchGraph = CompiledStateGraph[SearchState, SearchWork, SearchState, SearchState]
 
 
 def build_graph() -> SearchGraph:
-    """The compiled graph. Its context is a SearchWork; its memory lives as long as the process."""
+    """The compiled graph. Its context is a SearchWork."""
     graph: StateGraph[SearchState, SearchWork, SearchState, SearchState] = StateGraph(
         SearchState, context_schema=SearchWork
     )
@@ -46,4 +44,4 @@ def build_graph() -> SearchGraph:
     graph.add_edge("propose", "validate")
     graph.add_edge("confirm", "finish")
     graph.add_edge("finish", END)
-    return graph.compile(checkpointer=InMemorySaver())
+    return graph.compile()

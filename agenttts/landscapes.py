@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from agenttts.errors import UserError
-from agenttts.evaluate import MAX_ERROR_RATE
 from agenttts.outcomes import Outcomes, StageOutcomes
 from agenttts.proposers import moves
+from agenttts.settings import MAX_ERROR_RATE
 from agenttts.space import SearchSpace
 from pipelines.allocation import Allocation
 from pipelines.costs import stage_flops

@@ -1,4 +1,4 @@
-"""Caps on what the search itself may spend, and the ledger that keeps them.
+"""The ledger that keeps the limits on what the search itself may spend.
 
 This is not the budget of an allocation (`budget`): that is compute per query, these are for the whole search.
 Every request reserves the most it can use before it is sent and settles what it did use, so that the caps
@@ -10,50 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, replace
 
 from agenttts.budget import flops
-from agenttts.errors import UserError
+from agenttts.settings import SearchLimits
 from datastore.store import Store
 from pipelines.costs import stage_cost_usd
 from pipelines.errors import SpendRefused
 from pipelines.spec import ModelSpec, PipelineSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchLimits:
-    """The most that a search may spend; None: no cap. UserError when a cap is not above 0.
-
-    trials: evaluated allocations, confirmation not counted.
-    tokens: prompt and generated tokens paid for, the agent's included.
-    flops: of the pipeline's models.
-    usd: US dollars; needs a price for every model.
-    minutes: of running; time between a stop and a resume does not count.
-    """
-
-    trials: int | None = None
-    tokens: int | None = None
-    flops: float | None = None
-    usd: float | None = None
-    minutes: float | None = None
-
-    def __post_init__(self) -> None:
-        for cap in fields(self):
-            value = getattr(self, cap.name)
-            if value is not None and not value > 0:
-                raise UserError(f"a limit on {cap.name} is > 0, got {value}; leave it out for no limit")
-
-    def require_prices(self, models: Mapping[str, ModelSpec]) -> None:
-        """UserError when money is limited and a model has no price."""
-        unpriced = [name for name, model in models.items() if model.price is None]
-        if self.usd is not None and unpriced:
-            raise UserError(
-                f"a limit in US dollars needs a price for every model, and {', '.join(unpriced)} has none; "
-                "add a price or limit tokens instead"
-            )
-
-    def to_dict(self) -> dict[str, float | None]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +45,16 @@ class Spending:
             if cap is not None and getattr(self, name) > cap * (1 + 1e-12):
                 return name
         return None
+
+
+def lessened(limits: SearchLimits, reserve: Spending) -> SearchLimits:
+    """The limits without what is kept back for later; every cap stays above 0."""
+    return replace(
+        limits,
+        tokens=None if limits.tokens is None else max(1, limits.tokens - reserve.tokens),
+        flops=None if limits.flops is None else max(1.0, limits.flops - reserve.flops),
+        usd=None if limits.usd is None else max(1e-12, limits.usd - reserve.usd),
+    )
 
 
 @dataclass(eq=False, slots=True)

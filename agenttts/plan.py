@@ -18,7 +18,7 @@ from agenttts.space import SearchSpace
 from agenttts.stats import smallest_resolvable_difference
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.costs import stage_cost_usd
-from pipelines.dataset import load_examples
+from pipelines.dataset import load_splits
 from pipelines.spec import PipelineSpec, StageSpec
 
 SAMPLES_PER_SECOND = 20.0
@@ -95,13 +95,15 @@ def plan(
 
     budget: units; None for the spec's. n_search, n_test: examples in the splits; None to read the dataset.
     samples_per_second: what all servers together are assumed to draw.
-    Raises SpaceError when the budget is under the cheapest allocation, and what `load_examples` raises.
+    Raises SpaceError when the budget is under the cheapest allocation, and what `load_splits` raises.
     """
     if trials < 1 or not samples_per_second > 0:
         raise UserError(f"trials is >= 1 and samples_per_second > 0, got {trials} and {samples_per_second:g}")
     space = SearchSpace(spec, spec.budget.units if budget is None else budget)
-    n_search = len(load_examples(spec, "search")) if n_search is None else n_search
-    n_test = len(load_examples(spec, "test")) if n_test is None else n_test
+    if n_search is None or n_test is None:
+        splits = load_splits(spec)
+        n_search = len(splits.search) if n_search is None else n_search
+        n_test = len(splits.test) if n_test is None else n_test
     trials = min(trials, space.size)
     typical = _typical_query(space, seed)
     confirmed = 2  # the winner and the best default

@@ -5,10 +5,10 @@ Fed with the events of `search(on_event=...)`. Where there is no terminal, a lin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,8 +21,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from agenttts.events import (
+    InsightLearnt,
+    Note,
+    PhaseStarted,
+    RunStarted,
+    RunStopped,
+    SearchEvent,
+    TrialFinished,
+    TrialProgress,
+    TrialStarted,
+)
 from agenttts.report_text import count_text
-from pipelines.allocation import Allocation
 
 
 class SearchProgress:
@@ -45,16 +55,6 @@ class SearchProgress:
         self._examples = self._bars.add_task("examples", total=None, told="", visible=False)
         self._best = float("-inf")
         self._n_trials = 0
-        self._kinds: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
-            "run_started": self._run_started,
-            "phase": self._phase,
-            "insight": self._insight,
-            "note": self._note,
-            "trial_started": self._trial_started,
-            "trial_progress": self._trial_progress,
-            "trial_finished": self._trial_finished,
-            "stopped": self._stopped,
-        }
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -65,10 +65,24 @@ class SearchProgress:
     ) -> None:
         self._bars.stop()
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        show = self._kinds.get(event["kind"])
-        if show is not None:
-            show(event)
+    def __call__(self, event: SearchEvent) -> None:
+        match event:
+            case RunStarted():
+                self._run_started(event)
+            case PhaseStarted(phase="confirm"):
+                self._bars.update(self._trials, description="confirming")
+            case InsightLearnt():
+                self._print(f"     learnt: {event.text}", style="green")
+            case Note():
+                self._print(f"     {event.message}", style="yellow")
+            case TrialStarted():
+                self._trial_started(event)
+            case TrialProgress():
+                self._trial_progress(event)
+            case TrialFinished():
+                self._trial_finished(event)
+            case RunStopped():
+                self._print(f"{event.status}: {event.message}", style="yellow")
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -79,67 +93,53 @@ class SearchProgress:
         finally:
             self._bars.start()
 
-    def _run_started(self, event: Mapping[str, Any]) -> None:
-        verb = "resuming" if event["resumed"] else "run"
+    def _run_started(self, event: RunStarted) -> None:
+        verb = "resuming" if event.resumed else "run"
         self._print(
-            f"{verb} {event['run_id']}: {event['allocations']:,} allocations within "
-            f"{event['budget_units']:g} units, {event['n_examples']} search examples, "
-            f"proposer {event['proposer']}, {event['db']}",
+            f"{verb} {event.run_id}: {event.allocations:,} allocations within "
+            f"{event.budget_units:g} units, {event.n_examples} search examples, "
+            f"proposer {event.proposer}, {event.db}",
             style="dim",
         )
-        self._bars.update(self._trials, total=event["trials"], visible=True)
+        self._bars.update(self._trials, total=event.trials, visible=True)
 
-    def _phase(self, event: Mapping[str, Any]) -> None:
-        if event["phase"] == "confirm":
-            self._bars.update(self._trials, description="confirming")
-
-    def _insight(self, event: Mapping[str, Any]) -> None:
-        self._print(f"     learnt: {event['text']}", style="green")
-
-    def _note(self, event: Mapping[str, Any]) -> None:
-        self._print(f"     {event['message']}", style="yellow")
-
-    def _trial_started(self, event: Mapping[str, Any]) -> None:
+    def _trial_started(self, event: TrialStarted) -> None:
         self._bars.reset(self._examples, total=None, visible=True, told="")
-        name = "test split" if event["purpose"] == "test" else f"trial {event['number']}"
+        name = "test split" if event.purpose == "test" else f"trial {event.number}"
         self._bars.update(self._examples, description=name)
-        allocation = Allocation.from_dict(event["allocation"])
-        reason = f"{event['proposer']}: {event['reason']}"
-        self._print(f"{event['number']:>4} {allocation}  ({event['budget_units']:.4g} units)", style="bold")
+        reason = f"{event.proposer}: {event.reason}"
+        self._print(f"{event.number:>4} {event.allocation}  ({event.budget_units:.4g} units)", style="bold")
         self._print(f"     {reason}", style="dim")
 
-    def _trial_progress(self, event: Mapping[str, Any]) -> None:
-        missing = f", {event['n_missing']} missing" if event["n_missing"] else ""
-        cost = f", ${event['cost_usd']:.2f}" if event["cost_usd"] else ""
+    def _trial_progress(self, event: TrialProgress) -> None:
+        missing = f", {event.n_missing} missing" if event.n_missing else ""
+        cost = f", ${event.cost_usd:.2f}" if event.cost_usd else ""
         told = f"{_samples(event)}{missing}{cost}"
-        self._bars.update(self._examples, total=event["n_examples"], completed=event["n_done"], told=told)
+        self._bars.update(self._examples, total=event.n_examples, completed=event.n_done, told=told)
 
-    def _trial_finished(self, event: Mapping[str, Any]) -> None:
-        self._n_trials += event["purpose"] in ("search", "baseline")
-        spent = event["spent"]
+    def _trial_finished(self, event: TrialFinished) -> None:
+        self._n_trials += event.purpose in ("search", "baseline")
+        spent = event.spent
         self._bars.update(self._trials, completed=self._n_trials)
         self._bars.update(self._examples, visible=False)
-        missing = f", {event['n_missing']} missing" if event["n_missing"] else ""
+        missing = f", {event.n_missing} missing" if event.n_missing else ""
         figures = f"{_samples(event)}{missing}"
-        if event["purpose"] == "test":
+        if event.purpose == "test":
             self._print(f"     scored once on the sealed test split; {figures}")
-        elif event["score"] is None:
-            self._print(f"     no score: {event['error']}", style="red")
+        elif event.score is None:
+            self._print(f"     no score: {event.error}", style="red")
         else:
-            best = event["score"] > self._best
-            self._best = max(self._best, event["score"])
+            best = event.score > self._best
+            self._best = max(self._best, event.score)
             style = "bold cyan" if best else ""
-            self._print(f"     {event['score']:.3f}{' best so far' if best else ''}; {figures}", style=style)
-        usd = f" · ${spent['usd']:.2f}" if spent["usd"] else ""
-        told = f"paid {count_text(spent['tokens'])} tokens{usd} · best {max(self._best, 0.0):.3f}"
+            self._print(f"     {event.score:.3f}{' best so far' if best else ''}; {figures}", style=style)
+        usd = f" · ${spent.usd:.2f}" if spent.usd else ""
+        told = f"paid {count_text(spent.tokens)} tokens{usd} · best {max(self._best, 0.0):.3f}"
         self._bars.update(self._trials, told=told)
-
-    def _stopped(self, event: Mapping[str, Any]) -> None:
-        self._print(f"{event['status']}: {event['message']}", style="yellow")
 
     def _print(self, text: str, style: str = "") -> None:
         self._console.print(escape(text), style=style or None, soft_wrap=not self._console.is_terminal)
 
 
-def _samples(event: Mapping[str, Any]) -> str:
-    return f"{count_text(event['samples_drawn'])} drawn, {count_text(event['samples_reused'])} reused"
+def _samples(event: TrialProgress | TrialFinished) -> str:
+    return f"{count_text(event.samples_drawn)} drawn, {count_text(event.samples_reused)} reused"

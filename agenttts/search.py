@@ -8,29 +8,26 @@ run takes its stored decisions in order and goes on from there.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import inspect
-import json
 import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from agenttts.approval import Approve, Pending
+from agenttts.approval import Approve
 from agenttts.bank_outcomes import BankOutcomes
-from agenttts.blocking import run_blocking
+from agenttts.blocking import parameters_of, run_blocking
 from agenttts.check import check
+from agenttts.drafts import Draft
 from agenttts.errors import UserError
-from agenttts.evaluate import MAX_ERROR_RATE
-from agenttts.goal import Goal, Objective
+from agenttts.events import Note, OnEvent, RunFinished, RunStarted, SearchEvent
+from agenttts.goal import Objective
 from agenttts.inherited import inherited
-from agenttts.limits import Ledger, SearchLimits
+from agenttts.limits import Ledger
 from agenttts.proposers import (
     DEFAULT,
     SEEK_FRONTIER,
@@ -42,92 +39,25 @@ from agenttts.proposers import (
 )
 from agenttts.result import SearchResult
 from agenttts.retest import held_back
+from agenttts.runs import begin_run, run_to_resume, stop_run
+from agenttts.settings import MAX_ERROR_RATE, SearchLimits, SearchSettings
 from agenttts.space import SearchSpace
-from datastore.records import Event, ModelRecord, Run, RunStatus
+from agenttts.trial import load_trial
+from datastore.records import Run, RunStatus
 from datastore.store import Store
 from pipelines.clients import ModelClients
-from pipelines.dataset import load_examples
+from pipelines.dataset import Splits, load_splits
 from pipelines.examples import Example
 from pipelines.runtime import Runtime
 from pipelines.spec import PipelineSpec
-from pipelines.specfile import dump_spec, load_spec, spec_digest
+from pipelines.specfile import load_spec, spec_digest
 
 if TYPE_CHECKING:
-    from agenttts.nodes import SearchState, SearchWork
+    from langchain_core.runnables import RunnableConfig
+
+    from agenttts.state import SearchState, SearchWork
 
 DEFAULT_DB = Path("agenttts.duckdb")
-OnEvent = Callable[[dict[str, Any]], None]
-"""Is given what happens, as it happens: {"kind": "phase" | "trial_started" | "trial_progress" | ..., ...}."""
-
-_MUST_AGREE = (
-    "spec_digest",
-    "budget_units",
-    "seed",
-    "proposer",
-    "agent_model",
-    "replay",
-    "frontier",
-    "objective",
-    "min_quality",
-    "retest",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    """The arguments of a search, put in order."""
-
-    spec: PipelineSpec
-    budget: float
-    seed: int
-    proposer: str | Proposer
-    agent: AgentSettings | None
-    limits: SearchLimits
-    resume: bool
-    replay: bool
-    approve: Approve | None
-    frontier: bool
-    goal: Goal
-    retest: float
-    banks: Sequence[Path]
-    on_event: OnEvent
-    clock: Callable[[], float]
-    environ: Mapping[str, str]
-    max_error_rate: float
-    max_in_flight: int
-    preflight: bool
-
-    @property
-    def proposer_name(self) -> str:
-        return self.proposer if isinstance(self.proposer, str) else self.proposer.name
-
-    def settings(self, digest: str) -> dict[str, Any]:
-        """What the run keeps of them; neither keys nor addresses."""
-        agent = self.agent if self.proposer_name == "agent" else None
-        return {
-            "spec_digest": digest,
-            "budget_units": self.budget,
-            "seed": self.seed,
-            "proposer": self.proposer_name,
-            "agent_model": None if agent is None else agent.model,
-            "replay": self.replay,
-            "frontier": self.frontier,
-            "objective": self.goal.objective,
-            "min_quality": self.goal.min_quality,
-            "retest": self.retest,
-            "approve": self.approve is not None,
-            "limits": self.limits.to_dict(),
-            "max_error_rate": self.max_error_rate,
-        }
-
-
-def search(spec: PipelineSpec | Path | str, **settings: Any) -> SearchResult:
-    """Find the allocation of a pipeline's budget; the arguments are those of `async_search`.
-
-    Works in a script as in a notebook. On Ctrl-C the run is marked as stopped and KeyboardInterrupt raised;
-    the same call with resume=True goes on.
-    """
-    return run_blocking(async_search(spec, **settings))
 
 
 async def async_search(
@@ -155,300 +85,227 @@ async def async_search(
     max_in_flight: int = 64,
     preflight: bool = True,
 ) -> SearchResult:
-    """Search a pipeline's allocations within a budget, confirm the best on the test split, and store all of
-    it.
-
-    spec: a PipelineSpec or its YAML file. budget: units per query; None: the spec's. trials: allocations to
-    evaluate, None for no such limit; `limits` caps tokens, FLOPs, money and minutes too. proposer: a name of
-    `agenttts.proposers.NAMES`, a sampler's class in optuna.samplers, "auto" (the agent where an endpoint is
-    configured, else the default) or an object. db: the DuckDB file, agenttts.duckdb where not given. resume:
-    go on with the newest unfinished run of this spec; a finished one is returned as it is. replay: no call
-    that the bank can't answer. approve: asked before anything is paid for. frontier: seek the best score at
-    every cost up to the budget, not at the budget alone. objective: quality, or the least cost (planned
-    units) or latency (planned seconds, by the models' speeds) at a score of min_quality.
-    retest: the share of the search examples held back from the trials, on which the best and those not told
-    apart from it are scored at the end. agent: the LLM endpoint; None: from AGENTTTS_AGENT_*. banks: recorded
-    samples to attach; None: the spec's
-    own. on_event: told what happens. clock: Unix seconds. max_in_flight: requests at once, for each server.
-    preflight: check servers and prompts first.
-
-    Raises AgentTTSError, PipelineError or StoreError where a person must act; what was paid for is kept.
-    """
+    """`search` for code that is already asynchronous; the parameters are the same, and documented there."""
     spec = load_spec(spec) if isinstance(spec, Path | str) else spec
-    limits = limits or SearchLimits()
     agent = agent or AgentSettings.from_environ(environ)
     if proposer == "auto":
         proposer = DEFAULT if agent is None else "agent"
-    request = _Request(
-        spec=spec,
-        budget=spec.budget.units if budget is None else float(budget),
+    name = proposer if isinstance(proposer, str) else proposer.name
+    limits = limits or SearchLimits()
+    settings = SearchSettings(
+        budget_units=spec.budget.units if budget is None else float(budget),
         seed=seed,
-        proposer=proposer,
-        agent=agent,
-        limits=limits if limits.trials is not None else replace(limits, trials=trials),
-        resume=resume,
+        proposer=name,
+        agent_model=agent.model if agent is not None and name == "agent" else None,
         replay=replay,
-        approve=approve,
         frontier=frontier,
-        goal=Goal(objective, min_quality),
+        objective=objective,
+        min_quality=min_quality,
         retest=retest,
-        banks=_banks(spec, banks),
-        on_event=on_event or (lambda event: None),
-        clock=clock,
-        environ=environ,
+        approve=approve is not None,
+        limits=limits if limits.trials is not None else replace(limits, trials=trials),
         max_error_rate=max_error_rate,
         max_in_flight=max_in_flight,
         preflight=preflight,
+        banks=_banks(spec, banks),
     )
-    require_proposer(request.proposer, request.agent)
-    if (frontier or min_quality is not None) and request.proposer_name not in SEEK_FRONTIER:
+    require_proposer(proposer, agent)
+    if (frontier or min_quality is not None) and name not in SEEK_FRONTIER:
         sought = "frontier" if frontier else f"least {objective}"
-        raise UserError(
-            f"the {sought} is sought by {' and '.join(SEEK_FRONTIER)} only, got {request.proposer_name!r}"
-        )
-    if frontier and min_quality is not None:
-        raise UserError("a least quality is not sought together with the frontier; leave one out")
-    request.limits.require_prices(spec.models)
-    space = SearchSpace(spec, request.budget)
-    request.goal.require_speeds(spec)
+        raise UserError(f"the {sought} is sought by {' and '.join(SEEK_FRONTIER)} only, got {name!r}")
+    settings.limits.require_prices(spec.models)
+    space = SearchSpace(spec, settings.budget_units)
+    settings.goal.require_speeds(spec)
     with Store.open(DEFAULT_DB if db is None else db, clock=clock) as store:
-        return await _searched(request, space, store)
+        opened = _OpenSearch(
+            settings=settings,
+            space=space,
+            store=store,
+            proposer=proposer,
+            agent=agent,
+            approve=approve,
+            on_event=on_event or (lambda event: None),
+            clock=clock,
+            environ=environ,
+        )
+        return await opened.result(resume)
 
 
-async def _searched(request: _Request, space: SearchSpace, store: Store) -> SearchResult:
-    spec = request.spec
-    unfinished = _run_to_resume(request, store) if request.resume else None
-    if unfinished is not None and unfinished.status == "complete":
-        return SearchResult.from_store(store, unfinished.run_id, spec)
-    clients = None
-    if not request.replay:
-        rng = random.Random(request.seed)
-        clients = ModelClients(spec, rng=rng, max_in_flight=request.max_in_flight, environ=request.environ)
-    try:
-        if request.preflight:
-            await _preflight(request, clients)
-        examples, held = held_back(load_examples(spec, "search"), request.retest, request.seed)
-        for bank in request.banks:
-            store.attach_bank(bank)
-        run = _begin(request, store, unfinished)
-        work = _work(request, space, store, run, examples, held, clients)
-        try:
-            await _drive(request, work, run, unfinished is not None)
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            _end(request, store, run, "stopped", "stopped by hand")
-            raise
-        except Exception as error:
-            _end(request, store, run, "failed", f"{type(error).__name__}: {error}")
-            raise
-        finally:
+@parameters_of(async_search)
+def search(*args: Any, **kwargs: Any) -> SearchResult:
+    """Search a pipeline's allocations within a budget, confirm the best on the test split, store all of it.
+
+    Works in a script as in a notebook. On Ctrl-C the run is marked as stopped and KeyboardInterrupt raised;
+    the same call with `resume=True` goes on.
+
+    Args:
+        spec: The pipeline: a PipelineSpec, or the path of its YAML file.
+        budget: The budget of an allocation, in units per query; None: the spec's.
+        trials: How many allocations are evaluated at most; None: no such limit. `limits.trials`, where set,
+            takes its place.
+        proposer: Who suggests allocations: a name of `agenttts.proposers.NAMES`, the name of a sampler's
+            class in optuna.samplers, an object that keeps the protocol `Proposer`, or "auto": the agent where
+            an endpoint is configured, else the default.
+        seed: The seed of every random stream. The same seed and the same bank give the same run.
+        db: The DuckDB file that keeps the run; None: agenttts.duckdb in the working directory.
+        resume: Whether to go on with the newest unfinished run of this spec and these settings. A finished
+            run is returned as it is.
+        replay: Whether every call that recorded samples can't answer is forbidden.
+        approve: Is given the proposals of each step, before they cost anything, and returns a decision for
+            each; None: nobody is asked.
+        frontier: Whether to seek the best score at every cost up to the budget, not at the budget alone.
+        objective: What is sought: "quality", or the least "cost" (planned units) or "latency" (planned
+            seconds, by the models' speeds) at a score of `min_quality`.
+        min_quality: The score to reach, above 0 and at most 1; None with the objective "quality".
+        retest: The share of the search examples, 0 to 0.5, that is held back from the trials; the best
+            allocation and those not told apart from it are scored on it at the end.
+        limits: What the whole search may spend in tokens, FLOPs, money and minutes; None: no limit but
+            `trials`.
+        agent: The endpoint of the LLM agent; None: from the environment variables AGENTTTS_AGENT_*.
+        banks: Files of recorded samples to attach; None: the spec's own.
+        on_event: Is given each event of the search as it happens, see `agenttts.events`.
+        clock: Gives the time in Unix seconds.
+        environ: The environment variables, for keys and the agent's endpoint.
+        max_error_rate: The largest share of missing examples with which a trial still has a score.
+        max_in_flight: Requests at once, for each server.
+        preflight: Whether servers, prompts and data are checked before the first trial.
+
+    Returns:
+        The result: the winner with its certificate, the trials, what it cost.
+
+    Raises:
+        AgentTTSError, PipelineError, StoreError: A person must act; what was paid for is kept.
+    """
+    return run_blocking(async_search(*args, **kwargs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OpenSearch:
+    """A search whose arguments are in order and whose database is open."""
+
+    settings: SearchSettings
+    space: SearchSpace
+    store: Store
+    proposer: str | Proposer
+    agent: AgentSettings | None
+    approve: Approve | None
+    on_event: OnEvent
+    clock: Callable[[], float]
+    environ: Mapping[str, str]
+
+    async def result(self, resume: bool) -> SearchResult:
+        """Run the search to its end, or go on with an earlier run; a finished one is returned as it is."""
+        spec, settings, store = self.space.spec, self.settings, self.store
+        unfinished = run_to_resume(store, settings, spec_digest(spec)) if resume else None
+        if unfinished is not None and unfinished.status == "complete":
+            return SearchResult.from_store(store, unfinished.run_id, spec)
+        async with AsyncExitStack() as closing:
+            clients = None
+            if not settings.replay:
+                rng = random.Random(settings.seed)
+                limit = settings.max_in_flight
+                clients = ModelClients(spec, rng=rng, max_in_flight=limit, environ=self.environ)
+                closing.push_async_callback(clients.aclose)
+            splits = await self._splits(clients)
+            examples, held = held_back(splits.search, settings.retest, settings.seed)
+            for bank in settings.banks:
+                store.attach_bank(bank)
+            run = begin_run(store, spec, settings, unfinished, self.clock())
+            work = self._work(run, splits, examples, held, clients)
             close = getattr(work.proposer, "aclose", None)
             if close is not None:
-                await close()
+                closing.push_async_callback(close)
+            try:
+                await self._drive(work, resumed=unfinished is not None)
+            except (KeyboardInterrupt, asyncio.CancelledError):
+                self._stop(run, "stopped", "stopped by hand")
+                raise
+            except Exception as error:
+                self._stop(run, "failed", f"{type(error).__name__}: {error}")
+                raise
         return SearchResult.from_store(store, run.run_id, spec)
-    finally:
-        if clients is not None:
-            await clients.aclose()
 
+    async def _splits(self, clients: ModelClients | None) -> Splits:
+        """All examples, read once; UserError for what would fail in the search."""
+        spec, settings = self.space.spec, self.settings
+        read = cache(lambda: load_splits(spec))
+        if settings.preflight:
+            findings = await check(spec, settings.budget_units, clients=clients, read_splits=read)
+            errors = [finding.line for finding in findings if finding.severity == "error"]
+            for finding in findings:
+                if finding.severity != "error":
+                    self.on_event(Note(message=str(finding)))
+            if errors:
+                raise UserError("\n".join(errors))
+        return read()
 
-async def _drive(request: _Request, work: SearchWork, run: Run, resumed: bool) -> None:
-    """Run the graph to its end, answering its questions."""
-    from langgraph.types import Command
+    def _work(
+        self,
+        run: Run,
+        splits: Splits,
+        examples: Sequence[Example],
+        held: Sequence[Example],
+        clients: ModelClients | None,
+    ) -> SearchWork:
+        """The nodes' work, with all that the store knows of the run."""
+        from agenttts.state import SearchWork  # langgraph takes a second to import
 
-    from agenttts.graph import build_graph  # langgraph takes a second to import
-
-    request.on_event(
-        {
-            "kind": "run_started",
-            "run_id": run.run_id,
-            "resumed": resumed,
-            "db": str(work.store.path),
-            "proposer": request.proposer_name,
-            "budget_units": request.budget,
-            "allocations": work.space.size,
-            "n_examples": len(work.examples),
-            "trials": request.limits.trials,
-        }
-    )
-    graph = build_graph()
-    config: Any = {"configurable": {"thread_id": run.run_id}, "recursion_limit": 1_000_000}
-    message: SearchState | Command[Any] | None = {"step": 0, "ended": None}
-    while message is not None:
-        asked: Any = None
-        stream = graph.astream(message, config, context=work, stream_mode=["custom", "updates"])
-        async with aclosing(stream) as parts:  # type: ignore[type-var]
-            async for found in parts:
-                mode, part = cast(tuple[str, dict[str, Any]], found)
-                if mode == "custom":
-                    request.on_event(part)
-                elif "__interrupt__" in part:
-                    asked = part["__interrupt__"][0].value
-        message = None if asked is None else Command(resume=await _answer(request, asked))
-    request.on_event({"kind": "run_finished", "run_id": run.run_id})
-
-
-async def _answer(request: _Request, asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    assert request.approve is not None
-    answer = request.approve([Pending.from_dict(pending) for pending in asked])
-    decisions = await answer if inspect.isawaitable(answer) else answer
-    return [decision.to_dict() for decision in decisions]
-
-
-def _work(
-    request: _Request,
-    space: SearchSpace,
-    store: Store,
-    run: Run,
-    examples: Sequence[Example],
-    held: Sequence[Example],
-    clients: ModelClients | None,
-) -> SearchWork:
-    """The nodes' work, with all that the store knows of the run."""
-    from agenttts.nodes import SearchWork
-
-    spec = request.spec
-    ledger = Ledger.resumed(request.limits, spec, clock=request.clock, store=store, run_id=run.run_id)
-    context = ProposerContext(
-        store=store, run_id=run.run_id, gate=ledger, agent=request.agent, replay=request.replay
-    )
-    work = SearchWork(
-        spec=spec,
-        space=space,
-        examples=examples,
-        held=held,
-        runtime=Runtime(spec, store, clients, run_id=run.run_id, replay=request.replay, gate=ledger),
-        store=store,
-        ledger=ledger,
-        limits=request.limits,
-        proposer=make_proposer(request.proposer, context),
-        run_id=run.run_id,
-        seed=request.seed,
-        replay=request.replay,
-        asks=request.approve is not None,
-        frontier=request.frontier,
-        goal=request.goal,
-        clock=request.clock,
-        max_error_rate=request.max_error_rate,
-        test_examples=cache(lambda: load_examples(spec, "test")),
-        bank=BankOutcomes(spec, store, examples),
-        inherited=inherited(store, run),
-        insights=store.insights(run.run_id),
-        stored={trial.number: trial for trial in store.trials(run.run_id)},
-    )
-    for proposal in store.proposals(run.run_id):
-        work.proposals.setdefault(proposal.step, []).append(proposal)
-    return work
-
-
-def _begin(request: _Request, store: Store, unfinished: Run | None) -> Run:
-    spec, now = request.spec, request.clock()
-    digest = spec_digest(spec)
-    run = Run(
-        run_id=unfinished.run_id if unfinished else _new_run_id(store, now, request.seed, digest),
-        spec=dump_spec(spec),
-        spec_digest=digest,
-        settings=json.dumps(request.settings(digest)),
-        status="running",
-        started_at=unfinished.started_at if unfinished else now,
-        finished_at=None,
-        outcome=None,
-    )
-    store.start_run(run)
-    store.put_models(
-        [
-            ModelRecord(
-                key=spec.model_key(name),
-                name=name,
-                revision=model.revision,
-                active_params=model.active_params,
-                context_length=model.context_length,
-                parent=model.parent,
-                usd_per_million_prompt_tokens=price.prompt_usd_per_million
-                if (price := model.price)
-                else None,
-                usd_per_million_generated_tokens=price.generated_usd_per_million if price else None,
-            )
-            for name, model in spec.models.items()
-        ]
-    )
-    kind = "resumed" if unfinished else "started"
-    store.put_event(Event(run_id=run.run_id, at=now, kind=kind, detail=run.settings))
-    return run
-
-
-def _end(request: _Request, store: Store, run: Run, status: RunStatus, why: str) -> None:
-    """Mark the run; what it paid for is in the store already."""
-    now = request.clock()
-    store.put_event(Event(run_id=run.run_id, at=now, kind=status, detail=json.dumps({"reason": why})))
-    store.finish_run(run.run_id, status, None, now)
-    remedy = (
-        f"run {run.run_id} is kept in {store.path}; the same command with --resume goes on where it stopped"
-    )
-    request.on_event(
-        {"kind": "stopped", "run_id": run.run_id, "status": status, "reason": why, "message": remedy}
-    )
-
-
-def _run_to_resume(request: _Request, store: Store) -> Run:
-    """The newest unfinished run of this spec and these settings, else the newest finished one.
-
-    UserError, naming what differs from the newest run, when none fits.
-    """
-    runs = store.runs()
-    if not runs:
-        raise UserError(f"{store.path}: --resume needs a run, this database has none; leave --resume out")
-    wanted = request.settings(spec_digest(request.spec))
-    fitting = [run for run in runs if not _differences(wanted, run)]
-    if not fitting:
-        told = "; ".join(_differences(wanted, runs[-1]))
-        raise UserError(
-            f"run {runs[-1].run_id} can't be resumed with other settings: {told}; "
-            "repeat the command that began it, or leave --resume out"
+        spec, settings, store, run_id = self.space.spec, self.settings, self.store, run.run_id
+        replay = settings.replay
+        ledger = Ledger.resumed(settings.limits, spec, clock=self.clock, store=store, run_id=run_id)
+        context = ProposerContext(store=store, run_id=run_id, gate=ledger, agent=self.agent, replay=replay)
+        work = SearchWork(
+            run_id=run_id,
+            settings=settings,
+            space=self.space,
+            splits=splits,
+            examples=examples,
+            held=held,
+            store=store,
+            runtime=Runtime(spec, store, clients, run_id=run_id, replay=replay, gate=ledger),
+            ledger=ledger,
+            proposer=make_proposer(self.proposer, context),
+            approve=self.approve,
+            clock=self.clock,
+            bank=BankOutcomes(spec, store, examples),
+            inherited=inherited(store, run),
+            stored={t.number: load_trial(store, t) for t in store.trials(run_id) if t.status != "running"},
+            insights=store.insights(run_id),
         )
-    open_runs = [run for run in fitting if run.status != "complete"]
-    return (open_runs or fitting)[-1]
+        for proposal in store.proposals(run_id):
+            work.proposals.setdefault(proposal.step, []).append(Draft.from_record(proposal))
+        return work
+
+    async def _drive(self, work: SearchWork, *, resumed: bool) -> None:
+        """Run the graph to its end and hand on its events."""
+        from agenttts.graph import build_graph
+
+        self.on_event(
+            RunStarted(
+                run_id=work.run_id,
+                resumed=resumed,
+                db=work.store.path,
+                proposer=self.settings.proposer,
+                budget_units=self.settings.budget_units,
+                allocations=self.space.size,
+                n_examples=len(work.examples),
+                trials=self.settings.limits.trials,
+            )
+        )
+        start: SearchState = {"step": 0, "ended": None}
+        config: RunnableConfig = {"recursion_limit": 1_000_000}
+        events = build_graph().astream(start, config, context=work, stream_mode="custom")
+        async with aclosing(events):  # type: ignore[type-var]
+            async for event in events:
+                self.on_event(cast(SearchEvent, event))
+        self.on_event(RunFinished(run_id=work.run_id))
+
+    def _stop(self, run: Run, status: RunStatus, reason: str) -> None:
+        self.on_event(stop_run(self.store, run.run_id, status, reason, self.clock()))
 
 
-def _differences(wanted: Mapping[str, Any], run: Run) -> list[str]:
-    had = {
-        "frontier": False,
-        "retest": 0.0,
-        "objective": "quality",
-        **json.loads(run.settings),
-        "spec_digest": run.spec_digest,
-    }
-    found = []
-    for name in _MUST_AGREE:
-        if had.get(name) != wanted[name]:
-            if name == "spec_digest":
-                found.append("the spec has changed")
-            else:
-                found.append(f"{name} was {had.get(name)}, now {wanted[name]}")
-    return found
-
-
-async def _preflight(request: _Request, clients: ModelClients | None) -> None:
-    findings = await check(request.spec, request.budget, clients=clients)
-    errors = [finding for finding in findings if finding.severity == "error"]
-    for finding in findings:
-        if finding.severity != "error":
-            request.on_event({"kind": "note", "message": str(finding)})
-    if errors:
-        raise UserError("\n".join(finding.line for finding in errors))
-
-
-def _banks(spec: PipelineSpec, banks: Sequence[Path | str] | None) -> list[Path]:
+def _banks(spec: PipelineSpec, banks: Sequence[Path | str] | None) -> tuple[Path, ...]:
     if banks is not None:
-        return [Path(bank) for bank in banks]
+        return tuple(Path(bank) for bank in banks)
     own = spec.bank_path
-    return [own] if own is not None and own.exists() else []
-
-
-def _new_run_id(store: Store, now: float, seed: int, digest: str) -> str:
-    """Such as 20261124-073012-ab12: UTC, and four hex digits of what is searched."""
-    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%d-%H%M%S")
-    taken = {run.run_id for run in store.runs()}
-    for attempt in range(1000):
-        mark = hashlib.sha256(f"{now}|{seed}|{digest}|{attempt}".encode()).hexdigest()[:4]
-        if f"{stamp}-{mark}" not in taken:
-            return f"{stamp}-{mark}"
-    raise UserError(f"{store.path}: a thousand runs began in one second; wait and try again")
+    return (own,) if own is not None and own.exists() else ()

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agenttts.evaluate import MAX_ERROR_RATE
 from agenttts.landscapes import Landscape
 from agenttts.outcome import ranked
 from agenttts.outcomes import Bank
 from agenttts.proposers.base import Proposer, SearchView, Suggestion, Turn, finalists, races
 from agenttts.proposers.insights import InsightsProposer
 from agenttts.racing import is_losing, rungs
-from agenttts.trial import TrialResult, result_of, trial_id
-from datastore import records
+from agenttts.settings import MAX_ERROR_RATE, SearchSettings
+from agenttts.trial import TrialResult
 from pipelines.allocation import Allocation
 
 _RULES = InsightsProposer()
@@ -45,7 +44,9 @@ class SimulatedSearch:
     def __init__(self, landscape: Landscape, proposer: Proposer, seed: int, *, seeded: bool) -> None:
         self.landscape = landscape
         self.proposer = proposer
-        self.seed = seed
+        self.settings = SearchSettings(
+            budget_units=landscape.space.budget_units, proposer=proposer.name, seed=seed
+        )
         self.bank = Bank(landscape.outcomes)
         self.trials: list[TrialResult] = []
         self.moments: list[Moment] = []
@@ -81,10 +82,10 @@ class SimulatedSearch:
 
     def view(self, step: int, trials_left: int) -> SearchView:
         return SearchView(
+            settings=self.settings,
             space=self.landscape.space,
             trials=tuple(self.trials),
             insights=(),
-            seed=self.seed,
             trials_left=trials_left,
             n_examples=len(self.landscape.outcomes.example_ids),
             task=self.landscape.name,
@@ -111,7 +112,7 @@ class SimulatedSearch:
             found, _ = self.bank.buy(suggestion.allocation, slice(len(scores), end))
             new = ids[len(scores) : end]
             scores |= {i: None if np.isnan(s) else float(s) for i, s in zip(new, found, strict=True)}
-            if best is not None and end < len(ids) and is_losing(scores, best.scores, self.seed):
+            if best is not None and end < len(ids) and is_losing(scores, best.scores, self.settings.seed):
                 losing = True
                 break
         self.trials.append(self._trial(suggestion, scores, losing))
@@ -143,20 +144,26 @@ class SimulatedSearch:
         present = [score for score in scores.values() if score is not None]
         allocation = suggestion.allocation
         failed = not present or len(present) < (1 - MAX_ERROR_RATE) * len(scores)
-        row = records.Trial(
-            trial_id=trial_id(self.landscape.name, len(self.trials)),
-            run_id=self.landscape.name,
+        return TrialResult(
             number=len(self.trials),
+            allocation=allocation,
             purpose="baseline" if suggestion.proposer == "default" else "search",
             split="search",
-            allocation=allocation.to_json(),
             proposer=suggestion.proposer or self.proposer.name,
             reason=suggestion.reason,
             status="pruned" if losing else "failed" if failed else "complete",
             score=None if failed else float(np.mean(present)),
+            scores=scores,
             n_scored=len(present),
             n_missing=len(scores) - len(present),
             budget_units=self.landscape.space.units(allocation),
-            started_at=0.0,
+            flops_per_query=None,
+            prompt_tokens=0,
+            generated_tokens=0,
+            cost_usd=None,
+            samples_drawn=0,
+            samples_reused=0,
+            calls=0,
+            stage_scores={},
+            error=None,
         )
-        return result_of(row, scores, {})

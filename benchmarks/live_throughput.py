@@ -28,6 +28,7 @@ from typing import Any
 import httpx2
 
 from agenttts import search
+from agenttts.events import SearchEvent, TrialStarted
 from datastore import Store
 from pipelines import clients
 from pipelines.dataset import load_examples
@@ -53,9 +54,9 @@ class Recorder:
     trial: int = 0
     chains: Chains = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
 
-    def on_event(self, event: Mapping[str, Any]) -> None:
-        if event["kind"] == "trial_started":
-            self.trial = event["number"]
+    def on_event(self, event: SearchEvent) -> None:
+        if isinstance(event, TrialStarted):
+            self.trial = event.number
 
     def note(
         self, base_url: str, name: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int

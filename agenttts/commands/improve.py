@@ -11,7 +11,7 @@ from rich.table import Table
 
 from agenttts.commands.common import DEFAULT_DB, Db, Json, Seed, Spec, out, print_json, say, talk
 from agenttts.progress import SearchProgress
-from agenttts.tasktune.improve import Comparison, Improvement
+from agenttts.tasktune.improve import Comparison, ImproveEvent, Improvement, ImprovePhase
 from agenttts.tasktune.improve import improve as run_improve
 from pipelines.specfile import load_spec
 
@@ -51,13 +51,11 @@ def improve(
     console = talk()
     with SearchProgress(console) as progress:
 
-        def on_event(event: dict[str, Any]) -> None:
-            if event["kind"] in ("tune_step", "tune_score"):
-                return
-            if event["kind"] == "phase" and "text" in event:
-                console.print(event["text"], style="dim", markup=False)
-                return
-            progress(event)
+        def on_event(event: ImproveEvent) -> None:
+            if isinstance(event, ImprovePhase):
+                console.print(event.text, style="dim", markup=False)
+            else:
+                progress(event)
 
         made = run_improve(
             load_spec(spec),

@@ -28,11 +28,11 @@ from agenttts.commands.common import (
 )
 from agenttts.errors import UserError
 from agenttts.goal import Objective
-from agenttts.limits import SearchLimits
 from agenttts.progress import SearchProgress
 from agenttts.proposers import DEFAULT, NAMES, AgentSettings
 from agenttts.result import SearchResult
 from agenttts.search import search as run_search
+from agenttts.settings import SearchLimits
 from datastore.store import Store
 
 Trials = Annotated[int, typer.Option("--trials", min=1, help="Allocations to evaluate at most.")]

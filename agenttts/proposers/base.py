@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from agenttts.goal import BEST, Goal
+from agenttts.goal import Goal
 from agenttts.outcomes import Walk
+from agenttts.settings import SearchSettings
 from agenttts.space import SearchSpace
 from agenttts.trial import TrialResult
 from datastore.records import Insight
@@ -32,24 +33,46 @@ class Answers(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchView:
-    """All that a proposer may know at one step. Trials are those on the search split, in order.
+    """All that a proposer may know at one step.
 
-    bank: None where nothing but the trials is to be gone by. frontier: the best score at every cost up to the
-    budget is sought, and not at the budget alone. goal: what is sought otherwise.
+    Attributes:
+        settings: What is searched for, and how.
+        space: The allocations within the budget.
+        trials: The trials on the search split, in order.
+        insights: What earlier steps have learnt.
+        trials_left: How many trials the limit still allows; None without a limit.
+        n_examples: On how many examples a trial is scored.
+        task: The name of the pipeline.
+        step: The step of the search, 0 for the defaults.
+        refused: What a person refused at earlier steps.
+        bank: What the samples paid for say of any allocation; None when only the trials are to be used.
     """
 
+    settings: SearchSettings
     space: SearchSpace
     trials: tuple[TrialResult, ...]
     insights: tuple[Insight, ...]
-    seed: int
-    trials_left: int | None  # None: no limit on trials
+    trials_left: int | None
     n_examples: int
     task: str
     step: int = 0
-    refused: tuple[Allocation, ...] = ()  # by a person
+    refused: tuple[Allocation, ...] = ()
     bank: Answers | None = None
-    frontier: bool = False
-    goal: Goal = BEST
+
+    @property
+    def seed(self) -> int:
+        """The seed of the search."""
+        return self.settings.seed
+
+    @property
+    def frontier(self) -> bool:
+        """Whether the best score at every cost up to the budget is sought, not at the budget alone."""
+        return self.settings.frontier
+
+    @property
+    def goal(self) -> Goal:
+        """What is sought where it is not the frontier."""
+        return self.settings.goal
 
     def burden(self, allocation: Allocation) -> float:
         """What is to be small at the quality asked for: planned seconds for latency, else units."""

@@ -14,15 +14,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from agenttts.errors import UserError
-from agenttts.limits import SearchLimits
+from agenttts.events import Event, RunStarted, SearchEvent
 from agenttts.report import read_report
 from agenttts.result import SearchResult
 from agenttts.search import search
+from agenttts.settings import SearchLimits
 from agenttts.stats import Difference, paired_difference
 from agenttts.streams import Stream, stream_rng
 from agenttts.tasktune.adapters import TunedModel, register
@@ -35,15 +36,26 @@ from agenttts.tasktune.training import save_json
 from agenttts.trial import TrialResult
 from datastore.store import Store
 from pipelines.allocation import Allocation
-from pipelines.dataset import load_examples, seeded_order
+from pipelines.dataset import load_splits, seeded_order
 from pipelines.examples import Example
 from pipelines.parts import DatasetSpec, ModelSpec
 from pipelines.spec import PipelineSpec
 from pipelines.yamlfile import yaml_text
 
-OnEvent = Callable[[dict[str, Any]], None]
 TUNED = "-tuned"
 _STATE = "state.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImprovePhase(Event):
+    """A phase of an improvement has begun. `text`: which, in words."""
+
+    kind: ClassVar[str] = "improve_phase"
+    text: str
+
+
+ImproveEvent: TypeAlias = ImprovePhase | SearchEvent
+OnEvent: TypeAlias = Callable[[ImproveEvent], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,17 +151,16 @@ def improve(
     path = (out or db.parent / f"improve-{stage}").resolve()
     path.mkdir(parents=True, exist_ok=True)
     state = _state(path, {"run": run.run_id, "stage": stage, "seed": seed, "tune_share": tune_share})
-    examples, test = load_examples(spec, "search"), load_examples(spec, "test")
-    lent = drawn_ids(examples, tune_share, seed)
-    kept = [example for example in examples if example.id not in lent]
-    told = f"dataset of {stage} from {len(lent)} search examples"
-    on_event({"kind": "phase", "text": told})
-    data = _dataset(path / "data", db, run.run_id, spec, stage, lent, [*test, *kept], seed)
+    splits = load_splits(spec)
+    lent = drawn_ids(splits.search, tune_share, seed)
+    kept = [example for example in splits.search if example.id not in lent]
+    on_event(ImprovePhase(text=f"dataset of {stage} from {len(lent)} search examples"))
+    data = _dataset(path / "data", db, run.run_id, spec, stage, lent, [*splits.test, *kept], seed)
     tuned = {
         f"{name}{TUNED}-{stage}": _tuned(path, spec, name, fit_settings or {}, seed, on_event)
         for name in wanted
     }
-    new = improved_spec(spec, stage, tuned, {"search": kept, "test": test}, path)
+    new = improved_spec(spec, stage, tuned, {"search": kept, "test": splits.test}, path)
     (path / "pipeline.yaml").write_text(pipeline_text(new), encoding="utf-8")
     with Store.open(db) as store:
         for name, one in tuned.items():
@@ -160,11 +171,11 @@ def improve(
 
     def searched(name: str, which: PipelineSpec, units: float, **more: Any) -> SearchResult:
         key = f"{name}@{units:g}"
-        on_event({"kind": "phase", "text": f"search {name} at {units:g} units"})
+        on_event(ImprovePhase(text=f"search {name} at {units:g} units"))
 
-        def noted(event: dict[str, Any]) -> None:
-            if event["kind"] == "run_started":
-                state["searches"][key] = event["run_id"]
+        def noted(event: SearchEvent) -> None:
+            if isinstance(event, RunStarted):
+                state["searches"][key] = event.run_id
                 save_json(path / _STATE, state)
             on_event(event)
 
@@ -183,7 +194,7 @@ def improve(
             bought[name] += result.cost.get(name) or 0
         return result
 
-    on_event({"kind": "phase", "text": "starting the servers that do not answer yet"})
+    on_event(ImprovePhase(text="starting the servers that do not answer yet"))
     with served(new, list(new.models), log_dir=path / "logs"):
         for units in levels:
             before = searched("before", spec, units)
@@ -353,7 +364,7 @@ def _tuned(
     model = _absolute(spec, spec.model(name))
     if model.path is None:
         raise UserError(f"models.{name}: has no path to its weights; add it, tuning starts from them")
-    on_event({"kind": "phase", "text": f"tuning {name}"})
+    on_event(ImprovePhase(text=f"tuning {name}"))
     config = FitConfig(
         base=model.path,
         data="data",
@@ -362,7 +373,7 @@ def _tuned(
         max_tokens=model.context_length,
         **settings,
     )
-    (made,) = fit(config, path, on_event=on_event)
+    (made,) = fit(config, path)
     return made
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from agenttts import AgentSettings, search
+from agenttts.events import SearchEvent
 from agenttts.result import SearchResult
 from agenttts.stats import paired_difference
 from datastore import Store
@@ -152,14 +153,14 @@ def test_the_key_reaches_the_endpoint_and_nothing_else(
     run: Callable[..., SearchResult], tmp_path: Path
 ) -> None:
     """No file that the search leaves, and nothing that it prints, holds the key."""
-    events: list[dict[str, Any]] = []
+    events: list[SearchEvent] = []
     with planner(lambda r, i: turn(("small", 4, "medium", 3))) as server:
         result = run(server, trials=4, on_event=events.append)
     assert server.arrived[0].headers["authorization"] == f"Bearer {KEY}"
     report = result.report(tmp_path / "report.html")
     for file in (*tmp_path.glob("run.duckdb*"), report):
         assert KEY.encode() not in file.read_bytes(), file
-    assert KEY not in json.dumps(events) and KEY not in json.dumps(result.to_json_dict())
+    assert KEY not in repr(events) and KEY not in json.dumps(result.to_json_dict())
     agent = AgentSettings(base_url="http://127.0.0.1:1/v1", model="m", api_key=KEY)
     assert KEY not in repr(agent)
 

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 
 from agenttts.errors import UserError
-from agenttts.evaluate import Progress, TrialResult, evaluate, load_trial
-from agenttts.limits import Ledger, SearchLimits
+from agenttts.evaluate import evaluate
+from agenttts.events import TrialProgress
+from agenttts.limits import Ledger
+from agenttts.settings import SearchLimits
 from agenttts.space import SearchSpace
+from agenttts.trial import TrialResult, load_trial
 from datastore import Run, Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.clients import ModelClients
@@ -56,7 +59,7 @@ class Bench:
 
     def __init__(self, spec: PipelineSpec, store: Store, runtime: Runtime) -> None:
         self.spec, self.store, self.runtime = spec, store, runtime
-        self.progress: list[Progress] = []
+        self.progress: list[TrialProgress] = []
         self._times = iter(range(1_000_000))
 
     async def trial(self, chosen: Allocation, number: int = 0, **options: Any) -> TrialResult:

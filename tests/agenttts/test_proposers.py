@@ -18,6 +18,7 @@ from agenttts.proposers.moves import grid
 from agenttts.proposers.solver import SolverProposer
 from agenttts.proposers.verdicts import verdicts
 from agenttts.racing import is_losing, rungs
+from agenttts.settings import SearchSettings
 from agenttts.simulation import Moment, SimulatedSearch
 from agenttts.space import SearchSpace
 from datastore import Store
@@ -166,7 +167,13 @@ def test_unknown_names_are_refused() -> None:
 def test_the_view_holds_no_bank_by_default(voting: Landscape) -> None:
     """Without a bank the solver goes by the trials alone."""
     view = SearchView(
-        space=voting.space, trials=(), insights=(), seed=0, trials_left=5, n_examples=10, task="t"
+        settings=SearchSettings(budget_units=voting.space.budget_units, proposer="solve"),
+        space=voting.space,
+        trials=(),
+        insights=(),
+        trials_left=5,
+        n_examples=10,
+        task="t",
     )
     turn = SolverProposer().decide(view, 2)
     assert len({s.allocation for s in turn.suggestions}) == 2

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agenttts import Decision, Pending, SearchLimits, UserError, load_run, search
+from agenttts import Decision, Pending, SearchLimits, UserError, async_search, load_run, search
 from agenttts.budget import planned_seconds
 from agenttts.errors import SpaceError
+from agenttts.events import PhaseStarted, SearchEvent, TrialFinished
 from agenttts.proposers.base import SearchView, Suggestion, Turn
+from agenttts.settings import SearchSettings
 from agenttts.space import SearchSpace
 from agenttts.trial import TrialResult
 from datastore import Store
@@ -54,7 +59,7 @@ class Scripted:
 
 def test_a_search_ends_with_a_confirmed_winner(recorded: Path, tmp_path: Path) -> None:
     """The best of the trials is scored once on the test split, beside the best default; equals are listed."""
-    events: list[dict[str, Any]] = []
+    events: list[SearchEvent] = []
     result = search(recorded, trials=12, db=tmp_path / "r.duckdb", replay=True, on_event=events.append)
     spec = load_spec(recorded)
     space = SearchSpace(spec, spec.budget.units)
@@ -82,7 +87,7 @@ def test_a_search_ends_with_a_confirmed_winner(recorded: Path, tmp_path: Path) -
     assert result.cost["flops_spared_by_shared_prompts"] > 0
     assert str(best.allocation) in result.certificate
     assert result.cost["calls"] == 0 and result.cost["samples_reused"] > 0
-    phases = [event["phase"] for event in events if event["kind"] == "phase"]
+    phases = [event.phase for event in events if isinstance(event, PhaseStarted)]
     assert phases[0] == "seed" and phases[-2:] == ["confirm", "finish"]
     assert {"reflect", "propose", "validate", "evaluate"} <= set(phases)
     with Store.read(tmp_path / "r.duckdb") as store:
@@ -173,6 +178,66 @@ class _Ends(Scripted):
         if view.step >= self.steps:
             return Turn(finished="enough")
         return InsightsProposer().decide(view, 1)
+
+
+def test_a_resumed_search_keeps_what_a_person_decided_on_the_defaults(recorded: Path, tmp_path: Path) -> None:
+    """Refused and edited defaults stay so after a stop, and nobody is asked again about them."""
+    wanted = pair("small", 5, "medium", 3)
+    questions: list[list[Pending]] = []
+
+    def approve(proposals: list[Pending]) -> list[Decision]:
+        questions.append(proposals)
+        first = [Decision(action="refuse"), Decision(action="edit", allocation=wanted)]
+        return first + [Decision(action="approve")] * (len(proposals) - 2)
+
+    def stop(event: SearchEvent) -> None:
+        if isinstance(event, TrialFinished):
+            raise KeyboardInterrupt
+
+    settings: Any = {"db": tmp_path / "r.duckdb", "replay": True, "approve": approve, "proposer": _Ends(1)}
+    with pytest.raises(KeyboardInterrupt):
+        search(recorded, **settings, on_event=stop)
+    result = search(recorded, **settings, resume=True)
+    assert len(questions) == 1
+    tried = [trial.allocation for trial in result.trials]
+    assert tried == [wanted, *(pending.allocation for pending in questions[0][2:])]
+
+
+def test_a_person_who_leaves_stops_the_search(recorded: Path, tmp_path: Path) -> None:
+    """Ctrl-C at a question marks the run as stopped, and it can be resumed."""
+
+    def leave(proposals: list[Pending]) -> list[Decision]:
+        raise KeyboardInterrupt
+
+    db = tmp_path / "r.duckdb"
+    with pytest.raises(KeyboardInterrupt):
+        search(recorded, trials=4, db=db, replay=True, approve=leave)
+    with Store.read(db) as store:
+        assert store.run().status == "stopped" and store.trials(store.run().run_id) == []
+    assert search(recorded, trials=4, db=db, replay=True, resume=True).status == "complete"
+
+
+def test_the_signature_of_search_names_every_parameter() -> None:
+    """Both functions take the same parameters with types and defaults, and `Args:` explains each of them."""
+    signature = inspect.signature(search)
+    assert signature == inspect.signature(async_search) and len(signature.parameters) > 20
+    assert signature.parameters["trials"].default == 20
+    assert all(p.annotation is not p.empty for p in signature.parameters.values())
+    arguments = (search.__doc__ or "").partition("Args:")[2].partition("Returns:")[0]
+    assert re.findall(r"^        (\w+): ", arguments, re.MULTILINE) == list(signature.parameters)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'budgets'"):
+        search("pipeline.yaml", budgets=1)  # type: ignore[call-arg]
+
+
+def test_settings_are_stored_without_loss() -> None:
+    """What a run keeps gives the settings back; what decides otherwise is named, what may change is not."""
+    limits = SearchLimits(trials=5, minutes=2.0)
+    settings = SearchSettings(budget_units=60.0, proposer="solve", retest=0.2, limits=limits)
+    assert SearchSettings.from_json_dict(json.loads(json.dumps(settings.to_json_dict()))) == settings
+    assert settings == replace(settings, limits=SearchLimits(), approve=True, max_in_flight=1)
+    assert replace(settings, seed=3).differences(settings) == ["seed was 0, now 3"]
+    with pytest.raises(UserError, match="together with the frontier"):
+        replace(settings, objective="cost", min_quality=0.5, frontier=True)
 
 
 def test_a_cap_on_tokens_holds_whatever_is_in_flight(tmp_path: Path, server: ScriptedServer) -> None:

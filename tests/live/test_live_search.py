@@ -6,9 +6,9 @@ import os
 import random
 import signal
 from pathlib import Path
-from typing import Any
 
 from agenttts import load_run, search
+from agenttts.events import RunFinished, SearchEvent, TrialFinished
 from datastore import Store
 from pipelines.clients import ModelClients
 from pipelines.preflight import preflight
@@ -36,7 +36,7 @@ async def test_preflight_finds_nothing_wrong_and_names_what_is(live_spec: Pipeli
 def test_a_live_search_ends_with_a_certificate_and_pays_once(live_spec: PipelineSpec, tmp_path: Path) -> None:
     """Every example is scored, the winner is scored on the test split, and a repeat draws nothing."""
     db = tmp_path / "live.duckdb"
-    events: list[dict[str, Any]] = []
+    events: list[SearchEvent] = []
     result = search(live_spec, trials=5, proposer="insights", db=db, on_event=events.append)
     assert result.status == "complete" and len(result.trials) == 5
     assert all(trial.n_missing == 0 and trial.n_scored == 16 for trial in result.trials)
@@ -47,7 +47,7 @@ def test_a_live_search_ends_with_a_certificate_and_pays_once(live_spec: Pipeline
     }
     assert result.cost["samples_drawn"] > 0 and result.cost["calls"] < result.cost["samples_drawn"]
     assert result.cost["generated_tokens"] > result.cost["samples_drawn"]
-    assert [event["kind"] for event in events][-1] == "run_finished"
+    assert isinstance(events[-1], RunFinished)
 
     again = search(live_spec, trials=5, proposer="insights", db=db)
     assert again.run_id != result.run_id
@@ -63,12 +63,12 @@ def test_a_live_search_ends_with_a_certificate_and_pays_once(live_spec: Pipeline
 def test_a_server_that_dies_leaves_missing_values_and_never_zeros(vllm: None, tmp_path: Path) -> None:
     """After its only server is killed a search keeps what it had; the dead trials have no score."""
     spec = load_spec(write_spec(tmp_path, ["small"], n_search=12, n_test=4))
-    finished: list[dict[str, Any]] = []
+    finished: list[TrialFinished] = []
 
     with ServerGroup(commands(spec, ["small"], device="cpu"), log_dir=tmp_path / "logs") as group:
 
-        def on_event(event: dict[str, Any]) -> None:
-            if event["kind"] == "trial_finished":
+        def on_event(event: SearchEvent) -> None:
+            if isinstance(event, TrialFinished):
                 finished.append(event)
                 if len(finished) == 2:
                     os.killpg(group.pids[0], signal.SIGKILL)

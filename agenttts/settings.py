@@ -1,0 +1,127 @@
+"""What a search is asked to do: its settings, as the run keeps them, and the limits on what it may spend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from agenttts.errors import UserError
+from agenttts.goal import Goal, Objective
+from pipelines.spec import ModelSpec
+
+MAX_ERROR_RATE = 0.2
+_NOT_STORED = ("max_in_flight", "preflight", "banks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchLimits:
+    """The most that a whole search may spend. None means no cap.
+
+    Attributes:
+        trials: Allocations to evaluate; the confirmation at the end is not counted.
+        tokens: Prompt and generated tokens paid for, the agent's included.
+        flops: FLOPs of the pipeline's models.
+        usd: US dollars; every model needs a price.
+        minutes: Running time; the time between a stop and a resume does not count.
+
+    Raises:
+        UserError: A cap is not above 0.
+    """
+
+    trials: int | None = None
+    tokens: int | None = None
+    flops: float | None = None
+    usd: float | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        for cap in fields(self):
+            value = getattr(self, cap.name)
+            if value is not None and not value > 0:
+                raise UserError(f"a limit on {cap.name} is > 0, got {value}; leave it out for no limit")
+
+    def require_prices(self, models: Mapping[str, ModelSpec]) -> None:
+        """UserError when money is limited and a model has no price."""
+        unpriced = [name for name, model in models.items() if model.price is None]
+        if self.usd is not None and unpriced:
+            raise UserError(
+                f"a limit in US dollars needs a price for every model, and {', '.join(unpriced)} has none; "
+                "add a price or limit tokens instead"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """Everything that a search is asked for, as plain values.
+
+    Two settings are equal when a search decides alike under both. What may change when a run is resumed
+    (approval, limits, error rate, requests in flight, preflight, banks) is not compared.
+
+    Attributes:
+        budget_units: The budget of an allocation, in units per query.
+        seed: The seed of every random stream.
+        proposer: The name of the proposer.
+        agent_model: The model of the LLM agent; None when another proposer decides.
+        replay: Whether every call that recorded samples can't answer is forbidden.
+        frontier: Whether the best score at every cost up to the budget is sought, not at the budget alone.
+        objective: What is sought: quality, or the least cost or latency at a score of `min_quality`.
+        min_quality: The score to reach, above 0 and at most 1; None for the objective quality.
+        retest: The share of the search examples held back to score the best trials on at the end, 0 to 0.5.
+        approve: Whether a person decides on each proposal before it costs anything.
+        limits: What the whole search may spend.
+        max_error_rate: The largest share of missing examples with which a trial still has a score.
+        max_in_flight: Requests at once, for each server.
+        preflight: Whether servers, prompts and data are checked first.
+        banks: Files of recorded samples to attach.
+
+    Raises:
+        UserError: The objective, the least quality and the frontier do not go together.
+    """
+
+    budget_units: float
+    seed: int = 0
+    proposer: str
+    agent_model: str | None = None
+    replay: bool = False
+    frontier: bool = False
+    objective: Objective = "quality"
+    min_quality: float | None = None
+    retest: float = 0.0
+    approve: bool = field(default=False, compare=False)
+    limits: SearchLimits = field(default_factory=SearchLimits, compare=False)
+    max_error_rate: float = field(default=MAX_ERROR_RATE, compare=False)
+    max_in_flight: int = field(default=64, compare=False)
+    preflight: bool = field(default=True, compare=False)
+    banks: tuple[Path, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        if self.goal.min_quality is not None and self.frontier:
+            raise UserError("a least quality is not sought together with the frontier; leave one out")
+
+    @cached_property
+    def goal(self) -> Goal:
+        """The objective together with the score to reach."""
+        return Goal(self.objective, self.min_quality)
+
+    def to_json_dict(self) -> dict[str, object]:
+        """The settings as a run stores them: neither keys nor addresses, and nothing about one machine."""
+        stored = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_STORED}
+        return {**stored, "limits": asdict(self.limits)}
+
+    @classmethod
+    def from_json_dict(cls, data: Mapping[str, Any]) -> SearchSettings:
+        """The settings of a stored run; what it does not name has its default."""
+        names = {f.name for f in fields(cls)}.difference(_NOT_STORED)
+        known = {name: value for name, value in data.items() if name in names}
+        return cls(**{**known, "limits": SearchLimits(**data.get("limits", {}))})
+
+    def differences(self, earlier: SearchSettings) -> list[str]:
+        """What differs from the earlier settings and decides, in words; [] when they are equal."""
+        return [
+            f"{f.name} was {getattr(earlier, f.name)}, now {getattr(self, f.name)}"
+            for f in fields(self)
+            if f.compare and getattr(self, f.name) != getattr(earlier, f.name)
+        ]
