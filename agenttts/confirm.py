@@ -11,12 +11,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
+from agenttts.evaluate import PlannedTrial
 from agenttts.events import PhaseStarted
 from agenttts.further import further_metrics
 from agenttts.outcome import baseline_of, cost_of, latest, outcome, ranked, winner_of
 from agenttts.proposers.base import finalists
 from agenttts.retest import SPLIT, rivals
-from agenttts.search_trial import PlannedTrial, run_trial
+from agenttts.search_trial import run_trial
 from agenttts.state import SearchState, SearchWork, Step, tell
 from pipelines.allocation import Allocation
 

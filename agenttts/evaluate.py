@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from agenttts.errors import AgentTTSError, UserError
 from agenttts.events import TrialProgress
@@ -54,45 +54,73 @@ STOPS = (
 """What concerns the run and not an example."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlannedTrial:
+    """A trial that is to be run.
+
+    Attributes:
+        allocation: What is run.
+        examples: What it is run on.
+        purpose: What the trial is for.
+        proposer: The name of who proposed it.
+        reason: Why, in words.
+        split: The name of the examples' split; None: test for the purpose test, else search.
+    """
+
+    allocation: Allocation
+    examples: Sequence[Example]
+    purpose: TrialPurpose
+    proposer: str
+    reason: str
+    split: str | None = None
+
+
 async def evaluate(
-    allocation: Allocation,
-    examples: Sequence[Example],
+    planned: PlannedTrial,
     *,
     runtime: Runtime,
     store: Store,
     run_id: str,
     number: int,
     space: SearchSpace,
-    purpose: TrialPurpose,
-    proposer: str,
-    reason: str,
     clock: Callable[[], float],
-    split: str | None = None,
     max_error_rate: float = MAX_ERROR_RATE,
     on_progress: Callable[[TrialProgress], None] | None = None,
     race_with: Mapping[str, float | None] | None = None,
     seed: int = 0,
 ) -> TrialResult:
-    """Run the allocation on every example at once and store the trial as it goes.
+    """Run an allocation on every example at once and store the trial as it goes.
 
-    race_with: scores of the best trial so far; then the examples are run part by part, and the trial is
-    "pruned" as soon as it is clearly worse (`racing`).
+    Args:
+        planned: The allocation, the examples and what the trial is for.
+        runtime: Runs an example.
+        store: Keeps the trial.
+        run_id: The run that the trial belongs to.
+        number: The trial's number in the run.
+        space: Knows what the allocation is planned to take.
+        clock: Gives the time in Unix seconds.
+        max_error_rate: The largest share of missing examples with which a trial still has a score.
+        on_progress: Is told how far the trial is.
+        race_with: The scores of the best trial so far; the examples are then run part by part, and the trial
+            is "pruned" as soon as it is clearly worse (`racing`). None: no race.
+        seed: The seed of the comparison in a race.
 
-    split: "test" for the purpose "test", else "search", where not given. clock: Unix seconds.
-    max_error_rate: the largest share of missing examples with which a trial still has a score.
-    Raises what concerns the run (STOPS); UserError without examples.
+    Raises:
+        UserError: There are no examples.
+        Exception: One of STOPS, which concerns the run.
     """
+    allocation, examples = planned.allocation, planned.examples
     if not examples:
-        raise UserError(f"a trial needs at least one example, got none for the purpose {purpose!r}")
+        raise UserError(f"a trial needs at least one example, got none for the purpose {planned.purpose!r}")
     started = records.Trial(
         trial_id=trial_id(run_id, number),
         run_id=run_id,
         number=number,
-        purpose=purpose,
-        split=split or ("test" if purpose == "test" else "search"),
+        purpose=planned.purpose,
+        split=planned.split or ("test" if planned.purpose == "test" else "search"),
         allocation=allocation.to_json(),
-        proposer=proposer,
-        reason=reason,
+        proposer=planned.proposer,
+        reason=planned.reason,
         status="running",
         budget_units=space.units(allocation),
         started_at=clock(),

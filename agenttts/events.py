@@ -13,8 +13,9 @@ from typing import ClassVar, Literal, TypeAlias
 
 from agenttts.drafts import Draft
 from agenttts.limits import Spending
+from agenttts.settings import SearchSettings
 from agenttts.trial import TrialResult
-from datastore.records import Insight, ProposalStatus, RunStatus, TrialPurpose, TrialStatus, Verdict
+from datastore.records import Insight, RunStatus, TrialPurpose
 from pipelines.allocation import Allocation
 
 Phase = Literal["seed", "reflect", "propose", "validate", "evaluate", "confirm", "finish"]
@@ -37,22 +38,18 @@ class RunStarted(Event):
         run_id: The run.
         resumed: Whether the run was begun before.
         db: The database that keeps the run.
-        proposer: The name of the proposer.
-        budget_units: The budget of an allocation, in units per query.
+        settings: What is searched for, and how.
         allocations: How many allocations are within the budget.
         n_examples: How many examples a trial is scored on.
-        trials: The limit on trials; None when there is none.
     """
 
     kind: ClassVar[str] = "run_started"
     run_id: str
     resumed: bool
     db: Path
-    proposer: str
-    budget_units: float
+    settings: SearchSettings
     allocations: int
     n_examples: int
-    trials: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,44 +63,18 @@ class PhaseStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class InsightLearnt(Event):
-    """The proposer has put in words what the trials teach.
-
-    Attributes:
-        text: The insight.
-        trials: The numbers of the trials that it rests on.
-        proposer: Whose insight it is.
-        verdict: What a paired test says of its claim.
-    """
+    """Somebody has put in words what the trials teach, or an earlier run's insight is passed on."""
 
     kind: ClassVar[str] = "insight"
-    text: str
-    trials: tuple[int, ...]
-    proposer: str
-    verdict: Verdict
-
-    @classmethod
-    def of(cls, insight: Insight) -> InsightLearnt:
-        return cls(
-            text=insight.text, trials=insight.trials, proposer=insight.proposer, verdict=insight.verdict
-        )
+    insight: Insight
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProposalMade(Event):
-    """An allocation was proposed, or a person has decided on it; the fields are those of `Draft`."""
+    """An allocation was proposed, or a person has decided on it."""
 
     kind: ClassVar[str] = "proposal"
-    step: int
-    position: int
-    allocation: Allocation | str
-    proposer: str
-    reason: str
-    status: ProposalStatus
-    problem: str | None
-
-    @classmethod
-    def of(cls, draft: Draft) -> ProposalMade:
-        return cls(**vars(draft))
+    proposal: Draft
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,45 +125,15 @@ class TrialFinished(Event):
     """A trial has ended.
 
     Attributes:
-        score: The mean over the scored examples; None without a score, and for a trial on the test split.
+        trial: The trial; on the test split without its scores, which nobody sees before the search is over.
         from_store: Whether the trial was run before the run was resumed.
         spent: What the whole search has spent so far.
-
-    The other fields are those of `TrialResult`.
     """
 
     kind: ClassVar[str] = "trial_finished"
-    number: int
-    purpose: TrialPurpose
-    allocation: Allocation
-    status: TrialStatus
-    score: float | None
-    n_scored: int
-    n_missing: int
-    samples_drawn: int
-    samples_reused: int
-    calls: int
-    error: str | None
+    trial: TrialResult
     from_store: bool
     spent: Spending
-
-    @classmethod
-    def of(cls, trial: TrialResult, *, from_store: bool, spent: Spending) -> TrialFinished:
-        return cls(
-            number=trial.number,
-            purpose=trial.purpose,
-            allocation=trial.allocation,
-            status=trial.status,
-            score=trial.score if trial.purpose != "test" else None,
-            n_scored=trial.n_scored,
-            n_missing=trial.n_missing,
-            samples_drawn=trial.samples_drawn,
-            samples_reused=trial.samples_reused,
-            calls=trial.calls,
-            error=trial.error,
-            from_store=from_store,
-            spent=spent,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

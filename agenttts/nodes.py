@@ -15,11 +15,12 @@ from dataclasses import replace
 
 from agenttts.approval import decided, question
 from agenttts.drafts import Draft
+from agenttts.evaluate import PlannedTrial
 from agenttts.events import InsightLearnt, Note, PhaseStarted, ProposalMade
 from agenttts.inherited import as_told
 from agenttts.proposers.base import Lesson, Suggestion
 from agenttts.proposers.verdicts import verdicts
-from agenttts.search_trial import PlannedTrial, run_trial, stored_trial
+from agenttts.search_trial import run_trial, stored_trial
 from agenttts.state import SearchState, SearchWork, Step, tell
 from datastore.records import Insight
 from pipelines.allocation import Allocation
@@ -33,7 +34,7 @@ async def seed(state: SearchState, runtime: Step) -> SearchState:
     work.store.put_insights(inherited)
     work.insights = inherited + [i for i in work.insights if i.step > 0]
     for insight in inherited:
-        tell(runtime, InsightLearnt.of(insight))
+        tell(runtime, InsightLearnt(insight=insight))
     reason = "Baseline: one model at every stage, the budget shared equally."
     defaults = [Suggestion(allocation, reason, "default") for allocation in work.space.defaults()]
     drafts = [Draft.of(suggestion, "default", 0, i) for i, suggestion in enumerate(defaults)]
@@ -48,7 +49,7 @@ async def reflect(state: SearchState, runtime: Step) -> SearchState:
     if step in work.proposals:
         for insight in work.insights:
             if insight.step == step:
-                tell(runtime, InsightLearnt.of(insight))
+                tell(runtime, InsightLearnt(insight=insight))
         return {"step": step}
     count = work.proposer.batch if work.trials_left is None else min(work.proposer.batch, work.trials_left)
     turn = await work.proposer.propose(work.view(step), count)
@@ -76,7 +77,7 @@ async def reflect(state: SearchState, runtime: Step) -> SearchState:
     work.store.put_insights(insights)
     work.insights = [i for i in work.insights if i.step != step] + insights
     for insight in insights:
-        tell(runtime, InsightLearnt.of(insight))
+        tell(runtime, InsightLearnt(insight=insight))
     work.turn = turn
     return {"step": step}
 
@@ -118,7 +119,7 @@ async def validate(state: SearchState, runtime: Step) -> SearchState:
     if step not in work.proposals:
         work.drafts = _validated(work, step)
     for draft in work.drafts:
-        tell(runtime, ProposalMade.of(draft))
+        tell(runtime, ProposalMade(proposal=draft))
     runnable = any(draft.status != "invalid" for draft in work.drafts)
     return {"ended": None if runnable else "every allocation of the space was tried"}
 
@@ -145,7 +146,7 @@ async def approve(state: SearchState, runtime: Step) -> SearchState:
     work.drafts = drafts
     for draft in drafts:
         if draft.status != "invalid":
-            tell(runtime, ProposalMade.of(draft))
+            tell(runtime, ProposalMade(proposal=draft))
     return {}
 
 

@@ -33,6 +33,7 @@ from agenttts.events import (
     TrialStarted,
 )
 from agenttts.report_text import count_text
+from agenttts.trial import TrialResult
 
 
 class SearchProgress:
@@ -72,7 +73,7 @@ class SearchProgress:
             case PhaseStarted(phase="confirm"):
                 self._bars.update(self._trials, description="confirming")
             case InsightLearnt():
-                self._print(f"     learnt: {event.text}", style="green")
+                self._print(f"     learnt: {event.insight.text}", style="green")
             case Note():
                 self._print(f"     {event.message}", style="yellow")
             case TrialStarted():
@@ -97,11 +98,11 @@ class SearchProgress:
         verb = "resuming" if event.resumed else "run"
         self._print(
             f"{verb} {event.run_id}: {event.allocations:,} allocations within "
-            f"{event.budget_units:g} units, {event.n_examples} search examples, "
-            f"proposer {event.proposer}, {event.db}",
+            f"{event.settings.budget_units:g} units, {event.n_examples} search examples, "
+            f"proposer {event.settings.proposer}, {event.db}",
             style="dim",
         )
-        self._bars.update(self._trials, total=event.trials, visible=True)
+        self._bars.update(self._trials, total=event.settings.limits.trials, visible=True)
 
     def _trial_started(self, event: TrialStarted) -> None:
         self._bars.reset(self._examples, total=None, visible=True, told="")
@@ -118,21 +119,22 @@ class SearchProgress:
         self._bars.update(self._examples, total=event.n_examples, completed=event.n_done, told=told)
 
     def _trial_finished(self, event: TrialFinished) -> None:
-        self._n_trials += event.purpose in ("search", "baseline")
+        trial = event.trial
+        self._n_trials += trial.purpose in ("search", "baseline")
         spent = event.spent
         self._bars.update(self._trials, completed=self._n_trials)
         self._bars.update(self._examples, visible=False)
-        missing = f", {event.n_missing} missing" if event.n_missing else ""
-        figures = f"{_samples(event)}{missing}"
-        if event.purpose == "test":
+        missing = f", {trial.n_missing} missing" if trial.n_missing else ""
+        figures = f"{_samples(trial)}{missing}"
+        if trial.purpose == "test":
             self._print(f"     scored once on the sealed test split; {figures}")
-        elif event.score is None:
-            self._print(f"     no score: {event.error}", style="red")
+        elif trial.score is None:
+            self._print(f"     no score: {trial.error}", style="red")
         else:
-            best = event.score > self._best
-            self._best = max(self._best, event.score)
+            best = trial.score > self._best
+            self._best = max(self._best, trial.score)
             style = "bold cyan" if best else ""
-            self._print(f"     {event.score:.3f}{' best so far' if best else ''}; {figures}", style=style)
+            self._print(f"     {trial.score:.3f}{' best so far' if best else ''}; {figures}", style=style)
         usd = f" · ${spent.usd:.2f}" if spent.usd else ""
         told = f"paid {count_text(spent.tokens)} tokens{usd} · best {max(self._best, 0.0):.3f}"
         self._bars.update(self._trials, told=told)
@@ -141,5 +143,5 @@ class SearchProgress:
         self._console.print(escape(text), style=style or None, soft_wrap=not self._console.is_terminal)
 
 
-def _samples(event: TrialProgress | TrialFinished) -> str:
-    return f"{count_text(event.samples_drawn)} drawn, {count_text(event.samples_reused)} reused"
+def _samples(trial: TrialProgress | TrialResult) -> str:
+    return f"{count_text(trial.samples_drawn)} drawn, {count_text(trial.samples_reused)} reused"

@@ -1,30 +1,185 @@
-"""A search's row in the store: which run to go on with, how a run begins, and how it ends too early."""
+"""A run of a search: opens it (or goes on with an earlier one), drives the graph to its end, and closes it.
+
+What is decided is left to the nodes of the graph and the proposers. The database is the one memory: a resumed
+run takes its stored decisions in order and goes on from there.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, cast
 
+from agenttts.approval import Approve
+from agenttts.bank_outcomes import BankOutcomes
+from agenttts.check import check
+from agenttts.drafts import Draft
 from agenttts.errors import UserError
-from agenttts.events import RunStopped
+from agenttts.events import Note, OnEvent, RunFinished, RunStarted, RunStopped, SearchEvent
+from agenttts.inherited import inherited
+from agenttts.limits import Ledger
+from agenttts.proposers import AgentSettings, Proposer, ProposerContext, make_proposer
+from agenttts.result import SearchResult
+from agenttts.retest import held_back
 from agenttts.settings import SearchSettings
+from agenttts.space import SearchSpace
+from agenttts.trial import load_trial
 from datastore.records import Event, ModelRecord, Run, RunStatus
 from datastore.store import Store
+from pipelines.clients import ModelClients
+from pipelines.dataset import Splits, load_splits
+from pipelines.examples import Example
+from pipelines.runtime import Runtime
 from pipelines.spec import PipelineSpec
 from pipelines.specfile import dump_spec, spec_digest
 
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
 
-def run_to_resume(store: Store, settings: SearchSettings, digest: str) -> Run:
+    from agenttts.state import SearchState, SearchWork
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenSearch:
+    """A search whose arguments are in order and whose database is open."""
+
+    settings: SearchSettings
+    space: SearchSpace
+    store: Store
+    proposer: str | Proposer
+    agent: AgentSettings | None
+    approve: Approve | None
+    on_event: OnEvent
+    clock: Callable[[], float]
+    environ: Mapping[str, str]
+
+    async def result(self, resume: bool) -> SearchResult:
+        """Run the search to its end, or go on with an earlier run; a finished one is returned as it is."""
+        spec, settings, store = self.space.spec, self.settings, self.store
+        unfinished = _run_to_resume(store, settings, spec_digest(spec)) if resume else None
+        if unfinished is not None and unfinished.status == "complete":
+            return SearchResult.from_store(store, unfinished.run_id, spec)
+        async with AsyncExitStack() as closing:
+            clients = None
+            if not settings.replay:
+                rng = random.Random(settings.seed)
+                limit = settings.max_in_flight
+                clients = ModelClients(spec, rng=rng, max_in_flight=limit, environ=self.environ)
+                closing.push_async_callback(clients.aclose)
+            splits = await self._splits(clients)
+            examples, held = held_back(splits.search, settings.retest, settings.seed)
+            for bank in settings.banks:
+                store.attach_bank(bank)
+            run = _begin(store, spec, settings, unfinished, self.clock())
+            work = self._work(run, splits, examples, held, clients)
+            close = getattr(work.proposer, "aclose", None)
+            if close is not None:
+                closing.push_async_callback(close)
+            try:
+                await self._drive(work, resumed=unfinished is not None)
+            except (KeyboardInterrupt, asyncio.CancelledError):
+                self._stop(run, "stopped", "stopped by hand")
+                raise
+            except Exception as error:
+                self._stop(run, "failed", f"{type(error).__name__}: {error}")
+                raise
+        return SearchResult.from_store(store, run.run_id, spec)
+
+    async def _splits(self, clients: ModelClients | None) -> Splits:
+        """All examples, read once; UserError for what would fail in the search."""
+        spec, settings = self.space.spec, self.settings
+        read = cache(lambda: load_splits(spec))
+        if settings.preflight:
+            findings = await check(spec, settings.budget_units, clients=clients, read_splits=read)
+            errors = [finding.line for finding in findings if finding.severity == "error"]
+            for finding in findings:
+                if finding.severity != "error":
+                    self.on_event(Note(message=str(finding)))
+            if errors:
+                raise UserError("\n".join(errors))
+        return read()
+
+    def _work(
+        self,
+        run: Run,
+        splits: Splits,
+        examples: Sequence[Example],
+        held: Sequence[Example],
+        clients: ModelClients | None,
+    ) -> SearchWork:
+        """The nodes' work, with all that the store knows of the run."""
+        from agenttts.state import SearchWork  # langgraph takes a second to import
+
+        spec, settings, store, run_id = self.space.spec, self.settings, self.store, run.run_id
+        replay = settings.replay
+        ledger = Ledger.resumed(settings.limits, spec, clock=self.clock, store=store, run_id=run_id)
+        context = ProposerContext(store=store, run_id=run_id, gate=ledger, agent=self.agent, replay=replay)
+        work = SearchWork(
+            run_id=run_id,
+            settings=settings,
+            space=self.space,
+            splits=splits,
+            examples=examples,
+            held=held,
+            store=store,
+            runtime=Runtime(spec, store, clients, run_id=run_id, replay=replay, gate=ledger),
+            ledger=ledger,
+            proposer=make_proposer(self.proposer, context),
+            approve=self.approve,
+            clock=self.clock,
+            bank=BankOutcomes(spec, store, examples),
+            inherited=inherited(store, run),
+            stored={t.number: load_trial(store, t) for t in store.trials(run_id) if t.status != "running"},
+            insights=store.insights(run_id),
+        )
+        for proposal in store.proposals(run_id):
+            work.proposals.setdefault(proposal.step, []).append(Draft.from_record(proposal))
+        return work
+
+    async def _drive(self, work: SearchWork, *, resumed: bool) -> None:
+        """Run the graph to its end and hand on its events."""
+        from agenttts.graph import build_graph
+
+        self.on_event(
+            RunStarted(
+                run_id=work.run_id,
+                resumed=resumed,
+                db=work.store.path,
+                settings=self.settings,
+                allocations=self.space.size,
+                n_examples=len(work.examples),
+            )
+        )
+        start: SearchState = {"step": 0, "ended": None}
+        config: RunnableConfig = {"recursion_limit": 1_000_000}
+        events = build_graph().astream(start, config, context=work, stream_mode="custom")
+        async with aclosing(events):  # type: ignore[type-var]
+            async for event in events:
+                self.on_event(cast(SearchEvent, event))
+        self.on_event(RunFinished(run_id=work.run_id))
+
+    def _stop(self, run: Run, status: RunStatus, reason: str) -> None:
+        """Mark the run as ended before it was complete; what it paid for is in the store already."""
+        store, run_id, now = self.store, run.run_id, self.clock()
+        store.put_event(Event(run_id=run_id, at=now, kind=status, detail=json.dumps({"reason": reason})))
+        store.finish_run(run_id, status, None, now)
+        message = (
+            f"run {run_id} is kept in {store.path}; the same command with --resume goes on where it stopped"
+        )
+        self.on_event(RunStopped(run_id=run_id, status=status, reason=reason, message=message))
+
+
+def _run_to_resume(store: Store, settings: SearchSettings, digest: str) -> Run:
     """The newest unfinished run of this spec and these settings, else the newest finished one.
 
-    Args:
-        store: The database.
-        settings: The settings of the command that resumes.
-        digest: The digest of its spec.
-
-    Raises:
-        UserError: No run fits; it says what differs from the newest run.
+    UserError, naming what differs from the newest run, when none fits.
     """
     runs = store.runs()
     if not runs:
@@ -45,18 +200,10 @@ def _differences(settings: SearchSettings, digest: str, run: Run) -> list[str]:
     return changed + settings.differences(SearchSettings.from_json_dict(json.loads(run.settings)))
 
 
-def begin_run(
+def _begin(
     store: Store, spec: PipelineSpec, settings: SearchSettings, unfinished: Run | None, now: float
 ) -> Run:
-    """Store the run and its models.
-
-    Args:
-        store: The database.
-        spec: What is searched.
-        settings: What is searched for, and how.
-        unfinished: The run to go on with; None for a new one.
-        now: Unix seconds.
-    """
+    """Store the run, new or unfinished, and its models."""
     digest = spec_digest(spec)
     run = Run(
         run_id=unfinished.run_id if unfinished else _new_run_id(store, now, settings.seed, digest),
@@ -88,14 +235,6 @@ def _model_record(spec: PipelineSpec, name: str) -> ModelRecord:
         usd_per_million_prompt_tokens=price.prompt_usd_per_million if price else None,
         usd_per_million_generated_tokens=price.generated_usd_per_million if price else None,
     )
-
-
-def stop_run(store: Store, run_id: str, status: RunStatus, reason: str, now: float) -> RunStopped:
-    """Mark the run as ended before it was complete; what it paid for is in the store already."""
-    store.put_event(Event(run_id=run_id, at=now, kind=status, detail=json.dumps({"reason": reason})))
-    store.finish_run(run_id, status, None, now)
-    message = f"run {run_id} is kept in {store.path}; the same command with --resume goes on where it stopped"
-    return RunStopped(run_id=run_id, status=status, reason=reason, message=message)
 
 
 def _new_run_id(store: Store, now: float, seed: int, digest: str) -> str:

@@ -1,61 +1,30 @@
-"""`search(...)`: from a spec to a SearchResult. Opens the run (or resumes it), drives the graph, closes
-everything.
+"""`search(...)`: from a spec to a SearchResult.
 
-What is decided is left to the nodes of the graph and the proposers. The database is the one memory: a resumed
-run takes its stored decisions in order and goes on from there.
+The arguments are put in order here; the run is opened, driven and closed in `runs`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from agenttts.approval import Approve
-from agenttts.bank_outcomes import BankOutcomes
 from agenttts.blocking import parameters_of, run_blocking
-from agenttts.check import check
-from agenttts.drafts import Draft
 from agenttts.errors import UserError
-from agenttts.events import Note, OnEvent, RunFinished, RunStarted, SearchEvent
+from agenttts.events import OnEvent
 from agenttts.goal import Objective
-from agenttts.inherited import inherited
-from agenttts.limits import Ledger
-from agenttts.proposers import (
-    DEFAULT,
-    SEEK_FRONTIER,
-    AgentSettings,
-    Proposer,
-    ProposerContext,
-    make_proposer,
-    require_proposer,
-)
+from agenttts.proposers import DEFAULT, SEEK_FRONTIER, AgentSettings, Proposer, require_proposer
 from agenttts.result import SearchResult
-from agenttts.retest import held_back
-from agenttts.runs import begin_run, run_to_resume, stop_run
+from agenttts.runs import OpenSearch
 from agenttts.settings import MAX_ERROR_RATE, SearchLimits, SearchSettings
 from agenttts.space import SearchSpace
-from agenttts.trial import load_trial
-from datastore.records import Run, RunStatus
 from datastore.store import Store
-from pipelines.clients import ModelClients
-from pipelines.dataset import Splits, load_splits
-from pipelines.examples import Example
-from pipelines.runtime import Runtime
 from pipelines.spec import PipelineSpec
-from pipelines.specfile import load_spec, spec_digest
-
-if TYPE_CHECKING:
-    from langchain_core.runnables import RunnableConfig
-
-    from agenttts.state import SearchState, SearchWork
+from pipelines.specfile import load_spec
 
 DEFAULT_DB = Path("agenttts.duckdb")
 
@@ -117,7 +86,7 @@ async def async_search(
     space = SearchSpace(spec, settings.budget_units)
     settings.goal.require_speeds(spec)
     with Store.open(DEFAULT_DB if db is None else db, clock=clock) as store:
-        opened = _OpenSearch(
+        opened = OpenSearch(
             settings=settings,
             space=space,
             store=store,
@@ -177,131 +146,6 @@ def search(*args: Any, **kwargs: Any) -> SearchResult:
         AgentTTSError, PipelineError, StoreError: A person must act; what was paid for is kept.
     """
     return run_blocking(async_search(*args, **kwargs))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OpenSearch:
-    """A search whose arguments are in order and whose database is open."""
-
-    settings: SearchSettings
-    space: SearchSpace
-    store: Store
-    proposer: str | Proposer
-    agent: AgentSettings | None
-    approve: Approve | None
-    on_event: OnEvent
-    clock: Callable[[], float]
-    environ: Mapping[str, str]
-
-    async def result(self, resume: bool) -> SearchResult:
-        """Run the search to its end, or go on with an earlier run; a finished one is returned as it is."""
-        spec, settings, store = self.space.spec, self.settings, self.store
-        unfinished = run_to_resume(store, settings, spec_digest(spec)) if resume else None
-        if unfinished is not None and unfinished.status == "complete":
-            return SearchResult.from_store(store, unfinished.run_id, spec)
-        async with AsyncExitStack() as closing:
-            clients = None
-            if not settings.replay:
-                rng = random.Random(settings.seed)
-                limit = settings.max_in_flight
-                clients = ModelClients(spec, rng=rng, max_in_flight=limit, environ=self.environ)
-                closing.push_async_callback(clients.aclose)
-            splits = await self._splits(clients)
-            examples, held = held_back(splits.search, settings.retest, settings.seed)
-            for bank in settings.banks:
-                store.attach_bank(bank)
-            run = begin_run(store, spec, settings, unfinished, self.clock())
-            work = self._work(run, splits, examples, held, clients)
-            close = getattr(work.proposer, "aclose", None)
-            if close is not None:
-                closing.push_async_callback(close)
-            try:
-                await self._drive(work, resumed=unfinished is not None)
-            except (KeyboardInterrupt, asyncio.CancelledError):
-                self._stop(run, "stopped", "stopped by hand")
-                raise
-            except Exception as error:
-                self._stop(run, "failed", f"{type(error).__name__}: {error}")
-                raise
-        return SearchResult.from_store(store, run.run_id, spec)
-
-    async def _splits(self, clients: ModelClients | None) -> Splits:
-        """All examples, read once; UserError for what would fail in the search."""
-        spec, settings = self.space.spec, self.settings
-        read = cache(lambda: load_splits(spec))
-        if settings.preflight:
-            findings = await check(spec, settings.budget_units, clients=clients, read_splits=read)
-            errors = [finding.line for finding in findings if finding.severity == "error"]
-            for finding in findings:
-                if finding.severity != "error":
-                    self.on_event(Note(message=str(finding)))
-            if errors:
-                raise UserError("\n".join(errors))
-        return read()
-
-    def _work(
-        self,
-        run: Run,
-        splits: Splits,
-        examples: Sequence[Example],
-        held: Sequence[Example],
-        clients: ModelClients | None,
-    ) -> SearchWork:
-        """The nodes' work, with all that the store knows of the run."""
-        from agenttts.state import SearchWork  # langgraph takes a second to import
-
-        spec, settings, store, run_id = self.space.spec, self.settings, self.store, run.run_id
-        replay = settings.replay
-        ledger = Ledger.resumed(settings.limits, spec, clock=self.clock, store=store, run_id=run_id)
-        context = ProposerContext(store=store, run_id=run_id, gate=ledger, agent=self.agent, replay=replay)
-        work = SearchWork(
-            run_id=run_id,
-            settings=settings,
-            space=self.space,
-            splits=splits,
-            examples=examples,
-            held=held,
-            store=store,
-            runtime=Runtime(spec, store, clients, run_id=run_id, replay=replay, gate=ledger),
-            ledger=ledger,
-            proposer=make_proposer(self.proposer, context),
-            approve=self.approve,
-            clock=self.clock,
-            bank=BankOutcomes(spec, store, examples),
-            inherited=inherited(store, run),
-            stored={t.number: load_trial(store, t) for t in store.trials(run_id) if t.status != "running"},
-            insights=store.insights(run_id),
-        )
-        for proposal in store.proposals(run_id):
-            work.proposals.setdefault(proposal.step, []).append(Draft.from_record(proposal))
-        return work
-
-    async def _drive(self, work: SearchWork, *, resumed: bool) -> None:
-        """Run the graph to its end and hand on its events."""
-        from agenttts.graph import build_graph
-
-        self.on_event(
-            RunStarted(
-                run_id=work.run_id,
-                resumed=resumed,
-                db=work.store.path,
-                proposer=self.settings.proposer,
-                budget_units=self.settings.budget_units,
-                allocations=self.space.size,
-                n_examples=len(work.examples),
-                trials=self.settings.limits.trials,
-            )
-        )
-        start: SearchState = {"step": 0, "ended": None}
-        config: RunnableConfig = {"recursion_limit": 1_000_000}
-        events = build_graph().astream(start, config, context=work, stream_mode="custom")
-        async with aclosing(events):  # type: ignore[type-var]
-            async for event in events:
-                self.on_event(cast(SearchEvent, event))
-        self.on_event(RunFinished(run_id=work.run_id))
-
-    def _stop(self, run: Run, status: RunStatus, reason: str) -> None:
-        self.on_event(stop_run(self.store, run.run_id, status, reason, self.clock()))
 
 
 def _banks(spec: PipelineSpec, banks: Sequence[Path | str] | None) -> tuple[Path, ...]:

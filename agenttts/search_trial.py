@@ -3,42 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
-from agenttts.evaluate import evaluate
+from agenttts.evaluate import PlannedTrial, evaluate
 from agenttts.events import TrialFinished, TrialProgress, TrialStarted
 from agenttts.outcome import ranked
 from agenttts.proposers.base import races
 from agenttts.state import SearchWork, Step, tell
 from agenttts.trial import TrialResult, load_trial, trial_id
-from datastore.records import TrialPurpose
 from pipelines.allocation import Allocation
 from pipelines.errors import SpendRefused
-from pipelines.examples import Example
 
 _PROGRESS_EVERY_S = 0.25
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedTrial:
-    """A trial that is to be run.
-
-    Attributes:
-        allocation: What is run.
-        examples: What it is run on.
-        purpose: What the trial is for.
-        proposer: The name of who proposed it.
-        reason: Why, in words.
-        split: The name of the examples' split; None: test for the purpose test, else search.
-    """
-
-    allocation: Allocation
-    examples: Sequence[Example]
-    purpose: TrialPurpose
-    proposer: str
-    reason: str
-    split: str | None = None
 
 
 async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, str | None]:
@@ -67,18 +44,13 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
     else:
         try:
             trial = await evaluate(
-                allocation,
-                planned.examples,
+                planned,
                 runtime=work.runtime,
                 store=work.store,
                 run_id=work.run_id,
                 number=number,
                 space=work.space,
-                purpose=planned.purpose,
-                proposer=planned.proposer,
-                reason=planned.reason,
                 clock=work.clock,
-                split=planned.split,
                 max_error_rate=work.settings.max_error_rate,
                 on_progress=_progress(runtime),
                 race_with=_rival_scores(work, planned),
@@ -86,7 +58,8 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
             )
         except SpendRefused as error:
             trial, refusal = _stopped_trial(work, number, str(error)), str(error)
-    tell(runtime, TrialFinished.of(trial, from_store=stored is not None, spent=work.ledger.spent))
+    shown = replace(trial, score=None, scores={}, stage_scores={}) if trial.purpose == "test" else trial
+    tell(runtime, TrialFinished(trial=shown, from_store=stored is not None, spent=work.ledger.spent))
     return trial, refusal
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agenttts.errors import UserError
-from agenttts.evaluate import evaluate
+from agenttts.evaluate import PlannedTrial, evaluate
 from agenttts.events import TrialProgress
 from agenttts.limits import Ledger
 from agenttts.settings import SearchLimits
@@ -63,10 +63,15 @@ class Bench:
         self._times = iter(range(1_000_000))
 
     async def trial(self, chosen: Allocation, number: int = 0, **options: Any) -> TrialResult:
-        settings = {"purpose": "search", "proposer": "test", "reason": "to see", **options}
+        planned = PlannedTrial(
+            allocation=chosen,
+            examples=options.pop("examples", EXAMPLES),
+            purpose=options.pop("purpose", "search"),
+            proposer="test",
+            reason="to see",
+        )
         return await evaluate(
-            chosen,
-            settings.pop("examples", EXAMPLES),
+            planned,
             runtime=self.runtime,
             store=self.store,
             run_id="r1",
@@ -74,7 +79,7 @@ class Bench:
             space=SearchSpace(self.spec, 1e6),
             clock=lambda: float(next(self._times)),
             on_progress=self.progress.append,
-            **settings,
+            **options,
         )
 
 
