@@ -32,6 +32,7 @@ from agenttts.stats import Interval
 from datastore import Insight, Proposal, Run, Store, StoreError, Trial
 from pipelines.allocation import Allocation, StageChoice, StageOption
 from pipelines.errors import PipelineError
+from pipelines.examples import Example
 from pipelines.spec import PipelineSpec
 from pipelines.specfile import restore_spec
 
@@ -205,10 +206,24 @@ class ReportData:
         return found
 
 
-def read_report(store: Store, run_id: str | None = None, *, solve: bool = True) -> ReportData:
-    """The report of a run (None: the newest). StoreError when there is no such run.
+def read_report(
+    store: Store,
+    run_id: str | None = None,
+    *,
+    solve: bool = True,
+    examples: Sequence[Example] | None = None,
+) -> ReportData:
+    """The report of a run.
 
-    solve: also score allocations around the best one on recorded samples, where there are enough (seconds).
+    Args:
+        store: The database, open for reading.
+        run_id: The run; None for the newest.
+        solve: Whether to score allocations around the best one on recorded samples, where there are enough.
+            This takes seconds.
+        examples: The search examples for this; None: the spec's dataset is read.
+
+    Raises:
+        StoreError: There is no such run.
     """
     run = store.run(run_id)
     spec = _spec(run)
@@ -220,7 +235,7 @@ def read_report(store: Store, run_id: str | None = None, *, solve: bool = True) 
     solved: list[ScoredAllocation] = []
     spare: list[StageHeadroom] = []
     if solve and best is not None and spec is not None and store.as_of is None:
-        solved, spare = _solved(spec, store, best.allocation, int(settings.get("seed") or 0))
+        solved, spare = _solved(spec, store, best.allocation, int(settings.get("seed") or 0), examples)
     points = merged(scored, solved)
     options = {stage.name: stage.options for stage in spec.stages} if spec else _options_tried(trials)
     equivalent = tuple(f for f in map(_finalist, outcome.get("equivalent") or ()) if f is not None)
@@ -450,14 +465,14 @@ def _tuned(store: Store, spec: Mapping[str, Any]) -> tuple[TunedRow, ...]:
 
 
 def _solved(
-    spec: PipelineSpec, store: Store, best: Allocation, seed: int
+    spec: PipelineSpec, store: Store, best: Allocation, seed: int, examples: Sequence[Example] | None
 ) -> tuple[list[ScoredAllocation], list[StageHeadroom]]:
     """What recorded samples tell around the best allocation; nothing where data or bank are gone."""
     from pipelines.dataset import load_examples
 
     try:
         attach_spec_bank(spec, store)
-        examples = load_examples(spec, "search")
+        examples = load_examples(spec, "search") if examples is None else examples
         around = solve_around(BankSolver(spec, store, examples), best)
         return around, headroom(spec, store, examples, best, seed)
     except (PipelineError, StoreError, OSError):

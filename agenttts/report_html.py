@@ -11,18 +11,12 @@ from typing import TYPE_CHECKING, Any
 from agenttts import plots
 from agenttts import report_text as words
 from agenttts.errors import UserError
-from agenttts.report import ReportData, read_report
-from datastore.store import Store
+from agenttts.report import ReportData
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 _CONFIG = {"displayModeBar": False, "responsive": True}
-
-
-def write_html(store: Store, path: Path | str, *, run_id: str | None = None) -> Path:
-    """Read a run (None: the newest) and write its report; raises as `read_report` and `save_html` do."""
-    return save_html(read_report(store, run_id), path)
 
 
 def save_html(data: ReportData, path: Path | str) -> Path:

@@ -11,7 +11,7 @@ import json
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from datastore.store import Store
 from pipelines.allocation import Allocation
 from pipelines.clients import ModelClients
 from pipelines.dataset import examples_from_rows
+from pipelines.examples import Example
 from pipelines.runtime import Runtime
 from pipelines.spec import PipelineSpec
 from pipelines.specfile import restore_spec
@@ -61,7 +62,8 @@ class SearchResult:
     """The result of one run. `trials` are those on the search split, in order.
 
     `confirmation`: what came after: finalists that the bank answers, trials again for missing examples, and
-    the test trials.
+    the test trials. `examples`: those of the search split, as the search has read them; None where it was
+    loaded, and they are read when they are needed.
     """
 
     run_id: str
@@ -72,6 +74,7 @@ class SearchResult:
     insights: tuple[Insight, ...]
     outcome: Mapping[str, Any]
     confirmation: tuple[TrialResult, ...] = ()
+    examples: Sequence[Example] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def from_store(
@@ -189,11 +192,12 @@ class SearchResult:
 
     def report(self, path: Path | str | None = None) -> Path:
         """Write the HTML report, beside the database where no path is given; its path."""
-        from agenttts.report_html import write_html
+        from agenttts.report import read_report
+        from agenttts.report_html import save_html
 
         path = self.db.with_suffix(".html") if path is None else Path(path)
         with Store.read(self.db) as store:
-            return Path(write_html(store, path, run_id=self.run_id))
+            return save_html(read_report(store, self.run_id, examples=self.examples), path)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, cast
@@ -90,7 +90,8 @@ class OpenSearch:
             except Exception as error:
                 self._stop(run, "failed", f"{type(error).__name__}: {error}")
                 raise
-        return SearchResult.from_store(store, run.run_id, spec)
+        result = SearchResult.from_store(store, run.run_id, spec)
+        return replace(result, examples=splits.search)
 
     async def _splits(self, clients: ModelClients | None) -> Splits:
         """All examples, read once; UserError for what would fail in the search."""
