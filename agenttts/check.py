@@ -70,23 +70,23 @@ async def check(
         What is wrong, errors first; [] when a search can begin.
     """
     templates = list(_templates(spec))
-    found = [*templates, *_space(spec, spec.budget.units if budget is None else budget), *_bank(spec)]
-    found += _functions(spec)
+    findings = [*templates, *_space(spec, spec.budget.units if budget is None else budget), *_bank(spec)]
+    findings += _functions(spec)
     examples: list[Example] = []
     if not templates:
         try:
             splits = load_splits(spec) if read_splits is None else read_splits()
         except PipelineError as error:
-            found += _errors(error)
+            findings += _errors(error)
         else:
             both = [*splits.search, *splits.test]
             prompts = list(_prompts(spec, both))
-            found += [*_left_out(splits.left_out), *_size(len(splits.search)), *prompts]
+            findings += [*_left_out(splits.left_out), *_size(len(splits.search)), *prompts]
             if not any(finding.severity == "error" for finding in prompts):
                 examples = both
-                found += _truncated(spec, both)
-    found += _lengths(spec, examples) if clients is None else await _servers(spec, clients, examples)
-    return sorted(dict.fromkeys(found), key=lambda finding: finding.severity)
+                findings += _truncated(spec, both)
+    findings += _lengths(spec, examples) if clients is None else await _servers(spec, clients, examples)
+    return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity)
 
 
 def _templates(spec: PipelineSpec) -> Iterator[Finding]:

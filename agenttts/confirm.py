@@ -47,9 +47,11 @@ def _planned(work: SearchWork, step: int) -> Iterator[PlannedTrial]:
     for allocation in finalists(work.proposer, work.view(step + 1)):
         reason = "Samples paid for answer it in full, and it may beat every trial."
         yield replace(_again(work, allocation, reason), proposer=work.proposer.name)
-    for rival in rivals(ranked(latest(work.trials, work.extra)), work.settings.seed) if work.held else ():
+    for rival in (
+        rivals(ranked(latest(work.trials, work.extra)), work.settings.seed) if work.held_back else ()
+    ):
         reason = f"Trial {rival.number} on examples held back: the best of many scores is too high by luck."
-        yield replace(_again(work, rival.allocation, reason), examples=work.held, split=SPLIT)
+        yield replace(_again(work, rival.allocation, reason), examples=work.held_back, split=SPLIT)
     best = winner_of(work.trials, work.extra, work.spec, work.settings.goal)
     baseline = baseline_of(work.trials, work.extra)
     for allocation in dict.fromkeys(t.allocation for t in (best, baseline) if t is not None):

@@ -1,6 +1,6 @@
 """Insights of earlier runs on the same pipeline, which a new run starts from.
 
-They are told as open: another budget or seed may have other truths. Where the new run has tried both
+They start as open: another budget or seed may have other truths. Where the new run has tried both
 allocations that an insight sets apart, it is tested again on the new run's own trials.
 """
 
@@ -54,14 +54,14 @@ def inherited(store: Store, run: Run) -> list[Inherited]:
         return []
     newest = max(earlier, key=lambda r: (r.finished_at or 0.0, r.run_id))
     trials = {t.number: t for t in store.trials(newest.run_id)}
-    found: dict[str, Inherited] = {}
+    insights: dict[str, Inherited] = {}
     for insight in store.insights(newest.run_id):
         scored = [trials[n] for n in insight.trials if n in trials and trials[n].score is not None]
         if insight.verdict == "supported" and len(scored) >= 2:
             by_score = sorted(scored, key=lambda t: t.score or 0.0)
             lower, higher = (Allocation.from_json(t.allocation) for t in (by_score[0], by_score[-1]))
-            found[insight.text] = Inherited(newest.run_id, insight.text, higher, lower)
-    return list(found.values())
+            insights[insight.text] = Inherited(newest.run_id, insight.text, higher, lower)
+    return list(insights.values())
 
 
 def as_told(run_id: str, insights: Sequence[Inherited]) -> list[Insight]:

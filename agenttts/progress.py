@@ -45,15 +45,15 @@ class SearchProgress:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
         )
-        self._trials = self._bars.add_task("trials", total=None, told="", visible=False)
-        self._examples = self._bars.add_task("examples", total=None, told="", visible=False)
+        self._trials = self._bars.add_task("trials", total=None, figures="", visible=False)
+        self._examples = self._bars.add_task("examples", total=None, figures="", visible=False)
         self._best = float("-inf")
         self._n_trials = 0
 
@@ -105,7 +105,7 @@ class SearchProgress:
         self._bars.update(self._trials, total=event.settings.limits.trials, visible=True)
 
     def _trial_started(self, event: TrialStarted) -> None:
-        self._bars.reset(self._examples, total=None, visible=True, told="")
+        self._bars.reset(self._examples, total=None, visible=True, figures="")
         name = "test split" if event.purpose == "test" else f"trial {event.number}"
         self._bars.update(self._examples, description=name)
         reason = f"{event.proposer}: {event.reason}"
@@ -115,8 +115,8 @@ class SearchProgress:
     def _trial_progress(self, event: TrialProgress) -> None:
         missing = f", {event.n_missing} missing" if event.n_missing else ""
         cost = f", ${event.cost_usd:.2f}" if event.cost_usd else ""
-        told = f"{_samples(event)}{missing}{cost}"
-        self._bars.update(self._examples, total=event.n_examples, completed=event.n_done, told=told)
+        figures = f"{_samples(event)}{missing}{cost}"
+        self._bars.update(self._examples, total=event.n_examples, completed=event.n_done, figures=figures)
 
     def _trial_finished(self, event: TrialFinished) -> None:
         trial = event.trial
@@ -136,8 +136,8 @@ class SearchProgress:
             style = "bold cyan" if best else ""
             self._print(f"     {trial.score:.3f}{' best so far' if best else ''}; {figures}", style=style)
         usd = f" · ${spent.usd:.2f}" if spent.usd else ""
-        told = f"paid {count_text(spent.tokens)} tokens{usd} · best {max(self._best, 0.0):.3f}"
-        self._bars.update(self._trials, told=told)
+        totals = f"paid {count_text(spent.tokens)} tokens{usd} · best {max(self._best, 0.0):.3f}"
+        self._bars.update(self._trials, figures=totals)
 
     def _print(self, text: str, style: str = "") -> None:
         self._console.print(escape(text), style=style or None, soft_wrap=not self._console.is_terminal)

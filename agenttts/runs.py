@@ -74,11 +74,11 @@ class OpenSearch:
                 clients = ModelClients(spec, rng=rng, max_in_flight=limit, environ=self.environ)
                 closing.push_async_callback(clients.aclose)
             splits = await self._splits(clients)
-            examples, held = held_back(splits.search, settings.retest, settings.seed)
+            examples, rest = held_back(splits.search, settings.retest, settings.seed)
             for bank in settings.banks:
                 store.attach_bank(bank)
             run = _begin(store, spec, settings, unfinished, self.clock())
-            work = self._work(run, splits, examples, held, clients)
+            work = self._work(run, splits, examples, rest, clients)
             close = getattr(work.proposer, "aclose", None)
             if close is not None:
                 closing.push_async_callback(close)
@@ -112,7 +112,7 @@ class OpenSearch:
         run: Run,
         splits: Splits,
         examples: Sequence[Example],
-        held: Sequence[Example],
+        rest: Sequence[Example],
         clients: ModelClients | None,
     ) -> SearchWork:
         """The nodes' work, with all that the store knows of the run."""
@@ -128,7 +128,7 @@ class OpenSearch:
             space=self.space,
             splits=splits,
             examples=examples,
-            held=held,
+            held_back=rest,
             store=store,
             runtime=Runtime(spec, store, clients, run_id=run_id, replay=replay, gate=ledger),
             ledger=ledger,

@@ -95,11 +95,11 @@ class SimulatedSearch:
 
     def _stand_ins(self, view: SearchView, turn: Turn) -> list[Suggestion]:
         taken = [s.allocation for s in turn.suggestions]
-        found: list[Suggestion] = []
+        stand_ins: list[Suggestion] = []
         for _ in turn.rejected:
-            stand_in = _RULES.fallback(view, [*taken, *(s.allocation for s in found)])
-            found += [] if stand_in is None else [stand_in]
-        return found
+            stand_in = _RULES.fallback(view, [*taken, *(s.allocation for s in stand_ins)])
+            stand_ins += [] if stand_in is None else [stand_in]
+        return stand_ins
 
     def _try(self, suggestion: Suggestion, seconds: float) -> None:
         ids = self.landscape.outcomes.example_ids
@@ -109,9 +109,9 @@ class SimulatedSearch:
         scores: dict[str, float | None] = {}
         losing = False
         for end in looks:
-            found, _ = self.bank.buy(suggestion.allocation, slice(len(scores), end))
+            bought, _ = self.bank.buy(suggestion.allocation, slice(len(scores), end))
             new = ids[len(scores) : end]
-            scores |= {i: None if np.isnan(s) else float(s) for i, s in zip(new, found, strict=True)}
+            scores |= {i: None if np.isnan(s) else float(s) for i, s in zip(new, bought, strict=True)}
             if best is not None and end < len(ids) and is_losing(scores, best.scores, self.settings.seed):
                 losing = True
                 break

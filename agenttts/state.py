@@ -52,7 +52,7 @@ class SearchWork:
         space: The allocations within the budget.
         splits: All examples; those of the test split are for the confirmation alone.
         examples: The search examples that trials are scored on.
-        held: The search examples held back for the re-test of rivals.
+        held_back: The search examples held back for the re-test of rivals.
         store: The one memory of the run.
         runtime: Runs examples.
         ledger: Keeps the limits on spending.
@@ -76,7 +76,7 @@ class SearchWork:
     space: SearchSpace
     splits: Splits
     examples: Sequence[Example]
-    held: Sequence[Example]
+    held_back: Sequence[Example]
     store: Store
     runtime: Runtime
     ledger: Ledger
@@ -149,7 +149,7 @@ class SearchWork:
         if self.settings.replay or (limits.tokens is None and limits.flops is None and limits.usd is None):
             return Spending()
         n_search = max(1, len(self.examples))
-        n_examples = 2 * len(self.splits.test) + MOST_RIVALS * len(self.held)
+        n_examples = 2 * len(self.splits.test) + MOST_RIVALS * len(self.held_back)
         times = 1.1 * n_examples / n_search  # a tenth for prompts that differ
         tokens = max((t.prompt_tokens + t.generated_tokens for t in self.trials), default=0)
         flops = max(((t.flops_per_query or 0.0) * n_search for t in self.trials), default=0.0)

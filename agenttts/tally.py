@@ -81,12 +81,12 @@ class Tally:
         return {example.id: self.outcomes[example.id].score for example in examples}
 
     def stage_scores(self) -> dict[str, float | None]:
-        found: dict[str, list[float]] = {stage.name: [] for stage in self._spec.stages}
+        scores: dict[str, list[float]] = {stage.name: [] for stage in self._spec.stages}
         for outcome in self.outcomes.values():
             for stage in outcome.stages:
                 if stage.score is not None:
-                    found[stage.stage].append(stage.score)
-        return {stage: mean(values) for stage, values in found.items()}
+                    scores[stage.stage].append(stage.score)
+        return {stage: mean(values) for stage, values in scores.items()}
 
     def rows(self, outcomes: Iterable[ExampleOutcome]) -> tuple[list[StageResult], list[ExampleScore]]:
         outcomes = list(outcomes)

@@ -30,7 +30,7 @@ def at_terminal(console: Console, progress: SearchProgress, read: Callable[[str]
             for pending in proposals:
                 decision = Decision(action="approve") if approve_all else None
                 while decision is None:
-                    answer = _asked(console, pending, read)
+                    answer = _answer(console, pending, read)
                     approve_all = answer == "all"
                     decision = _decision(answer, pending, console, read)
                 decisions.append(decision)
@@ -39,7 +39,7 @@ def at_terminal(console: Console, progress: SearchProgress, read: Callable[[str]
     return ask
 
 
-def _asked(console: Console, pending: Pending, read: Callable[[str], str]) -> str:
+def _answer(console: Console, pending: Pending, read: Callable[[str], str]) -> str:
     console.print(f"\n[bold]{escape(str(pending.allocation))}[/]  ({pending.budget_units:.4g} units)")
     console.print(escape(f"{pending.proposer}: {pending.reason}"), style="dim")
     if pending.problem:
@@ -58,13 +58,13 @@ def _decision(answer: str, pending: Pending, console: Console, read: Callable[[s
         for stage, choice in pending.allocation.items():
             text = _read(read, f"{stage} [{choice}]: ").strip()
             if text:
-                found = re.fullmatch(r"(.+?)\s*[×x*\s]\s*(\d+)", text)
-                if found is None or int(found[2]) < 1:
+                match = re.fullmatch(r"(.+?)\s*[×x*\s]\s*(\d+)", text)
+                if match is None or int(match[2]) < 1:
                     console.print(
                         f"a choice is MODEL×N, such as {choice.option}×4; got {text!r}", style="red"
                     )
                     return None
-                edited = edited.replace(stage, StageChoice(found[1], int(found[2])))
+                edited = edited.replace(stage, StageChoice(match[1], int(match[2])))
         return Decision(action="edit", allocation=edited)
     return None
 

@@ -40,7 +40,7 @@ def check(
     """
     loaded = read_spec(spec, data, n_search, n_test)
 
-    async def found() -> list[Finding]:
+    async def findings_of_spec() -> list[Finding]:
         if offline:
             return await look(loaded, budget)
         clients = ModelClients(loaded, rng=random.Random(0), retries=0)
@@ -49,7 +49,7 @@ def check(
         finally:
             await clients.aclose()
 
-    findings = asyncio.run(found())
+    findings = asyncio.run(findings_of_spec())
     errors = [finding for finding in findings if finding.severity == "error"]
     if json:
         print_json({"ok": not errors, "findings": [finding.to_dict() for finding in findings]})
@@ -60,7 +60,7 @@ def check(
             else:
                 say(str(finding), "yellow")
         if not errors:
-            asked = "servers not asked" if offline else "servers answer, models are served"
-            say(f"{spec}: ready to search ({asked})", "green")
+            servers = "servers not asked" if offline else "servers answer, models are served"
+            say(f"{spec}: ready to search ({servers})", "green")
     if errors:
         raise typer.Exit(2)

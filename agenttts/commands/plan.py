@@ -41,7 +41,7 @@ def plan(
 
     Example: `agenttts plan pipeline.yaml --budget 400 --trials 30`
     """
-    found = forecast(
+    planned = forecast(
         read_spec(spec, data, n_search, n_test),
         budget,
         trials,
@@ -49,27 +49,27 @@ def plan(
         seed=seed,
     )
     if json:
-        print_json(found.to_dict())
+        print_json(planned.to_dict())
         return
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column()
     table.add_column(justify="right")
     rows = {
-        f"allocations within {found.budget_units:g} units": f"{found.allocations:,}",
-        "trials at most": f"{found.trials:,}",
-        "search / test examples": f"{found.n_search:,} / {found.n_test:,}",
-        "calls": f"{found.calls:,}",
-        "samples": f"{found.samples:,}",
-        "prompt tokens": f"{found.prompt_tokens:,}",
-        "generated tokens": f"{found.generated_tokens:,}",
-        "FLOPs": f"{found.flops:.3g}",
-        "cost": "no prices" if found.cost_usd is None else f"${found.cost_usd:,.2f}",
-        f"hours at {found.samples_per_second:g} samples/s": f"{found.hours:,.2f}",
-        "smallest difference it can show": f"{found.resolvable_difference:.3f}",
+        f"allocations within {planned.budget_units:g} units": f"{planned.allocations:,}",
+        "trials at most": f"{planned.trials:,}",
+        "search / test examples": f"{planned.n_search:,} / {planned.n_test:,}",
+        "calls": f"{planned.calls:,}",
+        "samples": f"{planned.samples:,}",
+        "prompt tokens": f"{planned.prompt_tokens:,}",
+        "generated tokens": f"{planned.generated_tokens:,}",
+        "FLOPs": f"{planned.flops:.3g}",
+        "cost": "no prices" if planned.cost_usd is None else f"${planned.cost_usd:,.2f}",
+        f"hours at {planned.samples_per_second:g} samples/s": f"{planned.hours:,.2f}",
+        "smallest difference it can show": f"{planned.resolvable_difference:.3f}",
     }
     for name, figure in rows.items():
         table.add_row(name, figure)
     out().print(table)
     say("Without reuse: trials share samples, which spares a part of this.", "dim")
-    for warning in found.warnings:
+    for warning in planned.warnings:
         say(f"warning: {warning}", "yellow")
