@@ -6,6 +6,7 @@ are left UNKNOWN, so that a bank that is not full still answers what it can.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agenttts.budget import planned_units
 from agenttts.outcomes import FAILED, UNKNOWN, Outcomes, StageOutcomes, Walk
+from agenttts.trial import REPLAYED, TrialResult
 from datastore.store import Store
 from pipelines import metrics
 from pipelines.allocation import Allocation, StageOption
@@ -42,8 +45,8 @@ class _Stage:
     seen: dict[tuple[int, int], int] = field(default_factory=dict)
     leads_to: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.int32))
     flops: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
-    stage_score: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
-    scores: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+    stage_score: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0, 0)))
+    scores: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0, 0)))
 
     def __post_init__(self) -> None:
         self._grow(1)
@@ -70,10 +73,11 @@ class _Stage:
 
 
 class BankOutcomes:
-    """The outcomes of recorded samples that were asked for; answers as a proposer's bank does.
+    """The outcomes of recorded samples that were taken up; answers as a proposer's bank does.
 
     With `add` it knows what a search's own trials took, whatever else the store holds: a resumed search, or
-    one on a bank that holds more, decides as an undisturbed one. With `add_all` it knows the whole bank.
+    one on a bank that holds more, decides as an undisturbed one. With `replay` it takes up what one
+    allocation needs, with `add_all` the whole bank.
     """
 
     def __init__(self, spec: PipelineSpec, store: Store, examples: Sequence[Example]) -> None:
@@ -129,6 +133,52 @@ class BankOutcomes:
                     await self._read(k, number, m, stage.spec.max_samples)
                 number += 1
 
+    async def replay(self, allocation: Allocation) -> TrialResult | None:
+        """Run an allocation on recorded samples, without a call.
+
+        Returns:
+            A trial under the number REPLAYED; None when a sample that it needs was never drawn.
+        """
+        ids = [example.id for example in self._examples]
+        await self.add(allocation, set(ids))
+        walk = self.answer([allocation])
+        if not walk.known.all():
+            return None
+        scores = {i: None if np.isnan(s) else float(s) for i, s in zip(ids, walk.scores[0], strict=True)}
+        present = [score for score in scores.values() if score is not None]
+        return TrialResult(
+            number=REPLAYED,
+            allocation=allocation,
+            purpose="search",
+            split="search",
+            proposer="",
+            reason="",
+            status="complete",
+            score=math.fsum(present) / len(present) if present else None,
+            scores=scores,
+            n_scored=len(present),
+            n_missing=len(scores) - len(present),
+            budget_units=planned_units(self.spec, allocation),
+            flops_per_query=None,
+            prompt_tokens=0,
+            generated_tokens=0,
+            cost_usd=None,
+            samples_drawn=0,
+            samples_reused=0,
+            calls=0,
+            stage_scores=self._stage_scores(allocation),
+        )
+
+    def _stage_scores(self, allocation: Allocation) -> dict[str, float | None]:
+        means: dict[str, float | None] = {}
+        outcomes = self.outcomes
+        for k, nodes in enumerate(outcomes.path(allocation)):
+            model, n = outcomes.choice(k, allocation)
+            scores = self._stages[k].stage_score[nodes[nodes >= 0], model, n - 1]
+            present = scores[~np.isnan(scores)]
+            means[self._stages[k].spec.name] = math.fsum(present) / len(present) if len(present) else None
+        return means
+
     def unknown_options(self) -> list[tuple[str, StageOption]]:
         """Stages and their options of which nothing at all is known."""
         return [
@@ -142,19 +192,20 @@ class BankOutcomes:
         """Outcomes of the samples of one node and option up to n; as many as there are."""
         stage = self._stages[k]
         before = stage.seen.get((number, m), 0)
-        if n <= before:
+        if n <= before and stage.leads_to[number, m, n - 1] != UNKNOWN:
             return
         node = stage.nodes[number]
         choice = stage.spec.options[m].with_samples(n)
         try:
-            found = await self._runtime.prefixes(stage.spec, choice, node.example, node.outputs, before + 1)
+            first = min(before + 1, n)  # n is at or below `before` where only some prefixes have an outcome
+            outcomes = await self._runtime.prefixes(stage.spec, choice, node.example, node.outputs, first)
         except ReplayMiss as miss:
             if miss.available > before:
                 await self._read(k, number, m, miss.available)
             return
-        stage.seen[(number, m)] = n
+        stage.seen[(number, m)] = max(before, n)
         last = k + 1 == len(self._stages)
-        for outcome in found:
+        for outcome in outcomes:
             at = (number, m, outcome.n_samples - 1)
             stage.flops[at] = outcome.flops
             stage.stage_score[at] = np.nan if outcome.score is None else outcome.score

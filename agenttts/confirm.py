@@ -11,11 +11,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
+from agenttts.conclusion import conclude, summarise_metrics
+from agenttts.cost import cost_of
 from agenttts.evaluate import PlannedTrial
 from agenttts.events import PhaseStarted
-from agenttts.further import further_metrics
-from agenttts.outcome import baseline_of, cost_of, latest, outcome, ranked, winner_of
 from agenttts.proposers.base import finalists
+from agenttts.ranking import baseline_of, latest, ranked, winner_of
 from agenttts.retest import SPLIT, rivals
 from agenttts.search_trial import run_trial
 from agenttts.state import SearchState, SearchWork, Step, tell
@@ -75,13 +76,13 @@ async def finish(state: SearchState, runtime: Step) -> SearchState:
     work = runtime.context
     trials = [*work.trials, *work.extra]
     tested = [t for t in work.extra if t.purpose == "test" and t.score is not None and work.spec.metrics]
-    further = {
-        t.allocation: further_metrics(
+    test_metrics = {
+        t.allocation: summarise_metrics(
             work.spec, work.store, work.run_id, t, work.splits.test, work.settings.seed
         )
         for t in tested
     }
-    found = outcome(
+    outcome = conclude(
         work.run_id,
         trials,
         work.spec,
@@ -90,10 +91,10 @@ async def finish(state: SearchState, runtime: Step) -> SearchState:
         seed=work.settings.seed,
         ended=state.get("ended"),
         goal=work.settings.goal,
-        further=further,
+        test_metrics=test_metrics,
     )
     now = work.clock()
     work.event("finished", reason=state.get("ended"))
-    work.store.finish_run(work.run_id, "complete", json.dumps(found), now)
+    work.store.finish_run(work.run_id, "complete", json.dumps(outcome.to_json_dict()), now)
     tell(runtime, PhaseStarted(phase="finish", step=state["step"]))
     return {}

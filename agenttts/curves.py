@@ -1,58 +1,39 @@
 """What each stage's samples buy: scores against n, and where the next unit of compute would help most.
 
-Points come from a run's trials and, where recorded samples allow it, from scoring further allocations on the
-store and its banks alone: samples are nested, so whatever was drawn for n samples also answers for fewer. No
-call is ever made here. Drawing the curves is left to `plots`, telling about them to `report`.
+Points are a run's trials and, where recorded samples allow it, trials replayed around the best allocation:
+samples are nested, so whatever was drawn for n samples also answers for fewer. No call is ever made here.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from agenttts.bank_outcomes import BankOutcomes
 from agenttts.blocking import run_blocking
-from agenttts.budget import planned_units
-from agenttts.stats import Interval, mean_interval, paired_difference
-from datastore import Store
-from pipelines import metrics
+from agenttts.stats import Interval, paired_difference
+from agenttts.trial import INTERVAL_SEED, REPLAYED, TrialResult
 from pipelines.allocation import Allocation, StageChoice, StageOption
-from pipelines.errors import CustomCodeFailed, ReplayMiss
-from pipelines.examples import Example
-from pipelines.runtime import Runtime, StageOutcome
-from pipelines.spec import PipelineSpec
-
-_SEED = 20_250_801
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoredAllocation:
-    """An allocation with its score by example. `trial`: its number, None when solved on the bank.
-
-    `stage_scores`: by stage, the mean of the stage's own metric; stages without one are absent.
-    """
-
-    allocation: Allocation
-    budget_units: float
-    scores: Mapping[str, float | None]
-    stage_scores: Mapping[str, float]
-    trial: int | None
-
-    @property
-    def estimate(self) -> Interval | None:
-        """The mean score with its interval; None when nothing was scored."""
-        return estimate(self.scores.values())
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
+    """A trial on a curve.
+
+    Attributes:
+        n_samples: The stage's number of samples.
+        score: Score of the whole pipeline.
+        stage_score: Mean of the stage's own metric; None where it has none.
+        budget_units: Planned compute per query, in units.
+        trial: Number of the trial; None when it was replayed on recorded samples.
+    """
+
     n_samples: int
-    score: Interval  # of the whole pipeline
-    stage_score: float | None  # of the stage's own metric, where it has one
+    score: Interval
+    stage_score: float | None
     budget_units: float
     trial: int | None
 
@@ -61,7 +42,11 @@ class CurvePoint:
 class StageCurve:
     """The pipeline's score against one stage's number of samples, for one option there.
 
-    `others`: what the other stages were given along the curve.
+    Attributes:
+        stage: The stage.
+        model: What serves it along the curve.
+        others: The choices of the other stages, the same along the curve.
+        points: By ascending number of samples.
     """
 
     stage: str
@@ -72,7 +57,17 @@ class StageCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class Marginal:
-    """What a dearer choice at one stage changes, the other stages held: the gain, paired by example."""
+    """What a dearer choice at one stage changes, the other stages as they were.
+
+    Attributes:
+        stage: The stage.
+        before: Its choice in `base`.
+        after: The dearer choice.
+        base: The allocation that the step starts from.
+        extra_units: What the step adds to the planned units per query; above 0.
+        gain: Difference of the scores, paired by example.
+        from_best: Whether `base` is the best allocation.
+    """
 
     stage: str
     before: StageChoice
@@ -80,155 +75,74 @@ class Marginal:
     base: Allocation
     extra_units: float
     gain: Interval
-    from_best: bool  # the step starts from the best allocation
+    from_best: bool
 
     @property
     def gain_per_unit(self) -> float:
+        """The gain in score for each further unit."""
         return self.gain.mean / self.extra_units
-
-
-def estimate(scores: Iterable[float | None]) -> Interval | None:
-    """Mean and interval of the scores that are there, None without any. Same scores, same interval."""
-    return mean_interval(scores, np.random.default_rng(_SEED))
 
 
 def difference(a: Mapping[str, float | None], b: Mapping[str, float | None]) -> Interval | None:
     """a minus b, paired over the examples that both have; None when they share none."""
-    found = paired_difference(a, b, np.random.default_rng(_SEED))
-    return found if found.n else None
+    paired = paired_difference(a, b, np.random.default_rng(INTERVAL_SEED))
+    return paired if paired.n else None
 
 
-def trial_scores(store: Store, run_id: str | None = None) -> list[ScoredAllocation]:
-    """A run's complete trials on the search split, one for each allocation: that with the most examples."""
-    best: dict[Allocation, ScoredAllocation] = {}
-    for trial in store.trials(store.run(run_id).run_id):
-        if trial.status != "complete" or trial.split != "search" or trial.score is None:
-            continue
-        allocation = Allocation.from_json(trial.allocation)
-        scores = {example: score.score for example, score in store.scores(trial.trial_id).items()}
-        if allocation in best and _n_scored(best[allocation].scores) >= _n_scored(scores):
-            continue
-        best[allocation] = ScoredAllocation(
-            allocation=allocation,
-            budget_units=trial.budget_units,
-            scores=scores,
-            stage_scores=_stage_means(store, trial.trial_id),
-            trial=trial.number,
-        )
-    return list(best.values())
+def solve_around(bank: BankOutcomes, centre: Allocation) -> list[TrialResult]:
+    """Replay allocations that differ from the centre in one stage, on recorded samples alone.
 
-
-class BankSolver:
-    """Scores allocations on recorded samples alone: the store's own and those of attached banks."""
-
-    def __init__(self, spec: PipelineSpec, store: Store, examples: Sequence[Example]) -> None:
-        self.spec = spec
-        self.examples = tuple(examples)
-        self._runtime = Runtime(spec, store, None, run_id=None, replay=True)
-        self._solved: dict[Allocation, ScoredAllocation | None] = {}
-        self._outcomes: dict[tuple[Any, ...], StageOutcome] = {}
-
-    def score_allocation(self, allocation: Allocation) -> ScoredAllocation | None:
-        """The allocation's scores, without a call; None when a sample that it needs was never drawn."""
-        if allocation not in self._solved:
-            self._solved[allocation] = run_blocking(self._solve(allocation))
-        return self._solved[allocation]
-
-    async def _solve(self, allocation: Allocation) -> ScoredAllocation | None:
-        tasks = [asyncio.ensure_future(self._solve_example(allocation, e)) for e in self.examples]
-        try:
-            solved = await asyncio.gather(*tasks)
-        except ReplayMiss:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            return None
-        by_stage: dict[str, list[float]] = {}
-        for _, outcomes in solved:
-            for outcome in outcomes:
-                if outcome.score is not None:
-                    by_stage.setdefault(outcome.stage, []).append(outcome.score)
-        return ScoredAllocation(
-            allocation=allocation,
-            budget_units=planned_units(self.spec, allocation),
-            scores={e.id: score for e, (score, _) in zip(self.examples, solved, strict=True)},
-            stage_scores={stage: math.fsum(found) / len(found) for stage, found in by_stage.items()},
-            trial=None,
-        )
-
-    async def _solve_example(
-        self, allocation: Allocation, example: Example
-    ) -> tuple[float | None, list[StageOutcome]]:
-        outputs: dict[str, Any] = {}
-        outcomes: list[StageOutcome] = []
-        for stage in self.spec.stages:
-            choice = allocation[stage.name]
-            # dicts keep an order and values are JSON-able: repr tells any two sets of outputs apart
-            key = (stage.name, choice, example.id, repr(outputs))
-            if key not in self._outcomes:
-                self._outcomes[key] = await self._runtime.stage_outcome(stage, choice, example, outputs)
-            outcome = self._outcomes[key]
-            outcomes.append(outcome)
-            if outcome.status == "error":
-                return None, outcomes
-            outputs[stage.name] = outcome.value
-        try:
-            return metrics.score(self.spec.metric, outputs[self.spec.stages[-1].name], example), outcomes
-        except CustomCodeFailed:
-            return None, outcomes
-
-
-def solve_around(solver: BankSolver, centre: Allocation) -> list[ScoredAllocation]:
-    """Every stage's models at n = 1, 2, 4, …, its largest, and one up from the centre, all else as there.
-
+    Every stage's models at n = 1, 2, 4, …, its largest, the centre's n and one more, all else as there.
     Allocations that the recorded samples do not answer are left out.
     """
-    found = []
-    for stage in solver.spec.stages:
+    return run_blocking(_solve_around(bank, centre))
+
+
+async def _solve_around(bank: BankOutcomes, centre: Allocation) -> list[TrialResult]:
+    replayed = []
+    for stage in bank.spec.stages:
         own = centre[stage.name].n_samples
-        counts = _doublings(stage.max_samples) | {own, min(own + 1, stage.max_samples)}
+        counts = sorted(_doublings(stage.max_samples) | {own, min(own + 1, stage.max_samples)})
         for option in stage.options:
-            for n in sorted(counts):
-                scored = solver.score_allocation(centre.replace(stage.name, option.with_samples(n)))
-                if scored is not None:
-                    found.append(scored)
-    return found
+            # the largest first: reading it parses all samples once, for every smaller number too
+            choices = [option.with_samples(n) for n in reversed(counts)]
+            trials = [await bank.replay(centre.replace(stage.name, choice)) for choice in choices]
+            replayed += [trial for trial in reversed(trials) if trial is not None]
+    return replayed
 
 
-def merged(trials: Sequence[ScoredAllocation], solved: Sequence[ScoredAllocation]) -> list[ScoredAllocation]:
-    """Both, one for each allocation; trials count first."""
-    by_allocation = {scored.allocation: scored for scored in [*solved, *trials]}
+def merged(trials: Sequence[TrialResult], replayed: Sequence[TrialResult]) -> list[TrialResult]:
+    """Both, one for each allocation; trials of the run count before replayed ones."""
+    by_allocation = {trial.allocation: trial for trial in [*replayed, *trials]}
     return list(by_allocation.values())
 
 
 def stage_curve(
-    scored: Sequence[ScoredAllocation], stage: str, option: StageOption, around: Allocation | None = None
+    trials: Sequence[TrialResult], stage: str, option: StageOption, around: Allocation | None = None
 ) -> StageCurve | None:
-    """Score against n for one option at one stage, the other stages held.
+    """Score against n for one option at one stage, the choices of the other stages the same.
 
-    Of all settings of the other stages the one with the most points is taken, that of `around` first among
-    equals.
-    None when the option was never tried there.
+    Of all choices of the other stages those with the most points are taken, those of `around` first among
+    equals. None when the option was never tried there.
     """
-    by_others: dict[frozenset[tuple[str, StageChoice]], list[ScoredAllocation]] = {}
-    for one in scored:
-        if one.allocation[stage].option == option:
-            by_others.setdefault(_others(one.allocation, stage), []).append(one)
+    by_others: dict[frozenset[tuple[str, StageChoice]], list[TrialResult]] = {}
+    for trial in trials:
+        if trial.allocation[stage].option == option:
+            by_others.setdefault(_others(trial.allocation, stage), []).append(trial)
     if not by_others:
         return None
     near = _others(around, stage) if around is not None else frozenset()
-    others = max(by_others, key=lambda key: (len(by_others[key]), key == near, _mean(by_others[key])))
+    others = max(by_others, key=lambda key: (len(by_others[key]), key == near, _best_mean(by_others[key])))
     points = []
-    for one in sorted(by_others[others], key=lambda one: one.allocation[stage].n_samples):
-        score = one.estimate
-        if score is not None:
+    for trial in sorted(by_others[others], key=lambda trial: trial.allocation[stage].n_samples):
+        if trial.interval is not None:
             points.append(
                 CurvePoint(
-                    n_samples=one.allocation[stage].n_samples,
-                    score=score,
-                    stage_score=one.stage_scores.get(stage),
-                    budget_units=one.budget_units,
-                    trial=one.trial,
+                    n_samples=trial.allocation[stage].n_samples,
+                    score=trial.interval,
+                    stage_score=trial.stage_scores.get(stage),
+                    budget_units=trial.budget_units,
+                    trial=None if trial.number == REPLAYED else trial.number,
                 )
             )
     rest = {name: choice for name, choice in by_others[others][0].allocation.items() if name != stage}
@@ -236,67 +150,58 @@ def stage_curve(
 
 
 def stage_curves(
-    scored: Sequence[ScoredAllocation], around: Allocation, options: Mapping[str, Sequence[StageOption]]
+    trials: Sequence[TrialResult], around: Allocation, options: Mapping[str, Sequence[StageOption]]
 ) -> list[StageCurve]:
     """One curve for each stage and option (`options` by stage) that has points."""
-    found = [stage_curve(scored, stage, option, around) for stage, own in options.items() for option in own]
-    return [curve for curve in found if curve is not None]
+    curves = [stage_curve(trials, stage, option, around) for stage, own in options.items() for option in own]
+    return [curve for curve in curves if curve is not None]
 
 
-def marginal_values(scored: Sequence[ScoredAllocation], best: Allocation) -> list[Marginal]:
+def marginal_values(trials: Sequence[TrialResult], best: Allocation) -> list[Marginal]:
     """For each stage the dearer choices that were scored with all else equal, the most gain per unit first.
 
     Steps from the best allocation where there are any at that stage, else from the best base that has one.
     """
-    by_allocation = {one.allocation: one for one in scored}
-    found: list[Marginal] = []
+    marginals: list[Marginal] = []
     for stage in best:
-        bases = sorted(scored, key=lambda one: (one.allocation == best, _mean([one])), reverse=True)
+        bases = sorted(trials, key=lambda base: (base.allocation == best, _best_mean([base])), reverse=True)
         for base in bases:
-            steps = _steps(base, stage, by_allocation.values(), from_best=base.allocation == best)
+            steps = _steps(base, stage, trials, from_best=base.allocation == best)
             if steps:
-                found += steps
+                marginals += steps
                 break
-    return sorted(found, key=lambda m: m.gain_per_unit, reverse=True)
+    return sorted(marginals, key=lambda m: m.gain_per_unit, reverse=True)
 
 
 def _steps(
-    base: ScoredAllocation, stage: str, scored: Iterable[ScoredAllocation], *, from_best: bool
+    base: TrialResult, stage: str, trials: Iterable[TrialResult], *, from_best: bool
 ) -> list[Marginal]:
     """From one base: for each option the smallest dearer choice at the stage."""
-    nearest: dict[StageOption, ScoredAllocation] = {}
-    for one in scored:
-        if _others(one.allocation, stage) != _others(base.allocation, stage):
+    nearest: dict[StageOption, TrialResult] = {}
+    for trial in trials:
+        if _others(trial.allocation, stage) != _others(base.allocation, stage):
             continue
-        option = one.allocation[stage].option
-        if one.budget_units <= base.budget_units + 1e-9:
+        option = trial.allocation[stage].option
+        if trial.budget_units <= base.budget_units + 1e-9:
             continue
-        if option not in nearest or one.budget_units < nearest[option].budget_units:
-            nearest[option] = one
+        if option not in nearest or trial.budget_units < nearest[option].budget_units:
+            nearest[option] = trial
     steps = []
-    for one in nearest.values():
-        gain = difference(one.scores, base.scores)
+    for trial in nearest.values():
+        gain = difference(trial.scores, base.scores)
         if gain is not None:
             steps.append(
                 Marginal(
                     stage=stage,
                     before=base.allocation[stage],
-                    after=one.allocation[stage],
+                    after=trial.allocation[stage],
                     base=base.allocation,
-                    extra_units=one.budget_units - base.budget_units,
+                    extra_units=trial.budget_units - base.budget_units,
                     gain=gain,
                     from_best=from_best,
                 )
             )
     return steps
-
-
-def _stage_means(store: Store, trial_id: str) -> dict[str, float]:
-    by_stage: dict[str, list[float]] = {}
-    for result in store.stage_results(trial_id):
-        if result.score is not None:
-            by_stage.setdefault(result.stage, []).append(result.score)
-    return {stage: math.fsum(found) / len(found) for stage, found in by_stage.items()}
 
 
 def _doublings(largest: int) -> set[int]:
@@ -307,14 +212,6 @@ def _others(allocation: Allocation, stage: str) -> frozenset[tuple[str, StageCho
     return frozenset((name, choice) for name, choice in allocation.items() if name != stage)
 
 
-def _n_scored(scores: Mapping[str, float | None]) -> int:
-    return sum(score is not None for score in scores.values())
-
-
-def _mean(scored: Sequence[ScoredAllocation]) -> float:
+def _best_mean(trials: Sequence[TrialResult]) -> float:
     """The best mean score among some; -inf when none has any."""
-    means = []
-    for one in scored:
-        present = [score for score in one.scores.values() if score is not None]
-        means += [math.fsum(present) / len(present)] if present else []
-    return max(means, default=-math.inf)
+    return max((trial.score for trial in trials if trial.score is not None), default=-math.inf)

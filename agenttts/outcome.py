@@ -1,285 +1,211 @@
-"""A run's trials → its outcome: the winner, the best default, what can't be told apart, and what it all cost.
+"""What a run comes to: the winner, what it is compared with, what the run cost, and what is claimed.
 
-Pure figures, from trials that are there; which trials are run is decided in `nodes` and `confirm`.
+These are values only. `conclusion` computes them, `certificate` puts them into sentences, and the store keeps
+them as the JSON that `agenttts search --json` prints.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Annotated
 
-from agenttts.budget import rounds
-from agenttts.certificate import certificate
-from agenttts.goal import BEST, Goal
-from agenttts.retest import SPLIT, pooled
-from agenttts.stats import mean_interval, paired_difference
-from agenttts.streams import Stream, stream_rng
-from agenttts.trial import TrialResult, merit
-from datastore.store import Store
-from pipelines.allocation import Allocation, StageOption
-from pipelines.spec import ModelSpec, PipelineSpec, StageSpec
+from pydantic import PlainValidator, TypeAdapter
+from pydantic_core import to_jsonable_python
 
+from agenttts.cost import SearchCost
+from agenttts.ranking import by_phase, frontier
+from agenttts.trial import TrialResult
+from pipelines.allocation import Allocation
+from pipelines.jsonvalues import JSON
 
-def ranked(trials: Sequence[TrialResult]) -> list[TrialResult]:
-    """Trials with a score on the search split, best first; of equal scores the cheaper, then the earlier."""
-    scored = [t for t in trials if t.split == "search" and t.status == "complete" and t.score is not None]
-    return sorted(scored, key=merit, reverse=True)
+Bounds = tuple[float, float]
+"""Lower and upper end of a 95 % interval."""
+
+_Allocation = Annotated[Allocation, PlainValidator(Allocation.from_dict)]
+_Trials = Annotated[tuple[TrialResult, ...], PlainValidator(tuple)]
 
 
-def latest(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> list[TrialResult]:
-    """For each allocation its last complete trial on the search split; the baseline's purpose is kept."""
-    purposes = {t.allocation: t.purpose for t in trials}
-    by_allocation: dict[Allocation, TrialResult] = {}
-    for trial in [*trials, *extra]:
-        if trial.split == "search" and trial.status == "complete" and trial.score is not None:
-            by_allocation[trial.allocation] = replace(trial, purpose=purposes.get(trial.allocation, "search"))
-    return list(by_allocation.values())
+@dataclass(frozen=True, kw_only=True)
+class MetricSummary:
+    """A further metric on the test split: its mean over n examples, with the interval of the mean."""
+
+    mean: float
+    ci: Bounds
+    n: int
 
 
-def winner_of(
-    trials: Sequence[TrialResult], extra: Sequence[TrialResult], spec: PipelineSpec, goal: Goal = BEST
-) -> TrialResult | None:
-    """The allocation that is claimed: the best mean on the search split, the re-test's examples included.
+@dataclass(frozen=True, kw_only=True)
+class Finalist:
+    """The winner or the best default, with its scores.
 
-    With a least quality, of those whose mean reaches it the one that costs least, where any does.
+    Attributes:
+        allocation: The allocation.
+        budget_units: Its planned compute per query, in units.
+        search_score: Mean score on the search split.
+        search_ci: Interval of that mean.
+        test_score: Mean score on the test split; None when it was not scored there.
+        test_ci: Interval of that mean.
+        test_metrics: The spec's further metrics on the test split, by name.
+        trial: Number of its trial on the search split.
     """
-    searched = latest(trials, extra)
-    own = {t.allocation: t for t in searched}
-    found = ranked(pooled(searched, extra))
-    if goal.min_quality is not None:
-        enough = [t for t in found if (t.score or 0.0) >= goal.min_quality]
-        found = (
-            sorted(enough, key=lambda t: (goal.burden(spec, t.allocation), t.budget_units, -(t.score or 0.0)))
-            or found
-        )
-    return own[found[0].allocation] if found else None
+
+    allocation: _Allocation
+    budget_units: float
+    search_score: float
+    search_ci: Bounds | None = None
+    test_score: float | None = None
+    test_ci: Bounds | None = None
+    test_metrics: Mapping[str, MetricSummary] = field(default_factory=dict)
+    trial: int
 
 
-def baseline_of(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> TrialResult | None:
-    """The best of the defaults; None when none of them has a score."""
-    found = [t for t in latest(trials, extra) if t.purpose == "baseline"]
-    return next(iter(ranked(found)), None)
+@dataclass(frozen=True, kw_only=True)
+class Equivalent:
+    """An allocation that can't be told apart from the winner on the search split; or the winner itself.
 
-
-def frontier(trials: Sequence[TrialResult]) -> list[TrialResult]:
-    """Trials that no other beats in score for as few units (the Pareto front), cheapest first."""
-    front: list[TrialResult] = []
-    for trial in sorted(latest(trials, ()), key=lambda t: (t.budget_units, -(t.score or 0.0))):
-        if not front or (trial.score or 0.0) > (front[-1].score or 0.0):
-            front.append(trial)
-    return front
-
-
-def hypervolume(front: Sequence[TrialResult], budget_units: float) -> float:
-    """The area below the frontier, over units from 0 to the budget: 1 for a score of 1 at no cost.
-
-    Where nothing is affordable yet, the score counts as 0.
+    Attributes:
+        allocation: The allocation.
+        budget_units: Its planned compute per query, in units.
+        search_score: Mean score on the search split.
+        difference: Its score minus the winner's, paired by example.
+        difference_ci: Interval of that difference.
+        trial: Number of its trial on the search split.
+        cheapest: Whether it is the cheapest of all that can't be told apart.
     """
-    ends = [max(t.budget_units, 0.0) for t in front[1:]] + [budget_units]
-    widths = [end - max(t.budget_units, 0.0) for t, end in zip(front, ends, strict=True)] if front else []
-    return sum((t.score or 0.0) * width for t, width in zip(front, widths, strict=True)) / budget_units
+
+    allocation: _Allocation
+    budget_units: float
+    search_score: float
+    difference: float
+    difference_ci: Bounds
+    trial: int
+    cheapest: bool
 
 
-def outcome(
-    run_id: str,
-    trials: Sequence[TrialResult],
-    spec: PipelineSpec,
-    *,
-    budget_units: float,
-    cost: Mapping[str, Any],
-    seed: int,
-    ended: str | None,
-    goal: Goal = BEST,
-    further: Mapping[Allocation, Mapping[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """The result as `search --json` prints it. Without test trials the test figures are None."""
-    searched = [t for t in trials if t.purpose in ("search", "baseline")]
-    extra = [t for t in trials if t.purpose not in ("search", "baseline")]
-    tests = {t.allocation: t for t in extra if t.purpose == "test" and t.score is not None}
-    best, baseline = winner_of(searched, extra, spec, goal), baseline_of(searched, extra)
-    front = frontier([*searched, *extra])
-    found: dict[str, Any] = {
-        "run_id": run_id,
-        "objective": goal.objective,
-        "min_quality": goal.min_quality,
-        "planned_seconds": goal.burden(spec, best.allocation)
-        if best and goal.objective == "latency"
-        else None,
-        "best": _finalist(best, tests, seed, further or {}),
-        "baseline": _finalist(baseline, tests, seed, further or {}),
-        "difference": None,
-        "difference_ci": None,
-        "retest": _retest(latest(searched, extra), extra),
-        "equivalent": _equivalent(best, latest(searched, extra), seed),
-        "frontier": [_on_front(t) for t in front],
-        "hypervolume": hypervolume(front, budget_units),
-        "trials": [_trial(t) for t in searched],
-        "confirmation": [_trial(t) for t in extra],
-        "cost": dict(cost),
-        "stopped_because": ended,
-        "n_search": max((t.n_scored + t.n_missing for t in searched), default=0),
-        "n_test": max((t.n_scored for t in tests.values()), default=0),
-    }
-    if best is not None and baseline is not None and {best.allocation, baseline.allocation} <= set(tests):
-        first, second = tests[best.allocation], tests[baseline.allocation]
-        difference = paired_difference(first.scores, second.scores, stream_rng(seed, Stream.TEST_DIFFERENCE))
-        same = best.allocation == baseline.allocation
-        found["difference"] = difference.mean
-        found["difference_ci"] = [0.0, 0.0] if same else [difference.low, difference.high]
-        found["n_test"] = difference.n
-    found["certificate"] = certificate(found)
-    return found
+@dataclass(frozen=True, kw_only=True)
+class Rival:
+    """An allocation that was scored again on the examples held back, under the number `trial`."""
+
+    allocation: _Allocation
+    search_score: float
+    retest_score: float
+    trial: int
 
 
-def cost_of(
-    store: Store, run_id: str, spec: PipelineSpec, trials: Sequence[TrialResult]
-) -> dict[str, float | int | None]:
-    """What the run paid for. The agent's tokens come on top of the pipeline's, its calls are not among them.
+@dataclass(frozen=True, kw_only=True)
+class Retest:
+    """The scores on the n examples that were held back from the search."""
 
-    samples_reused: samples that trials took from the bank, each time they took them. usd: None without
-    prices. flops_without_bank: of the same trials, each drawing its own samples. flops_spared_by_stops: of
-    the rest of the trials that a race pruned. flops_spared_by_shared_prompts: had each sample read its prompt
-    anew.
+    n: int
+    rivals: tuple[Rival, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """What is claimed of the winner, and on how much evidence.
+
+    Attributes:
+        text: The claim in sentences.
+        tie: Whether the test split shows no difference from the best default; None when that was not tested.
+        winner_is_default: Whether the winner is the best default itself.
+        n_search: Examples of the search split.
+        n_test: Examples of the test split that the claim rests on.
+        n_trials: Trials of the search, its confirmation not counted.
+        n_equivalent: Allocations that can't be told apart from the winner, itself included.
     """
-    calls = drawn = prompt_tokens = generated_tokens = 0
-    flops, usd, priced = 0.0, 0.0, True
-    keys = {spec.model_key(name): model for name, model in spec.models.items()}
-    for key, model in keys.items():
-        paid = store.run_cost(run_id, models=[key])
-        calls, drawn = calls + paid.calls, drawn + paid.samples_drawn
-        prompt_tokens += paid.prompt_tokens
-        generated_tokens += paid.generated_tokens
-        flops += 2.0 * model.active_params * (paid.prompt_tokens + paid.generated_tokens)
-        priced = priced and model.price is not None
-        if model.price is not None:
-            usd += paid.prompt_tokens * model.price.prompt_usd_per_million / 1e6
-            usd += paid.generated_tokens * model.price.generated_usd_per_million / 1e6
-    total = store.run_cost(run_id)
-    n_search = max((t.n_scored + t.n_missing for t in trials if t.split == "search"), default=0)
-    return {
-        "calls": calls,
-        "samples_drawn": drawn,
-        "samples_reused": sum(t.samples_reused for t in trials),
-        "prompt_tokens": prompt_tokens,
-        "generated_tokens": generated_tokens,
-        "flops": flops,
-        "agent_tokens": total.prompt_tokens + total.generated_tokens - prompt_tokens - generated_tokens,
-        "agent_calls": total.calls - calls,
-        "flops_without_bank": sum((t.flops_per_query or 0.0) * t.n_scored for t in trials),
-        "flops_spared_by_stops": sum(
-            (t.flops_per_query or 0.0) * (n_search - t.n_scored - t.n_missing)
-            for t in trials
-            if t.status == "pruned"
-        ),
-        "flops_spared_by_shared_prompts": _read_again(store, run_id, spec, keys),
-        "usd": usd if priced else None,
-    }
+
+    text: str = "No trial has a score, so nothing is claimed."
+    tie: bool | None = None
+    winner_is_default: bool = False
+    n_search: int = 0
+    n_test: int = 0
+    n_trials: int = 0
+    n_equivalent: int = 0
 
 
-def _read_again(store: Store, run_id: str, spec: PipelineSpec, models: Mapping[str, ModelSpec]) -> float:
-    """FLOPs of reading every prompt once more for each sample after the first; a refined one shares none.
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run comes to; of an unfinished run, what it would come to if it ended now.
 
-    What a further model read (a fuser, a verifier) is in the tokens too: such results are left out.
+    Attributes:
+        run_id: The run.
+        objective: What was sought: quality, cost or latency.
+        min_quality: The least score that the winner had to reach; None when the best score was sought.
+        planned_seconds: The winner's planned seconds per query; None unless latency was sought.
+        best: The winner; None when no trial has a score.
+        baseline: The best single-model default; None when none has a score.
+        difference: Winner minus baseline on the test split, paired; None when not both were scored there.
+        difference_ci: Interval of that difference.
+        retest: The scores on examples held back; None when none were.
+        equivalent: The winner and all that can't be told apart from it, cheapest first.
+        frontier: Trials that no other beats in score for as few units, cheapest first.
+        hypervolume: The area below the frontier from no units to the budget: 1 for a score of 1 at no cost.
+        trials: The trials of the search itself, in their order.
+        confirmation: The trials after it: finalists again, allocations that the bank answers, test trials.
+        cost: What the run paid.
+        stopped_because: Why the search went no further; None when that is not known.
+        n_search: Examples of the search split.
+        n_test: Examples of the test split that the comparison rests on.
+        certificate: What is claimed.
     """
-    sharing = [f"{s.name} {o}" for s in spec.stages if rounds(s, 2) == 1 for o in s.options if _alone(s, o)]
-    rows = store.sql(
-        "SELECT model_key, sum((n_samples - 1) * stage_results.prompt_tokens)::DOUBLE AS tokens "
-        "FROM stage_results JOIN trials USING (trial_id) "
-        "WHERE run_id = ? AND list_contains(?, concat(stage, ' ', "
-        "json_extract_string(allocation, concat('$.', stage, '.model')), "
-        "coalesce('@' || json_extract_string(allocation, concat('$.', stage, '.verifier')), ''))) "
-        "GROUP BY model_key",
-        [run_id, sharing],
-    )
-    told = zip(rows["model_key"], rows["tokens"], strict=True)
-    return sum(2.0 * models[key].active_params * float(tokens) for key, tokens in told if key in models)
+
+    run_id: str
+    objective: str
+    min_quality: float | None
+    planned_seconds: float | None
+    best: Finalist | None
+    baseline: Finalist | None
+    difference: float | None
+    difference_ci: Bounds | None
+    retest: Retest | None
+    equivalent: tuple[Equivalent, ...]
+    frontier: _Trials
+    hypervolume: float
+    trials: _Trials
+    confirmation: _Trials
+    cost: SearchCost
+    stopped_because: str | None
+    n_search: int
+    n_test: int
+    certificate: Certificate = Certificate()
+
+    def to_json_dict(self) -> dict[str, JSON]:
+        """The outcome as `agenttts search --json` prints it; trials as a summary."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)} | {
+            "frontier": [_front_json(trial) for trial in self.frontier],
+            "trials": [trial_json(trial) for trial in self.trials],
+            "confirmation": [trial_json(trial) for trial in self.confirmation],
+        }
+        return {name: jsonable(value) for name, value in values.items()}
+
+    @classmethod
+    def from_json_dict(cls, data: Mapping[str, JSON], trials: Sequence[TrialResult]) -> Outcome:
+        """The outcome that `to_json_dict` wrote.
+
+        Args:
+            data: The JSON, with all of its keys.
+            trials: The run's trials from the store, since the JSON holds a summary of them only.
+
+        Raises:
+            pydantic.ValidationError: A key is missing, or a value has another type.
+        """
+        searched, extra = by_phase(trials)
+        own = {"trials": searched, "confirmation": extra, "frontier": frontier(searched, extra)}
+        return _OUTCOME.validate_python({**data, **own})
 
 
-def _alone(stage: StageSpec, option: StageOption) -> bool:
-    return stage.aggregator_for(option).own_model is None
+_OUTCOME = TypeAdapter(Outcome)
 
 
-def _finalist(
-    trial: TrialResult | None,
-    tests: Mapping[Allocation, TrialResult],
-    seed: int,
-    further: Mapping[Allocation, Mapping[str, Any]],
-) -> dict[str, Any] | None:
-    if trial is None:
-        return None
-    test = tests.get(trial.allocation)
-    searched = mean_interval(trial.scores.values(), stream_rng(seed, Stream.SEARCH_SCORE))
-    tested = (
-        None if test is None else mean_interval(test.scores.values(), stream_rng(seed, Stream.TEST_SCORE))
-    )
-    return {
-        "allocation": trial.allocation.to_dict(),
-        "budget_units": trial.budget_units,
-        "search_score": trial.score,
-        "search_ci": None if searched is None else [searched.low, searched.high],
-        "test_score": None if test is None else test.score,
-        "test_ci": None if tested is None else [tested.low, tested.high],
-        "test_metrics": dict(further.get(trial.allocation, {})),
-        "trial": trial.number,
-    }
+def jsonable(value: object) -> JSON:
+    """Dataclasses and collections as JSON; a number that is not finite becomes None."""
+    plain: JSON = to_jsonable_python(value, fallback=Allocation.to_dict, inf_nan_mode="null")
+    return plain
 
 
-def _equivalent(best: TrialResult | None, trials: Sequence[TrialResult], seed: int) -> list[dict[str, Any]]:
-    """The winner and all that can't be told apart from it on the search split, cheapest first."""
-    if best is None:
-        return []
-    found: list[dict[str, Any]] = []
-    for trial in trials:
-        difference = paired_difference(
-            trial.scores, best.scores, stream_rng(seed, Stream.EQUIVALENCE, trial.number)
-        )
-        same = trial.allocation == best.allocation
-        if same or difference.low <= 0 <= difference.high:
-            found.append(
-                {
-                    "allocation": trial.allocation.to_dict(),
-                    "budget_units": trial.budget_units,
-                    "search_score": trial.score,
-                    "difference": 0.0 if same else difference.mean,
-                    "difference_ci": [0.0, 0.0] if same else [difference.low, difference.high],
-                    "trial": trial.number,
-                }
-            )
-    found.sort(key=lambda entry: (entry["budget_units"], -(entry["search_score"] or 0.0), entry["trial"]))
-    return [{**entry, "cheapest": i == 0} for i, entry in enumerate(found)]
-
-
-def _retest(searched: Sequence[TrialResult], extra: Sequence[TrialResult]) -> dict[str, Any] | None:
-    """What the examples held back said; None without a re-test."""
-    again = {t.allocation: t for t in extra if t.split == SPLIT and t.score is not None}
-    if not again:
-        return None
-    first = {t.allocation: t for t in searched}
-    return {
-        "n": max(t.n_scored for t in again.values()),
-        "rivals": [
-            {
-                "allocation": t.allocation.to_dict(),
-                "search_score": first[t.allocation].score,
-                "retest_score": t.score,
-                "trial": t.number,
-            }
-            for t in again.values()
-        ],
-    }
-
-
-def _on_front(trial: TrialResult) -> dict[str, Any]:
-    return {
-        "allocation": trial.allocation.to_dict(),
-        "budget_units": trial.budget_units,
-        "search_score": trial.score,
-        "trial": trial.number,
-    }
-
-
-def _trial(trial: TrialResult) -> dict[str, Any]:
+def trial_json(trial: TrialResult) -> dict[str, JSON]:
+    """A trial as the outcome's JSON holds it."""
     return {
         "number": trial.number,
         "purpose": trial.purpose,
@@ -294,4 +220,13 @@ def _trial(trial: TrialResult) -> dict[str, Any]:
         "samples_drawn": trial.samples_drawn,
         "samples_reused": trial.samples_reused,
         "error": trial.error,
+    }
+
+
+def _front_json(trial: TrialResult) -> dict[str, JSON]:
+    return {
+        "allocation": trial.allocation.to_dict(),
+        "budget_units": trial.budget_units,
+        "search_score": trial.score,
+        "trial": trial.number,
     }

@@ -37,7 +37,7 @@ class StageOutcomes:
     options: tuple[StageOption, ...]
     leads_to: npt.NDArray[np.int32]
     flops: npt.NDArray[np.float32]
-    stage_score: npt.NDArray[np.float32] | None = None
+    stage_score: npt.NDArray[np.floating] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Outcomes:
 
     example_ids: tuple[str, ...]
     stages: tuple[StageOutcomes, ...]
-    scores: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.floating]
 
     def walk(
         self,

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from agenttts.curves import CurvePoint, Marginal, StageCurve
-    from agenttts.report import ReportData, TrialRow
+    from agenttts.report import ReportData
     from agenttts.stats import Interval
+    from agenttts.trial import TrialResult
 
 PALETTE = ("#3b76d6", "#e0782f", "#23997a", "#a25bc4", "#c79a1b", "#d24d62", "#3fa3bf", "#7d8591")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "x")
@@ -41,18 +42,16 @@ def best_so_far(data: ReportData, against: str = "trials") -> go.Figure:
     texts = [_hover(f"after trial {s.trial}", str(s.allocation), _interval(s.score)) for s in steps]
     if against == "trials":
         series = [("best so far", [float(s.trial) for s in steps], ACCENT, "solid")]
-        rows = [
-            r for r in data.trials if r.split == "search" and r.score and r.purpose in ("baseline", "search")
-        ]
+        trials = [t for t in data.outcome.trials if t.split == "search" and t.interval]
         figure.add_trace(
             go.Scatter(
-                x=[r.number for r in rows],
-                y=[r.score.mean for r in rows if r.score],
+                x=[t.number for t in trials],
+                y=[t.score for t in trials],
                 mode="markers",
                 name="trials",
                 marker={"color": GREY, "size": 6, "opacity": 0.7},
-                error_y=_error_bars([r.score for r in rows if r.score], GREY),
-                text=[_trial_hover(r) for r in rows],
+                error_y=_error_bars(_intervals(trials), GREY),
+                text=[_trial_hover(t) for t in trials],
                 hovertemplate="%{text}<extra></extra>",
             )
         )
@@ -109,7 +108,7 @@ def score_against_samples(data: ReportData, stage: str) -> go.Figure:
     counts = sorted({p.n_samples for curve in curves for p in curve.points})
     ticks = [n for n in counts if n & (n - 1) == 0 or len(counts) <= 6] or counts
     figure.update_xaxes(type="log", tickvals=ticks, ticktext=[str(n) for n in ticks])
-    best = data.best
+    best = data.outcome.best
     if best is not None and stage in best.allocation:
         figure.add_vline(x=best.allocation[stage].n_samples, line={"color": GREY, "dash": "dot", "width": 1})
     return figure
@@ -120,13 +119,13 @@ def quality_against_budget(data: ReportData) -> go.Figure:
     import plotly.graph_objects as go
 
     figure = _figure(f"score ({data.metric})", "budget, units per query")
-    rows = [r for r in data.trials if r.split == "search" and r.score is not None]
-    figure.add_trace(_budget_points([r for r in rows if not r.on_frontier], "trials", GREY, 8, 0.6))
-    front = sorted((r for r in rows if r.on_frontier), key=lambda r: r.budget_units)
+    front, best = data.outcome.frontier, data.outcome.best
+    others = [t for t in data.trials if t.split == "search" and t.interval and t.number not in data.frontier]
+    figure.add_trace(_budget_points(others, "trials", GREY, 8, 0.6))
     figure.add_trace(
         go.Scatter(
-            x=[r.budget_units for r in front],
-            y=[r.score.mean for r in front if r.score],
+            x=[t.budget_units for t in front],
+            y=[t.score for t in front],
             mode="lines",
             line={"color": ACCENT, "shape": "hv", "width": 1.5, "dash": "dot"},
             hoverinfo="skip",
@@ -134,11 +133,11 @@ def quality_against_budget(data: ReportData) -> go.Figure:
         )
     )
     figure.add_trace(_budget_points(front, "Pareto front", ACCENT, 10, 1.0))
-    if data.best is not None and data.best.search_score is not None:
+    if best is not None:
         figure.add_trace(
             go.Scatter(
-                x=[data.best.budget_units],
-                y=[data.best.search_score],
+                x=[best.budget_units],
+                y=[best.search_score],
                 mode="markers",
                 name="winner" if data.confirmed else "best so far",
                 marker={"symbol": "star", "size": 17, "color": PALETTE[1]},
@@ -322,20 +321,25 @@ def _band(
     figure.add_trace(go.Scatter(x=x, y=[s.high for s in scores], fill="tonexty", fillcolor=fill, **edge))
 
 
-def _budget_points(rows: Sequence[TrialRow], name: str, colour: str, size: int, opacity: float) -> go.Scatter:
+def _budget_points(
+    trials: Sequence[TrialResult], name: str, colour: str, size: int, opacity: float
+) -> go.Scatter:
     import plotly.graph_objects as go
 
-    scores = [r.score for r in rows if r.score is not None]
     return go.Scatter(
-        x=[r.budget_units for r in rows],
-        y=[s.mean for s in scores],
+        x=[t.budget_units for t in trials],
+        y=[t.score for t in trials],
         mode="markers",
         name=name,
         marker={"color": colour, "size": size, "opacity": opacity},
-        error_y=_error_bars(scores, colour),
-        text=[_trial_hover(r) for r in rows],
+        error_y=_error_bars(_intervals(trials), colour),
+        text=[_trial_hover(t) for t in trials],
         hovertemplate="%{text}<extra></extra>",
     )
+
+
+def _intervals(trials: Sequence[TrialResult]) -> list[Interval]:
+    return [trial.interval for trial in trials if trial.interval is not None]
 
 
 def _error_bars(scores: Sequence[Interval], colour: str) -> dict[str, Any]:
@@ -357,15 +361,17 @@ def _interval(score: Interval, *, signed: bool = False) -> str:
     return f"{score.mean:.3f} [{score.low:.3f}, {score.high:.3f}]"
 
 
-def _trial_hover(row: TrialRow) -> str:
-    score = _interval(row.score) if row.score else row.status
-    return _hover(f"trial {row.number}", str(row.allocation), f"{score} at {row.budget_units:.4g} units")
+def _trial_hover(trial: TrialResult) -> str:
+    score = _interval(trial.interval) if trial.interval else trial.status
+    return _hover(
+        f"trial {trial.number}", str(trial.allocation), f"{score} at {trial.budget_units:.4g} units"
+    )
 
 
 def _curve_hover(curve: StageCurve, point: CurvePoint) -> str:
     rest = ", ".join(f"{stage} {choice}" for stage, choice in curve.others.items())
     own = "" if point.stage_score is None else f"; the stage's own score {point.stage_score:.3f}"
-    source = "solved on recorded samples" if point.trial is None else f"trial {point.trial}"
+    source = "replayed on recorded samples" if point.trial is None else f"trial {point.trial}"
     lines = [f"{curve.option}×{point.n_samples}: {_interval(point.score)}{own}", source]
     return _hover(*lines, *([f"with {rest}"] if rest else []))
 

@@ -1,7 +1,8 @@
 """A run as a person wants to read it: the store's rows in, one ReportData out. Never writes to the store.
 
-Everything that is a mean has its interval. A run that is still going on is reported as of the last snapshot.
-Printing is left to `report_terminal`, HTML to `report_html`, figures to `plots`.
+What a run comes to is its `outcome`; added here is how the search went, what samples buy, and what went
+wrong. A run that is still going on is reported as of the last snapshot. Printing is left to
+`report_terminal`, HTML to `report_html`, figures to `plots`.
 """
 
 from __future__ import annotations
@@ -10,118 +11,45 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from agenttts.budget import flops
-from agenttts.curves import (
-    BankSolver,
-    Marginal,
-    ScoredAllocation,
-    StageCurve,
-    estimate,
-    marginal_values,
-    merged,
-    solve_around,
-    stage_curves,
-    trial_scores,
-)
+from agenttts.bank_outcomes import BankOutcomes
+from agenttts.curves import Marginal, StageCurve, marginal_values, merged, solve_around, stage_curves
 from agenttts.headroom import StageHeadroom, headroom
+from agenttts.outcome import Outcome, jsonable, trial_json
+from agenttts.ranking import SEARCHING, by_phase, latest
+from agenttts.result import load_outcome
 from agenttts.stats import Interval
+from agenttts.trial import TrialResult, load_trial
 from datastore import Insight, Proposal, Run, Store, StoreError, Trial
-from pipelines.allocation import Allocation, StageChoice, StageOption
+from pipelines.allocation import Allocation, StageOption
+from pipelines.dataset import load_examples
 from pipelines.errors import PipelineError
 from pipelines.examples import Example
+from pipelines.jsonvalues import JSON
 from pipelines.spec import PipelineSpec
 from pipelines.specfile import restore_spec
-
-SEARCHING = ("baseline", "search")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialRow:
-    """A trial; `score` is None while nothing was scored. FLOPs are realised, a mean over those."""
-
-    number: int
-    allocation: Allocation
-    purpose: str
-    split: str
-    proposer: str
-    reason: str
-    status: str
-    score: Interval | None
-    n_scored: int
-    n_missing: int
-    budget_units: float
-    flops_per_query: float | None
-    samples_drawn: int
-    samples_reused: int
-    calls: int
-    cost_usd: float | None
-    error: str | None
-    on_frontier: bool
-
-    @property
-    def flops(self) -> float:
-        """FLOPs of the trial's samples, whether drawn for it or found in the bank."""
-        return (self.flops_per_query or 0.0) * self.n_scored
-
-    @property
-    def flops_drawn(self) -> float:
-        """The part of them that the trial paid for, by its share of the samples."""
-        used = self.samples_drawn + self.samples_reused
-        return self.flops * self.samples_drawn / used if used else 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finalist:
-    """An allocation with its claim. Scores are None where they were not measured (yet)."""
-
-    allocation: Allocation
-    budget_units: float
-    search_score: float | None
-    search_interval: tuple[float, float] | None
-    test_score: float | None
-    test_interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """The best allocation after a trial. `flops`: of all trials so far; `flops_drawn`: the part paid for."""
+    """The best allocation after a trial.
+
+    Attributes:
+        trial: Number of the trial.
+        allocation: The allocation with the best score so far.
+        score: Its score on the search split.
+        flops: FLOPs of all trials so far, whether their samples were drawn or found in the bank.
+        flops_drawn: The part of them that the trials paid for, by their share of the samples.
+    """
 
     trial: int
     allocation: Allocation
     score: Interval
     flops: float
     flops_drawn: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchCost:
-    """What the search paid, and what the bank spared it. `agent_tokens` are part of the tokens.
-
-    `usd`: None where models have no price. `minutes`: from start to end; None while that is not known.
-    """
-
-    calls: int
-    samples_drawn: int
-    samples_reused: int
-    prompt_tokens: int
-    generated_tokens: int
-    flops: float
-    agent_tokens: int
-    flops_without_bank: float | None  # None: not known before the end
-    flops_spared_by_stops: float
-    flops_spared_by_shared_prompts: float
-    usd: float | None
-    minutes: float | None
-
-    @property
-    def reused_share(self) -> float:
-        """The share of the trials' samples that came from the bank; 0 without samples."""
-        used = self.samples_drawn + self.samples_reused
-        return self.samples_reused / used if used else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +85,32 @@ class TunedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """All that a report shows. `as_of`: Unix time of the snapshot of a run in progress, None otherwise.
+    """All that a report shows.
 
-    `best`, `baseline`: None while nothing was scored. `confirmed`: scored on the sealed test split.
+    Attributes:
+        run_id: The run.
+        pipeline: Name of the pipeline.
+        metric: Name of its metric.
+        status: How the run stands: running, complete, stopped or failed.
+        as_of: Unix time of the snapshot of a run in progress; None otherwise.
+        started_at: Unix time.
+        finished_at: Unix time; None while the run is not finished.
+        budget_units: The most that an allocation may cost per query; None when the run does not tell.
+        proposer: Name of the proposer; None when the run does not tell.
+        seed: The run's seed; None when the run does not tell.
+        replay: Whether the run was replayed on recorded samples alone.
+        outcome: What the run comes to, so far or in the end.
+        trials: All trials in their order, one that is still going on included.
+        steps: The best score after each trial of the search.
+        curves: What a stage's samples buy.
+        headroom: What the best allocation's samples hold beyond their vote; empty where samples are gone.
+        marginals: What a dearer choice at one stage changes, the most gain per unit first.
+        insights: What the search has learnt.
+        proposals: What was proposed, and what became of it.
+        faults: Why examples are missing.
+        truncated: How many prompts were cut as planned.
+        tuned: The tuned models among the run's choices.
+        bank_solved: Whether curves also rest on allocations that were replayed on recorded samples.
     """
 
     run_id: str
@@ -173,37 +124,62 @@ class ReportData:
     proposer: str | None
     seed: int | None
     replay: bool
-    confirmed: bool
-    best: Finalist | None
-    baseline: Finalist | None
-    difference: Interval | None
-    equivalent: tuple[Finalist, ...]
-    cheapest: Finalist | None
-    certificate: str | None
-    stopped_because: str | None
-    trials: tuple[TrialRow, ...]
+    outcome: Outcome
+    trials: tuple[TrialResult, ...]
     steps: tuple[Step, ...]
-    frontier: tuple[TrialRow, ...]
     curves: tuple[StageCurve, ...]
-    headroom: tuple[StageHeadroom, ...]  # of the best allocation; () where samples are gone
+    headroom: tuple[StageHeadroom, ...]
     marginals: tuple[Marginal, ...]
     insights: tuple[Insight, ...]
     proposals: tuple[Proposal, ...]
-    cost: SearchCost
     faults: tuple[FaultCount, ...]
     truncated: tuple[Truncated, ...]
-    tuned: tuple[TunedRow, ...]  # the tuned models among the run's choices
-    bank_solved: bool  # whether curves also rest on allocations solved on recorded samples
+    tuned: tuple[TunedRow, ...]
+    bank_solved: bool
 
     @property
     def in_progress(self) -> bool:
+        """Whether the run had not ended when it was read."""
         return self.as_of is not None or self.status == "running"
 
-    def to_json_dict(self) -> dict[str, Any]:
-        """JSON-able, numbers finite."""
-        found = _jsonable(self)
-        assert isinstance(found, dict)
-        return found
+    @property
+    def confirmed(self) -> bool:
+        """Whether the winner was scored on the sealed test split."""
+        return self.outcome.best is not None and self.outcome.best.test_score is not None
+
+    @property
+    def minutes(self) -> float | None:
+        """From start to end; None while the run is not finished."""
+        return None if self.finished_at is None else (self.finished_at - self.started_at) / 60
+
+    @property
+    def frontier(self) -> frozenset[int]:
+        """Numbers of the trials on the Pareto front."""
+        return frozenset(trial.number for trial in self.outcome.frontier)
+
+    def to_json_dict(self) -> dict[str, JSON]:
+        """The outcome's JSON, with more about each trial, and the rest of the report beside it."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("outcome", "trials")}
+        searched, extra = by_phase(self.trials)
+        return {
+            **self.outcome.to_json_dict(),
+            **{name: jsonable(value) for name, value in own.items()},
+            "confirmed": self.confirmed,
+            "minutes": self.minutes,
+            "trials": [self._trial_json(trial) for trial in searched],
+            "confirmation": [self._trial_json(trial) for trial in extra],
+        }
+
+    def _trial_json(self, trial: TrialResult) -> dict[str, JSON]:
+        interval = trial.interval
+        return trial_json(trial) | {
+            "score_ci": None if interval is None else [interval.low, interval.high],
+            "split": trial.split,
+            "flops_per_query": trial.flops_per_query,
+            "calls": trial.calls,
+            "cost_usd": trial.cost_usd,
+            "on_frontier": trial.number in self.frontier,
+        }
 
 
 def read_report(
@@ -224,21 +200,22 @@ def read_report(
 
     Raises:
         StoreError: There is no such run.
+        SpecError: The run is not finished, and a function of its pipeline can't be imported any more.
     """
     run = store.run(run_id)
     spec = _spec(run)
     settings: dict[str, Any] = json.loads(run.settings or "{}")
-    outcome: dict[str, Any] = json.loads(run.outcome) if run.outcome else {}
-    trials = _trial_rows(store, store.trials(run.run_id))
-    scored = trial_scores(store, run.run_id)
-    best = _finalist(outcome.get("best")) or _best_so_far(trials)
-    solved: list[ScoredAllocation] = []
+    outcome = load_outcome(store, run, spec)
+    rows = store.trials(run.run_id)
+    running = [load_trial(store, row) for row in rows if row.status == "running"]
+    trials = sorted((*outcome.trials, *outcome.confirmation, *running), key=lambda trial: trial.number)
+    best = None if outcome.best is None else outcome.best.allocation
+    replayed: list[TrialResult] = []
     spare: list[StageHeadroom] = []
     if solve and best is not None and spec is not None and store.as_of is None:
-        solved, spare = _solved(spec, store, best.allocation, int(settings.get("seed") or 0), examples)
-    points = merged(scored, solved)
+        replayed, spare = _replayed(spec, store, best, int(settings.get("seed") or 0), examples)
+    points = merged(latest(outcome.trials, outcome.confirmation), replayed)
     options = {stage.name: stage.options for stage in spec.stages} if spec else _options_tried(trials)
-    equivalent = tuple(f for f in map(_finalist, outcome.get("equivalent") or ()) if f is not None)
     rule = json.loads(run.spec) if run.spec else {}
     return ReportData(
         run_id=run.run_id,
@@ -252,159 +229,41 @@ def read_report(
         proposer=settings.get("proposer"),
         seed=settings.get("seed"),
         replay=bool(settings.get("replay")),
-        confirmed=best is not None and best.test_score is not None,
-        best=best,
-        baseline=_finalist(outcome.get("baseline")) or _best_so_far(trials, ("baseline",)),
-        difference=_difference(outcome),
-        equivalent=equivalent,
-        cheapest=min(equivalent, key=lambda f: f.budget_units, default=None),
-        certificate=_certificate(outcome),
-        stopped_because=outcome.get("stopped_because"),
-        trials=trials,
+        outcome=outcome,
+        trials=tuple(trials),
         steps=tuple(_steps(trials)),
-        frontier=tuple(row for row in trials if row.on_frontier),
-        curves=tuple(stage_curves(points, best.allocation, options)) if best else (),
+        curves=tuple(stage_curves(points, best, options)) if best else (),
         headroom=tuple(spare),
-        marginals=tuple(marginal_values(points, best.allocation)) if best else (),
+        marginals=tuple(marginal_values(points, best)) if best else (),
         insights=tuple(store.insights(run.run_id)),
         proposals=tuple(store.proposals(run.run_id)),
-        cost=_cost(store, run, trials, outcome.get("cost")),
-        faults=_faults(store, store.trials(run.run_id)),
+        faults=_faults(store, rows),
         truncated=_truncated(store, run.run_id),
         tuned=_tuned(store, rule),
-        bank_solved=bool(solved),
+        bank_solved=bool(replayed),
     )
 
 
-def pareto_front(rows: Iterable[TrialRow]) -> list[TrialRow]:
-    """The scored rows that no other beats: as good or better for as few or fewer units; cheapest first."""
-    front: list[TrialRow] = []
-    present = [row for row in rows if row.score is not None]
-    for row in sorted(present, key=lambda row: (row.budget_units, -_mean(row))):
-        if not front or _mean(row) > _mean(front[-1]):
-            front.append(row)
-    return front
-
-
-def _trial_rows(store: Store, trials: Sequence[Trial]) -> tuple[TrialRow, ...]:
-    rows = [_trial_row(trial, store) for trial in trials]
-    latest = {row.allocation: row for row in rows if row.split == "search" and row.score is not None}
-    front = {row.number for row in pareto_front(latest.values())}
-    return tuple(_replaced(row, on_frontier=row.number in front) for row in rows)
-
-
-def _trial_row(trial: Trial, store: Store) -> TrialRow:
-    scores = store.scores(trial.trial_id)
-    return TrialRow(
-        number=trial.number,
-        allocation=Allocation.from_json(trial.allocation),
-        purpose=trial.purpose,
-        split=trial.split,
-        proposer=trial.proposer,
-        reason=trial.reason,
-        status=trial.status,
-        score=estimate(s.score for s in scores.values()) if trial.status == "complete" else None,
-        n_scored=trial.n_scored,
-        n_missing=trial.n_missing,
-        budget_units=trial.budget_units,
-        flops_per_query=trial.flops_per_query,
-        samples_drawn=trial.samples_drawn,
-        samples_reused=trial.samples_reused,
-        calls=trial.calls,
-        cost_usd=trial.cost_usd,
-        error=trial.error,
-        on_frontier=False,
-    )
-
-
-def _steps(trials: Iterable[TrialRow]) -> Iterable[Step]:
-    best: TrialRow | None = None
-    total = drawn = 0.0
-    for row in trials:
-        if row.split != "search" or row.purpose not in SEARCHING:
+def _steps(trials: Iterable[TrialResult]) -> Iterable[Step]:
+    best: TrialResult | None = None
+    flops = flops_drawn = 0.0
+    for trial in trials:
+        if trial.split != "search" or trial.purpose not in SEARCHING:
             continue
-        total, drawn = total + row.flops, drawn + row.flops_drawn
-        if row.score is not None and (best is None or row.score.mean > _mean(best)):
-            best = row
-        if best is not None and best.score is not None:
+        own_flops = (trial.flops_per_query or 0.0) * trial.n_scored
+        n_samples = trial.samples_drawn + trial.samples_reused
+        flops += own_flops
+        flops_drawn += own_flops * trial.samples_drawn / n_samples if n_samples else 0.0
+        if trial.interval and (best is None or (trial.score or 0.0) > (best.score or 0.0)):
+            best = trial
+        if best is not None and best.interval is not None:
             yield Step(
-                trial=row.number, allocation=best.allocation, score=best.score, flops=total, flops_drawn=drawn
+                trial=trial.number,
+                allocation=best.allocation,
+                score=best.interval,
+                flops=flops,
+                flops_drawn=flops_drawn,
             )
-
-
-def _best_so_far(trials: Iterable[TrialRow], purposes: Sequence[str] = SEARCHING) -> Finalist | None:
-    rows = [r for r in trials if r.score is not None and r.split == "search" and r.purpose in purposes]
-    if not rows:
-        return None
-    row = max(rows, key=lambda row: (_mean(row), -row.budget_units))
-    assert row.score is not None
-    return Finalist(
-        allocation=row.allocation,
-        budget_units=row.budget_units,
-        search_score=row.score.mean,
-        search_interval=(row.score.low, row.score.high),
-        test_score=None,
-        test_interval=None,
-    )
-
-
-def _finalist(found: Mapping[str, Any] | None) -> Finalist | None:
-    if not found:
-        return None
-    return Finalist(
-        allocation=Allocation.from_dict(found["allocation"]),
-        budget_units=found["budget_units"],
-        search_score=found.get("search_score", found.get("score")),
-        test_score=found.get("test_score"),
-        search_interval=_bounds(found.get("search_ci")),
-        test_interval=_bounds(found.get("test_ci")),
-    )
-
-
-def _bounds(found: Sequence[float] | None) -> tuple[float, float] | None:
-    return (found[0], found[1]) if found else None
-
-
-def _difference(outcome: Mapping[str, Any]) -> Interval | None:
-    bounds, best, baseline = outcome.get("difference_ci"), outcome.get("best"), outcome.get("baseline")
-    if not bounds or not best or not baseline:
-        return None
-    mean = outcome.get("difference")
-    if mean is None:
-        mean = best["test_score"] - baseline["test_score"]
-    return Interval(mean=mean, low=bounds[0], high=bounds[1], n=outcome.get("n_test") or 0)
-
-
-def _certificate(outcome: Mapping[str, Any]) -> str | None:
-    found = outcome.get("certificate")
-    return found.get("text") if isinstance(found, Mapping) else found
-
-
-def _cost(store: Store, run: Run, trials: Sequence[TrialRow], final: Mapping[str, Any] | None) -> SearchCost:
-    paid = store.run_cost(run.run_id)
-    own_flops = 0.0
-    known = {model.key: model.active_params for model in store.models()}
-    for key, active_params in known.items():
-        cost = store.run_cost(run.run_id, models=[key])
-        own_flops += flops(active_params, cost.prompt_tokens, cost.generated_tokens, 1)
-    prices = [row.cost_usd for row in trials]
-    shares = [r.samples_drawn / max(1, r.samples_drawn + r.samples_reused) for r in trials]
-    usd = sum(p * s for p, s in zip(prices, shares, strict=True) if p is not None)
-    final = final or {}
-    return SearchCost(
-        calls=final.get("calls", paid.calls),
-        samples_drawn=final.get("samples_drawn", paid.samples_drawn),
-        samples_reused=final.get("samples_reused", sum(row.samples_reused for row in trials)),
-        prompt_tokens=final.get("prompt_tokens", paid.prompt_tokens),
-        generated_tokens=final.get("generated_tokens", paid.generated_tokens),
-        flops=final.get("flops", own_flops),
-        agent_tokens=final.get("agent_tokens", 0),
-        flops_without_bank=final.get("flops_without_bank"),
-        flops_spared_by_stops=final.get("flops_spared_by_stops", 0.0),
-        flops_spared_by_shared_prompts=final.get("flops_spared_by_shared_prompts", 0.0),
-        usd=final.get("usd", None if not prices or None in prices else usd),
-        minutes=None if run.finished_at is None else (run.finished_at - run.started_at) / 60,
-    )
 
 
 def _faults(store: Store, trials: Iterable[Trial]) -> tuple[FaultCount, ...]:
@@ -434,8 +293,8 @@ def _truncated(store: Store, run_id: str) -> tuple[Truncated, ...]:
         "GROUP BY stage ORDER BY min(stage_results.rowid)",
         [run_id],
     )
-    told = zip(rows["stage"], rows["n_cut"], rows["n_results"], strict=True)
-    return tuple(Truncated(stage=s, n_cut=int(cut), n_results=int(n)) for s, cut, n in told if cut)
+    counts = zip(rows["stage"], rows["n_cut"], rows["n_results"], strict=True)
+    return tuple(Truncated(stage=s, n_cut=int(cut), n_results=int(n)) for s, cut, n in counts if cut)
 
 
 def _tuned(store: Store, spec: Mapping[str, Any]) -> tuple[TunedRow, ...]:
@@ -444,36 +303,32 @@ def _tuned(store: Store, spec: Mapping[str, Any]) -> tuple[TunedRow, ...]:
         for name, model in (spec.get("models") or {}).items()
         if model.get("revision")
     }
-    found = []
+    rows = []
     for tuning in store.tunings():
         revision = tuning.model_key.rpartition("@")[2]
         if revision in names:
-            told = json.loads(tuning.metrics)
-            means = [estimate((told.get(when) or {}).values()) for when in ("before", "after")]
-            before, after = (None if mean is None else mean.mean for mean in means)
-            found.append(
+            scores = json.loads(tuning.metrics)
+            rows.append(
                 TunedRow(
                     model=names[revision],
                     tasks=tuple(json.loads(tuning.tasks)),
-                    before=before,
-                    after=after,
+                    before=_mean(scores.get("before")),
+                    after=_mean(scores.get("after")),
                     seconds=tuning.seconds,
                     curve=tuple(json.loads(tuning.curve)),
                 )
             )
-    return tuple(found)
+    return tuple(rows)
 
 
-def _solved(
+def _replayed(
     spec: PipelineSpec, store: Store, best: Allocation, seed: int, examples: Sequence[Example] | None
-) -> tuple[list[ScoredAllocation], list[StageHeadroom]]:
+) -> tuple[list[TrialResult], list[StageHeadroom]]:
     """What recorded samples tell around the best allocation; nothing where data or bank are gone."""
-    from pipelines.dataset import load_examples
-
     try:
         attach_spec_bank(spec, store)
         examples = load_examples(spec, "search") if examples is None else examples
-        around = solve_around(BankSolver(spec, store, examples), best)
+        around = solve_around(BankOutcomes(spec, store, examples), best)
         return around, headroom(spec, store, examples, best, seed)
     except (PipelineError, StoreError, OSError):
         return [], []
@@ -502,33 +357,14 @@ def _metric_name(metric: Any) -> str:
     return str(metric or "score")
 
 
-def _options_tried(trials: Iterable[TrialRow]) -> dict[str, tuple[StageOption, ...]]:
+def _options_tried(trials: Iterable[TrialResult]) -> dict[str, tuple[StageOption, ...]]:
     by_stage: dict[str, dict[StageOption, None]] = {}
-    for row in trials:
-        for stage, choice in row.allocation.items():
+    for trial in trials:
+        for stage, choice in trial.allocation.items():
             by_stage.setdefault(stage, {})[choice.option] = None
     return {stage: tuple(options) for stage, options in by_stage.items()}
 
 
-def _mean(row: TrialRow) -> float:
-    return -math.inf if row.score is None else row.score.mean
-
-
-def _replaced(row: TrialRow, *, on_frontier: bool) -> TrialRow:
-    return TrialRow(**{f.name: getattr(row, f.name) for f in fields(row)} | {"on_frontier": on_frontier})
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, Allocation | StageChoice):
-        return value.to_dict()
-    if isinstance(value, StageOption):
-        return str(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _jsonable(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def _mean(scores: Mapping[str, float | None] | None) -> float | None:
+    present = [score for score in (scores or {}).values() if score is not None]
+    return math.fsum(present) / len(present) if present else None

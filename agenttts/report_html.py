@@ -73,18 +73,18 @@ def to_html(data: ReportData) -> str:
 
 
 def _figures(data: ReportData) -> dict[str, go.Figure]:
-    found = {}
+    figures = {}
     if data.steps:
-        found["by-trial"] = plots.best_so_far(data, "trials")
-        found["by-flops"] = plots.best_so_far(data, "flops")
-        found["budget"] = plots.quality_against_budget(data)
+        figures["by-trial"] = plots.best_so_far(data, "trials")
+        figures["by-flops"] = plots.best_so_far(data, "flops")
+        figures["budget"] = plots.quality_against_budget(data)
     for stage in dict.fromkeys(curve.stage for curve in data.curves):
-        found[f"stage-{stage}"] = plots.score_against_samples(data, stage)
+        figures[f"stage-{stage}"] = plots.score_against_samples(data, stage)
     if data.tuned:
-        found["tuned"] = plots.tuning_curves(data)
+        figures["tuned"] = plots.tuning_curves(data)
     if data.marginals:
-        found["next"] = plots.next_unit(data)
-    return found
+        figures["next"] = plots.next_unit(data)
+    return figures
 
 
 def _fragment(name: str, figure: go.Figure) -> str:
@@ -98,32 +98,25 @@ def _fragment(name: str, figure: go.Figure) -> str:
 
 def _tiles(data: ReportData) -> list[tuple[str, str, str]]:
     """(what, figure, small print) of the numbers at the top."""
-    found = []
-    best, base = data.best, data.baseline
+    tiles = []
+    outcome, cost = data.outcome, data.outcome.cost
+    best, base = outcome.best, outcome.baseline
     if best is not None:
         split = "test split" if data.confirmed else "search split, not confirmed"
         score = best.test_score if data.confirmed else best.search_score
-        interval = words.interval_text(best.test_interval) if best.test_interval else ""
-        found.append((f"score · {split}", words.score_text(score), interval))
+        interval = words.interval_text(best.test_ci) if best.test_ci else ""
+        tiles.append((f"score · {split}", words.score_text(score), interval))
     if base is not None:
         tested = data.confirmed and base.test_score is not None
         score = base.test_score if tested else base.search_score
-        interval = words.interval_text(base.test_interval) if base.test_interval else ""
-        found.append(("best single-model default", words.score_text(score), interval))
-    if data.difference is not None:
-        change = data.difference
-        found.append(
-            (
-                "difference, paired",
-                f"{change.mean:+.3f}",
-                words.interval_text((change.low, change.high), signed=True),
-            )
-        )
+        interval = words.interval_text(base.test_ci) if base.test_ci else ""
+        tiles.append(("best single-model default", words.score_text(score), interval))
+    if outcome.difference is not None:
+        interval = words.interval_text(outcome.difference_ci, signed=True)
+        tiles.append(("difference, paired", f"{outcome.difference:+.3f}", interval))
     if best is not None:
         of = f"of {words.units_text(data.budget_units)} allowed" if data.budget_units is not None else ""
-        found.append(("units per query", words.units_text(best.budget_units), of))
-    used = data.cost.samples_drawn + data.cost.samples_reused
-    found.append(
-        ("samples from the bank", f"{data.cost.reused_share:.0%}", f"of {words.count_text(used)} used")
-    )
-    return found
+        tiles.append(("units per query", words.units_text(best.budget_units), of))
+    used = f"of {words.count_text(cost.samples_used)} used"
+    tiles.append(("samples from the bank", f"{cost.reused_share:.0%}", used))
+    return tiles

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.panel import Panel
@@ -11,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agenttts import report_text as words
-from agenttts.report import ReportData, TrialRow
+from agenttts.report import ReportData
 
 _WIDE = 140  # columns that leave room for reasons
 
@@ -19,7 +17,7 @@ _WIDE = 140  # columns that leave room for reasons
 def print_report(data: ReportData, console: Console) -> None:
     """The whole report: trials, winner, curves, where a further unit buys most, insights, cost, faults."""
     console.print(Text(f"{data.pipeline} · run {data.run_id} · {words.status_text(data)}", style="dim"))
-    console.print(trial_table(data.trials, reasons=console.width >= _WIDE))
+    console.print(trial_table(data, reasons=console.width >= _WIDE))
     print_winner(data, console)
     if data.curves:
         console.print(_curve_table(data))
@@ -43,11 +41,11 @@ def print_report(data: ReportData, console: Console) -> None:
 
 def print_winner(data: ReportData, console: Console) -> None:
     """The winner and its certificate, in words."""
-    lines = [Text(words.headline(data), style="bold"), *map(Text, words.certificate_lines(data))]
+    lines = [Text(words.headline(data), style="bold"), Text(data.outcome.certificate.text)]
     console.print(Panel(Group(*lines), title="winner" if data.confirmed else "so far", border_style="green"))
 
 
-def trial_table(trials: Iterable[TrialRow], *, reasons: bool = True) -> Table:
+def trial_table(data: ReportData, *, reasons: bool = True) -> Table:
     """A row for each trial; the Pareto front is marked with ●."""
     table = Table(header_style="bold", box=None, pad_edge=False, expand=reasons)
     table.add_column("#", justify="right", no_wrap=True)
@@ -62,20 +60,20 @@ def trial_table(trials: Iterable[TrialRow], *, reasons: bool = True) -> Table:
         table.add_column("why", overflow="ellipsis", no_wrap=True, ratio=1)
     else:
         table.add_column("proposer", no_wrap=True)
-    for row in trials:
-        missing = f" (−{row.n_missing})" if row.n_missing else ""
-        kind = {"search": row.proposer, "baseline": "default"}.get(row.purpose, row.purpose)
-        style = {"failed": "red", "running": "dim"}.get(row.status, "cyan" if row.split == "test" else "")
+    for trial in data.trials:
+        missing = f" (−{trial.n_missing})" if trial.n_missing else ""
+        kind = {"search": trial.proposer, "baseline": "default"}.get(trial.purpose, trial.purpose)
+        style = {"failed": "red", "running": "dim"}.get(trial.status, "cyan" if trial.split == "test" else "")
         table.add_row(
-            str(row.number),
-            "●" if row.on_frontier else "",
-            escape(str(row.allocation)),
-            words.units_text(row.budget_units),
-            words.trial_score_text(row),
-            f"{row.n_scored}{missing}",
-            words.count_text(row.samples_drawn),
-            words.count_text(row.samples_reused),
-            escape(f"{kind}: {row.reason}" if reasons and row.reason else kind),
+            str(trial.number),
+            "●" if trial.number in data.frontier else "",
+            escape(str(trial.allocation)),
+            words.units_text(trial.budget_units),
+            words.trial_score_text(trial),
+            f"{trial.n_scored}{missing}",
+            words.count_text(trial.samples_drawn),
+            words.count_text(trial.samples_reused),
+            escape(f"{kind}: {trial.reason}" if reasons and trial.reason else kind),
             style=style,
         )
     return table

@@ -1,4 +1,7 @@
-"""The sentences of a report: what was found, how sure it is, what it cost. Terminal and HTML say the same."""
+"""The sentences of a report beside its certificate: how the run stands, what it cost, what went wrong.
+
+Terminal and HTML say the same.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agenttts.report import Finalist, ReportData, TrialRow
+    from agenttts.outcome import Finalist
+    from agenttts.report import ReportData
     from agenttts.stats import Interval
+    from agenttts.trial import TrialResult
 
 
 def score_text(score: float | None) -> str:
@@ -54,8 +59,8 @@ def minutes_text(minutes: float) -> str:
 def finalist_score(finalist: Finalist) -> str:
     """The test score with its interval where there is one, else the search score, said so."""
     if finalist.test_score is not None:
-        return f"{score_text(finalist.test_score)} {interval_text(finalist.test_interval)} on the test split"
-    interval = f" {interval_text(finalist.search_interval)}" if finalist.search_interval else ""
+        return f"{score_text(finalist.test_score)} {interval_text(finalist.test_ci)} on the test split"
+    interval = f" {interval_text(finalist.search_ci)}" if finalist.search_ci else ""
     return f"{score_text(finalist.search_score)}{interval} on the search split"
 
 
@@ -65,15 +70,16 @@ def status_text(data: ReportData) -> str:
         return f"run in progress, as of {time_text(data.as_of)}"
     if data.status == "running":
         return "not finished: still running elsewhere or interrupted (`agenttts search … --resume` goes on)"
-    reason = f": {data.stopped_because}" if data.stopped_because else ""
-    return f"{data.status}{reason}"
+    reason = data.outcome.stopped_because if data.status == "complete" else None
+    return f"{data.status}: {reason}" if reason else data.status
 
 
 def headline(data: ReportData) -> str:
     """One sentence: the winner, its score, its budget."""
-    if data.best is None:
+    best = data.outcome.best
+    if best is None:
         return f"No trial of {data.pipeline} has a score yet."
-    budget = units_text(data.best.budget_units)
+    budget = units_text(best.budget_units)
     of = f" of {units_text(data.budget_units)}" if data.budget_units is not None else ""
     lead = (
         "The best allocation found"
@@ -81,67 +87,25 @@ def headline(data: ReportData) -> str:
         else "The best allocation so far (not confirmed on the test split)"
     )
     return (
-        f"{lead} is {data.best.allocation}: {finalist_score(data.best)} ({data.metric}), "
+        f"{lead} is {best.allocation}: {finalist_score(best)} ({data.metric}), "
         f"for {budget}{of} units per query."
     )
 
 
-def verdict(data: ReportData) -> str | None:
-    """One sentence against the baseline; None while there is nothing to compare."""
-    if data.baseline is None or data.best is None:
-        return None
-    base = f"the best single-model default, {data.baseline.allocation} ({finalist_score(data.baseline)})"
-    if data.baseline.allocation == data.best.allocation:
-        return f"It is {base} itself: the search found nothing better."
-    if data.difference is None:
-        return f"Compare {base}; the difference is not measured on the test split yet."
-    change = interval_text(data.difference, signed=True)
-    if data.difference.low > 0:
-        return f"It beats {base}, by {change} on the same test examples."
-    if data.difference.high < 0:
-        return f"It is worse than {base}, by {change} on the same test examples."
-    return f"It cannot be told apart from {base}: {change} on the same test examples."
-
-
-def equivalents_text(data: ReportData) -> str | None:
-    """How many allocations are as good as far as the data tell, and the cheapest; None before the end."""
-    if data.best is None or not data.confirmed:
-        return None
-    others = [found for found in data.equivalent if found.allocation != data.best.allocation]
-    if not others:
-        return "No other trial is indistinguishable from it on the search split."
-    cheapest = min(others, key=lambda found: found.budget_units)
-    several = f"{len(others)} other allocations" if len(others) > 1 else "One other allocation"
-    if cheapest.budget_units < data.best.budget_units:
-        end = f"the cheapest is {cheapest.allocation}, for {units_text(cheapest.budget_units)} units"
-    else:
-        end = "none of them is cheaper"
-    return f"{several} cannot be told apart from it on the search split; {end}."
-
-
-def certificate_lines(data: ReportData) -> list[str]:
-    """What is claimed and on what evidence: the search's own words where it left some, else from the data."""
-    if data.certificate:
-        return [data.certificate]
-    return [line for line in (verdict(data), equivalents_text(data)) if line]
-
-
 def cost_lines(data: ReportData) -> Iterator[str]:
-    cost = data.cost
+    """What the search paid, and what the bank, shared prompts and races spared it."""
+    cost = data.outcome.cost
     tokens = count_text(cost.prompt_tokens + cost.generated_tokens)
-    agent = f", {count_text(cost.agent_tokens)} of them the agent's" if cost.agent_tokens else ""
+    agent = f", {count_text(cost.agent_tokens)} more of the agent's" if cost.agent_tokens else ""
     money = f" and ${cost.usd:.2f}" if cost.usd is not None else ""
-    time = f" in {minutes_text(cost.minutes)}" if cost.minutes is not None else ""
+    time = f" in {minutes_text(data.minutes)}" if data.minutes is not None else ""
     yield (
         f"The search drew {count_text(cost.samples_drawn)} samples in {count_text(cost.calls)} calls{time}: "
         f"{tokens} tokens{agent}, {count_text(cost.flops)} FLOPs{money}."
     )
     if cost.samples_reused:
-        used = cost.samples_drawn + cost.samples_reused
-        yield (
-            f"The bank answered {count_text(cost.samples_reused)} of the {count_text(used)} samples that the "
-            f"trials used ({cost.reused_share:.0%})."
-        )
+        of_used = f"{count_text(cost.samples_reused)} of the {count_text(cost.samples_used)} samples"
+        yield f"The bank answered {of_used} that the trials used ({cost.reused_share:.0%})."
     if cost.flops_without_bank:
         yield (
             f"Without the bank the same trials would take {count_text(cost.flops_without_bank)} FLOPs, "
@@ -180,12 +144,13 @@ def headroom_lines(data: ReportData) -> Iterator[str]:
 
 
 def fault_lines(data: ReportData) -> Iterator[str]:
-    missing = sum(row.n_missing for row in data.trials)
-    failed = [str(row.number) for row in data.trials if row.status == "failed"]
+    """How many evaluations are missing, how many prompts were cut, and which trials failed."""
+    missing = sum(trial.n_missing for trial in data.trials)
+    failed = [str(trial.number) for trial in data.trials if trial.status == "failed"]
     if not missing and not failed:
         yield "No example is missing from any trial."
     if missing:
-        scored = sum(row.n_scored for row in data.trials)
+        scored = sum(trial.n_scored for trial in data.trials)
         yield f"{count_text(missing)} of {count_text(missing + scored)} evaluations are missing, in no mean."
     for cut in data.truncated:
         share = f"{count_text(cut.n_cut)} of {count_text(cut.n_results)}"
@@ -194,8 +159,9 @@ def fault_lines(data: ReportData) -> Iterator[str]:
         yield f"Failed, not scored, for too many missing examples: {', '.join(failed)}."
 
 
-def trial_score_text(row: TrialRow) -> str:
-    return interval_text(row.score) if row.score is not None else row.status
+def trial_score_text(trial: TrialResult) -> str:
+    """The score with its interval; the status of a trial that has none."""
+    return interval_text(trial.interval) if trial.interval is not None else trial.status
 
 
 def cited(trials: Iterable[int]) -> str:

@@ -1,8 +1,6 @@
-"""What a search found, as a person reads it: `.best`, `.frontier`, `.to_df()`, `.report()`; and a stored run
-again.
+"""The result of a search as a person reads it: `.best`, `.frontier`, `.to_df()`, `.report()`.
 
-Figures are those that the run stored (`confirm`); nothing is computed anew but for a run that has not
-finished.
+Figures are those that the run stored; they are computed anew only for a run that has not finished.
 """
 
 from __future__ import annotations
@@ -11,14 +9,17 @@ import json
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from agenttts.blocking import run_blocking
+from agenttts.conclusion import conclude
+from agenttts.cost import SearchCost, cost_of
 from agenttts.errors import UserError
 from agenttts.goal import Goal
-from agenttts.outcome import cost_of, frontier, latest, outcome
+from agenttts.outcome import Equivalent, Finalist, Outcome
+from agenttts.ranking import latest
 from agenttts.trial import TrialResult, load_trial
 from datastore.records import Insight, Run
 from datastore.store import Store
@@ -26,6 +27,7 @@ from pipelines.allocation import Allocation
 from pipelines.clients import ModelClients
 from pipelines.dataset import examples_from_rows
 from pipelines.examples import Example
+from pipelines.jsonvalues import JSON
 from pipelines.runtime import Runtime
 from pipelines.spec import PipelineSpec
 from pipelines.specfile import restore_spec
@@ -33,100 +35,98 @@ from pipelines.specfile import restore_spec
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = ["Finalist", "LoadedRun", "SearchResult", "load_outcome", "load_run", "run_inputs"]
 
-@dataclass(frozen=True, kw_only=True)
-class Finalist:
-    """An allocation with its scores. Intervals are (low, high), 95 %; None where nothing was measured."""
-
-    allocation: Allocation
-    budget_units: float
-    search_score: float
-    search_ci: tuple[float, float] | None
-    test_score: float | None
-    test_ci: tuple[float, float] | None
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Finalist:
-        return cls(
-            allocation=Allocation.from_dict(data["allocation"]),
-            budget_units=data["budget_units"],
-            search_score=data["search_score"],
-            search_ci=_pair(data.get("search_ci")),
-            test_score=data.get("test_score"),
-            test_ci=_pair(data.get("test_ci")),
-        )
+_FIRST_COLUMNS = ("number", "purpose", "proposer", "status", "score", "n_scored", "n_missing", "budget_units")
+_LAST_COLUMNS = ("flops_per_query", "samples_drawn", "samples_reused", "reason", "error")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """The result of one run. `trials` are those on the search split, in order.
+    """The result of one run.
 
-    `confirmation`: what came after: finalists that the bank answers, trials again for missing examples, and
-    the test trials. `examples`: those of the search split, as the search has read them; None where it was
-    loaded, and they are read when they are needed.
+    Attributes:
+        run_id: The run.
+        db: The DuckDB file that holds it.
+        status: How the run stands: running, complete, stopped or failed.
+        spec: The pipeline that was searched.
+        insights: What the search has learnt, in words.
+        outcome: What the run comes to, so far or in the end.
+        examples: Those of the search split, as the search has read them; None where the run was loaded, and
+            they are read when they are needed.
     """
 
     run_id: str
     db: Path
     status: str
     spec: PipelineSpec
-    trials: tuple[TrialResult, ...]
     insights: tuple[Insight, ...]
-    outcome: Mapping[str, Any]
-    confirmation: tuple[TrialResult, ...] = ()
+    outcome: Outcome
     examples: Sequence[Example] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def from_store(
-        cls, store: Store, run_id: str | None = None, spec: PipelineSpec | None = None
-    ) -> SearchResult:
-        """A run's result (None: the newest run); of an unfinished run what is known so far.
+    def from_store(cls, store: Store, run_id: str | None = None, spec: PipelineSpec | None = None) -> Self:
+        """A run's result; of an unfinished run what is known so far.
 
-        spec: the run's own, as stored, where not given. StoreError when there is no such run.
+        Args:
+            store: The database, open for reading.
+            run_id: The run; None for the newest.
+            spec: The run's own pipeline; None to restore it from the store.
+
+        Raises:
+            StoreError: There is no such run.
+            SpecError: A function of the stored pipeline can't be imported any more.
         """
         run = store.run(run_id)
         spec = spec or restore_spec(run.spec)
-        trials = [load_trial(store, t) for t in store.trials(run.run_id) if t.status != "running"]
         return cls(
             run_id=run.run_id,
             db=store.path,
             status=run.status,
             spec=spec,
-            trials=tuple(t for t in trials if t.purpose in ("search", "baseline")),
-            confirmation=tuple(t for t in trials if t.purpose in ("confirm", "test")),
             insights=tuple(store.insights(run.run_id)),
-            outcome=json.loads(run.outcome) if run.outcome else _so_far(store, run, spec, trials),
+            outcome=load_outcome(store, run, spec),
         )
+
+    @property
+    def trials(self) -> tuple[TrialResult, ...]:
+        """The trials of the search, in their order."""
+        return self.outcome.trials
+
+    @property
+    def confirmation(self) -> tuple[TrialResult, ...]:
+        """The trials after the search: finalists again, allocations that the bank answers, test trials."""
+        return self.outcome.confirmation
 
     @property
     def best(self) -> Finalist | None:
         """The winner; None when no trial has a score."""
-        return _finalist(self.outcome["best"])
+        return self.outcome.best
 
     def best_trial(self) -> TrialResult | None:
         """The winner's trial on the search split, with its scores by example; None when none has a score."""
-        return (
-            None
-            if self.best is None
-            else next(
-                t for t in (*self.trials, *self.confirmation) if t.number == self.outcome["best"]["trial"]
-            )
-        )
+        number = None if self.best is None else self.best.trial
+        return next((t for t in (*self.trials, *self.confirmation) if t.number == number), None)
 
     @property
     def baseline(self) -> Finalist | None:
         """The best single-model default; None when none has a score."""
-        return _finalist(self.outcome["baseline"])
+        return self.outcome.baseline
 
     @property
-    def equivalent(self) -> tuple[Finalist, ...]:
+    def equivalent(self) -> tuple[Equivalent, ...]:
         """The winner and all that can't be told apart from it, cheapest first."""
-        return tuple(Finalist.from_dict(entry) for entry in self.outcome["equivalent"])
+        return self.outcome.equivalent
 
-    def cheapest(self, within: float | None = None) -> Finalist | TrialResult | None:
-        """The cheapest of `equivalent`; with `within`, the cheapest trial that scores that near to the best.
+    def cheapest(self, within: float | None = None) -> Equivalent | TrialResult | None:
+        """The cheapest allocation that is as good as the winner.
 
-        within: a difference of scores, 0.01 for a hundredth. None when no trial has a score.
+        Args:
+            within: A difference of scores, such as 0.01: the cheapest trial that scores that near to the
+                winner. None: the cheapest of `equivalent`.
+
+        Returns:
+            None when no trial has a score.
         """
         if within is None:
             return next(iter(self.equivalent), None)
@@ -137,27 +137,26 @@ class SearchResult:
     @property
     def frontier(self) -> tuple[TrialResult, ...]:
         """Trials that no other beats in score for as few units (the Pareto front), cheapest first."""
-        return tuple(frontier((*self.trials, *self.confirmation)))
+        return self.outcome.frontier
 
     @property
     def hypervolume(self) -> float:
         """The area below the frontier from no units to the budget: 1 for a score of 1 at no cost."""
-        return float(self.outcome["hypervolume"])
+        return self.outcome.hypervolume
 
     @property
     def certificate(self) -> str:
         """What is claimed of the winner, in words."""
-        return str(self.outcome["certificate"]["text"])
+        return self.outcome.certificate.text
 
     @property
-    def cost(self) -> Mapping[str, Any]:
-        """What the search paid for: calls, samples, tokens, FLOPs."""
-        found: Mapping[str, Any] = self.outcome["cost"]
-        return found
+    def cost(self) -> SearchCost:
+        """What the search paid: calls, samples, tokens, FLOPs."""
+        return self.outcome.cost
 
-    def to_json_dict(self) -> dict[str, Any]:
+    def to_json_dict(self) -> dict[str, JSON]:
         """The result as `agenttts search --json` prints it."""
-        return dict(self.outcome)
+        return self.outcome.to_json_dict()
 
     def to_df(self) -> pd.DataFrame:
         """One row for each trial; a model and a number of samples for each stage."""
@@ -171,23 +170,10 @@ class SearchResult:
             stages = {
                 f"{stage}.score": score for stage, score in trial.stage_scores.items() if score is not None
             }
-            kept = (
-                "number",
-                "purpose",
-                "proposer",
-                "status",
-                "score",
-                "n_scored",
-                "n_missing",
-                "budget_units",
+            first, last = (
+                {name: getattr(trial, name) for name in names} for names in (_FIRST_COLUMNS, _LAST_COLUMNS)
             )
-            more = ("flops_per_query", "samples_drawn", "samples_reused", "reason", "error")
-            rows.append(
-                {name: getattr(trial, name) for name in kept}
-                | choices
-                | stages
-                | {name: getattr(trial, name) for name in more}
-            )
+            rows.append(first | choices | stages | last)
         return pd.DataFrame(rows)
 
     def report(self, path: Path | str | None = None) -> Path:
@@ -278,32 +264,36 @@ def load_run(db: Path | str, run_id: str | None = None) -> LoadedRun:
     """A run of a database (None: the newest). StoreError when there is none; SpecError when a function of its
     spec can't be imported any more."""
     with Store.read(db) as store:
-        found = LoadedRun.from_store(store, run_id)
-    assert isinstance(found, LoadedRun)
-    return found
+        return LoadedRun.from_store(store, run_id)
 
 
-def _so_far(store: Store, run: Run, spec: PipelineSpec, trials: Sequence[TrialResult]) -> dict[str, Any]:
+def load_outcome(store: Store, run: Run, spec: PipelineSpec | None = None) -> Outcome:
+    """The outcome that a run stored, or the one that it would come to if it ended now.
+
+    A stored outcome that lacks a key, since it is older, is completed from the run's trials.
+
+    Args:
+        store: The database, open for reading.
+        run: The run.
+        spec: The run's pipeline; None to restore it from the store where it is needed.
+
+    Raises:
+        SpecError: No outcome is stored, and a function of the stored pipeline can't be imported any more.
+    """
+    trials = [load_trial(store, trial) for trial in store.trials(run.run_id) if trial.status != "running"]
+    stored = json.loads(run.outcome) if run.outcome else {}
+    if {f.name for f in fields(Outcome)} <= set(stored):
+        return Outcome.from_json_dict(stored, trials)
+    spec = spec or restore_spec(run.spec)
     settings = json.loads(run.settings)
-    seed = int(settings.get("seed", 0))
-    cost = cost_of(store, run.run_id, spec, trials)
-    budget_units = float(settings.get("budget_units", spec.budget.units))
-    ended = f"the run is {run.status}"
-    return outcome(
+    so_far = conclude(
         run.run_id,
         trials,
         spec,
-        budget_units=budget_units,
-        cost=cost,
-        seed=seed,
-        ended=ended,
+        budget_units=float(settings.get("budget_units", spec.budget.units)),
+        cost=cost_of(store, run.run_id, spec, trials),
+        seed=int(settings.get("seed", 0)),
+        ended=f"the run is {run.status}",
         goal=Goal(settings.get("objective", "quality"), settings.get("min_quality")),
     )
-
-
-def _finalist(data: Mapping[str, Any] | None) -> Finalist | None:
-    return None if data is None else Finalist.from_dict(data)
-
-
-def _pair(values: Sequence[float] | None) -> tuple[float, float] | None:
-    return None if values is None else (values[0], values[1])
+    return Outcome.from_json_dict({**so_far.to_json_dict(), **stored}, trials) if stored else so_far

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from agenttts.evaluate import PlannedTrial, evaluate
 from agenttts.events import TrialFinished, TrialProgress, TrialStarted
-from agenttts.outcome import ranked
 from agenttts.proposers.base import races
+from agenttts.ranking import ranked
 from agenttts.state import SearchWork, Step, tell
 from agenttts.trial import TrialResult, load_trial, trial_id
 from pipelines.allocation import Allocation

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from agenttts.landscapes import Landscape
-from agenttts.outcome import ranked
 from agenttts.outcomes import Bank
 from agenttts.proposers.base import Proposer, SearchView, Suggestion, Turn, finalists, races
 from agenttts.proposers.insights import InsightsProposer
 from agenttts.racing import is_losing, rungs
+from agenttts.ranking import ranked
 from agenttts.settings import MAX_ERROR_RATE, SearchSettings
 from agenttts.trial import TrialResult
 from pipelines.allocation import Allocation

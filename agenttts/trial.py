@@ -5,24 +5,51 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
+
+from agenttts.stats import Interval, mean_interval
 from datastore import records
 from datastore.records import TrialPurpose, TrialStatus
 from datastore.store import Store
 from pipelines.allocation import Allocation
+
+REPLAYED = -1
+"""The number of a trial that belongs to no run: recorded samples answered it, without a call."""
+
+INTERVAL_SEED = 20_250_801
+"""Seed of intervals that are shown: the same scores get the same interval everywhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
     """An allocation's scores on a set of examples, and what they took.
 
-    status: "pruned" when a race stopped it, clearly worse than the best; its scores are those until then.
-    score: mean over the scored examples; None when the trial failed or is not finished.
-    scores: by example id; None where the example is missing.
-    budget_units: planned. flops_per_query: realised, mean over the scored examples; None without any.
-    prompt_tokens, generated_tokens, cost_usd (None: a model has no price): what the allocation uses over all
-    examples, banked or not. samples_drawn, calls: what this trial paid for; samples_reused came from the
-    bank. stage_scores: mean of each stage's metric over the examples that have it; None where no example has.
+    Attributes:
+        number: Counts from 0 in the order of decision within the run; REPLAYED for a trial of no run, which
+            recorded samples answered.
+        allocation: What was run.
+        purpose: What it was run for.
+        split: The examples' split.
+        proposer: Who proposed the allocation.
+        reason: Why, in the proposer's words.
+        status: "pruned" when a race stopped the trial early, clearly worse than the best; its scores are
+            those until then.
+        score: Mean over the scored examples; None when the trial failed or is not finished.
+        scores: Score by example id; None where the example is missing.
+        n_scored: Examples with a score.
+        n_missing: Examples without one, after an error.
+        budget_units: Planned compute per query, in units.
+        flops_per_query: Realised FLOPs, mean over the scored examples; None without any.
+        prompt_tokens: Tokens that the allocation reads over all examples, banked or not.
+        generated_tokens: Tokens that it writes over all examples, banked or not.
+        cost_usd: What these tokens cost; None when a model has no price.
+        samples_drawn: Samples that this trial paid for.
+        samples_reused: Samples that it took from the bank.
+        calls: Requests that it paid for.
+        stage_scores: Mean of each stage's own metric over the examples that have it; None where none has.
+        error: Why the trial failed.
     """
 
     number: int
@@ -45,7 +72,14 @@ class TrialResult:
     samples_reused: int
     calls: int
     stage_scores: Mapping[str, float | None]
-    error: str | None
+    error: str | None = None
+
+    @cached_property
+    def interval(self) -> Interval | None:
+        """The mean score with its 95 % interval, the same for the same scores; None unless complete."""
+        if self.status != "complete":
+            return None
+        return mean_interval(self.scores.values(), np.random.default_rng(INTERVAL_SEED))
 
 
 def merit(trial: TrialResult) -> tuple[float, float, int]:
@@ -60,14 +94,12 @@ def trial_id(run_id: str, number: int) -> str:
 def load_trial(store: Store, trial: records.Trial) -> TrialResult:
     """A trial as it was evaluated, from the store."""
     scores = {example_id: score.score for example_id, score in store.scores(trial.trial_id).items()}
-    stage_scores: dict[str, list[float]] = {}
-    for result in store.stage_results(trial.trial_id):
-        stage_scores.setdefault(result.stage, [])
-        if result.score is not None:
-            stage_scores[result.stage].append(result.score)
     allocation = Allocation.from_json(trial.allocation)
-    means = {stage: mean(stage_scores.get(stage, ())) for stage in allocation}
-    return result_of(trial, allocation, scores, means)
+    by_stage: dict[str, list[float]] = {stage: [] for stage in allocation}
+    for result in store.stage_results(trial.trial_id):
+        if result.score is not None:
+            by_stage[result.stage].append(result.score)
+    return result_of(trial, allocation, scores, {stage: mean(values) for stage, values in by_stage.items()})
 
 
 def mean(values: Iterable[float]) -> float | None:

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from agenttts import search
+from agenttts import SearchResult, search
 from agenttts.stats import paired_difference
 from agenttts.tasktune.adapters import read_tuned
 from agenttts.tasktune.improve import drawn_ids
 from agenttts.tasktune.serving import served
-from datastore.store import Store
 from pipelines.dataset import load_examples
 from pipelines.spec import ModelSpec, PipelineSpec
 from pipelines.specfile import load_spec
@@ -54,12 +53,11 @@ def prepared(work: Path, verifiers: dict[str, Path], share: float) -> tuple[Pipe
     return plain, plain.model_copy(update={"models": models, "stages": stages})
 
 
-def test_scores(db: Path, run_id: str, best: dict[str, Any]) -> dict[str, float | None]:
+def test_scores(result: SearchResult) -> Mapping[str, float | None]:
     """The winner's, by example."""
-    with Store.read(db) as store:
-        for trial in store.trials(run_id):
-            if trial.split == "test" and json.loads(trial.allocation) == best["allocation"]:
-                return {example: score.score for example, score in store.scores(trial.trial_id).items()}
+    for trial in result.confirmation:
+        if trial.split == "test" and result.best is not None and trial.allocation == result.best.allocation:
+            return trial.scores
     raise SystemExit("the winner has no test score")
 
 
@@ -83,17 +81,12 @@ def main() -> None:
     with served(judged, list(judged.models), log_dir=work / "logs"):
         for budget in BUDGETS:
             found = [search(spec, budget=budget, trials=arguments.trials, db=db) for spec in (plain, judged)]
-            best = [one.outcome["best"] for one in found]
-            own, base = (
-                test_scores(db, one.run_id, b) for one, b in zip(found[::-1], best[::-1], strict=True)
-            )
+            base, own = (test_scores(one) for one in found)
             change = paired_difference(own, base, np.random.default_rng(0))
             tried = [t for t in found[1].trials if "@" in str(t.allocation)]
             top = max(tried, key=lambda t: t.score or 0.0, default=None)
             cells = " | ".join(
-                f"{one.best.allocation} {b['test_score']:.3f}"
-                for one, b in zip(found, best, strict=True)
-                if one.best is not None
+                f"{one.best.allocation} {one.best.test_score:.3f}" for one in found if one.best is not None
             )
             told = "" if top is None else f"{top.allocation} {top.score:.3f}"
             print(

@@ -19,8 +19,10 @@ import time
 from pathlib import Path
 
 from agenttts import search
-from agenttts.curves import BankSolver
+from agenttts.bank_outcomes import BankOutcomes
+from agenttts.blocking import run_blocking
 from agenttts.space import SearchSpace
+from agenttts.trial import TrialResult
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.dataset import load_examples
@@ -31,26 +33,28 @@ COUNTS = (1, 2, 4, 8, 16, 32)
 BUDGETS = (50.0, 150.0, 400.0)
 
 
-def mean(scores: dict[str, float | None]) -> float:
-    return statistics.fmean(score for score in scores.values() if score is not None)
-
-
 class Truth:
     """True scores of allocations on one split."""
 
     def __init__(self, store: Store, split: str) -> None:
         spec = load_spec(SPEC)
-        self.solver = BankSolver(spec, store, load_examples(spec, split))  # type: ignore[arg-type]
+        self.bank = BankOutcomes(spec, store, load_examples(spec, split))  # type: ignore[arg-type]
+        run_blocking(self.bank.add_all())
 
     def score(self, allocation: Allocation) -> float:
-        found = self.solver.score_allocation(allocation)
-        assert found is not None, f"the bank is not full: {allocation}"
-        return mean(dict(found.scores))
+        score = self._trial(allocation).score
+        assert score is not None
+        return score
 
     def stage_score(self, allocation: Allocation, stage: str) -> float:
-        found = self.solver.score_allocation(allocation)
-        assert found is not None
-        return found.stage_scores[stage]
+        score = self._trial(allocation).stage_scores[stage]
+        assert score is not None
+        return score
+
+    def _trial(self, allocation: Allocation) -> TrialResult:
+        trial = run_blocking(self.bank.replay(allocation))
+        assert trial is not None, f"the bank is not full: {allocation}"
+        return trial
 
 
 def at(retrieve: str, n_retrieve: int, answer: str, n_answer: int) -> Allocation:
@@ -64,7 +68,7 @@ def line(label: str, values: list[float]) -> None:
 
 
 def curves(truth: Truth, upstreams: list[tuple[str, int]]) -> None:
-    models = truth.solver.spec.stage("retrieve").models
+    models = truth.bank.spec.stage("retrieve").models
     print("score against samples".ljust(36) + "".join(f"{f'n={n}':>8s}" for n in COUNTS))
     for model in models:
         line(
@@ -79,7 +83,7 @@ def curves(truth: Truth, upstreams: list[tuple[str, int]]) -> None:
 
 def optimum(truth: Truth, budget: float) -> tuple[Allocation, float, int]:
     """The best allocation within the budget (of equals the cheapest), its score, and how many there are."""
-    space = SearchSpace(truth.solver.spec, budget)
+    space = SearchSpace(truth.bank.spec, budget)
     scored = [(truth.score(a), -space.units(a), a) for a in space.enumerate(space.size)]
     best = max(scored, key=lambda entry: entry[:2])
     return best[2], best[0], len(scored)

@@ -150,6 +150,6 @@ def show_result(result: SearchResult, console: Console) -> None:
     with Store.read(result.db) as store:
         data = read_report(store, result.run_id, solve=False)
     console.print()
-    console.print(trial_table(data.trials, reasons=False))
+    console.print(trial_table(data, reasons=False))
     console.print()
     print_winner(data, console)

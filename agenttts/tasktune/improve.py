@@ -191,7 +191,7 @@ def improve(
             **more,
         )
         for name in bought:
-            bought[name] += result.cost.get(name) or 0
+            bought[name] += getattr(result.cost, name) or 0
         return result
 
     on_event(ImprovePhase(text="starting the servers that do not answer yet"))

@@ -80,7 +80,7 @@ def test_its_proposals_are_run_and_its_insights_cite_trials(
     assert told == {("small is as good at retrieve", (0, 1))}
     assert {i.verdict for i in insights if i.proposer == "agent"} == {"open"}  # trial 99 does not exist
     assert server.arrived[0].body["response_format"]["type"] == "json_schema"
-    assert result.cost["agent_tokens"] > 0 and result.cost["agent_calls"] == len(server.arrived)
+    assert result.cost.agent_tokens > 0 and result.cost.agent_calls == len(server.arrived)
     assert any(t.proposer == "agent" for t in result.trials)
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from agenttts.bank_outcomes import BankOutcomes
-from agenttts.curves import BankSolver
 from agenttts.landscapes import FAMILIES, N_TRUTH, Landscape, best_score, draw, true_means
 from agenttts.outcomes import UNKNOWN, Bank
 from agenttts.space import SearchSpace
+from agenttts.trial import REPLAYED
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.dataset import load_examples
+from pipelines.examples import Example
+from pipelines.runtime import Runtime
+from pipelines.spec import PipelineSpec
 from pipelines.specfile import load_spec
+
+Known = tuple[BankOutcomes, list[Example], Store]
 
 
 @pytest.fixture(scope="module")
@@ -26,40 +31,71 @@ def voting() -> Landscape:
 
 
 @pytest.fixture
-def known(recorded: Path, tmp_path: Path) -> Iterator[tuple[BankOutcomes, BankSolver, SearchSpace]]:
+def known(recorded: Path, tmp_path: Path) -> Iterator[Known]:
     spec = load_spec(recorded)
     with Store.open(tmp_path / "known.duckdb") as store:
         store.attach_bank(recorded.parent / "bank.parquet")
-        examples = load_examples(spec, "search")
-        yield (
-            BankOutcomes(spec, store, examples),
-            BankSolver(spec, store, examples),
-            SearchSpace(spec, spec.budget.units),
-        )
+        examples = list(load_examples(spec, "search"))
+        yield BankOutcomes(spec, store, examples), examples, store
 
 
-async def test_a_whole_bank_scores_as_the_runtime_does(
-    known: tuple[BankOutcomes, BankSolver, SearchSpace],
-) -> None:
+async def run(
+    spec: PipelineSpec, store: Store, examples: list[Example], allocation: Allocation
+) -> tuple[dict[str, float | None], float]:
+    """Scores by example and the mean of the first stage's metric, as the runtime has them."""
+    runtime = Runtime(spec, store, None, run_id=None, replay=True)
+    outcomes = [await runtime.run_example(allocation, example) for example in examples]
+    stage_scores = [outcome.stages[0].score for outcome in outcomes if outcome.stages[0].score is not None]
+    return {o.example_id: o.score for o in outcomes}, float(np.mean(stage_scores))
+
+
+async def test_a_whole_bank_scores_as_the_runtime_does(known: Known) -> None:
     """Every example of every allocation has the score that running it on the bank gives."""
-    outcomes, solver, space = known
+    outcomes, examples, store = known
+    spec = outcomes.spec
     await outcomes.add_all()
-    allocations = list(space.enumerate())[::37]
+    allocations = list(SearchSpace(spec, spec.budget.units).enumerate())[::37]
     walk = outcomes.answer(allocations)
     assert walk.known.all() and len(allocations) > 5
     for allocation, scores in zip(allocations, walk.scores, strict=True):
-        solved = await asyncio.to_thread(solver.score_allocation, allocation)
-        assert solved is not None
-        np.testing.assert_allclose(scores, [solved.scores[e.id] for e in solver.examples])
+        by_example, _ = await run(spec, store, examples, allocation)
+        np.testing.assert_allclose(scores, list(by_example.values()))
 
 
-async def test_a_bank_answers_no_more_than_its_trials_took(
-    known: tuple[BankOutcomes, BankSolver, SearchSpace],
-) -> None:
+async def test_a_replayed_trial_is_what_the_runtime_gives(known: Known) -> None:
+    """Scores and stage scores of one allocation; None when a sample that it needs was never drawn."""
+    outcomes, examples, store = known
+    allocation = Allocation({"retrieve": StageChoice("small", 5), "answer": StageChoice("medium", 3)})
+    trial = await outcomes.replay(allocation)
+    scores, stage_score = await run(outcomes.spec, store, examples, allocation)
+    assert trial is not None and trial.scores == scores and trial.number == REPLAYED
+    assert trial.score == pytest.approx(np.mean(list(scores.values())))
+    assert trial.stage_scores == {"retrieve": pytest.approx(stage_score), "answer": None}
+    assert trial.interval is not None and trial.interval.mean == trial.score
+    with Store.open(store.path.with_name("empty.duckdb")) as empty:
+        assert await BankOutcomes(outcomes.spec, empty, examples).replay(allocation) is None
+
+
+async def test_fewer_samples_are_known_after_more_whatever_the_aggregator(known: Known) -> None:
+    """A user's function is called for one number of samples at a time, the larger one first or last."""
+    outcomes, examples, store = known
+    spec = outcomes.spec
+    stages = (spec.stages[0].model_copy(update={"aggregator": first_of}), *spec.stages[1:])
+    bank = BankOutcomes(spec.model_copy(update={"stages": stages}), store, examples)
+    allocation = Allocation({"retrieve": StageChoice("small", 8), "answer": StageChoice("small", 1)})
+    assert await bank.replay(allocation) is not None
+    assert await bank.replay(allocation.replace("retrieve", StageChoice("small", 3))) is not None
+
+
+def first_of(candidates: Any, example: Any) -> Any:
+    return candidates[0].value
+
+
+async def test_a_bank_answers_no_more_than_its_trials_took(known: Known) -> None:
     """After one trial fewer samples at the last stage are known in full; more, or another model, are not."""
-    outcomes, solver, _ = known
+    outcomes, examples, _ = known
     trial = Allocation({"retrieve": StageChoice("small", 4), "answer": StageChoice("medium", 4)})
-    await outcomes.add(trial, {example.id for example in solver.examples})
+    await outcomes.add(trial, {example.id for example in examples})
     fewer = trial.replace("answer", StageChoice("medium", 2))
     more = trial.replace("answer", StageChoice("medium", 5))
     other = trial.replace("answer", StageChoice("small", 1))
@@ -69,14 +105,12 @@ async def test_a_bank_answers_no_more_than_its_trials_took(
     assert 0.0 < known_share[4] < 1.0  # where three samples vote as four do, the answer is there
 
 
-async def test_a_part_of_the_examples_is_known_in_part(
-    known: tuple[BankOutcomes, BankSolver, SearchSpace],
-) -> None:
-    outcomes, solver, _ = known
+async def test_a_part_of_the_examples_is_known_in_part(known: Known) -> None:
+    outcomes, examples, _ = known
     trial = Allocation({"retrieve": StageChoice("small", 4), "answer": StageChoice("medium", 4)})
-    await outcomes.add(trial, {example.id for example in solver.examples[:20]})
+    await outcomes.add(trial, {example.id for example in examples[:20]})
     walk = outcomes.answer([trial])
-    assert walk.known[0].tolist() == [True] * 20 + [False] * (len(solver.examples) - 20)
+    assert walk.known[0].tolist() == [True] * 20 + [False] * (len(examples) - 20)
     assert np.isnan(walk.scores[0][20:]).all()
 
 

@@ -72,8 +72,9 @@ def test_a_search_ends_with_a_confirmed_winner(recorded: Path, tmp_path: Path) -
     assert best.search_score >= max(trial.score or 0.0 for trial in result.trials)
     assert baseline.allocation in space.defaults()
     assert best.test_ci is not None and best.test_ci[0] <= (best.test_score or 0.0) <= best.test_ci[1]
-    low, high = result.outcome["difference_ci"]
-    assert low <= result.outcome["difference"] <= high
+    outcome = result.outcome
+    assert outcome.difference is not None and outcome.difference_ci is not None
+    assert outcome.difference_ci[0] <= outcome.difference <= outcome.difference_ci[1]
     units = [finalist.budget_units for finalist in result.equivalent]
     assert units == sorted(units) and best.allocation in [f.allocation for f in result.equivalent]
     assert result.cheapest() == result.equivalent[0]
@@ -81,12 +82,12 @@ def test_a_search_ends_with_a_confirmed_winner(recorded: Path, tmp_path: Path) -
     assert isinstance(near, TrialResult) and (near.score or 0.0) >= best.search_score - 0.02 - 1e-9
     assert near.budget_units <= best.budget_units
     assert 0 < result.hypervolume <= best.search_score
-    front = [(entry["budget_units"], entry["search_score"]) for entry in result.outcome["frontier"]]
+    front = [(trial.budget_units, trial.score) for trial in outcome.frontier]
     assert front == sorted(front) and front[-1][1] == best.search_score
-    assert result.cost["flops_without_bank"] > 0 == result.cost["flops_spared_by_stops"]
-    assert result.cost["flops_spared_by_shared_prompts"] > 0
+    assert result.cost.flops_without_bank > 0 == result.cost.flops_spared_by_stops
+    assert result.cost.flops_spared_by_shared_prompts > 0
     assert str(best.allocation) in result.certificate
-    assert result.cost["calls"] == 0 and result.cost["samples_reused"] > 0
+    assert result.cost.calls == 0 and result.cost.samples_reused > 0
     phases = [event.phase for event in events if isinstance(event, PhaseStarted)]
     assert phases[0] == "seed" and phases[-2:] == ["confirm", "finish"]
     assert {"reflect", "propose", "validate", "evaluate"} <= set(phases)
@@ -103,7 +104,7 @@ def test_no_proposer_sees_the_test_split(recorded: Path, tmp_path: Path) -> None
     """Views hold trials on search examples alone, with the budget and the trials that are left."""
     proposer = Scripted([pair("small", 3, "medium", 2), pair("medium", 2, "small", 3)])
     result = search(recorded, trials=6, proposer=proposer, db=tmp_path / "r.duckdb", replay=True)
-    assert result.outcome["stopped_because"] == "nothing more to say"
+    assert result.outcome.stopped_because == "nothing more to say"
     for view in proposer.views:
         assert all(trial.split == "search" for trial in view.trials)
         assert all(name.startswith("search-") for trial in view.trials for name in trial.scores)
@@ -131,7 +132,7 @@ def test_a_small_space_is_searched_to_its_end(recorded: Path, tmp_path: Path) ->
     assert space.size < 12
     result = search(recorded, budget=5.0, trials=50, db=tmp_path / "r.duckdb", replay=True)
     assert len(result.trials) <= space.size and result.status == "complete"
-    assert result.outcome["stopped_because"] and result.best is not None
+    assert result.outcome.stopped_because and result.best is not None
 
 
 def test_a_person_approves_edits_and_refuses(recorded: Path, tmp_path: Path) -> None:
@@ -245,9 +246,9 @@ def test_a_cap_on_tokens_holds_whatever_is_in_flight(tmp_path: Path, server: Scr
     spec = live(tmp_path, server)
     limits = SearchLimits(trials=20, tokens=1200)
     result = search(spec, limits=limits, proposer="insights", db=tmp_path / "r.duckdb", preflight=False)
-    paid = result.cost["prompt_tokens"] + result.cost["generated_tokens"]
+    paid = result.cost.prompt_tokens + result.cost.generated_tokens
     assert 0 < paid <= 1200
-    assert "tokens" in result.outcome["stopped_because"]
+    assert "tokens" in result.outcome.stopped_because
 
 
 def test_a_limit_without_prices_is_refused_before_a_run_begins(
@@ -342,7 +343,7 @@ def test_the_least_cost_is_sought_where_a_quality_is_named(recorded: Path, tmp_p
     assert cheap.best.budget_units < plain.best.budget_units
     reaching = [t.budget_units for t in (*cheap.trials, *cheap.confirmation) if (t.score or 0.0) >= least]
     assert cheap.best.budget_units == min(u for u in reaching)
-    assert "the cheapest that reaches" in cheap.certificate and cheap.outcome["objective"] == "cost"
+    assert "the cheapest that reaches" in cheap.certificate and cheap.outcome.objective == "cost"
     short = search(
         recorded, trials=6, objective="cost", min_quality=1.0, db=tmp_path / "short.duckdb", replay=True
     )
@@ -374,7 +375,7 @@ def test_the_least_latency_is_sought_at_a_quality(recorded: Path, tmp_path: Path
     assert planned_seconds(timed, found.best.allocation) == min(
         planned_seconds(timed, t.allocation) for t in reaching
     )
-    assert found.outcome["planned_seconds"] == planned_seconds(timed, found.best.allocation)
+    assert found.outcome.planned_seconds == planned_seconds(timed, found.best.allocation)
     assert "the fastest that reaches 0.3" in found.certificate
     assert "large" in {choice.model for choice in found.best.allocation.values()}
 
@@ -414,10 +415,11 @@ def test_further_metrics_are_told_and_steer_nothing(recorded: Path, tmp_path: Pa
     plain = search(spec, trials=8, db=tmp_path / "plain.duckdb", replay=True)
     found = search(more, trials=8, db=tmp_path / "more.duckdb", replay=True)
     assert [t.allocation for t in found.trials] == [t.allocation for t in plain.trials]
-    told = found.outcome["best"]["test_metrics"]
-    assert set(told) == {"f1", "length"} and plain.outcome["best"]["test_metrics"] == {}
-    assert told["f1"]["mean"] == pytest.approx(found.outcome["best"]["test_score"])  # one word each
-    assert told["f1"]["ci"][0] < told["f1"]["mean"] < told["f1"]["ci"][1] and told["f1"]["n"] == 80
+    assert found.best is not None and plain.best is not None
+    told = found.best.test_metrics
+    assert set(told) == {"f1", "length"} and plain.best.test_metrics == {}
+    assert told["f1"].mean == pytest.approx(found.best.test_score)  # one word each
+    assert told["f1"].ci[0] < told["f1"].mean < told["f1"].ci[1] and told["f1"].n == 80
     assert "Further metrics there: f1 0." in found.certificate
     with pytest.raises(UserError, match="'nowhere' is missing"):
         search(spec.model_copy(update={"metrics": metrics}), db=tmp_path / "no.duckdb", replay=True)
@@ -448,7 +450,7 @@ def test_rivals_are_scored_again_on_examples_held_back(recorded: Path, tmp_path:
     assert found.best is not None
     assert means[found.best.allocation] == pytest.approx(max(means.values()))
     assert f"{len(again) - 1} not told apart from it were scored again on 15 examples" in found.certificate
-    assert load_run(db).outcome["retest"] == found.outcome["retest"]
+    assert load_run(db).outcome.retest == found.outcome.retest
     with pytest.raises(UserError, match=r"retest was 0\.25, now 0\.0"):
         search(recorded, trials=12, db=db, replay=True, resume=True)
     for share, said in {0.6: "0 to 0.5, got 0.6", 0.001: "is none"}.items():

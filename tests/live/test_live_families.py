@@ -74,13 +74,13 @@ def test_families_run_live_on_real_rows(name: str, live_spec: PipelineSpec, tmp_
         missing = store.sql("SELECT DISTINCT stage, reason FROM stage_results WHERE status <> 'ok'")
     assert missing.empty, missing.to_dict("records")
     assert {t.status for t in found.trials} == {"complete"} and {t.n_missing for t in found.trials} == {0}
-    assert found.outcome["cost"]["samples_drawn"] > 0
+    assert found.cost.samples_drawn > 0
     if family.metrics:
-        assert set(found.outcome["best"]["test_metrics"]) == set(family.metrics)
+        assert set(found.best.test_metrics) == set(family.metrics)
     with Store.read(db) as store:
         results = store.sql("SELECT stage, reason FROM stage_results WHERE status = 'ok'")
         cut = [reason for reason in results["reason"] if reason and reason.startswith("truncated: ")]
         assert cut and set(results["stage"]) == {stage.name for stage in spec.stages}
     again = search(spec, trials=6, proposer="random", db=db, replay=True)
     assert [t.scores for t in again.trials] == [t.scores for t in found.trials]
-    assert again.outcome["cost"]["samples_drawn"] == 0
+    assert again.cost.samples_drawn == 0

@@ -45,13 +45,13 @@ def test_a_live_search_ends_with_a_certificate_and_pays_once(live_spec: Pipeline
         "small",
         "medium",
     }
-    assert result.cost["samples_drawn"] > 0 and result.cost["calls"] < result.cost["samples_drawn"]
-    assert result.cost["generated_tokens"] > result.cost["samples_drawn"]
+    assert result.cost.samples_drawn > 0 and result.cost.calls < result.cost.samples_drawn
+    assert result.cost.generated_tokens > result.cost.samples_drawn
     assert isinstance(events[-1], RunFinished)
 
     again = search(live_spec, trials=5, proposer="insights", db=db)
     assert again.run_id != result.run_id
-    assert again.cost["calls"] == 0 and again.cost["samples_drawn"] == 0
+    assert again.cost.calls == 0 and again.cost.samples_drawn == 0
     assert [t.scores for t in again.trials] == [t.scores for t in result.trials]
     assert again.best == result.best
 

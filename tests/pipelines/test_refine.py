@@ -124,4 +124,4 @@ def test_a_search_over_rounds_replays(tmp_path: Path) -> None:
         for i in range(2)
     ]
     assert [t.allocation for t in runs[0].trials] == [t.allocation for t in runs[1].trials]
-    assert runs[0].outcome["cost"]["calls"] == 0 and runs[0].best is not None
+    assert runs[0].cost.calls == 0 and runs[0].best is not None

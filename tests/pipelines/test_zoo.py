@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from agenttts.curves import BankSolver
+from agenttts.bank_outcomes import BankOutcomes
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.dataset import load_examples
@@ -73,19 +73,19 @@ def test_three_sizes_one_tokenizer_and_small_files() -> None:
 
 
 @pytest.mark.parametrize("split", ["search", "test"])
-def test_the_bank_answers_every_allocation(split: str, tmp_path: Path) -> None:
+async def test_the_bank_answers_every_allocation(split: str, tmp_path: Path) -> None:
     """Drawn at random from all allocations, none misses a sample; the first samples are those of fewer."""
     spec = load_spec(SPEC)
     rng = random.Random(7)
     with Store.open(tmp_path / "bank.duckdb") as store:
         store.attach_bank(ZOO / "bank/zoo.parquet")
         examples = load_examples(spec, split)  # type: ignore[arg-type]
-        solver = BankSolver(spec, store, rng.sample(examples, 60))
+        bank = BankOutcomes(spec, store, rng.sample(examples, 60))
         for _ in range(40):
             drawn = {s.name: StageChoice(rng.choice(s.models), rng.randint(1, 32)) for s in spec.stages}
-            found = solver.score_allocation(Allocation(drawn))
-            assert found is not None, drawn
-            assert set(found.scores.values()) <= {0.0, 1.0}
+            trial = await bank.replay(Allocation(drawn))
+            assert trial is not None, drawn
+            assert set(trial.scores.values()) <= {0.0, 1.0}
 
 
 def test_the_bank_holds_what_three_models_drew() -> None:
