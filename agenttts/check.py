@@ -24,8 +24,9 @@ from pipelines.examples import Example
 from pipelines.functions import require_ready
 from pipelines.preflight import preflight
 from pipelines.prompts import check_templates, render, render_fusion, truncations
-from pipelines.spec import BuiltinMetric, Fusion, PipelineSpec, StageSpec
+from pipelines.spec import PipelineSpec, StageSpec
 from pipelines.specfile import spec_functions
+from pipelines.variants import BuiltinMetric, Fusion
 
 Severity = Literal["error", "warning"]
 

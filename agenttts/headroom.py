@@ -21,7 +21,8 @@ from pipelines.errors import PipelineError
 from pipelines.examples import Example
 from pipelines.parsers import Parsed, parse
 from pipelines.runtime import Runtime
-from pipelines.spec import BestOfN, PipelineSpec, Plurality, SetVote, StageSpec
+from pipelines.spec import PipelineSpec, StageSpec
+from pipelines.variants import BestOfN, Plurality, SetVote
 
 _RIGHT = 1 - 1e-9
 _ORDERS = 100

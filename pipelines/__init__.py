@@ -5,37 +5,38 @@ from pipelines.allocation import Allocation, StageChoice
 from pipelines.dataset import Example, examples_from_rows, load_examples
 from pipelines.errors import PipelineError, SpecError
 from pipelines.spec import (
+    BudgetSpec,
+    DatasetSpec,
+    ModelSpec,
+    PipelineSpec,
+    Price,
+    ReferenceSpec,
+    SamplingSpec,
+    Speed,
+    StageSpec,
+    TruncateSpec,
+)
+from pipelines.specfile import load_spec, spec_digest, spec_schema
+from pipelines.variants import (
     AggregatorSpec,
     BestOfN,
-    BudgetSpec,
     BuiltinMetric,
     ChoiceParser,
-    DatasetSpec,
     Fusion,
     JsonParser,
     LinesParser,
     MetricSpec,
-    ModelSpec,
     ParserSpec,
-    PipelineSpec,
     Plurality,
-    Price,
     PythonAggregator,
-    PythonFunction,
     PythonMetric,
     PythonParser,
-    ReferenceSpec,
     Refine,
     RegexParser,
-    SamplingSpec,
     SetVote,
-    Speed,
-    StageSpec,
     TextParser,
-    TruncateSpec,
     Verifier,
 )
-from pipelines.specfile import load_spec, spec_digest, spec_schema
 
 __all__ = [
     "AggregatorSpec",
@@ -58,7 +59,6 @@ __all__ = [
     "Plurality",
     "Price",
     "PythonAggregator",
-    "PythonFunction",
     "PythonMetric",
     "PythonParser",
     "ReferenceSpec",

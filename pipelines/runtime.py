@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -137,34 +137,8 @@ class Runtime:
         """One stage, given the outputs of the stages it takes as inputs. Raises as `run_example` does."""
         stage = self._stages[stage] if isinstance(stage, str) else stage
         ledger = _Ledger(self.spec)
-        value, score, reason = None, None, None
-        try:
-            value = await self._value(stage, choice, example, outputs, ledger)
-            if with_score and stage.metric is not None:
-                score = await _score(stage.metric, value, example)
-        except MISSING as error:
-            value, reason = None, str(error)
-        except ContextOverflow as error:
-            if not stage.input_names:
-                raise  # such a prompt is the example's own: the preflight's affair
-            value, reason = None, str(error)
-        return StageOutcome(
-            stage=stage.name,
-            model=choice.model,
-            n_samples=choice.n_samples,
-            prompt_key=ledger.prompt_key,
-            value=value,
-            score=score,
-            status="ok" if reason is None else "error",
-            reason=_note(stage, example, outputs) if reason is None else reason,
-            prompt_tokens=ledger.prompt_tokens,
-            generated_tokens=ledger.generated_tokens,
-            flops=ledger.flops,
-            cost_usd=ledger.cost_usd,
-            samples_drawn=ledger.n_drawn,
-            samples_reused=ledger.n_reused,
-            calls=ledger.calls,
-        )
+        value = self._value(stage, choice, example, outputs, ledger)
+        return await _outcome(stage, choice, example, outputs, ledger, value, with_score=with_score)
 
     async def prefixes(
         self,
@@ -184,43 +158,20 @@ class Runtime:
             return await self._verified_prefixes(stage, choice, example, outputs, first)
         if not aggregator.is_free:
             return [await self.stage_outcome(stage, choice, example, outputs)]
-        ledger = _Ledger(self.spec)
         content = prompts.render(stage, example, outputs)
         try:
-            drawn = await self._samples(stage, choice.model, content, choice.n_samples, ledger)
+            drawn = await self._samples(stage, choice.model, content, choice.n_samples, _Ledger(self.spec))
         except (*MISSING, ContextOverflow):
             return [await self.stage_outcome(stage, choice, example, outputs)]
         candidates = _candidates(stage, drawn, example)
-        generated = [sample.generated_tokens for sample in drawn.samples]
-        note = _note(stage, example, outputs)
         outcomes = []
         for n in range(first, choice.n_samples + 1):
-            value, score, reason = None, None, None
-            try:
-                value = aggregators.aggregate(stage, candidates[:n], example, outputs)
-                score = None if stage.metric is None else await _score(stage.metric, value, example)
-            except MISSING as error:
-                value, reason = None, str(error)
-            model, tokens = self.spec.models[choice.model], sum(generated[:n])
-            outcomes.append(
-                StageOutcome(
-                    stage=stage.name,
-                    model=choice.model,
-                    n_samples=n,
-                    prompt_key=drawn.prompt.key,
-                    value=value,
-                    score=score,
-                    status="ok" if reason is None else "error",
-                    reason=note if reason is None else reason,
-                    prompt_tokens=drawn.prompt_tokens,
-                    generated_tokens=tokens,
-                    flops=stage_flops(model.active_params, drawn.prompt_tokens, tokens),
-                    cost_usd=stage_cost_usd(model, drawn.prompt_tokens, tokens),
-                    samples_drawn=0,
-                    samples_reused=n,
-                    calls=0,
-                )
-            )
+            ledger = _Ledger(self.spec)
+            banked = replace(drawn, samples=drawn.samples[:n], n_drawn=0, n_reused=n, calls=0)
+            ledger.add(choice.model, banked)
+            value = _aggregated(stage, candidates[:n], example, outputs)
+            own = replace(choice, n_samples=n)
+            outcomes.append(await _outcome(stage, own, example, outputs, ledger, value))
         return outcomes
 
     async def _verified_prefixes(
@@ -252,9 +203,7 @@ class Runtime:
         candidates = _candidates(stage, drawn, example)
         if isinstance(aggregator, Verifier):
             return await self._verified(stage, aggregator, content, candidates, example, outputs, ledger)
-        if aggregator.is_free:
-            return aggregators.aggregate(stage, candidates, example, outputs)
-        return await asyncio.to_thread(aggregators.aggregate, stage, candidates, example, outputs)
+        return await _aggregated(stage, candidates, example, outputs)
 
     async def _verified(
         self,
@@ -349,6 +298,56 @@ class _Ledger:
         self.calls += drawn.calls
 
 
+async def _outcome(
+    stage: StageSpec,
+    choice: StageChoice,
+    example: Example,
+    outputs: Outputs,
+    ledger: _Ledger,
+    coming: Awaitable[JSON],
+    *,
+    with_score: bool = True,
+) -> StageOutcome:
+    """The outcome of a value that is still to come; a fault on the way to it is the outcome's reason."""
+    value, score, reason = None, None, None
+    try:
+        value = await coming
+        if with_score and stage.metric is not None:
+            score = await _score(stage.metric, value, example)
+    except MISSING as error:
+        value, reason = None, str(error)
+    except ContextOverflow as error:
+        if not stage.input_names:
+            raise  # such a prompt is the example's own: the preflight's affair
+        value, reason = None, str(error)
+    return StageOutcome(
+        stage=stage.name,
+        model=choice.model,
+        n_samples=choice.n_samples,
+        prompt_key=ledger.prompt_key,
+        value=value,
+        score=score,
+        status="ok" if reason is None else "error",
+        reason=_note(stage, example, outputs) if reason is None else reason,
+        prompt_tokens=ledger.prompt_tokens,
+        generated_tokens=ledger.generated_tokens,
+        flops=ledger.flops,
+        cost_usd=ledger.cost_usd,
+        samples_drawn=ledger.n_drawn,
+        samples_reused=ledger.n_reused,
+        calls=ledger.calls,
+    )
+
+
+async def _aggregated(
+    stage: StageSpec, candidates: Sequence[Candidate], example: Example, outputs: Outputs
+) -> JSON:
+    """A function of the user's own may take its time: it runs beside the event loop."""
+    if stage.aggregator.is_free:
+        return aggregators.aggregate(stage, candidates, example, outputs)
+    return await asyncio.to_thread(aggregators.aggregate, stage, candidates, example, outputs)
+
+
 def _candidates(stage: StageSpec, drawn: Samples, example: Example) -> list[Candidate]:
     return [
         Candidate(s.index, s.text, _parsed(stage, s.text, example), s.mean_logprob) for s in drawn.samples
@@ -376,7 +375,6 @@ async def _feedback(refine: Refine, draft: JSON, example: Example) -> str | None
 
 
 async def _score(metric: MetricSpec, output: JSON, example: Example) -> float | None:
-    """A function of the user's own may take its time: it runs beside the event loop."""
     if isinstance(metric, BuiltinMetric):
         return metrics.score(metric, output, example)
     return await asyncio.to_thread(metrics.score, metric, output, example)

@@ -28,59 +28,21 @@ from pipelines.parts import (
     StageSpec,
     TruncateSpec,
 )
-from pipelines.strict import PythonFunction, Strict
-from pipelines.variants import (
-    AggregatorSpec,
-    BestOfN,
-    BuiltinMetric,
-    ChoiceParser,
-    Fusion,
-    JsonParser,
-    LinesParser,
-    MetricSpec,
-    ParserSpec,
-    Plurality,
-    PythonAggregator,
-    PythonMetric,
-    PythonParser,
-    Refine,
-    RegexParser,
-    SetVote,
-    TextParser,
-    Verifier,
-)
+from pipelines.strict import Strict
+from pipelines.variants import JsonParser, MetricSpec, Verifier
 
 __all__ = [
-    "AggregatorSpec",
-    "BestOfN",
     "BudgetSpec",
-    "BuiltinMetric",
-    "ChoiceParser",
     "DatasetSpec",
-    "Fusion",
-    "JsonParser",
-    "LinesParser",
-    "MetricSpec",
     "ModelSpec",
-    "ParserSpec",
     "PipelineSpec",
-    "Plurality",
     "Price",
-    "PythonAggregator",
-    "PythonFunction",
-    "PythonMetric",
-    "PythonParser",
     "ReferenceSpec",
-    "Refine",
-    "RegexParser",
     "SamplingSpec",
-    "SetVote",
     "Speed",
     "StageSpec",
     "Strict",
-    "TextParser",
     "TruncateSpec",
-    "Verifier",
 ]
 
 

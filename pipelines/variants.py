@@ -150,7 +150,7 @@ class PythonParser(PythonFunction, _ParserTraits):
     """(text, example) -> value; a ValueError, a LookupError or None says that the text does not parse."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class PlannedCalls:
     """What an aggregation asks of a model of its own for one query, as planned.
 
@@ -235,11 +235,11 @@ class BestOfN(_Variant, _AggregatorTraits):
         return self.scorer == "mean_logprob"
 
 
-class Verifier(_Variant, _AggregatorTraits):
-    """The sample that a classifier thinks most likely right."""
-
-    kind: Literal["verifier"] = "verifier"
-    model: str = Field(description="classifier, by key in `models`, whose last class means right")
+class _ModelAggregator(_Variant, _AggregatorTraits):
+    model: str = Field(
+        description="the model that aggregates, by key in `models`; a verifier is a classifier, whose last "
+        "class means right"
+    )
     prompt_tokens: Annotated[PositiveInt, Number] | None = Field(
         default=None, description="expected prompt length beside the samples; the stage's if absent"
     )
@@ -247,33 +247,29 @@ class Verifier(_Variant, _AggregatorTraits):
     @property
     def own_model(self) -> str:
         return self.model
+
+
+class Verifier(_ModelAggregator):
+    """The sample that a classifier thinks most likely right."""
+
+    kind: Literal["verifier"] = "verifier"
 
     def planned_calls(self, n_samples: int, prompt_tokens: int, generated_tokens: int) -> PlannedCalls:
         """The classifier reads the prompt with each sample."""
         read = (self.prompt_tokens or prompt_tokens) + generated_tokens
-        return PlannedCalls(model=self.model, n_calls=n_samples, prompt_tokens=read, generated_tokens=0)
+        return PlannedCalls(self.model, n_samples, read, 0)
 
 
-class Fusion(_Variant, _AggregatorTraits):
+class Fusion(_ModelAggregator):
     """What a model makes of all the samples."""
 
     kind: Literal["fusion"] = "fusion"
-    model: str = Field(description="model that fuses, by key in `models`")
     prompt: str | None = Field(default=None, description="template with `samples` and the stage's variables")
-    prompt_tokens: Annotated[PositiveInt, Number] | None = Field(
-        default=None, description="expected prompt length beside the samples; the stage's if absent"
-    )
-
-    @property
-    def own_model(self) -> str:
-        return self.model
 
     def planned_calls(self, n_samples: int, prompt_tokens: int, generated_tokens: int) -> PlannedCalls:
         """The fuser reads its prompt and all samples, and generates one more."""
         read = (self.prompt_tokens or prompt_tokens) + n_samples * generated_tokens
-        return PlannedCalls(
-            model=self.model, n_calls=1, prompt_tokens=read, generated_tokens=generated_tokens
-        )
+        return PlannedCalls(self.model, 1, read, generated_tokens)
 
 
 class Refine(_Variant, _AggregatorTraits):

@@ -23,7 +23,8 @@ from agenttts.space import SearchSpace
 from agenttts.stats import mean_interval, paired_difference
 from agenttts.trial import TrialResult, merit
 from pipelines.allocation import Allocation, StageOption
-from pipelines.spec import BuiltinMetric, PythonAggregator, StageSpec
+from pipelines.spec import StageSpec
+from pipelines.variants import BuiltinMetric, PythonAggregator
 
 Message = dict[str, str]
 _LONGEST_ERROR = 200  # characters

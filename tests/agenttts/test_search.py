@@ -22,8 +22,9 @@ from agenttts.space import SearchSpace
 from agenttts.trial import TrialResult
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.spec import BuiltinMetric, PipelineSpec, Speed
+from pipelines.spec import PipelineSpec, Speed
 from pipelines.specfile import load_spec
+from pipelines.variants import BuiltinMetric
 from tests.agenttts.small_specs import small_spec, write_examples
 from tests.servers import ScriptedServer
 

@@ -25,8 +25,9 @@ from pipelines.clients import ModelClients
 from pipelines.runtime import VERIFYING
 from pipelines.sampler import Sampler
 from pipelines.serving import ServerGroup, commands
-from pipelines.spec import ModelSpec, PipelineSpec, Verifier
+from pipelines.spec import ModelSpec, PipelineSpec
 from pipelines.specfile import load_spec
+from pipelines.variants import Verifier
 from tests.agenttts.commands import agenttts
 from tests.agenttts.museum import ZOO, fit_config, museum
 from tests.agenttts.tiny_bert import WORDS, write_backbone

@@ -18,7 +18,8 @@ from pipelines import Allocation, Example, SpecError, StageChoice
 from pipelines.dataset import load_examples
 from pipelines.recording import record_full_bank
 from pipelines.runtime import Runtime
-from pipelines.spec import PipelineSpec, Plurality, SamplingSpec
+from pipelines.spec import PipelineSpec, SamplingSpec
+from pipelines.variants import Plurality
 from pipelines.wire import Draw, DrawnSample
 from tests.agenttts.small_specs import small_spec
 
