@@ -19,11 +19,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from agenttts.tasktune.adapters import read_tuned
+from agenttts.tasktune.data.dataset import load_dataset
+from agenttts.tasktune.data.rows import TaskRow
 from agenttts.tasktune.evaluation import rivals_spec
 from agenttts.tasktune.fit import encode_chat, greedy
-from agenttts.tasktune.rows import TaskRow
-from agenttts.tasktune.taskdata import load_dataset
+from agenttts.training.weights import read_tuned
 from datastore.store import Store
 from pipelines.clients import ModelClients
 from pipelines.parts import SamplingSpec

@@ -60,7 +60,7 @@ def backbone() -> str:
 
 def load(data: Path, name: str) -> tuple[list[str], list[Any]]:
     """Class names and texts with votes; of politeness with each annotator's own as well."""
-    from agenttts.tasktune.classified import read_texts
+    from agenttts.p2c.texts import read_texts
     from pipelines.tables import made_row
 
     if name == "politeness":
@@ -112,9 +112,9 @@ def one_run(job: tuple[str, str, str, str, int, int, str]) -> dict[str, Any]:
     data, trained, name, method, size, seed, base = job
     import torch
 
-    from agenttts.tasktune import classifier_metrics as metrics
-    from agenttts.tasktune.classified import Pairs
-    from agenttts.tasktune.p2c import P2CSettings, train_classifier
+    from agenttts.p2c import metrics
+    from agenttts.p2c.texts import Pairs
+    from agenttts.p2c.trainer import P2CSettings, train_classifier
 
     torch.set_num_threads(1)
     labels, texts = load(Path(data), name)

@@ -26,9 +26,9 @@ def one(data: str, method: str, n_texts: int, epochs: int, base: str) -> tuple[f
     """Seconds of training per text and epoch, and peak memory in GiB."""
     import torch
 
-    from agenttts.tasktune.classified import Pairs
-    from agenttts.tasktune.p2c import P2CSettings, train_classifier
-    from agenttts.tasktune.training import peak_bytes
+    from agenttts.p2c.texts import Pairs
+    from agenttts.p2c.trainer import P2CSettings, train_classifier
+    from agenttts.training.checkpoints import peak_bytes
 
     torch.set_num_threads(1)
     labels, texts = load(Path(data), "politeness")

@@ -100,13 +100,13 @@ def main() -> None:
     if arguments.only:
         {"trl": with_trl, "agenttts": with_agenttts}[arguments.only](arguments.folder)
         return
-    from tests.agenttts.museum import museum_config
+    from tests.agenttts.tasktune.museum import museum_config
 
     found: dict[str, list[dict[str, float]]] = {"trl": [], "agenttts": []}
     for repeat in range(arguments.repeats):
         for name in ("trl", "agenttts") if repeat % 2 else ("agenttts", "trl"):
             folder = Path(tempfile.mkdtemp())
-            from agenttts.tasktune.build import run_build
+            from agenttts.tasktune.data.build import run_build
 
             config = museum_config(folder, arguments.rows).model_copy(update={"eval_share": 0.0})
             run_build(config, folder, llm=None)

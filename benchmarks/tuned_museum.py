@@ -21,7 +21,7 @@ from pathlib import Path
 from agenttts.tasktune.evaluation import evaluate
 from agenttts.tasktune.fit import fit
 from datastore.store import Store
-from tests.agenttts.museum import ZOO, fit_config, museum
+from tests.agenttts.tasktune.museum import ZOO, fit_config, museum
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ import numpy as np
 
 from agenttts import SearchResult, search
 from agenttts.stats import paired_difference
-from agenttts.tasktune.adapters import read_tuned
 from agenttts.tasktune.improve import drawn_ids
 from agenttts.tasktune.serving import served
+from agenttts.training.weights import read_tuned
 from pipelines.dataset import load_examples
 from pipelines.spec import ModelSpec, PipelineSpec
 from pipelines.specfile import load_spec

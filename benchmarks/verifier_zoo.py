@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from agenttts.p2c.trainer import tokenized
 from agenttts.stats import paired_difference
 from agenttts.tasktune.improve import drawn_ids
-from agenttts.tasktune.p2c import tokenized
 from datastore.store import Store
 from pipelines import aggregators, metrics, prompts
 from pipelines.aggregators import Candidate

@@ -149,7 +149,7 @@ def test_every_file_that_is_linked_is_there() -> None:
 
 def test_the_files_of_tuning_read_as_they_are_shown(tmp_path: Path) -> None:
     """data.yaml and fit.yaml of the README."""
-    from agenttts.tasktune.build import DataConfig
+    from agenttts.tasktune.data.build import DataConfig
     from agenttts.tasktune.fit import FitConfig
     from pipelines.configfile import load_config
 

@@ -28,13 +28,13 @@ from agenttts.commands.common import (
 )
 from agenttts.commands.search import agent_settings
 from agenttts.errors import UserError
+from agenttts.p2c.classifier import ClassifierConfig, fit_classifier
+from agenttts.p2c.page import JudgePage, Judging, judged_pairs
+from agenttts.p2c.preferences import agreement, by_llm, by_votes, drawn_pairs, read_csv, write_csv
+from agenttts.p2c.texts import LabelledText, read_texts
+from agenttts.p2c.verifier import train_verifier
 from agenttts.proposers import AgentSettings
 from agenttts.tasktune.chat import JsonChat, require_llm
-from agenttts.tasktune.classified import LabelledText, read_texts
-from agenttts.tasktune.classifier import ClassifierConfig, fit_classifier
-from agenttts.tasktune.judgepage import JudgePage, Judging, judged_pairs
-from agenttts.tasktune.preferring import agreement, by_llm, by_votes, drawn_pairs, read_csv, write_csv
-from agenttts.tasktune.verifier import train_verifier
 from datastore.records import Preference
 from datastore.store import Store
 from pipelines.configfile import load_config

@@ -34,18 +34,18 @@ from agenttts.commands.search import agent_settings
 from agenttts.commands.serve import serving
 from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings
-from agenttts.tasktune.adapters import TunedModel, read_tuned, register, require_servable
-from agenttts.tasktune.build import DataConfig, build
 from agenttts.tasktune.chat import JsonChat, require_llm
-from agenttts.tasktune.cleaning import evenly
+from agenttts.tasktune.data.build import DataConfig, build
+from agenttts.tasktune.data.cleaning import evenly
+from agenttts.tasktune.data.dataset import TaskData, card_text, load_dataset
+from agenttts.tasktune.data.propose import Proposed, propose_subtasks
+from agenttts.tasktune.data.sources import documents as read_documents
+from agenttts.tasktune.data.subtask import subtasks_yaml, template_names, template_text
 from agenttts.tasktune.evaluation import Evaluation, evaluate, figure, rivals_spec
 from agenttts.tasktune.fit import FitConfig, fit
 from agenttts.tasktune.merging import Method, merge, merge_into_base
-from agenttts.tasktune.propose import Proposed, propose_subtasks
 from agenttts.tasktune.serving import ask_each, load_adapter
-from agenttts.tasktune.sources import documents as read_documents
-from agenttts.tasktune.subtask import subtasks_yaml, template_names, template_text
-from agenttts.tasktune.taskdata import TaskData, card_text, load_dataset
+from agenttts.training.weights import TunedModel, read_tuned, register, require_servable
 from datastore.store import Store
 from pipelines.configfile import load_config
 from pipelines.servecommand import commands

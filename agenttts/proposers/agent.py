@@ -3,7 +3,7 @@
 What it answers is only ever read as insights and proposals, and checked: those outside the space, over budget
 or tried before are sent back once with the reasons; what is still wrong then is handed on as rejected, and
 the rules' suggestions stand in. An endpoint that fails makes a note, not an error. What it is shown is in
-`agent_view`, talking to the endpoint in `agent_chat`, the prompt text in `prompts/`.
+`agent_view`, talking to the endpoint in `agenttts.llm`, the prompt text in `prompts/`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from agenttts.llm import AgentChat, EndpointFailed
 from agenttts.proposers import agent_view
-from agenttts.proposers.agent_chat import AgentChat, EndpointFailed
 from agenttts.proposers.base import History, Lesson, Rejected, SearchView, Suggestion, Turn
 from agenttts.proposers.choice import AGENT_SHARE
 from agenttts.proposers.solver import SolverProposer

@@ -162,9 +162,9 @@ def make_proposer(proposer: str | Proposer, context: ProposerContext) -> Propose
     name = base_name(proposer)
     if not _asks_an_llm(name):
         return classical_proposer(name)
+    from agenttts.llm import AgentChat
     from agenttts.proposers import llm_baselines  # openai takes a while to import
     from agenttts.proposers.agent import AgentProposer
-    from agenttts.proposers.agent_chat import AgentChat
 
     assert context.agent is not None
     chat = AgentChat(

@@ -12,9 +12,9 @@ import json
 import numpy as np
 import numpy.typing as npt
 
+from agenttts.llm import AgentChat, EndpointFailed
 from agenttts.proposers import agent_view
 from agenttts.proposers.agent import ask_for_turn, json_object
-from agenttts.proposers.agent_chat import AgentChat, EndpointFailed
 from agenttts.proposers.base import History, SearchView, Turn
 from agenttts.trial import TrialResult
 

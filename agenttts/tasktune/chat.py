@@ -10,8 +10,8 @@ from typing import Any, Self
 import jsonschema
 
 from agenttts.errors import UserError
+from agenttts.llm import AgentChat, EndpointFailed
 from agenttts.proposers import AgentSettings
-from agenttts.proposers.agent_chat import AgentChat, EndpointFailed
 from datastore.store import Store
 from pipelines.jsonvalues import first_value
 

@@ -21,12 +21,12 @@ from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings
 from agenttts.stats import Difference, Interval, mean_interval, paired_difference
 from agenttts.streams import Stream, stream_rng
-from agenttts.tasktune.adapters import TunedModel, context_length, read_tuned, require_base, require_servable
 from agenttts.tasktune.chat import JsonChat
-from agenttts.tasktune.judging import prefer
-from agenttts.tasktune.rows import TaskRow
-from agenttts.tasktune.scoring import score_answer
-from agenttts.tasktune.taskdata import TaskData
+from agenttts.tasktune.data.dataset import TaskData
+from agenttts.tasktune.data.judge import prefer
+from agenttts.tasktune.data.rows import TaskRow
+from agenttts.tasktune.data.scoring import score_answer
+from agenttts.training.weights import TunedModel, context_length, read_tuned, require_base, require_servable
 from datastore.store import Store
 from pipelines.clients import ModelClients
 from pipelines.errors import CustomCodeFailed, DrawFailed

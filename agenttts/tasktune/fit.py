@@ -20,21 +20,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from agenttts.errors import UserError
-from agenttts.tasktune.adapters import (
-    CARD,
-    RANKS,
-    TunedModel,
-    count_parameters,
-    read_tuned,
-    require_servable,
-    weights_digest,
-)
-from agenttts.tasktune.cleaning import evenly
-from agenttts.tasktune.rows import Message, TaskRow
-from agenttts.tasktune.scoring import mean_by_task
-from agenttts.tasktune.subtask import SubTask
-from agenttts.tasktune.taskdata import TaskData, load_dataset
-from agenttts.tasktune.training import (
+from agenttts.tasktune.data.cleaning import evenly
+from agenttts.tasktune.data.dataset import TaskData, load_dataset
+from agenttts.tasktune.data.rows import Message, TaskRow
+from agenttts.tasktune.data.scoring import mean_by_task
+from agenttts.tasktune.data.subtask import SubTask
+from agenttts.training.checkpoints import (
     STATE,
     is_first,
     newest_checkpoint,
@@ -44,6 +35,15 @@ from agenttts.tasktune.training import (
     save_json,
     saving,
     work_state,
+)
+from agenttts.training.weights import (
+    CARD,
+    RANKS,
+    TunedModel,
+    count_parameters,
+    read_tuned,
+    require_servable,
+    weights_digest,
 )
 from datastore.keys import canonical_json
 from pipelines.extras import library

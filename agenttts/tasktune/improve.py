@@ -26,13 +26,13 @@ from agenttts.search import search
 from agenttts.settings import SearchLimits
 from agenttts.stats import Difference, paired_difference
 from agenttts.streams import Stream, stream_rng
-from agenttts.tasktune.adapters import TunedModel, register
-from agenttts.tasktune.cleaning import clean
+from agenttts.tasktune.data.cleaning import clean
+from agenttts.tasktune.data.dataset import TaskData, load_dataset, write_dataset
+from agenttts.tasktune.data.traces import example_inputs, stage_task, trace_rows
 from agenttts.tasktune.fit import FitConfig, fit
 from agenttts.tasktune.serving import served
-from agenttts.tasktune.taskdata import TaskData, load_dataset, write_dataset
-from agenttts.tasktune.traces import example_inputs, stage_task, trace_rows
-from agenttts.tasktune.training import save_json
+from agenttts.training.checkpoints import save_json
+from agenttts.training.weights import TunedModel, register
 from agenttts.trial import TrialResult
 from datastore.store import Store
 from pipelines.allocation import Allocation

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agenttts.errors import UserError
-from agenttts.tasktune.adapters import (
+from agenttts.tasktune.data.rows import TaskRow
+from agenttts.tasktune.fit import encode_answer, encode_chat
+from agenttts.training.checkpoints import quiet
+from agenttts.training.weights import (
     ADAPTER_CONFIG,
     CARD,
     TunedModel,
@@ -22,9 +25,6 @@ from agenttts.tasktune.adapters import (
     require_base,
     require_servable,
 )
-from agenttts.tasktune.fit import encode_answer, encode_chat
-from agenttts.tasktune.rows import TaskRow
-from agenttts.tasktune.training import quiet
 from pipelines.extras import library
 
 Method = Literal["sum", "ties", "dare"]

@@ -13,13 +13,13 @@ import pytest
 
 from agenttts import search
 from agenttts.errors import UserError
-from agenttts.tasktune.adapters import read_tuned
+from agenttts.tasktune.data.dataset import load_dataset
+from agenttts.tasktune.data.scoring import mean_by_task
 from agenttts.tasktune.evaluation import evaluate
 from agenttts.tasktune.fit import encode_chat, fit, greedy
 from agenttts.tasktune.improve import improve
-from agenttts.tasktune.scoring import mean_by_task
 from agenttts.tasktune.serving import load_adapter, served
-from agenttts.tasktune.taskdata import load_dataset
+from agenttts.training.weights import read_tuned
 from datastore import Store
 from pipelines.clients import ModelClients
 from pipelines.runtime import VERIFYING
@@ -29,8 +29,8 @@ from pipelines.spec import ModelSpec, PipelineSpec
 from pipelines.specfile import load_spec
 from pipelines.variants import Verifier
 from tests.agenttts.commands import agenttts
-from tests.agenttts.museum import ZOO, fit_config, museum
-from tests.agenttts.tiny_bert import WORDS, write_backbone
+from tests.agenttts.p2c.tiny_bert import WORDS, write_backbone
+from tests.agenttts.tasktune.museum import ZOO, fit_config, museum
 from tests.live.conftest import free_port, write_spec
 
 pytestmark = pytest.mark.usefixtures("tuning_libraries")
@@ -162,8 +162,8 @@ def test_served_names_who_does_not_answer(lora_spec: PipelineSpec, tmp_path: Pat
 
 def test_a_verifier_behind_vllm_says_what_it_says_here(vllm: None, tmp_path: Path) -> None:
     """The exported classifier, served as the spec's verifier: the same probabilities to 1e-4, and banked."""
-    from agenttts.tasktune.classified import LabelledText
-    from agenttts.tasktune.p2c import P2CSettings, train_classifier
+    from agenttts.p2c.texts import LabelledText
+    from agenttts.p2c.trainer import P2CSettings, train_classifier
 
     write_backbone(tmp_path / "backbone")
     texts = [LabelledText(text=" ".join(WORDS[i % 2][: 1 + i % 4]), label=i % 2) for i in range(32)]

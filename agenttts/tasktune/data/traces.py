@@ -15,8 +15,8 @@ from typing import Any
 
 from agenttts.errors import UserError
 from agenttts.report import attach_spec_bank
-from agenttts.tasktune.rows import Dropped, Gathered, PreferencePair, TaskRow
-from agenttts.tasktune.subtask import OUTPUT, SubTask
+from agenttts.tasktune.data.rows import Dropped, Gathered, PreferencePair, TaskRow
+from agenttts.tasktune.data.subtask import OUTPUT, SubTask
 from datastore.records import Sample, StageResult
 from datastore.store import Store
 from pipelines import metrics

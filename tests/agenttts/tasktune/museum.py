@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from agenttts.tasktune.build import DataConfig, run_build
+from agenttts.tasktune.data.build import DataConfig, run_build
+from agenttts.tasktune.data.dataset import TaskData
 from agenttts.tasktune.fit import FitConfig
-from agenttts.tasktune.taskdata import TaskData
 from pipelines.zoo import SPEC
 from pipelines.zoo.rows import read_rows
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from agenttts.errors import UserError
-from agenttts.tasktune import classifier_metrics as metrics
-from agenttts.tasktune.adapters import read_tuned
-from agenttts.tasktune.classified import LabelledText, Pairs
-from agenttts.tasktune.traces import judged_prompts
+from agenttts.p2c import metrics
+from agenttts.p2c.texts import LabelledText, Pairs
+from agenttts.tasktune.data.traces import judged_prompts
+from agenttts.training.weights import read_tuned
 from datastore.store import Store
 from pipelines.extras import library
 from pipelines.prompts import verified_text
@@ -113,8 +113,8 @@ def train_verifier(
     Raises UserError for what a person must put right.
     """
     library("transformers")
+    from agenttts.p2c.trainer import P2CSettings, train_classifier
     from agenttts.tasktune.improve import drawn_ids
-    from agenttts.tasktune.p2c import P2CSettings, train_classifier
     from pipelines.dataset import load_examples, seeded_order
 
     if out.exists():

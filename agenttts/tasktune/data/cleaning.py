@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agenttts.errors import UserError
-from agenttts.tasktune.rows import Dropped, PreferencePair, TaskRow
-from agenttts.tasktune.subtask import SubTask
+from agenttts.tasktune.data.rows import Dropped, PreferencePair, TaskRow
+from agenttts.tasktune.data.subtask import SubTask
 from datastore.keys import canonical_json
 from pipelines import metrics
 from pipelines.dataset import seeded_order

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from agenttts.tasktune.classified import LabelledText
-from agenttts.tasktune.preferring import agreement, known_pairs, preference
+from agenttts.p2c.preferences import agreement, known_pairs, preference
+from agenttts.p2c.texts import LabelledText
 from datastore.store import Store
 
 _LONGEST_BODY = 10_000
@@ -167,6 +167,6 @@ def _page(collection: str) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("agenttts", "templates"), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("agenttts.p2c", "templates"), autoescape=True, undefined=StrictUndefined
     )
     return environment.get_template("judge.html.j2").render(collection=collection)

@@ -30,11 +30,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from agenttts.errors import UserError
-from agenttts.tasktune import p2c_losses as terms
-from agenttts.tasktune.adapters import CARD, weights_digest
-from agenttts.tasktune.classified import LabelledText, Pairs, class_weights
+from agenttts.p2c import losses as terms
+from agenttts.p2c.texts import LabelledText, Pairs, class_weights
 from agenttts.tasktune.fit import LoraSettings
-from agenttts.tasktune.training import (
+from agenttts.training.checkpoints import (
     STATE,
     newest_checkpoint,
     precision,
@@ -43,6 +42,7 @@ from agenttts.tasktune.training import (
     saving,
     work_state,
 )
+from agenttts.training.weights import CARD, weights_digest
 from pipelines.strict import Strict
 
 Method = Literal[
@@ -464,7 +464,7 @@ class _Trainer(transformers.Trainer):
             super()._save_checkpoint(*arguments, **named)
 
     def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
-        from agenttts.tasktune.classifier_metrics import macro_f1
+        from agenttts.p2c.metrics import macro_f1
 
         texts, gold = [one.text for one in self.validation], [one.label for one in self.validation]
         found = _predict(self.model, self.tokenizer_used, self.settings, texts, None, 64)

@@ -17,13 +17,13 @@ from pydantic import Field
 from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings
 from agenttts.tasktune.chat import JsonChat, require_llm
-from agenttts.tasktune.cleaning import Cleaned, clean, schema_problem
-from agenttts.tasktune.judging import judge_rows
-from agenttts.tasktune.rows import Dropped, Gathered, TaskRow
-from agenttts.tasktune.sources import documents, table_rows, written_rows
-from agenttts.tasktune.subtask import SubTask, SubTasks, load_subtasks
-from agenttts.tasktune.taskdata import TaskData, write_dataset
-from agenttts.tasktune.traces import example_inputs, stage_task, trace_rows
+from agenttts.tasktune.data.cleaning import Cleaned, clean, schema_problem
+from agenttts.tasktune.data.dataset import TaskData, write_dataset
+from agenttts.tasktune.data.judge import judge_rows
+from agenttts.tasktune.data.rows import Dropped, Gathered, TaskRow
+from agenttts.tasktune.data.sources import documents, table_rows, written_rows
+from agenttts.tasktune.data.subtask import SubTask, SubTasks, load_subtasks
+from agenttts.tasktune.data.traces import example_inputs, stage_task, trace_rows
 from datastore.store import Store
 from pipelines.dataset import load_examples
 from pipelines.extras import library

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from agenttts.tasktune.rows import TaskRow
-from agenttts.tasktune.subtask import SubTask
+from agenttts.tasktune.data.rows import TaskRow
+from agenttts.tasktune.data.subtask import SubTask
 from pipelines import metrics
 from pipelines.examples import Example
 from pipelines.parsers import Parsed, parse

@@ -183,7 +183,7 @@ def subtasks_yaml(tasks: SubTasks) -> str:
 
 def template_names() -> list[str]:
     """The domains that come ready: `legal-en`, `legal-zh`, …"""
-    folder = files("agenttts.tasktune").joinpath("domains")
+    folder = files("agenttts.tasktune.data").joinpath("domains")
     return sorted(
         entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
     )
@@ -193,4 +193,4 @@ def template_text(name: str) -> str:
     """The YAML of a ready domain. UserError when there is none of that name."""
     if name not in template_names():
         raise UserError(f"no such domain, got {name!r}; the domains are {', '.join(template_names())}")
-    return files("agenttts.tasktune").joinpath("domains", f"{name}.yaml").read_text(encoding="utf-8")
+    return files("agenttts.tasktune.data").joinpath("domains", f"{name}.yaml").read_text(encoding="utf-8")

@@ -11,8 +11,8 @@ import httpx2
 import pytest
 
 from agenttts.errors import UserError
-from agenttts.tasktune.classified import LabelledText
-from agenttts.tasktune.preferring import drawn_pairs, known_pairs, warnings_of
+from agenttts.p2c.preferences import drawn_pairs, known_pairs, warnings_of
+from agenttts.p2c.texts import LabelledText
 from datastore import Store
 from tests.agenttts.commands import agenttts
 from tests.servers.scripted import Request, ScriptedServer
@@ -133,7 +133,7 @@ def test_a_wrong_file(tmp_path: Path, text: str, told: str) -> None:
 def test_judges_are_put_together() -> None:
     """The majority counts, a draw is a tie, whichever way round a pair was asked; strangers are left out."""
     some = [LabelledText(text=t, label=0) for t in "abc"]
-    from agenttts.tasktune.preferring import preference
+    from agenttts.p2c.preferences import preference
 
     def said(first: int, second: int, preferred: float, judge: str):  # type: ignore[no-untyped-def]
         return preference(
@@ -166,7 +166,7 @@ def test_pairs_are_drawn_within_classes() -> None:
 
 def test_a_person_judges_on_the_page(tmp_path: Path) -> None:
     """Each answer is stored at once; undo takes it back; a person goes on later; agreement is told."""
-    from agenttts.tasktune.judgepage import JudgePage, Judging, judged_pairs
+    from agenttts.p2c.page import JudgePage, Judging, judged_pairs
 
     some = [LabelledText(text="word " * (n + 1) + "<b>", label=0) for n in range(8)]
     asked = drawn_pairs(some, 10, 0)

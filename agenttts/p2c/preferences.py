@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from agenttts.errors import UserError
+from agenttts.p2c.texts import TIE, LabelledText, Pairs
 from agenttts.tasktune.chat import JsonChat
-from agenttts.tasktune.classified import TIE, LabelledText, Pairs
 from datastore.keys import canonical_json
 from datastore.records import Preference
 from pipelines.tables import read_file

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from agenttts.errors import UserError
-from agenttts.tasktune.cleaning import Cleaned, clean_pairs, drop_counts, split_groups
-from agenttts.tasktune.extras import no_progress_bars
-from agenttts.tasktune.rows import Dropped, Gathered, PreferencePair, TaskRow
-from agenttts.tasktune.subtask import SubTask, SubTasks, load_subtasks, subtasks_yaml
+from agenttts.tasktune.data.cleaning import Cleaned, clean_pairs, drop_counts, split_groups
+from agenttts.tasktune.data.rows import Dropped, Gathered, PreferencePair, TaskRow
+from agenttts.tasktune.data.subtask import SubTask, SubTasks, load_subtasks, subtasks_yaml
+from agenttts.training.extras import no_progress_bars
 from datastore.keys import canonical_json
 from pipelines.extras import library
 

@@ -10,10 +10,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from agenttts.errors import UserError
+from agenttts.p2c import metrics
+from agenttts.p2c.preferences import known_pairs
+from agenttts.p2c.texts import LabelledText, Pairs, read_texts, split_texts
 from agenttts.stats import mean_interval
-from agenttts.tasktune import classifier_metrics as metrics
-from agenttts.tasktune.classified import LabelledText, Pairs, read_texts, split_texts
-from agenttts.tasktune.preferring import known_pairs
 from datastore.store import Store
 from pipelines.extras import library
 from pipelines.strict import Strict
@@ -61,7 +61,7 @@ def fit_classifier(
     Raises UserError for what a person must put right, MissingDependency without the extra `tune`.
     """
     library("transformers")
-    from agenttts.tasktune.p2c import P2CSettings, train_classifier
+    from agenttts.p2c.trainer import P2CSettings, train_classifier
 
     try:
         settings = P2CSettings.model_validate(config.settings)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from agenttts.p2c.verifier import JudgedTexts, judged_texts
 from agenttts.tasktune.improve import drawn_ids
-from agenttts.tasktune.verifier import JudgedTexts, judged_texts
 from datastore import Store
 from pipelines.dataset import load_examples
 from pipelines.specfile import load_spec
 from tests.agenttts.commands import agenttts
-from tests.agenttts.museum import ZOO
+from tests.agenttts.tasktune.museum import ZOO
 
 
 @pytest.mark.parametrize("stage", ["retrieve", "answer"])

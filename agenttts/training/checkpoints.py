@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agenttts.errors import UserError
-from agenttts.tasktune.extras import no_progress_bars
+from agenttts.training.extras import no_progress_bars
 from pipelines.extras import library
 
 STATE = "state.json"

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from agenttts.errors import UserError
 from agenttts.tasktune.chat import JsonChat, shown
-from agenttts.tasktune.cleaning import near_index, sketch
-from agenttts.tasktune.sources import passages
-from agenttts.tasktune.subtask import SubTask, SubTasks
+from agenttts.tasktune.data.cleaning import near_index, sketch
+from agenttts.tasktune.data.sources import passages
+from agenttts.tasktune.data.subtask import SubTask, SubTasks
 from pipelines import metrics
 from pipelines.examples import Example
 from pipelines.parsers import Parsed, parse

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from agenttts.tasktune.chat import JsonChat
-from agenttts.tasktune.rows import TaskRow
-from agenttts.tasktune.subtask import SubTask
+from agenttts.tasktune.data.rows import TaskRow
+from agenttts.tasktune.data.subtask import SubTask
 
 _VERDICT = {
     "type": "object",

@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 
 from agenttts.errors import UserError
-from agenttts.tasktune.adapters import read_tuned, require_base, require_servable
+from agenttts.tasktune.data.dataset import load_dataset
 from agenttts.tasktune.fit import fit
 from agenttts.tasktune.merging import merge, merge_into_base
-from agenttts.tasktune.taskdata import load_dataset
+from agenttts.training.weights import read_tuned, require_base, require_servable
 from datastore import Store
 from tests.agenttts.commands import agenttts
-from tests.agenttts.museum import ZOO, fit_config, museum
-from tests.agenttts.tiny_bert import WORDS, write_backbone
+from tests.agenttts.p2c.tiny_bert import WORDS, write_backbone
+from tests.agenttts.tasktune.museum import ZOO, fit_config, museum
 
 pytestmark = pytest.mark.usefixtures("tuning_libraries")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from agenttts.tasktune.fit import fit
-from tests.agenttts.museum import fit_config
+from tests.agenttts.tasktune.museum import fit_config
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 def limited(event):
@@ -364,10 +364,10 @@ def test_preferences_move_the_model(folder: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from agenttts.tasktune.cleaning import Cleaned
+    from agenttts.tasktune.data.cleaning import Cleaned
+    from agenttts.tasktune.data.dataset import write_dataset
+    from agenttts.tasktune.data.rows import Gathered, PreferencePair
     from agenttts.tasktune.fit import encode_answer, encode_chat
-    from agenttts.tasktune.rows import Gathered, PreferencePair
-    from agenttts.tasktune.taskdata import write_dataset
 
     data = load_dataset(folder / "museum")
     train = list(data.train[:64])

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from agenttts.errors import UserError
-from agenttts.tasktune.classified import LabelledText, Pairs, class_weights, read_texts, split_texts
-from agenttts.tasktune.classifier_metrics import (
+from agenttts.p2c.metrics import (
     accuracy,
     calibration_error,
     consistency,
@@ -19,8 +18,9 @@ from agenttts.tasktune.classifier_metrics import (
     matthews,
     preference_accuracy,
 )
+from agenttts.p2c.texts import LabelledText, Pairs, class_weights, read_texts, split_texts
 from pipelines.tables import made_row
-from tests.agenttts.tiny_bert import WORDS, write_backbone
+from tests.agenttts.p2c.tiny_bert import WORDS, write_backbone
 
 pytestmark = pytest.mark.usefixtures("tuning_libraries")
 
@@ -34,7 +34,7 @@ def test_each_term_is_that_of_the_formulas() -> None:
     """On random tensors, to 1e-6, against loops in numpy."""
     import torch
 
-    from agenttts.tasktune import p2c_losses as terms
+    from agenttts.p2c import losses as terms
 
     rng = np.random.default_rng(0)
     b, c, k = 13, 4, 3
@@ -104,7 +104,7 @@ def test_the_diversity_term_moves_one_head_at_a_time() -> None:
     """The first head of an ordered pair is detached: a head learns from the pairs in which it is second."""
     import torch
 
-    from agenttts.tasktune import p2c_losses as terms
+    from agenttts.p2c import losses as terms
 
     first = torch.randn(5, 3, dtype=torch.double, requires_grad=True)
     terms.diversity(first, torch.zeros(5, 3, dtype=torch.double)).backward()
@@ -120,7 +120,7 @@ def test_the_bounds_of_a_preference() -> None:
     """tanh keeps each head's probability within [0.119, 0.881]."""
     import torch
 
-    from agenttts.tasktune.p2c_losses import preference_log_probs
+    from agenttts.p2c.losses import preference_log_probs
 
     most = preference_log_probs(torch.ones(1, 1), -torch.ones(1, 1)).exp()[0, 0]
     assert most.tolist() == pytest.approx([0.8808, 0.1192], abs=1e-4)
@@ -171,7 +171,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(backbone: Path, work: Path, **changes: Any) -> Any:
-    from agenttts.tasktune.p2c import P2CSettings, train_classifier
+    from agenttts.p2c.trainer import P2CSettings, train_classifier
 
     settings = P2CSettings.model_validate({"epochs": 6, "learning_rate": 3e-3, "max_tokens": 32, **changes})
     some = texts(96)
@@ -225,7 +225,7 @@ def counted(count: int, seed: int) -> list[LabelledText]:
 
 def test_preferences_are_learnt(backbone: Path, tmp_path: Path) -> None:
     """The heads order pairs of a class as the votes do, within tanh's bounds, and so does the task head."""
-    from agenttts.tasktune.p2c import P2CSettings, train_classifier
+    from agenttts.p2c.trainer import P2CSettings, train_classifier
 
     some, test = counted(160, 0), counted(100, 1)
     settings = P2CSettings(epochs=8, learning_rate=3e-3, max_tokens=16)
@@ -261,7 +261,7 @@ def test_the_same_seed_gives_the_same_model(backbone: Path, tmp_path: Path) -> N
 
 def test_an_interrupted_training_goes_on(backbone: Path, tmp_path: Path) -> None:
     """From the last whole epoch, with that epoch's pairs, to the figures of an undisturbed run."""
-    from agenttts.tasktune.p2c import P2CSettings, train_classifier
+    from agenttts.p2c.trainer import P2CSettings, train_classifier
 
     whole = trained(backbone, tmp_path / "whole")
     settings = P2CSettings(epochs=6, learning_rate=3e-3, max_tokens=32)
@@ -374,7 +374,7 @@ def test_pairs_of_votes_and_of_judgements() -> None:
 )
 def test_what_can_not_be_trained(backbone: Path, tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     """One line each, before anything is trained."""
-    from agenttts.tasktune.p2c import P2CSettings, train_classifier
+    from agenttts.p2c.trainer import P2CSettings, train_classifier
 
     some = texts(20)
     if changes.get("annotators") == 1:

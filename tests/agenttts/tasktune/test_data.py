@@ -20,10 +20,10 @@ from ruamel.yaml import YAML
 from agenttts import search
 from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings
-from agenttts.tasktune.build import DataConfig, run_build
-from agenttts.tasktune.cleaning import evenly, split_groups
-from agenttts.tasktune.subtask import load_subtasks, subtasks_yaml, template_names, template_text
-from agenttts.tasktune.taskdata import TaskData, load_dataset
+from agenttts.tasktune.data.build import DataConfig, run_build
+from agenttts.tasktune.data.cleaning import evenly, split_groups
+from agenttts.tasktune.data.dataset import TaskData, load_dataset
+from agenttts.tasktune.data.subtask import load_subtasks, subtasks_yaml, template_names, template_text
 from datastore import Store
 from pipelines.configfile import load_config
 from pipelines.dataset import load_examples
@@ -274,7 +274,7 @@ def test_a_killed_build_repeats_no_call(tmp_path: Path, make_server: Callable[..
         **os.environ,
         "AGENTTTS_AGENT_BASE_URL": server.base_url,
         "AGENTTTS_AGENT_MODEL": "small",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
     }
     command = [sys.executable, "-c", "from agenttts.cli import main; main()", "tune", "data", str(file)]
     first = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

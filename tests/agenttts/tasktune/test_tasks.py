@@ -12,8 +12,8 @@ import pytest
 
 from agenttts.proposers import AgentSettings
 from agenttts.tasktune.chat import JsonChat
-from agenttts.tasktune.judging import prefer
-from agenttts.tasktune.subtask import SubTask, load_subtasks
+from agenttts.tasktune.data.judge import prefer
+from agenttts.tasktune.data.subtask import SubTask, load_subtasks
 from datastore import Store
 from tests.agenttts.commands import agenttts
 from tests.servers.scripted import Request, ScriptedServer

@@ -13,8 +13,8 @@ from typing import Any
 
 from agenttts.errors import UserError
 from agenttts.tasktune.chat import JsonChat
-from agenttts.tasktune.rows import Dropped, Gathered, TaskRow
-from agenttts.tasktune.subtask import OUTPUT, SubTask
+from agenttts.tasktune.data.rows import Dropped, Gathered, TaskRow
+from agenttts.tasktune.data.subtask import OUTPUT, SubTask
 from datastore.keys import canonical_json
 from pipelines.tables import Row, made_row
 

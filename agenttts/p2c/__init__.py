@@ -1,0 +1,1 @@
+"""Prefer-to-classify (arXiv 2306.04925): text classifiers trained on labels and preferences."""
