@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -12,6 +11,7 @@ from agenttts import plots
 from agenttts import report_text as words
 from agenttts.errors import UserError
 from agenttts.report import ReportData
+from pipelines.files import whole
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -36,13 +36,10 @@ def save_figures(figures: Sequence[go.Figure], title: str, path: Path | str) -> 
 
 def _write(page: str, path: Path | str) -> Path:
     path = Path(path).expanduser().resolve()
-    part = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8")
-        os.replace(part, path)
+        with whole(path) as beside:
+            beside.write_text(page, encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise UserError(f"{path}: the page can't be written there: {error.strerror or error}") from error
     return path
 

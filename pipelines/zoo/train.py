@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import os
 import random
 import time
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from pipelines.files import whole
 from pipelines.zoo.batches import Batches, encode_answer, encode_retrieve
 from pipelines.zoo.lexicon import CIVIC
 from pipelines.zoo.muon import Muon
@@ -87,10 +87,9 @@ def evaluate(model: LlamaForCausalLM, tokenizer: Tokenizer, rows: list[Row]) -> 
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:
-    """Write beside, then rename: a reader sees the old file or the new one."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    """Save a training state, so that a reader sees the old file or the new one."""
+    with whole(path) as beside:
+        torch.save(state, beside)
 
 
 def train(size: Size, tokenizer: Tokenizer, out: Path, *, seed: int, minutes: float) -> None:
