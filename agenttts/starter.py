@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,14 @@ import jinja2
 
 import pipelines
 from agenttts.errors import UserError
+from pipelines.specfile import spec_schema
 from pipelines.tables import Row, read_file
 from pipelines.variants import BuiltinMetric
 
 LABELS = ("answer", "answers", "gold", "label", "target", "output")
+SCHEMA_FILE = "pipeline.schema.json"
+_FEW_CLASSES = 20  # so many distinct labels, each seen several times, are classes
+_LONG_ANSWER_WORDS = 6  # longer answers are compared word by word
 _MOST_SEARCH, _MOST_TEST = 100, 400
 _LEAST_ROWS = 4
 
@@ -55,7 +60,7 @@ class Starter:
     data: Path
     inputs: Sequence[str]
     label: str
-    metric: str = "exact_match"
+    metric: str
     stages: Sequence[str] = ("draft", "final")
     models: Sequence[StarterModel] = field(default_factory=tuple)
     budget: float = 50.0
@@ -84,6 +89,44 @@ def columns(data: Path) -> tuple[list[Row], list[str]]:
 def guessed_label(fields: Sequence[str]) -> str | None:
     """The field that most likely holds the gold value."""
     return next((name for name in LABELS if name in fields), None)
+
+
+def gold_fields(rows: Sequence[Row], label: str) -> set[str]:
+    """The fields that would give the answer away in a prompt.
+
+    Those are the label, fields with the usual names of labels, fields that only rows with a label have, and
+    fields that hold the label's value in half of the rows (in nine of ten where there are few classes, which
+    agree by chance).
+    """
+    labelled = [row.fields for row in rows if row.fields.get(label) is not None]
+    unlabelled = [row.fields for row in rows if row.fields.get(label) is None]
+    few_classes = len({str(fields[label]) for fields in labelled}) <= _FEW_CLASSES
+    share = 0.9 if few_classes else 0.5
+    gold = {label, *LABELS}
+    for name in {name for fields in labelled for name in fields} - gold:
+        repeats = sum(_holds(fields.get(name), fields[label]) for fields in labelled)
+        only_with_label = unlabelled and all(fields.get(name) is None for fields in unlabelled)
+        if repeats >= share * len(labelled) or only_with_label:
+            gold.add(name)
+    return gold
+
+
+def suited_metric(rows: Sequence[Row], label: str) -> str:
+    """The metric for the label's type.
+
+    Lists are compared as sets, true or false and few distinct classes by accuracy, long answers token by
+    token, anything else by exact match.
+    """
+    labels = [row.fields[label] for row in rows if row.fields.get(label) is not None]
+    if all(isinstance(value, list) for value in labels):
+        return "set_f1"
+    distinct = {str(value) for value in labels}
+    if all(isinstance(value, bool) for value in labels) or len(distinct) <= min(
+        _FEW_CLASSES, len(labels) // 4
+    ):
+        return "accuracy"
+    words = sorted(len(str(value).split()) for value in labels)
+    return "token_f1" if words[len(words) // 2] > _LONG_ANSWER_WORDS else "exact_match"
 
 
 def asked(model: StarterModel) -> StarterModel:
@@ -132,10 +175,11 @@ def starter_files(starter: Starter, directory: Path) -> dict[str, str]:
         search=search,
         test=min(_MOST_TEST, len(rows) - search),
         has_id="id" in fields and len(ids) == len(rows),
+        schema_file=SCHEMA_FILE,
         quoted=_quoted,
     )
     prompt = environment.get_template("prompt.j2")
-    made = {"pipeline.yaml": spec}
+    made = {"pipeline.yaml": spec, SCHEMA_FILE: json.dumps(spec_schema(), indent=1) + "\n"}
     for before, stage in zip((None, *starter.stages), starter.stages, strict=False):
         made[f"prompts/{stage}.j2"] = prompt.render(inputs=starter.inputs, before=before)
     return made
@@ -163,6 +207,11 @@ def write_files(made: Mapping[str, str], directory: Path, force: bool) -> None:
     for path, text in made.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
         (directory / path).write_text(text, encoding="utf-8")
+
+
+def _holds(value: object, label: object) -> bool:
+    """Whether a field's value is the label's, or a list that has it."""
+    return value == label or (isinstance(value, list) and label in value)
 
 
 def _quoted(text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
 }
+_STALE_CLAIM_S = 5.0  # a claim is held for the time of one rename
 _FILE_HEADERS_BYTES = 3 * 4096  # DuckDB's main header and its two database headers, before the first block
 
 # The system's file locks belong to the process, and closing any descriptor of a file drops them. So who has a
@@ -148,11 +150,39 @@ def _create(path: Path, created_at: float) -> None:
             migrations.create(connection, created_at=created_at)
         finally:
             connection.close()
-        with suppress(FileExistsError):  # another process was quicker; the lock decides who writes
-            os.link(new, path)
+        _put_in_place(new, path)
     finally:
         new.unlink(missing_ok=True)
         wal_of(new).unlink(missing_ok=True)
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """Give the new database its name, unless another process was quicker; the lock decides who writes.
+
+    Where the file system has no hard links (exFAT, many network and FUSE mounts), a file made exclusively
+    stands for the right to rename, so that no process renames over the database of another.
+    """
+    try:
+        os.link(new, path)
+        return
+    except FileExistsError:
+        return
+    except OSError:
+        claim = path.with_name(f".{path.name}.claim")
+    while not path.exists():
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            with suppress(FileNotFoundError):
+                if time.time() - claim.stat().st_mtime > _STALE_CLAIM_S:  # of a process that was killed
+                    claim.unlink()
+            time.sleep(0.01)
+            continue
+        try:
+            if not path.exists():
+                os.rename(new, path)
+        finally:
+            claim.unlink(missing_ok=True)
 
 
 def _refuse_truncated(connection: duckdb.DuckDBPyConnection, path: Path) -> None:

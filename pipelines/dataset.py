@@ -239,10 +239,13 @@ def _read(spec: PipelineSpec, field: str, wanted: str) -> Sequence[Row]:
     dataset = spec.dataset
     if dataset.hub is not None:
         local = spec.root / dataset.hub
-        rows = read_hub(str(local) if local.is_dir() else dataset.hub, dataset.config, wanted)
+        if (local / "dataset_dict.json").is_file():
+            rows: Sequence[Row] = read_file(local / wanted)
+        else:
+            rows = read_hub(str(local) if local.is_dir() else dataset.hub, dataset.config, wanted)
     else:
         file = spec.root / wanted
-        if not file.is_file():
+        if not file.exists():
             remedy = "paths start from the spec's directory; for a hub dataset add hub"
             raise spec.error_at(
                 f"dataset.{field}", f"must be a file that exists, got {wanted!r}", remedy=remedy

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import datetime
 import decimal
@@ -31,12 +32,24 @@ class Row:
     fields: Mapping[str, JSON]
 
 
-def read_file(file: Path) -> list[Row]:
-    """Rows of a .json (a list, or one object a line), .jsonl, .csv or .parquet file, in order; all but the
-    last also as .gz.
+csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters refuses long documents
 
-    Text of a CSV stays text. DatasetError when the file can't be read or is not what its suffix says.
+
+def read_file(file: Path) -> list[Row]:
+    """Read the rows of a file, in order.
+
+    Args:
+        file: A .json (a list, or one object a line), .jsonl, .csv or .parquet file, all but the last also
+            as .gz; or a folder that `datasets.Dataset.save_to_disk` wrote. A CSV has commas, or, where its
+            header has no comma, semicolons or tabs. Its cells are text, except in a column whose every cell
+            is a list as JSON or Python writes it.
+
+    Raises:
+        DatasetError: The file can't be read, or is not what its suffix says.
+        MissingDependency: A folder needs the datasets library.
     """
+    if file.is_dir():
+        return _saved(file)
     readers = {".json": _json, ".jsonl": _lines, ".csv": _csv, ".parquet": _parquet}
     suffix = Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
     reader = readers.get(suffix.lower())
@@ -154,8 +167,8 @@ def _json_lines(file: Path, text: str) -> list[tuple[str, object]]:
 
 def _csv(file: Path) -> list[tuple[str, object]]:
     with io.StringIO(_content(file), newline="") as stream:
-        reader = csv.reader(stream, strict=True)
-        rows = list[tuple[str, object]]()
+        reader = csv.reader(stream, strict=True, delimiter=_delimiter(stream))
+        places, cells_of_rows = [], []
         try:
             header = next(reader, [])
             if len(set(header)) < len(header):
@@ -166,10 +179,37 @@ def _csv(file: Path) -> list[tuple[str, object]]:
                 place = f"{file}:{reader.line_num}"
                 if len(cells) != len(header):
                     raise DatasetError(f"{place}: a row must have {len(header)} cells, got {len(cells)}")
-                rows.append((place, dict(zip(header, cells, strict=True))))
+                places.append(place)
+                cells_of_rows.append(cells)
         except csv.Error as error:
             raise DatasetError(f"{file}:{reader.line_num}: must be CSV: {error}") from None
-    return rows
+    columns = [_lists(column) or column for column in zip(*cells_of_rows, strict=True)]
+    rows = zip(*columns, strict=True)
+    return [(place, dict(zip(header, row, strict=True))) for place, row in zip(places, rows, strict=True)]
+
+
+def _delimiter(stream: io.StringIO) -> str:
+    """The comma, unless the header has none and has semicolons or tabs instead."""
+    header = stream.readline()
+    stream.seek(0)
+    return next((mark for mark in ",;\t" if mark in header), ",")
+
+
+def _lists(cells: Sequence[str]) -> list[list[object]] | None:
+    """The lists that the cells of a column are, as JSON or Python writes them; None unless all are."""
+    values = []
+    for cell in cells:
+        if not (cell.startswith("[") and cell.endswith("]")):
+            return None
+        try:
+            value = json.loads(cell)
+        except ValueError:
+            try:
+                value = ast.literal_eval(cell)
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                return None
+        values.append(value)
+    return values if all(isinstance(value, list) for value in values) else None
 
 
 def _parquet(file: Path) -> list[tuple[str, object]]:
@@ -182,3 +222,22 @@ def _parquet(file: Path) -> list[tuple[str, object]]:
     except duckdb.Error as error:
         raise DatasetError(f"{file}: must be Parquet: {' '.join(str(error).split())[:200]}") from None
     return [(f"{file}: row {n}", dict(zip(names, row, strict=True))) for n, row in enumerate(rows, 1)]
+
+
+def _saved(folder: Path) -> list[Row]:
+    """Rows of a folder that `Dataset.save_to_disk` wrote; of a DatasetDict, one of its splits' folders."""
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        raise DatasetError(
+            f"{folder}: has several splits; name one: {', '.join(f'{folder}/{s}' for s in splits)}"
+        )
+    if not (folder / "dataset_info.json").is_file():
+        raise DatasetError(
+            f"{folder}: a folder must be one that datasets' save_to_disk wrote; name a file in it instead"
+        )
+    datasets = library("datasets", f"dataset {str(folder)!r}", extra="datasets")
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise DatasetError(f"{folder}: can't be loaded: {' '.join(str(error).split())[:300]}") from error
+    return [made_row(f"{folder}: row {number}", row) for number, row in enumerate(saved, 1)]

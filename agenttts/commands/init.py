@@ -17,8 +17,10 @@ from agenttts.starter import (
     columns,
     families,
     family_files,
+    gold_fields,
     guessed_label,
     starter_files,
+    suited_metric,
     write_files,
 )
 
@@ -36,7 +38,13 @@ def init(
         list[str] | None, typer.Option("--input", help="A field that the prompts show; several times.")
     ] = None,
     label: Annotated[str | None, typer.Option(help="The field with the gold value.")] = None,
-    metric: Annotated[str, typer.Option(help="How an output is scored against it.")] = "exact_match",
+    gold: Annotated[
+        list[str] | None,
+        typer.Option("--gold", help="A further field that no prompt may show; several times."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="How an output is scored; by the label's type if absent.")
+    ] = None,
     stages: Annotated[
         list[str] | None, typer.Option("--stage", help="A stage's name; several times, in their order.")
     ] = None,
@@ -60,7 +68,7 @@ def init(
             if not asks:
                 raise UserError("--data is needed: the file with the rows; or --from, a ready-made pipeline")
             data = Path(typer.prompt("File with the rows", err=True))
-        _, fields = columns(data)
+        rows, fields = columns(data)
         guess = guessed_label(fields)
         if label is None:
             if asks:
@@ -69,7 +77,10 @@ def init(
                 raise UserError(f"--label is needed: which of {', '.join(fields)} holds the gold value")
             else:
                 label = guess
-        shown = [field for field in fields if field not in (label, "id")]
+        hidden = gold_fields(rows, label) | {*(gold or ()), "id"}
+        shown = [field for field in fields if field not in hidden]
+        if not (inputs or shown):
+            raise UserError(f"--input is needed: every field of {data} may give the answer away")
         if not inputs and asks:
             inputs = str(typer.prompt("Fields that the prompts show", " ".join(shown), err=True)).split()
         if not stages and asks:
@@ -81,12 +92,18 @@ def init(
             data=data,
             inputs=inputs or shown,
             label=label,
-            metric=metric,
+            metric=metric or suited_metric(rows, label),
             stages=stages or ("draft", "final"),
             models=[asked(StarterModel.parse(model)) for model in models or [_LOCAL]],
             budget=budget,
         )
         made = starter_files(starter, directory)
+        left_out = [
+            field for field in fields if field in hidden - {label, "id"} and field not in starter.inputs
+        ]
+        say(f"prompts show {', '.join(starter.inputs)}; the metric is {starter.metric}", "dim")
+        if left_out:
+            say(f"left out of the prompts, as they may give the answer away: {', '.join(left_out)}", "dim")
     write_files(made, directory, force)
     for path in made:
         say(f"wrote {directory / path}", "dim")

@@ -76,3 +76,69 @@ def test_what_is_wrong_is_said_in_a_line(flags: list[str], said: str, tmp_path: 
     done = agenttts("init", str(tmp_path / "new"), *(named.get(flag, flag) for flag in flags))
     assert done.code == 2 and said in done.err and "Traceback" not in done.err
     assert len(done.err.splitlines()) == 1 and not (tmp_path / "new").exists()
+
+
+def written(folder: Path, rows: list[dict[str, object]], *flags: str) -> tuple[str, str, str]:
+    """The spec, the first prompt and what was told, of a new pipeline on these rows."""
+    data = folder / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = agenttts("init", str(folder / "new"), "--data", str(data), *flags)
+    assert done.code == 0, done.err
+    spec, prompt = (folder / "new" / name for name in ("pipeline.yaml", "prompts/draft.j2"))
+    return spec.read_text(), prompt.read_text(), done.err
+
+
+def test_fields_that_give_the_answer_away_stay_out_of_the_prompts(tmp_path: Path) -> None:
+    """Aliases that hold the label, fields named like labels, and what the user names; it is told."""
+    rows: list[dict[str, object]] = [
+        {
+            "question": f"q{i}",
+            "answer": f"a{i}",
+            "aliases": [f"a{i}", "x"],
+            "gold": i,
+            "proof": "p",
+            "hint": "h",
+        }
+        for i in range(24)
+    ]
+    _, prompt, told = written(tmp_path, rows, "--gold", "proof", "--label", "answer")
+    assert "question" in prompt and "hint" in prompt
+    assert not any(name in prompt for name in ("aliases", "gold", "proof"))
+    assert "may give the answer away: aliases, gold, proof" in told
+
+
+def test_classes_that_agree_by_chance_hide_no_field(tmp_path: Path) -> None:
+    """A field with the same few values as the label is an input; one that repeats the label is not."""
+    rows: list[dict[str, object]] = [
+        {"text": f"t{i}", "polite": i % 3 == 0, "short": i % 2 == 0, "copy": i % 3 == 0} for i in range(40)
+    ]
+    _, prompt, _ = written(tmp_path, rows, "--label", "polite")
+    assert "short" in prompt and "copy" not in prompt
+
+
+def test_a_pipeline_without_a_safe_field_is_refused(tmp_path: Path) -> None:
+    """One line says which flag to give."""
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"answer": "a", "gold": "b"}\n' * 8)
+    done = agenttts("init", str(tmp_path / "new"), "--data", str(data))
+    assert done.code == 2 and "--input is needed" in done.err
+
+
+@pytest.mark.parametrize(
+    ("labels", "metric"),
+    [
+        ([f"answer {i}" for i in range(24)], "exact_match"),
+        ([["red", f"{i}"] for i in range(24)], "set_f1"),
+        ([i % 2 == 0 for i in range(24)], "accuracy"),
+        ([("joy", "fear", "none")[i % 3] for i in range(24)], "accuracy"),
+        ([f"a sentence of more than six words, number {i}" for i in range(24)], "token_f1"),
+    ],
+)
+def test_the_metric_suits_the_type_of_the_label(labels: list[object], metric: str, tmp_path: Path) -> None:
+    """Unless a flag names one; editors find the schema of the file."""
+    rows: list[dict[str, object]] = [{"question": f"q{i}", "answer": label} for i, label in enumerate(labels)]
+    spec, _, _ = written(tmp_path, rows)
+    assert f"metric: {{kind: {metric}," in spec
+    assert spec.startswith("# yaml-language-server: $schema=pipeline.schema.json\n")
+    schema = json.loads((tmp_path / "new/pipeline.schema.json").read_text())
+    assert {"stages", "models", "metric"} <= set(schema["properties"])

@@ -27,6 +27,7 @@ from pipelines import (
 )
 from pipelines.dataset import examples_digest
 from pipelines.errors import DatasetError, MissingDependency
+from pipelines.tables import read_file
 
 SEARCH: list[dict[str, Any]] = [
     {"id": "s1", "question": "Who?", "candidates": ["A.", "B."], "evidence": ["A."], "answer": "A"},
@@ -229,3 +230,35 @@ def test_hub_without_the_library_says_what_to_install(root: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingDependency, match=r"pip install '.*\[datasets\]'"):
         load_examples(spec_in(root, hub="org/name", search="train", test="test"), "search")
+
+
+def test_a_csv_may_hold_long_texts_other_separators_and_lists(tmp_path: Path) -> None:
+    """Cells over 131,072 characters; semicolons or tabs; columns of lists as JSON or Python writes them."""
+    long = "word " * 40_000
+    (tmp_path / "long.csv").write_text(f'text,label\n"{long}",x\n')
+    assert read_file(tmp_path / "long.csv")[0].fields == {"text": long, "label": "x"}
+    (tmp_path / "semicolons.csv").write_text('text;label\n"one; two, three";x\n')
+    assert read_file(tmp_path / "semicolons.csv")[0].fields == {"text": "one; two, three", "label": "x"}
+    (tmp_path / "tabs.csv").write_text("text\tlabel\none, two\tx\n")
+    assert read_file(tmp_path / "tabs.csv")[0].fields == {"text": "one, two", "label": "x"}
+    lists = """json,python,mixed\n"[""a"", ""b""]","['a', ""it's""]",[1]\n[],[],[see note]\n"""
+    (tmp_path / "lists.csv").write_text(lists)
+    first, second = read_file(tmp_path / "lists.csv")
+    assert first.fields == {"json": ["a", "b"], "python": ["a", "it's"], "mixed": "[1]"}
+    assert second.fields == {"json": [], "python": [], "mixed": "[see note]"}
+
+
+def test_a_folder_of_save_to_disk_is_read(tmp_path: Path) -> None:
+    """A Dataset's folder, or one split of a DatasetDict's; the latter without a split names them."""
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list([{"question": "q", "passages": ["a", "b"]}])
+    rows.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "several")
+    expected = {"question": "q", "passages": ["a", "b"]}
+    assert [row.fields for row in read_file(tmp_path / "one")] == [expected]
+    assert [row.fields for row in read_file(tmp_path / "several/train")] == [expected]
+    with pytest.raises(DatasetError, match=r"several splits; name one: .*several/test, .*several/train"):
+        read_file(tmp_path / "several")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DatasetError, match="save_to_disk"):
+        read_file(tmp_path / "other")
