@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from importlib.metadata import version
 from types import FrameType
 from typing import Annotated
 
@@ -60,6 +59,8 @@ app.add_typer(tune.app, name="tune")
 
 def _show_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         typer.echo(f"agenttts {version('agenttts')}")
         raise typer.Exit
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from agenttts.approval import Approve
 from agenttts.blocking import parameters_of, run_blocking
+from agenttts.defaults import DEFAULT_DB
 from agenttts.errors import UserError
 from agenttts.events import OnEvent
 from agenttts.goal import Objective
@@ -25,8 +26,6 @@ from agenttts.space import SearchSpace
 from datastore.store import Store
 from pipelines.spec import PipelineSpec
 from pipelines.specfile import load_spec
-
-DEFAULT_DB = Path("agenttts.duckdb")
 
 
 async def async_search(

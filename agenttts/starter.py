@@ -9,16 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-import httpx2
-import jinja2
-
-import pipelines
 from agenttts.errors import UserError
-from pipelines.specfile import spec_schema
-from pipelines.tables import Row, read_file
-from pipelines.variants import BuiltinMetric
+
+if TYPE_CHECKING:
+    from pipelines.tables import Row
 
 LABELS = ("answer", "answers", "gold", "label", "target", "output")
 SCHEMA_FILE = "pipeline.schema.json"
@@ -68,7 +64,7 @@ class Starter:
 
 def families() -> dict[str, Path]:
     """The ready-made pipelines by name: the spec's file without its ending."""
-    root = Path(str(files(pipelines)))
+    root = Path(str(files("pipelines")))
     found = {
         spec.stem if spec.stem != "pipeline" else spec.parent.name: spec for spec in root.glob("*/*.yaml")
     }
@@ -77,6 +73,8 @@ def families() -> dict[str, Path]:
 
 def columns(data: Path) -> tuple[list[Row], list[str]]:
     """The rows of a data file, and the fields that every one of them has. UserError for too few rows."""
+    from pipelines.tables import read_file
+
     if not data.is_file():
         raise UserError(f"--data must be a file that exists, got {str(data)!r}")
     rows = read_file(data)
@@ -131,6 +129,8 @@ def suited_metric(rows: Sequence[Row], label: str) -> str:
 
 def asked(model: StarterModel) -> StarterModel:
     """The model with the name and context length that its server gives; as it is where none answers."""
+    import httpx2
+
     try:
         answer = httpx2.get(f"{model.base_url.rstrip('/')}/models", timeout=2.0)
         served = {str(entry["id"]): entry.get("max_model_len") for entry in answer.json()["data"]}
@@ -149,6 +149,10 @@ def asked(model: StarterModel) -> StarterModel:
 
 def starter_files(starter: Starter, directory: Path) -> dict[str, str]:
     """The new pipeline's files by relative path. UserError for what its data does not have."""
+    import jinja2
+
+    from pipelines import BuiltinMetric, spec_schema
+
     rows, fields = columns(starter.data)
     for name in (*starter.inputs, starter.label):
         if name not in fields:

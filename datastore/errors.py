@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
+if TYPE_CHECKING:
+    import duckdb
 
 
 class StoreError(Exception):

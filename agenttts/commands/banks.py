@@ -7,12 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from agenttts.commands.common import Json, out, print_json, say
-from datastore.bank import Bank
-from datastore.store import Store
-from datastore.transfer import read_bank
 
 app = typer.Typer(no_args_is_help=True, help="List, export and import recorded samples.")
 
@@ -28,6 +24,12 @@ def list_samples(
 
     Example: `agenttts bank list run.duckdb`
     """
+    from rich.table import Table
+
+    from datastore import Store
+    from datastore.bank import Bank
+    from datastore.transfer import read_bank
+
     names: dict[str, str] = {}
     if db.suffix == ".parquet":
         rows = Bank(read_bank(db), str(db)).summary()
@@ -58,6 +60,8 @@ def export_samples(
 
     Example: `agenttts bank export run.duckdb bank.parquet`
     """
+    from datastore import Store
+
     with Store.read(db) as store:
         samples = store.export_bank(file, run_id=run)
     _told(json, samples, f"{samples:,} samples written to {file}")
@@ -73,6 +77,8 @@ def import_samples(
 
     Example: `agenttts bank import run.duckdb bank.parquet`
     """
+    from datastore import Store
+
     with Store.open(db) as store:
         samples = store.import_bank(file)
     _told(json, samples, f"{samples:,} samples added to {db}")

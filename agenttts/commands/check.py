@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agenttts.check import Finding
-from agenttts.check import check as look
 from agenttts.commands.common import (
     Budget,
     Data,
@@ -22,7 +20,9 @@ from agenttts.commands.common import (
     read_spec,
     say,
 )
-from pipelines.clients import ModelClients
+
+if TYPE_CHECKING:
+    from agenttts.check import Finding
 
 
 def check(
@@ -39,6 +39,8 @@ def check(
     Example: `agenttts check pipeline.yaml --budget 400`
     """
     loaded = read_spec(spec, data, n_search, n_test)
+    from agenttts.check import check as look
+    from pipelines.clients import ModelClients
 
     async def findings_of_spec() -> list[Finding]:
         if offline:

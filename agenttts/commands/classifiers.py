@@ -7,11 +7,12 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
+import datastore
+import pipelines
 from agenttts.commands.common import (
     DEFAULT_DB,
     Config,
@@ -28,18 +29,10 @@ from agenttts.commands.common import (
 )
 from agenttts.commands.search import agent_settings
 from agenttts.errors import UserError
-from agenttts.p2c.classifier import ClassifierConfig, fit_classifier
-from agenttts.p2c.page import JudgePage, Judging, judged_pairs
-from agenttts.p2c.preferences import agreement, by_llm, by_votes, drawn_pairs, read_csv, write_csv
-from agenttts.p2c.texts import LabelledText, read_texts
-from agenttts.p2c.verifier import train_verifier
-from agenttts.proposers import AgentSettings
-from agenttts.tasktune.chat import JsonChat, require_llm
-from datastore.records import Preference
-from datastore.store import Store
-from pipelines.configfile import load_config
-from pipelines.specfile import load_spec
-from pipelines.tables import read_file
+
+if TYPE_CHECKING:
+    from agenttts import AgentSettings
+    from agenttts.p2c.texts import LabelledText
 
 
 def classifier(
@@ -53,6 +46,9 @@ def classifier(
 
     Example: `agenttts tune classifier classifier.yaml`
     """
+    from agenttts.p2c.classifier import ClassifierConfig, fit_classifier
+    from pipelines.configfile import load_config
+
     loaded = load_config(config, ClassifierConfig)
     with status_line() as told:
         told("training")
@@ -79,6 +75,8 @@ def classifier(
 
 
 def _print_figures(found: Mapping[str, Any]) -> None:
+    from rich.table import Table
+
     table = Table("figure", "test texts")
     low, high = found["accuracy_ci"]
     table.add_row("accuracy", f"{found['accuracy']:.3f} [{low:.3f}, {high:.3f}]")
@@ -120,10 +118,13 @@ def verifier(
         "batch_size": batch_size,
         "max_tokens": max_tokens,
     }
+    loaded = pipelines.load_spec(spec)
+    from agenttts.p2c.verifier import train_verifier
+
     with status_line() as told:
         told("training")
         found = train_verifier(
-            load_spec(spec),
+            loaded,
             stage,
             base,
             out_dir,
@@ -182,8 +183,13 @@ def prefer(
 
     Example: `agenttts tune prefer tone --data texts.csv --labels polite,rude --label tone --pairs 300`
     """
+    from agenttts.p2c.preferences import by_votes, drawn_pairs, read_csv, write_csv
+    from agenttts.p2c.texts import read_texts
+    from agenttts.tasktune.chat import require_llm
+    from pipelines.tables import read_file
+
     if export_csv is not None:
-        with Store.read(db) as reading:
+        with datastore.Store.read(db) as reading:
             count = write_csv(reading.preferences(collection), export_csv)
         say(f"{export_csv}: {count} preferences")
         return
@@ -207,11 +213,11 @@ def prefer(
                 return
             settings = require_llm(agent_settings(llm_base_url, llm_model), "--source llm needs")
             say(f"{len(asked)} pairs in both orders: {cost}", "dim")
-            with status_line() as told, Store.open(db) as store:
+            with status_line() as told, datastore.Store.open(db) as store:
                 found, notes = asyncio.run(_preferred(collection, texts, names, asked, settings, store, told))
         else:
             raise UserError(f"--source is votes or llm, got {source!r}")
-    with Store.open(db) as store:
+    with datastore.Store.open(db) as store:
         store.put_preferences(found)
         total = len(store.preferences(collection))
     counts = {
@@ -234,9 +240,12 @@ async def _preferred(
     labels: Sequence[str],
     asked: Sequence[tuple[int, int]],
     settings: AgentSettings,
-    store: Store,
+    store: datastore.Store,
     told: Any,
-) -> tuple[list[Preference], list[str]]:
+) -> tuple[list[datastore.Preference], list[str]]:
+    from agenttts.p2c.preferences import by_llm
+    from agenttts.tasktune.chat import JsonChat
+
     async with JsonChat(settings, store) as chat:
         return await by_llm(collection, texts, labels, asked, chat, at=time.time(), told=told)
 
@@ -260,9 +269,14 @@ def judge(
 
     Example: `agenttts tune judge tone --person ada --data texts.csv --labels polite,rude --label tone`
     """
+    from agenttts.p2c.page import JudgePage, Judging, judged_pairs
+    from agenttts.p2c.preferences import agreement, drawn_pairs
+    from agenttts.p2c.texts import read_texts
+    from pipelines.tables import read_file
+
     names = comma_separated(labels)
     texts = read_texts(read_file(data), text=text, labels=names, label=label)
-    with Store.open(db) as store:
+    with datastore.Store.open(db) as store:
         asked = judged_pairs(store, collection, texts, names) if same else drawn_pairs(texts, pairs, seed)
         if not asked:
             raise UserError(f"--same: nobody has judged pairs of {collection} yet")

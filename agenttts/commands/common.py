@@ -7,15 +7,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from agenttts.search import DEFAULT_DB
-from pipelines.dataset import with_data
-from pipelines.spec import PipelineSpec
-from pipelines.specfile import load_spec
+from agenttts.defaults import DEFAULT_DB
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipelines import PipelineSpec
 
 Spec = Annotated[Path, typer.Argument(help="The pipeline file (YAML).", show_default=False)]
 Budget = Annotated[
@@ -56,16 +57,25 @@ __all__ += ["complain", "out", "print_json", "read_spec", "say", "status_line", 
 
 def read_spec(spec: Path, data: Path | None, n_search: int | None, n_test: int | None) -> PipelineSpec:
     """The pipeline file; on the rows of `data` and on other numbers of them where given."""
-    return with_data(load_spec(spec), data, n_search, n_test)
+    from pipelines.specfile import load_spec
+
+    loaded = load_spec(spec)
+    from pipelines.dataset import with_data  # reads data files with duckdb
+
+    return with_data(loaded, data, n_search, n_test)
 
 
 def out() -> Console:
     """Where results go. Piped, a table is as wide as it needs."""
+    from rich.console import Console
+
     return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
 
 
 def talk() -> Console:
     """Where everything goes that is not the result: progress, notes, questions."""
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False)
 
 
@@ -81,7 +91,7 @@ def status_line() -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """One JSON value on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
     sys.stdout.flush()

@@ -5,24 +5,19 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
 
 from agenttts.commands.common import Banks, Json, out, print_json, say, talk
 from agenttts.errors import UserError
-from agenttts.landscapes import FAMILIES
 from agenttts.proposers.choice import ABLATIONS, CLASSICAL, OWN
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
+
+LANDSCAPES = ("voting", "turning", "verified", "bottleneck", "deep", "scarce")
 DEFAULT_PROPOSERS = "default,insights+seeds,greedy+seeds,halving+seeds,tpe+seeds,random+seeds"
 
 
@@ -32,7 +27,7 @@ def compare(
     ] = None,
     landscapes: Annotated[
         str | None,
-        typer.Option(help=f"Instead of a bank: all, or classes of {', '.join(FAMILIES)}; commas between."),
+        typer.Option(help=f"Instead of a bank: all, or classes of {', '.join(LANDSCAPES)}; commas between."),
     ] = None,
     proposers: Annotated[
         str,
@@ -142,6 +137,15 @@ def _on_bank(
 
 
 def _bar() -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -154,6 +158,8 @@ def _bar() -> Progress:
 
 
 def _tables(found: Any) -> list[Table]:
+    from rich.table import Table
+
     overall = [row for row in found.table if row["landscapes"] == "all"]
     tables = []
     for budget in dict.fromkeys(row["budget_units"] for row in overall):

@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
+import agenttts
 from agenttts.commands.common import Budget, Json, Seed, out, print_json, say, talk
 from agenttts.commands.search import Trials, show_result
-from agenttts.progress import SearchProgress
-from agenttts.proposers import DEFAULT
-from agenttts.search import search
+from agenttts.proposers.choice import DEFAULT
 from pipelines.zoo import SPEC
 
 
@@ -28,10 +27,12 @@ def demo(
 
     Example: `agenttts demo --trials 30 --seed 1`
     """
+    from agenttts.progress import SearchProgress
+
     db = folder / "demo.duckdb"
     folder.mkdir(parents=True, exist_ok=True)
     with SearchProgress(talk()) as progress:
-        result = search(
+        result = agenttts.search(
             SPEC,
             budget=budget,
             trials=trials,

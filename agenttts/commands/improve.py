@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json as jsonlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
+import pipelines
 from agenttts.commands.common import DEFAULT_DB, Db, Json, Seed, Spec, out, print_json, say, talk
-from agenttts.progress import SearchProgress
-from agenttts.tasktune.improve import Comparison, ImproveEvent, Improvement, ImprovePhase
-from agenttts.tasktune.improve import improve as run_improve
-from pipelines.specfile import load_spec
+
+if TYPE_CHECKING:
+    from agenttts.tasktune.improve import Comparison, ImproveEvent, Improvement
 
 
 def improve(
@@ -48,6 +47,11 @@ def improve(
 
     Example: `agenttts improve pipeline.yaml --run latest --db run.duckdb --budget 50 --budget 150`
     """
+    loaded = pipelines.load_spec(spec)
+    from agenttts.progress import SearchProgress
+    from agenttts.tasktune.improve import ImprovePhase
+    from agenttts.tasktune.improve import improve as run_improve
+
     console = talk()
     with SearchProgress(console) as progress:
 
@@ -58,7 +62,7 @@ def improve(
                 progress(event)
 
         made = run_improve(
-            load_spec(spec),
+            loaded,
             db=db,
             run_id=run,
             stage=stage,
@@ -85,6 +89,8 @@ def improve(
 
 def show(made: Improvement) -> None:
     """The tables of an improvement."""
+    from rich.table import Table
+
     console = out()
     console.print(f"stage {made.stage}: {made.why}", markup=False)
     tuned = Table("tuned model", "parameters", "rows", "before", "after", "seconds")

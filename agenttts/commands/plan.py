@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from agenttts.commands.common import (
     Budget,
@@ -21,7 +20,6 @@ from agenttts.commands.common import (
     say,
 )
 from agenttts.commands.search import Trials
-from agenttts.plan import plan as forecast
 
 
 def plan(
@@ -41,8 +39,13 @@ def plan(
 
     Example: `agenttts plan pipeline.yaml --budget 400 --trials 30`
     """
+    loaded = read_spec(spec, data, n_search, n_test)
+    from rich.table import Table
+
+    from agenttts.plan import plan as forecast
+
     planned = forecast(
-        read_spec(spec, data, n_search, n_test),
+        loaded,
         budget,
         trials,
         samples_per_second=samples_per_second,

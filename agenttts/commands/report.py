@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from agenttts.commands.common import Json, out, print_json, say
-from datastore.store import Store
 
 
 def report(
@@ -26,6 +25,7 @@ def report(
     from agenttts.report import read_report
     from agenttts.report_html import save_html
     from agenttts.report_terminal import print_report
+    from datastore import Store
 
     with Store.read(db) as store:
         data = read_report(store, run)

@@ -12,13 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
+import agenttts
+import pipelines
 from agenttts.commands.common import DEFAULT_DB, Db, Json, Spec, say
 from agenttts.errors import UserError
-from agenttts.result import load_run, run_inputs
-from agenttts.space import SearchSpace
-from datastore.store import Store
 from pipelines.allocation import Allocation
-from pipelines.specfile import load_spec
 
 
 def run(
@@ -44,7 +42,11 @@ def run(
     """
     if (allocation is None) == (run_id is None):
         raise UserError("one of --allocation FILE and --run RUN says what to run; give exactly one")
-    loaded = load_spec(spec)
+    loaded = pipelines.load_spec(spec)
+    from agenttts.result import run_inputs
+    from agenttts.space import SearchSpace
+    from datastore import Store
+
     chosen = best_allocation(db, run_id) if run_id is not None else _read_allocation(allocation)
     space = SearchSpace(loaded, math.inf)
     chosen = space.resolve(chosen)
@@ -64,7 +66,7 @@ def run(
 
 def best_allocation(db: Path, run_id: str) -> Allocation:
     """The best allocation of a run ("latest": the newest). UserError when it has none."""
-    loaded = load_run(db, run_id)
+    loaded = agenttts.load_run(db, run_id)
     if loaded.best is None:
         raise UserError(f"{db}: run {loaded.run_id} has no scored allocation; search again")
     return loaded.best.allocation

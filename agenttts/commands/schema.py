@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import pipelines
 from agenttts.commands.common import Json, print_json
-from pipelines.specfile import spec_schema
 
 
 def schema(json: Json = True) -> None:
@@ -11,4 +11,4 @@ def schema(json: Json = True) -> None:
 
     Example: `agenttts schema > pipeline.schema.json`
     """
-    print_json(spec_schema())
+    print_json(pipelines.spec_schema())

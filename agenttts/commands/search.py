@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.console import Console
 
-from agenttts.commands.ask import at_terminal
+import agenttts
 from agenttts.commands.common import (
     DEFAULT_DB,
     Banks,
@@ -27,13 +26,12 @@ from agenttts.commands.common import (
     talk,
 )
 from agenttts.errors import UserError
-from agenttts.goal import Objective
-from agenttts.progress import SearchProgress
-from agenttts.proposers import DEFAULT, NAMES, AgentSettings
-from agenttts.result import SearchResult
-from agenttts.search import search as run_search
-from agenttts.settings import SearchLimits
-from datastore.store import Store
+from agenttts.proposers.choice import DEFAULT, NAMES, AgentSettings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from agenttts.goal import Objective
 
 Trials = Annotated[int, typer.Option("--trials", min=1, help="Allocations to evaluate at most.")]
 Proposer = Annotated[
@@ -102,11 +100,17 @@ def search(
 
     Example: `agenttts search pipeline.yaml --budget 400 --trials 30 --db run.duckdb`
     """
-    limits = SearchLimits(trials=trials, tokens=max_tokens, flops=max_flops, usd=max_usd, minutes=max_minutes)
+    loaded = read_spec(spec, data, n_search, n_test)
+    from agenttts.commands.ask import at_terminal
+    from agenttts.progress import SearchProgress
+
+    limits = agenttts.SearchLimits(
+        trials=trials, tokens=max_tokens, flops=max_flops, usd=max_usd, minutes=max_minutes
+    )
     console = talk()
     with SearchProgress(console) as progress:
-        result = run_search(
-            read_spec(spec, data, n_search, n_test),
+        result = agenttts.search(
+            loaded,
             budget=budget,
             proposer=proposer,
             seed=seed,
@@ -115,7 +119,7 @@ def search(
             replay=replay,
             approve=at_terminal(console, progress) if approve else None,
             frontier=frontier,
-            objective=cast(Objective, objective),
+            objective=cast("Objective", objective),
             min_quality=min_quality,
             retest=retest,
             limits=limits,
@@ -142,10 +146,11 @@ def agent_settings(base_url: str | None, model: str | None) -> AgentSettings | N
     return settings
 
 
-def show_result(result: SearchResult, console: Console) -> None:
+def show_result(result: agenttts.SearchResult, console: Console) -> None:
     """The table of trials and the winner with its certificate."""
     from agenttts.report import read_report
     from agenttts.report_terminal import print_winner, trial_table
+    from datastore import Store
 
     with Store.read(result.db) as store:
         data = read_report(store, result.run_id, solve=False)

@@ -8,18 +8,17 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import pipelines
 from agenttts.commands.common import DEFAULT_DB, Db, Json, Spec, print_json, say, talk
 from agenttts.commands.run import best_allocation
 from agenttts.errors import UserError
-from agenttts.space import SearchSpace
-from pipelines.servecommand import Device, ServeCommand, commands, require_vllm
-from pipelines.serving import ServerGroup
-from pipelines.spec import PipelineSpec
-from pipelines.specfile import load_spec
+
+if TYPE_CHECKING:
+    from pipelines.servecommand import Device, ServeCommand
 
 
 def serve(
@@ -41,7 +40,9 @@ def serve(
 
     Example: `agenttts serve pipeline.yaml --run latest --db run.duckdb --dry-run`
     """
-    loaded = load_spec(spec)
+    from pipelines.servecommand import commands
+
+    loaded = pipelines.load_spec(spec)
     wanted = only or (None if run is None else _needed(loaded, db, run))
     found = commands(loaded, wanted, device=_device(device))
     if dry_run:
@@ -64,6 +65,9 @@ def serving(
     found: Sequence[ServeCommand], log_dir: Path | None, starting: str, *, timeout_s: float = 900.0
 ) -> Iterator[None]:
     """Start the servers, do the block, and wait until a person stops them or one ends by itself."""
+    from pipelines.servecommand import require_vllm
+    from pipelines.serving import ServerGroup
+
     require_vllm()
     log_dir = log_dir or Path(tempfile.mkdtemp(prefix="agenttts-serve-"))
     with talk().status(f"{starting}, logs in {log_dir}"):
@@ -93,8 +97,10 @@ def _told(command: ServeCommand) -> dict[str, object]:
     }
 
 
-def _needed(spec: PipelineSpec, db: Path, run: str) -> list[str]:
+def _needed(spec: pipelines.PipelineSpec, db: Path, run: str) -> list[str]:
     """The models of the run's best allocation, and those that fuse or judge its samples."""
+    from agenttts.space import SearchSpace
+
     space = SearchSpace(spec, math.inf)
     allocation = space.resolve(best_allocation(db, run))
     problem = space.problem(allocation)

@@ -9,12 +9,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-from rich.table import Table
 
+import datastore
 from agenttts.commands import classifiers
 from agenttts.commands.common import (
     DEFAULT_DB,
@@ -33,23 +32,17 @@ from agenttts.commands.common import (
 from agenttts.commands.search import agent_settings
 from agenttts.commands.serve import serving
 from agenttts.errors import UserError
-from agenttts.proposers import AgentSettings
-from agenttts.tasktune.chat import JsonChat, require_llm
-from agenttts.tasktune.data.build import DataConfig, build
-from agenttts.tasktune.data.cleaning import evenly
-from agenttts.tasktune.data.dataset import TaskData, card_text, load_dataset
-from agenttts.tasktune.data.propose import Proposed, propose_subtasks
-from agenttts.tasktune.data.sources import documents as read_documents
-from agenttts.tasktune.data.subtask import subtasks_yaml, template_names, template_text
-from agenttts.tasktune.evaluation import Evaluation, evaluate, figure, rivals_spec
-from agenttts.tasktune.fit import FitConfig, fit
-from agenttts.tasktune.merging import Method, merge, merge_into_base
-from agenttts.tasktune.serving import ask_each, load_adapter
-from agenttts.training.weights import TunedModel, read_tuned, register, require_servable
-from datastore.store import Store
-from pipelines.configfile import load_config
-from pipelines.servecommand import commands
-from pipelines.tables import Row
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from agenttts import AgentSettings
+    from agenttts.tasktune.data.dataset import TaskData
+    from agenttts.tasktune.data.propose import Proposed
+    from agenttts.tasktune.evaluation import Evaluation
+    from agenttts.tasktune.merging import Method
+    from agenttts.training.weights import TunedModel
+    from pipelines.tables import Row
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,6 +58,9 @@ def data(
 
     Example: `agenttts tune data data.yaml`
     """
+    from agenttts.tasktune.data.build import DataConfig, build
+    from pipelines.configfile import load_config
+
     loaded = load_config(config, DataConfig)
     with status_line() as told:
         made = asyncio.run(
@@ -77,6 +73,8 @@ def _show_data(made: TaskData, json: bool) -> None:
     if json:
         print_json({"path": str(made.path), **made.card})
         return
+    from agenttts.tasktune.data.dataset import card_text
+
     out().print(card_text(made.card), markup=False)
     say(f"{made.path}: every row that went is in dropped.jsonl", "dim")
 
@@ -87,6 +85,11 @@ def fit_(config: Config, db: Db = DEFAULT_DB, json: Json = False) -> None:
 
     Example: `agenttts tune fit fit.yaml --db run.duckdb`
     """
+    from rich.table import Table
+
+    from agenttts.tasktune.fit import FitConfig, fit
+    from pipelines.configfile import load_config
+
     loaded = load_config(config, FitConfig)
     if os.environ.get("RANK", "0") != "0":
         fit(loaded, config.parent)
@@ -138,10 +141,14 @@ def eval_(
 
     Example: `agenttts tune eval data/ --model base=models/small --model tuned=adapters/small`
     """
+    from agenttts.tasktune.chat import require_llm
+    from agenttts.tasktune.data.dataset import load_dataset
+    from agenttts.tasktune.evaluation import evaluate, figure
+
     loaded = load_dataset(dataset)
     settings = require_llm(agent_settings(llm_base_url, llm_model), "--judge needs") if judge else None
     log_dir = Path(tempfile.mkdtemp(prefix="agenttts-eval-"))
-    with status_line() as told, Store.open(db) as store:
+    with status_line() as told, datastore.Store.open(db) as store:
         found = asyncio.run(
             evaluate(
                 loaded,
@@ -184,6 +191,10 @@ def tasks(
 
     Example: `agenttts tune tasks rulings/*.txt --domain "Rulings of labour courts"`
     """
+    from agenttts.tasktune.chat import require_llm
+    from agenttts.tasktune.data.sources import documents as read_documents
+    from agenttts.tasktune.data.subtask import subtasks_yaml, template_names, template_text
+
     if template == "list":
         out().print("\n".join(template_names()))
         return
@@ -200,7 +211,7 @@ def tasks(
         if not documents or not domain:
             raise UserError("proposing sub-tasks needs --domain and documents of it")
         read = read_documents(documents)
-        with status_line() as told, Store.open(db) as store:
+        with status_line() as told, datastore.Store.open(db) as store:
             told(f"reading {len(read)} documents")
             found = asyncio.run(_proposed(domain, read, settings, store))
         for name, reason in found.left_out:
@@ -210,7 +221,12 @@ def tasks(
     say(f"{out_file}: review it; `agenttts tune data` builds a dataset for it")
 
 
-async def _proposed(domain: str, read: list[Row], settings: AgentSettings, store: Store) -> Proposed:
+async def _proposed(
+    domain: str, read: list[Row], settings: AgentSettings, store: datastore.Store
+) -> Proposed:
+    from agenttts.tasktune.chat import JsonChat
+    from agenttts.tasktune.data.propose import propose_subtasks
+
     async with JsonChat(settings, store) as chat:
         return await propose_subtasks(domain, read, chat)
 
@@ -236,6 +252,10 @@ def merge_(
 
     Example: `agenttts tune merge adapters/a adapters/b --out adapters/ab --learn data/`
     """
+    from agenttts.tasktune.data.cleaning import evenly
+    from agenttts.tasktune.data.dataset import load_dataset
+    from agenttts.tasktune.merging import merge, merge_into_base
+
     if method == "base":
         if len(adapters) != 1:
             raise UserError(f"--method base takes one adapter, got {len(adapters)}")
@@ -246,7 +266,7 @@ def merge_(
             made = merge(
                 adapters,
                 out_dir,
-                method=cast(Method, method),
+                method=cast("Method", method),
                 weights=weight,
                 density=density,
                 learn_from=learn_from,
@@ -287,6 +307,11 @@ def serve_(
 
     Example: `agenttts tune serve adapters/small --port 8101`
     """
+    from agenttts.tasktune.evaluation import rivals_spec
+    from agenttts.tasktune.serving import ask_each, load_adapter
+    from agenttts.training.weights import read_tuned, require_servable
+    from pipelines.servecommand import commands
+
     places = named_places([m if "=" in m else f"{Path(m).name}={m}" for m in models])
     found = {name: read_tuned(place) for name, place in places.items()}
     for one in found.values():
@@ -321,6 +346,8 @@ def named_places(models: list[str]) -> dict[str, str]:
 
 def evaluation_table(found: Evaluation) -> Table:
     """The comparison as a person reads it."""
+    from rich.table import Table
+
     table = Table(title=f"{found.split} split; differences from {found.reference}")
     scored = ("score", "95 %", "difference", "95 %", "n", "missing", "tuning s")
     for name in ("model", "parameters", "sub-task", *scored):
@@ -343,7 +370,9 @@ def evaluation_table(found: Evaluation) -> Table:
 
 
 def _register(db: Path, made: Mapping[str, TunedModel]) -> None:
-    with Store.open(db) as store:
+    from agenttts.training.weights import register
+
+    with datastore.Store.open(db) as store:
         for name, one in made.items():
             register(store, name, one, at=time.time())
 
@@ -351,6 +380,8 @@ def _register(db: Path, made: Mapping[str, TunedModel]) -> None:
 @contextmanager
 def _training() -> Iterator[Any]:
     """A bar of training steps with loss, score and time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -1,29 +1,5 @@
 """Who suggests allocations: the rules, an LLM, and whoever else keeps the protocol of `base`."""
 
-from agenttts.proposers.base import Proposer, Rejected, SearchView, Suggestion, Turn
-from agenttts.proposers.choice import (
-    DEFAULT,
-    NAMES,
-    SEEK_FRONTIER,
-    AgentSettings,
-    ProposerContext,
-    make_proposer,
-    require_proposer,
-)
-from agenttts.proposers.insights import InsightsProposer
+from datastore.lazy import public_names
 
-__all__ = [
-    "DEFAULT",
-    "NAMES",
-    "SEEK_FRONTIER",
-    "AgentSettings",
-    "InsightsProposer",
-    "Proposer",
-    "ProposerContext",
-    "Rejected",
-    "SearchView",
-    "Suggestion",
-    "Turn",
-    "make_proposer",
-    "require_proposer",
-]
+__all__ = public_names(__name__)

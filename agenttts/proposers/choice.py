@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from agenttts.errors import UserError
-from agenttts.proposers.base import History, Proposer
-from agenttts.proposers.insights import InsightsProposer
-from agenttts.proposers.moves import Rule
-from datastore.store import Store
-from pipelines.sampler import SpendGate
+
+if TYPE_CHECKING:
+    from agenttts.proposers.base import History, Proposer
+    from agenttts.proposers.moves import Rule
+    from datastore.store import Store
+    from pipelines.sampler import SpendGate
 
 OWN = ("solve", "insights", "greedy", "halving")
 CLASSICAL = ("random", "tpe", "gp", "nsga2", "brute")
@@ -140,6 +142,8 @@ def classical_proposer(name: str) -> Proposer:
 
         return SolverProposer(bank=name != "solve-no-bank", finalists=name != "solve-no-finalists")
     if name in ("insights", *_WITHOUT):
+        from agenttts.proposers.insights import InsightsProposer
+
         return InsightsProposer(without=_WITHOUT.get(name, ()))
     if name == "greedy":
         from agenttts.proposers.greedy import GreedyProposer

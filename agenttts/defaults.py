@@ -1,0 +1,7 @@
+"""Defaults that the command line shows and `agenttts.search` uses; importing them costs nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DEFAULT_DB = Path("agenttts.duckdb")

@@ -1,0 +1,27 @@
+from agenttts.proposers.base import Proposer, Rejected, SearchView, Suggestion, Turn
+from agenttts.proposers.choice import (
+    DEFAULT,
+    NAMES,
+    SEEK_FRONTIER,
+    AgentSettings,
+    ProposerContext,
+    make_proposer,
+    require_proposer,
+)
+from agenttts.proposers.insights import InsightsProposer
+
+__all__ = [
+    "DEFAULT",
+    "NAMES",
+    "SEEK_FRONTIER",
+    "AgentSettings",
+    "InsightsProposer",
+    "Proposer",
+    "ProposerContext",
+    "Rejected",
+    "SearchView",
+    "Suggestion",
+    "Turn",
+    "make_proposer",
+    "require_proposer",
+]
