@@ -11,8 +11,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import openai
-
 from agenttts.proposers.choice import AgentSettings
 from datastore.keys import make_prompt
 from datastore.records import Prompt, Sample
@@ -55,6 +53,8 @@ class AgentChat:
         gate: SpendGate | None,
         replay: bool = False,
     ) -> None:
+        import openai
+
         self.model_key = f"agent:{settings.model}"
         self._settings = settings
         self._store = store
@@ -129,6 +129,8 @@ class AgentChat:
     async def _answer(
         self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, object] | None
     ) -> Mapping[str, object]:
+        import openai
+
         named = {"name": "turn", "strict": True, "schema": schema}
         form = {"type": "json_schema", "json_schema": named}
         try:

@@ -14,16 +14,14 @@ import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
-import openai
 
 from pipelines.errors import ConfigurationError, DrawFailed, ServerError
 from pipelines.limiter import AdaptiveLimiter
 from pipelines.spec import ModelSpec, PipelineSpec, SamplingSpec
-from pipelines.transport import PlainHttpClient
 from pipelines.wire import (
     CLASSIFY,
     Content,
@@ -35,6 +33,9 @@ from pipelines.wire import (
     refusal,
     request_body,
 )
+
+if TYPE_CHECKING:
+    import openai
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,10 @@ class ServerClient:
         max_in_flight: int = 64,
         backoff_s: float = 0.5,
     ) -> None:
+        import openai  # half a second of CPU, which a replay and a report do without
+
+        from pipelines.transport import PlainHttpClient
+
         self._base_url = base_url.rstrip("/")
         self.address = without_credentials(base_url)
         self._root = self._base_url.removesuffix("/v1")
@@ -128,6 +133,8 @@ class ServerClient:
 
     async def refusal_of(self, path: str, body: Mapping[str, object]) -> str | None:
         """What the server says against a request; None when it accepts it. ServerError on a fault."""
+        import openai
+
         try:
             async with asyncio.timeout(min(self._timeout_s, 30.0)):
                 await self._openai.post(path, cast_to=httpx2.Response, body=dict(body))
@@ -176,6 +183,8 @@ class ServerClient:
 
     def _meaning(self, error: Exception, where: str) -> Exception:
         """The Fault or ConfigurationError that an exception of the client, or of decoding, stands for."""
+        import openai
+
         if isinstance(error, openai.APIStatusError):
             wait_s = _retry_after_s(error.response.headers.get("retry-after"))
             message = self._clean(_message(error))
@@ -287,6 +296,8 @@ def _message(error: openai.APIStatusError) -> str:
 
 def _reason(error: Exception) -> str:
     """A few words that hold neither prompt nor key."""
+    import openai
+
     if isinstance(error, openai.APIStatusError):
         return f"status {error.status_code}"
     if isinstance(error, ValueError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import pipelines
 from agenttts.commands.common import Banks, Json, out, print_json, say, talk
 from agenttts.errors import UserError
 from agenttts.proposers.choice import ABLATIONS, CLASSICAL, OWN
@@ -57,6 +58,7 @@ def compare(
 
     An interrupted comparison goes on where it stopped when the same command is given again.
     """
+    loaded = None if spec is None else pipelines.load_spec(spec)
     from agenttts import compare as comparing
     from agenttts.proposers.choice import classical_proposer
 
@@ -65,7 +67,7 @@ def compare(
         raise UserError("--proposers names at least one proposer, got none")
     for name in names:
         classical_proposer(name)
-    if (spec is None) == (landscapes is None):
+    if (loaded is None) == (landscapes is None):
         raise UserError("a comparison is on a pipeline file's bank or on --landscapes: give one of the two")
     known = None
     if landscapes is not None:
@@ -74,8 +76,8 @@ def compare(
         families = [name.strip() for name in landscapes.split(",") if name.strip()]
         jobs = comparing.family_jobs(families, seeds, trials, names)
     else:
-        assert spec is not None
-        known, jobs = _on_bank(spec, bank, budget, seeds, trials, names)
+        assert spec is not None and loaded is not None
+        known, jobs = _on_bank(spec, loaded, bank, budget, seeds, trials, names)
     with _bar() as progress:
         task = progress.add_task("searches", total=len(jobs))
         found = comparing.compare(
@@ -103,6 +105,7 @@ def compare(
 
 def _on_bank(
     path: Path,
+    spec: pipelines.PipelineSpec,
     banks: list[Path] | None,
     budgets: list[float] | None,
     seeds: int,
@@ -111,11 +114,9 @@ def _on_bank(
 ) -> tuple[Any, Any]:
     from agenttts import compare as comparing
     from agenttts.bank_outcomes import BankOutcomes
-    from datastore.store import Store
-    from pipelines.dataset import load_examples
-    from pipelines.specfile import load_spec
+    from datastore import Store
+    from pipelines import load_examples
 
-    spec = load_spec(path)
     files = banks or ([] if spec.bank_path is None else [spec.bank_path])
     if not files:
         raise UserError(
