@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from agenttts import show
 from agenttts.blocking import run_blocking
 from agenttts.conclusion import conclude
 from agenttts.cost import SearchCost, cost_of
@@ -63,6 +64,9 @@ class SearchResult:
     insights: tuple[Insight, ...]
     outcome: Outcome
     examples: Sequence[Example] | None = field(default=None, repr=False, compare=False)
+
+    __repr__ = show.text
+    _repr_html_ = show.html
 
     @classmethod
     def from_store(cls, store: Store, run_id: str | None = None, spec: PipelineSpec | None = None) -> Self:
@@ -186,7 +190,7 @@ class SearchResult:
             return save_html(read_report(store, self.run_id, examples=self.examples), path)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LoadedRun(SearchResult):
     """A stored run: its result, and its best allocation at work."""
 

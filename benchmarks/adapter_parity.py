@@ -19,18 +19,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from agenttts import read_tuned
 from agenttts.tasktune.data.dataset import load_dataset
 from agenttts.tasktune.data.rows import TaskRow
 from agenttts.tasktune.evaluation import rivals_spec
 from agenttts.tasktune.fit import encode_chat, greedy
 from agenttts.training.weights import read_tuned
+from datastore import Store
 from datastore.store import Store
+from pipelines import PipelineSpec, SamplingSpec
 from pipelines.clients import ModelClients
-from pipelines.parts import SamplingSpec
 from pipelines.sampler import Sampler
 from pipelines.servecommand import commands
 from pipelines.serving import ServerGroup
-from pipelines.spec import PipelineSpec
 
 
 async def served_answers(spec: PipelineSpec, rows: list[TaskRow], most: list[int]) -> list[str]:
@@ -79,7 +80,7 @@ def main() -> None:
     rows = list(data.test or data.eval)[: arguments.prompts]
     most = [data.tasks[row.task].max_tokens for row in rows]
     tokenizer = AutoTokenizer.from_pretrained(tuned.base)
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tuned.base), str(tuned.path))
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(str(tuned.base)), str(tuned.path))
     prompts = [encode_chat(tokenizer, row.messages) for row in rows]
     ours = greedy(model, tokenizer, prompts, most)
     spec = rivals_spec({"tuned": str(arguments.adapter)})

@@ -30,11 +30,8 @@ import httpx2
 from agenttts import search
 from agenttts.events import SearchEvent, TrialStarted
 from datastore import Store
-from pipelines import clients
-from pipelines.dataset import load_examples
+from pipelines import PipelineSpec, SamplingSpec, clients, load_examples, load_spec
 from pipelines.serving import ServerGroup, commands
-from pipelines.spec import PipelineSpec, SamplingSpec
-from pipelines.specfile import load_spec
 from pipelines.wire import Draw, request_body
 from pipelines.zoo import SPEC
 
@@ -78,7 +75,8 @@ def searched(spec: PipelineSpec, db: Path, seed: int) -> tuple[float, int, Recor
         recorder.note(self.address, name, content, sampling, n)
         return await draw(self, name, content, sampling, n)
 
-    clients.ServerClient.draw = noted  # type: ignore[method-assign]
+    patched: Any = clients.ServerClient
+    patched.draw = noted
     try:
         result = search(
             spec,
@@ -91,7 +89,7 @@ def searched(spec: PipelineSpec, db: Path, seed: int) -> tuple[float, int, Recor
             on_event=recorder.on_event,
         )
     finally:
-        clients.ServerClient.draw = draw  # type: ignore[method-assign]
+        patched.draw = draw
     with Store.read(db) as store:
         trials = [trial for trial in store.trials(result.run_id) if trial.split == "search"]
     assert all(trial.n_missing == 0 for trial in trials)

@@ -28,11 +28,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from datastore import Store
-from pipelines.allocation import Allocation, StageChoice
+from pipelines import Allocation, Example, PipelineSpec, StageChoice
 from pipelines.clients import ModelClients
-from pipelines.examples import Example
 from pipelines.runtime import Runtime
-from pipelines.spec import PipelineSpec
 
 TOKENS = 8
 

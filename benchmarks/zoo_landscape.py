@@ -18,15 +18,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from agenttts import search
+from agenttts import Allocation, SearchSpace, StageChoice, search
 from agenttts.bank_outcomes import BankOutcomes
 from agenttts.blocking import run_blocking
 from agenttts.space import SearchSpace
 from agenttts.trial import TrialResult
 from datastore import Store
-from pipelines.allocation import Allocation, StageChoice
-from pipelines.dataset import load_examples
-from pipelines.specfile import load_spec
+from pipelines import load_examples, load_spec
 from pipelines.zoo import SPEC
 
 COUNTS = (1, 2, 4, 8, 16, 32)

@@ -18,19 +18,20 @@ class LazyPackage(ModuleType):
     """A package whose public names are imported when they are first used."""
 
     def __getattr__(self, name: str) -> object:
-        home = _homes(self).get(name)
-        if home is None:
+        if name not in _homes(self):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name, obj=self)
+        home, original = _homes(self)[name]
         if home == self.__name__:
-            return import_module(f"{home}.{name}")
-        value = getattr(import_module(home), name)
+            value: object = import_module(f"{home}.{original}")
+        else:
+            value = getattr(import_module(home), original)
         self.__dict__[name] = value
         return value
 
     def __setattr__(self, name: str, value: object) -> None:
         # The import of a submodule sets it as an attribute of its package. A public name has precedence:
         # `agenttts.search` is the function, whether or not the module of that name was imported first.
-        if not isinstance(value, ModuleType) or _homes(self).get(name, self.__name__) == self.__name__:
+        if not isinstance(value, ModuleType) or name not in _homes(self):
             super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:
@@ -42,7 +43,8 @@ def public_names(package: str) -> list[str]:
 
     Args:
         package: The package's `__name__`; it is being imported. Its stub consists of absolute imports,
-            `from module import name`; `from package import module` makes a submodule a public name.
+            `from module import name`, with or without `as`; `from package import module` makes a submodule
+            of the package itself a public name.
 
     Returns:
         The names, sorted, for the package's `__all__`.
@@ -50,12 +52,15 @@ def public_names(package: str) -> list[str]:
     module = sys.modules[package]
     stub = ast.parse(Path(str(module.__file__)).with_suffix(".pyi").read_text(encoding="utf-8"))
     imports = (node for node in stub.body if isinstance(node, ast.ImportFrom))
-    homes = {alias.name: str(node.module) for node in imports for alias in node.names}
+    homes = {
+        alias.asname or alias.name: (str(node.module), alias.name) for node in imports for alias in node.names
+    }
     module.__dict__["_homes"] = homes
     module.__class__ = LazyPackage
     return sorted(homes)
 
 
-def _homes(package: ModuleType) -> dict[str, str]:
-    homes: dict[str, str] = package.__dict__["_homes"]
+def _homes(package: ModuleType) -> dict[str, tuple[str, str]]:
+    """The module and the name in it of each public name."""
+    homes: dict[str, tuple[str, str]] = package.__dict__["_homes"]
     return homes

@@ -1,5 +1,4 @@
-# The public names and the modules that define them. Type checkers read this file, and so does
-# `datastore.lazy`, which imports a name when it is first used.
+from pipelines import zoo
 from pipelines.aggregators import Candidate
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.dataset import Example, examples_from_rows, load_examples
@@ -78,4 +77,5 @@ __all__ = [
     "load_spec",
     "spec_digest",
     "spec_schema",
+    "zoo",
 ]

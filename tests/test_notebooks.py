@@ -11,19 +11,21 @@ from nbclient import NotebookClient
 
 from agenttts import search
 from pipelines.zoo import SPEC
+from tests.public import assert_imports_are_public
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_is_stored_without_output_and_imports_public_names(path: Path) -> None:
-    """No outputs, no counts, no underscore names."""
+    """No outputs, no counts, no underscore names; what is imported is public."""
     cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
     assert cells and all(not cell.outputs and cell.execution_count is None for cell in cells)
     for cell in cells:
         for node in ast.walk(ast.parse(cell.source)):
             name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "name", "")
             assert not str(name or "").startswith("_"), (path.name, name)
+        assert_imports_are_public(cell.source)
 
 
 @pytest.mark.filterwarnings("default")

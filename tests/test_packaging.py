@@ -44,7 +44,7 @@ def core(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the commands of a fresh environment that has the wheel and what it declares, no more."""
     folder = tmp_path_factory.mktemp("core")
     venv.create(folder / "env", with_pip=True)
-    install = [folder / "env/bin/python", "-m", "pip", "install", "--quiet", str(wheel)]
+    install = [str(folder / "env/bin/python"), "-m", "pip", "install", "--quiet", str(wheel)]
     subprocess.run(install, check=True, capture_output=True, cwd=folder)
     return folder / "env/bin"
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pipelines import load_spec
 from tests.agenttts.commands import agenttts
+from tests.public import assert_imports_are_public
 from tests.servers import Request, ScriptedServer
 
 ROOT = Path(__file__).parents[1]
@@ -63,11 +65,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def served(folder: Path) -> ScriptedServer:
+def served(folder: Path) -> Iterator[ScriptedServer]:
     text = (folder / "pipeline.yaml").read_text()
     with ScriptedServer({"Qwen/Qwen3-4B": 8192, "Qwen/Qwen3-32B": 8192}, answer=answer) as server:
         (folder / "pipeline.yaml").write_text(re.sub(r"http://127\.0\.0\.1:\d+/v1", server.base_url, text))
-        yield server  # type: ignore[misc]
+        yield server
 
 
 def test_the_commands_of_your_own_pipeline_run_one_after_the_other(
@@ -92,6 +94,7 @@ def test_the_commands_of_your_own_pipeline_run_one_after_the_other(
 def test_the_python_lines_run(folder: Path, served: ScriptedServer) -> None:
     """search and load_run from Python."""
     (code,) = blocks("python")
+    assert_imports_are_public(code)
     found: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), found)
     answers = found["answers"]

@@ -254,7 +254,7 @@ def test_controls_hide_the_history(history: str, run: Callable[..., SearchResult
     if history == "blank":
         assert told == [] and len(shown["refused_or_not_to_be_repeated"]) == 2
     else:
-        assert sorted(told) == pytest.approx(sorted(scores), abs=1e-4)
+        assert sorted(told) == pytest.approx(sorted(score or 0.0 for score in scores), abs=1e-4)
     assert any(t.proposer == f"agent-{history}" for t in result.trials)
 
 

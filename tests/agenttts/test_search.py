@@ -259,7 +259,7 @@ def test_a_limit_without_prices_is_refused_before_a_run_begins(
     spec = live(tmp_path, server)
     for changes in ({"limits": SearchLimits(usd=1.0)}, {"proposer": "oracle"}):
         with pytest.raises(UserError):
-            search(spec, db=tmp_path / "r.duckdb", **changes)  # type: ignore[arg-type]
+            search(spec, db=tmp_path / "r.duckdb", **changes)
     assert not server.samples
     if (tmp_path / "r.duckdb").exists():
         with Store.read(tmp_path / "r.duckdb") as store:

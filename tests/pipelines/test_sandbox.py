@@ -14,7 +14,7 @@ from pipelines import sandbox
 from pipelines.sandbox import UNSANDBOXED, Limits, SandboxUnavailable, as_files, run
 from tests.hostile import HOSTILE
 
-KINDS = [kind for kind in ("bwrap", "unshare") if shutil.which(kind) and sandbox._works(kind)]  # type: ignore[arg-type]
+KINDS = [kind for kind in ("bwrap", "unshare") if shutil.which(kind) and sandbox._works(kind)]
 LIMITS = Limits(seconds=5, memory_mb=256, scratch_mb=16)
 
 

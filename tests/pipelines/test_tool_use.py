@@ -22,7 +22,7 @@ from pipelines.tool_use.rows import example
 from tests.real_data import need
 
 FAMILY = Path(__file__).parents[2] / "pipelines/tool_use"
-DESC = {
+DESC: dict[str, Any] = {
     "nodes": [{"id": name, "desc": "", "parameters": []} for name in ("book flight", "pay_bill", "set_alarm")]
 }
 ROW: dict[str, Any] = {

@@ -90,7 +90,7 @@ async def test_the_bank_answers_every_allocation(split: str, tmp_path: Path) -> 
 
 def test_the_bank_holds_what_three_models_drew() -> None:
     """32 samples of every prompt, from all three models, with tokens and log-probabilities."""
-    table = pq.read_table(ZOO / "bank/zoo.parquet")  # type: ignore[no-untyped-call]
+    table = pq.read_table(ZOO / "bank/zoo.parquet")
     assert set(table["model_key"].to_pylist()) == {"zoo-small", "zoo-medium", "zoo-large"}
     samples = table["samples"].to_pylist()
     assert {len(drawn) for drawn in samples} == {32}

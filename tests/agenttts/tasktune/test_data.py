@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,8 @@ SECRET = "an apple that lies on the kitchen table next to the window"
 
 
 def write(
-    folder: Path, rows: list[dict[str, Any]], test: list[dict[str, Any]] = (), **more: Any
-) -> DataConfig:  # type: ignore[assignment]
+    folder: Path, rows: list[dict[str, Any]], test: Sequence[dict[str, Any]] = (), **more: Any
+) -> DataConfig:
     (folder / "subtasks.yaml").write_text(SUBTASKS)
     for name, found in (("rows", rows), ("test", test)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))

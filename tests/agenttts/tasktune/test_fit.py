@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -269,7 +270,7 @@ def test_merged_adapters(folder: Path) -> None:
     assert made.rank == 16
     base = str(ZOO / "models/small")
     ids = torch.arange(3, 40)[None]
-    both = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder / "a"), "a")
+    both: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder / "a"), "a")
     both.load_adapter(str(folder / "b"), "b")
     both.base_model.set_adapter(["a", "b"])
     for module in both.modules():

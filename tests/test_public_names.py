@@ -1,0 +1,106 @@
+"""The public names: lazy, complete, typed by the stubs; and what a result looks like when it is printed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+import agenttts
+from agenttts import show
+from agenttts.commands.compare import LANDSCAPES
+from agenttts.landscapes import FAMILIES
+from pipelines.zoo import SPEC
+
+HEAVY = {"duckdb", "numpy", "pandas", "scipy", "langgraph", "openai", "optuna", "plotly", "torch", "jinja2"}
+
+
+def fresh(code: str) -> Any:
+    """What a new interpreter prints as JSON."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_the_command_line_starts_without_the_libraries_it_may_not_need() -> None:
+    """Help and a wrong option must not wait for the imports of a search."""
+    loaded = fresh("import json, sys, agenttts.cli; print(json.dumps(sorted(sys.modules)))")
+    assert not HEAVY & set(loaded)
+
+
+def test_a_missing_file_is_reported_without_the_libraries_of_a_search(tmp_path: Path) -> None:
+    """The pipeline file is read before the search is imported."""
+    code = (
+        "import json, sys\n"
+        "from agenttts.cli import app\n"
+        "try:\n"
+        f"    app(['search', {str(tmp_path / 'none.yaml')!r}])\n"
+        "except Exception as error:\n"
+        "    print(json.dumps([type(error).__name__, sorted(sys.modules)]))\n"
+    )
+    error, loaded = fresh(code)
+    assert error == "SpecError"
+    assert not {"duckdb", "scipy", "langgraph", "openai", "optuna", "plotly", "torch"} & set(loaded)
+
+
+@pytest.mark.parametrize("package", ["agenttts", "agenttts.proposers", "pipelines", "datastore"])
+def test_every_public_name_is_there_and_listed(package: str) -> None:
+    """`__all__`, `dir` and the stub agree, and each name can be imported."""
+    module = import_module(package)
+    stub = (Path(str(module.__file__)).with_suffix(".pyi")).read_text()
+    _, _, listed = stub.partition("__all__ = ")
+    assert module.__all__ == sorted(json.loads(listed.replace(",\n]", "]")))
+    assert set(module.__all__) <= set(dir(module))
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = module.nothing
+
+
+@pytest.mark.parametrize(
+    "before", ["import agenttts.search", "from agenttts.search import async_search", "import agenttts.plots"]
+)
+def test_a_module_does_not_take_the_place_of_a_public_name(before: str) -> None:
+    """`agenttts.search` is the function, in whatever order things were imported."""
+    code = f"{before}\nimport json, agenttts, types\n"
+    code += (
+        "names = [type(agenttts.search).__name__, type(agenttts.plots).__name__]\nprint(json.dumps(names))"
+    )
+    assert fresh(code) == ["function", "module"]
+
+
+def test_the_help_of_compare_names_the_landscapes() -> None:
+    """The names stand in the command, which does not import the landscapes."""
+    assert tuple(FAMILIES) == LANDSCAPES
+
+
+def test_a_result_is_printed_in_a_few_lines(tmp_path: Path) -> None:
+    """The run, its best with score and interval, the trials and the cost; as text and as a table."""
+    result = agenttts.search(SPEC, trials=4, db=tmp_path / "run.duckdb", replay=True)
+    loaded = agenttts.load_run(tmp_path / "run.duckdb")
+    best = result.best
+    assert best is not None and best.test_score is not None and best.test_ci is not None
+    for run in (result, loaded):
+        lines = repr(run).splitlines()
+        assert lines[0] == type(run).__name__ and len(lines) == 6
+        assert run.run_id in lines[1] and "complete" in lines[1]
+        assert str(best.allocation) in lines[2]
+        assert f"{best.test_score:.3f} [{best.test_ci[0]:.3f}, {best.test_ci[1]:.3f}]" in lines[2]
+        assert "4, 4 with a score" in lines[4] and "0 calls" in lines[5]
+        html = run._repr_html_()
+        assert html.count("<tr>") == 5 and run.run_id in html and str(best.allocation) in html
+
+
+def test_a_run_without_a_score_is_printed_too() -> None:
+    """A run of which nothing is known yet; what comes from outside is escaped in the table."""
+    cost = {"calls": 0, "samples_drawn": 0, "prompt_tokens": 0, "generated_tokens": 0, "flops": 0, "usd": 0.5}
+    run = SimpleNamespace(run_id="1", status="running", db="<b>.duckdb", best=None, baseline=None, trials=())
+    run.to_json_dict = lambda: {"cost": cost}
+    printed = show.text(cast(agenttts.SearchResult, run))
+    assert "no trial has a score" in printed and "0, 0 with a score" in printed and "$0.50" in printed
+    assert "&lt;b&gt;.duckdb" in show.html(cast(agenttts.SearchResult, run))
