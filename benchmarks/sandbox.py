@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines import sandbox
-from tests.hostile import HOSTILE
+from tests.hostile import HOSTILE, as_files
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     limits = sandbox.Limits(seconds=5, memory_mb=256, scratch_mb=16)
     for name, (program, statuses, said) in {"nothing": ("", ("ok",), ""), **HOSTILE}.items():
         began = time.perf_counter()
-        found = sandbox.run(sandbox.as_files(program), limits=limits)
+        found = sandbox.run(as_files(program), limits=limits)
         output = found.stdout + found.stderr
         contained = found.status in statuses and said in output and "ESCAPED" not in output
         last = output.strip().splitlines()[-1:] or [""]

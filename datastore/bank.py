@@ -1,8 +1,8 @@
-"""A recorded sample bank: its Parquet form, checked on reading, and held in memory for look-ups.
+"""A recorded sample bank: its Parquet format, checked on reading, and its form in memory for look-ups.
 
-One row per prompt with the list of its samples; model, content and sampling parameters stand beside it, so
-that a bank explains itself. Log-probabilities are float32 here (float64 in the store). Moving samples between
-a bank file and a store is in `transfer`.
+A bank has one row per prompt with the list of its samples. Model, content and sampling parameters are columns
+of the row, so that a bank can be understood without a store. Log-probabilities are float32 here and float64
+in the store. `transfer` moves samples between a bank file and a store.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,19 +50,26 @@ _PAGE_BYTES = 8 << 20  # pages are compressed one by one; large ones let zstd se
 
 
 def read_parquet(path: Path) -> pa.Table:
-    """The bank file at `path`, checked row by row: columns, keys, indices.
+    """Read a bank file and check its columns, keys and indices.
 
-    Raises BankError naming the first row (counted from 1) that is not as it must be, StoreError when it can't
-    be read.
+    Args:
+        path: The Parquet file.
+
+    Returns:
+        The bank as a table with the columns of `SCHEMA`.
+
+    Raises:
+        BankError: The file is not a valid bank; the message names the first bad row, counted from 1.
+        StoreError: There is no such file.
     """
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise StoreError(f"{path}: no such bank; check the path") from None
     except (pa.ArrowException, OSError) as error:
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise BankError(
-            f"{path}: a bank must be a whole Parquet file; restore it from a copy ({said})"
+            f"{path}: a bank must be a whole Parquet file; restore it from a copy ({reason})"
         ) from error
     missing = [name for name in SCHEMA.names if name not in table.column_names]
     if missing:
@@ -73,14 +79,22 @@ def read_parquet(path: Path) -> pa.Table:
     try:
         table = table.select(SCHEMA.names).cast(SCHEMA)
     except (pa.ArrowException, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise BankError(f"{path}: a bank's columns must have the types of a bank: {said}") from error
+        reason = " ".join(str(error).split())
+        raise BankError(f"{path}: a bank's columns must have the types of a bank: {reason}") from error
     check(table, path)
     return table
 
 
 def check(table: pa.Table, path: Path) -> None:
-    """Raise BankError, naming the row, unless every key is the hash of its parts and every index is sound."""
+    """Check that every key is the hash of its parts, and every sample's index is unique and not negative.
+
+    Args:
+        table: A table with the columns of `SCHEMA`.
+        path: Where it came from, for messages.
+
+    Raises:
+        BankError: A row breaks a rule; the message names it.
+    """
     seen: set[str] = set()
     start = 0
     for batch in table.to_batches():
@@ -141,7 +155,18 @@ def _check_indices(batch: pa.RecordBatch, start: int, path: Path) -> None:
 
 
 def write_parquet(path: Path, batches: Iterator[pa.RecordBatch]) -> int:
-    """Write a bank file (zstd), beside its place first and then renamed; returns the number of samples."""
+    """Write a bank file, compressed with zstd. It appears under its name only once it is complete.
+
+    Args:
+        path: The file to write or replace.
+        batches: Record batches that can be cast to `SCHEMA`.
+
+    Returns:
+        The number of samples written.
+
+    Raises:
+        StoreError: The file cannot be written.
+    """
     new = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     count = 0
     try:
@@ -165,7 +190,11 @@ def write_parquet(path: Path, batches: Iterator[pa.RecordBatch]) -> int:
 
 
 class Bank:
-    """Recorded samples, read-only, in memory; they have no run. `source`: the path they came from."""
+    """Recorded samples in memory, read-only. Its samples belong to no run.
+
+    Attributes:
+        source: The path that they were read from.
+    """
 
     def __init__(self, table: pa.Table, source: str) -> None:
         self.source = source
@@ -185,32 +214,24 @@ class Bank:
         return len(self._place)
 
     def prompt(self, prompt_key: str) -> Prompt | None:
-        """The prompt of that key; None when the bank has none."""
+        """Return the prompt of a key; None when the bank does not have it."""
         place = self._place.get(prompt_key)
         if place is None:
             return None
         number, row = place
-
-        def cell(name: str) -> Any:
-            return self._batches[number].column(name)[row].as_py()
-
-        return Prompt(
-            key=prompt_key,
-            model_key=cell("model_key"),
-            content=cell("content"),
-            sampling=cell("sampling"),
-            prompt_tokens=cell("prompt_tokens"),
-        )
+        names = ("model_key", "content", "sampling", "prompt_tokens")
+        cells = {name: self._batches[number].column(name)[row].as_py() for name in names}
+        return Prompt(key=prompt_key, **cells)
 
     def samples(self, prompt_key: str) -> tuple[Sample, ...]:
-        """The samples of that prompt by index; empty when the bank has none."""
+        """Return the samples of a prompt, sorted by index; none when the bank does not have the prompt."""
         place = self._place.get(prompt_key)
         if place is None:
             return ()
         number, row = place
         first, end = int(self._offsets[number][row]), int(self._offsets[number][row + 1])
         columns = [column.slice(first, end - first).to_pylist() for column in self._values[number]]
-        found = [
+        samples = [
             Sample(
                 prompt_key=prompt_key,
                 index=index,
@@ -223,11 +244,11 @@ class Bank:
             )
             for index, text, generated_tokens, mean_logprob, finish_reason in zip(*columns, strict=True)
         ]
-        found.sort(key=attrgetter("index"))
-        return tuple(found)
+        samples.sort(key=attrgetter("index"))
+        return tuple(samples)
 
     def summary(self) -> list[BankRow]:
-        """How much of each model it holds, by model key."""
+        """Return how much of each model the bank holds, sorted by model key."""
         rows: dict[str, list[int]] = {}
         for number, batch in enumerate(self._batches):
             offsets = self._offsets[number]

@@ -1,7 +1,8 @@
-"""Every way the store refuses, and how DuckDB's and the system's errors become one of them.
+"""The errors of the store, and the translation of DuckDB's and the system's errors into them.
 
-A `StoreError` is one line: the file, what must hold, what was found, what to do. A refused file is left as it
-was. Errors of the caller's own values (a wrong type, say) stay the Python errors that they are.
+The message of a `StoreError` is one line: the file, the rule, the value that breaks it, what to do. A file
+that is refused is left as it was. Mistakes in the caller's own values (a wrong type, for example) raise the
+usual Python errors.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class StoreError(Exception):
-    """Root of everything that the datastore package raises on purpose."""
+    """Base class of all errors that the datastore package raises on purpose."""
 
 
 class StoreLocked(StoreError):
@@ -28,27 +29,27 @@ class StoreClosed(StoreError):
 
 
 class ReadOnlyStore(StoreError):
-    """A write was asked of a Store that was opened for reading."""
+    """A method that writes was called on a Store that was opened for reading."""
 
 
 class ForeignFile(StoreError):
-    """The file is not a DuckDB database, or is one that this package did not make."""
+    """The file is not a DuckDB database, or this package did not make it."""
 
 
 class TruncatedFile(StoreError):
-    """The file ends before its own header says it should."""
+    """The file is shorter than its own header says."""
 
 
 class NewerSchema(StoreError):
-    """The file was written by a newer version of this package, or of DuckDB."""
+    """A newer version of this package or of DuckDB wrote the file."""
 
 
 class DiskFull(StoreError):
-    """A write found no room; what had been committed before it is intact."""
+    """The disk is full; what was committed before is intact."""
 
 
 class BankError(StoreError):
-    """A sample bank's file does not hold what a bank must hold."""
+    """A file is not a valid sample bank."""
 
 
 _FULL = (
@@ -67,34 +68,47 @@ _TRUNCATED = ("Could not read enough bytes", "Reached the end of the file", "rea
 
 
 def locked(path: Path, holder: str) -> StoreLocked:
-    """The error for a database that `holder` (words, such as "PID 12") has open."""
+    """Make the error for a database that is open elsewhere.
+
+    Args:
+        path: The database file.
+        holder: Who has it open, in words, such as "PID 12".
+    """
     return StoreLocked(
         f"{path}: one writer per database: it is open in {holder}; wait until that ends, or name another file"
     )
 
 
 def translate(error: duckdb.Error | OSError, path: Path) -> StoreError:
-    """The StoreError for what DuckDB or the system reported about the database at `path`."""
-    said = " ".join(str(error).split())
-    if any(sign in said for sign in _FULL) or getattr(error, "errno", None) in (
+    """Make the StoreError for an error of DuckDB or the system.
+
+    Args:
+        error: The error.
+        path: The database file that it is about.
+
+    Returns:
+        An error of the most specific class.
+    """
+    text = " ".join(str(error).split())
+    if any(phrase in text for phrase in _FULL) or getattr(error, "errno", None) in (
         errno.ENOSPC,
         errno.EFBIG,
         errno.EDQUOT,
     ):
         return DiskFull(
-            f"{path}: the disk is full; what was stored before is intact: make room and start again ({said})"
+            f"{path}: the disk is full; what was stored before is intact: make room and start again ({text})"
         )
-    if any(sign in said for sign in _LOCKED):
-        pid = re.search(r"PID (\d+)", said)
+    if any(phrase in text for phrase in _LOCKED):
+        pid = re.search(r"PID (\d+)", text)
         return locked(path, f"another process (PID {pid[1]})" if pid else "this process")
-    if "not a valid DuckDB database file" in said:
+    if "not a valid DuckDB database file" in text:
         return ForeignFile(f"{path}: not a DuckDB database; name another file, this one was left as it is")
-    if "with version number" in said:
-        return NewerSchema(f"{path}: written by another version of DuckDB; upgrade duckdb ({said})")
-    if any(sign in said for sign in _TRUNCATED):
+    if "with version number" in text:
+        return NewerSchema(f"{path}: written by another version of DuckDB; upgrade duckdb ({text})")
+    if any(phrase in text for phrase in _TRUNCATED):
         return TruncatedFile(
-            f"{path}: the file is truncated; restore it from a copy, it was left as it is ({said})"
+            f"{path}: the file is truncated; restore it from a copy, it was left as it is ({text})"
         )
-    if "Permission denied" in said or "Read-only file system" in said:
-        return StoreError(f"{path}: no permission to write there; change it, or name another file ({said})")
-    return StoreError(f"{path}: {said}")
+    if "Permission denied" in text or "Read-only file system" in text:
+        return StoreError(f"{path}: no permission to write there; change it, or name another file ({text})")
+    return StoreError(f"{path}: {text}")

@@ -1,6 +1,6 @@
 """What identifies a Sample: the canonical JSON of its prompt and sampling parameters, and the hash of both.
 
-Keys are stable across processes, machines and versions; everything in a bank hangs on them.
+Keys are stable across processes, machines and versions: banks that were recorded earlier must be found again.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from datastore.records import Prompt
 
 
 def well_formed(text: str) -> str:
-    """`text` with every lone surrogate, which no UTF-8 file can hold, replaced by U+FFFD."""
+    """Replace every lone surrogate in a text, which no UTF-8 file can hold, by U+FFFD."""
     if text.isascii():
         return text
     try:
@@ -24,24 +23,51 @@ def well_formed(text: str) -> str:
     return text
 
 
-def canonical_json(value: Any) -> str:
-    """`value` as JSON with sorted keys and no spaces, so that equal values give equal text.
+def canonical_json(value: object) -> str:
+    """Serialise a value as JSON with sorted keys and no spaces, so that equal values give equal text.
 
-    Raises ValueError for NaN and infinities, TypeError for what JSON cannot hold. Note that 1 and 1.0 differ.
+    The numbers 1 and 1.0 give different text.
+
+    Args:
+        value: Mappings with text keys, sequences, text, numbers, booleans and None.
+
+    Returns:
+        The JSON text, with non-ASCII characters as they are; lone surrogates are replaced by U+FFFD.
+
+    Raises:
+        ValueError: The value contains NaN or an infinity.
+        TypeError: The value contains something that JSON cannot represent.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return well_formed(text)
 
 
 def model_key(name: str, revision: str | None) -> str:
-    """A model's identity in the bank: `name`, or `name@revision` (weights revision or adapter digest)."""
+    """Return a model's identity in the bank.
+
+    Args:
+        name: What the server calls the model.
+        revision: The revision of its weights, or the digest of its adapter; None when it is not stated.
+
+    Returns:
+        `name`, or `name@revision`.
+    """
     return name if revision is None else f"{name}@{revision}"
 
 
-def prompt_key(model_key: str, content: str | Mapping[str, Any], sampling: str | Mapping[str, Any]) -> str:
-    """The first 128 bits, as 32 hex digits, of SHA-256 over canonical JSON {content, model_key, sampling}.
+def prompt_key(
+    model_key: str, content: str | Mapping[str, object], sampling: str | Mapping[str, object]
+) -> str:
+    """Return the key of a prompt: a hash of its model, its content and its sampling parameters.
 
-    `content` and `sampling` are mappings, or text that `canonical_json` made of them.
+    Args:
+        model_key: As `model_key` returns it.
+        content: The request's content as a mapping, or as text that `canonical_json` returned for it.
+        sampling: The sampling parameters without the number of samples, in either form too.
+
+    Returns:
+        32 hexadecimal digits: the first 128 bits of SHA-256 over the canonical JSON of
+        `{content, model_key, sampling}`.
     """
     content = content if isinstance(content, str) else canonical_json(content)
     sampling = sampling if isinstance(sampling, str) else canonical_json(sampling)
@@ -50,9 +76,22 @@ def prompt_key(model_key: str, content: str | Mapping[str, Any], sampling: str |
 
 
 def make_prompt(
-    model_key: str, content: Mapping[str, Any], sampling: Mapping[str, Any], prompt_tokens: int | None = None
+    model_key: str,
+    content: Mapping[str, object],
+    sampling: Mapping[str, object],
+    prompt_tokens: int | None = None,
 ) -> Prompt:
-    """The Prompt of a request: canonical texts and their key. `prompt_tokens` is None until counted."""
+    """Make the Prompt of a request, with canonical texts and their key.
+
+    Args:
+        model_key: As `model_key` returns it.
+        content: `{"messages": [...]}` or `{"prompt": "..."}`.
+        sampling: The sampling parameters without the number of samples.
+        prompt_tokens: The prompt's length as the server counted it; None while that is unknown.
+
+    Returns:
+        The prompt.
+    """
     content_json, sampling_json = canonical_json(content), canonical_json(sampling)
     return Prompt(
         key=prompt_key(model_key, content_json, sampling_json),

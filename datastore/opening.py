@@ -35,24 +35,24 @@ _reading: Counter[Path] = Counter()
 
 
 def wal_of(path: Path) -> Path:
-    """DuckDB's write-ahead log of the database at `path`."""
+    """Return the path of DuckDB's write-ahead log for the database at `path`."""
     return path.with_name(path.name + ".wal")
 
 
 def is_written_here(path: Path) -> bool:
-    """Whether a Store of this process has the database at `path` open for writing."""
+    """Tell whether a Store of this process has the database at `path` open for writing."""
     with _guard:
         return path in _writing
 
 
 def is_open_here(path: Path) -> bool:
-    """Whether a Store of this process has the database at `path` open at all."""
+    """Tell whether a Store of this process has the database at `path` open, for writing or reading."""
     with _guard:
         return path in _writing or _reading[path] > 0
 
 
 def release(path: Path, *, writing: bool) -> None:
-    """Forget that this process has `path` open; call it after the connection was closed."""
+    """Record that this process no longer has `path` open. Call it after closing the connection."""
     with _guard:
         if writing:
             _writing.discard(path)
@@ -69,10 +69,22 @@ def _reporting(path: Path) -> Iterator[None]:
 
 
 def open_for_writing(path: Path, *, create: bool, created_at: float) -> duckdb.DuckDBPyConnection:
-    """The one writing connection to `path`, its schema up to date; made first when it is absent and `create`.
+    """Open the one writing connection to a database, with its schema up to date.
 
-    Raises StoreLocked, ForeignFile, TruncatedFile, NewerSchema or another StoreError; the file is then as it
-    was.
+    Args:
+        path: The database file, absolute.
+        create: Whether a missing file is created.
+        created_at: Unix seconds, stored in a database that is created.
+
+    Returns:
+        The connection. Call `release` after closing it.
+
+    Raises:
+        StoreLocked: Another process, or another Store of this process, has the file open.
+        ForeignFile: The file was not made by this package.
+        TruncatedFile: The file is shorter than its header says.
+        NewerSchema: A newer version of this package or of DuckDB wrote the file.
+        StoreError: The file cannot be opened for another reason. In all cases it is left as it was.
     """
     with _guard:
         if path in _writing or _reading[path] > 0:
@@ -102,7 +114,18 @@ def open_for_writing(path: Path, *, create: bool, created_at: float) -> duckdb.D
 
 
 def open_for_reading(path: Path) -> duckdb.DuckDBPyConnection:
-    """A read-only connection to `path`. Raises StoreLocked while a writer has it, and StoreError as above."""
+    """Open a read-only connection to a database.
+
+    Args:
+        path: The database file, absolute.
+
+    Returns:
+        The connection. Call `release` after closing it.
+
+    Raises:
+        StoreLocked: A writer has the file open.
+        StoreError: The file cannot be opened; the subclasses are those of `open_for_writing`.
+    """
     with _guard:
         if path in _writing:
             raise locked(path, "this process")
@@ -130,7 +153,7 @@ def open_for_reading(path: Path) -> duckdb.DuckDBPyConnection:
 
 
 def open_in_memory() -> duckdb.DuckDBPyConnection:
-    """A connection to an empty database that no file holds."""
+    """Open a connection to an empty database in memory."""
     return _connect(":memory:")
 
 

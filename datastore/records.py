@@ -1,7 +1,7 @@
-"""The rows of the store, as frozen values: what was asked, drawn, scored, proposed and learnt.
+"""The rows of the store as frozen dataclasses: prompts and samples, runs and trials, proposals and insights.
 
-These classes know neither pipelines nor searches: allocations, specs and outputs arrive as JSON text.
-Tokens are counts, money is US dollars, times are Unix seconds (UTC).
+The classes know neither pipelines nor searches: allocations, specs and outputs are JSON text. Tokens are
+counts, money is US dollars, times are Unix seconds (UTC).
 """
 
 from __future__ import annotations
@@ -19,7 +19,18 @@ RunStatus = Literal["running", "complete", "stopped", "failed"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelRecord:
-    """What a server answers as. `key` is `name` or `name@revision`; it is part of every Sample's identity."""
+    """A model as a server answers with it.
+
+    Attributes:
+        key: `name` or `name@revision`; it is part of every sample's identity.
+        name: What the server calls the model.
+        revision: The revision of its weights or the digest of its adapter; None when it is not stated.
+        active_params: Parameters used for one token, a count.
+        context_length: Tokens of prompt and answer together; None when it is not stated.
+        parent: The model that an adapter belongs to; None for a whole model.
+        usd_per_million_prompt_tokens: None without a price.
+        usd_per_million_generated_tokens: None without a price.
+    """
 
     key: str
     name: str
@@ -33,65 +44,122 @@ class ModelRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """An exact prompt for one model and sampling parameters: a Sample's identity but for its index."""
+    """An exact prompt for one model with its sampling parameters: a sample's identity but for its index.
+
+    Attributes:
+        key: As `prompt_key` computes it from the next three.
+        model_key: The model.
+        content: Canonical JSON of `{"messages": [...]}` or `{"prompt": "..."}`.
+        sampling: Canonical JSON of the sampling parameters, without the number of samples.
+        prompt_tokens: As the server counted them; None until the first draw.
+    """
 
     key: str
     model_key: str
-    content: str  # canonical JSON: {"messages": [...]} or {"prompt": "..."}
-    sampling: str  # canonical JSON of the sampling parameters, without n
-    prompt_tokens: int | None  # as the server counted them; None until the first draw
+    content: str
+    sampling: str
+    prompt_tokens: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """The index-th draw for a prompt. `run_id` is the run that paid for it; None when it was imported."""
+    """One draw for a prompt.
+
+    Attributes:
+        prompt_key: The prompt.
+        index: The number of the draw, from 0.
+        text: The answer.
+        generated_tokens: Its length as the server counted it.
+        mean_logprob: Natural logarithm, mean over the generated tokens; None when the server gives none.
+        finish_reason: As the server says it, such as `stop` or `length`.
+        run_id: The run that paid for the sample; None when it was imported.
+        request_id: The request that drew it, which may have drawn several; None when it is not known.
+    """
 
     prompt_key: str
     index: int
     text: str
     generated_tokens: int
-    mean_logprob: float | None  # natural log, mean over the generated tokens
+    mean_logprob: float | None
     finish_reason: str
     run_id: str | None
-    request_id: str | None  # one request draws several samples
+    request_id: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
+    """A search.
+
+    Attributes:
+        run_id: Unique in the database.
+        spec: JSON of the whole PipelineSpec.
+        spec_digest: Its digest, which a resumed run must agree with.
+        settings: JSON of the search's settings: budget, seed, proposer, limits, ...
+        status: `stopped` by a person or a limit, and resumable.
+        started_at: Unix seconds.
+        finished_at: Unix seconds; None while the run goes on.
+        outcome: JSON of the result as `search --json` prints it, certificate included; None while it goes on.
+    """
+
     run_id: str
-    spec: str  # JSON of the whole PipelineSpec
+    spec: str
     spec_digest: str
-    settings: str  # JSON: budget_units, seed, proposer, limits, ...
+    settings: str
     status: RunStatus
     started_at: float
     finished_at: float | None
-    outcome: str | None  # JSON: the result as `search --json` prints it, certificate included
+    outcome: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:
-    """An allocation run on a set of examples. `score` is NULL while nothing was scored, and nothing is spent
-    while nothing is said of it."""
+    """An allocation run on a set of examples.
+
+    Attributes:
+        trial_id: Unique in the database.
+        run_id: The run.
+        number: From 0, in the order of decision within the run.
+        purpose: Why it was run.
+        split: `search` or `test`.
+        allocation: JSON, `{stage: {"model": ..., "n_samples": ...}}`.
+        proposer: Who proposed it.
+        reason: Why, in the proposer's words.
+        status: Whether it has ended, and how.
+        score: Mean over the scored examples; None while there is none.
+        n_scored: Examples with a score.
+        n_missing: Examples without one, for errors.
+        budget_units: Planned units per query.
+        flops_per_query: Realised, mean over the scored examples; None while there is none.
+        prompt_tokens: Of all samples that the trial uses, whether drawn or taken from the bank.
+        generated_tokens: Of the same samples.
+        cost_usd: Of the same samples; None when a model has no price.
+        samples_drawn: Samples that this trial paid for.
+        samples_reused: Samples taken from the bank.
+        calls: Requests that this trial paid for.
+        error: Why it failed; None otherwise.
+        started_at: Unix seconds.
+        finished_at: Unix seconds; None while it goes on.
+    """
 
     trial_id: str
     run_id: str
-    number: int  # 0-based, in order of decision within the run
+    number: int
     purpose: TrialPurpose
     split: str
-    allocation: str  # JSON: {stage: {"model": ..., "n_samples": ...}}
+    allocation: str
     proposer: str
     reason: str
     status: TrialStatus
-    score: float | None = None  # mean over the scored examples
+    score: float | None = None
     n_scored: int = 0
     n_missing: int = 0
-    budget_units: float  # planned
-    flops_per_query: float | None = None  # realised, mean over the scored examples
-    prompt_tokens: int = 0  # realised: what the allocation uses, banked or not
+    budget_units: float
+    flops_per_query: float | None = None
+    prompt_tokens: int = 0
     generated_tokens: int = 0
     cost_usd: float | None = None
-    samples_drawn: int = 0  # paid for by this trial
-    samples_reused: int = 0  # found in the bank
+    samples_drawn: int = 0
+    samples_reused: int = 0
     calls: int = 0
     error: str | None = None
     started_at: float
@@ -100,23 +168,54 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExampleScore:
+    """The score of one example in a trial.
+
+    Attributes:
+        trial_id: The trial.
+        example_id: The example.
+        score: None when it is missing.
+        status: `error` when the score is missing.
+        reason: Why it is missing; None otherwise.
+    """
+
     trial_id: str
     example_id: str
-    score: float | None  # None: missing, see status and reason
+    score: float | None
     status: ResultStatus
     reason: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageResult:
+    """What one stage made of one example in a trial.
+
+    Attributes:
+        trial_id: The trial.
+        example_id: The example.
+        stage: The stage's name.
+        model_key: The model that drew the samples.
+        n_samples: How many samples the allocation gives the stage.
+        prompt_key: The prompt; None when an error came before it could be made.
+        output: JSON of the aggregated value; None for an error.
+        score: By the stage's own metric; None where the stage has none.
+        status: Whether there is an output.
+        reason: Why there is none; None otherwise.
+        prompt_tokens: Of the samples used.
+        generated_tokens: Of the samples used.
+        flops: Of the samples used.
+        cost_usd: Of the samples used; None when the model has no price.
+        samples_drawn: Samples that were paid for.
+        samples_reused: Samples taken from the bank.
+    """
+
     trial_id: str
     example_id: str
     stage: str
     model_key: str
     n_samples: int
     prompt_key: str | None
-    output: str | None  # JSON of the aggregated value
-    score: float | None  # stage metric, where the stage has one
+    output: str | None
+    score: float | None
     status: ResultStatus
     reason: str | None
     prompt_tokens: int
@@ -129,49 +228,95 @@ class StageResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proposal:
-    """What a proposer wanted at one step, why, and what became of it."""
+    """What a proposer suggested at one step, and what became of it.
+
+    Attributes:
+        run_id: The run.
+        step: The step of the search.
+        position: From 0, within the step.
+        allocation: JSON, as in a Trial.
+        proposer: Who proposed it.
+        reason: Why, in the proposer's words.
+        status: What became of it.
+        problem: Why it was refused or invalid; None otherwise.
+    """
 
     run_id: str
     step: int
-    position: int  # 0-based within the step
+    position: int
     allocation: str
     proposer: str
     reason: str
     status: ProposalStatus
-    problem: str | None  # why it was refused or invalid
+    problem: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Insight:
+    """What a proposer concluded from the trials, in words.
+
+    Attributes:
+        run_id: The run.
+        step: The step of the search.
+        position: From 0, within the step.
+        proposer: Who wrote it.
+        text: The conclusion.
+        trials: The numbers of the trials that it cites.
+        verdict: The result of a paired test of what it claims.
+    """
+
     run_id: str
     step: int
     position: int
     proposer: str
     text: str
-    trials: tuple[int, ...]  # numbers of the trials cited
-    verdict: Verdict  # of a paired test of what it claims
+    trials: tuple[int, ...]
+    verdict: Verdict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
+    """Something that happened in a run.
+
+    Attributes:
+        run_id: The run.
+        at: Unix seconds.
+        kind: What happened.
+        detail: JSON.
+    """
+
     run_id: str
     at: float
     kind: str
-    detail: str  # JSON
+    detail: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tuning:
-    """How a tuned model came about. `model_key` is its ModelRecord's."""
+    """How a tuned model was made.
+
+    Attributes:
+        model_key: The key of its ModelRecord.
+        base: The model that it was tuned from.
+        path: The directory of its weights.
+        dataset_digest: The digest of what it was tuned on.
+        tasks: JSON list of the sub-tasks' names.
+        settings: JSON.
+        curve: JSON list of `{step, epoch, loss, eval_loss, score}`.
+        metrics: JSON, the score by sub-task on the evaluation split.
+        seconds: The time that tuning took.
+        peak_bytes: The most memory that it used.
+        created_at: Unix seconds.
+    """
 
     model_key: str
     base: str
     path: str
     dataset_digest: str
-    tasks: str  # JSON list of names
-    settings: str  # JSON
-    curve: str  # JSON: [{step, epoch, loss, eval_loss, score}]
-    metrics: str  # JSON: score by sub-task on the evaluation split
+    tasks: str
+    settings: str
+    curve: str
+    metrics: str
     seconds: float
     peak_bytes: int
     created_at: float
@@ -179,7 +324,20 @@ class Tuning:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preference:
-    """Which of two texts of one label is more of it: 1.0 the first, 0.0 the second, 0.5 neither."""
+    """Which of two texts of one label is the stronger example of it.
+
+    Attributes:
+        key: Unique in the database.
+        collection: The name under which preferences are collected.
+        first: The first text.
+        second: The second text.
+        label: Their label.
+        preferred: 1.0 for the first, 0.0 for the second, 0.5 for neither.
+        source: `votes`, `llm` or `people`.
+        judge: The annotator or the model.
+        prompt: The prompt with the texts in the first order; None when no LLM judged.
+        created_at: Unix seconds.
+    """
 
     key: str
     collection: str
@@ -187,15 +345,15 @@ class Preference:
     second: str
     label: str
     preferred: float
-    source: str  # votes, llm or people
-    judge: str  # the annotator or model
-    prompt: str | None  # what an LLM was asked in the first order
+    source: str
+    judge: str
+    prompt: str | None
     created_at: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunCost:
-    """What a run paid for; see `Store.run_cost` for how each is counted."""
+    """What a run paid for; `Store.run_cost` documents how each is counted."""
 
     calls: int
     samples_drawn: int
@@ -205,11 +363,20 @@ class RunCost:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BankRow:
-    """How much of one model a store or an attached bank holds."""
+    """How much of one model a store or an attached bank holds.
 
-    source: str  # "store", or the attached bank's path
+    Attributes:
+        source: `store`, or the attached bank's path.
+        model_key: The model.
+        prompts: Prompts with samples.
+        samples: All samples of these prompts.
+        prompt_tokens: Sum over the prompts, each counted once.
+        generated_tokens: Sum over the samples.
+    """
+
+    source: str
     model_key: str
     prompts: int
     samples: int
-    prompt_tokens: int  # sum over the prompts, each once
+    prompt_tokens: int
     generated_tokens: int

@@ -1,6 +1,6 @@
 """Records to table rows and back, by field name: Arrow batches in, frozen dataclasses out.
 
-Values travel as parameters and Arrow columns only; the SQL here is made of names from this file and
+Values are passed as parameters and Arrow columns only; the SQL is composed of names from this file and
 `records`.
 """
 
@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -24,7 +24,13 @@ _BATCH = "_arrow_batch"
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Where a record class is kept, and which fields identify a row (none: rows are only ever added)."""
+    """Where the records of a class are stored.
+
+    Attributes:
+        name: The table.
+        key: The fields that identify a row; without any, rows are only added.
+        order: The ORDER BY clause of a selection.
+    """
 
     name: str
     key: tuple[str, ...] = ()
@@ -47,9 +53,9 @@ TABLES: Mapping[type, Table] = {
 }
 
 
-def _arrow_type(hint: Any) -> pa.DataType:
+def _arrow_type(hint: object) -> pa.DataType:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+        return _arrow_type(next(part for part in typing.get_args(hint) if part is not type(None)))
     if typing.get_origin(hint) is tuple:
         return pa.list_(_arrow_type(typing.get_args(hint)[0]))
     if hint is int:
@@ -60,30 +66,47 @@ def _arrow_type(hint: Any) -> pa.DataType:
 _Columns = tuple[tuple[str, pa.DataType], ...]
 
 
-def _columns_of(cls: type[Any]) -> _Columns:
+def _columns_of(cls: type) -> _Columns:
     hints = typing.get_type_hints(cls)
     return tuple((field.name, _arrow_type(hints[field.name])) for field in fields(cls))
 
 
-_COLUMNS: Mapping[type[Any], _Columns] = {cls: _columns_of(cls) for cls in TABLES}
+_COLUMNS: Mapping[type, _Columns] = {cls: _columns_of(cls) for cls in TABLES}
 
 
-def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+def _column(values: list[object], kind: pa.DataType) -> pa.Array:
     try:
         return pa.array(values, kind)
     except UnicodeEncodeError:
-        return pa.array([value if value is None else well_formed(value) for value in values], kind)
+        return pa.array([well_formed(v) if isinstance(v, str) else v for v in values], kind)
 
 
 def to_arrow(cls: type[Record], rows: Sequence[Record]) -> pa.Table:
-    """`rows` as an Arrow table with the class's fields as columns; lone surrogates become U+FFFD."""
+    """Convert records to an Arrow table with the fields of their class as columns.
+
+    Args:
+        cls: The records' class, one of `TABLES`.
+        rows: The records; lone surrogates in their texts are replaced by U+FFFD.
+
+    Returns:
+        The table, with one row for each record.
+    """
     columns = _COLUMNS[cls]
     arrays = [_column([getattr(row, name) for row in rows], kind) for name, kind in columns]
     return pa.table(arrays, names=[name for name, _ in columns])
 
 
 def execute_on(connection: duckdb.DuckDBPyConnection, query: str, batch: pa.Table) -> int:
-    """Run an INSERT or UPDATE that names the batch `{batch}`; returns the number of rows it changed."""
+    """Run an INSERT or UPDATE on a batch of rows.
+
+    Args:
+        connection: The connection.
+        query: The statement; `{batch}` in it stands for the batch.
+        batch: The rows.
+
+    Returns:
+        The number of rows that the statement changed.
+    """
     connection.register(_BATCH, batch)
     try:
         row = connection.execute(query.format(batch=_BATCH)).fetchone()
@@ -93,7 +116,13 @@ def execute_on(connection: duckdb.DuckDBPyConnection, query: str, batch: pa.Tabl
 
 
 def insert(connection: duckdb.DuckDBPyConnection, cls: type[Record], rows: Sequence[Record]) -> None:
-    """Add `rows`; where the table has a key, a row of the same key is replaced (the last of equals)."""
+    """Store records. In a table with a key, a record replaces the row of the same key.
+
+    Args:
+        connection: The connection.
+        cls: The records' class, one of `TABLES`.
+        rows: The records; of several with the same key, the last is stored.
+    """
     table = TABLES[cls]
     if table.key:
         rows = list({tuple(getattr(row, name) for name in table.key): row for row in rows}.values())
@@ -108,16 +137,23 @@ def select(
     connection: duckdb.DuckDBPyConnection,
     cls: type[Record],
     where: str = "true",
-    parameters: Sequence[Any] = (),
+    parameters: Sequence[object] = (),
 ) -> list[Record]:
-    """The rows for which `where` holds, in the table's order."""
+    """Return the stored records for which a condition holds, in the table's order.
+
+    Args:
+        connection: The connection.
+        cls: The records' class, one of `TABLES`.
+        where: An SQL condition.
+        parameters: The values of the placeholders in the condition.
+    """
     table = TABLES[cls]
     columns = _COLUMNS[cls]
     names = ", ".join(f'"{name}"' for name, _ in columns)
     query = f"SELECT {names} FROM {table.name} WHERE {where} ORDER BY {table.order}"
-    found = connection.execute(query, list(parameters)).fetchall()
+    cells = connection.execute(query, list(parameters)).fetchall()
     lists = [position for position, (_, kind) in enumerate(columns) if pa.types.is_list(kind)]
     if lists:
-        found = [tuple(tuple(v) if i in lists else v for i, v in enumerate(row)) for row in found]
+        cells = [tuple(tuple(v) if i in lists else v for i, v in enumerate(row)) for row in cells]
     keys = [name for name, _ in columns]
-    return [cls(**dict(zip(keys, row, strict=True))) for row in found]
+    return [cls(**dict(zip(keys, row, strict=True))) for row in cells]

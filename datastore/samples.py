@@ -1,8 +1,7 @@
-"""Prompts and samples: look-ups and puts, with what is known of them in memory, and attached banks beside the
-store.
+"""Prompts and samples: look-ups and puts, with a cache in memory, and the banks attached to the store.
 
-The store's own sample comes first; where it has none of an index, the banks are asked in the order of
-attachment. Puts and look-ups of many callers arrive as one batch from `writer`.
+The store's own sample has precedence; an index that it lacks is looked up in the banks, in the order in which
+they were attached. `writer` passes the puts and look-ups of many callers as one batch.
 """
 
 from __future__ import annotations
@@ -31,40 +30,47 @@ Put = tuple[Prompt, Samples]
 
 
 def merged(first: Iterable[Sample], then: Iterable[Sample]) -> Samples:
-    """Both, sorted by index; of two with one index, the one in `first`."""
+    """Merge samples of one prompt, sorted by index; of two with the same index, the one in `first` stays."""
     by_index = {sample.index: sample for sample in then}
     by_index.update((sample.index, sample) for sample in first)
     return tuple(by_index[index] for index in sorted(by_index))
 
 
 class Cache:
-    """Samples by prompt key, the least recently used forgotten beyond `most_bytes` (estimated)."""
+    """Samples by prompt key. The least recently used are dropped beyond `most_bytes` (an estimate).
+
+    Attributes:
+        generation: How often the cache was cleared.
+    """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
-        self._kept: OrderedDict[str, Samples] = OrderedDict()
+        self._entries: OrderedDict[str, Samples] = OrderedDict()
         self._guard = threading.Lock()
         self.generation = 0
 
     def get(self, key: str) -> Samples | None:
+        """Return a prompt's samples; None when they are not in the cache."""
         with self._guard:
-            found = self._kept.get(key)
-            if found is not None:
-                self._kept.move_to_end(key)
-            return found
+            samples = self._entries.get(key)
+            if samples is not None:
+                self._entries.move_to_end(key)
+            return samples
 
     def put(self, key: str, samples: Samples) -> None:
+        """Add or replace a prompt's samples."""
         with self._guard:
-            former = self._kept.pop(key, None)
+            former = self._entries.pop(key, None)
             self._bytes += _size(samples) - (0 if former is None else _size(former))
-            self._kept[key] = samples
-            while self._bytes > self._most_bytes and len(self._kept) > 1:
-                self._bytes -= _size(self._kept.popitem(last=False)[1])
+            self._entries[key] = samples
+            while self._bytes > self._most_bytes and len(self._entries) > 1:
+                self._bytes -= _size(self._entries.popitem(last=False)[1])
 
     def clear(self) -> None:
+        """Drop everything."""
         with self._guard:
-            self._kept.clear()
+            self._entries.clear()
             self._bytes = 0
             self.generation += 1
 
@@ -85,7 +91,7 @@ class SampleTable:
         self.reload(connection)
 
     def reload(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Learn anew what the database holds, after something else than `put` wrote to it."""
+        """Read again what the database holds, after something other than `put` wrote to it."""
         keys = connection.execute("SELECT key, prompt_tokens IS NOT NULL FROM prompts").fetchall()
         with self._lock:
             self._counted = dict(keys)
@@ -99,18 +105,22 @@ class SampleTable:
             self._cache.clear()
 
     def peek(self, keys: Iterable[str]) -> tuple[dict[str, Samples], list[str]]:
-        """What memory alone can answer, and the keys that the database must be asked for. For any thread."""
-        found: dict[str, Samples] = {}
-        unknown: list[str] = []
+        """Look up samples in memory only. Can be called from any thread.
+
+        Returns:
+            The samples by key, and the keys that need a query.
+        """
+        answers: dict[str, Samples] = {}
+        unanswered: list[str] = []
         for key in keys:
             samples = self._cache.get(key)
             if samples is None and key not in self._counted:
                 samples = self._from_banks_cached(key)
             if samples is None:
-                unknown.append(key)
+                unanswered.append(key)
             else:
-                found[key] = samples
-        return found, unknown
+                answers[key] = samples
+        return answers, unanswered
 
     def _from_banks_cached(self, key: str) -> Samples | None:
         generation = self._cache.generation
@@ -123,31 +133,39 @@ class SampleTable:
         return samples
 
     def _from_banks(self, key: str) -> Samples:
-        found: Samples = ()
+        samples: Samples = ()
         for bank in self.banks:
             if key in bank:
-                found = merged(found, bank.samples(key)) if found else bank.samples(key)
-        return found
+                samples = merged(samples, bank.samples(key)) if samples else bank.samples(key)
+        return samples
 
     def get(self, transaction: Transaction, payloads: Sequence[Sequence[str]]) -> list[dict[str, Samples]]:
-        """For each payload of prompt keys, its samples by key: one query for all."""
-        found, unknown = self.peek(dict.fromkeys(key for keys in payloads for key in keys))
-        if unknown:
-            stored: dict[str, list[Sample]] = {key: [] for key in unknown}
+        """Look up samples, with one query for all payloads.
+
+        Args:
+            transaction: The transaction.
+            payloads: Each a sequence of prompt keys.
+
+        Returns:
+            For each payload, its samples by key.
+        """
+        answers, unanswered = self.peek(dict.fromkeys(key for keys in payloads for key in keys))
+        if unanswered:
+            stored: dict[str, list[Sample]] = {key: [] for key in unanswered}
             where = "prompt_key IN (SELECT unnest($1))"
-            for sample in rows.select(transaction.connection, Sample, where, [unknown]):
+            for sample in rows.select(transaction.connection, Sample, where, [unanswered]):
                 stored[sample.prompt_key].append(sample)
             fresh = {key: merged(samples, self._from_banks(key)) for key, samples in stored.items()}
-            found |= fresh
+            answers |= fresh
             transaction.after_commit.append(lambda: self._remember(fresh))
-        return [{key: found[key] for key in keys} for keys in payloads]
+        return [{key: answers[key] for key in keys} for keys in payloads]
 
     def _remember(self, samples: dict[str, Samples]) -> None:
         for key, of_key in samples.items():
             self._cache.put(key, of_key)
 
     def put(self, transaction: Transaction, payloads: Sequence[Put]) -> list[None]:
-        """Insert what is not yet there; the first sample of an index stays."""
+        """Insert the prompts and samples that are new; an index that is already stored is ignored."""
         connection = transaction.connection
         self._learn_indices(connection, {prompt.key for prompt, _ in payloads})
         new_prompts: dict[str, Prompt] = {}
@@ -179,11 +197,11 @@ class SampleTable:
         return [None] * len(payloads)
 
     def _learn_indices(self, connection: duckdb.DuckDBPyConnection, keys: set[str]) -> None:
-        ask = [key for key in keys if key not in self._indices and key in self._counted]
+        unread = [key for key in keys if key not in self._indices and key in self._counted]
         for key in keys:
             self._indices.setdefault(key, set())
-        if ask:
-            for key, indices in connection.execute(_INDICES, [ask]).fetchall():
+        if unread:
+            for key, indices in connection.execute(_INDICES, [unread]).fetchall():
                 self._indices[key].update(indices)
 
     def _extend(self, fresh: dict[str, list[Sample]], new_keys: set[str]) -> None:
@@ -203,8 +221,8 @@ class SampleTable:
                 self._counted[key] = counted
 
     def prompt(self, connection: duckdb.DuckDBPyConnection, key: str) -> Prompt | None:
-        """The prompt of that key, here or in a bank; None when neither has it."""
-        found = rows.select(connection, Prompt, "key = ?", [key]) if key in self._counted else []
-        if found:
-            return found[0]
+        """Return the prompt of a key from the store or a bank; None when none of them has it."""
+        stored = rows.select(connection, Prompt, "key = ?", [key]) if key in self._counted else []
+        if stored:
+            return stored[0]
         return next((prompt for bank in self.banks if (prompt := bank.prompt(key)) is not None), None)

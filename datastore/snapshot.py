@@ -1,8 +1,8 @@
 """The live snapshot: a small database beside the real one, for looking at a run that is going on.
 
-It holds every table but prompts and samples; what is asked of those two most, their summary and each run's
-cost, is in it as tables named like the views. The writer's thread makes it anew, atomically, a few seconds
-apart.
+It holds every table but prompts and samples. Of these two it holds the summary and each run's cost, as tables
+with the names of the views. The writer's thread replaces it atomically, every few seconds while something
+changes.
 """
 
 from __future__ import annotations
@@ -27,12 +27,16 @@ _MOST_SHARE_OF_TIME = 0.1  # of the writer's thread
 
 
 def live_path(path: Path) -> Path:
-    """Where the live snapshot of the database at `path` is: `<stem>.live.duckdb` beside it."""
+    """Return the path of the live snapshot of the database at `path`: `<stem>.live.duckdb` beside it."""
     return path.with_name(f"{path.stem}.live.duckdb")
 
 
 class LiveSnapshot:
-    """Writes the snapshot of one database, every `interval_s` at most, and sooner after `hurry`."""
+    """Writes the snapshot of one database, at most once per `interval_s`, and sooner after `hurry`.
+
+    Attributes:
+        path: The snapshot's file.
+    """
 
     def __init__(self, path: Path, clock: Callable[[], float], *, interval_s: float = 2.0) -> None:
         self.path = live_path(path)
@@ -48,15 +52,19 @@ class LiveSnapshot:
             left.unlink(missing_ok=True)
 
     def touch(self) -> None:
-        """Note that something was written."""
+        """Record that something was written."""
         self._dirty = True
 
     def hurry(self) -> None:
-        """Note that something was written which a reader is waiting for, such as a trial's end."""
+        """Record that something was written which a reader is waiting for, such as a trial's end."""
         self._dirty = self._hurry = True
 
     def write_if_due(self, connection: duckdb.DuckDBPyConnection) -> float | None:
-        """Write when it is time; returns the seconds until it will be, None when there is nothing new."""
+        """Write the snapshot if it is time. A failure is logged, since the data are safe without it.
+
+        Returns:
+            The seconds until the next write is due; None when nothing has changed.
+        """
         if not self._dirty:
             return None
         wait_s = max(0.2 if self._hurry else self._interval_s, self._took_s / _MOST_SHARE_OF_TIME)
@@ -65,12 +73,16 @@ class LiveSnapshot:
             return left_s
         try:
             self.write(connection)
-        except StoreError as error:  # the data are safe without it
+        except StoreError as error:
             _log.warning("no live snapshot: %s", error)
         return None
 
     def write(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Write it now, from outside a transaction. Raises StoreError, such as DiskFull."""
+        """Write the snapshot now, from outside a transaction.
+
+        Raises:
+            StoreError: It cannot be written, for example because the disk is full (DiskFull).
+        """
         started = time.monotonic()
         self._dirty = self._hurry = False
         try:
@@ -102,15 +114,23 @@ class LiveSnapshot:
             connection.execute("DETACH _live")
 
     def discard(self) -> None:
-        """Remove the snapshot: the database itself can be read, or the one that wrote it is gone."""
+        """Remove the snapshot, once the database itself can be read or its writer is gone."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
 
 
 def read_live(path: Path) -> tuple[duckdb.DuckDBPyConnection, float] | None:
-    """The live snapshot of the database at `path`, copied to memory, and when it was taken (Unix seconds).
+    """Copy the live snapshot of a database to memory.
 
-    None when there is none, because the writer has only just started or has ended.
+    Args:
+        path: The database file.
+
+    Returns:
+        A connection to the copy, and the Unix time at which the snapshot was taken; None when there is no
+        snapshot, because the writer has only just started or has ended.
+
+    Raises:
+        StoreError: The snapshot cannot be read, or has another schema version.
     """
     live = live_path(path)
     connection = opening.open_in_memory()

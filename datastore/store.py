@@ -1,19 +1,20 @@
 """The Store: everything that was measured, in one DuckDB file with one writer.
 
-Rows are the frozen values of `records`; what they mean is for the packages above. The asynchronous methods
-are for an event loop and share transactions; the others wait for theirs, in the same order. SQL never
-contains a value.
+Rows are the frozen dataclasses of `records`; what they mean is defined by the packages above. The
+asynchronous methods are for an event loop, and calls that wait at the same time share a transaction. The
+other methods block until their own transaction is committed. Both kinds are executed in the order of the
+calls. No value is ever formatted into SQL.
 """
 
 from __future__ import annotations
 
 import atexit
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import duckdb
 
@@ -36,7 +37,7 @@ from datastore.records import (
     Trial,
     Tuning,
 )
-from datastore.samples import SampleTable
+from datastore.samples import Put, SampleTable
 from datastore.writer import Transaction, Writer
 
 if TYPE_CHECKING:
@@ -47,10 +48,16 @@ _MOST_INDEX = 2**31 - 1
 
 
 class Store:
-    """An open database: `Store.open` to write (one at a time), `Store.read` to look. A context manager.
+    """An open database, and a context manager that closes it.
 
-    `as_of` is None, or for a reader of a live snapshot the Unix time at which it was taken; such a reader
-    finds no prompts and samples, except in attached banks.
+    `Store.open` opens a database for writing, which one Store at a time can do. `Store.read` opens it for
+    reading, also while another process writes to it.
+
+    Attributes:
+        path: The database file, absolute.
+        read_only: Whether the store was opened with `Store.read`.
+        as_of: None; for a reader of a live snapshot, the Unix time at which the snapshot was taken. Such a
+            reader finds no prompts and no samples except those of attached banks.
     """
 
     def __init__(
@@ -62,7 +69,7 @@ class Store:
         as_of: float | None,
         clock: Callable[[], float],
     ) -> None:
-        """Use `open` or `read`."""
+        """Wrap a connection; use `Store.open` or `Store.read` instead."""
         self.path = path
         self.read_only = read_only
         self.as_of = as_of
@@ -74,10 +81,22 @@ class Store:
 
     @classmethod
     def open(cls, path: Path | str, *, create: bool = True, clock: Callable[[], float] = time.time) -> Self:
-        """Open for writing; a missing file is made when `create`. `clock` gives Unix seconds.
+        """Open a database for writing.
 
-        Raises StoreLocked, ForeignFile, TruncatedFile, NewerSchema or another StoreError, the file left as it
-        was.
+        Args:
+            path: The DuckDB file; `~` is expanded.
+            create: Whether a missing file is created.
+            clock: Returns the time in Unix seconds.
+
+        Returns:
+            The store. Its schema is up to date.
+
+        Raises:
+            StoreLocked: Another process, or another Store of this process, has the file open.
+            ForeignFile: The file was not made by this package.
+            TruncatedFile: The file is shorter than its header says.
+            NewerSchema: A newer version of this package or of DuckDB wrote the file.
+            StoreError: The file cannot be opened for another reason. In all cases it is left as it was.
         """
         path = _resolved(path)
         rows.to_arrow(Prompt, [])  # the first conversion imports pandas: not on an event loop's time
@@ -91,9 +110,17 @@ class Store:
 
     @classmethod
     def read(cls, path: Path | str) -> Self:
-        """Open for reading: the file, or while a writer has it, the live snapshot beside it.
+        """Open a database for reading; while another process writes to it, the live snapshot beside it.
 
-        Raises StoreLocked when a writer has it and has not yet written a snapshot, else as `open`.
+        Args:
+            path: The DuckDB file; `~` is expanded.
+
+        Returns:
+            The store. `as_of` is set when it shows a live snapshot.
+
+        Raises:
+            StoreLocked: A writer has the file open and has not written a snapshot within a second.
+            StoreError: The file cannot be opened; the subclasses are those of `open`.
         """
         path = _resolved(path)
         for attempt in range(20):
@@ -111,7 +138,7 @@ class Store:
         raise AssertionError
 
     def close(self) -> None:
-        """Finish what is queued and give the file back. Closing twice is harmless."""
+        """Finish all queued work and release the file. Closing a closed store does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -133,31 +160,44 @@ class Store:
     # Prompts and samples
 
     async def get_samples(self, prompt_keys: Sequence[str]) -> dict[str, list[Sample]]:
-        """For each key the samples that the store and the attached banks have, by index; [] when there are
-        none.
+        """Look up the samples of prompts in the store and the attached banks.
 
-        Where both have an index, the store's sample counts. What was asked or put before is answered from
-        memory; callers that wait at the same time share one query.
+        Samples that were read or written before come from memory, and calls that wait at the same time share
+        one query.
+
+        Args:
+            prompt_keys: Keys as `datastore.prompt_key` computes them.
+
+        Returns:
+            For each key its samples, sorted by index; an empty list where there are none. Where both the
+            store and a bank have a sample of an index, the store's is returned.
         """
-        found, unknown = self._samples.peek(prompt_keys)
-        if unknown:
-            found |= await self._writer.submit(self._samples.get, unknown)
-        return {key: list(found[key]) for key in prompt_keys}
+        samples, missing = self._samples.peek(prompt_keys)
+        if missing:
+            samples |= await self._writer.submit(self._samples.get, missing)
+        return {key: list(samples[key]) for key in prompt_keys}
 
     async def get_prompt(self, key: str) -> Prompt | None:
-        """The prompt of that key, from the store or an attached bank; None when neither has it."""
-        (prompt,) = await self._writer.submit(self._prompts, key)
-        return prompt if isinstance(prompt, Prompt) else None
+        """Look up a prompt by its key in the store and the attached banks; None when neither has it."""
+        return await self._writer.submit(self._prompts, key)
 
-    def _prompts(self, transaction: Transaction, asked: Sequence[str]) -> list[tuple[Prompt | None]]:
-        return [(self._samples.prompt(transaction.connection, key),) for key in asked]
+    def _prompts(self, transaction: Transaction, prompt_keys: Sequence[str]) -> list[Prompt | None]:
+        return [self._samples.prompt(transaction.connection, key) for key in prompt_keys]
 
     async def put_samples(self, prompt: Prompt, samples: Sequence[Sample]) -> None:
-        """Store the prompt and those of its samples that the store has not; returns when that is durable.
+        """Store a prompt and its new samples; return when they are durable.
 
-        Of two samples with one index the first stays. The prompt's `prompt_tokens` are filled in when they
-        were not known. Lone surrogates in a text become U+FFFD. Raises StoreError when a key is not the hash
-        of its parts, or a sample belongs to another prompt.
+        A sample of an index that is already stored is ignored. The stored prompt's `prompt_tokens` are
+        updated when they were unknown. Lone surrogates in a text are replaced by U+FFFD.
+
+        Args:
+            prompt: The prompt.
+            samples: Samples of this prompt, in any order.
+
+        Raises:
+            StoreError: The prompt's key is not the hash of its parts, or a sample has another prompt's key or
+                an index out of range.
+            ReadOnlyStore: The store was opened for reading.
         """
         self._must_write()
         if prompt.key != keys.prompt_key(prompt.model_key, prompt.content, prompt.sampling):
@@ -172,14 +212,18 @@ class Store:
                 )
         await self._writer.submit(self._put_samples, (prompt, tuple(map(_well_formed, samples))))
 
-    def _put_samples(self, transaction: Transaction, payloads: Sequence[Any]) -> Sequence[None]:
+    def _put_samples(self, transaction: Transaction, payloads: Sequence[Put]) -> Sequence[None]:
         self._touch(transaction)
         return self._samples.put(transaction, payloads)
 
     # Results
 
     async def put_stage_results(self, results: Sequence[StageResult]) -> None:
-        """Store results, replacing those of one trial, example and stage; returns when that is durable."""
+        """Store stage results, each replacing one of the same trial, example and stage; return when durable.
+
+        Raises:
+            ReadOnlyStore: The store was opened for reading.
+        """
         self._must_write()
         await self._writer.submit(self._put_stage_results, results)
 
@@ -190,7 +234,11 @@ class Store:
         return [None] * len(payloads)
 
     async def put_scores(self, scores: Sequence[ExampleScore]) -> None:
-        """Store scores, replacing those of one trial and example; returns when that is durable."""
+        """Store scores, each replacing one of the same trial and example; return when they are durable.
+
+        Raises:
+            ReadOnlyStore: The store was opened for reading.
+        """
         self._must_write()
         await self._writer.submit(self._put_scores, scores)
 
@@ -199,30 +247,48 @@ class Store:
         return [None] * len(payloads)
 
     def scores(self, trial_id: str) -> dict[str, ExampleScore]:
-        """A trial's scores by example id."""
+        """Return a trial's scores by example id."""
         return {score.example_id: score for score in self._select(ExampleScore, "trial_id = ?", trial_id)}
 
     def stage_results(self, trial_id: str) -> list[StageResult]:
-        """A trial's stage results, in the order in which they arrived."""
+        """Return a trial's stage results in the order in which they were stored."""
         return self._select(StageResult, "trial_id = ?", trial_id)
 
     # Runs, trials and what led to them
 
     def start_run(self, run: Run) -> None:
-        """Store a run; one of the same id, to be resumed, is replaced."""
+        """Store a run. A run of the same id is replaced, which is how a run is resumed."""
         self._put(Run, [run], hurry=True)
 
     def finish_run(self, run_id: str, status: RunStatus, outcome: str | None, finished_at: float) -> None:
-        """Set a run's end. Raises StoreError for an unknown run."""
+        """Store how a run ended.
+
+        Args:
+            run_id: The run.
+            status: Its final status.
+            outcome: Its result as JSON text; None when it has none.
+            finished_at: Unix seconds.
+
+        Raises:
+            StoreError: There is no such run.
+            ReadOnlyStore: The store was opened for reading.
+        """
         run = replace(self.run(run_id), status=status, outcome=outcome, finished_at=finished_at)
         self._put(Run, [run], hurry=True)
 
     def runs(self) -> list[Run]:
-        """All runs, the newest last."""
+        """Return all runs, the newest last."""
         return self._select(Run)
 
     def run(self, run_id: str | None = None) -> Run:
-        """A run by id; None or "latest": the newest. Raises StoreError when there is none."""
+        """Return a run.
+
+        Args:
+            run_id: The run's id; None or "latest" for the newest run.
+
+        Raises:
+            StoreError: There is no such run.
+        """
         newest = run_id in (None, "latest")
         runs = self.runs() if newest else self._select(Run, "run_id = ?", run_id)
         if not runs:
@@ -231,78 +297,83 @@ class Store:
         return runs[-1]
 
     def put_models(self, models: Sequence[ModelRecord]) -> None:
-        """Store models, replacing those of the same key."""
+        """Store models, each replacing one of the same key."""
         self._put(ModelRecord, models)
 
     def models(self) -> list[ModelRecord]:
-        """All models, by name."""
+        """Return all models, sorted by name."""
         return self._select(ModelRecord)
 
     def put_tunings(self, tunings: Sequence[Tuning]) -> None:
-        """Store how models were tuned, replacing those of the same model."""
+        """Store records of tuned models, each replacing one of the same model key."""
         self._put(Tuning, tunings)
 
     def tunings(self) -> list[Tuning]:
-        """All tuned models, the newest last."""
+        """Return the records of all tuned models, the newest last."""
         return self._select(Tuning)
 
     def put_preferences(self, preferences: Sequence[Preference]) -> None:
-        """Store preferences, replacing those of the same key."""
+        """Store preferences, each replacing one of the same key."""
         self._put(Preference, preferences)
 
     def remove_preference(self, key: str) -> None:
-        """Remove a preference; one that is not there is none."""
+        """Remove the preference of that key, if there is one."""
         self._must_write()
         self._writer.run(lambda t: t.connection.execute("DELETE FROM preferences WHERE key = ?", [key]))
 
     def preferences(self, collection: str) -> list[Preference]:
-        """A collection's preferences, in the order in which they were given."""
+        """Return a collection's preferences, sorted by the time at which they were given."""
         return self._select(Preference, "collection = ?", collection)
 
     def begin_trial(self, trial: Trial) -> None:
-        """Store a trial; one of the same id is replaced."""
+        """Store a trial that starts. A trial of the same id is replaced."""
         self._put(Trial, [trial])
 
     def finish_trial(self, trial: Trial) -> None:
-        """Store a trial as it ended; the live snapshot follows at once."""
+        """Store a trial that has ended. The live snapshot is updated soon afterwards."""
         self._put(Trial, [trial], hurry=True)
 
     def trials(self, run_id: str) -> list[Trial]:
-        """A run's trials, by number."""
+        """Return a run's trials, sorted by number."""
         return self._select(Trial, "run_id = ?", run_id)
 
     def put_proposals(self, proposals: Sequence[Proposal]) -> None:
-        """Store proposals, replacing those of the same run, step and position."""
+        """Store proposals, each replacing one of the same run, step and position."""
         self._put(Proposal, proposals)
 
     def proposals(self, run_id: str) -> list[Proposal]:
-        """A run's proposals, by step and position."""
+        """Return a run's proposals, sorted by step and position."""
         return self._select(Proposal, "run_id = ?", run_id)
 
     def put_insights(self, insights: Sequence[Insight]) -> None:
-        """Store insights, replacing those of the same run, step and position."""
+        """Store insights, each replacing one of the same run, step and position."""
         self._put(Insight, insights)
 
     def insights(self, run_id: str) -> list[Insight]:
-        """A run's insights, by step and position."""
+        """Return a run's insights, sorted by step and position."""
         return self._select(Insight, "run_id = ?", run_id)
 
     def put_event(self, event: Event) -> None:
-        """Add an event."""
+        """Append an event."""
         self._put(Event, [event])
 
     def events(self, run_id: str) -> list[Event]:
-        """A run's events, in the order in which they were stored."""
+        """Return a run's events in the order in which they were stored."""
         return self._select(Event, "run_id = ?", run_id)
 
     def run_cost(self, run_id: str, *, models: Iterable[str] | None = None) -> RunCost:
-        """What a run paid for, counted from the samples that it drew: those with its `run_id`, none from a
-        bank.
+        """Count what a run paid for: the samples that carry its `run_id`. Samples from a bank cost nothing.
 
-        `calls`: distinct requests; samples without a request id count as one request per prompt.
-        `prompt_tokens`: each prompt that the run drew from once, as with prefix caching, however many
-        requests drew from it. Requests that failed are in no sample and so not counted. `models`: only these
-        model keys; None: all.
+        Requests that failed left no sample and are not counted.
+
+        Args:
+            run_id: The run.
+            models: Model keys to count; None counts all models.
+
+        Returns:
+            The cost. `calls` is the number of distinct requests, where samples without a request id count as
+            one request per prompt. `prompt_tokens` counts each prompt once, as with prefix caching, however
+            many requests drew from it.
         """
         wanted = None if models is None else list(models)
         query = (
@@ -323,39 +394,60 @@ class Store:
     # Banks
 
     def attach_bank(self, path: Path | str) -> None:
-        """Let look-ups find the samples of a Parquet bank, or of another store, too; it is only read, into
-        memory.
+        """Let look-ups find the samples of a bank too. The bank is read into memory and never written.
 
-        Raises BankError naming the row when the file is not a sound bank, StoreLocked when a writer has the
-        store.
+        Args:
+            path: A Parquet bank, or the DuckDB file of another store.
+
+        Raises:
+            BankError: The file is not a valid bank; the message names the first bad row.
+            StoreLocked: Another process writes to that store.
+            StoreError: The file cannot be read.
         """
         path = _resolved(path)
         attached = bank.Bank(transfer.read_bank(path), str(path))
         self._writer.run(lambda _: self._samples.attach(attached))
 
     def bank_summary(self) -> list[BankRow]:
-        """How many prompts, samples and tokens of each model the store and each attached bank hold."""
+        """Return how many prompts, samples and tokens of each model the store and each attached bank hold."""
         query = (
             "SELECT model_key, prompts, samples, prompt_tokens, generated_tokens FROM bank_summary ORDER BY 1"
         )
-        found = self._writer.run(lambda t: t.connection.execute(query).fetchall())
+        counts = self._writer.run(lambda t: t.connection.execute(query).fetchall())
         names = ("model_key", "prompts", "samples", "prompt_tokens", "generated_tokens")
-        own = [BankRow(source="store", **dict(zip(names, row, strict=True))) for row in found]
+        own = [BankRow(source="store", **dict(zip(names, row, strict=True))) for row in counts]
         return own + [row for attached in self._samples.banks for row in attached.summary()]
 
     def export_bank(self, path: Path | str, *, run_id: str | None = None) -> int:
-        """Write the store's samples (None), or those that one run paid for, as a Parquet bank; how many they
-        were.
+        """Write the store's own samples as a Parquet bank. Attached banks are not exported.
 
-        An existing file is replaced once the new one is whole. Attached banks are not exported.
+        Args:
+            path: The file to write. An existing file is replaced once the new one is complete.
+            run_id: Export only the samples that this run paid for; None exports all.
+
+        Returns:
+            The number of samples written.
+
+        Raises:
+            StoreError: The file cannot be written.
         """
         to = _resolved(path)
         return self._writer.run(lambda t: bank.write_parquet(to, transfer.export_rows(t.connection, run_id)))
 
     def import_bank(self, path: Path | str) -> int:
-        """Add the samples of a Parquet bank, or of another store, with no run; how many were new.
+        """Copy the samples of a bank into the store. They belong to no run.
 
-        Raises as `attach_bank`; then nothing is imported.
+        Args:
+            path: A Parquet bank, or the DuckDB file of another store.
+
+        Returns:
+            The number of samples that the store did not have before.
+
+        Raises:
+            BankError: The file is not a valid bank; nothing is imported.
+            StoreLocked: Another process writes to that store.
+            StoreError: The file cannot be read.
+            ReadOnlyStore: This store was opened for reading.
         """
         self._must_write()
         table = transfer.read_bank(_resolved(path))
@@ -370,14 +462,30 @@ class Store:
     # Looking
 
     def refresh_live_snapshot(self) -> None:
-        """Write the live snapshot now. It is written without asking too, soon after anything changes."""
+        """Write the live snapshot now. It is also written by itself, soon after each change.
+
+        Raises:
+            StoreError: The snapshot cannot be written, for example because the disk is full.
+            ReadOnlyStore: The store was opened for reading.
+        """
         self._must_write()
         live = self._live
         if live is not None:
             self._writer.run(lambda t: live.write(t.connection), outside=True)
 
-    def sql(self, query: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> pd.DataFrame:
-        """The rows of a SELECT as a pandas frame, for notebooks. Raises StoreError for anything else."""
+    def sql(self, query: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> pd.DataFrame:
+        """Run one SELECT, for notebooks.
+
+        Args:
+            query: The SELECT statement.
+            parameters: Values for `?` placeholders, or by name for `$name` placeholders.
+
+        Returns:
+            The rows as a pandas frame.
+
+        Raises:
+            StoreError: The query is not a single SELECT statement.
+        """
 
         def act(transaction: Transaction) -> pd.DataFrame:
             statements = transaction.connection.extract_statements(query)
@@ -414,7 +522,7 @@ class Store:
 
         self._writer.run(act)
 
-    def _select(self, cls: type[Record], where: str = "true", *parameters: Any) -> list[Record]:
+    def _select(self, cls: type[Record], where: str = "true", *parameters: object) -> list[Record]:
         return self._writer.run(lambda t: rows.select(t.connection, cls, where, parameters))
 
 

@@ -1,10 +1,9 @@
-"""Samples from a store to a bank file and back, in the form that `bank` defines."""
+"""Samples from a store to a bank file and back, in the format that `bank` defines."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -66,20 +65,44 @@ WHERE NOT EXISTS (
 
 
 def export_rows(connection: duckdb.DuckDBPyConnection, run_id: str | None) -> Iterator[pa.RecordBatch]:
-    """The store's samples in a bank's columns; of one run, those it paid for. `None`: all."""
-    reader: Any = connection.sql(_EXPORT, params={"run_id": run_id}).to_arrow_reader(_ROWS_PER_BATCH)
-    yield from reader
+    """Yield the store's samples as batches with the columns of a bank.
+
+    Args:
+        connection: A connection to the store.
+        run_id: Only the samples that this run paid for; None for all.
+    """
+    yield from connection.sql(_EXPORT, params={"run_id": run_id}).to_arrow_reader(_ROWS_PER_BATCH)
 
 
 def import_table(connection: duckdb.DuckDBPyConnection, table: pa.Table) -> int:
-    """Add what is missing of a checked bank's models, prompts and samples; the number of samples added."""
+    """Add the models, prompts and samples of a bank that the store does not have.
+
+    Args:
+        connection: A connection to the store, inside a transaction.
+        table: The bank, checked.
+
+    Returns:
+        The number of samples added.
+    """
     for query in (_IMPORT_MODELS, _IMPORT_TOKENS, _IMPORT_PROMPTS):
         execute_on(connection, query, table)
     return execute_on(connection, _IMPORT_SAMPLES, table)
 
 
 def read_bank(path: Path) -> pa.Table:
-    """The bank at `path`, checked: a Parquet bank, or the samples of another store, which is closed again."""
+    """Read a bank and check it.
+
+    Args:
+        path: A Parquet bank, or the DuckDB file of a store, which is opened and closed again.
+
+    Returns:
+        The bank as a table with the columns of `bank.SCHEMA`.
+
+    Raises:
+        BankError: The file is not a valid bank.
+        StoreLocked: The store is being written to.
+        StoreError: The file cannot be read.
+    """
     if opening.is_written_here(path):
         raise locked(path, "this process")
     if path.is_dir():

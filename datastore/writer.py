@@ -1,8 +1,8 @@
-"""The one thread that talks to DuckDB: requests queue up, and whatever has queued shares one transaction.
+"""The one thread that talks to DuckDB. Requests queue up, and all that have queued share one transaction.
 
-A request is answered after its transaction is committed (fsync included), so an answer means durable. Batched
-requests (puts and look-ups, which commute) are collected and handled together; an action is run alone, in
-order. What the requests do is not known here.
+A request is answered after its transaction is committed (fsync included), so an answered write is durable.
+Batched requests (puts and look-ups, which commute) are collected and handled together; an action is executed
+alone, in the order of the requests. This module does not know what the requests do.
 """
 
 from __future__ import annotations
@@ -26,10 +26,17 @@ _log = logging.getLogger(__name__)
 _MOST_REQUESTS_PER_TRANSACTION = 4096
 
 Result = TypeVar("Result")
+Payload = TypeVar("Payload")
 
 
 class Transaction:
-    """What a handler gets: the connection, and a place to say what to do once the outcome is known."""
+    """An open transaction, as handlers and actions receive it.
+
+    Attributes:
+        connection: The connection, inside the transaction.
+        after_commit: Functions to call after the commit; handlers append to it.
+        after_rollback: Functions to call after a rollback; handlers append to it.
+    """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self.connection = connection
@@ -37,16 +44,19 @@ class Transaction:
         self.after_rollback: list[Callable[[], None]] = []
 
 
-Action = Callable[[Transaction], Any]
-Handler = Callable[[Transaction, Sequence[Any]], Sequence[Any]]
+Action = Callable[[Transaction], object]
+Handler = Callable[[Transaction, Sequence[Any]], Sequence[object]]
 
 
 @dataclass(eq=False, slots=True)
 class _Request:
-    handler: Handler | None  # None: payload is an action
-    payload: Any
+    """Either an action, or a payload for a handler."""
+
     reply: Future[Any] | asyncio.Future[Any]
-    outside: bool = False  # an action that must not run inside a transaction
+    action: Action | None = None
+    outside: bool = False  # the action must not run inside a transaction
+    handler: Handler | None = None
+    payload: object = None
 
 
 @dataclass(slots=True)
@@ -55,11 +65,7 @@ class _Failure:
 
 
 class Writer:
-    """Owns `connection` and its thread.
-
-    `between` runs after each transaction, outside of one. It returns the seconds after which it wants to run
-    again though nothing happened; None: not before the next transaction.
-    """
+    """Owns a connection and the thread that uses it."""
 
     def __init__(
         self,
@@ -68,6 +74,14 @@ class Writer:
         *,
         between: Callable[[duckdb.DuckDBPyConnection], float | None] | None = None,
     ) -> None:
+        """Start the thread.
+
+        Args:
+            connection: The connection; nothing else may use it from now on.
+            path: The database file, for messages.
+            between: Called after each transaction, outside of one. It returns the seconds after which it must
+                be called again even without a transaction; None: not before the next one.
+        """
         self._connection = connection
         self._path = path
         self._between = between
@@ -78,19 +92,45 @@ class Writer:
         self._thread.start()
 
     def run(self, action: Callable[[Transaction], Result], *, outside: bool = False) -> Result:
-        """Run `action` in the thread, after everything submitted before it; returns when it is committed."""
+        """Run an action in the thread and wait until it is committed.
+
+        Args:
+            action: Called with the transaction, after everything that was submitted before.
+            outside: Run it outside of a transaction.
+
+        Returns:
+            What the action returns.
+
+        Raises:
+            StoreClosed: The writer was closed.
+            StoreError: DuckDB or the system refused; errors that the action raises are raised as they are.
+        """
         reply: Future[Result] = Future()
-        self._submit(_Request(None, action, reply, outside))
+        self._submit(_Request(reply, action=action, outside=outside))
         return reply.result()
 
-    def submit(self, handler: Handler, payload: Any) -> asyncio.Future[Any]:
-        """Queue `payload` for `handler`, together with other payloads for it; call it on an event loop."""
-        reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._submit(_Request(handler, payload, reply))
+    def submit(
+        self, handler: Callable[[Transaction, Sequence[Payload]], Sequence[Result]], payload: Payload
+    ) -> asyncio.Future[Result]:
+        """Queue a payload for a handler. Must be called on an event loop.
+
+        Args:
+            handler: Called with the transaction and all payloads that are queued for it; returns an answer
+                for each.
+            payload: The payload.
+
+        Returns:
+            A future for the handler's answer, done once the transaction is committed.
+
+        Raises:
+            StoreClosed: The writer was closed.
+        """
+        reply: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._submit(_Request(reply, handler=handler, payload=payload))
         return reply
 
     def close(self) -> None:
-        """Finish what is queued, then close the connection. Closing twice is harmless."""
+        """Finish all queued work, then close the connection. Closing a closed writer does nothing."""
         with self._gate:
             if not self._closed:
                 self._closed = True
@@ -118,7 +158,7 @@ class Writer:
             _log.warning("%s", translate(error, self._path))
 
     def _take(self, due: float | None) -> tuple[list[_Request], bool]:
-        """What is queued now, waiting at most `due` seconds for it; False when the end was among it."""
+        """Return the queued requests, after `due` seconds at most, and whether the writer is still open."""
         requests: list[_Request] = []
         try:
             item = self._queue.get(timeout=due)
@@ -131,7 +171,7 @@ class Writer:
             return requests, True
         return requests, False
 
-    def _outcomes(self, requests: list[_Request]) -> list[Any]:
+    def _outcomes(self, requests: list[_Request]) -> list[object]:
         try:
             return self._transact(requests)
         except Exception as error:
@@ -141,10 +181,10 @@ class Writer:
                 return [_Failure(failure)] * len(requests)
         return [outcome for request in requests for outcome in self._outcomes([request])]  # find the culprit
 
-    def _transact(self, requests: list[_Request]) -> list[Any]:
+    def _transact(self, requests: list[_Request]) -> list[object]:
         transaction = Transaction(self._connection)
-        if requests[0].outside:
-            return [requests[0].payload(transaction)]
+        if requests[0].outside and requests[0].action is not None:
+            return [requests[0].action(transaction)]
         try:
             self._connection.execute("BEGIN")
             results = _handle(transaction, requests)
@@ -159,8 +199,8 @@ class Writer:
             effect()
         return results
 
-    def _answer(self, requests: list[_Request], outcomes: list[Any]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
+    def _answer(self, requests: list[_Request], outcomes: list[object]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], object]]] = {}
         for request, outcome in zip(requests, outcomes, strict=True):
             if isinstance(request.reply, asyncio.Future):
                 by_loop.setdefault(request.reply.get_loop(), []).append((request.reply, outcome))
@@ -176,7 +216,7 @@ class Writer:
 
 
 def _split(requests: list[_Request]) -> list[list[_Request]]:
-    """Runs of requests that may share a transaction, in order."""
+    """Split requests into sequences that may each share a transaction, in order."""
     parts: list[list[_Request]] = []
     for request in requests:
         if request.outside or not parts or parts[-1][0].outside:
@@ -185,8 +225,8 @@ def _split(requests: list[_Request]) -> list[list[_Request]]:
     return parts
 
 
-def _handle(transaction: Transaction, requests: list[_Request]) -> list[Any]:
-    results: list[Any] = [None] * len(requests)
+def _handle(transaction: Transaction, requests: list[_Request]) -> list[object]:
+    results: list[object] = [None] * len(requests)
     waiting: dict[Handler, list[int]] = {}
 
     def flush() -> None:
@@ -197,18 +237,18 @@ def _handle(transaction: Transaction, requests: list[_Request]) -> list[Any]:
         waiting.clear()
 
     for place, request in enumerate(requests):
-        if request.handler is None:
+        if request.action is not None:
             flush()
-            results[place] = request.payload(transaction)
-        else:
+            results[place] = request.action(transaction)
+        elif request.handler is not None:
             waiting.setdefault(request.handler, []).append(place)
     flush()
     return results
 
 
-def _resolve(replies: list[tuple[asyncio.Future[Any], Any]]) -> None:
+def _resolve(replies: list[tuple[asyncio.Future[Any], object]]) -> None:
     for reply, outcome in replies:
-        if reply.done():  # cancelled while it waited; what was asked has happened all the same
+        if reply.done():  # cancelled while it waited; the transaction is committed all the same
             continue
         if isinstance(outcome, _Failure):
             reply.set_exception(outcome.error)

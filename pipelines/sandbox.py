@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -202,6 +201,7 @@ def _bubblewrap(source: Path, root: Path, limits: Limits) -> list[str]:
             command += ["--cap-add", capability]
     else:
         command += ["--unshare-user", "--uid", str(_NOBODY), "--gid", str(_NOBODY)]
+        command += ["--disable-userns"] if _disables_user_namespaces() else []
     for name in _SYSTEM:
         path = Path("/", name)
         if path.is_symlink():
@@ -226,6 +226,12 @@ def _bubblewrap(source: Path, root: Path, limits: Limits) -> list[str]:
     ]
     command += ["--ro-bind", str(source), "/source", "--remount-ro", "/", "--chdir", "/work"]
     return [*command, "sh", "-c", 'cp -r /source/. . && chmod -R a+rwX . 2>/dev/null; exec "$@"', "sh"]
+
+
+@lru_cache(maxsize=1)
+def _disables_user_namespaces() -> bool:
+    """Whether the installed bubblewrap (0.8 and later) can forbid further user namespaces inside."""
+    return "--disable-userns" in subprocess.run(["bwrap", "--help"], capture_output=True, text=True).stdout
 
 
 def _unshare(source: Path, root: Path, limits: Limits) -> list[str]:
@@ -317,8 +323,3 @@ def _memory_mb(pid: int) -> float:
         with contextlib.suppress(OSError, IndexError, ValueError):
             total += int(Path(f"/proc/{child}/statm").read_text().split()[1])
     return total * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def as_files(program: str | Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """A program as `run` takes it: one text is main.py."""
-    return (("main.py", program),) if isinstance(program, str) else tuple(program.items())

@@ -76,3 +76,8 @@ HOSTILE: dict[str, tuple[str, tuple[str, ...], str]] = {
         "refused",
     ),
 }
+
+
+def as_files(program: str) -> tuple[tuple[str, str], ...]:
+    """A program as `sandbox.run` takes it."""
+    return (("main.py", program),)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import sandbox
-from pipelines.sandbox import UNSANDBOXED, Limits, SandboxUnavailable, as_files, run
-from tests.hostile import HOSTILE
+from pipelines.sandbox import UNSANDBOXED, Limits, SandboxUnavailable, run
+from tests.hostile import HOSTILE, as_files
 
 KINDS = [kind for kind in ("bwrap", "unshare") if shutil.which(kind) and sandbox._works(kind)]
 LIMITS = Limits(seconds=5, memory_mb=256, scratch_mb=16)
@@ -80,6 +80,17 @@ print("KEY" in str(os.environ), len([p for p in os.listdir('/proc') if p.isdigit
 print(pathlib.Path({str(Path(__file__).resolve())!r}).exists(), sorted(os.listdir('.')))
 """
     assert run(as_files(program)).stdout == "False True\nFalse ['main.py']\n"
+
+
+@pytest.mark.skipif(
+    "bwrap" not in KINDS or os.getuid() == 0 or not sandbox._disables_user_namespaces(),
+    reason="needs bubblewrap 0.8 and an ordinary user",
+)
+def test_bubblewrap_forbids_further_user_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A namespace of its own would let a program mount file systems beyond its limits."""
+    monkeypatch.setattr(sandbox, "mechanism", lambda: "bwrap")
+    program = "import ctypes\nprint(ctypes.CDLL(None).unshare(0x10000000))  # CLONE_NEWUSER"
+    assert run(as_files(program)).stdout == "-1\n"
 
 
 def test_without_a_sandbox_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
