@@ -36,6 +36,8 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> Non
     }
     for wanted in ("datastore/schema.sql", "pipelines/zoo/pipeline.yaml", "agenttts/py.typed"):
         assert wanted in names
+    for package in ("agenttts", "agenttts/proposers", "pipelines", "datastore"):
+        assert f"{package}/__init__.pyi" in names
     assert any(name.startswith("pipelines/zoo/bank/") and name.endswith(".parquet") for name in names)
 
 
