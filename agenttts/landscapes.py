@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +36,14 @@ _Floats = npt.NDArray[np.float64]
 class Landscape:
     """A search space of which the true scores are known.
 
-    outcomes: on the examples that a search sees. truth: on those that decide; for a full bank the same.
-    best: the largest true score in the space, by enumeration where `exact`, else what a search from
-    many starts found, or the best that a bank answers.
+    Attributes:
+        name: Class and seed, or the pipeline's name.
+        space: What is searched.
+        outcomes: On the examples that a search sees.
+        truth: On the examples that decide; for a full bank the same.
+        best: The largest true score in the space: by enumeration where `exact`, else the best that a search
+            from many starts comes to, or that a bank answers.
+        exact: Whether `best` is known for sure.
     """
 
     name: str
@@ -58,13 +62,21 @@ class Landscape:
 class Family:
     """From what a class of landscapes is drawn. Pairs are ranges.
 
-    gain: a model's skill over the next smaller one, logits; at a share `flat` of the stages a tenth of it,
-    so that small models do as well there. skill: of the models' middle. spread: of what makes examples hard,
-    logits. ratio: of the models' sizes. pull: Dirichlet weight of the
-    wrong values, small where one of them attracts most. leak: what a wrong input leaves of the chance to be
-    right. verified: share of stages with best-of-n by a verifier; error: its taste for wrong values, in
-    standard deviations of its noise. examples: that a search sees. tightness: the budget, as a share of what
-    the largest models take at half their samples.
+    Attributes:
+        stages: How many.
+        models: How many each stage chooses from.
+        samples: Largest numbers of samples, one of which is drawn.
+        examples: Numbers of examples that a search sees, one of which is drawn.
+        gain: A model's skill over the next smaller one, logits.
+        flat: Share of the stages with a tenth of that gain, so that small models do as well there.
+        ratio: Of a model's size to that of the next smaller one.
+        pull: Dirichlet weight of the wrong values, small where one of them attracts most.
+        difficulty_std: Standard deviation of how hard examples are, logits.
+        skill: Of the models' middle, logits.
+        leak: What a wrong input leaves of the chance to be right.
+        verified: Share of landscapes' stages with best-of-n by a verifier.
+        error: The verifier's taste for wrong values, in standard deviations of its noise.
+        tightness: The budget, as a share of what the largest models take at half their samples.
     """
 
     stages: tuple[int, int] = (2, 3)
@@ -75,7 +87,7 @@ class Family:
     flat: float = 0.5
     ratio: tuple[float, float] = (2.0, 6.0)
     pull: tuple[float, float] = (0.5, 2.0)
-    spread: tuple[float, float] = (0.6, 1.8)
+    difficulty_std: tuple[float, float] = (0.6, 1.8)
     skill: tuple[float, float] = (-1.2, 0.8)
     leak: tuple[float, float] = (0.1, 0.6)
     verified: float = 0.0
@@ -86,7 +98,7 @@ class Family:
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "voting": Family(),
-        "turning": Family(pull=(0.05, 0.3), spread=(0.2, 0.7), skill=(-1.0, 0.3)),
+        "turning": Family(pull=(0.05, 0.3), difficulty_std=(0.2, 0.7), skill=(-1.0, 0.3)),
         "verified": Family(verified=1.0, error=(1.0, 4.0)),
         "bottleneck": Family(stages=(3, 4), leak=(0.0, 0.1), models=(2, 5)),
         "deep": Family(
@@ -100,7 +112,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 
 
 def draw(family: str, seed: int) -> Landscape:
-    """The landscape of that class and seed."""
+    """The landscape of a class of FAMILIES and a seed."""
     space, outcomes, truth = pipeline(
         FAMILIES[family],
         f"{family}-{seed}",
@@ -125,14 +137,14 @@ def pipeline(
 def true_means(outcomes: Outcomes, allocations: Sequence[Allocation]) -> _Floats:
     """Mean scores over the examples that are not missing; NaN where more than a fifth is: [allocation]."""
     size = max(1, 4_000_000 // len(outcomes.example_ids))
-    found = []
+    parts = []
     for i in range(0, len(allocations), size):
         scores = outcomes.walk(allocations[i : i + size]).scores
         there = ~np.isnan(scores)
         sums = np.where(there, scores, 0.0).sum(axis=1)
         enough = there.mean(axis=1) >= 1 - MAX_ERROR_RATE
-        found.append(np.where(enough, sums / np.maximum(there.sum(axis=1), 1), np.nan))
-    means: _Floats = np.concatenate(found)
+        parts.append(np.where(enough, sums / np.maximum(there.sum(axis=1), 1), np.nan))
+    means: _Floats = np.concatenate(parts)
     return means
 
 
@@ -166,7 +178,7 @@ def _spec(kind: Family, name: str, rng: np.random.Generator) -> PipelineSpec:
     sizes = 1e9 * np.cumprod([1.0, *rng.uniform(*kind.ratio, n_models - 1)])
     models = [f"m{i}" for i in range(n_models)]
     most = int(rng.choice(kind.samples))
-    stages: list[dict[str, Any]] = []
+    stages: list[dict[str, object]] = []
     largest = 0.0
     for k in range(n_stages):
         prompt_tokens, generated_tokens = int(rng.integers(64, 1025)), int(rng.integers(16, 257))
@@ -252,14 +264,14 @@ def _chances(kind: Family, n_models: int, hardness: _Floats, rng: np.random.Gene
     count = len(hardness)
     gains = rng.uniform(*kind.gain, n_models - 1) * (0.1 if rng.random() < kind.flat else 1.0)
     skill = rng.uniform(*kind.skill) - 0.5 * gains.sum() + np.cumsum([0.0, *gains])
-    shared = rng.uniform(*kind.spread) * (0.6 * hardness + 0.8 * rng.normal(0, 1, count))
+    shared = rng.uniform(*kind.difficulty_std) * (0.6 * hardness + 0.8 * rng.normal(0, 1, count))
     own = rng.normal(0, 0.7, (n_models, count))
     right = 1 / (1 + np.exp(-(skill[:, None] + own - shared)))
     weight = rng.uniform(*kind.pull)
     common = rng.dirichlet(np.full(_VALUES - 1, weight), count)
     pull = 0.5 * common + 0.5 * rng.dirichlet(np.full(_VALUES - 1, weight), (n_models, count))
-    found: _Floats = np.concatenate([right[..., None], (1 - right)[..., None] * pull], axis=-1)
-    return found
+    chances: _Floats = np.concatenate([right[..., None], (1 - right)[..., None] * pull], axis=-1)
+    return chances
 
 
 def _misled(chances: _Floats, keep: float) -> _Floats:
@@ -272,17 +284,17 @@ def _outputs(
     chances: _Floats, most: int, taste: _Floats | None, rng: np.random.Generator
 ) -> npt.NDArray[np.int8]:
     """The output after 1 to `most` samples: [example, model, n]. Votes; with a verifier's taste, its pick."""
-    found = np.empty((chances.shape[1], chances.shape[0], most), dtype=np.int8)
+    outputs = np.empty((chances.shape[1], chances.shape[0], most), dtype=np.int8)
     for m, chance in enumerate(chances):
         samples = (rng.random((len(chance), most, 1)) > np.cumsum(chance, axis=-1)[:, None, :-1]).sum(axis=-1)
         if taste is None:
             votes = samples[..., None] == np.arange(_VALUES)
             ranked = np.cumsum(votes, axis=1) * (most + 1) - votes.argmax(axis=1)[:, None, :]
-            found[:, m] = ranked.argmax(axis=-1)
+            outputs[:, m] = ranked.argmax(axis=-1)
         else:
             liked = np.take_along_axis(taste, samples, axis=1) + 1.5 * (samples == 0)
             liked = liked + rng.normal(0, 1, liked.shape)
             best = np.maximum.accumulate(liked, axis=1)
             first = np.maximum.accumulate(np.where(liked >= best, np.arange(most), 0), axis=1)
-            found[:, m] = np.take_along_axis(samples, first, axis=1)
-    return found
+            outputs[:, m] = np.take_along_axis(samples, first, axis=1)
+    return outputs

@@ -46,6 +46,7 @@ class SearchSpace:
         self.options = {stage.name: stage.options for stage in spec.stages}
         self._stage_of = {stage.name: stage for stage in spec.stages}
         self._planned: dict[tuple[str, StageChoice], tuple[float, int]] = {}  # units and ticks
+        self._ticks_by_count: dict[tuple[str, StageOption], list[int]] = {}  # of 1, 2, … samples
         self._allowance = _TICKS_PER_BUDGET + (len(self.stages) + 1) // 2  # rounding: half a tick per stage
         self.cheapest = Allocation({name: self._by_cost(name)[0].with_samples(1) for name in self.options})
         if not self._fits(self.cheapest):
@@ -189,8 +190,11 @@ class SearchSpace:
         return sum(self._cost(stage, choice)[1] for stage, choice in allocation.items()) <= self._allowance
 
     def _most(self, stage: str, option: StageOption, ticks_left: int) -> int:
-        counts = range(1, self._stage_of[stage].max_samples + 1)
-        return bisect_right(counts, ticks_left, key=lambda n: self._ticks(stage, option, n))
+        ticks = self._ticks_by_count.get((stage, option))
+        if ticks is None:
+            counts = range(1, self._stage_of[stage].max_samples + 1)
+            ticks = self._ticks_by_count[stage, option] = [self._ticks(stage, option, n) for n in counts]
+        return bisect_right(ticks, ticks_left)
 
     def _shape_problem(self, allocation: Mapping[str, StageChoice]) -> str | None:
         missing = [name for name in self._stage_of if name not in allocation]

@@ -12,7 +12,6 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -47,16 +46,6 @@ class Difference(Interval):
     """The mean of first minus second over the n examples that both have scores for."""
 
 
-class Scored(Protocol):
-    """A trial, as far as statistics go."""
-
-    @property
-    def scores(self) -> Mapping[str, float | None]: ...
-
-
-ScoredT = TypeVar("ScoredT", bound=Scored)
-
-
 def mean_interval(
     scores: Iterable[float | None],
     rng: np.random.Generator,
@@ -86,21 +75,6 @@ def paired_difference(
         return Difference(mean=0.0, low=-1.0, high=1.0, n=0)
     low, high = _bounds(values, (-1.0, 1.0), rng, confidence, n_resamples)
     return Difference(mean=_mean(values), low=low, high=high, n=len(values))
-
-
-def indistinguishable(
-    best: Scored, trials: Sequence[ScoredT], rng: np.random.Generator, *, confidence: float = CONFIDENCE
-) -> list[ScoredT]:
-    """Those of `trials` whose paired difference from the best may be 0, in their order.
-
-    The best is among them when it is among `trials`. Each comparison has the stated confidence by itself.
-    """
-    return [
-        trial
-        for trial in trials
-        if trial is best
-        or paired_difference(best.scores, trial.scores, rng, confidence=confidence).holds(0.0)
-    ]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -194,7 +168,7 @@ def _bounds(
 ) -> tuple[float, float]:
     """Bias-corrected and accelerated bootstrap interval of the mean (Efron 1987).
 
-    Where all values are the same, resampling shows no spread: then the mean may still be as far off as unseen
+    Where all values are the same, resampling varies nothing: then the mean may still be as far off as unseen
     values at the ends of the scale could pull it, at the largest share of them that n draws miss with
     probability 1 - confidence on either side together.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from agenttts.proposers.choice import ABLATIONS, CLASSICAL, OWN
 if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
+
+    from agenttts.compare import Job, KnownBank
+    from agenttts.regret import Comparison, RegretRow
 
 LANDSCAPES = ("voting", "turning", "verified", "bottleneck", "deep", "scarce")
 DEFAULT_PROPOSERS = "default,insights+seeds,greedy+seeds,halving+seeds,tpe+seeds,random+seeds"
@@ -52,7 +55,7 @@ def compare(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Search the same landscapes with several proposers, without a call, and tell how far off each ends.
+    """Search the same landscapes with several proposers, without a call, and show how far off each ends.
 
     Example: `agenttts compare pipelines/zoo/pipeline.yaml --budget 50 --budget 150 --seeds 10 --trials 20`
 
@@ -80,7 +83,7 @@ def compare(
         known, jobs = _on_bank(spec, loaded, bank, budget, seeds, trials, names)
     with _bar() as progress:
         task = progress.add_task("searches", total=len(jobs))
-        found = comparing.compare(
+        comparison = comparing.compare(
             jobs,
             bank=known,
             out=write,
@@ -91,14 +94,14 @@ def compare(
         from agenttts import plots
         from agenttts.report_html import save_figures
 
-        figures = [plots.regret_against(found.moments, against) for against in ("trials", "flops")]
+        figures = [plots.regret_against(comparison.moments, against) for against in ("trials", "flops")]
         save_figures(figures, "Proposers compared", html)
         say(f"plots are in {html}", "dim")
     if json:
-        print_json(found.to_json_dict())
+        print_json(comparison.to_json_dict())
         return
     console = out()
-    for table in _tables(found):
+    for table in _tables(comparison):
         console.print(table)
     say(f"every trial is in {write}", "dim")
 
@@ -111,7 +114,7 @@ def _on_bank(
     seeds: int,
     trials: int,
     names: list[str],
-) -> tuple[Any, Any]:
+) -> tuple[KnownBank, list[Job]]:
     from agenttts import compare as comparing
     from agenttts.bank_outcomes import BankOutcomes
     from datastore import Store
@@ -127,14 +130,14 @@ def _on_bank(
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "bank.duckdb") as store:
         for file in files:
             store.attach_bank(file)
-        known = BankOutcomes(spec, store, load_examples(spec, "search"))
-        asyncio.run(known.add_all())
-    for stage, option in known.unknown_options():
+        outcomes = BankOutcomes(spec, store, load_examples(spec, "search"))
+        asyncio.run(outcomes.add_all())
+    for stage, option in outcomes.unknown_options():
         raise UserError(
             f"{path}: stages[{stage}]: the bank has nothing of {option}; record it, or compare a copy of the "
             "pipeline without it"
         )
-    return comparing.known_bank(spec, known.outcomes), jobs
+    return comparing.known_bank(spec, outcomes.outcomes), jobs
 
 
 def _bar() -> Progress:
@@ -158,50 +161,54 @@ def _bar() -> Progress:
     )
 
 
-def _tables(found: Any) -> list[Table]:
-    from rich.table import Table
+def _tables(comparison: Comparison) -> list[Table]:
 
-    overall = [row for row in found.table if row["landscapes"] == "all"]
+    overall = [row for row in comparison.table if row.landscapes == "all"]
     tables = []
-    for budget in dict.fromkeys(row["budget_units"] for row in overall):
-        where = "landscapes" if budget is None else f"{budget:g} units"
-        table = Table(title=f"Mean regret [95 % interval], {where}", title_justify="left")
-        rows = [row for row in overall if row["budget_units"] == budget]
-        steps = [k for k in rows[0]["mean_regret"] if any(r["mean_regret"][k] is not None for r in rows)]
-        table.add_column("proposer")
-        for k in steps:
-            table.add_column(f"{k} trials", justify="right")
-        for k in steps[-1:]:
-            table.add_column(f"FLOPs of {k}", justify="right")
-        table.add_column("FLOPs", justify="right")
-        table.add_column("s / proposal", justify="right")
-        for row in rows:
-            cells = [_with_interval(row["mean_regret"][k], row["regret_ci"][k]) for k in steps]
-            cells += [
-                _with_interval(row["mean_regret_at_flops"][k], row["regret_at_flops_ci"][k])
-                for k in steps[-1:]
-            ]
-            table.add_row(
-                row["proposer"], *cells, f"{row['mean_flops']:.3g}", f"{row['seconds_per_proposal']:.3f}"
-            )
-        tables.append(table)
-    if found.differences:
-        table = Table(title=f"Regret of {found.against} minus that of another, paired", title_justify="left")
-        for name in ("other", "budget", "equal", "difference", "p (Holm)"):
-            table.add_column(name, justify="right" if name in ("difference", "p (Holm)") else "left")
-        for entry in found.differences:
-            table.add_row(
-                entry["second"],
-                "own" if entry["budget_units"] is None else f"{entry['budget_units']:g}",
-                f"{entry['equal']} of {entry['after']}",
-                _with_interval(entry["difference"], entry["difference_ci"], sign=True),
-                f"{entry['p_holm']:.4f}",
-            )
-        tables.append(table)
+    for budget in dict.fromkeys(row.budget_units for row in overall):
+        tables.append(_regret_table(budget, [row for row in overall if row.budget_units == budget]))
+    if comparison.differences:
+        tables.append(_difference_table(comparison))
     return tables
 
 
-def _with_interval(mean: float | None, interval: list[float] | None, sign: bool = False) -> str:
+def _regret_table(budget: float | None, rows: list[RegretRow]) -> Table:
+    where = "landscapes" if budget is None else f"{budget:g} units"
+    table = Table(title=f"Mean regret [95 % interval], {where}", title_justify="left")
+    reached = [
+        i for i in range(len(rows[0].by_trials)) if any(row.by_trials[i].mean is not None for row in rows)
+    ]
+    table.add_column("proposer")
+    for i in reached:
+        table.add_column(f"{rows[0].by_trials[i].after} trials", justify="right")
+    for i in reached[-1:]:
+        table.add_column(f"FLOPs of {rows[0].by_flops[i].after}", justify="right")
+    table.add_column("FLOPs", justify="right")
+    table.add_column("s / proposal", justify="right")
+    for row in rows:
+        checkpoints = [*(row.by_trials[i] for i in reached), *(row.by_flops[i] for i in reached[-1:])]
+        cells = [_with_interval(checkpoint.mean, checkpoint.interval) for checkpoint in checkpoints]
+        table.add_row(row.proposer, *cells, f"{row.mean_flops:.3g}", f"{row.seconds_per_proposal:.3f}")
+    return table
+
+
+def _difference_table(comparison: Comparison) -> Table:
+    title = f"Regret of {comparison.against} minus that of another, paired"
+    table = Table(title=title, title_justify="left")
+    for name in ("other", "budget", "equal", "difference", "p (Holm)"):
+        table.add_column(name, justify="right" if name in ("difference", "p (Holm)") else "left")
+    for one in comparison.differences:
+        table.add_row(
+            one.second,
+            "own" if one.budget_units is None else f"{one.budget_units:g}",
+            f"{one.equal} of {one.after}",
+            _with_interval(one.difference, one.difference_ci, sign=True),
+            f"{one.p_holm:.4f}",
+        )
+    return table
+
+
+def _with_interval(mean: float | None, interval: tuple[float, float] | None, sign: bool = False) -> str:
     if mean is None or interval is None:
         return "–"
     form = "+.4f" if sign else ".4f"

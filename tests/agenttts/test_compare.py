@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agenttts import compare, plots
+from agenttts import compare, plots, regret
 from agenttts.proposers import DEFAULT
 from tests.agenttts.commands import agenttts
 
@@ -81,6 +81,7 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.M
         (("--landscapes", "voting", "--budget", "3"), "budgets of their own"),
         (("--landscapes", "voting", "--proposers", "best"), "one of"),
         (("--landscapes", "voting", "--proposers", "agenthpo"), "makes no calls"),
+        (("--landscapes", "voting", "--proposers", "agent-blank"), "makes no calls"),
         (("--landscapes", "voting", "--proposers", ","), "at least one proposer"),
     ],
 )
@@ -97,9 +98,9 @@ def test_a_budget_that_leaves_nothing_is_refused(recorded: Path, tmp_path: Path)
 
 def test_intervals_of_regret() -> None:
     """Without spread the interval is the mean; with it, it holds the mean; signs at random give p near 1."""
-    assert compare._interval([0.2, 0.2, 0.2]) == [0.2, 0.2] and compare._interval([]) is None
+    assert regret._interval([0.2, 0.2, 0.2]) == (0.2, 0.2) and regret._interval([]) is None
     values = list(np.random.default_rng(0).uniform(0, 0.1, 30))
-    low, high = compare._interval(values) or (1, 0)
+    low, high = regret._interval(values) or (1, 0)
     assert low < float(np.mean(values)) < high
-    assert compare._sign_flip_p([0.1, -0.1] * 10) > 0.9 and compare._sign_flip_p([0.1] * 12) < 0.01
-    assert compare._sign_flip_p([0.0, 0.0]) == 1.0
+    assert regret._sign_flip_p([0.1, -0.1] * 10) > 0.9 and regret._sign_flip_p([0.1] * 12) < 0.01
+    assert regret._sign_flip_p([0.0, 0.0]) == 1.0

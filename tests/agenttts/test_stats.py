@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttts.stats import (
-    Scores,
     holm,
-    indistinguishable,
     mean_interval,
     paired_difference,
     pass_at_k,
@@ -22,11 +19,6 @@ from agenttts.stats import (
 )
 
 score_lists = st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=40)
-
-
-@dataclass(frozen=True)
-class _Trial:
-    scores: Scores
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -109,14 +101,6 @@ def test_few_examples_do_not_tell_apart() -> None:
     assert paired_difference({"a": 1.0}, {"a": 0.0}, _rng()).holds(0.0)
     many = {str(i): 1.0 for i in range(300)}
     assert not paired_difference(many, dict.fromkeys(many, 0.0), _rng()).holds(0.0)
-
-
-def test_indistinguishable_from_the_best() -> None:
-    """The best itself and what may be as good are named, what is clearly worse is not."""
-    best = _Trial({str(i): float(i % 10 < 8) for i in range(200)})
-    alike = _Trial({str(i): float((i + 1) % 10 < 8) for i in range(200)})
-    worse = _Trial({str(i): float(i % 10 < 5) for i in range(200)})
-    assert indistinguishable(best, [worse, alike, best], _rng()) == [alike, best]
 
 
 def test_resolvable_difference() -> None:

@@ -1,0 +1,287 @@
+"""What a comparison comes to: each proposer's mean regret and paired differences, from all moments.
+
+Regret is the best true score in the space minus the true score of what a search would return. It is read
+after a number of trials, and after the FLOPs that as many trials of seeded random search take on the same
+landscape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from scipy import stats as scipy_stats  # type: ignore[import-untyped]
+
+from agenttts.stats import holm
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHECKPOINTS = (5, 10, 20, 50)
+_RESAMPLES = 4000
+
+Equal = Literal["trials", "flops"]
+_Unit = tuple[str, int, float | None]  # landscape, seed, budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Regret over some searches, after a number of trials or the FLOPs that so many trials take.
+
+    Attributes:
+        after: That number.
+        mean: Mean regret. None: no search was asked for so many trials.
+        interval: 95 % interval of the mean. None where the mean is.
+    """
+
+    after: int
+    mean: float | None
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegretRow:
+    """A proposer at a budget, over all landscapes or over one class of them.
+
+    Attributes:
+        proposer: Its name.
+        budget_units: None: the landscapes have budgets of their own.
+        landscapes: The class, or "all".
+        searches: Over how many searches the means are.
+        by_trials: Regret after each number of CHECKPOINTS.
+        by_flops: Regret after the FLOPs that so many trials of seeded random search take.
+        mean_flops: Spent by a search on the trials asked for.
+        seconds_per_proposal: Mean time that the proposer took.
+    """
+
+    proposer: str
+    budget_units: float | None
+    landscapes: str
+    searches: int
+    by_trials: tuple[Checkpoint, ...]
+    by_flops: tuple[Checkpoint, ...]
+    mean_flops: float
+    seconds_per_proposal: float
+
+    def to_json_dict(self) -> dict[str, object]:
+        """JSON-able; the checkpoints by their numbers."""
+        return {
+            "proposer": self.proposer,
+            "budget_units": self.budget_units,
+            "landscapes": self.landscapes,
+            "searches": self.searches,
+            "mean_regret": {str(c.after): c.mean for c in self.by_trials},
+            "regret_ci": {str(c.after): c.interval for c in self.by_trials},
+            "mean_regret_at_flops": {str(c.after): c.mean for c in self.by_flops},
+            "regret_at_flops_ci": {str(c.after): c.interval for c in self.by_flops},
+            "mean_flops": self.mean_flops,
+            "seconds_per_proposal": self.seconds_per_proposal,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegretDifference:
+    """Regret of one proposer minus that of another, paired by landscape and seed.
+
+    Attributes:
+        first: The one.
+        second: The other.
+        budget_units: None: the landscapes have budgets of their own.
+        equal: What both have spent the same of.
+        after: How many trials, or the FLOPs of how many.
+        difference: The mean.
+        difference_ci: 95 % interval of the mean.
+        p: Two-sided p-value of a mean difference of 0.
+        searches: How many pairs.
+        p_holm: p, corrected by Holm's method for the number of differences.
+    """
+
+    first: str
+    second: str
+    budget_units: float | None
+    equal: Equal
+    after: int
+    difference: float
+    difference_ci: tuple[float, float] | None
+    p: float
+    searches: int
+    p_holm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All moments of all searches, and what they come to.
+
+    Attributes:
+        moments: A row for each proposer, landscape, seed, budget and trial.
+        table: A row for each proposer and budget, and for each class of landscapes where there are several.
+        differences: Paired, against `against`.
+        against: The first proposer.
+    """
+
+    moments: pd.DataFrame
+    table: tuple[RegretRow, ...]
+    differences: tuple[RegretDifference, ...]
+    against: str
+
+    def to_json_dict(self) -> dict[str, object]:
+        """What `agenttts compare --json` prints."""
+        return {
+            "table": [row.to_json_dict() for row in self.table],
+            "differences": [asdict(difference) for difference in self.differences],
+            "against": self.against,
+        }
+
+
+def summarise(moments: pd.DataFrame, proposers: Sequence[str]) -> Comparison:
+    """The table and the paired differences of a comparison's moments. The first proposer is `against`."""
+    by_search = moments.groupby(["landscape", "seed", "budget_units", "proposer"], dropna=False, sort=False)
+    searches = [_Search(rows) for _, rows in by_search]
+    table = []
+    for budget in dict.fromkeys(search.budget for search in searches):
+        for group in _groups(searches, budget):
+            for name in proposers:
+                own = [s for s in searches if s.proposer == name and s.budget == budget and s.within(group)]
+                if own:
+                    table.append(_row(name, budget, group, own))
+    differences = _differences(searches, proposers)
+    return Comparison(
+        moments=moments, table=tuple(table), differences=tuple(differences), against=proposers[0]
+    )
+
+
+class _Search:
+    """One search's regrets, by trial and by FLOPs, from its rows of the moments."""
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        rows = rows.sort_values("trial")
+        first = rows.iloc[0]
+        budget = first["budget_units"]
+        self.landscape, self.proposer = str(first["landscape"]), str(first["proposer"])
+        self.budget = None if budget is None or math.isnan(budget) else float(budget)
+        self.unit: _Unit = (self.landscape, int(first["seed"]), self.budget)
+        self.trials = int(first["trials_asked"])
+        self.seconds = float(rows["seconds"].mean())
+        self._regret = rows["regret"].to_numpy(dtype=float)
+        self._spent = rows["trials_worth"].to_numpy(dtype=float)
+        self._flops = rows["flops"].to_numpy(dtype=float)
+
+    def within(self, group: str | None) -> bool:
+        return group is None or self.landscape == group
+
+    def after(self, count: int, equal: Equal) -> float | None:
+        """Regret after so many trials, or after the FLOPs of so many trials of seeded random search.
+
+        The last trial's where the search had finished before. None: so many trials were not asked for.
+        """
+        if count > self.trials:
+            return None
+        if equal == "trials":
+            return float(self._regret[min(count, len(self._regret)) - 1])
+        within = np.flatnonzero(self._spent <= count * (1 + 1e-9))
+        return float(self._regret[within[-1] if len(within) else 0])
+
+    @property
+    def flops(self) -> float:
+        """Spent on the trials asked for."""
+        return float(self._flops[min(self.trials, len(self._flops)) - 1])
+
+
+def _groups(searches: Sequence[_Search], budget: float | None) -> Iterator[str | None]:
+    """All landscapes together, then class by class where there are several."""
+    yield None
+    names = list(dict.fromkeys(s.landscape for s in searches if s.budget == budget))
+    yield from names if len(names) > 1 else ()
+
+
+def _row(name: str, budget: float | None, group: str | None, searches: Sequence[_Search]) -> RegretRow:
+    return RegretRow(
+        proposer=name,
+        budget_units=budget,
+        landscapes=group or "all",
+        searches=len(searches),
+        by_trials=_checkpoints(searches, "trials"),
+        by_flops=_checkpoints(searches, "flops"),
+        mean_flops=fmean(search.flops for search in searches),
+        seconds_per_proposal=fmean(search.seconds for search in searches),
+    )
+
+
+def _checkpoints(searches: Sequence[_Search], equal: Equal) -> tuple[Checkpoint, ...]:
+    checkpoints = []
+    for count in CHECKPOINTS:
+        regrets = [regret for s in searches if (regret := s.after(count, equal)) is not None]
+        checkpoints.append(
+            Checkpoint(after=count, mean=fmean(regrets) if regrets else None, interval=_interval(regrets))
+        )
+    return tuple(checkpoints)
+
+
+def _differences(searches: Sequence[_Search], proposers: Sequence[str]) -> list[RegretDifference]:
+    """First proposer minus each other; p-values corrected by Holm's method."""
+    first, *others = proposers
+    differences: list[RegretDifference] = []
+    budgets = list(dict.fromkeys(search.budget for search in searches))
+    equals: tuple[Equal, ...] = ("trials", "flops")
+    for equal in equals:
+        for budget in budgets:
+            by_name: dict[str, dict[_Unit, _Search]] = {}
+            for search in searches:
+                if search.budget == budget:
+                    by_name.setdefault(search.proposer, {})[search.unit] = search
+            for other in others:
+                differences.append(_difference(by_name[first], by_name[other], equal))
+    corrected = holm([difference.p for difference in differences])
+    return [replace(difference, p_holm=p) for difference, p in zip(differences, corrected, strict=True)]
+
+
+def _difference(
+    first: Mapping[_Unit, _Search], second: Mapping[_Unit, _Search], equal: Equal
+) -> RegretDifference:
+    """Over the landscapes and seeds that both searched, of which there is one at least; p not corrected."""
+    pairs = [(first[unit], second[unit]) for unit in first if unit in second]
+    one, other = pairs[0]
+    trials = min(search.trials for search, _ in pairs)
+    count = max((k for k in CHECKPOINTS if k <= trials), default=trials)
+    values = [(a.after(count, equal) or 0.0) - (b.after(count, equal) or 0.0) for a, b in pairs]
+    p = _sign_flip_p(values)
+    return RegretDifference(
+        first=one.proposer,
+        second=other.proposer,
+        budget_units=one.budget,
+        equal=equal,
+        after=count,
+        difference=fmean(values),
+        difference_ci=_interval(values),
+        p=p,
+        searches=len(values),
+        p_holm=p,
+    )
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """95 % bootstrap interval of the mean (BCa, scipy); the mean itself where nothing varies."""
+    if not values:
+        return None
+    data = np.asarray(values, dtype=float)
+    if np.ptp(data) < 1e-12:
+        return float(data[0]), float(data[0])
+    rng = np.random.default_rng(0)
+    result = scipy_stats.bootstrap((data,), np.mean, n_resamples=_RESAMPLES, rng=rng, method="BCa")
+    low, high = float(result.confidence_interval.low), float(result.confidence_interval.high)
+    return (low, high) if math.isfinite(low + high) else (float(data.min()), float(data.max()))
+
+
+def _sign_flip_p(values: Sequence[float]) -> float:
+    """Two-sided p-value of a mean difference of 0, by flipping signs at random; 1.0 when all are 0."""
+    data = np.asarray(values, dtype=float)
+    if not np.any(data):
+        return 1.0
+    rng = np.random.default_rng(0)
+    flips = rng.choice([-1.0, 1.0], size=(_RESAMPLES, len(data)))
+    beyond = int((np.abs((flips * data).mean(axis=1)) >= abs(data.mean()) - 1e-12).sum())
+    return (beyond + 1) / (_RESAMPLES + 1)
