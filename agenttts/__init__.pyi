@@ -4,8 +4,8 @@ from agenttts import plots
 from agenttts.approval import Decision, Pending
 from agenttts.bank_outcomes import BankOutcomes
 from agenttts.errors import AgentTTSError, UserError
+from agenttts.llm import AgentSettings
 from agenttts.outcome import Finalist, Outcome
-from agenttts.proposers.choice import AgentSettings
 from agenttts.report import ReportData, attach_spec_bank, read_report
 from agenttts.result import LoadedRun, SearchResult, load_run
 from agenttts.search import async_search, search

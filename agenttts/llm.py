@@ -1,31 +1,112 @@
-"""Asking the agent's endpoint, through the sample bank, so that no question is paid for twice.
+"""Asking an LLM through the sample bank, so that no question is paid for twice.
 
 An answer is a Sample of a Prompt whose model key is `agent:` and the model's name. A server that refuses
-structured output (400) is asked for plain JSON from then on. The key stays in the client: it is neither
-stored nor in messages. What to ask, and what an answer means, is left to `agent`.
+structured output (400) is asked for plain JSON from then on. The API key stays in the client: it is neither
+stored nor in messages. `AgentChat` gives the text of an answer, `JsonChat` a value that fits a JSON schema.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, TypeAlias
 
-from agenttts.proposers.choice import AgentSettings
+import jsonschema
+
+from agenttts.errors import UserError
 from datastore.keys import make_prompt
 from datastore.records import Prompt, Sample
 from datastore.store import Store
 from pipelines.costs import estimated_tokens, prompt_tokens_bound
+from pipelines.jsonvalues import JSON, first_value
 from pipelines.sampler import SpendGate
 
 logger = logging.getLogger(__name__)
 
+AGENT_SHARE = 1 / 3
+"""The share of the trials that an LLM proposes itself, where nothing else is said."""
+AT_ONCE = 8
+"""How many questions of a JsonChat are in flight at most."""
 _RETRIES = 2
 _LONGEST_ANSWER = 200_000  # characters
 
+Message: TypeAlias = Mapping[str, str]
+"""One message of a chat: its `role` and its `content`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSettings:
+    """An OpenAI-compatible endpoint and its model.
+
+    Attributes:
+        base_url: The endpoint's address, such as `https://api.example.org/v1`.
+        model: The name that the endpoint knows the model by.
+        api_key: The key that the endpoint asks for; None sends none. It is neither stored nor printed.
+        timeout_s: How long an answer may take, in seconds.
+        max_tokens: The longest answer.
+        share: The share of a search's trials that the LLM proposes itself, above 0 to 1. The solver proposes
+            the others.
+
+    Raises:
+        UserError: The share is out of range.
+    """
+
+    base_url: str
+    model: str
+    api_key: str | None = field(default=None, repr=False)
+    timeout_s: float = 120.0
+    max_tokens: int = 4096
+    share: float = AGENT_SHARE
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise UserError(f"the agent's share of the trials is above 0 and at most 1, got {self.share}")
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> AgentSettings | None:
+        """Read AGENTTTS_AGENT_BASE_URL, AGENTTTS_AGENT_MODEL and AGENTTTS_AGENT_API_KEY.
+
+        Args:
+            environ: The environment variables.
+
+        Returns:
+            The settings, or None when there is no address.
+
+        Raises:
+            UserError: There is an address without a model.
+        """
+        base_url = environ.get("AGENTTTS_AGENT_BASE_URL")
+        if not base_url:
+            return None
+        model = environ.get("AGENTTTS_AGENT_MODEL")
+        if not model:
+            raise UserError(
+                "AGENTTTS_AGENT_BASE_URL needs AGENTTTS_AGENT_MODEL beside it; export the model's name"
+            )
+        return cls(base_url=base_url, model=model, api_key=environ.get("AGENTTTS_AGENT_API_KEY") or None)
+
+
+def require_llm(settings: AgentSettings | None, what: str, instead: str = "") -> AgentSettings:
+    """Give the settings back, or say that an LLM is needed.
+
+    Args:
+        settings: The endpoint; None where none is configured.
+        what: The beginning of the error, such as `--judge needs`.
+        instead: The end of the error: what a person can do without an LLM.
+
+    Raises:
+        UserError: There are no settings.
+    """
+    if settings is None:
+        raise UserError(f"{what} an LLM: export AGENTTTS_AGENT_BASE_URL and AGENTTTS_AGENT_MODEL{instead}")
+    return settings
+
 
 class EndpointFailed(Exception):
-    """No answer after retries. The message holds neither the key nor the prompt."""
+    """There is no answer after the retries. The message holds neither the key nor the prompt."""
 
 
 class _SchemaRefused(Exception):
@@ -33,14 +114,13 @@ class _SchemaRefused(Exception):
 
 
 class AgentChat:
-    """One endpoint and one model.
+    """One endpoint and one model, asked for texts.
 
     Args:
-        settings: The endpoint.
-        store: Where answers are banked.
-        run_id: The run that pays. None: none does.
-        gate: Asked before every question that costs something; raises SpendRefused when a limit leaves no
-            room. None: nothing is limited.
+        settings: The endpoint and its model.
+        store: The sample bank, for reading and for keeping answers.
+        run_id: The run that pays for the answers; None where no run does.
+        gate: Limits what is spent; None limits nothing.
         replay: Only the bank answers.
     """
 
@@ -53,7 +133,7 @@ class AgentChat:
         gate: SpendGate | None,
         replay: bool = False,
     ) -> None:
-        import openai
+        import openai  # takes a while to import
 
         self.model_key = f"agent:{settings.model}"
         self._settings = settings
@@ -69,8 +149,20 @@ class AgentChat:
             max_retries=_RETRIES,
         )
 
-    async def ask(self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, object]) -> str:
-        """The answer's text, from the bank where it is there. EndpointFailed when there is none to be had."""
+    async def ask(self, messages: Sequence[Message], schema: Mapping[str, object]) -> str:
+        """Ask for an answer, or take it from the bank where it is there.
+
+        Args:
+            messages: The chat up to the answer.
+            schema: The JSON schema that the server is asked to keep to. The answer is not checked against it.
+
+        Returns:
+            The answer's text, cut after 200,000 characters.
+
+        Raises:
+            EndpointFailed: There is no answer to be had.
+            SpendRefused: A limit leaves no room for the question.
+        """
         prompts = {structured: self._prompt(messages, structured) for structured in (True, False)}
         banked = await self._store.get_samples([prompt.key for prompt in prompts.values()])
         for structured, prompt in prompts.items():
@@ -83,7 +175,7 @@ class AgentChat:
             try:
                 return await self._draw(prompts[True], messages, schema)
             except _SchemaRefused:
-                logger.info("the agent's server takes no JSON schema: asked for plain JSON from now on")
+                logger.info("the agent's server takes no JSON schema: plain JSON is asked for from now on")
                 self._structured = False
         return await self._draw(prompts[False], messages, None)
 
@@ -91,7 +183,7 @@ class AgentChat:
         """Close the connections."""
         await self._client.close()
 
-    def _prompt(self, messages: Sequence[Mapping[str, str]], structured: bool) -> Prompt:
+    def _prompt(self, messages: Sequence[Message], structured: bool) -> Prompt:
         sampling = {
             "max_tokens": self._settings.max_tokens,
             "response_format": "json_schema" if structured else "text",
@@ -99,7 +191,7 @@ class AgentChat:
         return make_prompt(self.model_key, {"messages": [dict(m) for m in messages]}, sampling)
 
     async def _draw(
-        self, prompt: Prompt, messages: Sequence[Mapping[str, str]], schema: Mapping[str, object] | None
+        self, prompt: Prompt, messages: Sequence[Message], schema: Mapping[str, object] | None
     ) -> str:
         reservation = None
         if self._gate is not None:
@@ -107,38 +199,41 @@ class AgentChat:
             reservation = await self._gate.reserve(self.model_key, bound, self._settings.max_tokens)
         prompt_tokens = generated_tokens = 0
         try:
-            reply = _reply(await self._answer(messages, schema))
-            prompt_tokens = reply.prompt_tokens or estimated_tokens(prompt.content)
-            generated_tokens = reply.generated_tokens or estimated_tokens(reply.text)
+            answer = await self._answer(messages, schema)
+            text, finish_reason = _first_choice(answer)
+            usage = answer.get("usage") or {}
+            prompt_tokens = int(usage.get("prompt_tokens") or estimated_tokens(prompt.content))
+            generated_tokens = int(usage.get("completion_tokens") or estimated_tokens(text))
         finally:
             if reservation is not None:
                 reservation.settle(prompt_tokens, generated_tokens)
         sample = Sample(
             prompt_key=prompt.key,
             index=0,
-            text=reply.text,
+            text=text,
             generated_tokens=generated_tokens,
             mean_logprob=None,
-            finish_reason=reply.finish_reason,
+            finish_reason=finish_reason,
             run_id=self._run_id,
             request_id=None,
         )
         await self._store.put_samples(replace(prompt, prompt_tokens=prompt_tokens), [sample])
-        return reply.text
+        return text
 
     async def _answer(
-        self, messages: Sequence[Mapping[str, str]], schema: Mapping[str, object] | None
-    ) -> Mapping[str, object]:
+        self, messages: Sequence[Message], schema: Mapping[str, object] | None
+    ) -> Mapping[str, Any]:
         import openai
 
-        named = {"name": "turn", "strict": True, "schema": schema}
-        form = {"type": "json_schema", "json_schema": named}
+        body: dict[str, Any] = {"max_tokens": self._settings.max_tokens}
+        if schema is not None:
+            named = {"name": "turn", "strict": True, "schema": dict(schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
         try:
             completion = await self._client.chat.completions.create(
                 model=self._settings.model,
                 messages=[dict(m) for m in messages],  # type: ignore[misc]
-                max_tokens=self._settings.max_tokens,
-                response_format=openai.omit if schema is None else form,  # type: ignore[arg-type]
+                **body,
             )
             return completion.to_dict()
         except openai.BadRequestError as error:
@@ -153,34 +248,83 @@ class AgentChat:
             raise EndpointFailed(f"the agent's endpoint answers garbage ({type(error).__name__})") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Reply:
-    """What an endpoint answers. Tokens: None where it does not count them."""
+class JsonChat:
+    """One endpoint and one model, asked for JSON objects. No run pays, and nothing limits what is spent.
 
-    text: str
-    finish_reason: str
-    prompt_tokens: int | None
-    generated_tokens: int | None
+    Use it as `async with JsonChat(settings, store) as chat:`.
+
+    Args:
+        settings: The endpoint and its model.
+        store: The sample bank, for reading and for keeping answers.
+
+    Attributes:
+        model: The model's name.
+    """
+
+    def __init__(self, settings: AgentSettings, store: Store) -> None:
+        self.model = settings.model
+        self._chat = AgentChat(settings, store=store, run_id=None, gate=None)
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def ask(
+        self,
+        messages: Sequence[Message],
+        schema: Mapping[str, object],
+        accept: Mapping[str, object] | None = None,
+    ) -> Mapping[str, JSON]:
+        """Ask for an object. An answer that breaks the schema is asked for once more, with what is wrong.
+
+        Args:
+            messages: The chat up to the answer.
+            schema: The JSON schema of the object, which the server is asked to keep to.
+            accept: A laxer schema that is checked instead, where the parts are judged one by one.
+
+        Raises:
+            ValueError: The second answer breaks the schema too.
+            UserError: The endpoint gives no answer.
+        """
+        chat = [dict(message) for message in messages]
+        async with self._slots:
+            for attempt in range(2):
+                try:
+                    text = await self._chat.ask(chat, schema)
+                except EndpointFailed as error:
+                    raise UserError(
+                        f"{error}; run the same command again, earlier answers are in the sample bank"
+                    ) from None
+                try:
+                    value = first_value(text)
+                    jsonschema.validate(value, accept or schema)
+                    if not isinstance(value, Mapping):
+                        raise ValueError("must be an object")
+                    return value
+                except (ValueError, jsonschema.ValidationError) as error:
+                    problem = getattr(error, "message", str(error))
+                    if attempt:
+                        raise ValueError(f"malformed answer: {problem:.200}") from None
+                    repair = f"Not of the form asked for: {problem:.200}. Answer again, JSON only."
+                    chat += [{"role": "assistant", "content": text}, {"role": "user", "content": repair}]
+        raise AssertionError
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._chat.aclose()
 
 
-def _reply(answer: Mapping[str, object]) -> _Reply:
-    """The first choice of a chat completion. EndpointFailed when there is none, or when it has no text."""
-    choices = answer.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    message = first.get("message") if isinstance(first, Mapping) else None
-    if not isinstance(first, Mapping) or not isinstance(message, Mapping):
-        raise EndpointFailed("the agent's endpoint answers without a choice")
-    text, usage = message.get("content"), answer.get("usage")
+def prompt_text(value: object) -> str:
+    """A value as a prompt shows it: a text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _first_choice(answer: Mapping[str, Any]) -> tuple[str, str]:
+    """The text and the finish reason of a completion's first choice."""
+    try:
+        choice = answer["choices"][0]
+        text, finish_reason = choice["message"]["content"], choice.get("finish_reason")
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise EndpointFailed("the agent's endpoint answers without a choice") from error
     if not isinstance(text, str) or not text.strip():
         raise EndpointFailed("the agent's endpoint answers with an empty text")
-    counts = usage if isinstance(usage, Mapping) else {}
-    return _Reply(
-        text=text[:_LONGEST_ANSWER],
-        finish_reason=str(first.get("finish_reason") or "stop"),
-        prompt_tokens=_count(counts.get("prompt_tokens")),
-        generated_tokens=_count(counts.get("completion_tokens")),
-    )
-
-
-def _count(value: object) -> int | None:
-    return int(value) if isinstance(value, int | float) else None
+    return text[:_LONGEST_ANSWER], str(finish_reason or "stop")

@@ -28,10 +28,10 @@ def html(run: SearchResult) -> str:
 
 def _facts(run: SearchResult) -> list[tuple[str, str]]:
     scored = sum(trial.score is not None for trial in run.trials)
-    cost = run.to_json_dict()["cost"]
-    tokens = count_text(cost["prompt_tokens"] + cost["generated_tokens"])
-    samples = count_text(cost["samples_drawn"])
-    money = "" if cost["usd"] is None else f", ${cost['usd']:,.2f}"
+    cost = run.cost
+    tokens = count_text(cost.prompt_tokens + cost.generated_tokens)
+    samples = count_text(cost.samples_drawn)
+    money = "" if cost.usd is None else f", ${cost.usd:,.2f}"
     return [
         ("run", f"{run.run_id}, {run.status}, in {run.db}"),
         ("best", _finalist(run.best)),
@@ -39,8 +39,8 @@ def _facts(run: SearchResult) -> list[tuple[str, str]]:
         ("trials", f"{len(run.trials)}, {scored} with a score"),
         (
             "cost",
-            f"{count_text(cost['calls'])} calls, {samples} samples, {tokens} tokens, "
-            f"{count_text(cost['flops'])} FLOPs{money}",
+            f"{count_text(cost.calls)} calls, {samples} samples, {tokens} tokens, "
+            f"{count_text(cost.flops)} FLOPs{money}",
         ),
     ]
 

@@ -22,16 +22,15 @@ from typing import Any
 from agenttts import read_tuned
 from agenttts.tasktune.data.dataset import load_dataset
 from agenttts.tasktune.data.rows import TaskRow
-from agenttts.tasktune.evaluation import rivals_spec
-from agenttts.tasktune.fit import encode_chat, greedy
-from agenttts.training.weights import read_tuned
+from agenttts.tasktune.generate import encode_chat, greedy
+from agenttts.tasktune.rivals import rivals_spec
 from datastore import Store
-from datastore.store import Store
 from pipelines import PipelineSpec, SamplingSpec
 from pipelines.clients import ModelClients
 from pipelines.sampler import Sampler
 from pipelines.servecommand import commands
 from pipelines.serving import ServerGroup
+from pipelines.wire import Content
 
 
 async def served_answers(spec: PipelineSpec, rows: list[TaskRow], most: list[int]) -> list[str]:
@@ -42,7 +41,7 @@ async def served_answers(spec: PipelineSpec, rows: list[TaskRow], most: list[int
             sampler = Sampler(spec, store, clients, run_id=None, replay=False, gate=None)
 
             async def one(row: TaskRow, tokens: int) -> str:
-                content = {"messages": [dict(message) for message in row.messages]}
+                content: Content = {"messages": [dict(message) for message in row.messages]}
                 sampling = SamplingSpec(temperature=0.0, max_tokens=tokens)
                 return (await sampler.samples("parity", "tuned", content, sampling, 1)).samples[0].text
 

@@ -20,7 +20,6 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from agenttts.events import SearchEvent, TrialStarted
 from datastore import Store
 from pipelines import PipelineSpec, SamplingSpec, clients, load_examples, load_spec
 from pipelines.serving import ServerGroup, commands
-from pipelines.wire import Draw, request_body
+from pipelines.wire import Content, Draw, request_body
 from pipelines.zoo import SPEC
 
 TRIALS, IN_FLIGHT = 20, 64
@@ -55,9 +54,7 @@ class Recorder:
         if isinstance(event, TrialStarted):
             self.trial = event.number
 
-    def note(
-        self, base_url: str, name: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int
-    ) -> None:
+    def note(self, base_url: str, name: str, content: Content, sampling: SamplingSpec, n: int) -> None:
         path, body = request_body(name, content, sampling, n, logprobs=True)
         question = str(content["messages"][0]["content"]).partition("\n")[0]
         if question in self.questions:
@@ -70,7 +67,7 @@ def searched(spec: PipelineSpec, db: Path, seed: int) -> tuple[float, int, Recor
     recorder, draw = Recorder(questions), clients.ServerClient.draw
 
     async def noted(
-        self: clients.ServerClient, name: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int
+        self: clients.ServerClient, name: str, content: Content, sampling: SamplingSpec, n: int
     ) -> Draw:
         recorder.note(self.address, name, content, sampling, n)
         return await draw(self, name, content, sampling, n)

@@ -113,8 +113,9 @@ def one_run(job: tuple[str, str, str, str, int, int, str]) -> dict[str, Any]:
     import torch
 
     from agenttts.p2c import metrics
+    from agenttts.p2c.settings import P2CSettings
     from agenttts.p2c.texts import Pairs
-    from agenttts.p2c.trainer import P2CSettings, train_classifier
+    from agenttts.p2c.trainer import train_classifier
 
     torch.set_num_threads(1)
     labels, texts = load(Path(data), name)

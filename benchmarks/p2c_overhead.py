@@ -27,8 +27,9 @@ def one(data: str, method: str, n_texts: int, epochs: int, base: str) -> tuple[f
     """Seconds of training per text and epoch, and peak memory in GiB."""
     import torch
 
+    from agenttts.p2c.settings import Method, P2CSettings
     from agenttts.p2c.texts import Pairs
-    from agenttts.p2c.trainer import P2CSettings, train_classifier
+    from agenttts.p2c.trainer import train_classifier
     from agenttts.training.checkpoints import peak_bytes
 
     torch.set_num_threads(1)

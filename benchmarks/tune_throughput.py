@@ -80,7 +80,7 @@ def with_agenttts(folder: Path) -> None:
     module.trainer_class = timed  # type: ignore[assignment]
     config = FitConfig(base=BASE, data="museum", out="ours", learning_rate=5e-3, epochs=1)
     (tuned,) = fit(config, folder)
-    told(tuned.card["rows"], seconds[0])
+    told(tuned.card.rows, seconds[0])
 
 
 def told(rows: int, seconds: float) -> None:

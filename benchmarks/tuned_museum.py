@@ -19,10 +19,7 @@ import tempfile
 from pathlib import Path
 
 from agenttts import evaluate, fit
-from agenttts.tasktune.evaluation import evaluate
-from agenttts.tasktune.fit import fit
 from datastore import Store
-from datastore.store import Store
 from tests.agenttts.tasktune.museum import ZOO, fit_config, museum
 
 

@@ -18,14 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from agenttts import SearchResult, paired_difference, read_tuned, search
-from agenttts.stats import paired_difference
-from agenttts.tasktune.improve import drawn_ids
+from agenttts.judged import drawn_ids
 from agenttts.tasktune.serving import served
-from agenttts.training.weights import read_tuned
 from pipelines import ModelSpec, PipelineSpec, load_examples, load_spec
-from pipelines.dataset import load_examples
-from pipelines.spec import ModelSpec, PipelineSpec
-from pipelines.specfile import load_spec
 from pipelines.zoo import SPEC
 
 BUDGETS = (50.0, 150.0, 400.0)

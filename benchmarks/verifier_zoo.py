@@ -17,15 +17,10 @@ from typing import Any
 import numpy as np
 
 from agenttts import paired_difference
-from agenttts.p2c.trainer import tokenized
-from agenttts.stats import paired_difference
-from agenttts.tasktune.improve import drawn_ids
+from agenttts.judged import drawn_ids
+from agenttts.p2c.backbone import tokenized
 from datastore import Store
-from datastore.store import Store
 from pipelines import Candidate, StageChoice, aggregators, load_examples, load_spec, metrics, prompts
-from pipelines.aggregators import Candidate
-from pipelines.allocation import StageChoice
-from pipelines.dataset import load_examples
 from pipelines.parsers import Parsed, parse
 from pipelines.runtime import Runtime
 from pipelines.zoo import SPEC

@@ -21,7 +21,6 @@ from pathlib import Path
 from agenttts import Allocation, SearchSpace, StageChoice, search
 from agenttts.bank_outcomes import BankOutcomes
 from agenttts.blocking import run_blocking
-from agenttts.space import SearchSpace
 from agenttts.trial import TrialResult
 from datastore import Store
 from pipelines import load_examples, load_spec

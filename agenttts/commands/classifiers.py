@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-import datastore
-import pipelines
 from agenttts.commands.common import (
     DEFAULT_DB,
     Config,
@@ -31,8 +29,12 @@ from agenttts.commands.search import agent_settings
 from agenttts.errors import UserError
 
 if TYPE_CHECKING:
-    from agenttts import AgentSettings
+    from agenttts.llm import AgentSettings
+    from agenttts.p2c.classifier import ClassifierReport
     from agenttts.p2c.texts import LabelledText
+    from agenttts.training.events import OnTuneEvent, TuneEvent
+    from datastore.records import Preference
+    from datastore.store import Store
 
 
 def classifier(
@@ -50,41 +52,56 @@ def classifier(
     from pipelines.configfile import load_config
 
     loaded = load_config(config, ClassifierConfig)
-    with status_line() as told:
-        told("training")
-
-        def on_event(event: dict[str, Any]) -> None:
-            told(f"step {event['step']}: macro-F1 {event['score']:.3f} on the validation texts")
-
-        found = fit_classifier(loaded, config.parent, on_event=on_event)
-    for name in found["classes_without_pairs"]:
+    with _scores_shown(" on the validation texts") as on_event:
+        report = fit_classifier(loaded, config.parent, on_event=on_event)
+    for name in report.classes_without_pairs:
         say(f"warning: no pair of the class {name} has a preference: learnt from its labels alone", "yellow")
-    if found["test_texts_cut"]:
-        say(
-            f"warning: {found['test_texts_cut']} test texts are longer than max_tokens and were cut", "yellow"
-        )
+    if report.test_texts_cut:
+        say(f"warning: {report.test_texts_cut} test texts are longer than max_tokens and were cut", "yellow")
     if json:
-        print_json(found)
+        print_json(report.to_json_dict())
     else:
-        _print_figures(found)
+        _print_figures(report)
     if html is not None:
         from agenttts import plots
         from agenttts.report_html import save_figures
 
-        save_figures([plots.reliability(found["reliability"])], f"{config.stem}: reliability", html)
+        save_figures([plots.reliability(report.figures.reliability)], f"{config.stem}: reliability", html)
 
 
-def _print_figures(found: Mapping[str, Any]) -> None:
+def _print_figures(report: ClassifierReport) -> None:
     from rich.table import Table
 
+    figures, interval = report.figures, report.figures.accuracy_interval
     table = Table("figure", "test texts")
-    low, high = found["accuracy_ci"]
-    table.add_row("accuracy", f"{found['accuracy']:.3f} [{low:.3f}, {high:.3f}]")
-    for name in ("macro_f1", "matthews", "calibration_error", "consistency", "preference_accuracy"):
-        if found.get(name) is not None:
-            table.add_row(name.replace("_", " "), f"{found[name]:.3f}")
+    bounds = "" if interval is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
+    table.add_row("accuracy", f"{figures.accuracy:.3f}{bounds}")
+    for name, value in (
+        ("macro f1", figures.macro_f1),
+        ("matthews", figures.matthews),
+        ("calibration error", figures.calibration_error),
+        ("consistency", figures.consistency),
+        ("preference accuracy", figures.preference_accuracy),
+    ):
+        if value is not None:
+            table.add_row(name, f"{value:.3f}")
     out().print(table)
-    say(f"{found.get('path', 'nothing exported: the backbone was frozen')}")
+    say(str(report.path or "nothing exported: the backbone was frozen"))
+
+
+@contextlib.contextmanager
+def _scores_shown(where: str = "") -> Iterator[OnTuneEvent]:
+    """A status line with the score after each epoch."""
+    from agenttts.training.events import TuneScore
+
+    with status_line() as show:
+        show("training")
+
+        def on_event(event: TuneEvent) -> None:
+            if isinstance(event, TuneScore):
+                show(f"step {event.step}: macro-F1 {event.score:.3f}{where}")
+
+        yield on_event
 
 
 def verifier(
@@ -111,20 +128,27 @@ def verifier(
 
     Example: `agenttts tune verifier pipeline.yaml --stage answer --base answerdotai/ModernBERT-base --out v`
     """
-    settings = {
-        "method": method,
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "max_tokens": max_tokens,
-    }
-    loaded = pipelines.load_spec(spec)
+    from agenttts.p2c.settings import Method, P2CSettings
     from agenttts.p2c.verifier import train_verifier
+    from pipelines.specfile import load_spec
 
-    with status_line() as told:
-        told("training")
-        found = train_verifier(
-            loaded,
+    try:
+        settings = P2CSettings.model_validate(
+            {
+                "method": method,
+                "epochs": epochs,
+                "learning_rate": learning_rate,
+                "batch_size": batch_size,
+                "max_tokens": max_tokens,
+                "balance": True,
+                "seed": seed,
+            }
+        )
+    except ValueError:
+        raise UserError(f"--method is one of {', '.join(get_args(Method))}, got {method!r}") from None
+    with _scores_shown() as on_event:
+        report = train_verifier(
+            load_spec(spec),
             stage,
             base,
             out_dir,
@@ -133,20 +157,19 @@ def verifier(
             settings=settings,
             tune_share=tune_share,
             seed=seed,
-            on_event=lambda event: told(f"step {event['step']}: macro-F1 {event['score']:.3f}"),
+            on_event=on_event,
         )
     if json:
-        print_json(found)
+        print_json(report.to_json_dict())
         return
-    above = found["right_above_wrong"] or 0.0
     out().print(
-        f"{found['path']}: on samples of unseen examples accuracy {found['accuracy']:.3f}, and a right one "
-        f"scores above a wrong one of its prompt in {above:.0%}",
+        f"{report.path}: on samples of unseen examples accuracy {report.accuracy:.3f}, and a right one "
+        f"scores above a wrong one of its prompt in {report.right_above_wrong or 0.0:.0%}",
         markup=False,
     )
     say(
-        f"in the pipeline file: models: {{verifier: {{path: {found['path']}, "
-        f"base_url: http://127.0.0.1:PORT/v1, active_params: {found['active_params']}}}}}\n"
+        f"in the pipeline file: models: {{verifier: {{path: {report.path}, "
+        f"base_url: http://127.0.0.1:PORT/v1, active_params: {report.active_params}}}}}\n"
         f"and of stage {stage}: verifiers: [verifier]; the search then weighs it against the vote",
         "dim",
     )
@@ -161,12 +184,12 @@ def prefer(
     votes: Annotated[
         str | None, typer.Option("--votes", help="Columns with counts of votes, one for each label.")
     ] = None,
-    source: Annotated[str, typer.Option("--source", help="votes or llm.")] = "llm",
+    source: Annotated[str, typer.Option("--source", help="votes, or llm (experimental).")] = "llm",
     pairs: Annotated[int, typer.Option("--pairs", min=1, help="Pairs to ask about.")] = 500,
     tie: Annotated[
         float, typer.Option("--tie", min=0.0, max=1.0, help="votes: shares this near are a tie.")
     ] = 0.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what it would cost; ask nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost; ask nothing.")] = False,
     import_csv: Annotated[
         Path | None, typer.Option("--import", help="Take people's preferences from a CSV file instead.")
     ] = None,
@@ -183,71 +206,74 @@ def prefer(
 
     Example: `agenttts tune prefer tone --data texts.csv --labels polite,rude --label tone --pairs 300`
     """
+    from agenttts.llm import require_llm
     from agenttts.p2c.preferences import by_votes, drawn_pairs, read_csv, write_csv
-    from agenttts.p2c.texts import read_texts
-    from agenttts.tasktune.chat import require_llm
+    from agenttts.p2c.texts import TIE, read_texts
+    from datastore.store import Store
     from pipelines.tables import read_file
 
     if export_csv is not None:
-        with datastore.Store.read(db) as reading:
+        with Store.read(db) as reading:
             count = write_csv(reading.preferences(collection), export_csv)
         say(f"{export_csv}: {count} preferences")
         return
-    notes: list[str] = []
+    warnings: list[str] = []
     if import_csv is not None:
-        found = read_csv(collection, import_csv, at=time.time())
+        preferences = read_csv(collection, import_csv, at=time.time())
     else:
         if data is None:
             raise UserError("texts come from --data; or take preferences from --import")
         names = comma_separated(labels)
         columns = comma_separated(votes or "")
         texts = read_texts(read_file(data), text=text, labels=names, label=label, votes=columns)
-        asked = drawn_pairs(texts, pairs, seed)
+        chosen = drawn_pairs(texts, pairs, seed)
         if source == "votes":
-            found = by_votes(collection, texts, names, asked, tie=tie, at=time.time())
+            preferences = by_votes(collection, texts, names, chosen, tie=tie, at=time.time())
         elif source == "llm":
-            characters = sum(len(texts[i].text) + len(texts[j].text) + 300 for i, j in asked)
-            cost = f"{2 * len(asked)} calls, about {2 * characters // 4:,} prompt tokens"
+            characters = sum(len(texts[i].text) + len(texts[j].text) + 300 for i, j in chosen)
+            cost = f"{2 * len(chosen)} calls, about {2 * characters // 4:,} prompt tokens"
             if dry_run:
-                say(f"{len(asked)} pairs in both orders: {cost}")
+                say(f"{len(chosen)} pairs in both orders: {cost}")
                 return
             settings = require_llm(agent_settings(llm_base_url, llm_model), "--source llm needs")
-            say(f"{len(asked)} pairs in both orders: {cost}", "dim")
-            with status_line() as told, datastore.Store.open(db) as store:
-                found, notes = asyncio.run(_preferred(collection, texts, names, asked, settings, store, told))
+            say(f"{len(chosen)} pairs in both orders: {cost}", "dim")
+            with status_line() as show, Store.open(db) as store:
+                preferences, warnings = asyncio.run(
+                    _preferred(collection, texts, names, chosen, settings, store, show)
+                )
         else:
             raise UserError(f"--source is votes or llm, got {source!r}")
-    with datastore.Store.open(db) as store:
-        store.put_preferences(found)
+    with Store.open(db) as store:
+        store.put_preferences(preferences)
         total = len(store.preferences(collection))
     counts = {
-        "first": sum(one.preferred == 1 for one in found),
-        "second": sum(one.preferred == 0 for one in found),
-        "tie": sum(one.preferred == 0.5 for one in found),
+        "first": sum(one.preferred == 1 for one in preferences),
+        "second": sum(one.preferred == 0 for one in preferences),
+        "tie": sum(one.preferred == TIE for one in preferences),
     }
-    for note in notes:
-        say(f"warning: {note}", "yellow")
+    for warning in warnings:
+        say(f"warning: {warning}", "yellow")
     if json:
-        print_json({"collection": collection, "added": counts, "total": total, "warnings": notes})
+        print_json({"collection": collection, "added": counts, "total": total, "warnings": warnings})
     else:
-        told_counts = ", ".join(f"{count} {what}" for what, count in counts.items())
-        say(f"{collection}: {told_counts}; {total} in {db}")
+        summary = ", ".join(f"{count} {what}" for what, count in counts.items())
+        say(f"{collection}: {summary}; {total} in {db}")
 
 
 async def _preferred(
     collection: str,
     texts: Sequence[LabelledText],
     labels: Sequence[str],
-    asked: Sequence[tuple[int, int]],
+    pairs: Sequence[tuple[int, int]],
     settings: AgentSettings,
-    store: datastore.Store,
-    told: Any,
-) -> tuple[list[datastore.Preference], list[str]]:
+    store: Store,
+    show: Callable[[str], None],
+) -> tuple[list[Preference], list[str]]:
+    from agenttts.llm import JsonChat
     from agenttts.p2c.preferences import by_llm
-    from agenttts.tasktune.chat import JsonChat
 
     async with JsonChat(settings, store) as chat:
-        return await by_llm(collection, texts, labels, asked, chat, at=time.time(), told=told)
+        return await by_llm(collection, texts, labels, pairs, chat, at=time.time(), on_status=show)
 
 
 def judge(
@@ -272,15 +298,16 @@ def judge(
     from agenttts.p2c.page import JudgePage, Judging, judged_pairs
     from agenttts.p2c.preferences import agreement, drawn_pairs
     from agenttts.p2c.texts import read_texts
+    from datastore.store import Store
     from pipelines.tables import read_file
 
     names = comma_separated(labels)
     texts = read_texts(read_file(data), text=text, labels=names, label=label)
-    with datastore.Store.open(db) as store:
-        asked = judged_pairs(store, collection, texts, names) if same else drawn_pairs(texts, pairs, seed)
-        if not asked:
+    with Store.open(db) as store:
+        chosen = judged_pairs(store, collection, texts, names) if same else drawn_pairs(texts, pairs, seed)
+        if not chosen:
             raise UserError(f"--same: nobody has judged pairs of {collection} yet")
-        judging = Judging(store, collection, person, texts, names, asked, time.time)
+        judging = Judging(store, collection, person, texts, names, chosen, time.time)
         with JudgePage(judging, collection, port=port) as page:
             say(f"open {page.url}", "green")
             say("Ctrl-C ends it; every answer is kept at once.", "dim")
@@ -288,9 +315,9 @@ def judge(
                 while True:
                     time.sleep(0.5)
         state, agreed = judging.state(), agreement(store.preferences(collection))
-    say(f"{state['done']} of {state['total']} pairs judged by {person}")
+    say(f"{state.done} of {state.total} pairs judged by {person}")
     if agreed is not None:
-        say(f"two judges of one pair say the same in {agreed:.0%}")
+        say(f"two judges of one pair agree in {agreed:.0%}")
 
 
 def comma_separated(text: str) -> list[str]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json as jsonlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import pipelines
 from agenttts.commands.common import DEFAULT_DB, Db, Json, Seed, Spec, out, print_json, say, talk
 
 if TYPE_CHECKING:
-    from agenttts.tasktune.improve import Comparison, ImproveEvent, Improvement
+    from agenttts.stats import Difference
+    from agenttts.tasktune.improve import ImproveEvent
+    from agenttts.tasktune.improvement import Comparison, Improvement, Scored
 
 
 def improve(
@@ -47,10 +48,11 @@ def improve(
 
     Example: `agenttts improve pipeline.yaml --run latest --db run.duckdb --budget 50 --budget 150`
     """
-    loaded = pipelines.load_spec(spec)
     from agenttts.progress import SearchProgress
-    from agenttts.tasktune.improve import ImprovePhase
     from agenttts.tasktune.improve import improve as run_improve
+    from agenttts.tasktune.improvement import ImprovePhase
+    from agenttts.training.events import TuneScore, TuneStep
+    from pipelines.specfile import load_spec
 
     console = talk()
     with SearchProgress(console) as progress:
@@ -58,11 +60,11 @@ def improve(
         def on_event(event: ImproveEvent) -> None:
             if isinstance(event, ImprovePhase):
                 console.print(event.text, style="dim", markup=False)
-            else:
+            elif not isinstance(event, TuneStep | TuneScore):
                 progress(event)
 
-        made = run_improve(
-            loaded,
+        improvement = run_improve(
+            load_spec(spec),
             db=db,
             run_id=run,
             stage=stage,
@@ -81,62 +83,49 @@ def improve(
             on_event=on_event,
         )
     if json:
-        print_json(made.to_json_dict())
+        print_json(improvement.to_json_dict())
         return
-    show(made)
-    say(f"{made.path}: dataset, adapters, pipeline.yaml with the tuned models, improve.json", "dim")
+    show(improvement)
+    say(f"{improvement.path}: dataset, adapters, pipeline.yaml with the tuned models, improve.json", "dim")
 
 
-def show(made: Improvement) -> None:
-    """The tables of an improvement."""
+def show(improvement: Improvement) -> None:
+    """Print the tables of an improvement."""
     from rich.table import Table
 
     console = out()
-    console.print(f"stage {made.stage}: {made.why}", markup=False)
+    console.print(f"stage {improvement.stage}: {improvement.why}", markup=False)
     tuned = Table("tuned model", "parameters", "rows", "before", "after", "seconds")
-    for name, told in made.models.items():
-        scores = [told["score_before"], told["score_after"]]
+    for name, model in improvement.models.items():
+        scores = (model.score_before, model.score_after)
         tuned.add_row(
             name,
-            f"{told['active_params']:,.0f}",
-            str(told["rows"]),
+            f"{model.active_params:,.0f}",
+            str(model.rows),
             *("–" if score is None else f"{score:.3f}" for score in scores),
-            f"{told['seconds']:.0f}",
+            f"{model.seconds:.0f}",
         )
     console.print(tuned)
     table = Table("budget", "", "allocation", "units", "test", "minus before, 95 %")
-    for one in made.comparisons:
+    for one in improvement.comparisons:
         for row in _rows(one):
             table.add_row(*row)
     console.print(table)
-    console.print(jsonlib.dumps(dict(made.bought)), style="dim", markup=False)
+    console.print(jsonlib.dumps(improvement.bought.to_json_dict()), style="dim", markup=False)
 
 
 def _rows(one: Comparison) -> list[tuple[str, ...]]:
-    def interval(found: Any) -> str:
-        return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
-    rows: list[tuple[str, ...]] = [
-        (
-            f"{one.budget_units:g}",
-            "before",
-            str(one.before),
-            f"{one.before_units:.1f}",
-            f"{one.before_score:.3f}",
-            "",
-        ),
-        (
-            "",
-            "after",
-            str(one.after),
-            f"{one.after_units:.1f}",
-            f"{one.after_score:.3f}",
-            interval(one.difference),
-        ),
+    def row(budget: str, name: str, scored: Scored | None, difference: Difference | None) -> tuple[str, ...]:
+        if scored is None:
+            return (budget, name, "none reaches it", "", "", "")
+        interval = ""
+        if difference is not None:
+            interval = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+        return (budget, name, str(scored.allocation), f"{scored.units:.1f}", f"{scored.score:.3f}", interval)
+
+    return [
+        row(f"{one.budget_units:g}", "before", one.before, None),
+        row("", "after", one.after, one.difference),
+        row("", "same quality", one.same, one.same_difference),
     ]
-    if one.same is not None and one.same_units is not None and one.same_score is not None:
-        told = (f"{one.same_units:.1f}", f"{one.same_score:.3f}", interval(one.same_difference))
-        rows.append(("", "same quality", str(one.same), *told))
-    else:
-        rows.append(("", "same quality", "none reaches it", "", "", ""))
-    return rows

@@ -26,11 +26,12 @@ from agenttts.commands.common import (
     talk,
 )
 from agenttts.errors import UserError
-from agenttts.proposers.choice import DEFAULT, NAMES, AgentSettings
+from agenttts.proposers.choice import DEFAULT, NAMES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from agenttts import AgentSettings
     from agenttts.goal import Objective
 
 Trials = Annotated[int, typer.Option("--trials", min=1, help="Allocations to evaluate at most.")]
@@ -137,6 +138,8 @@ def search(
 
 def agent_settings(base_url: str | None, model: str | None) -> AgentSettings | None:
     """The endpoint of the flags, completed by the environment; None when there is none."""
+    from agenttts import AgentSettings
+
     environ = dict(os.environ)
     environ |= {"AGENTTTS_AGENT_BASE_URL": base_url} if base_url else {}
     environ |= {"AGENTTTS_AGENT_MODEL": model} if model else {}

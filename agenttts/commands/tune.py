@@ -9,11 +9,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-import datastore
 from agenttts.commands import classifiers
 from agenttts.commands.common import (
     DEFAULT_DB,
@@ -36,13 +35,14 @@ from agenttts.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from agenttts import AgentSettings
-    from agenttts.tasktune.data.dataset import TaskData
+    from agenttts.llm import AgentSettings
     from agenttts.tasktune.data.propose import Proposed
     from agenttts.tasktune.evaluation import Evaluation
-    from agenttts.tasktune.merging import Method
+    from agenttts.training.events import OnTuneEvent, TuneEvent
     from agenttts.training.weights import TunedModel
+    from datastore.store import Store
     from pipelines.tables import Row
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,30 +58,24 @@ def data(
 
     Example: `agenttts tune data data.yaml`
     """
-    from agenttts.tasktune.data.build import DataConfig, build
+    from agenttts.tasktune.data.build import DataConfig, run_build
+    from agenttts.tasktune.data.dataset import card_text
     from pipelines.configfile import load_config
 
     loaded = load_config(config, DataConfig)
-    with status_line() as told:
-        made = asyncio.run(
-            build(loaded, config.parent, llm=agent_settings(llm_base_url, llm_model), progress=told)
-        )
-    _show_data(made, json)
-
-
-def _show_data(made: TaskData, json: bool) -> None:
+    llm = agent_settings(llm_base_url, llm_model)
+    with status_line() as show:
+        dataset = run_build(loaded, config.parent, llm=llm, on_status=show)
     if json:
-        print_json({"path": str(made.path), **made.card})
+        print_json({"path": str(dataset.path), **dataset.card.to_json_dict()})
         return
-    from agenttts.tasktune.data.dataset import card_text
-
-    out().print(card_text(made.card), markup=False)
-    say(f"{made.path}: every row that went is in dropped.jsonl", "dim")
+    out().print(card_text(dataset.card), markup=False)
+    say(f"{dataset.path}: every row that was dropped is in dropped.jsonl", "dim")
 
 
 @app.command("fit")
 def fit_(config: Config, db: Db = DEFAULT_DB, json: Json = False) -> None:
-    """Tune a model on a dataset; interrupted, the same command goes on.
+    """Tune a model on a dataset; interrupted, the same command resumes. The key `dpo` is experimental.
 
     Example: `agenttts tune fit fit.yaml --db run.duckdb`
     """
@@ -95,24 +89,26 @@ def fit_(config: Config, db: Db = DEFAULT_DB, json: Json = False) -> None:
         fit(loaded, config.parent)
         return
     with _training() as on_event:
-        made = fit(loaded, config.parent, on_event=on_event)
-    _register(db, {one.path.name: one for one in made})
+        models = fit(loaded, config.parent, on_event=on_event)
+    _register(db, {one.path.name: one for one in models})
     if json:
-        print_json([{"path": str(one.path), "digest": one.digest, **one.card} for one in made])
+        print_json(
+            [{"path": str(one.path), "digest": one.digest, **one.card.to_json_dict()} for one in models]
+        )
         return
     table = Table("model", "sub-task", "rows", "before", "after", "steps", "seconds", "peak GiB")
-    for one in made:
-        before, after = one.card["metrics"]["before"], one.card["metrics"]["after"]
-        for task in one.card["tasks"]:
-            scores = [f"{m[task]:.3f}" if task in m else "–" for m in (before, after)]
+    for one in models:
+        card = one.card
+        for task in card.tasks:
+            scores = (card.metrics.before, card.metrics.after)
             table.add_row(
                 str(one.path),
                 task,
-                str(one.card["rows"]),
-                *scores,
-                str(one.card["steps"]),
-                f"{one.card['seconds']:.0f}",
-                f"{one.card['peak_bytes'] / 2**30:.2f}",
+                str(card.rows),
+                *(f"{by_task[task]:.3f}" if task in by_task else "–" for by_task in scores),
+                str(card.steps),
+                f"{card.seconds or 0:.0f}",
+                f"{(card.peak_bytes or 0) / 2**30:.2f}",
             )
     out().print(table)
     say("scores are greedy, on the dataset's evaluation split; `agenttts tune eval` compares models", "dim")
@@ -129,7 +125,7 @@ def eval_(
         str | None, typer.Option("--against", help="The reference; else the largest model that is not tuned.")
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="test, eval or train.")] = None,
-    judge: Annotated[bool, typer.Option("--judge", help="Have the LLM prefer between answers too.")] = False,
+    judge: Annotated[bool, typer.Option("--judge", help="Experimental: have the LLM prefer too.")] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write the scores as an HTML plot.")] = None,
     seed: Seed = 0,
     llm_base_url: LlmBaseUrl = None,
@@ -141,15 +137,16 @@ def eval_(
 
     Example: `agenttts tune eval data/ --model base=models/small --model tuned=adapters/small`
     """
-    from agenttts.tasktune.chat import require_llm
+    from agenttts.llm import require_llm
     from agenttts.tasktune.data.dataset import load_dataset
     from agenttts.tasktune.evaluation import evaluate, figure
+    from datastore.store import Store
 
     loaded = load_dataset(dataset)
     settings = require_llm(agent_settings(llm_base_url, llm_model), "--judge needs") if judge else None
     log_dir = Path(tempfile.mkdtemp(prefix="agenttts-eval-"))
-    with status_line() as told, datastore.Store.open(db) as store:
-        found = asyncio.run(
+    with status_line() as show, Store.open(db) as store:
+        evaluation = asyncio.run(
             evaluate(
                 loaded,
                 named_places(model),
@@ -159,16 +156,16 @@ def eval_(
                 seed=seed,
                 judge=settings,
                 log_dir=log_dir,
-                progress=told,
+                on_status=show,
             )
         )
     if json:
-        print_json(found.to_json_dict())
+        print_json(evaluation.to_json_dict())
     else:
-        out().print(evaluation_table(found))
+        out().print(evaluation_table(evaluation))
     if plot is not None:
         try:
-            figure(found).write_html(plot)
+            figure(evaluation).write_html(plot)
         except OSError as error:
             raise UserError(f"{plot}: the plot can't be written there: {error.strerror or error}") from None
 
@@ -191,9 +188,10 @@ def tasks(
 
     Example: `agenttts tune tasks rulings/*.txt --domain "Rulings of labour courts"`
     """
-    from agenttts.tasktune.chat import require_llm
+    from agenttts.llm import require_llm
     from agenttts.tasktune.data.sources import documents as read_documents
     from agenttts.tasktune.data.subtask import subtasks_yaml, template_names, template_text
+    from datastore.store import Store
 
     if template == "list":
         out().print("\n".join(template_names()))
@@ -210,25 +208,23 @@ def tasks(
         )
         if not documents or not domain:
             raise UserError("proposing sub-tasks needs --domain and documents of it")
-        read = read_documents(documents)
-        with status_line() as told, datastore.Store.open(db) as store:
-            told(f"reading {len(read)} documents")
-            found = asyncio.run(_proposed(domain, read, settings, store))
-        for name, reason in found.left_out:
+        docs = read_documents(documents)
+        with status_line() as show, Store.open(db) as store:
+            show(f"reading {len(docs)} documents")
+            proposed = asyncio.run(_proposed(domain, docs, settings, store))
+        for name, reason in proposed.left_out:
             say(f"left out {name}: {reason}", "yellow")
-        text = subtasks_yaml(found.tasks)
+        text = subtasks_yaml(proposed.tasks)
     out_file.write_text(text, encoding="utf-8")
     say(f"{out_file}: review it; `agenttts tune data` builds a dataset for it")
 
 
-async def _proposed(
-    domain: str, read: list[Row], settings: AgentSettings, store: datastore.Store
-) -> Proposed:
-    from agenttts.tasktune.chat import JsonChat
+async def _proposed(domain: str, docs: list[Row], settings: AgentSettings, store: Store) -> Proposed:
+    from agenttts.llm import JsonChat
     from agenttts.tasktune.data.propose import propose_subtasks
 
     async with JsonChat(settings, store) as chat:
-        return await propose_subtasks(domain, read, chat)
+        return await propose_subtasks(domain, docs, chat)
 
 
 @app.command("merge")
@@ -248,38 +244,39 @@ def merge_(
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
-    """Make several adapters one, or (--method base) one adapter part of its base's weights.
+    """Merge several adapters (experimental), or add one adapter to its base's weights (--method base).
 
     Example: `agenttts tune merge adapters/a adapters/b --out adapters/ab --learn data/`
     """
     from agenttts.tasktune.data.cleaning import evenly
     from agenttts.tasktune.data.dataset import load_dataset
-    from agenttts.tasktune.merging import merge, merge_into_base
+    from agenttts.tasktune.merging import Method, merge, merge_into_base
 
     if method == "base":
         if len(adapters) != 1:
             raise UserError(f"--method base takes one adapter, got {len(adapters)}")
-        made = merge_into_base(adapters[0], out_dir)
+        merged = merge_into_base(adapters[0], out_dir)
     elif method in ("sum", "ties", "dare"):
         learn_from = None if learn is None else evenly(load_dataset(learn).train, rows)
-        with status_line() as told:
-            made = merge(
+        with status_line() as show:
+            merged = merge(
                 adapters,
                 out_dir,
-                method=cast("Method", method),
+                method=cast(Method, method),
                 weights=weight,
                 density=density,
                 learn_from=learn_from,
                 seed=seed,
-                on_loss=lambda step, loss: told(f"step {step}, loss {loss:.3f}"),
+                on_loss=lambda step, loss: show(f"step {step}, loss {loss:.3f}"),
             )
     else:
         raise UserError(f"--method is sum, ties, dare or base, got {method!r}")
-    _register(db, {made.path.name: made})
+    _register(db, {merged.path.name: merged})
     if json:
-        print_json({"path": str(made.path), "digest": made.digest, "rank": made.rank, **made.card})
+        card = merged.card.to_json_dict()
+        print_json({"path": str(merged.path), "digest": merged.digest, "rank": merged.rank, **card})
     else:
-        say(f"{made.path}: rank {made.rank}, {made.n_params:,} parameters")
+        say(f"{merged.path}: rank {merged.rank}, {merged.n_params:,} parameters")
 
 
 app.command("classifier")(classifiers.classifier)
@@ -307,28 +304,28 @@ def serve_(
 
     Example: `agenttts tune serve adapters/small --port 8101`
     """
-    from agenttts.tasktune.evaluation import rivals_spec
+    from agenttts.tasktune.rivals import rivals_spec
     from agenttts.tasktune.serving import ask_each, load_adapter
     from agenttts.training.weights import read_tuned, require_servable
     from pipelines.servecommand import commands
 
     places = named_places([m if "=" in m else f"{Path(m).name}={m}" for m in models])
-    found = {name: read_tuned(place) for name, place in places.items()}
-    for one in found.values():
+    tuned = {name: read_tuned(place) for name, place in places.items()}
+    for one in tuned.values():
         require_servable(one.path)
     if into is not None:
-        whole = [name for name, one in found.items() if not one.is_adapter]
+        whole = [name for name, one in tuned.items() if not one.is_adapter]
         if whole:
             raise UserError(f"--into takes adapters, {whole[0]} is a whole checkpoint; serve it by itself")
-        for name, one in found.items():
+        for name, one in tuned.items():
             load_adapter(into, name, one.path.resolve())
             say(f"{name}: loaded at {into}", "green")
-        _register(db, found)
+        _register(db, tuned)
     else:
         spec = rivals_spec(places, port=port)
         with serving(commands(spec), log_dir, "starting vLLM"):
             ask_each(spec, list(places))
-            _register(db, found)
+            _register(db, tuned)
             for name in places:
                 say(f"{name}: {spec.models[name].base_url}", "green")
 
@@ -344,19 +341,19 @@ def named_places(models: list[str]) -> dict[str, str]:
     return places
 
 
-def evaluation_table(found: Evaluation) -> Table:
+def evaluation_table(evaluation: Evaluation) -> Table:
     """The comparison as a person reads it."""
     from rich.table import Table
 
-    table = Table(title=f"{found.split} split; differences from {found.reference}")
+    table = Table(title=f"{evaluation.split} split; differences from {evaluation.reference}")
     scored = ("score", "95 %", "difference", "95 %", "n", "missing", "tuning s")
     for name in ("model", "parameters", "sub-task", *scored):
         table.add_column(name, justify="left" if name in ("model", "sub-task") else "right")
-    for one in found.scores:
-        seconds = found.cards.get(one.model, {}).get("seconds")
+    for one in evaluation.scores:
+        card = evaluation.cards.get(one.model)
         table.add_row(
             one.model,
-            f"{found.params[one.model]:,.0f}",
+            f"{evaluation.params[one.model]:,.0f}",
             one.task + (" (tuned for)" if one.tuned_for else ""),
             f"{one.score.mean:.3f}",
             f"{one.score.low:.3f} … {one.score.high:.3f}",
@@ -364,41 +361,45 @@ def evaluation_table(found: Evaluation) -> Table:
             "" if one.against is None else f"{one.against.low:+.3f} … {one.against.high:+.3f}",
             str(one.score.n),
             str(one.n_missing or ""),
-            "" if seconds is None else f"{seconds:.0f}",
+            "" if card is None or card.seconds is None else f"{card.seconds:.0f}",
         )
     return table
 
 
-def _register(db: Path, made: Mapping[str, TunedModel]) -> None:
+def _register(db: Path, models: Mapping[str, TunedModel]) -> None:
     from agenttts.training.weights import register
+    from datastore.store import Store
 
-    with datastore.Store.open(db) as store:
-        for name, one in made.items():
+    with Store.open(db) as store:
+        for name, one in models.items():
             register(store, name, one, at=time.time())
 
 
 @contextmanager
-def _training() -> Iterator[Any]:
+def _training() -> Iterator[OnTuneEvent]:
     """A bar of training steps with loss, score and time left."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+    from agenttts.training.events import TuneScore
 
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[figures]}"),
     )
     with Progress(*columns, console=talk(), transient=True) as progress:
-        bar = progress.add_task("tuning", total=None, told="")
-        said = {"score": ""}
+        bar = progress.add_task("tuning", total=None, figures="")
+        score = ""
 
-        def on_event(event: dict[str, Any]) -> None:
-            if event["kind"] == "tune_score":
-                said["score"] = f"score {event['score']:.3f}  "
+        def on_event(event: TuneEvent) -> None:
+            nonlocal score
+            if isinstance(event, TuneScore):
+                score = f"score {event.score:.3f}  "
                 return
-            left = time.strftime("%H:%M:%S", time.gmtime(event["seconds_left"]))
-            told = f"{said['score']}loss {event['loss']:.3f}  {left} left"
-            progress.update(bar, completed=event["step"], total=event["steps"], told=told)
+            left = time.strftime("%H:%M:%S", time.gmtime(event.seconds_left))
+            figures = f"{score}loss {event.loss:.3f}  {left} left"
+            progress.update(bar, completed=event.step, total=event.steps, figures=figures)
 
         yield on_event

@@ -1,1 +1,5 @@
-"""Prefer-to-classify (arXiv 2306.04925): text classifiers trained on labels and preferences."""
+"""Prefer-to-classify: text classifiers trained on labels and on preferences between texts (arXiv 2306.04925).
+
+`texts` and `preferences` are what is learnt from, `trainer` learns, `classifier` and `verifier` are the two
+commands. `backbone`, `batches`, `losses`, `network`, `trained` and `trainer` import torch; the others do not.
+"""

@@ -10,14 +10,24 @@ from numpy.typing import ArrayLike, NDArray
 N_BINS = 15
 
 
-def accuracy(gold: ArrayLike, said: ArrayLike) -> float:
-    """The share of right classes."""
-    return float(np.mean(np.asarray(gold) == np.asarray(said)))
+def accuracy(gold: ArrayLike, predicted: ArrayLike) -> float:
+    """The share of right classes.
+
+    Args:
+        gold: The right class of each text, by position, shape (N,).
+        predicted: The predicted class of each text, shape (N,).
+    """
+    return float(np.mean(np.asarray(gold) == np.asarray(predicted)))
 
 
-def macro_f1(gold: ArrayLike, said: ArrayLike) -> float:
-    """F1 of each class that is gold or said, averaged; every class counts alike."""
-    y, z = np.asarray(gold), np.asarray(said)
+def macro_f1(gold: ArrayLike, predicted: ArrayLike) -> float:
+    """F1 of each class that occurs, averaged, so that every class counts alike.
+
+    Args:
+        gold: The right class of each text, shape (N,).
+        predicted: The predicted class of each text, shape (N,).
+    """
+    y, z = np.asarray(gold), np.asarray(predicted)
     scores = []
     for c in np.union1d(y, z):
         both, either = np.sum((y == c) & (z == c)), np.sum(y == c) + np.sum(z == c)
@@ -25,9 +35,17 @@ def macro_f1(gold: ArrayLike, said: ArrayLike) -> float:
     return float(np.mean(scores))
 
 
-def matthews(gold: ArrayLike, said: ArrayLike) -> float:
-    """The correlation of gold and said classes (Gorodkin 2004 for several); 0 where either is constant."""
-    y, z = np.asarray(gold), np.asarray(said)
+def matthews(gold: ArrayLike, predicted: ArrayLike) -> float:
+    """The correlation of right and predicted classes (Gorodkin 2004 for several classes).
+
+    Args:
+        gold: The right class of each text, shape (N,).
+        predicted: The predicted class of each text, shape (N,).
+
+    Returns:
+        From -1 to 1; 0 where either is constant.
+    """
+    y, z = np.asarray(gold), np.asarray(predicted)
     classes = np.union1d(y, z)
     table = np.array([[np.sum((y == a) & (z == b)) for b in classes] for a in classes], dtype=float)
     n, right = table.sum(), np.trace(table)
@@ -39,7 +57,16 @@ def matthews(gold: ArrayLike, said: ArrayLike) -> float:
 def reliability(
     gold: ArrayLike, probs: NDArray[np.float64], n_bins: int = N_BINS
 ) -> list[tuple[float, float, int]]:
-    """(mean confidence, accuracy, texts) of each bin of equal width that has texts."""
+    """Compare confidence with accuracy in bins of equal width.
+
+    Args:
+        gold: The right class of each text, shape (N,).
+        probs: The probability of each class, shape (N, C).
+        n_bins: The number of bins from 0 to 1.
+
+    Returns:
+        (mean confidence, accuracy, number of texts) of each bin that has texts.
+    """
     confidence = probs.max(1)
     right = probs.argmax(1) == np.asarray(gold)
     place = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
@@ -51,21 +78,36 @@ def reliability(
 
 
 def calibration_error(gold: ArrayLike, probs: NDArray[np.float64], n_bins: int = N_BINS) -> float:
-    """Expected calibration error (Guo et al. 2017): |accuracy − confidence| over bins, by their texts."""
+    """The expected calibration error (Guo et al. 2017): mean |accuracy − confidence|, bins by their texts.
+
+    Args:
+        gold: The right class of each text, shape (N,).
+        probs: The probability of each class, shape (N, C).
+        n_bins: The number of bins from 0 to 1.
+    """
     bins = reliability(gold, probs, n_bins)
-    return sum(n * abs(right - sure) for sure, right, n in bins) / sum(n for _, _, n in bins)
+    return sum(n * abs(right - confidence) for confidence, right, n in bins) / sum(n for _, _, n in bins)
 
 
 def preference_accuracy(
     scores: NDArray[np.float64], pairs: Sequence[tuple[int, int]], preferred: Sequence[float]
 ) -> float | None:
-    """How often the heads' mean preference (scores: texts, heads) is the one given; ties are left out."""
-    found = [
+    """How often the preference heads, on average, prefer the text that is preferred.
+
+    Args:
+        scores: The score of each text by each head, shape (N, K).
+        pairs: The positions of two texts each.
+        preferred: For each pair 1 where the first text is preferred, 0 where the second is, 0.5 for a tie.
+
+    Returns:
+        The share of the pairs that are no ties; None when all are.
+    """
+    right = [
         bool(scores[i].mean() > scores[j].mean()) == (p > 0.5)
         for (i, j), p in zip(pairs, preferred, strict=True)
         if p != 0.5
     ]
-    return float(np.mean(found)) if found else None
+    return float(np.mean(right)) if right else None
 
 
 def consistency(
@@ -74,10 +116,20 @@ def consistency(
     pairs: Sequence[tuple[int, int]],
     preferred: Sequence[float],
 ) -> float | None:
-    """How often the task head gives the preferred text of a pair more of their label; ties are left out."""
-    found = [
+    """How often the task head gives the preferred text of a pair the higher probability of their label.
+
+    Args:
+        probs: The probability of each class, shape (N, C).
+        labels: The label of each text, by position, length N.
+        pairs: The positions of two texts each.
+        preferred: For each pair 1 where the first text is preferred, 0 where the second is, 0.5 for a tie.
+
+    Returns:
+        The share of the pairs that are no ties; None when all are.
+    """
+    right = [
         bool(probs[i, labels[i]] > probs[j, labels[i]]) == (p > 0.5)
         for (i, j), p in zip(pairs, preferred, strict=True)
         if p != 0.5
     ]
-    return float(np.mean(found)) if found else None
+    return float(np.mean(right)) if right else None

@@ -1,7 +1,7 @@
 """`agenttts tune prefer`: which of two texts of one label is more of it, from votes, an LLM, or people.
 
 All preferences are rows of one table in the store, with who gave them. An LLM is asked in both orders; where
-the orders disagree it is a tie. What it answered is in the sample bank.
+the orders disagree it is a tie. Its answers are in the sample bank.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from agenttts.errors import UserError
+from agenttts.llm import JsonChat, Message
 from agenttts.p2c.texts import TIE, LabelledText, Pairs
-from agenttts.tasktune.chat import JsonChat
 from datastore.keys import canonical_json
 from datastore.records import Preference
+from pipelines.files import whole
 from pipelines.tables import read_file
 
 COLUMNS = ("first", "second", "label", "preferred", "source", "judge")
-_ALWAYS = 0.9
+"""The columns of a CSV file of preferences."""
+_SUSPICIOUS_SHARE = 0.9
 _SCHEMA = {
     "type": "object",
     "properties": {"preferred": {"enum": ["A", "B", "none"]}},
@@ -33,9 +35,18 @@ _SCHEMA = {
 
 
 def drawn_pairs(texts: Sequence[LabelledText], count: int, seed: int) -> list[tuple[int, int]]:
-    """Distinct pairs of texts of one class, the classes by their texts, drawn by the seed.
+    """Draw distinct pairs of texts of one class; larger classes are drawn more often.
 
-    Fewer where there are not so many. UserError when no class has two texts.
+    Args:
+        texts: The texts.
+        count: How many pairs to draw; fewer are drawn where there are not so many.
+        seed: Decides the draw.
+
+    Returns:
+        Positions of two texts each, the smaller one first.
+
+    Raises:
+        UserError: No class has two texts.
     """
     by_class: dict[int, list[int]] = {}
     for i, one in enumerate(texts):
@@ -46,16 +57,16 @@ def drawn_pairs(texts: Sequence[LabelledText], count: int, seed: int) -> list[tu
     possible = sum(len(members) * (len(members) - 1) // 2 for members in classes)
     rng = np.random.default_rng(seed)
     weights = np.array([len(members) for members in classes], dtype=float)
-    found: dict[tuple[int, int], None] = {}
-    while len(found) < min(count, possible):
+    pairs: dict[tuple[int, int], None] = {}
+    while len(pairs) < min(count, possible):
         members = classes[int(rng.choice(len(classes), p=weights / weights.sum()))]
         i, j = sorted(int(x) for x in rng.choice(members, 2, replace=False))
-        found[(i, j)] = None
-    return list(found)
+        pairs[(i, j)] = None
+    return list(pairs)
 
 
 def by_votes(
-    name: str,
+    collection: str,
     texts: Sequence[LabelledText],
     labels: Sequence[str],
     pairs: Iterable[tuple[int, int]],
@@ -63,29 +74,55 @@ def by_votes(
     tie: float,
     at: float,
 ) -> list[Preference]:
-    """From annotators' votes: the text with the larger share for the label; a tie within `tie`."""
+    """Derive preferences from annotators' votes: the text with the larger share for the label is preferred.
+
+    Args:
+        collection: The name of the collection.
+        texts: The texts with their votes.
+        labels: The names of the classes.
+        pairs: The positions of two texts each.
+        tie: Shares that differ by at most this are a tie.
+        at: The time of the preferences, in Unix seconds.
+    """
     voted = Pairs(texts=texts, tie=tie)
     return [
         preference(
-            name, texts[i], texts[j], labels, voted.preferred(i, j), source="votes", judge="votes", at=at
+            collection,
+            texts[i],
+            texts[j],
+            labels,
+            voted.preferred(i, j),
+            source="votes",
+            judge="votes",
+            at=at,
         )
         for i, j in pairs
     ]
 
 
 async def by_llm(
-    name: str,
+    collection: str,
     texts: Sequence[LabelledText],
     labels: Sequence[str],
     pairs: Sequence[tuple[int, int]],
     chat: JsonChat,
     *,
     at: float,
-    told: Callable[[str], None] = lambda _: None,
+    on_status: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Preference], list[str]]:
-    """An LLM's preferences, asked in both orders, and what a person should know of them.
+    """Ask an LLM for preferences, each pair in both orders. A malformed answer counts as no preference.
 
-    A malformed answer counts as no preference.
+    Args:
+        collection: The name of the collection.
+        texts: The texts.
+        labels: The names of the classes.
+        pairs: The positions of two texts each.
+        chat: The LLM.
+        at: The time of the preferences, in Unix seconds.
+        on_status: Is called with what is being done.
+
+    Returns:
+        The preferences, and warnings for the person.
     """
 
     async def ask(a: str, b: str, label: str) -> str:
@@ -94,45 +131,63 @@ async def by_llm(
         except ValueError:
             return "malformed"
 
-    async def one(i: int, j: int) -> tuple[str, str]:
+    async def in_both_orders(i: int, j: int) -> tuple[str, str]:
         first, second, label = texts[i].text, texts[j].text, labels[texts[i].label]
         return await ask(first, second, label), await ask(second, first, label)
 
-    told(f"asking {chat.model} about {len(pairs)} pairs, in both orders")
-    answers = await asyncio.gather(*(one(i, j) for i, j in pairs))
-    found = []
-    for (i, j), said in zip(pairs, answers, strict=True):
-        preferred = {("A", "B"): 1.0, ("B", "A"): 0.0}.get(said, TIE)
+    on_status(f"asking {chat.model} about {len(pairs)} pairs, in both orders")
+    answers = await asyncio.gather(*(in_both_orders(i, j) for i, j in pairs))
+    preferences = []
+    for (i, j), both in zip(pairs, answers, strict=True):
         prompt = question(texts[i].text, texts[j].text, labels[texts[i].label])[-1]["content"]
-        found.append(
+        preferences.append(
             preference(
-                *(name, texts[i], texts[j], labels, preferred),
+                collection,
+                texts[i],
+                texts[j],
+                labels,
+                {("A", "B"): 1.0, ("B", "A"): 0.0}.get(both, TIE),
                 source="llm",
                 judge=chat.model,
                 prompt=prompt,
                 at=at,
             )
         )
-    return found, warnings_of([word for said in answers for word in said])
+    return preferences, warnings_of([answer for both in answers for answer in both])
 
 
-def warnings_of(said: Sequence[str]) -> list[str]:
-    """What is suspicious about a judge's answers: one place always, never a preference, no proper answers."""
-    found = []
-    for word, told in (
+def warnings_of(answers: Sequence[str]) -> list[str]:
+    """Say what is suspicious about a judge: always the same place, never a preference, malformed answers.
+
+    Args:
+        answers: `A`, `B`, `none` or `malformed` for each question.
+
+    Returns:
+        A sentence for each kind that makes up nine tenths of the answers.
+    """
+    warnings = []
+    for answer, words in (
         ("A", "named the first text in"),
         ("B", "named the second text in"),
         ("none", "had no preference in"),
         ("malformed", "gave no proper answer in"),
     ):
-        share = sum(one == word for one in said) / max(1, len(said))
-        if share >= _ALWAYS:
-            found.append(f"the judge {told} {share:.0%} of {len(said)} answers: hardly a preference is left")
-    return found
+        share = sum(one == answer for one in answers) / max(1, len(answers))
+        if share >= _SUSPICIOUS_SHARE:
+            warnings.append(
+                f"the judge {words} {share:.0%} of {len(answers)} answers: hardly a preference is left"
+            )
+    return warnings
 
 
-def question(a: str, b: str, label: str) -> list[dict[str, str]]:
-    """What a judge is asked about two texts of one label."""
+def question(a: str, b: str, label: str) -> list[Message]:
+    """The chat that asks a judge about two texts of one label.
+
+    Args:
+        a: The first text.
+        b: The second text.
+        label: The name of their class.
+    """
     return [
         {"role": "system", "content": "You compare two texts. Answer with JSON only."},
         {
@@ -145,7 +200,7 @@ def question(a: str, b: str, label: str) -> list[dict[str, str]]:
 
 
 def preference(
-    name: str,
+    collection: str,
     first: LabelledText,
     second: LabelledText,
     labels: Sequence[str],
@@ -156,11 +211,23 @@ def preference(
     at: float,
     prompt: str | None = None,
 ) -> Preference:
-    """The record; its key is made of collection, texts, label and judge: a judge counts once a pair."""
+    """Make a record, whose key depends on collection, texts, label and judge: a judge counts once a pair.
+
+    Args:
+        collection: The name of the collection.
+        first: The first text.
+        second: The second text, of the same label.
+        labels: The names of the classes.
+        preferred: 1 where the first text is more of the label, 0 where the second is, 0.5 for a tie.
+        source: `votes`, `llm` or `people`.
+        judge: Who prefers.
+        at: The time, in Unix seconds.
+        prompt: What an LLM was asked; None for other sources.
+    """
     label = labels[first.label]
     return Preference(
-        key=_key(name, first.text, second.text, label, source, judge),
-        collection=name,
+        key=_key(collection, first.text, second.text, label, source, judge),
+        collection=collection,
         first=first.text,
         second=second.text,
         label=label,
@@ -175,9 +242,18 @@ def preference(
 def known_pairs(
     preferences: Iterable[Preference], texts: Sequence[LabelledText], labels: Sequence[str]
 ) -> dict[tuple[int, int], float]:
-    """(i, j) → preferred, for pairs of these texts; of several judges the majority, a draw is a tie.
+    """Put the judges of each pair together: the majority counts, a draw is a tie.
 
-    UserError when none of the preferences is about two of the texts.
+    Args:
+        preferences: The preferences; those about other texts are left out.
+        texts: The texts.
+        labels: The names of the classes.
+
+    Returns:
+        (i, j) → 1 where text i is preferred, 0 where text j is, 0.5 for a tie; i is smaller than j.
+
+    Raises:
+        UserError: None of the preferences is about two of the texts.
     """
     places = {(one.text, labels[one.label]): i for i, one in enumerate(texts)}
     votes: dict[tuple[int, int], list[float]] = {}
@@ -194,30 +270,47 @@ def known_pairs(
 
 
 def agreement(preferences: Iterable[Preference], *, of: str | None = None) -> float | None:
-    """How often two judges of one pair say the same, over pairs of judges (`of`: with this one in them).
+    """How often two judges of one pair agree, over pairs of judges. A tie is an answer of its own.
 
-    None where no pair has two judges. Ties count as an answer of their own.
+    Args:
+        preferences: The preferences.
+        of: A judge who is one of the two; None: any two.
+
+    Returns:
+        The share, or None where no pair has two judges.
     """
-    said: dict[tuple[str, ...], dict[str, float]] = {}
+    answers: dict[tuple[str, ...], dict[str, float]] = {}
     for one in preferences:
         turned = one.first > one.second
         texts = (one.second, one.first) if turned else (one.first, one.second)
-        place = (*texts, one.label)
-        said.setdefault(place, {})[one.judge] = 1 - one.preferred if turned else one.preferred
-    both = [
+        answers.setdefault((*texts, one.label), {})[one.judge] = (
+            1 - one.preferred if turned else one.preferred
+        )
+    agreements = [
         a == b
-        for judges in said.values()
+        for judges in answers.values()
         for (x, a), (y, b) in itertools.combinations(sorted(judges.items()), 2)
         if of is None or of in (x, y)
     ]
-    return sum(both) / len(both) if both else None
+    return sum(agreements) / len(agreements) if agreements else None
 
 
 def write_csv(preferences: Iterable[Preference], path: Path) -> int:
-    """Preferences as a CSV file; how many. UserError when it can't be written."""
+    """Write preferences as a CSV file with the columns of `COLUMNS`.
+
+    Args:
+        preferences: The preferences.
+        path: The file.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        UserError: The file can't be written.
+    """
     rows = list(preferences)
     try:
-        with path.open("w", newline="", encoding="utf-8") as stream:
+        with whole(path) as beside, beside.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(COLUMNS)
             writer.writerows([getattr(row, column) for column in COLUMNS] for row in rows)
@@ -226,12 +319,18 @@ def write_csv(preferences: Iterable[Preference], path: Path) -> int:
     return len(rows)
 
 
-def read_csv(name: str, path: Path, *, at: float) -> list[Preference]:
-    """Preferences of a CSV file with the columns of `write_csv`; source and judge may be missing.
+def read_csv(collection: str, path: Path, *, at: float) -> list[Preference]:
+    """Read preferences from a CSV file with the columns of `write_csv`; source and judge may be missing.
 
-    UserError for a row without texts or label, or whose `preferred` is not 1, 0 or 0.5.
+    Args:
+        collection: The name of the collection that they become part of.
+        path: The file.
+        at: The time of the preferences, in Unix seconds.
+
+    Raises:
+        UserError: A row lacks texts or label, or its `preferred` is not 1, 0 or 0.5.
     """
-    found = []
+    preferences = []
     for row in read_file(path):
         fields: Mapping[str, str] = {key: str(value or "") for key, value in row.fields.items()}
         for column in COLUMNS[:4]:
@@ -239,23 +338,19 @@ def read_csv(name: str, path: Path, *, at: float) -> list[Preference]:
                 raise UserError(f"{row.place}: the column {column!r} must be there and not empty")
         if fields["preferred"] not in ("1", "0", "1.0", "0.0", "0.5"):
             raise UserError(f"{row.place}: preferred is 1, 0 or 0.5, got {fields['preferred']!r}")
-        source, judge = fields.get("source") or "people", fields.get("judge") or path.stem
-        texts = fields["first"], fields["second"]
-        found.append(
-            Preference(
-                key=_key(name, *texts, fields["label"], source, judge),
-                collection=name,
-                first=texts[0],
-                second=texts[1],
-                label=fields["label"],
-                preferred=float(fields["preferred"]),
-                source=source,
-                judge=judge,
-                prompt=None,
-                created_at=at,
+        preferences.append(
+            preference(
+                collection,
+                LabelledText(text=fields["first"], label=0),
+                LabelledText(text=fields["second"], label=0),
+                [fields["label"]],
+                float(fields["preferred"]),
+                source=fields.get("source") or "people",
+                judge=fields.get("judge") or path.stem,
+                at=at,
             )
         )
-    return found
+    return preferences
 
 
 def _key(*parts: str) -> str:

@@ -1,28 +1,38 @@
-"""Texts with labels, annotators' votes and preferences, for training classifiers; no torch in it.
+"""Texts with labels, annotators' votes and preferences, for training classifiers. Needs no torch.
 
 A pair is two texts of one label with a preference: which of the two is more of that label.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agenttts.errors import UserError
-from pipelines.dataset import seeded_order
 from pipelines.tables import Row
 
 TIE = 0.5
+_MOST_CANDIDATES = 64
+_ROUNDING = 1e-12
+
+Weigh: TypeAlias = Callable[[int, NDArray[np.int64]], NDArray[np.float64]]
+"""(text, candidates) → how much each candidate is wanted as the text's partner."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledText:
-    """label: position among the classes. soft: share of votes for each class; None without votes.
+    """A text and its class.
 
-    annotations: each annotator's class, None where one did not say.
+    Attributes:
+        text: The text.
+        label: The position of its class among the classes.
+        soft: The share of votes for each class; None without votes.
+        annotations: The class that each annotator named, by position; None where one named none.
     """
 
     text: str
@@ -33,11 +43,19 @@ class LabelledText:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Which texts can be partners, and what is preferred.
+    """Which texts can be partners, and which of two is preferred.
 
-    known: (i, j) → 1.0 where text i is preferred to j, 0.0 where j is, 0.5 for a tie; None: from votes.
-    Between votes, a difference of at most `tie` in the label's share is a tie. about: the class that known
-    preferences are about, where they compare texts of different classes; None: the class that a pair shares.
+    Attributes:
+        texts: The texts. Pairs name them by position.
+        known: (i, j) → 1.0 where text i is preferred to j, 0.0 where j is, 0.5 for a tie. None: preferences
+            follow from the votes on the texts.
+        tie: Between votes, a difference of at most this in the label's share is a tie.
+        about: The class that known preferences are about, where they compare texts of different classes.
+            None: the class that the two texts share.
+        partners: For each text the positions of its possible partners, in ascending order.
+
+    Raises:
+        UserError: A text lacks votes, a known pair mixes classes without `about`, or no text has a partner.
     """
 
     texts: Sequence[LabelledText]
@@ -47,82 +65,92 @@ class Pairs:
     partners: Mapping[int, NDArray[np.int64]] = field(init=False)
 
     def __post_init__(self) -> None:
-        by_class: dict[int, list[int]] = {}
-        found: dict[int, list[int]] = {i: [] for i in range(len(self.texts))}
-        if self.known is None:
-            for i, text in enumerate(self.texts):
-                if text.soft is None:
-                    raise UserError("preferences from votes need the votes of every text; one has none")
-                by_class.setdefault(text.label, []).append(i)
-            for members in by_class.values():
-                for i in members:
-                    found[i] = [j for j in members if j != i]
-        else:
-            for i, j in self.known:
-                if self.about is None and self.texts[i].label != self.texts[j].label:
-                    raise UserError(
-                        f"a preference is between texts of one label, got {self.texts[i].text[:40]!r} and "
-                        f"{self.texts[j].text[:40]!r}"
-                    )
-                found[i].append(j)
-                found[j].append(i)
-        made = {i: np.array(sorted(set(js)), dtype=np.int64) for i, js in found.items()}
-        object.__setattr__(self, "partners", made)
-        lonely = {text.label for text in self.texts} - {
-            self.texts[i].label for i, js in made.items() if len(js)
-        }
-        if lonely == {text.label for text in self.texts}:
+        partners = self._partners_by_votes() if self.known is None else self._partners_by_preferences()
+        arrays = {i: np.array(sorted(set(js)), dtype=np.int64) for i, js in sorted(partners.items())}
+        object.__setattr__(self, "partners", arrays)
+        if self.classes_without_pairs == {text.label for text in self.texts}:
             raise UserError("no pair of texts has a preference; collect some, or train without")
+
+    def _partners_by_votes(self) -> dict[int, list[int]]:
+        by_class: dict[int, list[int]] = {}
+        for i, text in enumerate(self.texts):
+            if text.soft is None:
+                raise UserError("preferences from votes need the votes of every text; one has none")
+            by_class.setdefault(text.label, []).append(i)
+        return {i: [j for j in members if j != i] for members in by_class.values() for i in members}
+
+    def _partners_by_preferences(self) -> dict[int, list[int]]:
+        partners: dict[int, list[int]] = {i: [] for i in range(len(self.texts))}
+        for i, j in self.known or ():
+            if self.about is None and self.texts[i].label != self.texts[j].label:
+                raise UserError(
+                    f"a preference is between texts of one label, got {self.texts[i].text[:40]!r} and "
+                    f"{self.texts[j].text[:40]!r}"
+                )
+            partners[i].append(j)
+            partners[j].append(i)
+        return partners
 
     @property
     def classes_without_pairs(self) -> set[int]:
         """Classes none of whose texts has a partner: they are learnt from labels alone."""
-        have = {self.texts[i].label for i, js in self.partners.items() if len(js)}
-        return {text.label for text in self.texts} - have
+        paired = {self.texts[i].label for i, js in self.partners.items() if len(js)}
+        return {text.label for text in self.texts} - paired
 
     @property
     def share_of_ties(self) -> float:
-        """Among known preferences, or among 1,000 pairs drawn from the votes."""
+        """The share of ties among the known preferences, or among 1,000 pairs drawn from the votes."""
         if self.known is not None:
             return float(np.mean([value == TIE for value in self.known.values()]))
         rng = np.random.default_rng(0)
-        some = [i for i, js in self.partners.items() if len(js)]
-        drawn = [int(some[k]) for k in rng.integers(len(some), size=1000)]
+        paired = [i for i, js in self.partners.items() if len(js)]
+        drawn = [int(paired[k]) for k in rng.integers(len(paired), size=1000)]
         return float(np.mean([self.preferred(i, int(rng.choice(self.partners[i]))) == TIE for i in drawn]))
 
     def preferred(self, i: int, j: int) -> float:
-        """1.0 where text i is more of the shared label than j, 0.0 where less, 0.5 for a tie."""
+        """Say which of two texts is more of their label.
+
+        Args:
+            i: The position of the first text.
+            j: The position of the second text, a partner of the first.
+
+        Returns:
+            1.0 where the first text is, 0.0 where the second is, 0.5 for a tie.
+        """
         if self.known is not None:
             return self.known[(i, j)] if (i, j) in self.known else 1.0 - self.known[(j, i)]
         label = self.texts[i].label
         first, second = self.texts[i].soft, self.texts[j].soft
         assert first is not None and second is not None
         gap = first[label] - second[label]
-        return TIE if abs(gap) <= self.tie + 1e-12 else float(gap > 0)
+        return TIE if abs(gap) <= self.tie + _ROUNDING else float(gap > 0)
 
     def draw(self, rng: np.random.Generator, weigh: Weigh | None = None) -> list[tuple[int, int]]:
-        """Each text with one partner, in a random order; those without partners stand with themselves.
+        """Draw one partner for each text.
 
-        weigh: (i, candidates) → how much each is wanted; at most 64 candidates are looked at.
+        Args:
+            rng: Decides order and partners.
+            weigh: How much each candidate is wanted; of more than 64 candidates, 64 are drawn first. None:
+                all candidates alike.
+
+        Returns:
+            Each text with its partner, in a random order. A text without partners is paired with itself.
         """
         drawn = []
-        for i in rng.permutation(len(self.texts)):
-            candidates = self.partners[int(i)]
+        for i in map(int, rng.permutation(len(self.texts))):
+            candidates = self.partners[i]
             if not len(candidates):
-                drawn.append((int(i), int(i)))
+                drawn.append((i, i))
                 continue
             if weigh is None:
-                drawn.append((int(i), int(rng.choice(candidates))))
+                drawn.append((i, int(rng.choice(candidates))))
                 continue
-            some = candidates if len(candidates) <= 64 else rng.choice(candidates, 64, replace=False)
-            weights = np.asarray(weigh(int(i), some), dtype=float)
+            if len(candidates) > _MOST_CANDIDATES:
+                candidates = rng.choice(candidates, _MOST_CANDIDATES, replace=False)
+            weights = np.asarray(weigh(i, candidates), dtype=float)
             total = weights.sum()
-            chances = weights / total if total > 0 else None
-            drawn.append((int(i), int(rng.choice(some, p=chances))))
+            drawn.append((i, int(rng.choice(candidates, p=weights / total if total > 0 else None))))
         return drawn
-
-
-Weigh = Callable[[int, NDArray[np.int64]], NDArray[np.float64]]
 
 
 def read_texts(
@@ -134,11 +162,18 @@ def read_texts(
     votes: Sequence[str] = (),
     annotators: Sequence[str] = (),
 ) -> list[LabelledText]:
-    """Texts from a table.
+    """Read the texts of a table.
 
-    label: the column of the label; else the class with most votes, the first of equals. votes: a column of
-    counts for each of `labels`; annotators: columns that hold one annotator's label each. UserError for a row
-    whose label is none of `labels`, whose text is empty, or that has no votes.
+    Args:
+        rows: The rows of the table.
+        text: The column of the text.
+        labels: The names of the classes, in the order that the model is to have them.
+        label: The column of the label. None: the class with most votes, of equals the first.
+        votes: The columns that hold counts of votes, one for each of `labels`.
+        annotators: The columns that hold one annotator's label each.
+
+    Raises:
+        UserError: A row's label is none of `labels`, its text is empty, or it has no votes.
     """
     if not labels:
         raise UserError("labels: the classes must be named, in the order that the model is to have them")
@@ -147,17 +182,16 @@ def read_texts(
     if votes and len(votes) != len(labels):
         raise UserError(f"votes: one column for each of the {len(labels)} labels, got {len(votes)}")
     position = {name: i for i, name in enumerate(labels)}
-    found = []
+    texts = []
     for row in rows:
-        said = str(row.fields.get(text) or "").strip()
-        if not said:
+        content = str(row.fields.get(text) or "").strip()
+        if not content:
             raise UserError(f"{row.place}: the column {text!r} must hold a text, it is empty")
-        given: tuple[int | None, ...] = ()
+        annotations: tuple[int | None, ...] = ()
         soft: tuple[float, ...] | None = None
         if annotators:
-            given = tuple(_position(row, name, position, nullable=True) for name in annotators)
-            counts = [sum(one == c for one in given) for c in range(len(labels))]
-            soft = _shares(row, counts)
+            annotations = tuple(_position(row, name, position, nullable=True) for name in annotators)
+            soft = _shares(row, [sum(one == c for one in annotations) for c in range(len(labels))])
         elif votes:
             soft = _shares(row, [_count(row, name) for name in votes])
         if label is not None:
@@ -166,22 +200,41 @@ def read_texts(
         else:
             assert soft is not None
             own = int(np.argmax(soft))
-        found.append(LabelledText(text=said, label=own, soft=soft, annotations=given))
-    return found
+        texts.append(LabelledText(text=content, label=own, soft=soft, annotations=annotations))
+    return texts
 
 
 def split_texts(
     texts: Sequence[LabelledText], shares: Sequence[float], seed: int
 ) -> list[list[LabelledText]]:
-    """Texts in parts of these shares, equal texts in one part, by the seed alone."""
-    order = seeded_order({one.text for one in texts}, str, seed)
+    """Split texts into parts, equal texts into one part.
+
+    Args:
+        texts: The texts.
+        shares: The relative size of each part, counted in distinct texts.
+        seed: The split depends on the seed and the texts alone, not on their order.
+
+    Returns:
+        A list for each share.
+    """
+    order = sorted(
+        {one.text for one in texts}, key=lambda text: hashlib.sha256(f"{seed}|{text}".encode()).digest()
+    )
     ends = np.round(np.cumsum(np.asarray(shares) / sum(shares)) * len(order)).astype(int)
     part = {text: int(np.searchsorted(ends, i, side="right")) for i, text in enumerate(order)}
     return [[one for one in texts if part[one.text] == k] for k in range(len(shares))]
 
 
 def class_weights(texts: Sequence[LabelledText], n_classes: int) -> list[float]:
-    """n / (n_classes · n_c): as though every class had as many texts. UserError for a class without any."""
+    """Weights with which every class counts as though it had as many texts: n / (n_classes · n_c).
+
+    Args:
+        texts: The training texts.
+        n_classes: The number of classes.
+
+    Raises:
+        UserError: A class has no text.
+    """
     counts = np.bincount([one.label for one in texts], minlength=n_classes)
     if (counts == 0).any():
         raise UserError(f"class {int(np.argmin(counts))} has no text to learn from")

@@ -1,54 +1,72 @@
 """`agenttts tune verifier`: a classifier that tells right samples of a stage from wrong ones.
 
-Trained on a search's own samples, search split only: each is right or wrong by the stage's metric or the
-pipeline's score, and of a right and a wrong one of the same prompt the right one is preferred (P2C with
-preferences about the class `right`). It is exported as a plain classifier; served by vLLM it is one of a
-stage's `verifiers`, or the model of an aggregator of kind `verifier`.
+It is trained on the samples that a search recorded, of the search split only: each is right or wrong by the
+stage's metric or the pipeline's score, and of a right and a wrong one of the same prompt the right one is
+preferred (P2C with preferences about the class `right`). It is exported as a plain classifier; served by vLLM
+it is one of a stage's `verifiers`, or the model of an aggregator of kind `verifier`.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Collection, Sequence
+import hashlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from agenttts.blocking import run_blocking
 from agenttts.errors import UserError
+from agenttts.judged import drawn_ids, judged_prompts
 from agenttts.p2c import metrics
+from agenttts.p2c.settings import P2CSettings
 from agenttts.p2c.texts import LabelledText, Pairs
-from agenttts.tasktune.data.traces import judged_prompts
+from agenttts.training.events import OnTuneEvent
 from agenttts.training.weights import read_tuned
 from datastore.store import Store
+from pipelines.dataset import load_examples
 from pipelines.extras import library
+from pipelines.jsonvalues import JSON
 from pipelines.prompts import verified_text
 from pipelines.spec import PipelineSpec
 
+if TYPE_CHECKING:
+    from agenttts.p2c.trained import ClassifierCard
+
 LABELS = ("wrong", "right")
-OnEvent = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedTexts:
-    """What a verifier reads, labelled; the group is the example, so that one is on one side of a split."""
+    """What a verifier reads, labelled.
+
+    Attributes:
+        texts: Prompt and sample as one text each; the label is 1 for right, 0 for wrong.
+        groups: For each text the id of its example, so that an example is on one side of a split.
+        prompts: For each text the number of its prompt.
+    """
 
     texts: Sequence[LabelledText]
     groups: Sequence[str]
     prompts: Sequence[int]
 
     def part(self, groups: Collection[str]) -> JudgedTexts:
-        """Those of some examples."""
-        kept = [i for i, group in enumerate(self.groups) if group in groups]
+        """The texts of some examples.
+
+        Args:
+            groups: The ids of the examples.
+        """
+        chosen = [i for i, group in enumerate(self.groups) if group in groups]
         return JudgedTexts(
-            texts=[self.texts[i] for i in kept],
-            groups=[self.groups[i] for i in kept],
-            prompts=[self.prompts[i] for i in kept],
+            texts=[self.texts[i] for i in chosen],
+            groups=[self.groups[i] for i in chosen],
+            prompts=[self.prompts[i] for i in chosen],
         )
 
     def pairs(self) -> Pairs:
-        """Each right text is preferred to the wrong ones of its prompt."""
+        """Preferences: each right text before the wrong ones of its prompt."""
         by_prompt: dict[int, list[int]] = {}
         for i, prompt in enumerate(self.prompts):
             by_prompt.setdefault(prompt, []).append(i)
@@ -62,6 +80,53 @@ class JudgedTexts:
         return Pairs(texts=self.texts, known=known, about=1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class VerifierReport:
+    """What came of training a verifier. The figures are on samples of examples that it did not see.
+
+    Attributes:
+        path: The exported checkpoint.
+        stage: The stage whose samples it tells apart.
+        n_train: The number of training texts.
+        n_validation: The number of validation texts.
+        share_right: The share of right samples among the training texts.
+        accuracy: The share of samples that are judged rightly.
+        matthews: The correlation of verdict and judgement, from -1 to 1.
+        calibration_error: The expected calibration error.
+        right_above_wrong: How often a right sample scores above a wrong one of its prompt; None without such
+            a pair.
+        active_params: The number of parameters of the verifier.
+        card: How it was trained.
+    """
+
+    path: Path
+    stage: str
+    n_train: int
+    n_validation: int
+    share_right: float
+    accuracy: float
+    matthews: float
+    calibration_error: float
+    right_above_wrong: float | None
+    active_params: int
+    card: ClassifierCard
+
+    def to_json_dict(self) -> dict[str, JSON]:
+        """JSON-able, in one mapping."""
+        return {
+            "path": str(self.path),
+            "stage": self.stage,
+            "texts": {"train": self.n_train, "validation": self.n_validation},
+            "share_right": self.share_right,
+            "accuracy": self.accuracy,
+            "matthews": self.matthews,
+            "calibration_error": self.calibration_error,
+            "right_above_wrong": self.right_above_wrong,
+            "active_params": self.active_params,
+            **self.card.to_json_dict(),
+        }
+
+
 async def judged_texts(
     store: Store,
     run_id: str | None,
@@ -71,21 +136,30 @@ async def judged_texts(
     only: Collection[str] | None = None,
     per_prompt: int = 8,
 ) -> JudgedTexts:
-    """Distinct samples of a stage in a run, right and wrong; of a prompt the most frequent of each kind.
+    """Collect distinct samples of a stage in a run, right and wrong.
 
-    UserError where all samples are right, or all wrong.
+    Args:
+        store: The store of the run.
+        run_id: The run; None: the newest.
+        spec: The pipeline that the run searched.
+        stage: The name of the stage.
+        only: The ids of the search examples to look at; None: all.
+        per_prompt: Of each prompt the most frequent samples of each kind are taken, at most so many.
+
+    Raises:
+        UserError: All samples are right, or all are wrong, or there are none.
     """
     texts: list[LabelledText] = []
     groups: list[str] = []
     prompts: list[int] = []
     judged = await judged_prompts(store, run_id, spec, spec.stage(stage), only=only)
-    for number, (one, good, bad) in enumerate(judged):
-        for label, found in ((1, good), (0, bad)):
-            frequent = sorted(found, key=lambda text: (-len(found[text]), text))[:per_prompt]
+    for number, prompt in enumerate(judged):
+        for label, samples in ((1, prompt.right), (0, prompt.wrong)):
+            frequent = sorted(samples, key=lambda text: (-len(samples[text]), text))[:per_prompt]
             for text in frequent:
-                read = verified_text({"messages": one.messages}, text)
-                texts.append(LabelledText(text=read, label=label))
-                groups.append(one.example.id)
+                shown = verified_text({"messages": prompt.messages}, text)
+                texts.append(LabelledText(text=shown, label=label))
+                groups.append(prompt.example.id)
                 prompts.append(number)
     if len({one.label for one in texts}) < 2:
         raise UserError(
@@ -102,64 +176,75 @@ def train_verifier(
     *,
     db: Path,
     run_id: str | None = None,
-    settings: dict[str, Any] | None = None,
+    settings: P2CSettings,
     tune_share: float = 1.0,
     seed: int = 0,
-    on_event: OnEvent = lambda _: None,
-) -> dict[str, Any]:
-    """Train on a run's samples, measure on a fifth of the examples, export. JSON-able figures.
+    on_event: OnTuneEvent = lambda _: None,
+) -> VerifierReport:
+    """Train a verifier on a run's samples, measure it on a fifth of the examples, and export it.
 
-    tune_share: of the search examples to use, the same as `improve` draws; others stay unseen for a search.
-    Raises UserError for what a person must put right.
+    Args:
+        spec: The pipeline that the run searched.
+        stage: The name of the stage whose samples are told apart.
+        base: The directory or hub name of the backbone.
+        out: The directory of the verifier.
+        db: The store of the run.
+        run_id: The run; None: the newest.
+        settings: How it is trained.
+        tune_share: The share of the search examples to use, the same as `improve` draws; the others stay
+            unseen for a search.
+        seed: Decides which examples are used, and which of them are for measuring.
+        on_event: Is called with the score after each epoch.
+
+    Raises:
+        UserError: There is something that a person must put right.
+        MissingDependency: The extra `tune` is not installed.
     """
     library("transformers")
-    from agenttts.p2c.trainer import P2CSettings, train_classifier
-    from agenttts.tasktune.improve import drawn_ids
-    from pipelines.dataset import load_examples, seeded_order
+    from agenttts.p2c.trainer import train_classifier
 
     if out.exists():
         raise UserError(f"{out}: must be free; choose another --out")
-    examples = load_examples(spec, "search")
-    lent = drawn_ids(examples, tune_share, seed)
+    lent = drawn_ids(load_examples(spec, "search"), tune_share, seed)
 
     async def gather() -> JudgedTexts:
         with Store.read(db) as store:
             return await judged_texts(store, run_id, spec, stage, only=lent)
 
-    found = asyncio.run(gather())
-    order = seeded_order(set(found.groups), str, seed, "v")
-    n_held = max(1, len(order) // 5)
-    held, train = found.part(set(order[:n_held])), found.part(set(order[n_held:]))
-    chosen = P2CSettings.model_validate({"seed": seed, "balance": True, **(settings or {})})
-    pairs = train.pairs() if chosen.method == "p2c" else None
-    made = train_classifier(
+    judged = run_blocking(gather())
+    order = sorted(
+        set(judged.groups), key=lambda group: hashlib.sha256(f"{seed}|v|{group}".encode()).digest()
+    )
+    n_validation = max(1, len(order) // 5)
+    validation, train = judged.part(set(order[:n_validation])), judged.part(set(order[n_validation:]))
+    trained = train_classifier(
         base,
         LABELS,
         train.texts,
-        held.texts,
-        chosen,
+        validation.texts,
+        settings,
         out.with_name(out.name + ".work"),
-        pairs=pairs,
+        pairs=train.pairs() if settings.method == "p2c" else None,
         on_event=on_event,
     )
-    gold = [one.label for one in held.texts]
-    said = made.predict([one.text for one in held.texts], gold)
-    made.export(out)
-    return {
-        "path": str(out.resolve()),
-        "stage": stage,
-        "texts": {"train": len(train.texts), "validation": len(held.texts)},
-        "share_right": float(np.mean([one.label for one in train.texts])),
-        "accuracy": metrics.accuracy(gold, said.probs.argmax(1)),
-        "matthews": metrics.matthews(gold, said.probs.argmax(1)),
-        "calibration_error": metrics.calibration_error(gold, said.probs),
-        "right_above_wrong": _right_above_wrong(held, said.probs[:, 1]),
-        "active_params": read_tuned(out).n_params,
-        **made.card,
-    }
+    gold = [one.label for one in validation.texts]
+    probs = trained.predict([one.text for one in validation.texts], gold).probs
+    trained.export(out)
+    return VerifierReport(
+        path=out.resolve(),
+        stage=stage,
+        n_train=len(train.texts),
+        n_validation=len(validation.texts),
+        share_right=float(np.mean([one.label for one in train.texts])),
+        accuracy=metrics.accuracy(gold, probs.argmax(1)),
+        matthews=metrics.matthews(gold, probs.argmax(1)),
+        calibration_error=metrics.calibration_error(gold, probs),
+        right_above_wrong=_right_above_wrong(validation, probs[:, 1]),
+        active_params=read_tuned(out).n_params,
+        card=trained.card,
+    )
 
 
-def _right_above_wrong(held: JudgedTexts, right: np.ndarray[Any, Any]) -> float | None:
-    """How often a right sample scores above a wrong one of its prompt; None without such a pair."""
-    pairs = held.pairs().known or {}
+def _right_above_wrong(judged: JudgedTexts, right: NDArray[np.float64]) -> float | None:
+    pairs = judged.pairs().known or {}
     return float(np.mean([right[i] > right[j] for i, j in pairs])) if pairs else None

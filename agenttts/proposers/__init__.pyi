@@ -1,9 +1,9 @@
+from agenttts.llm import AgentSettings
 from agenttts.proposers.base import Proposer, Rejected, SearchView, Suggestion, Turn
 from agenttts.proposers.choice import (
     DEFAULT,
     NAMES,
     SEEK_FRONTIER,
-    AgentSettings,
     ProposerContext,
     make_proposer,
     require_proposer,

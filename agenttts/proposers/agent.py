@@ -12,10 +12,9 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from agenttts.llm import AgentChat, EndpointFailed
+from agenttts.llm import AGENT_SHARE, AgentChat, EndpointFailed
 from agenttts.proposers import agent_view
 from agenttts.proposers.base import History, Lesson, Rejected, SearchView, Suggestion, Turn
-from agenttts.proposers.choice import AGENT_SHARE
 from agenttts.proposers.solver import SolverProposer
 from agenttts.space import SearchSpace
 from pipelines.allocation import Allocation

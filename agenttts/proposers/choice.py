@@ -1,14 +1,18 @@
-"""From a name to a proposer, and what the agent's endpoint is."""
+"""From a name to a proposer.
+
+Further proposers are made here; what they decide is in their own modules.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agenttts.errors import UserError
 
 if TYPE_CHECKING:
+    from agenttts.llm import AgentChat, AgentSettings
     from agenttts.proposers.base import History, Proposer
     from agenttts.proposers.moves import Rule
     from datastore.store import Store
@@ -19,8 +23,6 @@ CLASSICAL = ("random", "tpe", "gp", "nsga2", "brute")
 LLM = ("agent", "llm-zero-shot", "agenthpo", "mlcopilot")
 NAMES = (*OWN, *CLASSICAL, *LLM)
 """What a user chooses from."""
-
-AGENT_SHARE = 1 / 3
 SEEK_FRONTIER = ("solve", "agent")
 DEFAULT = "solve"  # where no endpoint is configured
 SEEDS = "+seeds"
@@ -36,50 +38,6 @@ ABLATIONS = ("solve-no-bank", "solve-no-finalists", *_WITHOUT)
 CONTROLS = (*ABLATIONS, "agent-shuffled", "agent-blank")
 """Proposers to measure others by, not to search with: they work wherever a name does, but only the help of
 `compare` lists them. The last two ask an LLM."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AgentSettings:
-    """An OpenAI-compatible endpoint and its model.
-
-    Attributes:
-        base_url: The endpoint's, usually ending in /v1.
-        model: The model's name there.
-        api_key: Neither stored nor printed. None: the endpoint needs none.
-        timeout_s: Seconds for one answer.
-        max_tokens: Most tokens of one answer.
-        share: Of the trials that the LLM proposes itself, above 0 to 1; the solver proposes the others.
-
-    Raises:
-        UserError: The share is outside its range.
-    """
-
-    base_url: str
-    model: str
-    api_key: str | None = field(default=None, repr=False)
-    timeout_s: float = 120.0
-    max_tokens: int = 4096
-    share: float = AGENT_SHARE
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise UserError(f"the agent's share of the trials is above 0 and at most 1, got {self.share}")
-
-    @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> AgentSettings | None:
-        """From AGENTTTS_AGENT_BASE_URL, _MODEL and _API_KEY; None when there is no address.
-
-        UserError when there is an address without a model.
-        """
-        base_url = environ.get("AGENTTTS_AGENT_BASE_URL")
-        if not base_url:
-            return None
-        model = environ.get("AGENTTTS_AGENT_MODEL")
-        if not model:
-            raise UserError(
-                "AGENTTTS_AGENT_BASE_URL needs AGENTTTS_AGENT_MODEL beside it; export the model's name"
-            )
-        return cls(base_url=base_url, model=model, api_key=environ.get("AGENTTTS_AGENT_API_KEY") or None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +124,7 @@ def make_proposer(proposer: str | Proposer, context: ProposerContext) -> Propose
     name = base_name(proposer)
     if not _asks_an_llm(name):
         return classical_proposer(name)
-    from agenttts.llm import AgentChat
-    from agenttts.proposers import llm_baselines  # openai takes a while to import
+    from agenttts.proposers import llm_baselines
     from agenttts.proposers.agent import AgentProposer
 
     assert context.agent is not None

@@ -1,4 +1,4 @@
-"""Having tuned models served: in a vLLM that runs, else in one started for them. Each is asked once."""
+"""Having tuned models served: by a vLLM that runs, else by one started for them. Each is asked once."""
 
 from __future__ import annotations
 
@@ -6,25 +6,34 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx2
 
 from agenttts.errors import UserError
+from pipelines.jsonvalues import JSON
 from pipelines.servecommand import commands, require_vllm
 from pipelines.serving import ServerGroup
 from pipelines.spec import PipelineSpec
 
-_CLIENT_S = 60.0
+_TIMEOUT_S = 60.0
+_PROBE_TIMEOUT_S = 5.0
 
 
 @contextmanager
 def served(spec: PipelineSpec, models: Sequence[str], *, log_dir: Path) -> Iterator[None]:
-    """These models of the spec answer within the block.
+    """Have models of a spec answer within the block.
 
-    Adapters are loaded into the server of their base where one runs (it needs --enable-lora and
-    VLLM_ALLOW_RUNTIME_LORA_UPDATING=True); what does not run is started, and stopped at the end. Each is
-    asked for one completion. UserError when a running server refuses an adapter.
+    An adapter is loaded into the server of its base where one runs; that server needs --enable-lora and
+    VLLM_ALLOW_RUNTIME_LORA_UPDATING=True. Servers that do not run are started, and stopped at the end. Each
+    model is asked for one completion.
+
+    Args:
+        spec: The spec.
+        models: The names of the models.
+        log_dir: The directory of the servers' logs.
+
+    Raises:
+        UserError: A running server refuses an adapter, or a model gives no completion.
     """
     bases = list(dict.fromkeys(spec.models[name].parent or name for name in models))
     running = [base for base in bases if is_up(spec.models[base].base_url)]
@@ -44,7 +53,11 @@ def served(spec: PipelineSpec, models: Sequence[str], *, log_dir: Path) -> Itera
 
 
 def is_up(base_url: str) -> bool:
-    """Whether a server answers at the address, be it that it wants a key."""
+    """Whether a server answers at an address, even if it wants a key.
+
+    Args:
+        base_url: The address, usually ending in /v1.
+    """
     try:
         return _get(f"{base_url.rstrip('/')}/models").status_code < 500
     except httpx2.HTTPError:
@@ -52,14 +65,23 @@ def is_up(base_url: str) -> bool:
 
 
 def load_adapter(base_url: str, name: str, path: Path) -> None:
-    """Load an adapter into a vLLM that runs, in the place of one so named. UserError when it refuses."""
+    """Load an adapter into a vLLM that runs, in the place of one of the same name.
+
+    Args:
+        base_url: The server's address, usually ending in /v1.
+        name: What the adapter is served as.
+        path: The adapter's directory, as the server sees it.
+
+    Raises:
+        UserError: The server refuses the adapter or does not answer.
+    """
     base_url = base_url.rstrip("/")
-    body: dict[str, Any] = {"lora_name": name, "lora_path": str(path)}
+    body: dict[str, JSON] = {"lora_name": name, "lora_path": str(path)}
     try:
-        known = _get(f"{base_url}/models")
-        if known.status_code == 200 and name in {entry.get("id") for entry in known.json().get("data", [])}:
+        models = _get(f"{base_url}/models")
+        if models.status_code == 200 and name in {entry.get("id") for entry in models.json().get("data", [])}:
             body["load_inplace"] = True
-        answer = httpx2.post(f"{base_url}/load_lora_adapter", json=body, timeout=_CLIENT_S, trust_env=False)
+        answer = httpx2.post(f"{base_url}/load_lora_adapter", json=body, timeout=_TIMEOUT_S, trust_env=False)
     except (httpx2.HTTPError, ValueError) as error:
         raise UserError(f"{base_url}: the adapter {name} can't be loaded: {error}") from None
     if answer.status_code != 200:
@@ -70,25 +92,30 @@ def load_adapter(base_url: str, name: str, path: Path) -> None:
 
 
 def ask_each(spec: PipelineSpec, models: Sequence[str], environ: Mapping[str, str] = os.environ) -> None:
-    """One token of each model; of a classifier its classes. UserError when one does not answer."""
+    """Ask each model for one token; a classifier for its classes.
+
+    Args:
+        spec: The spec of the models.
+        models: Their names.
+        environ: The environment variables, for keys of servers.
+
+    Raises:
+        UserError: A model does not answer.
+    """
     for name in models:
         model = spec.models[name]
         key = environ.get(model.api_key_env) if model.api_key_env else None
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         root = model.base_url.rstrip("/")
-        url, body = (
-            f"{root}/chat/completions",
-            {
-                "model": spec.served_name(name),
-                "messages": [{"role": "user", "content": "Hello"}],
-                "max_tokens": 1,
-            },
-        )
+        body: dict[str, JSON] = {"model": spec.served_name(name)}
         if name in spec.verifiers:
             url = f"{root.removesuffix('/v1')}/classify"
-            body = {"model": spec.served_name(name), "input": ["Hello"]}
+            body["input"] = ["Hello"]
+        else:
+            url = f"{root}/chat/completions"
+            body |= {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
         try:
-            answer = httpx2.post(url, json=body, headers=headers, timeout=_CLIENT_S, trust_env=False)
+            answer = httpx2.post(url, json=body, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
         except httpx2.HTTPError as error:
             raise UserError(f"{model.base_url}: {name} does not answer: {error}") from None
         if answer.status_code != 200:
@@ -96,13 +123,14 @@ def ask_each(spec: PipelineSpec, models: Sequence[str], environ: Mapping[str, st
 
 
 def _get(url: str) -> httpx2.Response:
-    return httpx2.get(url, timeout=5.0, trust_env=False)
+    return httpx2.get(url, timeout=_PROBE_TIMEOUT_S, trust_env=False)
 
 
 def _reason(answer: httpx2.Response) -> str:
+    """The first 200 characters of what a server says of an error."""
     try:
-        found: Any = answer.json()
-        error = found.get("error", found) if isinstance(found, dict) else found
-        return str(error.get("message", error) if isinstance(error, dict) else error)[:200]
+        content = answer.json()
     except ValueError:
         return answer.text[:200]
+    error = content.get("error", content) if isinstance(content, dict) else content
+    return str(error.get("message", error) if isinstance(error, dict) else error)[:200]

@@ -1,1 +1,1 @@
-"""What both kinds of tuning share: models on disk, checkpoints, LoRA settings, optional libraries."""
+"""What both kinds of tuning share: models on disk, checkpoints, LoRA settings, training events."""

@@ -1,4 +1,4 @@
-"""What the trainers share: quiet libraries, precision, checkpoints that can be gone on from, a full disk."""
+"""What the trainers share: quiet libraries, precision, checkpoints to resume from, and a full disk."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from agenttts.errors import UserError
 from agenttts.training.extras import no_progress_bars
 from pipelines.extras import library
+from pipelines.files import whole
 
 STATE = "state.json"
+"""The file beside the checkpoints that says which configuration they belong to."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The libraries' own bars and advice stay off the terminal."""
+    """Keep the progress bars and warnings of the training libraries off the terminal within the block."""
     transformers = library("transformers")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -33,9 +36,16 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def saving(work: Path) -> Iterator[None]:
-    """UserError when weights can't be written: every library reports a full disk in a way of its own.
+    """Turn a failure to write weights within the block into a UserError.
 
-    work: where checkpoints lie, OUT.work.
+    Every library reports a full disk in a way of its own: as an OSError, a RuntimeError, or a
+    SafetensorError.
+
+    Args:
+        work: The directory of the checkpoints, named OUT.work.
+
+    Raises:
+        UserError: The block could not write. The message names where the whole checkpoints are.
     """
     try:
         yield
@@ -43,26 +53,46 @@ def saving(work: Path) -> Iterator[None]:
         if not isinstance(error, (OSError, RuntimeError)) and type(error).__name__ != "SafetensorError":
             raise
         raise UserError(
-            f"{work.with_suffix('')}: can't be saved: {' '.join(str(error).split())[:200]}; whole "
+            f"{work.with_suffix('')}: can't be saved: {one_line(error)}; whole "
             f"checkpoints stay in {work}, the same command goes on from them"
         ) from None
 
 
 def newest_checkpoint(work: Path) -> Path | None:
-    """The newest whole checkpoint; the trainer's state is written last. Others are removed."""
-    whole = []
+    """Find the newest checkpoint that is whole, and remove those that are not.
+
+    The trainer writes its state last, so that a checkpoint with a readable state is whole.
+
+    Args:
+        work: The directory of the checkpoints.
+
+    Returns:
+        The checkpoint's directory, or None when there is none.
+    """
+    checkpoints = []
     for folder in work.glob("checkpoint-*"):
         try:
             json.loads((folder / "trainer_state.json").read_text())
-            whole.append(folder)
+            checkpoints.append(folder)
         except (OSError, ValueError):
             if is_first():
                 shutil.rmtree(folder, ignore_errors=True)
-    return max(whole, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
+    return max(checkpoints, key=lambda folder: int(folder.name.rsplit("-", 1)[1]), default=None)
 
 
 def work_state(work: Path, fingerprint: str) -> dict[str, Any]:
-    """What is kept beside the checkpoints. UserError when they are another configuration's."""
+    """Read what is kept beside the checkpoints, and make their directory.
+
+    Args:
+        work: The directory of the checkpoints.
+        fingerprint: The digest of everything that decides the training.
+
+    Returns:
+        The state; of a new training the fingerprint alone.
+
+    Raises:
+        UserError: The checkpoints belong to another configuration, or the directory can't be made.
+    """
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -78,21 +108,36 @@ def work_state(work: Path, fingerprint: str) -> dict[str, Any]:
     raise UserError(f"{work}: holds checkpoints of another configuration; remove it, or choose another out")
 
 
-def save_json(file: Path, value: Any) -> None:
-    """Written beside, moved into place."""
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2, allow_nan=False), encoding="utf-8")
-    partial.replace(file)
+def save_json(file: Path, value: object) -> None:
+    """Write a JSON file so that a reader sees the old content or the new one.
+
+    Args:
+        file: Where it goes.
+        value: Anything that `json.dumps` takes.
+
+    Raises:
+        ValueError: The value holds a number that is not finite.
+    """
+    with whole(file) as beside:
+        beside.write_text(json.dumps(value, indent=2, allow_nan=False), encoding="utf-8")
 
 
-def precision(torch: Any) -> dict[str, bool]:
-    """bfloat16 where the hardware has it."""
+def precision(torch: ModuleType) -> dict[str, bool]:
+    """The arguments of a Trainer for this machine: bfloat16 where the GPU has it, else the CPU.
+
+    Args:
+        torch: The imported module `torch`.
+    """
     gpu = torch.cuda.is_available()
     return {"bf16": bool(gpu and torch.cuda.is_bf16_supported()), "use_cpu": not gpu}
 
 
-def peak_bytes(torch: Any) -> int:
-    """Of the GPU where there is one, else of the process."""
+def peak_bytes(torch: ModuleType) -> int:
+    """The most memory that was in use so far: of the GPU where there is one, else of this process.
+
+    Args:
+        torch: The imported module `torch`.
+    """
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -102,3 +147,8 @@ def peak_bytes(torch: Any) -> int:
 def is_first() -> bool:
     """Whether this is the only process, or the first of several (torchrun, accelerate)."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def one_line(error: Exception) -> str:
+    """The first 200 characters of an error's message, without line breaks."""
+    return " ".join(str(error).split())[:200]

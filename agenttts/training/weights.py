@@ -1,7 +1,7 @@
 """What a tuned model is on disk: a peft adapter or a whole checkpoint, with `tuning.json` beside the weights.
 
-Read without torch: identity (digest), size, and whether vLLM will load it. The laws are vLLM's: rank among
-those it allows, no `modules_to_save`, no bias, no DoRA.
+Read without torch: identity (digest), size, and whether vLLM will load it. The rules are vLLM's: the rank is
+among those it allows, no `modules_to_save`, no bias, no DoRA.
 """
 
 from __future__ import annotations
@@ -15,41 +15,162 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
 from agenttts.errors import UserError
 from datastore.records import ModelRecord, Tuning
 from datastore.store import Store
+from pipelines.jsonvalues import JSON
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes as --max-lora-rank; an adapter needs the next one that holds its own."""
+"""What vLLM takes as --max-lora-rank; an adapter needs the next one that is at least its own."""
 ADAPTER_CONFIG = "adapter_config.json"
 CARD = "tuning.json"
+_LONGEST_HEADER = 1 << 30  # bytes
+
+
+class CurvePoint(BaseModel):
+    """The figures that a training logged at one step.
+
+    Attributes:
+        step: The number of optimiser steps that were done.
+        epoch: The number of epochs that were done.
+        loss: The mean training loss since the last report, in nats.
+        eval_loss: The loss on the evaluation split, in nats.
+        score: The mean score of the sub-tasks on the evaluation split, from 0 to 1.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    epoch: float
+    loss: float | None = None
+    eval_loss: float | None = None
+    score: float | None = None
+
+
+class BeforeAfter(BaseModel):
+    """The mean score of each sub-task on the evaluation split, from 0 to 1.
+
+    Attributes:
+        before: The scores of the base model.
+        after: The scores of the tuned model.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    before: dict[str, float] = {}
+    after: dict[str, float] = {}
+
+
+class TuningCard(BaseModel):
+    """How a model was tuned: the content of `tuning.json`. Further keys of the file are kept.
+
+    Attributes:
+        fingerprint: The digest of everything that decided the training.
+        base: The directory or hub name of the model that was tuned.
+        base_digest: The digest of the base's weights; None where they were not in a directory.
+        base_params: The number of parameters of the base.
+        dataset: The directory of the dataset.
+        dataset_digest: The digest of its rows.
+        tasks: The names of the sub-tasks that were learnt.
+        settings: The configuration of the training or of the merge.
+        curve: The logged figures, by step.
+        metrics: Scores before and after.
+        rows: The number of training rows.
+        rows_too_long: The number of training records that were left out because they were too long.
+        steps: The number of optimiser steps.
+        seconds: How long it took.
+        peak_bytes: The most memory that was in use.
+        versions: The versions of the libraries, by name.
+        coefficients: Of a merge: for each layer a coefficient for each adapter.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    fingerprint: str | None = None
+    base: str | None = None
+    base_digest: str | None = None
+    base_params: int | None = None
+    dataset: str | None = None
+    dataset_digest: str = ""
+    tasks: tuple[str, ...] = ()
+    settings: dict[str, JsonValue] = {}
+    curve: tuple[CurvePoint, ...] = ()
+    metrics: BeforeAfter = BeforeAfter()
+    rows: int = 0
+    rows_too_long: int = 0
+    steps: int = 0
+    seconds: float | None = None
+    peak_bytes: int | None = None
+    versions: dict[str, str] = {}
+    coefficients: dict[str, list[float]] = {}
+
+    def to_json_dict(self) -> dict[str, JSON]:
+        """The keys that were set, JSON-able."""
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TunedModel:
-    """A directory with weights. `base`: of an adapter what it sits on; None for a whole checkpoint."""
+    """A directory with weights.
+
+    Attributes:
+        path: The directory.
+        base: Of an adapter the directory or hub name of its base; None for a whole checkpoint.
+        rank: Of an adapter its rank; None for a whole checkpoint.
+        n_params: The number of parameters in the directory.
+        digest: SHA-256, in hex, of the weights and of what says how to apply them.
+        card: How it was tuned; empty where the directory does not say.
+    """
 
     path: Path
     base: str | None
     rank: int | None
     n_params: int
     digest: str
-    card: Mapping[str, Any]
+    card: TuningCard
 
     @property
     def is_adapter(self) -> bool:
+        """Whether the weights are an adapter, not a whole checkpoint."""
         return self.base is not None
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the directory says how the model was tuned."""
+        return bool(self.card.model_fields_set)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """One tensor of a safetensors file.
+
+    Attributes:
+        shape: The size of each dimension.
+        end: The position after its last byte, counted from the end of the header.
+    """
+
+    shape: tuple[int, ...]
+    end: int
 
 
 def read_tuned(path: Path | str) -> TunedModel:
-    """The adapter or checkpoint in a directory. UserError when there is none."""
+    """Read the adapter or checkpoint in a directory.
+
+    Args:
+        path: The directory.
+
+    Raises:
+        UserError: The directory has no weights, or a file in it can't be read.
+    """
     path = Path(path)
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
     if not files:
         raise UserError(
             f"{path}: must be a directory with an adapter or a checkpoint, it has no .safetensors"
         )
-    config = _json(path / ADAPTER_CONFIG)
+    config = _read_json(path / ADAPTER_CONFIG)
     base = None if config is None else str(config.get("base_model_name_or_path") or "")
     return TunedModel(
         path=path,
@@ -57,48 +178,169 @@ def read_tuned(path: Path | str) -> TunedModel:
         rank=None if config is None else int(config.get("r", 0)),
         n_params=sum(count_parameters(file) for file in files),
         digest=weights_digest(path),
-        card=_json(path / CARD) or {},
+        card=_read_card(path / CARD),
     )
 
 
 def count_parameters(file: Path) -> int:
-    """Parameters in a safetensors file, from its header alone. UserError when it is none."""
-    return sum(math.prod(entry["shape"]) for entry in tensors(file).values())
+    """The number of parameters in a safetensors file, from its header alone.
+
+    Args:
+        file: The file.
+
+    Raises:
+        UserError: It is no safetensors file, or it is cut short.
+    """
+    return sum(math.prod(tensor.shape) for tensor in tensors(file).values())
 
 
-def tensors(file: Path) -> dict[str, dict[str, Any]]:
-    """Name → {dtype, shape} of what a safetensors file holds. UserError when it is none, or cut short."""
+def tensors(file: Path) -> dict[str, TensorInfo]:
+    """The tensors of a safetensors file by name, from its header alone.
+
+    Args:
+        file: The file.
+
+    Raises:
+        UserError: It is no safetensors file, or it is cut short.
+    """
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
-            if length > 1 << 30:
+            if length > _LONGEST_HEADER:
                 raise ValueError("its header is too long")
-            header: dict[str, Any] = json.loads(stream.read(length))
-    except (OSError, ValueError, struct.error) as error:
+            header = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        entries = {
+            name: TensorInfo(shape=tuple(entry["shape"]), end=int(entry["data_offsets"][1]))
+            for name, entry in header.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise UserError(f"{file}: must be a safetensors file: {error}") from None
-    header.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if file.stat().st_size < 8 + length + end:
-        raise UserError(f"{file}: is cut short, {file.stat().st_size} bytes of {8 + length + end}")
-    return header
+    size = 8 + length + max((tensor.end for tensor in entries.values()), default=0)
+    if file.stat().st_size < size:
+        raise UserError(f"{file}: is cut short, {file.stat().st_size} bytes of {size}")
+    return entries
 
 
 def weights_digest(path: Path) -> str:
-    """SHA-256, in hex, of the weights and of what says how to apply them: part of each sample's identity."""
-    made = hashlib.sha256()
-    config = _json(path / ADAPTER_CONFIG)
+    """SHA-256, in hex, of the weights and of what says how to apply them: part of each sample's identity.
+
+    Args:
+        path: The directory of an adapter or a checkpoint. Where an adapter's base lies does not count.
+
+    Raises:
+        UserError: The adapter's configuration can't be read.
+    """
+    digest = hashlib.sha256()
+    config = _read_json(path / ADAPTER_CONFIG)
     if config is not None:
         config.pop("base_model_name_or_path", None)
-        made.update(json.dumps(config, sort_keys=True).encode())
+        digest.update(json.dumps(config, sort_keys=True).encode())
     for file in sorted(path.glob("*.safetensors")):
-        made.update(file.name.encode())
+        digest.update(file.name.encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
-                made.update(block)
-    return made.hexdigest()
+                digest.update(block)
+    return digest.hexdigest()
 
 
-def servable_problem(config: Mapping[str, Any]) -> str | None:
+def base_digest(base: str) -> str | None:
+    """The digest of a base model's weights; None for a hub name, where they are not in a directory."""
+    return weights_digest(Path(base)) if Path(base).is_dir() else None
+
+
+def require_servable(path: Path) -> None:
+    """Check that vLLM would load what is in a directory.
+
+    Args:
+        path: The directory of an adapter or a checkpoint.
+
+    Raises:
+        UserError: A rule of vLLM's is broken, or weights are cut short.
+    """
+    config = _read_json(path / ADAPTER_CONFIG)
+    if config is not None and (problem := _servable_problem(config)):
+        raise UserError(f"{path / ADAPTER_CONFIG}: {problem}")
+    names = [name for file in path.glob("*.safetensors") for name in tensors(file)]
+    if config is not None and (others := [name for name in names if ".lora_" not in name]):
+        raise UserError(f"{path}: an adapter holds LoRA weights only, got {others[0]}")
+
+
+def require_base(adapter: TunedModel, base: Path) -> None:
+    """Check that an adapter was tuned on the weights of a directory.
+
+    Args:
+        adapter: The adapter. Without the digest of its base on its card nothing is checked.
+        base: The directory of the weights that it is to be applied to.
+
+    Raises:
+        UserError: It was tuned on other weights.
+    """
+    tuned_on = adapter.card.base_digest
+    if tuned_on is not None and tuned_on != weights_digest(base):
+        raise UserError(
+            f"{adapter.path}: was tuned on {adapter.card.base} (digest {tuned_on[:12]}), not on {base} "
+            f"(digest {weights_digest(base)[:12]}); name its own base"
+        )
+
+
+def context_length(path: Path) -> int | None:
+    """The context length in tokens that a checkpoint's configuration names; None when it names none.
+
+    Args:
+        path: The checkpoint's directory.
+    """
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        return int(config["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def register(
+    store: Store, name: str, tuned: TunedModel, *, at: float, served_length: int | None = None
+) -> None:
+    """Put a tuned model, and how it was tuned, into the store. An adapter runs its base and itself.
+
+    Args:
+        store: Where it goes.
+        name: What the model is called.
+        tuned: The model.
+        at: The time of the registration, in Unix seconds.
+        served_length: The context length in tokens that it is served with. None: the checkpoint's own.
+    """
+    base = Path(tuned.base) if tuned.base else tuned.path
+    card, revision = tuned.card, tuned.digest[:16]
+    base_params = float(card.base_params or (read_tuned(base).n_params if base.is_dir() else 0))
+    plain = card.model_dump(mode="json", exclude_unset=True)
+    model = ModelRecord(
+        key=f"{name}@{revision}",
+        name=name,
+        revision=revision,
+        active_params=base_params + tuned.n_params if tuned.is_adapter else float(tuned.n_params),
+        context_length=served_length or context_length(base),
+        parent=tuned.base,
+        usd_per_million_prompt_tokens=None,
+        usd_per_million_generated_tokens=None,
+    )
+    tuning = Tuning(
+        model_key=model.key,
+        base=card.base or tuned.base or "",
+        path=str(tuned.path.resolve()),
+        dataset_digest=card.dataset_digest,
+        tasks=json.dumps(list(card.tasks)),
+        settings=json.dumps(card.settings),
+        curve=json.dumps(plain.get("curve", [])),
+        metrics=json.dumps(plain.get("metrics", {})),
+        seconds=card.seconds or 0.0,
+        peak_bytes=card.peak_bytes or 0,
+        created_at=at,
+    )
+    store.put_models([model])
+    store.put_tunings([tuning])
+
+
+def _servable_problem(config: Mapping[str, Any]) -> str | None:
     """Why vLLM would refuse an adapter of this configuration; None when it takes it."""
     if config.get("modules_to_save"):
         return f"modules_to_save must be empty, got {config['modules_to_save']}; vLLM loads LoRA weights only"
@@ -112,79 +354,23 @@ def servable_problem(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def require_servable(path: Path) -> None:
-    """UserError when vLLM would not load what is in the directory: laws broken, weights cut short."""
-    config = _json(path / ADAPTER_CONFIG)
-    if config is not None and (problem := servable_problem(config)):
-        raise UserError(f"{path / ADAPTER_CONFIG}: {problem}")
-    found = [name for file in path.glob("*.safetensors") for name in tensors(file)]
-    if config is not None and (alien := [name for name in found if ".lora_" not in name]):
-        raise UserError(f"{path}: an adapter holds LoRA weights only, got {alien[0]}")
-
-
-def require_base(adapter: TunedModel, base: Path) -> None:
-    """UserError when an adapter was tuned on other weights than those of the directory."""
-    known = adapter.card.get("base_digest")
-    if known is not None and known != weights_digest(base):
-        raise UserError(
-            f"{adapter.path}: was tuned on {adapter.card.get('base')} (digest {known[:12]}), not on {base} "
-            f"(digest {weights_digest(base)[:12]}); name its own base"
-        )
-
-
-def context_length(path: Path) -> int | None:
-    """What a checkpoint's configuration says; None when it says nothing."""
+def _read_card(file: Path) -> TuningCard:
     try:
-        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        return int(found["max_position_embeddings"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return TuningCard.model_validate(_read_json(file) or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{file}: {place}: {first['msg']}, got {first['input']!r:.40}") from None
 
 
-def register(
-    store: Store, name: str, tuned: TunedModel, *, at: float, served_length: int | None = None
-) -> None:
-    """Put a tuned model, and how it was tuned, into the store. An adapter runs its base and itself.
-
-    at: Unix seconds. served_length: the context length it is served with; None: the checkpoint's own.
-    """
-    base = Path(tuned.base) if tuned.base else tuned.path
-    card, revision = tuned.card, tuned.digest[:16]
-    base_params = float(card.get("base_params") or (read_tuned(base).n_params if base.is_dir() else 0))
-    model = ModelRecord(
-        key=f"{name}@{revision}",
-        name=name,
-        revision=revision,
-        active_params=base_params + tuned.n_params if tuned.is_adapter else float(tuned.n_params),
-        context_length=served_length or context_length(base),
-        parent=tuned.base,
-        usd_per_million_prompt_tokens=None,
-        usd_per_million_generated_tokens=None,
-    )
-    tuning = Tuning(
-        model_key=model.key,
-        base=str(card.get("base") or tuned.base or ""),
-        path=str(tuned.path.resolve()),
-        dataset_digest=str(card.get("dataset_digest", "")),
-        tasks=json.dumps(card.get("tasks", [])),
-        settings=json.dumps(card.get("settings", {})),
-        curve=json.dumps(card.get("curve", [])),
-        metrics=json.dumps(card.get("metrics", {})),
-        seconds=float(card.get("seconds", 0.0)),
-        peak_bytes=int(card.get("peak_bytes", 0)),
-        created_at=at,
-    )
-    store.put_models([model])
-    store.put_tunings([tuning])
-
-
-def _json(file: Path) -> dict[str, Any] | None:
+def _read_json(file: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None when there is no such file."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: can't be read: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise UserError(f"{file}: must be a JSON object")
-    return found
+    return value

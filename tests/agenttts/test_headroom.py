@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,8 @@ def test_the_report_tells_it(recorded: Path, tmp_path: Path) -> None:
         data = read_report(store)
         (line,) = headroom_lines(data)
         assert line.startswith("At retrieve, one sample of ") and "at least one of" in line
-        assert data.to_json_dict()["headroom"][0]["pass_at_n"]["mean"] <= 1
+        headroom: Any = data.to_json_dict()["headroom"]
+        assert headroom[0]["pass_at_n"]["mean"] <= 1
         assert read_report(store, solve=False).headroom == ()
 
 

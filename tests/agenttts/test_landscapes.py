@@ -59,7 +59,7 @@ async def test_a_whole_bank_scores_as_the_runtime_does(known: Known) -> None:
     assert walk.known.all() and len(allocations) > 5
     for allocation, scores in zip(allocations, walk.scores, strict=True):
         by_example, _ = await run(spec, store, examples, allocation)
-        np.testing.assert_allclose(scores, list(by_example.values()))
+        np.testing.assert_allclose(scores, np.array(list(by_example.values()), float))
 
 
 async def test_a_replayed_trial_is_what_the_runtime_gives(known: Known) -> None:

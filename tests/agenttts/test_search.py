@@ -249,7 +249,7 @@ def test_a_cap_on_tokens_holds_whatever_is_in_flight(tmp_path: Path, server: Scr
     result = search(spec, limits=limits, proposer="insights", db=tmp_path / "r.duckdb", preflight=False)
     paid = result.cost.prompt_tokens + result.cost.generated_tokens
     assert 0 < paid <= 1200
-    assert "tokens" in result.outcome.stopped_because
+    assert "tokens" in (result.outcome.stopped_because or "")
 
 
 def test_a_limit_without_prices_is_refused_before_a_run_begins(

@@ -11,6 +11,7 @@ import pytest
 from agenttts.proposers import SearchView
 from agenttts.proposers.agent import Answer, read_answer
 from agenttts.proposers.agent_view import answer_schema
+from agenttts.settings import SearchSettings
 from agenttts.space import SearchSpace
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice, StageOption
@@ -89,7 +90,14 @@ def test_an_llm_may_write_the_verifier_apart_or_in_one_word(pipeline: tuple[Path
     """Both are the same allocation; a verifier that the stage lacks is refused, and nothing raises."""
     space = SearchSpace(load_spec(pipeline[0]), 60.0)
     view = SearchView(
-        space=space, trials=(), insights=(), seed=0, trials_left=5, n_examples=10, task="t", step=1
+        settings=SearchSettings(budget_units=60.0, proposer="solve"),
+        space=space,
+        trials=(),
+        insights=(),
+        trials_left=5,
+        n_examples=10,
+        task="t",
+        step=1,
     )
     wanted = Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("small", 2, "judge")})
 
@@ -101,8 +109,9 @@ def test_an_llm_may_write_the_verifier_apart_or_in_one_word(pipeline: tuple[Path
         assert [s.allocation for s in read(**answer).suggestions] == [wanted]
     plain = read(model="small", verifier=None).suggestions[0].allocation
     assert plain["answer"] == StageChoice("small", 2)
-    for answer in ({"model": "small", "verifier": "jury"}, {"model": "small", "verifier": 3}):
-        assert not read(**answer).suggestions and len(read(**answer).rejected) == 1
+    for verifier in ("jury", 3):
+        answer_read = read(model="small", verifier=verifier)
+        assert not answer_read.suggestions and len(answer_read.rejected) == 1
     stage = json.dumps(answer_schema(space, 1))
     assert '"verifier": {"type": ["string", "null"], "enum": [null, "judge"]}' in stage
 

@@ -14,9 +14,10 @@ import pytest
 from agenttts import search
 from agenttts.errors import UserError
 from agenttts.tasktune.data.dataset import load_dataset
-from agenttts.tasktune.data.scoring import mean_by_task
+from agenttts.tasktune.data.rows import mean_by_task
 from agenttts.tasktune.evaluation import evaluate
-from agenttts.tasktune.fit import encode_chat, fit, greedy
+from agenttts.tasktune.fit import fit
+from agenttts.tasktune.generate import encode_chat, greedy
 from agenttts.tasktune.improve import improve
 from agenttts.tasktune.serving import load_adapter, served
 from agenttts.training.weights import read_tuned
@@ -116,7 +117,7 @@ def test_improve(lora_spec: PipelineSpec, tmp_path: Path) -> None:
     )
     (model,) = made.models
     assert model == "small-tuned-retrieve"
-    assert made.bought["samples_drawn"] > 0
+    assert made.bought.samples_drawn > 0
     new = load_spec(made.path / "pipeline.yaml")
     assert new.models[model].parent == "small"
     assert new.models[model].active_params > new.models["small"].active_params
@@ -162,8 +163,9 @@ def test_served_names_who_does_not_answer(lora_spec: PipelineSpec, tmp_path: Pat
 
 def test_a_verifier_behind_vllm_says_what_it_says_here(vllm: None, tmp_path: Path) -> None:
     """The exported classifier, served as the spec's verifier: the same probabilities to 1e-4, and banked."""
+    from agenttts.p2c.settings import P2CSettings
     from agenttts.p2c.texts import LabelledText
-    from agenttts.p2c.trainer import P2CSettings, train_classifier
+    from agenttts.p2c.trainer import train_classifier
 
     write_backbone(tmp_path / "backbone")
     texts = [LabelledText(text=" ".join(WORDS[i % 2][: 1 + i % 4]), label=i % 2) for i in range(32)]

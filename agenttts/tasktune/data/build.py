@@ -1,29 +1,30 @@
 """`agenttts tune data`: sources → rows → checks → a dataset on disk with its card.
 
-What an LLM wrote is in the sample bank, so that the same command asks nothing again. What then lies on disk
-is in `taskdata`.
+The answers of an LLM are in the sample bank, so that the same command asks nothing again. What then is on
+disk is described in `dataset`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
+from agenttts.blocking import run_blocking
 from agenttts.errors import UserError
-from agenttts.proposers import AgentSettings
-from agenttts.tasktune.chat import JsonChat, require_llm
-from agenttts.tasktune.data.cleaning import Cleaned, clean, schema_problem
+from agenttts.llm import AgentSettings, JsonChat, require_llm
+from agenttts.tasktune.data.cleaning import Cleaned, CountTokens, clean, schema_problem
 from agenttts.tasktune.data.dataset import TaskData, write_dataset
 from agenttts.tasktune.data.judge import judge_rows
 from agenttts.tasktune.data.rows import Dropped, Gathered, TaskRow
 from agenttts.tasktune.data.sources import documents, table_rows, written_rows
 from agenttts.tasktune.data.subtask import SubTask, SubTasks, load_subtasks
 from agenttts.tasktune.data.traces import example_inputs, stage_task, trace_rows
+from agenttts.training.checkpoints import one_line
 from datastore.store import Store
 from pipelines.dataset import load_examples
 from pipelines.extras import library
@@ -31,11 +32,23 @@ from pipelines.specfile import restore_spec
 from pipelines.strict import Strict
 from pipelines.tables import Row, read_file, read_hub
 
-Progress = Callable[[str], None]
+OnStatus: TypeAlias = Callable[[str], None]
+"""Is called with what is being done."""
 
 
 class FileSource(Strict):
-    """Rows that exist: a local file (JSONL, JSON, CSV, Parquet), or a split of a hub dataset."""
+    """Rows that exist: a local file (JSONL, JSON, CSV, Parquet), or a split of a hub dataset.
+
+    Attributes:
+        kind: Always `file`.
+        task: The sub-task of the rows.
+        path: The file; None where the rows come from the hub.
+        hub: The name of the hub dataset; None where the rows come from a file.
+        config: The configuration of the hub dataset.
+        split: The split of the hub dataset.
+        map: The column of a field of the sub-task, where its name differs.
+        limit: The first so many rows are read; None: all.
+    """
 
     kind: Literal["file"]
     task: str
@@ -46,18 +59,43 @@ class FileSource(Strict):
     map: dict[str, str] = Field(default_factory=dict, description="field of the sub-task → column")
     limit: int | None = Field(default=None, gt=0, description="first so many rows")
 
+    @property
+    def status(self) -> str:
+        """What is being done when the source is read."""
+        return f"reading {self.path or self.hub} for {self.task}"
+
 
 class DocumentSource(Strict):
-    """Text files from which an LLM writes pairs."""
+    """Text files from which an LLM writes pairs.
+
+    Attributes:
+        kind: Always `documents`.
+        task: The sub-task of the pairs.
+        files: Paths, or patterns such as `docs/*.txt`.
+        per_passage: How many pairs are asked for from each passage.
+    """
 
     kind: Literal["documents"]
     task: str
     files: tuple[str, ...] = Field(min_length=1, description="paths or patterns such as docs/*.txt")
     per_passage: int = Field(default=3, gt=0)
 
+    @property
+    def status(self) -> str:
+        """What is being done when the source is read."""
+        return f"having pairs of {self.task} written from {', '.join(self.files)}"
+
 
 class RunSource(Strict):
-    """A search's own samples at one stage."""
+    """The samples that a search recorded at one stage.
+
+    Attributes:
+        kind: Always `run`.
+        db: The store of the run.
+        run: The id of the run; None: the newest.
+        stage: The name of the stage.
+        per_input: The most distinct right answers for each example.
+    """
 
     kind: Literal["run"]
     db: str
@@ -65,12 +103,23 @@ class RunSource(Strict):
     stage: str
     per_input: int = Field(default=4, gt=0)
 
+    @property
+    def status(self) -> str:
+        """What is being done when the source is read."""
+        return f"reading samples of stage {self.stage} in {self.db}"
+
 
 Source = Annotated[FileSource | DocumentSource | RunSource, Field(discriminator="kind")]
 
 
 class TestFile(Strict):
-    """Rows to compare models on: they become the test split, and nothing like them may be learnt from."""
+    """Rows to compare models on: they become the test split, and no row to learn from may be like them.
+
+    Attributes:
+        task: The sub-task of the rows.
+        path: The file.
+        map: The column of a field of the sub-task, where its name differs.
+    """
 
     task: str
     path: str
@@ -78,7 +127,22 @@ class TestFile(Strict):
 
 
 class DataConfig(Strict):
-    """What `agenttts tune data` reads. Paths start from the file's directory."""
+    """What `agenttts tune data` reads. Paths start from the file's directory.
+
+    Attributes:
+        out: The directory of the dataset.
+        subtasks: The file of sub-tasks. None where all sources are runs.
+        sources: Where rows come from.
+        test: Files of test rows.
+        eval_share: The share of the inputs on which is scored while tuning.
+        seed: Decides the split.
+        near_duplicates: The similarity from which inputs count as the same; None: only equal ones do.
+        tokenizer: The directory or hub name of the base model, for `max_tokens`.
+        max_tokens: The most tokens of prompt and answer; None: there is no limit.
+        judge: Have the LLM judge every row. Experimental: it has not been measured what that is worth.
+        drop_personal: Drop rows that seem to hold personal data, instead of flagging them.
+        db: The store that keeps the answers of the LLM.
+    """
 
     out: str = Field(description="directory of the dataset")
     subtasks: str | None = Field(default=None, description="file of sub-tasks; not needed for runs alone")
@@ -89,59 +153,46 @@ class DataConfig(Strict):
     near_duplicates: float | None = Field(default=0.85, gt=0, lt=1)
     tokenizer: str | None = Field(default=None, description="directory or hub name of the base model")
     max_tokens: int | None = Field(default=None, gt=0, description="of prompt and answer, by that tokenizer")
-    judge: bool = Field(default=False, description="have the LLM judge every row")
+    judge: bool = Field(default=False, description="experimental: have the LLM judge every row")
     drop_personal: bool = False
     db: str = Field(default="agenttts.duckdb", description="store that keeps what the LLM wrote")
 
 
 async def build(
-    config: DataConfig, root: Path, *, llm: AgentSettings | None, progress: Progress = lambda _: None
+    config: DataConfig, root: Path, *, llm: AgentSettings | None, on_status: OnStatus = lambda _: None
 ) -> TaskData:
-    """Make the dataset of a configuration. UserError for what a person must put right, an empty one too."""
+    """Make the dataset of a configuration.
+
+    Args:
+        config: The configuration.
+        root: The directory from which its paths start.
+        llm: The LLM that writes pairs and judges rows; None where none is configured.
+        on_status: Is called with what is being done.
+
+    Raises:
+        UserError: There is something that a person must put right, such as a dataset without rows.
+        MissingDependency: A library of the extra `tune` is not installed.
+    """
     subtasks = load_subtasks(root / config.subtasks) if config.subtasks else None
-    tasks = {task.name: task for task in (subtasks.subtasks if subtasks else ())}
     needs_llm = config.judge or any(isinstance(source, DocumentSource) for source in config.sources)
     settings = require_llm(llm, "documents and judge need") if needs_llm else None
-    gathered: list[Gathered] = []
-    sealed: list[Mapping[str, Any]] = []
-    async with AsyncExitStack() as opened:
+    material = _Material(root, subtasks)
+    async with AsyncExitStack() as stack:
         chat = None
         if settings is not None:
-            store = opened.enter_context(Store.open(root / config.db))
-            chat = await opened.enter_async_context(JsonChat(settings, store))
+            store = stack.enter_context(Store.open(root / config.db))
+            chat = await stack.enter_async_context(JsonChat(settings, store))
         for source in config.sources:
-            progress(_told(source))
-            if isinstance(source, RunSource):
-                found, task, secret = await _from_run(source, root)
-                if task.name in tasks and tasks[task.name] != task:
-                    raise UserError(f"sources: two sub-tasks are named {task.name}; rename one")
-                tasks[task.name] = task
-                sealed += secret
-            elif isinstance(source, FileSource):
-                task = _task(subtasks, source.task)
-                found = table_rows(task, _table(source, root), source.map)
-            else:
-                assert chat is not None
-                docs = documents(_files(source.files, root))
-                task = _task(subtasks, source.task)
-                found = await written_rows(task, docs, chat, per_passage=source.per_passage)
-            gathered.append(found)
-        test: list[TaskRow] = []
+            on_status(source.status)
+            await material.add(source, chat)
         for file in config.test:
-            task = _task(subtasks, file.task)
-            tasks[task.name] = task
-            found = table_rows(task, read_file(root / file.path), file.map)
-            kept, gone = _test_rows(task, found.rows, {row.id for row in test})
-            test += kept
-            gathered.append(Gathered(dropped=[*found.dropped, *gone]))
-        sealed += [row.inputs for row in test]
-        progress("checking rows")
-        all_rows = [row for found in gathered for row in found.rows]
-        used = {task: tasks[task] for task in dict.fromkeys(row.task for row in [*all_rows, *test])}
+            material.add_test(file)
+        on_status("checking rows")
+        rows, used = material.rows, material.used_tasks()
         cleaned = clean(
-            all_rows,
+            rows,
             used,
-            sealed=sealed,
+            sealed=[*material.sealed, *(row.inputs for row in material.test)],
             near=config.near_duplicates,
             count_tokens=_counter(config, root),
             max_tokens=config.max_tokens,
@@ -149,13 +200,13 @@ async def build(
         )
         if config.judge:
             assert chat is not None
-            progress(f"judging {len(cleaned.rows)} rows")
+            on_status(f"judging {len(cleaned.rows)} rows")
             await _judge(cleaned, used, chat)
     return write_dataset(
         root / config.out,
-        gathered,
+        material.gathered,
         cleaned,
-        test,
+        material.test,
         used,
         domain=subtasks.domain if subtasks else "traces",
         eval_share=config.eval_share,
@@ -168,85 +219,140 @@ async def build(
     )
 
 
-def _test_rows(task: SubTask, rows: Sequence[TaskRow], have: set[str]) -> tuple[list[TaskRow], list[Dropped]]:
-    """Test rows that are sound and new, and why the others are not."""
-    kept: dict[str, TaskRow] = {}
-    gone = []
-    for row in rows:
-        problem = schema_problem(task, row)
-        if problem is None and (row.id in kept or row.id in have):
-            problem = "repeats a test row"
-        if problem is None:
-            kept[row.id] = row
+def run_build(
+    config: DataConfig, root: Path, *, llm: AgentSettings | None, on_status: OnStatus = lambda _: None
+) -> TaskData:
+    """`build` from code that is no coroutine; the arguments are the same."""
+    return run_blocking(build(config, root, llm=llm, on_status=on_status))
+
+
+def token_counter(name: str, root: Path) -> CountTokens:
+    """A function that counts the tokens of a text.
+
+    Args:
+        name: The directory or hub name of the model whose tokenizer counts.
+        root: The directory from which `name` starts where it is a directory.
+
+    Raises:
+        UserError: There is no such tokenizer.
+        MissingDependency: transformers is not installed.
+    """
+    transformers = library("transformers", "counting tokens")
+    local = root / name
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(local) if local.is_dir() else name)
+    except (OSError, ValueError) as error:
+        raise UserError(f"tokenizer {name!r} can't be loaded: {one_line(error)}") from None
+    return lambda text: len(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+@dataclass
+class _Material:
+    """What the sources gave.
+
+    Attributes:
+        root: The directory from which paths start.
+        subtasks: The file of sub-tasks.
+        gathered: What each source and test file gave.
+        sealed: Inputs of the test splits of runs.
+        test: The test rows.
+        of_runs: The sub-tasks of the runs' stages.
+    """
+
+    root: Path
+    subtasks: SubTasks | None
+    gathered: list[Gathered] = field(default_factory=list)
+    sealed: list[Mapping[str, object]] = field(default_factory=list)
+    test: list[TaskRow] = field(default_factory=list)
+    of_runs: dict[str, SubTask] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[TaskRow]:
+        return [row for source in self.gathered for row in source.rows]
+
+    def used_tasks(self) -> dict[str, SubTask]:
+        """The sub-tasks that have rows."""
+        tasks = {task.name: task for task in (self.subtasks.subtasks if self.subtasks else ())} | self.of_runs
+        return {name: tasks[name] for name in dict.fromkeys(row.task for row in [*self.rows, *self.test])}
+
+    async def add(self, source: FileSource | DocumentSource | RunSource, chat: JsonChat | None) -> None:
+        if isinstance(source, RunSource):
+            await self._add_run(source)
+        elif isinstance(source, FileSource):
+            task = self._task(source.task)
+            self.gathered.append(table_rows(task, _table(source, self.root), source.map))
         else:
-            gone.append(Dropped(step="test", reason=problem, source=row.source))
-    return list(kept.values()), gone
+            assert chat is not None
+            docs = documents(_files(source.files, self.root))
+            task = self._task(source.task)
+            self.gathered.append(await written_rows(task, docs, chat, per_passage=source.per_passage))
 
+    def add_test(self, file: TestFile) -> None:
+        """Test rows that are sound and new; the others are dropped."""
+        task = self._task(file.task)
+        read = table_rows(task, read_file(self.root / file.path), file.map)
+        dropped = list(read.dropped)
+        ids = {row.id for row in self.test}
+        for row in read.rows:
+            problem = schema_problem(task, row) or ("repeats a test row" if row.id in ids else None)
+            if problem is None:
+                ids.add(row.id)
+                self.test.append(row)
+            else:
+                dropped.append(Dropped(step="test", reason=problem, source=row.source))
+        self.gathered.append(Gathered(dropped=dropped))
 
-async def _from_run(source: RunSource, root: Path) -> tuple[Gathered, SubTask, list[Mapping[str, Any]]]:
-    """Rows of a run's stage, its sub-task, and the inputs of the sealed test split."""
-    with Store.read(root / source.db) as store:
-        run = store.run(source.run)
-        spec = restore_spec(run.spec)
-        stage = spec.stage(source.stage)
-        found = await trace_rows(store, run.run_id, spec, stage, per_input=source.per_input)
-    sealed: list[Mapping[str, Any]] = [
-        example_inputs(spec, example) for example in load_examples(spec, "test")
-    ]
-    return found, stage_task(spec, stage), sealed
+    async def _add_run(self, source: RunSource) -> None:
+        with Store.read(self.root / source.db) as store:
+            run = store.run(source.run)
+            spec = restore_spec(run.spec)
+            stage = spec.stage(source.stage)
+            rows = await trace_rows(store, run.run_id, spec, stage, per_input=source.per_input)
+        task = stage_task(spec, stage)
+        others = [*(self.subtasks.subtasks if self.subtasks else ()), *self.of_runs.values()]
+        if any(other.name == task.name and other != task for other in others):
+            raise UserError(f"sources: two sub-tasks are named {task.name}; rename one")
+        self.of_runs[task.name] = task
+        self.gathered.append(rows)
+        self.sealed += [example_inputs(spec, example) for example in load_examples(spec, "test")]
 
-
-def _task(subtasks: SubTasks | None, name: str) -> SubTask:
-    if subtasks is None:
-        raise UserError(f"the sub-task {name!r} needs a file of sub-tasks; name it under subtasks")
-    return subtasks.task(name)
+    def _task(self, name: str) -> SubTask:
+        if self.subtasks is None:
+            raise UserError(f"the sub-task {name!r} needs a file of sub-tasks; name it under subtasks")
+        return self.subtasks.task(name)
 
 
 def _table(source: FileSource, root: Path) -> Sequence[Row]:
     if (source.path is None) == (source.hub is None):
         raise UserError(f"sources: a file source of {source.task} has either path or hub; give exactly one")
     if source.path is not None:
-        found: Sequence[Row] = read_file(root / source.path)
+        rows: Sequence[Row] = read_file(root / source.path)
     else:
         assert source.hub is not None
-        found = read_hub(source.hub, source.config, source.split)
-    return found[: source.limit] if source.limit else found
+        rows = read_hub(source.hub, source.config, source.split)
+    return rows[: source.limit] if source.limit else rows
 
 
 def _files(patterns: Sequence[str], root: Path) -> list[Path]:
-    found: list[Path] = []
+    """The files that match paths or patterns, which start from `root`."""
+    files: list[Path] = []
     for pattern in patterns:
-        absolute = Path(pattern)
-        start, tail = (
-            (Path(absolute.anchor), str(absolute.relative_to(absolute.anchor)))
-            if absolute.is_absolute()
-            else (root, pattern)
-        )
-        matches = sorted(path for path in start.glob(tail) if path.is_file())
+        path = root / pattern
+        start = Path(path.anchor) if Path(pattern).is_absolute() else root
+        matches = sorted(file for file in start.glob(str(path.relative_to(start))) if file.is_file())
         if not matches:
             raise UserError(f"sources: no file is {pattern!r}; paths start from {root}")
-        found += matches
-    return found
+        files += matches
+    return files
 
 
-def _counter(config: DataConfig, root: Path) -> Callable[[str], int] | None:
-    """Counts tokens as the base model does; None when no limit is asked for."""
+def _counter(config: DataConfig, root: Path) -> CountTokens | None:
+    """Counts tokens as the base model does; None when there is no limit."""
     if config.max_tokens is None:
         return None
     if config.tokenizer is None:
         raise UserError("max_tokens needs the base model's tokenizer; name it under tokenizer")
     return token_counter(config.tokenizer, root)
-
-
-def token_counter(name: str, root: Path) -> Callable[[str], int]:
-    """Tokens of a text by a base model's tokenizer. MissingDependency without transformers."""
-    transformers = library("transformers", "counting tokens")
-    local = root / name
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(local) if local.is_dir() else name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"tokenizer {name!r} can't be loaded: {' '.join(str(error).split())[:200]}") from None
-    return lambda text: len(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 async def _judge(cleaned: Cleaned, tasks: Mapping[str, SubTask], chat: JsonChat) -> None:
@@ -255,20 +361,3 @@ async def _judge(cleaned: Cleaned, tasks: Mapping[str, SubTask], chat: JsonChat)
         verdicts |= await judge_rows(task, [row for row in cleaned.rows if row.task == name], chat)
     cleaned.step("judge", lambda row: verdicts[row.id])
     cleaned.rows = [replace(row, flags=(*row.flags, "judged")) for row in cleaned.rows]
-
-
-def _told(source: FileSource | DocumentSource | RunSource) -> str:
-    if isinstance(source, RunSource):
-        return f"reading samples of stage {source.stage} in {source.db}"
-    if isinstance(source, FileSource):
-        return f"reading {source.path or source.hub} for {source.task}"
-    return f"having pairs of {source.task} written from {', '.join(source.files)}"
-
-
-def run_build(
-    config: DataConfig, root: Path, *, llm: AgentSettings | None, progress: Progress = lambda _: None
-) -> TaskData:
-    """`build` for scripts and notebooks."""
-    from agenttts.blocking import run_blocking
-
-    return run_blocking(build(config, root, llm=llm, progress=progress))

@@ -1,12 +1,12 @@
-"""An LLM as judge: of one answer by itself, and of two side by side, asked in both orders."""
+"""An LLM as judge: of one answer by itself, and of two side by side, asked in both orders. Experimental."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
-from agenttts.tasktune.chat import JsonChat
+from agenttts.llm import JsonChat, Message
 from agenttts.tasktune.data.rows import TaskRow
 from agenttts.tasktune.data.subtask import SubTask
 
@@ -26,44 +26,69 @@ Preference = Literal["first", "second", "tie"]
 
 
 async def judge_rows(task: SubTask, rows: Sequence[TaskRow], chat: JsonChat) -> dict[str, str | None]:
-    """By row id why the judge refuses the answer; None where it accepts it."""
+    """Have an LLM judge whether the answers of rows are correct.
 
-    async def one(row: TaskRow) -> tuple[str, str | None]:
-        asked = _prompt(task, row.messages, [("Answer", row.completion)]) + "\nIs the answer correct?"
+    Args:
+        task: The rows' sub-task.
+        rows: The rows.
+        chat: The LLM.
+
+    Returns:
+        By the id of the row why the judge refuses its answer; None where it accepts it.
+
+    Raises:
+        UserError: The LLM gives no answer.
+    """
+
+    async def verdict_on(row: TaskRow) -> tuple[str, str | None]:
+        question = _prompt(task, row.messages, [("Answer", row.completion)]) + "\nIs the answer correct?"
         try:
-            verdict = await chat.ask(_messages(asked), _VERDICT)
+            verdict = await chat.ask(_messages(question), _VERDICT)
         except ValueError as error:
             return row.id, f"the judge gave no verdict: {error}"
         return row.id, None if verdict["correct"] else f"the judge: {verdict['reason']:.120}"
 
-    return dict(await asyncio.gather(*(one(row) for row in rows)))
+    return dict(await asyncio.gather(*(verdict_on(row) for row in rows)))
 
 
 async def prefer(
-    task: SubTask, messages: Sequence[Mapping[str, str]], first: str, second: str, chat: JsonChat
+    task: SubTask, messages: Sequence[Message], first: str, second: str, chat: JsonChat
 ) -> Preference:
-    """Which answer the judge prefers when asked in both orders; a tie where the orders disagree."""
+    """Have an LLM prefer between two answers, in both orders.
+
+    Args:
+        task: The sub-task.
+        messages: The chat up to the answer.
+        first: The first answer.
+        second: The second answer.
+        chat: The LLM.
+
+    Returns:
+        The answer that is preferred in both orders; a tie where the orders disagree.
+
+    Raises:
+        UserError: The LLM gives no answer.
+    """
     if first == second:
         return "tie"
-    orders = ((first, second), (second, first))
-    said = []
-    for a, b in orders:
-        asked = _prompt(task, messages, [("Answer A", a), ("Answer B", b)]) + "\nWhich answer is better?"
+    verdicts = []
+    for a, b in ((first, second), (second, first)):
+        question = _prompt(task, messages, [("Answer A", a), ("Answer B", b)]) + "\nWhich answer is better?"
         try:
-            said.append((await chat.ask(_messages(asked), _PREFERENCE))["better"])
+            verdicts.append((await chat.ask(_messages(question), _PREFERENCE))["better"])
         except ValueError:
             return "tie"
-    if said == ["A", "B"]:
+    if verdicts == ["A", "B"]:
         return "first"
-    return "second" if said == ["B", "A"] else "tie"
+    return "second" if verdicts == ["B", "A"] else "tie"
 
 
-def _prompt(task: SubTask, messages: Sequence[Mapping[str, str]], answers: Sequence[tuple[str, str]]) -> str:
+def _prompt(task: SubTask, messages: Sequence[Message], answers: Sequence[tuple[str, str]]) -> str:
     chat = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
-    shown = "\n\n".join(f"{name}:\n{text}" for name, text in answers)
-    return f"Task: {task.instruction}\n\nRequest:\n{chat}\n\n{shown}\n"
+    answer_texts = "\n\n".join(f"{name}:\n{text}" for name, text in answers)
+    return f"Task: {task.instruction}\n\nRequest:\n{chat}\n\n{answer_texts}\n"
 
 
-def _messages(text: str) -> list[dict[str, Any]]:
+def _messages(text: str) -> list[Message]:
     system = "You judge answers strictly, by what the request says alone. Answer with JSON only."
     return [{"role": "system", "content": system}, {"role": "user", "content": text}]

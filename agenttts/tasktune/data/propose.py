@@ -1,8 +1,8 @@
 """`agenttts tune tasks`: an LLM reads documents of a domain and proposes sub-tasks, for a person to review.
 
-First each document's sub-tasks, with worked examples from it; then near-duplicates are merged; then each one
-is checked against the documents: its examples must parse, score 1, and be what the LLM itself answers when it
-sees the document again without them.
+First the sub-tasks of each document, with worked examples from it; then near-duplicates are merged; then each
+one is checked against its document: its example must parse, score 1, and be what the LLM itself answers when
+it sees the document again without it.
 """
 
 from __future__ import annotations
@@ -11,27 +11,29 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict, cast
 
 from pydantic import ValidationError
 
 from agenttts.errors import UserError
-from agenttts.tasktune.chat import JsonChat, shown
+from agenttts.llm import JsonChat, prompt_text
 from agenttts.tasktune.data.cleaning import near_index, sketch
 from agenttts.tasktune.data.sources import passages
 from agenttts.tasktune.data.subtask import SubTask, SubTasks
 from pipelines import metrics
 from pipelines.examples import Example
+from pipelines.jsonvalues import JSON
 from pipelines.parsers import Parsed, parse
 from pipelines.tables import Row
 
-_OUTPUTS: Mapping[str, Mapping[str, Any]] = {
+_OUTPUTS: Mapping[str, Mapping[str, JSON]] = {
     "text": {"metric": "rouge_l"},
     "list": {"parser": {"kind": "lines"}, "metric": "set_f1"},
     "choice": {"metric": "accuracy"},
 }
-_LONGEST = 6000
+_LONGEST = 6000  # characters of a document
 _ALIKE = 0.5
+_REACHED = 0.5  # the score from which the LLM's second answer counts as its first
 _PROPOSAL = {
     "type": "object",
     "properties": {
@@ -77,9 +79,31 @@ _ANSWER = {
 }
 
 
+class _Input(TypedDict):
+    name: str
+    type: str
+
+
+class _Proposal(TypedDict):
+    """One sub-task as the LLM proposes it."""
+
+    name: str
+    instruction: str
+    inputs: Sequence[_Input]
+    output: str
+    choices: Sequence[str]
+    language: str
+    example: Mapping[str, JSON]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Proposed:
-    """The sub-tasks, and which proposals were left out, with the reason."""
+    """What came of the proposals.
+
+    Attributes:
+        tasks: The sub-tasks.
+        left_out: The name of each proposal that was left out, and why.
+    """
 
     tasks: SubTasks
     left_out: Sequence[tuple[str, str]]
@@ -88,46 +112,48 @@ class Proposed:
 async def propose_subtasks(
     domain: str, documents: Sequence[Row], chat: JsonChat, *, per_document: int = 4
 ) -> Proposed:
-    """Sub-tasks of a domain, from its description and sample documents. UserError when none is left."""
-    read = [
+    """Have an LLM propose sub-tasks of a domain.
+
+    Args:
+        domain: What the domain is, in a sentence.
+        documents: Sample documents with their text under `text`; the first 6,000 characters are read.
+        chat: The LLM.
+        per_document: How many sub-tasks are asked for from each document.
+
+    Raises:
+        UserError: No sub-task is left, or the documents hold no text.
+    """
+    texts = [
         passages(str(doc.fields["text"]), _LONGEST)[0] for doc in documents if str(doc.fields["text"]).strip()
     ]
-    if not read:
+    if not texts:
         raise UserError("the documents hold no text")
-    answers = await asyncio.gather(
-        *(_asked(chat, domain, passage, per_document) for passage in read), return_exceptions=False
-    )
+    proposals = await asyncio.gather(*(_proposals(chat, domain, text, per_document) for text in texts))
     left_out: list[tuple[str, str]] = []
-    made: list[tuple[SubTask, str]] = []
-    for passage, answer in zip(read, answers, strict=True):
-        for proposal in answer:
-            task = _made(proposal)
-            if isinstance(task, SubTask):
-                made.append((task, passage))
-            else:
-                left_out.append((str(proposal.get("name", "?")), task))
-    kept: list[tuple[SubTask, str]] = []
-    index = near_index(_ALIKE)
-    for number, (task, passage) in enumerate(made):
-        text = sketch(f"{task.name} {task.instruction}".casefold())
-        like = index.query(text)
-        named = [t.name for t, _ in kept]
-        if like or task.name in named:
-            other = made[min(like)][0].name if like else task.name
-            left_out.append((task.name, f"nearly the same as {other}"))
+    candidates: list[tuple[SubTask, str]] = []
+    for text, of_document in zip(texts, proposals, strict=True):
+        if isinstance(of_document, str):
+            left_out.append(("?", of_document))
             continue
-        index.insert(number, text)
-        kept.append((task, passage))
-    checked = await asyncio.gather(*(_unanswerable(chat, task, passage) for task, passage in kept))
-    good = [task for (task, _), reason in zip(kept, checked, strict=True) if reason is None]
-    left_out += [(t.name, reason) for (t, _), reason in zip(kept, checked, strict=True) if reason is not None]
+        for proposal in of_document:
+            task = _subtask(proposal)
+            if isinstance(task, SubTask):
+                candidates.append((task, text))
+            else:
+                left_out.append((proposal["name"], task))
+    distinct, similar = _without_similar(candidates)
+    problems = await asyncio.gather(*(_unanswerable(chat, task, text) for task, text in distinct))
+    left_out += similar
+    left_out += [(t.name, why) for (t, _), why in zip(distinct, problems, strict=True) if why is not None]
+    good = [task for (task, _), why in zip(distinct, problems, strict=True) if why is None]
     if not good:
-        told = "; ".join(f"{name}: {reason}" for name, reason in left_out) or "the LLM proposed none"
-        raise UserError(f"no sub-task is left: {told}")
+        reasons = "; ".join(f"{name}: {why}" for name, why in left_out) or "the LLM proposed none"
+        raise UserError(f"no sub-task is left: {reasons}")
     return Proposed(tasks=SubTasks(domain=domain, subtasks=tuple(good)), left_out=left_out)
 
 
-async def _asked(chat: JsonChat, domain: str, passage: str, count: int) -> list[dict[str, Any]]:
+async def _proposals(chat: JsonChat, domain: str, text: str, count: int) -> Sequence[_Proposal] | str:
+    """The proposals for one document, or why there are none."""
     messages = [
         {
             "role": "system",
@@ -136,7 +162,7 @@ async def _asked(chat: JsonChat, domain: str, passage: str, count: int) -> list[
         },
         {
             "role": "user",
-            "content": f"Domain: {domain}\n\nA document of it:\n\n{passage}\n\n"
+            "content": f"Domain: {domain}\n\nA document of it:\n\n{text}\n\n"
             f"Name up to {count} sub-tasks whose output follows from such a document: a name, a complete "
             "instruction, the inputs (the document's text, or parts of it), the kind of output (text, list, "
             "or choice with its choices; else choices is []), the language (ISO 639-1), and a worked "
@@ -144,17 +170,15 @@ async def _asked(chat: JsonChat, domain: str, passage: str, count: int) -> list[
         },
     ]
     try:
-        found: list[dict[str, Any]] = (await chat.ask(messages, _PROPOSAL))["subtasks"]
+        answer = await chat.ask(messages, _PROPOSAL)
     except ValueError as error:
-        return [{"name": "?", "problem": str(error)}]
-    return found
+        return str(error)
+    return cast("Sequence[_Proposal]", answer["subtasks"])
 
 
-def _made(proposal: Mapping[str, Any]) -> SubTask | str:
+def _subtask(proposal: _Proposal) -> SubTask | str:
     """The proposal as a SubTask, or why it is none."""
-    if "problem" in proposal:
-        return str(proposal["problem"])
-    name = re.sub(r"\W+", "_", str(proposal["name"]).strip().lower(), flags=re.ASCII).strip("_")
+    name = re.sub(r"\W+", "_", proposal["name"].strip().lower(), flags=re.ASCII).strip("_")
     choices = list(dict.fromkeys(proposal["choices"])) if proposal["output"] == "choice" else []
     data = {
         "name": name if name and not name[0].isdigit() else f"task_{name}",
@@ -171,25 +195,44 @@ def _made(proposal: Mapping[str, Any]) -> SubTask | str:
         task = SubTask.model_validate(data)
     except ValidationError as error:
         return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())[:200]
-    example = task.examples[0]
+    output = task.examples[0].output
     try:
-        score = _score(task, example.inputs, example.output, task.written(example.output))
+        score = _score(task, task.written(output))
     except (TypeError, ValueError):
         score = None
     if score != 1.0:
-        return f"its example's output is none by its own rules: {shown(example.output)[:80]}"
+        return f"its example's output is none by its own rules: {prompt_text(output)[:80]}"
     return task
 
 
-async def _unanswerable(chat: JsonChat, task: SubTask, passage: str) -> str | None:
+def _without_similar(
+    candidates: Sequence[tuple[SubTask, str]],
+) -> tuple[list[tuple[SubTask, str]], list[tuple[str, str]]]:
+    """Of nearly equal sub-tasks the first; and which were left out, with the reason."""
+    distinct: list[tuple[SubTask, str]] = []
+    left_out: list[tuple[str, str]] = []
+    index = near_index(_ALIKE)
+    for number, (task, text) in enumerate(candidates):
+        signature = sketch(f"{task.name} {task.instruction}".casefold())
+        similar = index.query(signature)
+        if similar or task.name in [other.name for other, _ in distinct]:
+            other_name = candidates[min(similar)][0].name if similar else task.name
+            left_out.append((task.name, f"nearly the same as {other_name}"))
+            continue
+        index.insert(number, signature)
+        distinct.append((task, text))
+    return distinct, left_out
+
+
+async def _unanswerable(chat: JsonChat, task: SubTask, text: str) -> str | None:
     """Why a sub-task can't be answered from its document; None when it can."""
     example = task.examples[0]
-    inputs = "\n".join(f"{name}: {shown(example.inputs[name])}" for name in task.inputs)
+    inputs = "\n".join(f"{name}: {prompt_text(example.inputs[name])}" for name in task.inputs)
     messages = [
         {"role": "system", "content": "Answer from the document alone. Answer with JSON only."},
         {
             "role": "user",
-            "content": f"Document:\n{passage}\n\nTask: {task.instruction}\n{inputs}\n"
+            "content": f"Document:\n{text}\n\nTask: {task.instruction}\n{inputs}\n"
             + (f"One of: {', '.join(task.choices)}\n" if task.choices else "")
             + "Say whether the document answers it, and the output.",
         },
@@ -201,16 +244,18 @@ async def _unanswerable(chat: JsonChat, task: SubTask, passage: str) -> str | No
     if not answer["answerable"]:
         return "can't be answered from its document"
     try:
-        text = task.written(answer["output"])
+        own = task.written(answer["output"])
     except (TypeError, ValueError):
         return "can't be answered in its form"
-    score = _score(task, example.inputs, example.output, text)
-    if score is None or score < 0.5:
-        return f"its example says {shown(example.output)[:60]!r}, asked again the LLM says {text[:60]!r}"
+    score = _score(task, own)
+    if score is None or score < _REACHED:
+        return f"its example says {prompt_text(example.output)[:60]!r}, asked again the LLM says {own[:60]!r}"
     return None
 
 
-def _score(task: SubTask, inputs: Mapping[str, Any], gold: Any, text: str) -> float | None:
-    example = Example("example", task.fields(inputs, gold))
+def _score(task: SubTask, text: str) -> float | None:
+    """The score of an answer to the sub-task's first example."""
+    worked = task.examples[0]
+    example = Example("example", task.fields(worked.inputs, worked.output))
     parsed = parse(task.parser, text, example)
     return metrics.score(task.metric, parsed.value, example) if isinstance(parsed, Parsed) else None

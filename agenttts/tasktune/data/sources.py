@@ -1,4 +1,4 @@
-"""Rows from files and the hub, and from documents that an LLM reads. Those from a run are in `traces`.
+"""Rows from files and the hub, and from documents that an LLM reads. Those of a run are made in `traces`.
 
 What an LLM writes is data: it is checked against the sub-task, never executed.
 """
@@ -9,26 +9,54 @@ import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from agenttts.errors import UserError
-from agenttts.tasktune.chat import JsonChat
+from agenttts.llm import JsonChat, Message
 from agenttts.tasktune.data.rows import Dropped, Gathered, TaskRow
 from agenttts.tasktune.data.subtask import OUTPUT, SubTask
 from datastore.keys import canonical_json
+from pipelines.jsonvalues import JSON
 from pipelines.tables import Row, made_row
 
-_TYPES: Mapping[str, Mapping[str, Any]] = {
+_TYPES: Mapping[str, Mapping[str, JSON]] = {
     "text": {"type": "string"},
     "list": {"type": "array", "items": {"type": "string"}},
     "json": {},
 }
+_LONGEST_PASSAGE = 6000  # characters
+_PAIRS: Mapping[str, JSON] = {
+    "type": "object",
+    "properties": {
+        "pairs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"inputs": {"type": "object"}},
+                "required": ["inputs", OUTPUT],
+            },
+        }
+    },
+    "required": ["pairs"],
+}
+"""What an LLM's answer must be to be looked at; each pair is then judged by itself."""
+
+
+class _WrittenPair(TypedDict):
+    inputs: Mapping[str, JSON]
+    output: JSON
 
 
 def table_rows(task: SubTask, table: Sequence[Row], mapping: Mapping[str, str]) -> Gathered:
-    """Rows of a table as they are; `mapping` names the column of an input or the output where it differs.
+    """Make rows of a table.
 
-    UserError when the first row lacks a column.
+    Args:
+        task: The sub-task of the rows.
+        table: The rows of the table.
+        mapping: The column of an input field, or of the output, where its name differs.
+
+    Raises:
+        UserError: The first row lacks a column, or `mapping` names something else than a field.
     """
     columns = {name: mapping.get(name, name) for name in (*task.inputs, OUTPUT)}
     unknown = set(mapping) - set(columns)
@@ -36,35 +64,39 @@ def table_rows(task: SubTask, table: Sequence[Row], mapping: Mapping[str, str]) 
         raise UserError(
             f"map: {', '.join(sorted(unknown))} is no field of {task.name}; {', '.join(columns)} are"
         )
-    rows: list[TaskRow] = []
-    dropped: list[Dropped] = []
-    for position, row in enumerate(table):
+    for row in table[:1]:
         missing = [column for column in columns.values() if column not in row.fields]
-        if missing and position == 0:
+        if missing:
             raise UserError(
                 f"{row.place}: {task.name} needs the column {missing[0]!r}, the row has "
                 f"{', '.join(row.fields)}; name it under map"
             )
+    results = []
+    for row in table:
         values = {name: row.fields.get(column) for name, column in columns.items()}
-        made = task_row(task, values, values.pop(OUTPUT), source=row.place)
-        (rows if isinstance(made, TaskRow) else dropped).append(made)  # type: ignore[arg-type]
-    return Gathered(rows=rows, dropped=dropped)
+        results.append(task_row(task, values, values.pop(OUTPUT), source=row.place))
+    return Gathered.of(results)
 
 
-def task_row(task: SubTask, inputs: Mapping[str, Any], output: Any, *, source: str) -> TaskRow | Dropped:
-    """A row of a sub-task, or why there is none: a field without value, or of another type."""
-    for name, kind in task.inputs.items():
-        value = inputs.get(name)
-        if value is None or value == "" or value == []:
-            return Dropped(step="schema", reason=f"input {name} is empty", source=source)
-        if (kind == "text" and not isinstance(value, str)) or (
-            kind == "list" and not isinstance(value, list)
-        ):
-            return Dropped(
-                step="schema", reason=f"input {name} must be a {kind}, got {value!r:.40}", source=source
-            )
-    if output is None or output == "" or output == []:
-        return Dropped(step="schema", reason="the output is empty", source=source)
+def task_row(
+    task: SubTask, inputs: Mapping[str, object], output: object, *, source: str
+) -> TaskRow | Dropped:
+    """Make a row of a sub-task.
+
+    Args:
+        task: The sub-task.
+        inputs: A value for each input field.
+        output: The gold value.
+        source: Where it comes from, for a person.
+
+    Returns:
+        The row, or why there is none: a field without value, or of another type.
+    """
+    problem = _input_problem(task, inputs)
+    if problem is None and output in (None, "", []):
+        problem = "the output is empty"
+    if problem is not None:
+        return Dropped(step="schema", reason=problem, source=source)
     try:
         messages = task.messages(inputs)
         completion = task.written(output)
@@ -82,20 +114,35 @@ def task_row(task: SubTask, inputs: Mapping[str, Any], output: Any, *, source: s
 
 
 def documents(files: Sequence[Path]) -> list[Row]:
-    """Text files, one document each; paragraphs too long for a prompt are cut apart by the caller."""
-    found = []
+    """Read text files, one document each.
+
+    Args:
+        files: The files, in UTF-8.
+
+    Returns:
+        Rows with the text under `text`.
+
+    Raises:
+        UserError: A file can't be read.
+    """
+    rows = []
     for file in files:
         try:
-            found.append(made_row(str(file), {"text": file.read_text(encoding="utf-8-sig")}))
+            rows.append(made_row(str(file), {"text": file.read_text(encoding="utf-8-sig")}))
         except OSError as error:
             raise UserError(f"{file}: can't be read: {error.strerror}; check the path") from None
         except UnicodeDecodeError:
             raise UserError(f"{file}: must be UTF-8 text") from None
-    return found
+    return rows
 
 
 def passages(text: str, longest: int) -> list[str]:
-    """A document in pieces of at most so many characters, cut between paragraphs, else between lines."""
+    """Cut a document between paragraphs; a paragraph that is too long is cut anywhere.
+
+    Args:
+        text: The document.
+        longest: The most characters of a passage.
+    """
     pieces: list[str] = []
     for block in text.split("\n\n"):
         for start in range(0, max(1, len(block)), longest):
@@ -110,55 +157,44 @@ def passages(text: str, longest: int) -> list[str]:
 
 
 async def written_rows(
-    task: SubTask, docs: Sequence[Row], chat: JsonChat, *, per_passage: int, longest: int = 6000
+    task: SubTask,
+    docs: Sequence[Row],
+    chat: JsonChat,
+    *,
+    per_passage: int,
+    longest: int = _LONGEST_PASSAGE,
 ) -> Gathered:
-    """Input–output pairs that the LLM writes from each passage of the documents."""
+    """Have an LLM write pairs of inputs and output from each passage of the documents.
+
+    Args:
+        task: The sub-task of the rows.
+        docs: The documents, as `documents` reads them.
+        chat: The LLM.
+        per_passage: How many pairs are asked for from each passage.
+        longest: The most characters of a passage.
+
+    Raises:
+        UserError: The LLM gives no answer.
+    """
     places = [
         (f"{doc.place}#{number}", passage)
         for doc in docs
         for number, passage in enumerate(passages(str(doc.fields["text"]), longest), 1)
     ]
-    asked = [_from_passage(task, place, passage, chat, per_passage) for place, passage in places]
-    rows: list[TaskRow] = []
-    dropped: list[Dropped] = []
-    for made in [item for found in await asyncio.gather(*asked) for item in found]:
-        (rows if isinstance(made, TaskRow) else dropped).append(made)  # type: ignore[arg-type]
-    return Gathered(rows=rows, dropped=dropped)
+    written = await asyncio.gather(
+        *(_from_passage(task, place, passage, chat, per_passage) for place, passage in places)
+    )
+    return Gathered.of(result for results in written for result in results)
 
 
-_PAIRS: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {
-        "pairs": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {"inputs": {"type": "object"}},
-                "required": ["inputs", OUTPUT],
-            },
-        }
-    },
-    "required": ["pairs"],
-}
-"""What is taken of an answer; each pair is then judged by itself."""
+def writing_messages(task: SubTask, passage: str, count: int) -> list[Message]:
+    """The chat that asks an LLM for training pairs.
 
-
-async def _from_passage(
-    task: SubTask, place: str, passage: str, chat: JsonChat, count: int
-) -> list[TaskRow | Dropped]:
-    source = f"{place} by {chat.model}"
-    try:
-        answer = await chat.ask(writing_messages(task, passage, count), pairs_schema(task), _PAIRS)
-    except ValueError as error:
-        return [Dropped(step="schema", reason=str(error), source=source)]
-    return [
-        task_row(task, pair["inputs"], pair[OUTPUT], source=f"{source}, pair {number}")
-        for number, pair in enumerate(answer["pairs"], 1)
-    ]
-
-
-def writing_messages(task: SubTask, passage: str, count: int) -> list[dict[str, str]]:
-    """What asks an LLM for training pairs of a sub-task from one passage."""
+    Args:
+        task: The sub-task of the pairs.
+        passage: What the pairs must follow from.
+        count: How many pairs are asked for.
+    """
     language = f" Write in {', '.join(task.languages)} (ISO 639-1)." if task.languages else ""
     examples = "".join(
         f"\nExample: {canonical_json({'inputs': e.inputs, OUTPUT: e.output})}" for e in task.examples
@@ -179,15 +215,13 @@ def writing_messages(task: SubTask, passage: str, count: int) -> list[dict[str, 
     ]
 
 
-def pairs_schema(task: SubTask) -> dict[str, Any]:
-    """JSON schema of what an LLM writes: {"pairs": [{"inputs": {...}, "output": ...}]}."""
-    output: dict[str, Any] = {"enum": list(task.choices)} if task.choices else {}
-    if not output:
-        output = {"type": "array", "items": {"type": "string"}} if task.list_valued else {}
-    parser = task.parser
-    schema = getattr(parser, "schema_", None)
-    output = schema or output or {"type": "string"}
-    pair = {
+def pairs_schema(task: SubTask) -> dict[str, JSON]:
+    """The JSON schema of what an LLM writes: {"pairs": [{"inputs": {...}, "output": ...}]}."""
+    output: Mapping[str, JSON] = {"enum": list(task.choices)} if task.choices else {}
+    if not output and task.list_valued:
+        output = {"type": "array", "items": {"type": "string"}}
+    output = getattr(task.parser, "schema_", None) or output or {"type": "string"}
+    pair: dict[str, JSON] = {
         "type": "object",
         "properties": {
             "inputs": {
@@ -207,3 +241,30 @@ def pairs_schema(task: SubTask) -> dict[str, Any]:
         "required": ["pairs"],
         "additionalProperties": False,
     }
+
+
+def _input_problem(task: SubTask, inputs: Mapping[str, object]) -> str | None:
+    """Which input has no value, or one of another type; None when all are right."""
+    for name, kind in task.inputs.items():
+        value = inputs.get(name)
+        if value in (None, "", []):
+            return f"input {name} is empty"
+        if (kind == "text" and not isinstance(value, str)) or (
+            kind == "list" and not isinstance(value, list)
+        ):
+            return f"input {name} must be a {kind}, got {value!r:.40}"
+    return None
+
+
+async def _from_passage(
+    task: SubTask, place: str, passage: str, chat: JsonChat, count: int
+) -> list[TaskRow | Dropped]:
+    source = f"{place} by {chat.model}"
+    try:
+        answer = await chat.ask(writing_messages(task, passage, count), pairs_schema(task), _PAIRS)
+    except ValueError as error:
+        return [Dropped(step="schema", reason=str(error), source=source)]
+    return [
+        task_row(task, pair["inputs"], pair["output"], source=f"{source}, pair {number}")
+        for number, pair in enumerate(cast("Sequence[_WrittenPair]", answer["pairs"]), 1)
+    ]

@@ -1,7 +1,7 @@
 """Sub-tasks: what a model is to do. A person writes the YAML file, or reviews what an LLM proposed.
 
-A SubTask says how its inputs become a prompt, how the answer is read (a pipeline's parser) and how it is
-scored (a pipeline's metric). A stage of a pipeline is one too.
+A SubTask says how its inputs become a prompt, how the answer is read (by a pipeline's parser) and how it is
+scored (by a pipeline's metric). A stage of a pipeline is a sub-task too.
 """
 
 from __future__ import annotations
@@ -11,22 +11,24 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jinja2
+import yaml
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import Field, field_validator, model_validator
 
 from agenttts.errors import UserError
+from agenttts.llm import Message
 from pipelines.configfile import load_config
 from pipelines.parts import StageSpec
 from pipelines.strict import Strict
 from pipelines.variants import BuiltinMetric, LinesParser, MetricSpec, ParserSpec, TextParser
-from pipelines.yamlfile import yaml_text
 
 OUTPUT = "output"
 """The field that holds a row's gold value."""
 CHOICES = "choices"
+"""The field that holds the answers that are allowed."""
 InputType = Literal["text", "list", "json"]
 
 _TEMPLATES = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
@@ -45,14 +47,32 @@ _TEMPLATES.globals["json"] = partial(json.dumps, ensure_ascii=False)
 
 
 class TaskExample(Strict):
-    """One worked example of a sub-task."""
+    """One worked example of a sub-task.
 
-    inputs: dict[str, Any]
-    output: Any
+    Attributes:
+        inputs: A value for each input field.
+        output: The right answer.
+    """
+
+    inputs: dict[str, object]
+    output: object
 
 
 class SubTask(Strict):
-    """One sub-task of a domain."""
+    """One sub-task of a domain.
+
+    Attributes:
+        name: Its name, which a Python variable could have.
+        instruction: What the model is told to do.
+        inputs: The input fields and their types.
+        parser: How the answer's text becomes a value.
+        metric: How the value is scored. In a file the kind of a metric is enough.
+        languages: ISO 639-1 codes of the languages of its rows; empty: any.
+        choices: The answers that are allowed, where they are few.
+        prompt: A jinja2 template over the inputs, `instruction` and `choices`; None: a plain one.
+        max_tokens: The most tokens of an answer.
+        examples: Worked examples.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     instruction: str = Field(min_length=1, description="what the model is told to do")
@@ -70,12 +90,12 @@ class SubTask(Strict):
 
     @field_validator("metric", mode="before")
     @classmethod
-    def _by_kind(cls, value: Any) -> Any:
+    def _by_kind(cls, value: object) -> object:
         return {"kind": value, "label": OUTPUT} if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod
-    def _choice(cls, data: Any) -> Any:
+    def _choice(cls, data: object) -> object:
         if isinstance(data, Mapping) and data.get("choices") and "parser" not in data:
             return {**data, "parser": {"kind": "choice", "allowed": CHOICES}}
         return data
@@ -99,10 +119,18 @@ class SubTask(Strict):
 
     @property
     def list_valued(self) -> bool:
-        return self.parser.list_valued
+        """Whether the parser makes a list of an answer."""
+        return isinstance(self.parser, ParserSpec) and self.parser.list_valued
 
-    def messages(self, inputs: Mapping[str, Any]) -> list[dict[str, str]]:
-        """The chat that asks for the answer. ValueError when the template fails on these inputs."""
+    def messages(self, inputs: Mapping[str, object]) -> list[Message]:
+        """The chat that asks for the answer.
+
+        Args:
+            inputs: A value for each input field.
+
+        Raises:
+            ValueError: The template fails on these inputs.
+        """
         values = {name: inputs[name] for name in self.inputs}
         try:
             text = _TEMPLATES.from_string(self.prompt or _PROMPT).render(
@@ -112,22 +140,42 @@ class SubTask(Strict):
             raise ValueError(f"the prompt of {self.name} can't be filled: {error}") from error
         return [{"role": "user", "content": text.strip()}]
 
-    def written(self, output: Any) -> str:
-        """The gold value as a model should write it: so that the parser reads it back."""
+    def written(self, output: object) -> str:
+        """The gold value as a model should write it, so that the parser reads it back.
+
+        Args:
+            output: The gold value.
+
+        Raises:
+            TypeError: It can't be written: the parser reads lines and it is no list, or it is not JSON-able.
+        """
         if isinstance(output, str):
             return output
         if isinstance(self.parser, LinesParser):
+            if not isinstance(output, Sequence):
+                raise TypeError(f"must be a list, got {output!r:.40}")
             return "\n".join(map(str, output))
         return json.dumps(output, ensure_ascii=False)
 
-    def fields(self, inputs: Mapping[str, Any], output: Any) -> dict[str, Any]:
-        """What parser and metric look at."""
-        found = {**inputs, self.label: output}
-        return {**found, CHOICES: list(self.choices)} if self.choices else found
+    def fields(self, inputs: Mapping[str, object], output: object) -> dict[str, object]:
+        """What parser and metric look at.
+
+        Args:
+            inputs: A value for each input field.
+            output: The gold value.
+        """
+        fields = {**inputs, self.label: output}
+        return {**fields, CHOICES: list(self.choices)} if self.choices else fields
 
     @classmethod
     def of_stage(cls, stage: StageSpec, metric: MetricSpec, inputs: Sequence[str]) -> SubTask:
-        """The stage as a sub-task; `metric` is its own, or the pipeline's."""
+        """A stage of a pipeline as a sub-task.
+
+        Args:
+            stage: The stage.
+            metric: How its answers are scored: by its own metric, or the pipeline's.
+            inputs: The fields that its prompt uses.
+        """
         return cls(
             name=stage.name,
             instruction=f"the stage {stage.name}",
@@ -139,7 +187,12 @@ class SubTask(Strict):
 
 
 class SubTasks(Strict):
-    """The file: a domain and its sub-tasks."""
+    """The file: a domain and its sub-tasks.
+
+    Attributes:
+        domain: What the field is, in a sentence.
+        subtasks: The sub-tasks, whose names differ.
+    """
 
     domain: str = Field(min_length=1)
     subtasks: tuple[SubTask, ...] = Field(min_length=1)
@@ -153,7 +206,11 @@ class SubTasks(Strict):
         return self
 
     def task(self, name: str) -> SubTask:
-        """The sub-task of that name. UserError when there is none."""
+        """The sub-task of a name.
+
+        Raises:
+            UserError: There is none of that name.
+        """
         for task in self.subtasks:
             if task.name == name:
                 return task
@@ -162,15 +219,20 @@ class SubTasks(Strict):
 
 
 def load_subtasks(path: Path | str, *, functions_from: Path | None = None) -> SubTasks:
-    """Read the file. SpecError, with file, line, field and value, for what is wrong.
+    """Read a file of sub-tasks.
 
-    functions_from: where modules of the user's own lie; the file's directory where not given.
+    Args:
+        path: The file.
+        functions_from: The directory of the user's own modules; None: the file's directory.
+
+    Raises:
+        SpecError: Something is wrong, with file, line, field and value.
     """
     return load_config(path, SubTasks, functions_from=functions_from)
 
 
 def subtasks_yaml(tasks: SubTasks) -> str:
-    """The file's text, as a person would write it."""
+    """The text of a file of sub-tasks, as a person would write it."""
     data = tasks.model_dump(mode="json", exclude_defaults=True)
     for task in data["subtasks"]:
         metric = task.get("metric")
@@ -178,11 +240,11 @@ def subtasks_yaml(tasks: SubTasks) -> str:
             task["metric"] = metric["kind"]
         if task.get("parser") == {"kind": "choice", "allowed": CHOICES}:
             del task["parser"]
-    return yaml_text(data)
+    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100))
 
 
 def template_names() -> list[str]:
-    """The domains that come ready: `legal-en`, `legal-zh`, …"""
+    """The names of the domains that come ready: `legal-en`, `legal-zh`, …"""
     folder = files("agenttts.tasktune.data").joinpath("domains")
     return sorted(
         entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
@@ -190,7 +252,11 @@ def template_names() -> list[str]:
 
 
 def template_text(name: str) -> str:
-    """The YAML of a ready domain. UserError when there is none of that name."""
+    """The YAML text of a domain that comes ready.
+
+    Raises:
+        UserError: There is none of that name.
+    """
     if name not in template_names():
         raise UserError(f"no such domain, got {name!r}; the domains are {', '.join(template_names())}")
     return files("agenttts.tasktune.data").joinpath("domains", f"{name}.yaml").read_text(encoding="utf-8")

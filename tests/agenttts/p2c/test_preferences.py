@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx2
@@ -195,9 +196,9 @@ def test_a_person_judges_on_the_page(tmp_path: Path) -> None:
             ):
                 assert web.post("say", json=body).status_code == 400
         again = judging("ada")
-        assert again.state()["done"] == 5
-        while (pair := again.state()["pair"]) is not None:
-            again.say(pair["number"], longer(pair))
+        assert again.state().done == 5
+        while (pair := again.state().pair) is not None:
+            again.answer(pair.number, longer(asdict(pair)))
         stored = store.preferences("c")
         assert len(stored) == 10
         assert all((one.preferred == 1) == (len(one.first) > len(one.second)) for one in stored)
@@ -206,6 +207,8 @@ def test_a_person_judges_on_the_page(tmp_path: Path) -> None:
             store, "c", "bob", some, ["long"], judged_pairs(store, "c", some, ["long"]), lambda: 2.0
         )
         for number in range(10):
-            pair = bob.state()["pair"]
-            bob.say(pair["number"], longer(pair) if number < 8 else 1 - longer(pair))
-        assert bob.state()["agreement"] == pytest.approx(0.8)
+            pair = bob.state().pair
+            assert pair is not None
+            prefers = longer(asdict(pair))
+            bob.answer(pair.number, prefers if number < 8 else 1 - prefers)
+        assert bob.state().agreement == pytest.approx(0.8)

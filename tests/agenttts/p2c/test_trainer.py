@@ -171,7 +171,8 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(backbone: Path, work: Path, **changes: Any) -> Any:
-    from agenttts.p2c.trainer import P2CSettings, train_classifier
+    from agenttts.p2c.settings import P2CSettings
+    from agenttts.p2c.trainer import train_classifier
 
     settings = P2CSettings.model_validate({"epochs": 6, "learning_rate": 3e-3, "max_tokens": 32, **changes})
     some = texts(96)
@@ -225,7 +226,8 @@ def counted(count: int, seed: int) -> list[LabelledText]:
 
 def test_preferences_are_learnt(backbone: Path, tmp_path: Path) -> None:
     """The heads order pairs of a class as the votes do, within tanh's bounds, and so does the task head."""
-    from agenttts.p2c.trainer import P2CSettings, train_classifier
+    from agenttts.p2c.settings import P2CSettings
+    from agenttts.p2c.trainer import train_classifier
 
     some, test = counted(160, 0), counted(100, 1)
     settings = P2CSettings(epochs=8, learning_rate=3e-3, max_tokens=16)
@@ -261,15 +263,16 @@ def test_the_same_seed_gives_the_same_model(backbone: Path, tmp_path: Path) -> N
 
 def test_an_interrupted_training_goes_on(backbone: Path, tmp_path: Path) -> None:
     """From the last whole epoch, with that epoch's pairs, to the figures of an undisturbed run."""
-    from agenttts.p2c.trainer import P2CSettings, train_classifier
+    from agenttts.p2c.settings import P2CSettings
+    from agenttts.p2c.trainer import train_classifier
 
     whole = trained(backbone, tmp_path / "whole")
     settings = P2CSettings(epochs=6, learning_rate=3e-3, max_tokens=32)
     some = texts(96)
     seen = []
 
-    def stop(event: dict[str, Any]) -> None:
-        seen.append(event["score"])
+    def stop(event: Any) -> None:
+        seen.append(event.score)
         if len(seen) == 2:
             raise KeyboardInterrupt
 
@@ -280,7 +283,7 @@ def test_an_interrupted_training_goes_on(backbone: Path, tmp_path: Path) -> None
     with pytest.raises(UserError, match="cut: holds checkpoints of another configuration"):
         train_classifier(*other, pairs=Pairs(texts=some))
     again = train_classifier(*arguments, pairs=Pairs(texts=some))
-    assert again.card["validation_macro_f1"] == whole.card["validation_macro_f1"]
+    assert again.card.validation_macro_f1 == whole.card.validation_macro_f1
     a, b = (found.predict(["bright grey", "dull"]).probs for found in (whole, again))
     assert np.allclose(a, b, atol=1e-6)
 
@@ -375,7 +378,8 @@ def test_pairs_of_votes_and_of_judgements() -> None:
 )
 def test_what_can_not_be_trained(backbone: Path, tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     """One line each, before anything is trained."""
-    from agenttts.p2c.trainer import P2CSettings, train_classifier
+    from agenttts.p2c.settings import P2CSettings
+    from agenttts.p2c.trainer import train_classifier
 
     some = texts(20)
     if changes.get("annotators") == 1:
@@ -451,7 +455,7 @@ def test_the_command(backbone: Path, tmp_path: Path) -> None:
     assert done.json["accuracy"] > 0.8
     for change, told in (
         ({"out": "votes"}, "must be free"),
-        ({"out": "x", "settings": {"method": "magic"}}, "settings: "),
+        ({"out": "x", "settings": {"method": "magic"}}, "settings.method: "),
         ({"out": "x", "labels": ["no"]}, "labels"),
         (
             {"out": "x", "preferences": {"kind": "collection", "db": "s.duckdb", "name": "none"}},

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from agenttts.judged import drawn_ids
 from agenttts.p2c.verifier import JudgedTexts, judged_texts
-from agenttts.tasktune.improve import drawn_ids
 from datastore import Store
 from pipelines.dataset import load_examples
 from pipelines.specfile import load_spec

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 from agenttts import search
 from agenttts.errors import UserError
-from agenttts.proposers import AgentSettings
+from agenttts.llm import AgentSettings
 from agenttts.tasktune.data.build import DataConfig, run_build
 from agenttts.tasktune.data.cleaning import evenly, split_groups
 from agenttts.tasktune.data.dataset import TaskData, load_dataset
@@ -103,7 +103,7 @@ def test_every_bad_row_goes_with_its_reason(tmp_path: Path) -> None:
     assert found == dict(zip(range(9, 17), steps, strict=True))
     assert len(data.train) + len(data.eval) == 8
     assert len(data.test) == 1
-    assert data.card["rows"]["train"] == len(data.train)
+    assert data.card.rows["train"] == len(data.train)
 
 
 def test_personal_data_is_flagged(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_personal_data_is_flagged(tmp_path: Path) -> None:
         {"thing": "the sky above the harbour", "output": "blue"},
     ]
     kept = run_build(write(tmp_path, rows), tmp_path, llm=None)
-    assert kept.card["flagged"] == {"email": 1, "phone": 1}
+    assert kept.card.flagged == {"email": 1, "phone": 1}
     dropped = run_build(write(tmp_path, rows, drop_personal=True), tmp_path, llm=None)
     assert [row.fields["thing"] for row in [*dropped.train, *dropped.eval]] == ["the sky above the harbour"]
 
@@ -230,7 +230,7 @@ def test_documents_through_an_llm(tmp_path: Path, make_server: Callable[..., Scr
     )
     data = run_build(config, tmp_path, llm=llm(server))
     rows = [*data.train, *data.eval]
-    assert sorted(row.fields["thing"] for row in rows) == [
+    assert sorted(str(row.fields["thing"]) for row in rows) == [
         "a lorry that carries tomatoes",
         "the mended fence of the farm",
     ]
@@ -343,12 +343,12 @@ def test_real_dialogues(tmp_path: Path, make_server: Callable[..., ScriptedServe
         }
     )
     data = run_build(config, tmp_path, llm=llm(server))
-    counts = {step: sum(found.values()) for step, found in data.card["dropped"].items()}
+    counts = {step: sum(found.values()) for step, found in data.card.dropped.items()}
     assert counts["language"] == 5
     assert counts["leak"] == 5
     assert counts["schema"] == 5 + 5  # malformed twice; an answer that is none of the choices refused as such
     assert counts.get("near-duplicate", 0) + counts.get("duplicate", 0) >= 5
-    assert not any("Thanks." in row.fields["dialogue"] for row in [*data.train, *data.eval])
+    assert not any("Thanks." in str(row.fields["dialogue"]) for row in [*data.train, *data.eval])
     assert len(data.train) + len(data.eval) >= 30
 
 

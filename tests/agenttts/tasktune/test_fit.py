@@ -41,12 +41,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_learns(folder: Path) -> None:
     """The tuned model is far better on rows it did not see; the card says how it came about."""
     made = read_tuned(folder / "a")
-    before, after = (made.card["metrics"][when]["read_off"] for when in ("before", "after"))
-    assert after > before + 0.3
+    before, after = made.card.metrics.before["read_off"], made.card.metrics.after["read_off"]
+    assert before is not None and after is not None and after > before + 0.3
     assert made.rank == 8
-    assert made.card["dataset_digest"] == load_dataset(folder / "museum").digest
-    assert [point["epoch"] for point in made.card["curve"] if "score" in point] == [1.0, 2.0]
-    assert made.card["peak_bytes"] > 1e8
+    assert made.card.dataset_digest == load_dataset(folder / "museum").digest
+    assert [point.epoch for point in made.card.curve if point.score is not None] == [1.0, 2.0]
+    assert made.card.peak_bytes > 1e8
     require_servable(made.path)
     assert not (folder / "a.work").exists()
 
@@ -75,7 +75,7 @@ def test_the_command_registers_the_model(folder: Path, tmp_path: Path) -> None:
     assert model.parent == str((ZOO / "models/small").resolve())
     assert model.active_params == 102_720 + made.n_params
     assert tuning.dataset_digest == load_dataset(folder / "museum").digest
-    assert json.loads(tuning.metrics) == made.card["metrics"]
+    assert json.loads(tuning.metrics) == made.card.metrics.model_dump()
 
 
 def test_a_killed_run_ends_as_an_undisturbed_one(folder: Path) -> None:
@@ -99,8 +99,8 @@ def test_a_killed_run_ends_as_an_undisturbed_one(folder: Path) -> None:
     (broken / "adapter_model.safetensors").write_bytes(b"cut")
     subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     resumed = read_tuned(folder / "killed")
-    assert resumed.card["metrics"] == undisturbed.card["metrics"]
-    assert resumed.card["steps"] == undisturbed.card["steps"]
+    assert resumed.card.metrics == undisturbed.card.metrics
+    assert resumed.card.steps == undisturbed.card.steps
 
 
 @pytest.mark.parametrize(
@@ -178,11 +178,12 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from agenttts.tasktune.fit import fit
+from agenttts.training.events import TuneScore
 from tests.agenttts.tasktune.museum import fit_config
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 def limited(event):
-    if event["kind"] == "tune_score" and event["step"] > 25:
+    if isinstance(event, TuneScore) and event.step > 25:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
 try:
@@ -207,7 +208,7 @@ def test_a_full_disk(folder: Path) -> None:
     kept = list((folder / "full.work").glob("checkpoint-*/trainer_state.json"))
     assert kept
     (made,) = fit(fit_config(out="full", epochs=3, lora={"rank": 8}), folder)
-    assert made.card["metrics"]["after"]["read_off"] > 0.4
+    assert made.card.metrics.after["read_off"] > 0.4
 
 
 def test_a_full_disk_while_a_classifier_trains(tmp_path: Path) -> None:
@@ -296,7 +297,7 @@ def test_learnt_coefficients(folder: Path) -> None:
         on_loss=lambda _, loss: losses.append(loss),
     )
     assert sum(losses[-10:]) < sum(losses[:10])
-    coefficients = made.card["coefficients"]
+    coefficients = made.card.coefficients
     assert len(coefficients) == 14
     assert len({tuple(found) for found in coefficients.values()}) > 10
 
@@ -355,8 +356,8 @@ def test_two_processes(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     made = read_tuned(folder / "two")
-    assert made.card["steps"] == read_tuned(folder / "a").card["steps"]
-    assert made.card["metrics"]["after"]["read_off"] > made.card["metrics"]["before"]["read_off"] + 0.3
+    assert made.card.steps == read_tuned(folder / "a").card.steps
+    assert made.card.metrics.after["read_off"] > made.card.metrics.before["read_off"] + 0.3
 
 
 def test_preferences_move_the_model(folder: Path) -> None:
@@ -368,7 +369,7 @@ def test_preferences_move_the_model(folder: Path) -> None:
     from agenttts.tasktune.data.cleaning import Cleaned
     from agenttts.tasktune.data.dataset import write_dataset
     from agenttts.tasktune.data.rows import Gathered, PreferencePair
-    from agenttts.tasktune.fit import encode_answer, encode_chat
+    from agenttts.tasktune.generate import encode_answer, encode_chat
 
     data = load_dataset(folder / "museum")
     train = list(data.train[:64])

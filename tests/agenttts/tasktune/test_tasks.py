@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from agenttts.proposers import AgentSettings
-from agenttts.tasktune.chat import JsonChat
+from agenttts.llm import AgentSettings, JsonChat
 from agenttts.tasktune.data.judge import prefer
 from agenttts.tasktune.data.subtask import SubTask, load_subtasks
 from datastore import Store
