@@ -23,9 +23,10 @@ from pipelines.errors import PipelineError, SpecError
 from pipelines.examples import Example
 from pipelines.functions import require_ready
 from pipelines.preflight import preflight
-from pipelines.prompts import check_templates, render, render_fusion, truncations
+from pipelines.prompts import render, render_fusion, truncations
 from pipelines.spec import PipelineSpec, StageSpec
 from pipelines.specfile import spec_functions
+from pipelines.templates import check_templates
 from pipelines.variants import BuiltinMetric, Fusion
 
 Severity = Literal["error", "warning"]

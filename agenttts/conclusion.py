@@ -12,8 +12,7 @@ from agenttts.goal import BEST, Goal
 from agenttts.outcome import Equivalent, Finalist, MetricSummary, Outcome, Retest, Rival
 from agenttts.ranking import baseline_of, by_phase, frontier, hypervolume, latest, winner_of
 from agenttts.retest import SPLIT
-from agenttts.stats import mean_interval, paired_difference
-from agenttts.streams import Stream, stream_rng
+from agenttts.stats import Stream, mean_interval, paired_difference, stream_rng
 from agenttts.trial import TrialResult, trial_id
 from datastore.store import Store
 from pipelines import metrics

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agenttts.blocking import run_blocking
-from agenttts.stats import Interval, mean_interval, pass_at_k, vote_curve
-from agenttts.streams import Stream, stream_rng
+from agenttts.stats import Interval, Stream, mean_interval, pass_at_k, stream_rng, vote_curve
 from datastore import Store
 from pipelines import metrics
 from pipelines.aggregators import vote_key

@@ -18,9 +18,9 @@ from typing import Any
 from agenttts.bank_outcomes import BankOutcomes
 from agenttts.curves import Marginal, StageCurve, marginal_values, merged, solve_around, stage_curves
 from agenttts.headroom import StageHeadroom, headroom
+from agenttts.loading import load_outcome
 from agenttts.outcome import Outcome, jsonable, trial_json
 from agenttts.ranking import SEARCHING, by_phase, latest
-from agenttts.result import load_outcome
 from agenttts.stats import Interval
 from agenttts.trial import TrialResult, load_trial
 from datastore import Insight, Proposal, Run, Store, StoreError, Trial

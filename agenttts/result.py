@@ -5,24 +5,22 @@ Figures are those that the run stored; they are computed anew only for a run tha
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from agenttts import show
 from agenttts.blocking import run_blocking
-from agenttts.conclusion import conclude
-from agenttts.cost import SearchCost, cost_of
+from agenttts.cost import SearchCost
 from agenttts.errors import UserError
-from agenttts.goal import Goal
+from agenttts.loading import load_outcome
 from agenttts.outcome import Equivalent, Finalist, Outcome
 from agenttts.ranking import latest
-from agenttts.trial import TrialResult, load_trial
-from datastore.records import Insight, Run
+from agenttts.trial import TrialResult
+from datastore.records import Insight
 from datastore.store import Store
 from pipelines.allocation import Allocation
 from pipelines.clients import ModelClients
@@ -36,7 +34,7 @@ from pipelines.specfile import restore_spec
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Finalist", "LoadedRun", "SearchResult", "load_outcome", "load_run", "run_inputs"]
+__all__ = ["Finalist", "LoadedRun", "SearchResult", "load_run", "run_inputs"]
 
 _FIRST_COLUMNS = ("number", "purpose", "proposer", "status", "score", "n_scored", "n_missing", "budget_units")
 _LAST_COLUMNS = ("flops_per_query", "samples_drawn", "samples_reused", "reason", "error")
@@ -269,35 +267,3 @@ def load_run(db: Path | str, run_id: str | None = None) -> LoadedRun:
     spec can't be imported any more."""
     with Store.read(db) as store:
         return LoadedRun.from_store(store, run_id)
-
-
-def load_outcome(store: Store, run: Run, spec: PipelineSpec | None = None) -> Outcome:
-    """The outcome that a run stored, or the one that it would come to if it ended now.
-
-    A stored outcome that lacks a key, since it is older, is completed from the run's trials.
-
-    Args:
-        store: The database, open for reading.
-        run: The run.
-        spec: The run's pipeline; None to restore it from the store where it is needed.
-
-    Raises:
-        SpecError: No outcome is stored, and a function of the stored pipeline can't be imported any more.
-    """
-    trials = [load_trial(store, trial) for trial in store.trials(run.run_id) if trial.status != "running"]
-    stored = json.loads(run.outcome) if run.outcome else {}
-    if {f.name for f in fields(Outcome)} <= set(stored):
-        return Outcome.from_json_dict(stored, trials)
-    spec = spec or restore_spec(run.spec)
-    settings = json.loads(run.settings)
-    so_far = conclude(
-        run.run_id,
-        trials,
-        spec,
-        budget_units=float(settings.get("budget_units", spec.budget.units)),
-        cost=cost_of(store, run.run_id, spec, trials),
-        seed=int(settings.get("seed", 0)),
-        ended=f"the run is {run.status}",
-        goal=Goal(settings.get("objective", "quality"), settings.get("min_quality")),
-    )
-    return Outcome.from_json_dict({**so_far.to_json_dict(), **stored}, trials) if stored else so_far

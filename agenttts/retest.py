@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from agenttts.errors import UserError
-from agenttts.stats import paired_difference
-from agenttts.streams import Stream, stream_rng
+from agenttts.stats import Stream, paired_difference, stream_rng
 from agenttts.trial import TrialResult
 from pipelines.dataset import seeded_order
 from pipelines.examples import Example

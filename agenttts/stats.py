@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from statistics import NormalDist
 
 import numpy as np
@@ -190,3 +191,23 @@ def _bounds(
         ends.append(_NORMAL.cdf(bias + z / (1 - acceleration * z)))
     low, high = np.quantile(means, ends)
     return min(float(low), mean), max(float(high), mean)
+
+
+class Stream(IntEnum):
+    """What random numbers are drawn for. The last two belong to `tune evaluate`, where numbers follow."""
+
+    SEARCH_SCORE = 1
+    TEST_SCORE = 2
+    TEST_DIFFERENCE = 3
+    EQUIVALENCE = 4
+    RETEST = 5
+    FURTHER_METRIC = 6
+    HEADROOM = 7
+    IMPROVEMENT = 11
+    MODEL_SCORE = 1
+    MODEL_DIFFERENCE = 2
+
+
+def stream_rng(seed: int, stream: Stream, *numbers: int) -> np.random.Generator:
+    """The generator of a stream; `numbers` tell its members apart, such as a trial's number."""
+    return np.random.default_rng([seed, stream, *numbers])

@@ -27,10 +27,10 @@ from agenttts.tasktune.rivals import rivals_spec
 from datastore import Store
 from pipelines import PipelineSpec, SamplingSpec
 from pipelines.clients import ModelClients
+from pipelines.content import Content
 from pipelines.sampler import Sampler
 from pipelines.servecommand import commands
 from pipelines.serving import ServerGroup
-from pipelines.wire import Content
 
 
 async def served_answers(spec: PipelineSpec, rows: list[TaskRow], most: list[int]) -> list[str]:

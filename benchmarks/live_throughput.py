@@ -30,8 +30,9 @@ from agenttts import search
 from agenttts.events import SearchEvent, TrialStarted
 from datastore import Store
 from pipelines import PipelineSpec, SamplingSpec, clients, load_examples, load_spec
+from pipelines.content import Content
 from pipelines.serving import ServerGroup, commands
-from pipelines.wire import Content, Draw, request_body
+from pipelines.wire import Draw, request_body
 from pipelines.zoo import SPEC
 
 TRIALS, IN_FLIGHT = 20, 64

@@ -19,12 +19,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 
+from pipelines.content import Content
 from pipelines.errors import ConfigurationError, DrawFailed, ServerError
 from pipelines.limiter import AdaptiveLimiter
 from pipelines.spec import ModelSpec, PipelineSpec, SamplingSpec
 from pipelines.wire import (
     CLASSIFY,
-    Content,
     Draw,
     Fault,
     LogprobsRefused,

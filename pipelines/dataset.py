@@ -17,9 +17,9 @@ from datastore.keys import canonical_json
 from pipelines.errors import DatasetError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
-from pipelines.prompts import needed_fields, used_fields
 from pipelines.spec import PipelineSpec
 from pipelines.tables import Row, made_row, read_file, read_hub
+from pipelines.templates import needed_fields, used_fields
 from pipelines.variants import BuiltinMetric
 
 __all__ = [

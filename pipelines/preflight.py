@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 from datastore.keys import canonical_json
 from pipelines.clients import ModelClients
+from pipelines.content import Content
 from pipelines.costs import estimated_tokens, prompt_tokens_bound
 from pipelines.dataset import load_examples
 from pipelines.errors import ServerError
 from pipelines.examples import Example
 from pipelines.prompts import render
 from pipelines.spec import PipelineSpec, StageSpec
-from pipelines.wire import Content
 
 _LONGEST_PROMPTS = 8  # counted by the server, for each stage and model
 

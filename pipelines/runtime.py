@@ -17,6 +17,7 @@ from pipelines import aggregators, metrics, parsers, prompts
 from pipelines.aggregators import Candidate
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.clients import ModelClients
+from pipelines.content import Content
 from pipelines.costs import stage_cost_usd, stage_flops
 from pipelines.errors import AggregationFailed, CustomCodeFailed, DrawFailed, PipelineError, ReplayMiss
 from pipelines.examples import Example
@@ -26,7 +27,7 @@ from pipelines.parts import SamplingSpec, StageSpec
 from pipelines.sampler import SampleBank, Sampler, Samples, SpendGate
 from pipelines.spec import PipelineSpec
 from pipelines.variants import BuiltinMetric, Fusion, MetricSpec, Refine, Verifier
-from pipelines.wire import Content, ContextOverflow
+from pipelines.wire import ContextOverflow
 
 VERIFYING = SamplingSpec(temperature=0.0, max_tokens=1)
 """A verifier draws nothing: this only completes what identifies its answer."""

@@ -16,10 +16,11 @@ from weakref import WeakValueDictionary
 from datastore.keys import make_prompt, well_formed
 from datastore.records import Prompt, Sample
 from pipelines.clients import ModelClients
+from pipelines.content import Content
 from pipelines.costs import estimated_tokens, prompt_tokens_bound
 from pipelines.errors import DrawFailed, ReplayMiss
 from pipelines.spec import PipelineSpec, SamplingSpec
-from pipelines.wire import Content, Draw
+from pipelines.wire import Draw
 
 
 class SampleBank(Protocol):

@@ -13,10 +13,10 @@ from pydantic.json_schema import JsonSchemaValue
 from datastore.keys import canonical_json
 from pipelines.configfile import ConfigFile, validated
 from pipelines.functions import UserFunction, reference, source
-from pipelines.prompts import check_templates
 from pipelines.spec import PipelineSpec
 from pipelines.specschema import file_schema
 from pipelines.strict import PythonFunction
+from pipelines.templates import check_templates
 
 __all__ = ["dump_spec", "load_spec", "restore_spec", "spec_digest", "spec_functions", "spec_schema"]
 

@@ -9,10 +9,10 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
+from pipelines.content import Content
 from pipelines.errors import ConfigurationError
-from pipelines.jsonvalues import JSON
 from pipelines.spec import SamplingSpec
 
 CLASSIFY = "/classify"
@@ -64,19 +64,6 @@ class Draw:
     samples: tuple[DrawnSample, ...]
     prompt_tokens: int | None
     request_id: str | None
-
-
-class Content(TypedDict, total=False):
-    """What a model is sent: one of `messages` (chat), `prompt` (completion) and `classify`.
-
-    `classify`, a text, asks for the probabilities of a classifier's classes, which are one sample.
-    `response_format` has the server generate values of a schema only.
-    """
-
-    messages: Sequence[Mapping[str, str]]
-    prompt: str
-    classify: str
-    response_format: Mapping[str, JSON]
 
 
 def request_body(

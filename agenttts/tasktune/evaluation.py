@@ -28,6 +28,7 @@ from agenttts.tasktune.rivals import rivals_spec
 from agenttts.training.weights import TuningCard, read_tuned
 from datastore.store import Store
 from pipelines.clients import ModelClients
+from pipelines.content import Content
 from pipelines.errors import CustomCodeFailed, DrawFailed
 from pipelines.jsonvalues import JSON
 from pipelines.parts import SamplingSpec
@@ -35,7 +36,7 @@ from pipelines.sampler import Sampler
 from pipelines.servecommand import commands, require_vllm
 from pipelines.serving import ServerGroup
 from pipelines.spec import PipelineSpec
-from pipelines.wire import Content, ContextOverflow
+from pipelines.wire import ContextOverflow
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -18,8 +18,8 @@ from datastore.records import Sample
 from datastore.store import Store
 from pipelines.examples import Example
 from pipelines.parsers import Parsed, parse
-from pipelines.prompts import used_fields
 from pipelines.spec import PipelineSpec, StageSpec
+from pipelines.templates import used_fields
 from pipelines.variants import BuiltinMetric, JsonParser, LinesParser, MetricSpec, PythonParser
 
 MOST_WEIGHT = 4
