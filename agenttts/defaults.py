@@ -1,4 +1,4 @@
-"""Defaults that the command line shows and `agenttts.search` uses; importing them costs nothing."""
+"""Defaults that the command line shows and `agenttts.search.entry` uses; importing them costs nothing."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from datastore.records import Prompt, Sample
 from datastore.store import Store
 from pipelines.costs import estimated_tokens, prompt_tokens_bound
 from pipelines.jsonvalues import JSON, first_value
-from pipelines.sampler import SpendGate
+from pipelines.runtime.sampler import SpendGate
 
 logger = logging.getLogger(__name__)
 

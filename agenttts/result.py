@@ -12,24 +12,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from agenttts import show
 from agenttts.blocking import run_blocking
-from agenttts.cost import SearchCost
 from agenttts.errors import UserError
-from agenttts.loading import load_outcome
-from agenttts.outcome import Equivalent, Finalist, Outcome
-from agenttts.ranking import latest
-from agenttts.trial import TrialResult
+from agenttts.report import show
+from agenttts.results.cost import SearchCost
+from agenttts.results.loading import load_outcome
+from agenttts.results.outcome import Equivalent, Finalist, Outcome
+from agenttts.results.ranking import latest
+from agenttts.results.trials import TrialResult
 from datastore.records import Insight
 from datastore.store import Store
 from pipelines.allocation import Allocation
-from pipelines.clients import ModelClients
-from pipelines.dataset import examples_from_rows
+from pipelines.dataset.splits import examples_from_rows
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
-from pipelines.runtime import Runtime
-from pipelines.spec import PipelineSpec
-from pipelines.specfile import restore_spec
+from pipelines.runtime.runtime import Runtime
+from pipelines.servers.clients import ModelClients
+from pipelines.spec.files import restore_spec
+from pipelines.spec.pipeline import PipelineSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,8 +180,8 @@ class SearchResult:
 
     def report(self, path: Path | str | None = None) -> Path:
         """Write the HTML report, beside the database where no path is given; its path."""
-        from agenttts.report import read_report
-        from agenttts.report_html import save_html
+        from agenttts.report.data import read_report
+        from agenttts.report.html import save_html
 
         path = self.db.with_suffix(".html") if path is None else Path(path)
         with Store.read(self.db) as store:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from agenttts.errors import UserError
-from agenttts.goal import Goal, Objective
-from pipelines.spec import ModelSpec
+from agenttts.space.objective import Goal, Objective
+from pipelines.spec.pipeline import ModelSpec
 
 MAX_ERROR_RATE = 0.2
 _NOT_STORED = ("max_in_flight", "preflight", "banks")

@@ -26,11 +26,11 @@ from agenttts.tasktune.generate import encode_chat, greedy
 from agenttts.tasktune.rivals import rivals_spec
 from datastore import Store
 from pipelines import PipelineSpec, SamplingSpec
-from pipelines.clients import ModelClients
 from pipelines.content import Content
-from pipelines.sampler import Sampler
-from pipelines.servecommand import commands
-from pipelines.serving import ServerGroup
+from pipelines.runtime.sampler import Sampler
+from pipelines.servers.clients import ModelClients
+from pipelines.servers.commands import commands
+from pipelines.servers.group import ServerGroup
 
 
 async def served_answers(spec: PipelineSpec, rows: list[TaskRow], most: list[int]) -> list[str]:

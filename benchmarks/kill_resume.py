@@ -50,7 +50,7 @@ def answer(request: Request, index: int) -> str:
 
 
 def command(spec: Path, db: Path, *more: str) -> list[str]:
-    call = "from agenttts.cli import main; main()"
+    call = "from agenttts.cli.main import main; main()"
     return [sys.executable, "-c", call, "search", str(spec), "--db", str(db), "--trials", str(TRIALS), *more]
 
 

@@ -27,12 +27,13 @@ from typing import Any
 import httpx2
 
 from agenttts import search
-from agenttts.events import SearchEvent, TrialStarted
+from agenttts.search.events import SearchEvent, TrialStarted
 from datastore import Store
-from pipelines import PipelineSpec, SamplingSpec, clients, load_examples, load_spec
+from pipelines import PipelineSpec, SamplingSpec, load_examples, load_spec
 from pipelines.content import Content
-from pipelines.serving import ServerGroup, commands
-from pipelines.wire import Draw, request_body
+from pipelines.servers import clients
+from pipelines.servers.group import ServerGroup, commands
+from pipelines.servers.wire import Draw, request_body
 from pipelines.zoo import SPEC
 
 TRIALS, IN_FLIGHT = 20, 64

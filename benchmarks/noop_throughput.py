@@ -29,8 +29,8 @@ from typing import Any, ClassVar
 
 from datastore import Store
 from pipelines import Allocation, Example, PipelineSpec, StageChoice
-from pipelines.clients import ModelClients
-from pipelines.runtime import Runtime
+from pipelines.runtime.runtime import Runtime
+from pipelines.servers.clients import ModelClients
 
 TOKENS = 8
 

@@ -61,7 +61,7 @@ def backbone() -> str:
 def load(data: Path, name: str) -> tuple[list[str], list[Any]]:
     """Class names and texts with votes; of politeness with each annotator's own as well."""
     from agenttts.p2c.texts import read_texts
-    from pipelines.tables import made_row
+    from pipelines.dataset.rows import made_row
 
     if name == "politeness":
         rows = []

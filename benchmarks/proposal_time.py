@@ -17,9 +17,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from agenttts.landscapes import FAMILIES, Landscape, pipeline
-from agenttts.proposers.choice import classical_proposer
-from agenttts.simulation import SimulatedSearch
+from agenttts.compare.landscapes import FAMILIES, Landscape, pipeline
+from agenttts.compare.simulation import SimulatedSearch
+from agenttts.proposers.registry import classical_proposer
 
 PROPOSERS = "solve,insights,greedy,halving,gp,tpe,nsga2,random"
 

@@ -13,7 +13,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from pipelines import sandbox
+from pipelines.software import sandbox
 from tests.hostile import HOSTILE, as_files
 
 

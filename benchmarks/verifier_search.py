@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from agenttts import SearchResult, paired_difference, read_tuned, search
-from agenttts.judged import drawn_ids
+from agenttts.replay.judged import drawn_ids
 from agenttts.tasktune.serving import served
 from pipelines import ModelSpec, PipelineSpec, load_examples, load_spec
 from pipelines.zoo import SPEC

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from agenttts import paired_difference
-from agenttts.judged import drawn_ids
 from agenttts.p2c.backbone import tokenized
+from agenttts.replay.judged import drawn_ids
 from datastore import Store
-from pipelines import Candidate, StageChoice, aggregators, load_examples, load_spec, metrics, prompts
-from pipelines.parsers import Parsed, parse
-from pipelines.runtime import Runtime
+from pipelines import Candidate, StageChoice, load_examples, load_spec
+from pipelines.runtime.runtime import Runtime
+from pipelines.stages import aggregators, metrics, prompts
+from pipelines.stages.parsers import Parsed, parse
 from pipelines.zoo import SPEC
 
 COUNTS = (1, 2, 4, 8, 16, 32)

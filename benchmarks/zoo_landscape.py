@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 
 from agenttts import Allocation, SearchSpace, StageChoice, search
-from agenttts.bank_outcomes import BankOutcomes
 from agenttts.blocking import run_blocking
-from agenttts.trial import TrialResult
+from agenttts.replay.bank import BankOutcomes
+from agenttts.results.trials import TrialResult
 from datastore import Store
 from pipelines import load_examples, load_spec
 from pipelines.zoo import SPEC

@@ -24,13 +24,18 @@ class LazyPackage(ModuleType):
         if home == self.__name__:
             value: object = import_module(f"{home}.{original}")
         else:
-            value = getattr(import_module(home), original)
+            module = import_module(home)
+            value = (
+                getattr(module, original)
+                if hasattr(module, original)
+                else import_module(f"{home}.{original}")
+            )
         self.__dict__[name] = value
         return value
 
     def __setattr__(self, name: str, value: object) -> None:
         # The import of a submodule sets it as an attribute of its package. A public name has precedence:
-        # `agenttts.search` is the function, whether or not the module of that name was imported first.
+        # `agenttts.search.entry` is the function, whether or not the module of that name was imported first.
         if not isinstance(value, ModuleType) or name not in _homes(self):
             super().__setattr__(name, value)
 

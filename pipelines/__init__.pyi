@@ -1,9 +1,9 @@
 from pipelines import zoo
-from pipelines.aggregators import Candidate
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.dataset import Example, examples_from_rows, load_examples
+from pipelines.dataset.splits import Example, examples_from_rows, load_examples
 from pipelines.errors import PipelineError, SpecError
-from pipelines.spec import (
+from pipelines.spec.files import load_spec, spec_digest, spec_schema
+from pipelines.spec.pipeline import (
     BudgetSpec,
     DatasetSpec,
     ModelSpec,
@@ -15,8 +15,7 @@ from pipelines.spec import (
     StageSpec,
     TruncateSpec,
 )
-from pipelines.specfile import load_spec, spec_digest, spec_schema
-from pipelines.variants import (
+from pipelines.spec.variants import (
     AggregatorSpec,
     BestOfN,
     BuiltinMetric,
@@ -36,6 +35,7 @@ from pipelines.variants import (
     TextParser,
     Verifier,
 )
+from pipelines.stages.aggregators import Candidate
 
 __all__ = [
     "AggregatorSpec",

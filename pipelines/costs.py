@@ -5,7 +5,7 @@ Realised costs only, from counted tokens. The planned budget of an allocation is
 
 from __future__ import annotations
 
-from pipelines.spec import ModelSpec
+from pipelines.spec.pipeline import ModelSpec
 
 
 def stage_flops(active_params: float, prompt_tokens: int, generated_tokens_total: int) -> float:

@@ -13,9 +13,9 @@ from typing import Any, cast
 import pytest
 
 import agenttts
-from agenttts import show
-from agenttts.commands.compare import LANDSCAPES
-from agenttts.landscapes import FAMILIES
+from agenttts.cli.compare import LANDSCAPES
+from agenttts.compare.landscapes import FAMILIES
+from agenttts.report import show
 from pipelines.zoo import SPEC
 
 HEAVY = {"duckdb", "numpy", "pandas", "scipy", "langgraph", "openai", "optuna", "plotly", "torch", "jinja2"}
@@ -29,7 +29,7 @@ def fresh(code: str) -> Any:
 
 def test_the_command_line_starts_without_the_libraries_it_may_not_need() -> None:
     """Help and a wrong option must not wait for the imports of a search."""
-    loaded = fresh("import json, sys, agenttts.cli; print(json.dumps(sorted(sys.modules)))")
+    loaded = fresh("import json, sys, agenttts.cli.main; print(json.dumps(sorted(sys.modules)))")
     assert not HEAVY & set(loaded)
 
 
@@ -37,7 +37,7 @@ def test_a_missing_file_is_reported_without_the_libraries_of_a_search(tmp_path: 
     """The pipeline file is read before the search is imported."""
     code = (
         "import json, sys\n"
-        "from agenttts.cli import app\n"
+        "from agenttts.cli.main import app\n"
         "try:\n"
         f"    app(['search', {str(tmp_path / 'none.yaml')!r}])\n"
         "except Exception as error:\n"
@@ -63,7 +63,12 @@ def test_every_public_name_is_there_and_listed(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "before", ["import agenttts.search", "from agenttts.search import async_search", "import agenttts.plots"]
+    "before",
+    [
+        "import agenttts.search.entry",
+        "from agenttts.search.entry import async_search",
+        "import agenttts.report.figures",
+    ],
 )
 def test_a_module_does_not_take_the_place_of_a_public_name(before: str) -> None:
     """`agenttts.search` is the function, in whatever order things were imported."""

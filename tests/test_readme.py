@@ -154,7 +154,7 @@ def test_the_files_of_tuning_read_as_they_are_shown(tmp_path: Path) -> None:
     """data.yaml and fit.yaml of the README."""
     from agenttts.tasktune.data.build import DataConfig
     from agenttts.tasktune.fit import FitConfig
-    from pipelines.configfile import load_config
+    from pipelines.spec.configfile import load_config
 
     for name, kind in (("data.yaml", DataConfig), ("fit.yaml", FitConfig)):
         (text,) = (block for block in blocks("yaml") if block.startswith(f"# {name}"))

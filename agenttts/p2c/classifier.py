@@ -18,10 +18,10 @@ from agenttts.p2c.texts import LabelledText, Pairs, read_texts, split_texts
 from agenttts.stats import Interval, mean_interval
 from agenttts.training.events import OnTuneEvent
 from datastore.store import Store
+from pipelines.dataset.rows import read_file
 from pipelines.extras import library
 from pipelines.jsonvalues import JSON
-from pipelines.strict import Strict
-from pipelines.tables import read_file
+from pipelines.spec.strict import Strict
 
 if TYPE_CHECKING:
     from agenttts.p2c.trained import ClassifierCard, TrainedClassifier

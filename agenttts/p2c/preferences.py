@@ -20,8 +20,8 @@ from agenttts.llm import JsonChat, Message
 from agenttts.p2c.texts import TIE, LabelledText, Pairs
 from datastore.keys import canonical_json
 from datastore.records import Preference
+from pipelines.dataset.rows import read_file
 from pipelines.files import whole
-from pipelines.tables import read_file
 
 COLUMNS = ("first", "second", "label", "preferred", "source", "judge")
 """The columns of a CSV file of preferences."""

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from agenttts.training.lora import LoraSettings
-from pipelines.strict import Strict
+from pipelines.spec.strict import Strict
 
 Method = Literal[
     "p2c", "plain", "pair-plain", "soft-labels", "label-smoothing", "max-entropy", "cs-kd", "multi-annotator"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agenttts.errors import UserError
-from pipelines.tables import Row
+from pipelines.dataset.rows import Row
 
 TIE = 0.5
 _MOST_CANDIDATES = 64

@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 
 from agenttts.blocking import run_blocking
 from agenttts.errors import UserError
-from agenttts.judged import drawn_ids, judged_prompts
 from agenttts.p2c import metrics
 from agenttts.p2c.settings import P2CSettings
 from agenttts.p2c.texts import LabelledText, Pairs
+from agenttts.replay.judged import drawn_ids, judged_prompts
 from agenttts.training.events import OnTuneEvent
 from agenttts.training.weights import read_tuned
 from datastore.store import Store
-from pipelines.dataset import load_examples
+from pipelines.dataset.splits import load_examples
 from pipelines.extras import library
 from pipelines.jsonvalues import JSON
-from pipelines.prompts import verified_text
-from pipelines.spec import PipelineSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.stages.prompts import verified_text
 
 if TYPE_CHECKING:
     from agenttts.p2c.trained import ClassifierCard

@@ -1,6 +1,6 @@
 from agenttts.llm import AgentSettings
 from agenttts.proposers.base import Proposer, Rejected, SearchView, Suggestion, Turn
-from agenttts.proposers.choice import (
+from agenttts.proposers.registry import (
     DEFAULT,
     NAMES,
     SEEK_FRONTIER,
@@ -8,7 +8,7 @@ from agenttts.proposers.choice import (
     make_proposer,
     require_proposer,
 )
-from agenttts.proposers.insights import InsightsProposer
+from agenttts.proposers.rules import InsightsProposer
 
 __all__ = [
     "DEFAULT",

@@ -16,7 +16,7 @@ from agenttts.llm import AGENT_SHARE, AgentChat, EndpointFailed
 from agenttts.proposers import agent_view
 from agenttts.proposers.base import History, Lesson, Rejected, SearchView, Suggestion, Turn
 from agenttts.proposers.solver import SolverProposer
-from agenttts.space import SearchSpace
+from agenttts.space.space import SearchSpace
 from pipelines.allocation import Allocation
 
 _LONGEST_TEXT = 600  # characters of an insight or a reason

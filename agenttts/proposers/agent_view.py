@@ -19,12 +19,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agenttts.proposers.base import History, SearchView
 from agenttts.proposers.solver import Outlook
-from agenttts.space import SearchSpace
+from agenttts.results.trials import TrialResult, merit
+from agenttts.space.space import SearchSpace
 from agenttts.stats import mean_interval, paired_difference
-from agenttts.trial import TrialResult, merit
 from pipelines.allocation import Allocation, StageOption
-from pipelines.spec import StageSpec
-from pipelines.variants import BuiltinMetric, PythonAggregator
+from pipelines.spec.pipeline import StageSpec
+from pipelines.spec.variants import BuiltinMetric, PythonAggregator
 
 Message = dict[str, str]
 _LONGEST_ERROR = 200  # characters

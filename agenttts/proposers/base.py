@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from agenttts.goal import Goal
-from agenttts.outcomes import Walk
+from agenttts.replay.arrays import Walk
+from agenttts.results.trials import TrialResult
 from agenttts.settings import SearchSettings
-from agenttts.space import SearchSpace
-from agenttts.trial import TrialResult
+from agenttts.space.objective import Goal
+from agenttts.space.space import SearchSpace
 from datastore.records import Insight
 from pipelines.allocation import Allocation
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from agenttts.space import SearchSpace
+from agenttts.space.space import SearchSpace
 from pipelines.allocation import Allocation, StageChoice
 
 Rule = Literal["model", "climb", "step back", "shift", "combine", "explore"]

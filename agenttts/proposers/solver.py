@@ -17,9 +17,9 @@ from scipy.special import ndtr  # type: ignore[import-untyped]
 
 from agenttts.proposers import moves, wording
 from agenttts.proposers.base import SearchView, Suggestion, Turn
-from agenttts.proposers.estimate import Estimate
+from agenttts.proposers.gp import Estimate
 from agenttts.proposers.moves import Move
-from agenttts.trial import TrialResult
+from agenttts.results.trials import TrialResult
 from pipelines.allocation import Allocation
 
 _LISTED = 1_500  # grids up to this size are looked at as a whole

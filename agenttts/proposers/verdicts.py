@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from agenttts.proposers.base import Lesson
+from agenttts.results.trials import TrialResult
 from agenttts.stats import CONFIDENCE, paired_difference
-from agenttts.trial import TrialResult
 from datastore.records import Verdict
 
 

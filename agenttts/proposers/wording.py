@@ -12,8 +12,8 @@ import numpy as np
 
 from agenttts.proposers.base import Lesson, SearchView
 from agenttts.proposers.moves import Move
+from agenttts.results.trials import TrialResult
 from agenttts.stats import Difference, paired_difference
-from agenttts.trial import TrialResult
 from pipelines.allocation import Allocation, StageChoice
 
 

@@ -27,16 +27,16 @@ from agenttts.tasktune.data.rows import TaskRow, score_answer
 from agenttts.tasktune.rivals import rivals_spec
 from agenttts.training.weights import TuningCard, read_tuned
 from datastore.store import Store
-from pipelines.clients import ModelClients
 from pipelines.content import Content
 from pipelines.errors import CustomCodeFailed, DrawFailed
 from pipelines.jsonvalues import JSON
-from pipelines.parts import SamplingSpec
-from pipelines.sampler import Sampler
-from pipelines.servecommand import commands, require_vllm
-from pipelines.serving import ServerGroup
-from pipelines.spec import PipelineSpec
-from pipelines.wire import ContextOverflow
+from pipelines.runtime.sampler import Sampler
+from pipelines.servers.clients import ModelClients
+from pipelines.servers.commands import commands, require_vllm
+from pipelines.servers.group import ServerGroup
+from pipelines.servers.wire import ContextOverflow
+from pipelines.spec.fields import SamplingSpec
+from pipelines.spec.pipeline import PipelineSpec
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -54,7 +54,7 @@ from agenttts.training.weights import (
 from datastore.keys import canonical_json
 from pipelines.extras import library
 from pipelines.files import whole
-from pipelines.strict import Strict
+from pipelines.spec.strict import Strict
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -19,11 +19,11 @@ import yaml
 
 from agenttts.blocking import run_blocking
 from agenttts.errors import UserError
-from agenttts.events import RunStarted, SearchEvent
-from agenttts.judged import drawn_ids
-from agenttts.report import read_report
+from agenttts.replay.judged import drawn_ids
+from agenttts.report.data import read_report
 from agenttts.result import SearchResult
-from agenttts.search import search
+from agenttts.search.entry import search
+from agenttts.search.events import RunStarted, SearchEvent
 from agenttts.settings import SearchLimits
 from agenttts.tasktune.data.cleaning import clean
 from agenttts.tasktune.data.dataset import TaskData, load_dataset, write_dataset
@@ -43,11 +43,11 @@ from agenttts.training.checkpoints import save_json
 from agenttts.training.events import TuneEvent
 from agenttts.training.weights import TunedModel, register
 from datastore.store import Store
-from pipelines.dataset import load_examples
+from pipelines.dataset.splits import load_examples
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
-from pipelines.parts import DatasetSpec, ModelSpec
-from pipelines.spec import PipelineSpec
+from pipelines.spec.fields import DatasetSpec, ModelSpec
+from pipelines.spec.pipeline import PipelineSpec
 
 ImproveEvent = ImprovePhase | TuneEvent | SearchEvent
 OnEvent = Callable[[ImproveEvent], None]

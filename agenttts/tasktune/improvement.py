@@ -10,8 +10,8 @@ import numpy as np
 
 from agenttts.errors import UserError
 from agenttts.result import SearchResult
+from agenttts.results.trials import TrialResult
 from agenttts.stats import Difference, paired_difference
-from agenttts.trial import TrialResult
 from pipelines.allocation import Allocation
 from pipelines.jsonvalues import JSON
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from agenttts.errors import UserError
 from agenttts.training.weights import TunedModel, context_length, read_tuned, require_base, require_servable
-from pipelines.parts import BudgetSpec, DatasetSpec, ModelSpec, StageSpec
-from pipelines.spec import PipelineSpec
-from pipelines.variants import BuiltinMetric
+from pipelines.spec.fields import BudgetSpec, DatasetSpec, ModelSpec, StageSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.variants import BuiltinMetric
 
 
 def rivals_spec(places: Mapping[str, str], *, port: int | None = None) -> PipelineSpec:

@@ -11,9 +11,9 @@ import httpx2
 
 from agenttts.errors import UserError
 from pipelines.jsonvalues import JSON
-from pipelines.servecommand import commands, require_vllm
-from pipelines.serving import ServerGroup
-from pipelines.spec import PipelineSpec
+from pipelines.servers.commands import commands, require_vllm
+from pipelines.servers.group import ServerGroup
+from pipelines.spec.pipeline import PipelineSpec
 
 _TIMEOUT_S = 60.0
 _PROBE_TIMEOUT_S = 5.0

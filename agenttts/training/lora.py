@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from agenttts.training.weights import RANKS
-from pipelines.strict import Number, Strict
+from pipelines.spec.strict import Number, Strict
 
 Rate = Annotated[float, Number]
 """A number; YAML texts such as `2e-4` count as one."""

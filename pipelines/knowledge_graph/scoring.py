@@ -5,8 +5,8 @@ Answers are compared as SQuAD compares text. The answer stage names one answer o
 
 from __future__ import annotations
 
-from pipelines import metrics
 from pipelines.examples import Example
+from pipelines.stages import metrics
 
 
 def hits_at_1(output: object, example: Example) -> float:

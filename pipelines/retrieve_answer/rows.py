@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipelines.parsers import normal_space
+from pipelines.stages.parsers import normal_space
 
 
 def example(row: Mapping[str, Any]) -> dict[str, object]:

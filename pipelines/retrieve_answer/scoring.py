@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipelines import metrics
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
+from pipelines.stages import metrics
 
 _CLOSED = ("yes", "no", "noanswer")
 

@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping
 from typing import TypeAlias, cast
 
-from pipelines.aggregators import Candidate
 from pipelines.examples import Example
-from pipelines.sandbox import Finished, Limits, mechanism, run
 from pipelines.software.embedding import cosine, embedded
+from pipelines.software.sandbox import Finished, Limits, mechanism, run
+from pipelines.stages.aggregators import Candidate
 
 Program: TypeAlias = Mapping[str, str]
 """Texts of files by name, as the parser's schema has them."""

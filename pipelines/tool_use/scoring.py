@@ -12,7 +12,7 @@ from typing import TypedDict
 
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
-from pipelines.metrics import rouge_l_of
+from pipelines.stages.metrics import rouge_l_of
 from pipelines.tool_use.rows import arguments
 
 _TOKEN = re.compile(r"[a-z0-9]+")

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import cast
 
-from pipelines.aggregators import Candidate, plurality
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
+from pipelines.stages.aggregators import Candidate, plurality
 from pipelines.tool_use.rows import text
 from pipelines.tool_use.scoring import Argument, Call, Selection, rouge_l
 

@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 
 from datastore import Store
-from pipelines.clients import ModelClients
-from pipelines.dataset import load_examples
-from pipelines.recording import record_full_bank
-from pipelines.runtime import Runtime
-from pipelines.serving import ServerGroup, commands
-from pipelines.spec import PipelineSpec
-from pipelines.specfile import load_spec
+from pipelines.dataset.splits import load_examples
+from pipelines.runtime.recording import record_full_bank
+from pipelines.runtime.runtime import Runtime
+from pipelines.servers.clients import ModelClients
+from pipelines.servers.group import ServerGroup, commands
+from pipelines.spec.files import load_spec
+from pipelines.spec.pipeline import PipelineSpec
 
 log = logging.getLogger("zoo.record")
 HERE = Path(__file__).parent

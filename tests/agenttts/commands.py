@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from agenttts.cli import main
+from agenttts.cli.main import main
 
 
 @dataclass(frozen=True)

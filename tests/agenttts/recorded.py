@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from datastore import Store
-from pipelines.dataset import load_examples
-from pipelines.recording import record_full_bank
-from pipelines.runtime import Runtime
-from pipelines.spec import SamplingSpec
-from pipelines.specfile import load_spec
-from pipelines.wire import Draw, DrawnSample
+from pipelines.dataset.splits import load_examples
+from pipelines.runtime.recording import record_full_bank
+from pipelines.runtime.runtime import Runtime
+from pipelines.servers.wire import Draw, DrawnSample
+from pipelines.spec.files import load_spec
+from pipelines.spec.pipeline import SamplingSpec
 
 VALUES = ("red", "green", "blue", "black")
 RIGHT = {"small": 0.42, "medium": 0.55, "large": 0.68}

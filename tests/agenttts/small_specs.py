@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.spec import PipelineSpec
+from pipelines.spec.pipeline import PipelineSpec
 
 SPEC = """\
 name: small

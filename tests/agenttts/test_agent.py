@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from agenttts import AgentSettings, search
-from agenttts.events import SearchEvent
 from agenttts.result import SearchResult
+from agenttts.search.events import SearchEvent
 from agenttts.stats import paired_difference
 from datastore import Store
 from tests.servers import Request, ScriptedServer

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agenttts.budget import flops, planned_stage_flops, planned_units, units
 from agenttts.errors import SpaceError
+from agenttts.space.units import flops, planned_stage_flops, planned_units, units
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.spec import ReferenceSpec
+from pipelines.spec.pipeline import ReferenceSpec
 from tests.agenttts.small_specs import small_spec
 
 

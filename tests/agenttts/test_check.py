@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from agenttts.check import Finding, check
-from pipelines.clients import ModelClients
-from pipelines.spec import PipelineSpec
+from agenttts.search.check import Finding, check
+from pipelines.servers.clients import ModelClients
+from pipelines.spec.pipeline import PipelineSpec
 from tests.agenttts.small_specs import small_spec, write_examples
 from tests.servers import ScriptedServer
 

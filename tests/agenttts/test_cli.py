@@ -10,11 +10,11 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from agenttts.budget import planned_units
-from agenttts.space import SearchSpace
+from agenttts.space.space import SearchSpace
+from agenttts.space.units import planned_units
 from datastore import Store
 from pipelines.allocation import Allocation
-from pipelines.specfile import load_spec
+from pipelines.spec.files import load_spec
 from pipelines.zoo import SPEC
 from tests.agenttts.commands import Done, agenttts
 from tests.agenttts.small_specs import write_pipeline

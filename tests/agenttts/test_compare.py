@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agenttts import compare, plots, regret
+from agenttts.compare import regret
+from agenttts.compare import side_by_side as compare
 from agenttts.proposers import DEFAULT
+from agenttts.report import figures as plots
 from tests.agenttts.commands import agenttts
 
 

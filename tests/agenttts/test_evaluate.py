@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 
 from agenttts.errors import UserError
-from agenttts.evaluate import PlannedTrial, evaluate
-from agenttts.events import TrialProgress
-from agenttts.limits import Ledger
+from agenttts.results.trials import TrialResult, load_trial
+from agenttts.search.evaluate import PlannedTrial, evaluate
+from agenttts.search.events import TrialProgress
+from agenttts.search.limits import Ledger
 from agenttts.settings import SearchLimits
-from agenttts.space import SearchSpace
-from agenttts.trial import TrialResult, load_trial
+from agenttts.space.space import SearchSpace
 from datastore import Run, Store
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.clients import ModelClients
 from pipelines.errors import ConfigurationError, ReplayMiss, SpendRefused
 from pipelines.examples import Example
-from pipelines.runtime import Runtime
-from pipelines.spec import PipelineSpec
+from pipelines.runtime.runtime import Runtime
+from pipelines.servers.clients import ModelClients
+from pipelines.spec.pipeline import PipelineSpec
 from tests.agenttts.small_specs import small_spec
 from tests.servers import ScriptedServer
 

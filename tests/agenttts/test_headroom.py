@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from agenttts import search
-from agenttts.headroom import headroom
-from agenttts.report import read_report
-from agenttts.report_text import fault_lines, headroom_lines
+from agenttts.replay.headroom import headroom
+from agenttts.report.data import read_report
+from agenttts.report.sentences import fault_lines, headroom_lines
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.dataset import load_examples
-from pipelines.specfile import load_spec
+from pipelines.dataset.splits import load_examples
+from pipelines.spec.files import load_spec
 from tests.agenttts.small_specs import small_spec, write_examples
 from tests.servers import ScriptedServer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agenttts.starter import families
+from agenttts.cli.starter import families
 from pipelines import load_spec
 from tests.agenttts.commands import agenttts
 from tests.servers import ScriptedServer

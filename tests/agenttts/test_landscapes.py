@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agenttts.bank_outcomes import BankOutcomes
-from agenttts.landscapes import FAMILIES, N_TRUTH, Landscape, best_score, draw, true_means
-from agenttts.outcomes import UNKNOWN, Bank
-from agenttts.space import SearchSpace
-from agenttts.trial import REPLAYED
+from agenttts.compare.landscapes import FAMILIES, N_TRUTH, Landscape, best_score, draw, true_means
+from agenttts.replay.arrays import UNKNOWN, Bank
+from agenttts.replay.bank import BankOutcomes
+from agenttts.results.trials import REPLAYED
+from agenttts.space.space import SearchSpace
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.dataset import load_examples
+from pipelines.dataset.splits import load_examples
 from pipelines.examples import Example
-from pipelines.runtime import Runtime
-from pipelines.spec import PipelineSpec
-from pipelines.specfile import load_spec
+from pipelines.runtime.runtime import Runtime
+from pipelines.spec.files import load_spec
+from pipelines.spec.pipeline import PipelineSpec
 
 Known = tuple[BankOutcomes, list[Example], Store]
 

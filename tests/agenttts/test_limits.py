@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agenttts.errors import UserError
-from agenttts.limits import Ledger, LedgerEntry, Spending
+from agenttts.search.limits import Ledger, LedgerEntry, Spending
 from agenttts.settings import SearchLimits
 from datastore import Prompt, Run, Sample, Store, make_prompt, model_key
 from pipelines.errors import SpendRefused

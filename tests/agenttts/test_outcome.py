@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from agenttts import LoadedRun, load_run, search
-from agenttts.outcome import Outcome
 from agenttts.proposers.base import SearchView, Turn
 from agenttts.proposers.solver import SolverProposer
-from agenttts.report import ReportData, read_report
-from agenttts.report_html import to_html
-from agenttts.report_terminal import print_report
+from agenttts.report.data import ReportData, read_report
+from agenttts.report.html import to_html
+from agenttts.report.terminal import print_report
+from agenttts.results.outcome import Outcome
 from datastore import Store
 
 

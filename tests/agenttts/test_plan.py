@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agenttts.errors import SpaceError, UserError
-from agenttts.plan import plan
+from agenttts.search.plan import plan
 from pipelines.errors import PipelineError
 from tests.agenttts.small_specs import small_spec, write_examples
 

@@ -9,24 +9,24 @@ import numpy as np
 import pytest
 
 from agenttts import search
-from agenttts.bank_outcomes import BankOutcomes
+from agenttts.compare.landscapes import FAMILIES, Landscape, best_score, draw, pipeline
+from agenttts.compare.regret import CHECKPOINTS
+from agenttts.compare.simulation import Moment, SimulatedSearch
 from agenttts.errors import UserError
-from agenttts.landscapes import FAMILIES, Landscape, best_score, draw, pipeline
-from agenttts.proposers import choice
+from agenttts.proposers import registry as choice
 from agenttts.proposers.base import Lesson, SearchView
 from agenttts.proposers.moves import grid
 from agenttts.proposers.solver import SolverProposer
 from agenttts.proposers.verdicts import verdicts
-from agenttts.racing import is_losing, rungs
-from agenttts.regret import CHECKPOINTS
+from agenttts.replay.bank import BankOutcomes
+from agenttts.search.racing import is_losing, rungs
 from agenttts.settings import SearchSettings
-from agenttts.simulation import Moment, SimulatedSearch
-from agenttts.space import SearchSpace
+from agenttts.space.space import SearchSpace
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.dataset import load_examples
+from pipelines.dataset.splits import load_examples
 from pipelines.errors import MissingDependency
-from pipelines.specfile import load_spec
+from pipelines.spec.files import load_spec
 
 EVERY = ("solve", "insights", "greedy", "halving", "random", "tpe", "nsga2", "brute", "QMCSampler")
 

@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 
 from agenttts import Decision, Pending, SearchLimits, UserError, async_search, load_run, search
-from agenttts.budget import planned_seconds
 from agenttts.errors import SpaceError
-from agenttts.events import PhaseStarted, SearchEvent, TrialFinished
 from agenttts.proposers.base import SearchView, Suggestion, Turn
+from agenttts.results.trials import TrialResult
+from agenttts.search.events import PhaseStarted, SearchEvent, TrialFinished
 from agenttts.settings import SearchSettings
-from agenttts.space import SearchSpace
-from agenttts.trial import TrialResult
+from agenttts.space.space import SearchSpace
+from agenttts.space.units import planned_seconds
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.spec import PipelineSpec, Speed
-from pipelines.specfile import load_spec
-from pipelines.variants import BuiltinMetric
+from pipelines.spec.files import load_spec
+from pipelines.spec.pipeline import PipelineSpec, Speed
+from pipelines.spec.variants import BuiltinMetric
 from tests.agenttts.small_specs import small_spec, write_examples
 from tests.servers import ScriptedServer
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttts.errors import SpaceError
-from agenttts.space import SearchSpace
+from agenttts.space.space import SearchSpace
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.spec import PipelineSpec
+from pipelines.spec.pipeline import PipelineSpec
 from tests.agenttts.small_specs import small_spec
 
 

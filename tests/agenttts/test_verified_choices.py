@@ -12,10 +12,10 @@ from agenttts.proposers import SearchView
 from agenttts.proposers.agent import Answer, read_answer
 from agenttts.proposers.agent_view import answer_schema
 from agenttts.settings import SearchSettings
-from agenttts.space import SearchSpace
+from agenttts.space.space import SearchSpace
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice, StageOption
-from pipelines.specfile import dump_spec, load_spec, restore_spec, spec_digest
+from pipelines.spec.files import dump_spec, load_spec, restore_spec, spec_digest
 from tests.agenttts.commands import agenttts
 from tests.agenttts.small_specs import write_pipeline
 from tests.servers import Request, ScriptedServer

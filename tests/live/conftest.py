@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.serving import ServerGroup, commands
-from pipelines.spec import PipelineSpec
-from pipelines.specfile import load_spec
+from pipelines.servers.group import ServerGroup, commands
+from pipelines.spec.files import load_spec
+from pipelines.spec.pipeline import PipelineSpec
 from pipelines.zoo import SPEC
 
 ZOO = SPEC.parent

@@ -10,9 +10,9 @@ import pytest
 from agenttts import search
 from datastore import Store
 from pipelines import BudgetSpec, ReferenceSpec, SamplingSpec, TruncateSpec, load_spec
-from pipelines.dataset import with_data
-from pipelines.sandbox import SandboxUnavailable, mechanism
-from pipelines.spec import PipelineSpec
+from pipelines.dataset.splits import with_data
+from pipelines.software.sandbox import SandboxUnavailable, mechanism
+from pipelines.spec.pipeline import PipelineSpec
 from tests.real_data import need
 
 PIPELINES = Path(__file__).parents[2] / "pipelines"

@@ -8,13 +8,13 @@ import signal
 from pathlib import Path
 
 from agenttts import load_run, search
-from agenttts.events import RunFinished, SearchEvent, TrialFinished
+from agenttts.search.events import RunFinished, SearchEvent, TrialFinished
 from datastore import Store
-from pipelines.clients import ModelClients
-from pipelines.preflight import preflight
-from pipelines.serving import ServerGroup, commands
-from pipelines.spec import PipelineSpec
-from pipelines.specfile import load_spec
+from pipelines.servers.clients import ModelClients
+from pipelines.servers.group import ServerGroup, commands
+from pipelines.servers.preflight import preflight
+from pipelines.spec.files import load_spec
+from pipelines.spec.pipeline import PipelineSpec
 from tests.live.conftest import write_spec
 
 

@@ -22,13 +22,13 @@ from agenttts.tasktune.improve import improve
 from agenttts.tasktune.serving import load_adapter, served
 from agenttts.training.weights import read_tuned
 from datastore import Store
-from pipelines.clients import ModelClients
-from pipelines.runtime import VERIFYING
-from pipelines.sampler import Sampler
-from pipelines.serving import ServerGroup, commands
-from pipelines.spec import ModelSpec, PipelineSpec
-from pipelines.specfile import load_spec
-from pipelines.variants import Verifier
+from pipelines.runtime.runtime import VERIFYING
+from pipelines.runtime.sampler import Sampler
+from pipelines.servers.clients import ModelClients
+from pipelines.servers.group import ServerGroup, commands
+from pipelines.spec.files import load_spec
+from pipelines.spec.pipeline import ModelSpec, PipelineSpec
+from pipelines.spec.variants import Verifier
 from tests.agenttts.commands import agenttts
 from tests.agenttts.p2c.tiny_bert import WORDS, write_backbone
 from tests.agenttts.tasktune.museum import ZOO, fit_config, museum

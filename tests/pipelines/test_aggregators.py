@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import BestOfN, Candidate, Example, LinesParser, Plurality, SetVote, StageSpec, TextParser
-from pipelines.aggregators import aggregate, best_of_n, mean_logprob, plurality, set_vote, vote_key
 from pipelines.errors import AggregationFailed, CustomCodeFailed
+from pipelines.stages.aggregators import aggregate, best_of_n, mean_logprob, plurality, set_vote, vote_key
 
 EXAMPLE = Example("1", {"candidates": ["c", "b", "a"]})
 ITEMS = "abcd"

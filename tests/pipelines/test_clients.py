@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.clients import ServerClient
 from pipelines.errors import ConfigurationError, DrawFailed
-from pipelines.parts import SamplingSpec
-from pipelines.wire import ContextOverflow, Fault, read_draw
+from pipelines.servers.clients import ServerClient
+from pipelines.servers.wire import ContextOverflow, Fault, read_draw
+from pipelines.spec.fields import SamplingSpec
 from tests.servers import ScriptedServer
 
 CHAT = {"messages": [{"role": "user", "content": "which colour is it"}]}

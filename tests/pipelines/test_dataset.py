@@ -25,9 +25,9 @@ from pipelines import (
     examples_from_rows,
     load_examples,
 )
-from pipelines.dataset import examples_digest
+from pipelines.dataset.rows import read_file
+from pipelines.dataset.splits import examples_digest
 from pipelines.errors import DatasetError, MissingDependency
-from pipelines.tables import read_file
 
 SEARCH: list[dict[str, Any]] = [
     {"id": "s1", "question": "Who?", "candidates": ["A.", "B."], "evidence": ["A."], "answer": "A"},

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from agenttts.space import SearchSpace
+from agenttts.space.space import SearchSpace
 from pipelines import Example, StageChoice, load_spec
-from pipelines.dataset import load_splits, with_data
+from pipelines.dataset.splits import load_splits, with_data
 from pipelines.errors import DatasetError
 from pipelines.knowledge_graph import scoring
 from pipelines.knowledge_graph.rows import example, on_shortest_paths

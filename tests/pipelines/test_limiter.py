@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.limiter import AdaptiveLimiter
+from pipelines.servers.limiter import AdaptiveLimiter
 
 
 class Clock:

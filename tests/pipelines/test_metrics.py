@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipelines import BuiltinMetric, Example, PythonMetric
 from pipelines.errors import CustomCodeFailed
-from pipelines.metrics import rouge_l, score
+from pipelines.stages.metrics import rouge_l, score
 
 Kind = Literal["exact_match", "token_f1", "set_precision", "set_recall", "set_f1", "accuracy"]
 KINDS: tuple[Kind, ...] = ("exact_match", "token_f1", "set_precision", "set_recall", "set_f1", "accuracy")

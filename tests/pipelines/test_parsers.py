@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipelines import ChoiceParser, Example, JsonParser, LinesParser, PythonParser, RegexParser, TextParser
 from pipelines.errors import CustomCodeFailed, DatasetError
-from pipelines.parsers import Parsed, ParseFailure, parse
+from pipelines.stages.parsers import Parsed, ParseFailure, parse
 
 SENTENCES = ["Anna runs Lumen.", "Lumen  sits in Belmar.", "Karin runs Ember."]
 EXAMPLE = Example("1", {"candidates": SENTENCES, "labels": ["yes", "no", "New York", "York"]})

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from pipelines import BuiltinMetric, DatasetSpec, PipelineSpec, SpecError, load_spec
-from pipelines.dataset import load_splits, with_data
+from pipelines.dataset.splits import load_splits, with_data
 from pipelines.errors import DatasetError
-from pipelines.specfile import dump_spec, restore_spec, spec_digest
+from pipelines.spec.files import dump_spec, restore_spec, spec_digest
 from tests.agenttts.small_specs import small_spec
 
 

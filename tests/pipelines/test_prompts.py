@@ -18,8 +18,8 @@ from pipelines import (
     SpecError,
     StageSpec,
 )
-from pipelines.prompts import render, render_fusion
-from pipelines.templates import check_templates, needed_fields
+from pipelines.spec.templates import check_templates, needed_fields
+from pipelines.stages.prompts import render, render_fusion
 
 EXAMPLE = Example("1", {"question": "Who?", "candidates": ["A runs B.", "C runs D."], "hint": None})
 

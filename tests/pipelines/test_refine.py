@@ -12,15 +12,15 @@ import pytest
 from pydantic import ValidationError
 
 from agenttts import search
-from agenttts.budget import flops, planned_stage_flops
+from agenttts.space.units import flops, planned_stage_flops
 from datastore import Store
 from pipelines import Allocation, Example, SpecError, StageChoice
-from pipelines.dataset import load_examples
-from pipelines.recording import record_full_bank
-from pipelines.runtime import Runtime
-from pipelines.spec import PipelineSpec, SamplingSpec
-from pipelines.variants import Plurality
-from pipelines.wire import Draw, DrawnSample
+from pipelines.dataset.splits import load_examples
+from pipelines.runtime.recording import record_full_bank
+from pipelines.runtime.runtime import Runtime
+from pipelines.servers.wire import Draw, DrawnSample
+from pipelines.spec.pipeline import PipelineSpec, SamplingSpec
+from pipelines.spec.variants import Plurality
 from tests.agenttts.small_specs import small_spec
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from agenttts.space import SearchSpace
+from agenttts.space.space import SearchSpace
 from pipelines import Example, StageChoice, load_spec
-from pipelines.dataset import load_splits, with_data
-from pipelines.prompts import render
+from pipelines.dataset.splits import load_splits, with_data
 from pipelines.retrieve_answer import scoring
 from pipelines.retrieve_answer.parsing import numbers, short_answer
 from pipelines.retrieve_answer.rows import example
+from pipelines.stages.prompts import render
 from tests.real_data import need
 
 FAMILY = Path(__file__).parents[2] / "pipelines/retrieve_answer"

@@ -12,11 +12,11 @@ import pytest
 
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.clients import ModelClients
 from pipelines.errors import ConfigurationError, ReplayMiss
 from pipelines.examples import Example
-from pipelines.runtime import ExampleOutcome, Runtime
-from pipelines.spec import PipelineSpec
+from pipelines.runtime.runtime import ExampleOutcome, Runtime
+from pipelines.servers.clients import ModelClients
+from pipelines.spec.pipeline import PipelineSpec
 from tests.agenttts.small_specs import small_spec
 from tests.servers import ScriptedServer
 

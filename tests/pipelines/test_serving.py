@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from pipelines.errors import ServerError, SpecError
-from pipelines.servecommand import ServeCommand, commands
-from pipelines.serving import ServerGroup
-from pipelines.spec import PipelineSpec
-from pipelines.specfile import load_spec
+from pipelines.servers.commands import ServeCommand, commands
+from pipelines.servers.group import ServerGroup
+from pipelines.spec.files import load_spec
+from pipelines.spec.pipeline import PipelineSpec
 from pipelines.zoo import SPEC
 from tests.agenttts.small_specs import small_spec
 
@@ -86,8 +86,8 @@ def test_servers_end_with_the_program_that_started_them(number: signal.Signals, 
     program = f"""
 import time
 from pathlib import Path
-from pipelines.servecommand import ServeCommand
-from pipelines.serving import ServerGroup
+from pipelines.servers.commands import ServeCommand
+from pipelines.servers.group import ServerGroup
 command = ServeCommand(models=("a",), argv={command.argv!r}, env={{}}, health_url={command.health_url!r})
 with ServerGroup([command], log_dir=Path({str(tmp_path)!r}), timeout_s=30) as group:
     print(group.pids[0], flush=True)

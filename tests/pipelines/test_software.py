@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from agenttts.check import check
-from agenttts.space import SearchSpace
-from pipelines import Candidate, Example, StageChoice, load_spec, sandbox
-from pipelines.dataset import load_splits, with_data
+from agenttts.search.check import check
+from agenttts.space.space import SearchSpace
+from pipelines import Candidate, Example, StageChoice, load_spec
+from pipelines.dataset.splits import load_splits, with_data
 from pipelines.errors import ConfigurationError
-from pipelines.prompts import Revision, render
-from pipelines.sandbox import SandboxUnavailable, mechanism
-from pipelines.software import embedding, rows, scoring
+from pipelines.software import embedding, rows, sandbox, scoring
 from pipelines.software.parsing import files, function
+from pipelines.software.sandbox import SandboxUnavailable, mechanism
+from pipelines.stages.prompts import Revision, render
 from tests.real_data import need
 
 FAMILY = Path(__file__).parents[2] / "pipelines/software"

@@ -25,7 +25,7 @@ from pipelines import (
     spec_digest,
     spec_schema,
 )
-from pipelines.specfile import dump_spec, restore_spec
+from pipelines.spec.files import dump_spec, restore_spec
 
 GOOD = """\
 name: two-hops

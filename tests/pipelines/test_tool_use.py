@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from agenttts.space import SearchSpace
+from agenttts.space.space import SearchSpace
 from pipelines import Candidate, Example, StageChoice, load_spec
-from pipelines.dataset import load_splits, with_data
+from pipelines.dataset.splits import load_splits, with_data
 from pipelines.errors import SpecError
-from pipelines.parsers import ParseFailure, parse
-from pipelines.prompts import render
+from pipelines.stages.parsers import ParseFailure, parse
+from pipelines.stages.prompts import render
 from pipelines.tool_use import scoring, voting
 from pipelines.tool_use.rows import example
 from tests.real_data import need

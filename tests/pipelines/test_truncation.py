@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from agenttts.check import check
+from agenttts.search.check import check
 from pipelines import Example, JsonParser, SpecError, StageSpec, TruncateSpec
-from pipelines.prompts import render, truncations
+from pipelines.stages.prompts import render, truncations
 from tests.agenttts.small_specs import small_spec, write_examples
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from agenttts.bank_outcomes import BankOutcomes
+from agenttts.replay.bank import BankOutcomes
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.dataset import load_examples
-from pipelines.specfile import load_spec
+from pipelines.dataset.splits import load_examples
+from pipelines.spec.files import load_spec
 from pipelines.zoo import SPEC, make_data
 from pipelines.zoo.lexicon import CIVIC, MUSEUM
 from pipelines.zoo.rows import read_rows

@@ -26,11 +26,11 @@ from agenttts.tasktune.data.subtask import SubTask, SubTasks, load_subtasks
 from agenttts.tasktune.data.traces import example_inputs, stage_task, trace_rows
 from agenttts.training.checkpoints import one_line
 from datastore.store import Store
-from pipelines.dataset import load_examples
+from pipelines.dataset.rows import Row, read_file, read_hub
+from pipelines.dataset.splits import load_examples
 from pipelines.extras import library
-from pipelines.specfile import restore_spec
-from pipelines.strict import Strict
-from pipelines.tables import Row, read_file, read_hub
+from pipelines.spec.files import restore_spec
+from pipelines.spec.strict import Strict
 
 OnStatus: TypeAlias = Callable[[str], None]
 """Is called with what is being done."""

@@ -18,11 +18,11 @@ from agenttts.tasktune.data.language import language_check
 from agenttts.tasktune.data.rows import Dropped, PreferencePair, TaskRow
 from agenttts.tasktune.data.subtask import SubTask
 from datastore.keys import canonical_json
-from pipelines import metrics
 from pipelines.errors import CustomCodeFailed, DatasetError
 from pipelines.examples import Example
 from pipelines.extras import library
-from pipelines.parsers import Parsed, parse
+from pipelines.stages import metrics
+from pipelines.stages.parsers import Parsed, parse
 
 if TYPE_CHECKING:
     from datasketch import MinHash, MinHashLSH

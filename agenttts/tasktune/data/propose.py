@@ -20,11 +20,11 @@ from agenttts.llm import JsonChat, prompt_text
 from agenttts.tasktune.data.cleaning import near_index, sketch
 from agenttts.tasktune.data.sources import passages
 from agenttts.tasktune.data.subtask import SubTask, SubTasks
-from pipelines import metrics
+from pipelines.dataset.rows import Row
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
-from pipelines.parsers import Parsed, parse
-from pipelines.tables import Row
+from pipelines.stages import metrics
+from pipelines.stages.parsers import Parsed, parse
 
 _OUTPUTS: Mapping[str, Mapping[str, JSON]] = {
     "text": {"metric": "rouge_l"},

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from agenttts.llm import Message
 from agenttts.tasktune.data.subtask import SubTask
 from datastore.keys import canonical_json
-from pipelines import metrics
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
-from pipelines.parsers import Parsed, parse
+from pipelines.stages import metrics
+from pipelines.stages.parsers import Parsed, parse
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from agenttts.llm import JsonChat, Message
 from agenttts.tasktune.data.rows import Dropped, Gathered, TaskRow
 from agenttts.tasktune.data.subtask import OUTPUT, SubTask
 from datastore.keys import canonical_json
+from pipelines.dataset.rows import Row, made_row
 from pipelines.jsonvalues import JSON
-from pipelines.tables import Row, made_row
 
 _TYPES: Mapping[str, Mapping[str, JSON]] = {
     "text": {"type": "string"},

@@ -20,10 +20,10 @@ from pydantic import Field, field_validator, model_validator
 
 from agenttts.errors import UserError
 from agenttts.llm import Message
-from pipelines.configfile import load_config
-from pipelines.parts import StageSpec
-from pipelines.strict import Strict
-from pipelines.variants import BuiltinMetric, LinesParser, MetricSpec, ParserSpec, TextParser
+from pipelines.spec.configfile import load_config
+from pipelines.spec.fields import StageSpec
+from pipelines.spec.strict import Strict
+from pipelines.spec.variants import BuiltinMetric, LinesParser, MetricSpec, ParserSpec, TextParser
 
 OUTPUT = "output"
 """The field that holds a row's gold value."""

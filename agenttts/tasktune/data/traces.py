@@ -1,6 +1,6 @@
 """A run's own samples at one stage as training rows: rejection sampling on what the search has paid for.
 
-Which samples are right is decided in `agenttts.judged`.
+Which samples are right is decided in `agenttts.replay.judged`.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from agenttts.errors import UserError
-from agenttts.judged import RIGHT, JudgedPrompt, judged_prompts
+from agenttts.replay.judged import RIGHT, JudgedPrompt, judged_prompts
 from agenttts.tasktune.data.rows import Dropped, Gathered, PreferencePair, TaskRow
 from agenttts.tasktune.data.subtask import OUTPUT, SubTask
 from datastore.records import Sample
 from datastore.store import Store
 from pipelines.examples import Example
-from pipelines.parsers import Parsed, parse
-from pipelines.spec import PipelineSpec, StageSpec
-from pipelines.templates import used_fields
-from pipelines.variants import BuiltinMetric, JsonParser, LinesParser, MetricSpec, PythonParser
+from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.spec.templates import used_fields
+from pipelines.spec.variants import BuiltinMetric, JsonParser, LinesParser, MetricSpec, PythonParser
+from pipelines.stages.parsers import Parsed, parse
 
 MOST_WEIGHT = 4
 """The most that a row can weigh, however rare a right sample is."""

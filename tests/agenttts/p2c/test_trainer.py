@@ -19,7 +19,7 @@ from agenttts.p2c.metrics import (
     preference_accuracy,
 )
 from agenttts.p2c.texts import LabelledText, Pairs, class_weights, read_texts, split_texts
-from pipelines.tables import made_row
+from pipelines.dataset.rows import made_row
 from tests.agenttts.p2c.tiny_bert import WORDS, write_backbone
 
 pytestmark = pytest.mark.usefixtures("tuning_libraries")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from agenttts.judged import drawn_ids
 from agenttts.p2c.verifier import JudgedTexts, judged_texts
+from agenttts.replay.judged import drawn_ids
 from datastore import Store
-from pipelines.dataset import load_examples
-from pipelines.specfile import load_spec
+from pipelines.dataset.splits import load_examples
+from pipelines.spec.files import load_spec
 from tests.agenttts.commands import agenttts
 from tests.agenttts.tasktune.museum import ZOO
 

@@ -25,13 +25,13 @@ from agenttts.tasktune.data.cleaning import evenly, split_groups
 from agenttts.tasktune.data.dataset import TaskData, load_dataset
 from agenttts.tasktune.data.subtask import load_subtasks, subtasks_yaml, template_names, template_text
 from datastore import Store
-from pipelines.configfile import load_config
-from pipelines.dataset import load_examples
+from pipelines.dataset.splits import load_examples
 from pipelines.examples import Example
-from pipelines.metrics import score
-from pipelines.parsers import Parsed, parse
-from pipelines.specfile import load_spec
-from pipelines.variants import PythonMetric
+from pipelines.spec.configfile import load_config
+from pipelines.spec.files import load_spec
+from pipelines.spec.variants import PythonMetric
+from pipelines.stages.metrics import score
+from pipelines.stages.parsers import Parsed, parse
 from tests.agenttts.commands import agenttts
 from tests.real_data import need
 from tests.servers.scripted import Request, ScriptedServer
@@ -276,7 +276,7 @@ def test_a_killed_build_repeats_no_call(tmp_path: Path, make_server: Callable[..
         "AGENTTTS_AGENT_MODEL": "small",
         "PYTHONPATH": str(Path(__file__).parents[3]),
     }
-    command = [sys.executable, "-c", "from agenttts.cli import main; main()", "tune", "data", str(file)]
+    command = [sys.executable, "-c", "from agenttts.cli.main import main; main()", "tune", "data", str(file)]
     first = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while sum(server.completed.values()) < 12:
         assert first.poll() is None

@@ -41,12 +41,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_learns(folder: Path) -> None:
     """The tuned model is far better on rows it did not see; the card says how it came about."""
     made = read_tuned(folder / "a")
-    before, after = made.card.metrics.before["read_off"], made.card.metrics.after["read_off"]
-    assert (after or 0.0) > (before or 0.0) + 0.3
+    before, after = (scores["read_off"] for scores in (made.card.metrics.before, made.card.metrics.after))
+    assert isinstance(before, float) and isinstance(after, float) and after > before + 0.3
     assert made.rank == 8
     assert made.card.dataset_digest == load_dataset(folder / "museum").digest
     assert [point.epoch for point in made.card.curve if point.score is not None] == [1.0, 2.0]
-    assert made.card.peak_bytes > 1e8
+    assert (made.card.peak_bytes or 0) > 1e8
     require_servable(made.path)
     assert not (folder / "a.work").exists()
 
@@ -84,7 +84,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(folder: Path) -> None:
     killed = fit_config(out="killed", epochs=4, patience=None)
     (undisturbed,) = fit(whole, folder)
     (folder / "killed.yaml").write_text(json.dumps(killed.model_dump(mode="json")))
-    command = [sys.executable, "-c", "from agenttts.cli import main; main()", "tune", "fit"]
+    command = [sys.executable, "-c", "from agenttts.cli.main import main; main()", "tune", "fit"]
     command += [str(folder / "killed.yaml"), "--db", str(folder / "k.duckdb")]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     first = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -229,7 +229,7 @@ def test_a_full_disk_while_a_classifier_trains(tmp_path: Path) -> None:
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
-    command = [sys.executable, "-c", "from agenttts.cli import main; main()", "tune", "classifier"]
+    command = [sys.executable, "-c", "from agenttts.cli.main import main; main()", "tune", "classifier"]
     command.append(str(tmp_path / "c.yaml"))
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environ, preexec_fn=limited)

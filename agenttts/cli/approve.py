@@ -1,0 +1,76 @@
+"""Asks a person at the terminal about proposals, before they cost anything (`search --approve`)."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.markup import escape
+
+from agenttts.cli.progress import SearchProgress
+from agenttts.errors import UserError
+from agenttts.search.approval import Approve, Decision, Pending
+from pipelines.allocation import StageChoice
+
+_HELP = "Enter or a: approve · e: edit · r: refuse · all: approve this and all that follow"
+
+
+def at_terminal(console: Console, progress: SearchProgress, read: Callable[[str], str] = input) -> Approve:
+    """What `search(approve=...)` takes. UserError where nobody can be asked."""
+    if read is input and not sys.stdin.isatty():
+        raise UserError("--approve asks at the terminal, but stdin is none; leave it out, or run it in one")
+    approve_all = False
+
+    def ask(proposals: list[Pending]) -> list[Decision]:
+        nonlocal approve_all
+        decisions = []
+        with progress.paused():
+            for pending in proposals:
+                decision = Decision(action="approve") if approve_all else None
+                while decision is None:
+                    answer = _answer(console, pending, read)
+                    approve_all = answer == "all"
+                    decision = _decision(answer, pending, console, read)
+                decisions.append(decision)
+        return decisions
+
+    return ask
+
+
+def _answer(console: Console, pending: Pending, read: Callable[[str], str]) -> str:
+    console.print(f"\n[bold]{escape(str(pending.allocation))}[/]  ({pending.budget_units:.4g} units)")
+    console.print(escape(f"{pending.proposer}: {pending.reason}"), style="dim")
+    if pending.problem:
+        console.print(escape(f"that can't be run: {pending.problem}"), style="red")
+    console.print(_HELP, style="dim")
+    return _read(read, "? ").strip().lower()
+
+
+def _decision(answer: str, pending: Pending, console: Console, read: Callable[[str], str]) -> Decision | None:
+    if answer in ("", "a", "approve", "y", "yes", "all"):
+        return Decision(action="approve")
+    if answer in ("r", "refuse", "n", "no"):
+        return Decision(action="refuse", note=_read(read, "why (Enter for nothing): ").strip() or None)
+    if answer in ("e", "edit"):
+        edited = pending.allocation
+        for stage, choice in pending.allocation.items():
+            text = _read(read, f"{stage} [{choice}]: ").strip()
+            if text:
+                match = re.fullmatch(r"(.+?)\s*[×x*\s]\s*(\d+)", text)
+                if match is None or int(match[2]) < 1:
+                    console.print(
+                        f"a choice is MODEL×N, such as {choice.option}×4; got {text!r}", style="red"
+                    )
+                    return None
+                edited = edited.replace(stage, StageChoice(match[1], int(match[2])))
+        return Decision(action="edit", allocation=edited)
+    return None
+
+
+def _read(read: Callable[[str], str], prompt: str) -> str:
+    try:
+        return read(prompt)
+    except EOFError:
+        raise KeyboardInterrupt from None

@@ -1,0 +1,215 @@
+"""`agenttts compare`: proposers side by side on a bank or on simulated landscapes."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import pipelines
+from agenttts.cli.options import Banks, Json, out, print_json, say, talk
+from agenttts.errors import UserError
+from agenttts.proposers.registry import ABLATIONS, CLASSICAL, OWN
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.table import Table
+
+    from agenttts.compare.regret import Comparison, RegretRow
+    from agenttts.compare.side_by_side import Job, KnownBank
+
+LANDSCAPES = ("voting", "turning", "verified", "bottleneck", "deep", "scarce")
+DEFAULT_PROPOSERS = "default,insights+seeds,greedy+seeds,halving+seeds,tpe+seeds,random+seeds"
+
+
+def compare(
+    spec: Annotated[
+        Path | None, typer.Argument(help="The pipeline file (YAML) whose bank answers.", show_default=False)
+    ] = None,
+    landscapes: Annotated[
+        str | None,
+        typer.Option(help=f"Instead of a bank: all, or classes of {', '.join(LANDSCAPES)}; commas between."),
+    ] = None,
+    proposers: Annotated[
+        str,
+        typer.Option(
+            help=f"Of {', '.join((*OWN, *CLASSICAL))}, with commas between, and as controls "
+            f"{', '.join(ABLATIONS)}. NAME+seeds starts from the default allocations; default is solve+seeds."
+        ),
+    ] = DEFAULT_PROPOSERS,
+    seeds: Annotated[int, typer.Option(min=1, help="Searches of each proposer on each landscape.")] = 10,
+    trials: Annotated[int, typer.Option(min=1, help="Allocations that each search evaluates.")] = 20,
+    budget: Annotated[
+        list[float] | None, typer.Option("--budget", help="Units per query; may be given several times.")
+    ] = None,
+    bank: Banks = None,
+    write: Annotated[
+        Path, typer.Option("--out", help="Parquet file with every trial of every search.")
+    ] = Path("compare.parquet"),
+    html: Annotated[Path | None, typer.Option("--html", help="Write plots of regret too.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; as many as cores where not given.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Search the same landscapes with several proposers, without a call, and show how far off each ends.
+
+    Example: `agenttts compare pipelines/zoo/pipeline.yaml --budget 50 --budget 150 --seeds 10 --trials 20`
+
+    An interrupted comparison goes on where it stopped when the same command is given again.
+    """
+    loaded = None if spec is None else pipelines.load_spec(spec)
+    from agenttts.compare import side_by_side as comparing
+    from agenttts.proposers.registry import classical_proposer
+
+    names = list(dict.fromkeys(name.strip() for name in proposers.split(",") if name.strip()))
+    if not names:
+        raise UserError("--proposers names at least one proposer, got none")
+    for name in names:
+        classical_proposer(name)
+    if (loaded is None) == (landscapes is None):
+        raise UserError("a comparison is on a pipeline file's bank or on --landscapes: give one of the two")
+    known = None
+    if landscapes is not None:
+        if budget or bank:
+            raise UserError("landscapes have budgets of their own: leave --budget and --bank out")
+        families = [name.strip() for name in landscapes.split(",") if name.strip()]
+        jobs = comparing.family_jobs(families, seeds, trials, names)
+    else:
+        assert spec is not None and loaded is not None
+        known, jobs = _on_bank(spec, loaded, bank, budget, seeds, trials, names)
+    with _bar() as progress:
+        task = progress.add_task("searches", total=len(jobs))
+        comparison = comparing.compare(
+            jobs,
+            bank=known,
+            out=write,
+            workers=workers,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if html is not None:
+        from agenttts.report import figures as plots
+        from agenttts.report.html import save_figures
+
+        figures = [plots.regret_against(comparison.moments, against) for against in ("trials", "flops")]
+        save_figures(figures, "Proposers compared", html)
+        say(f"plots are in {html}", "dim")
+    if json:
+        print_json(comparison.to_json_dict())
+        return
+    console = out()
+    for table in _tables(comparison):
+        console.print(table)
+    say(f"every trial is in {write}", "dim")
+
+
+def _on_bank(
+    path: Path,
+    spec: pipelines.PipelineSpec,
+    banks: list[Path] | None,
+    budgets: list[float] | None,
+    seeds: int,
+    trials: int,
+    names: list[str],
+) -> tuple[KnownBank, list[Job]]:
+    from agenttts.compare import side_by_side as comparing
+    from agenttts.replay.bank import BankOutcomes
+    from datastore import Store
+    from pipelines import load_examples
+
+    files = banks or ([] if spec.bank_path is None else [spec.bank_path])
+    if not files:
+        raise UserError(
+            f"{path}: a comparison needs recorded samples; name a bank in the file or with --bank"
+        )
+    jobs = comparing.bank_jobs(spec, budgets or [spec.budget.units], seeds, trials, names)
+    say("reading the bank", "dim")
+    with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "bank.duckdb") as store:
+        for file in files:
+            store.attach_bank(file)
+        outcomes = BankOutcomes(spec, store, load_examples(spec, "search"))
+        asyncio.run(outcomes.add_all())
+    for stage, option in outcomes.unknown_options():
+        raise UserError(
+            f"{path}: stages[{stage}]: the bank has nothing of {option}; record it, or compare a copy of the "
+            "pipeline without it"
+        )
+    return comparing.known_bank(spec, outcomes.outcomes), jobs
+
+
+def _bar() -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=talk(),
+        transient=True,
+    )
+
+
+def _tables(comparison: Comparison) -> list[Table]:
+
+    overall = [row for row in comparison.table if row.landscapes == "all"]
+    tables = []
+    for budget in dict.fromkeys(row.budget_units for row in overall):
+        tables.append(_regret_table(budget, [row for row in overall if row.budget_units == budget]))
+    if comparison.differences:
+        tables.append(_difference_table(comparison))
+    return tables
+
+
+def _regret_table(budget: float | None, rows: list[RegretRow]) -> Table:
+    where = "landscapes" if budget is None else f"{budget:g} units"
+    table = Table(title=f"Mean regret [95 % interval], {where}", title_justify="left")
+    reached = [
+        i for i in range(len(rows[0].by_trials)) if any(row.by_trials[i].mean is not None for row in rows)
+    ]
+    table.add_column("proposer")
+    for i in reached:
+        table.add_column(f"{rows[0].by_trials[i].after} trials", justify="right")
+    for i in reached[-1:]:
+        table.add_column(f"FLOPs of {rows[0].by_flops[i].after}", justify="right")
+    table.add_column("FLOPs", justify="right")
+    table.add_column("s / proposal", justify="right")
+    for row in rows:
+        checkpoints = [*(row.by_trials[i] for i in reached), *(row.by_flops[i] for i in reached[-1:])]
+        cells = [_with_interval(checkpoint.mean, checkpoint.interval) for checkpoint in checkpoints]
+        table.add_row(row.proposer, *cells, f"{row.mean_flops:.3g}", f"{row.seconds_per_proposal:.3f}")
+    return table
+
+
+def _difference_table(comparison: Comparison) -> Table:
+    title = f"Regret of {comparison.against} minus that of another, paired"
+    table = Table(title=title, title_justify="left")
+    for name in ("other", "budget", "equal", "difference", "p (Holm)"):
+        table.add_column(name, justify="right" if name in ("difference", "p (Holm)") else "left")
+    for one in comparison.differences:
+        table.add_row(
+            one.second,
+            "own" if one.budget_units is None else f"{one.budget_units:g}",
+            f"{one.equal} of {one.after}",
+            _with_interval(one.difference, one.difference_ci, sign=True),
+            f"{one.p_holm:.4f}",
+        )
+    return table
+
+
+def _with_interval(mean: float | None, interval: tuple[float, float] | None, sign: bool = False) -> str:
+    if mean is None or interval is None:
+        return "–"
+    form = "+.4f" if sign else ".4f"
+    return f"{mean:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"

@@ -1,0 +1,97 @@
+"""The command line: `agenttts COMMAND`. Arguments become one call; what each does is in `commands`.
+
+Exit codes: 0 done, 1 a fault that is not the user's, 2 something a person must put right (one line on stderr
+says what), 130 and 143 stopped by Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from agenttts.cli import (
+    bank as banks,
+)
+from agenttts.cli import (
+    check,
+    compare,
+    demo,
+    improve,
+    init,
+    plan,
+    report,
+    run,
+    schema,
+    search,
+    serve,
+    tune,
+)
+from agenttts.cli.options import complain
+from agenttts.errors import AgentTTSError
+from datastore.errors import StoreError
+from pipelines.errors import PipelineError
+
+app = typer.Typer(
+    name="agenttts",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Find which model, and how many samples, each stage of an LLM pipeline should get under a budget.",
+)
+app.command()(demo.demo)
+app.command()(init.init)
+app.command()(check.check)
+app.command()(plan.plan)
+app.command()(search.search)
+app.command()(compare.compare)
+app.command()(report.report)
+app.command()(improve.improve)
+app.command()(run.run)
+app.command()(serve.serve)
+app.command()(schema.schema)
+app.add_typer(banks.app, name="bank")
+app.add_typer(tune.app, name="tune")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"agenttts {version('agenttts')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log what happens to stderr.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, stream=sys.stderr)
+
+
+def main() -> None:
+    """Run the command that `sys.argv` names, and exit."""
+    signals: list[int] = []
+
+    def terminated(number: int, frame: FrameType | None) -> None:
+        """SIGTERM ends a command as Ctrl-C does: in order, with everything kept."""
+        signals.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminated)
+    try:
+        app()
+    except (AgentTTSError, PipelineError, StoreError) as error:
+        complain(error)
+        sys.exit(2)
+    except SystemExit as end:
+        sys.exit(128 + signals[0] if signals else end.code)

@@ -1,0 +1,103 @@
+"""What the commands share: their common options, and how they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agenttts.defaults import DEFAULT_DB
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipelines import PipelineSpec
+
+Spec = Annotated[Path, typer.Argument(help="The pipeline file (YAML).", show_default=False)]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        "--budget", help="Units per query; the pipeline file's where not given.", show_default=False
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Local file that takes the place of the dataset's pool.", show_default=False),
+]
+NSearch = Annotated[
+    int | None, typer.Option("--n-search", min=1, help="Rows of the pool for search.", show_default=False)
+]
+NTest = Annotated[
+    int | None, typer.Option("--n-test", min=1, help="Rows of the pool for the test.", show_default=False)
+]
+Banks = Annotated[
+    list[Path] | None,
+    typer.Option("--bank", help="Recorded samples to read; the spec's own where not given."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Db = Annotated[Path, typer.Option("--db", help="The DuckDB file that keeps everything.")]
+Seed = Annotated[int, typer.Option("--seed", help="The same seed and the same bank give the same run.")]
+Config = Annotated[Path, typer.Argument(help="The configuration (YAML).", show_default=False)]
+LlmBaseUrl = Annotated[
+    str | None, typer.Option("--llm-base-url", help="The LLM's endpoint; else AGENTTTS_AGENT_BASE_URL.")
+]
+LlmModel = Annotated[
+    str | None, typer.Option("--llm-model", help="The LLM's model; else AGENTTTS_AGENT_MODEL.")
+]
+
+__all__ = ["DEFAULT_DB", "Banks", "Budget", "Config", "Data", "Db", "Json", "LlmBaseUrl", "LlmModel"]
+__all__ += ["NSearch", "NTest", "Seed", "Spec"]
+__all__ += ["complain", "out", "print_json", "read_spec", "say", "status_line", "talk"]
+
+
+def read_spec(spec: Path, data: Path | None, n_search: int | None, n_test: int | None) -> PipelineSpec:
+    """The pipeline file; on the rows of `data` and on other numbers of them where given."""
+    from pipelines.spec.files import load_spec
+
+    loaded = load_spec(spec)
+    from pipelines.dataset.splits import with_data  # reads data files with duckdb
+
+    return with_data(loaded, data, n_search, n_test)
+
+
+def out() -> Console:
+    """Where results go. Piped, a table is as wide as it needs."""
+    from rich.console import Console
+
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
+
+
+def talk() -> Console:
+    """Where everything goes that is not the result: progress, notes, questions."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def say(text: str, style: str | None = None) -> None:
+    """A word to the person at the terminal that is not the result; paths in it stay on one line."""
+    talk().print(text, style=style, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """A line that says what is being done."""
+    with talk().status("starting") as status:
+        yield status.update
+
+
+def print_json(value: object) -> None:
+    """One JSON value on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def complain(error: Exception | str) -> None:
+    """What a person must put right, a line each, on stderr."""
+    for line in str(error).splitlines():
+        sys.stderr.write(f"error: {line}\n")

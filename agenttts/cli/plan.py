@@ -1,0 +1,78 @@
+"""`agenttts plan`: what a search would take, before anything is spent."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from agenttts.cli.options import (
+    Budget,
+    Data,
+    Json,
+    NSearch,
+    NTest,
+    Seed,
+    Spec,
+    out,
+    print_json,
+    read_spec,
+    say,
+)
+from agenttts.cli.search import Trials
+
+
+def plan(
+    spec: Spec,
+    budget: Budget = None,
+    trials: Trials = 20,
+    samples_per_second: Annotated[
+        float, typer.Option(min=1e-9, help="What all servers together draw, for the hours.")
+    ] = 20.0,
+    seed: Seed = 0,
+    data: Data = None,
+    n_search: NSearch = None,
+    n_test: NTest = None,
+    json: Json = False,
+) -> None:
+    """Say how many calls, tokens, FLOPs, dollars and hours a search would take, and what it could show.
+
+    Example: `agenttts plan pipeline.yaml --budget 400 --trials 30`
+    """
+    loaded = read_spec(spec, data, n_search, n_test)
+    from rich.table import Table
+
+    from agenttts.search.plan import plan as forecast
+
+    planned = forecast(
+        loaded,
+        budget,
+        trials,
+        samples_per_second=samples_per_second,
+        seed=seed,
+    )
+    if json:
+        print_json(planned.to_dict())
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    rows = {
+        f"allocations within {planned.budget_units:g} units": f"{planned.allocations:,}",
+        "trials at most": f"{planned.trials:,}",
+        "search / test examples": f"{planned.n_search:,} / {planned.n_test:,}",
+        "calls": f"{planned.calls:,}",
+        "samples": f"{planned.samples:,}",
+        "prompt tokens": f"{planned.prompt_tokens:,}",
+        "generated tokens": f"{planned.generated_tokens:,}",
+        "FLOPs": f"{planned.flops:.3g}",
+        "cost": "no prices" if planned.cost_usd is None else f"${planned.cost_usd:,.2f}",
+        f"hours at {planned.samples_per_second:g} samples/s": f"{planned.hours:,.2f}",
+        "smallest difference it can show": f"{planned.resolvable_difference:.3f}",
+    }
+    for name, figure in rows.items():
+        table.add_row(name, figure)
+    out().print(table)
+    say("Without reuse: trials share samples, which spares a part of this.", "dim")
+    for warning in planned.warnings:
+        say(f"warning: {warning}", "yellow")

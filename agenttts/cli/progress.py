@@ -1,0 +1,147 @@
+"""A search as it goes on, on a terminal: what is tried and why, two bars, the cost so far, the time left.
+
+Fed with the events of `search(on_event=...)`. Where there is no terminal, a line for each trial is all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from agenttts.report.sentences import count_text
+from agenttts.results.trials import TrialResult
+from agenttts.search.events import (
+    InsightLearnt,
+    Note,
+    PhaseStarted,
+    RunStarted,
+    RunStopped,
+    SearchEvent,
+    TrialFinished,
+    TrialProgress,
+    TrialStarted,
+)
+
+
+class SearchProgress:
+    """`with SearchProgress(console) as progress: search(..., on_event=progress)`."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._trials = self._bars.add_task("trials", total=None, figures="", visible=False)
+        self._examples = self._bars.add_task("examples", total=None, figures="", visible=False)
+        self._best = float("-inf")
+        self._n_trials = 0
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, event: SearchEvent) -> None:
+        match event:
+            case RunStarted():
+                self._run_started(event)
+            case PhaseStarted(phase="confirm"):
+                self._bars.update(self._trials, description="confirming")
+            case InsightLearnt():
+                self._print(f"     learnt: {event.insight.text}", style="green")
+            case Note():
+                self._print(f"     {event.message}", style="yellow")
+            case TrialStarted():
+                self._trial_started(event)
+            case TrialProgress():
+                self._trial_progress(event)
+            case TrialFinished():
+                self._trial_finished(event)
+            case RunStopped():
+                self._print(f"{event.status}: {event.message}", style="yellow")
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Without bars, so that a person can be asked."""
+        self._bars.stop()
+        try:
+            yield
+        finally:
+            self._bars.start()
+
+    def _run_started(self, event: RunStarted) -> None:
+        verb = "resuming" if event.resumed else "run"
+        self._print(
+            f"{verb} {event.run_id}: {event.allocations:,} allocations within "
+            f"{event.settings.budget_units:g} units, {event.n_examples} search examples, "
+            f"proposer {event.settings.proposer}, {event.db}",
+            style="dim",
+        )
+        self._bars.update(self._trials, total=event.settings.limits.trials, visible=True)
+
+    def _trial_started(self, event: TrialStarted) -> None:
+        self._bars.reset(self._examples, total=None, visible=True, figures="")
+        name = "test split" if event.purpose == "test" else f"trial {event.number}"
+        self._bars.update(self._examples, description=name)
+        reason = f"{event.proposer}: {event.reason}"
+        self._print(f"{event.number:>4} {event.allocation}  ({event.budget_units:.4g} units)", style="bold")
+        self._print(f"     {reason}", style="dim")
+
+    def _trial_progress(self, event: TrialProgress) -> None:
+        missing = f", {event.n_missing} missing" if event.n_missing else ""
+        cost = f", ${event.cost_usd:.2f}" if event.cost_usd else ""
+        figures = f"{_samples(event)}{missing}{cost}"
+        self._bars.update(self._examples, total=event.n_examples, completed=event.n_done, figures=figures)
+
+    def _trial_finished(self, event: TrialFinished) -> None:
+        trial = event.trial
+        self._n_trials += trial.purpose in ("search", "baseline")
+        spent = event.spent
+        self._bars.update(self._trials, completed=self._n_trials)
+        self._bars.update(self._examples, visible=False)
+        missing = f", {trial.n_missing} missing" if trial.n_missing else ""
+        figures = f"{_samples(trial)}{missing}"
+        if trial.purpose == "test":
+            self._print(f"     scored once on the sealed test split; {figures}")
+        elif trial.score is None:
+            self._print(f"     no score: {trial.error}", style="red")
+        else:
+            best = trial.score > self._best
+            self._best = max(self._best, trial.score)
+            style = "bold cyan" if best else ""
+            self._print(f"     {trial.score:.3f}{' best so far' if best else ''}; {figures}", style=style)
+        usd = f" · ${spent.usd:.2f}" if spent.usd else ""
+        totals = f"paid {count_text(spent.tokens)} tokens{usd} · best {max(self._best, 0.0):.3f}"
+        self._bars.update(self._trials, figures=totals)
+
+    def _print(self, text: str, style: str = "") -> None:
+        self._console.print(escape(text), style=style or None, soft_wrap=not self._console.is_terminal)
+
+
+def _samples(trial: TrialProgress | TrialResult) -> str:
+    return f"{count_text(trial.samples_drawn)} drawn, {count_text(trial.samples_reused)} reused"

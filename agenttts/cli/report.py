@@ -1,0 +1,38 @@
+"""`agenttts report`: a run as it is, finished or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agenttts.cli.options import Json, out, print_json, say
+
+
+def report(
+    db: Annotated[Path, typer.Argument(help="The DuckDB file of the search.", show_default=False)],
+    run: Annotated[str | None, typer.Argument(help="A run's id; the newest where not given.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write the report with plots here.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show a run: trials, winner and certificate, curves, insights, cost. Works while the run goes on.
+
+    Example: `agenttts report run.duckdb --html report.html`
+    """
+    from agenttts.report.data import read_report
+    from agenttts.report.html import save_html
+    from agenttts.report.terminal import print_report
+    from datastore import Store
+
+    with Store.read(db) as store:
+        data = read_report(store, run)
+    written = None if html is None else save_html(data, html)
+    if json:
+        print_json(data.to_json_dict())
+    else:
+        print_report(data, out())
+    if written is not None:
+        say(f"report: {written}")

@@ -1,0 +1,97 @@
+"""`agenttts run`: the found allocation at work on new inputs."""
+
+from __future__ import annotations
+
+import asyncio
+import json as jsonlib
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import agenttts
+import pipelines
+from agenttts.cli.options import DEFAULT_DB, Db, Json, Spec, say
+from agenttts.errors import UserError
+from pipelines.allocation import Allocation
+
+
+def run(
+    spec: Spec,
+    allocation: Annotated[
+        Path | None,
+        typer.Option(
+            "--allocation", help="JSON: {stage: {model, n_samples, verifier}}, or what search --json printed."
+        ),
+    ] = None,
+    run_id: Annotated[
+        str | None, typer.Option("--run", help="Take the best allocation of this run of --db; or: latest.")
+    ] = None,
+    db: Db = DEFAULT_DB,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Forbid every call that recorded samples can't answer.")
+    ] = False,
+    json: Json = True,
+) -> None:
+    """Run an allocation on JSON lines from stdin; a JSON line for each goes to stdout, in their order.
+
+    Example: `agenttts run pipeline.yaml --run latest --db run.duckdb < inputs.jsonl > outputs.jsonl`
+    """
+    if (allocation is None) == (run_id is None):
+        raise UserError("one of --allocation FILE and --run RUN says what to run; give exactly one")
+    loaded = pipelines.load_spec(spec)
+    from agenttts.result import run_inputs
+    from agenttts.space.space import SearchSpace
+    from datastore import Store
+
+    chosen = best_allocation(db, run_id) if run_id is not None else _read_allocation(allocation)
+    space = SearchSpace(loaded, math.inf)
+    chosen = space.resolve(chosen)
+    problem = space.problem(chosen)
+    if problem is not None:
+        raise UserError(problem)
+    inputs = [_input(number, line) for number, line in enumerate(sys.stdin, 1) if line.strip()]
+    with Store.open(db) as store:
+        outputs = asyncio.run(run_inputs(loaded, chosen, inputs, store, replay=replay))
+    for output in outputs:
+        sys.stdout.write(jsonlib.dumps(output, ensure_ascii=False) + "\n")
+    failed = [output for output in outputs if output["status"] != "ok"]
+    if failed:
+        say(f"{len(failed)} of {len(outputs)} inputs have no output: {failed[0]['reason']}", "yellow")
+        raise typer.Exit(1)
+
+
+def best_allocation(db: Path, run_id: str) -> Allocation:
+    """The best allocation of a run ("latest": the newest). UserError when it has none."""
+    loaded = agenttts.load_run(db, run_id)
+    if loaded.best is None:
+        raise UserError(f"{db}: run {loaded.run_id} has no scored allocation; search again")
+    return loaded.best.allocation
+
+
+def _read_allocation(path: Path | None) -> Allocation:
+    assert path is not None
+    try:
+        data: Any = jsonlib.loads(path.read_text())
+        if isinstance(data, Mapping) and isinstance(data.get("best"), Mapping):
+            data = data["best"]["allocation"]
+        if not isinstance(data, Mapping) or not data:
+            raise ValueError("must be an object: {stage: {model, n_samples}}")
+        return Allocation.from_dict(data)
+    except OSError as error:
+        raise UserError(f"{path}: the allocation can't be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not an allocation: {error}") from error
+
+
+def _input(number: int, line: str) -> Mapping[str, Any]:
+    try:
+        data = jsonlib.loads(line)
+    except ValueError as error:
+        raise UserError(f"stdin:{number}: not JSON: {error}; one object per line") from error
+    if not isinstance(data, Mapping):
+        raise UserError(f"stdin:{number}: an input is a JSON object, got {type(data).__name__}")
+    return data

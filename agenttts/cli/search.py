@@ -1,0 +1,163 @@
+"""`agenttts search`: the search itself."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+import agenttts
+from agenttts.cli.options import (
+    DEFAULT_DB,
+    Banks,
+    Budget,
+    Data,
+    Db,
+    Json,
+    NSearch,
+    NTest,
+    Seed,
+    Spec,
+    out,
+    print_json,
+    read_spec,
+    say,
+    talk,
+)
+from agenttts.errors import UserError
+from agenttts.proposers.registry import DEFAULT, NAMES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from agenttts import AgentSettings
+    from agenttts.space.objective import Objective
+
+Trials = Annotated[int, typer.Option("--trials", min=1, help="Allocations to evaluate at most.")]
+Proposer = Annotated[
+    str,
+    typer.Option(
+        "--proposer",
+        help=f"auto, {', '.join(NAMES)}, or a sampler's class in optuna.samplers. "
+        f"auto: the agent where an endpoint is configured, else {DEFAULT}.",
+    ),
+]
+
+
+def search(
+    spec: Spec,
+    budget: Budget = None,
+    trials: Trials = 20,
+    proposer: Proposer = "auto",
+    seed: Seed = 0,
+    db: Db = DEFAULT_DB,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the newest unfinished run of these settings.")
+    ] = False,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Forbid every call that recorded samples can't answer.")
+    ] = False,
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Ask about each proposal before it costs anything.")
+    ] = False,
+    frontier: Annotated[
+        bool, typer.Option("--frontier", help="Seek the best score at every cost up to the budget.")
+    ] = False,
+    objective: Annotated[
+        str,
+        typer.Option("--objective", help="quality; or cost, latency: the least that reaches --min-quality."),
+    ] = "quality",
+    min_quality: Annotated[
+        float | None,
+        typer.Option("--min-quality", help="The score to reach with --objective cost or latency."),
+    ] = None,
+    retest: Annotated[
+        float,
+        typer.Option(
+            "--retest", help="Share of the search examples held back to score rivals on at the end."
+        ),
+    ] = 0.0,
+    data: Data = None,
+    n_search: NSearch = None,
+    n_test: NTest = None,
+    bank: Banks = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Cap on the tokens that the search pays for.")
+    ] = None,
+    max_flops: Annotated[float | None, typer.Option(help="Cap on its FLOPs.")] = None,
+    max_usd: Annotated[float | None, typer.Option(help="Cap on its cost; needs prices.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Cap on its running time.")] = None,
+    max_in_flight: Annotated[int, typer.Option(min=1, help="Requests at once, for each server.")] = 64,
+    agent_base_url: Annotated[
+        str | None, typer.Option(help="The agent's endpoint; else AGENTTTS_AGENT_BASE_URL.")
+    ] = None,
+    agent_model: Annotated[
+        str | None, typer.Option(help="The agent's model; else AGENTTTS_AGENT_MODEL.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Find the allocation with the best score within the budget, and say what is claimed of it.
+
+    Example: `agenttts search pipeline.yaml --budget 400 --trials 30 --db run.duckdb`
+    """
+    loaded = read_spec(spec, data, n_search, n_test)
+    from agenttts.cli.approve import at_terminal
+    from agenttts.cli.progress import SearchProgress
+
+    limits = agenttts.SearchLimits(
+        trials=trials, tokens=max_tokens, flops=max_flops, usd=max_usd, minutes=max_minutes
+    )
+    console = talk()
+    with SearchProgress(console) as progress:
+        result = agenttts.search(
+            loaded,
+            budget=budget,
+            proposer=proposer,
+            seed=seed,
+            db=db,
+            resume=resume,
+            replay=replay,
+            approve=at_terminal(console, progress) if approve else None,
+            frontier=frontier,
+            objective=cast("Objective", objective),
+            min_quality=min_quality,
+            retest=retest,
+            limits=limits,
+            agent=agent_settings(agent_base_url, agent_model),
+            banks=bank,
+            on_event=progress,
+            max_in_flight=max_in_flight,
+        )
+    if json:
+        print_json(result.to_json_dict())
+    else:
+        show_result(result, out())
+        say(f"\nagenttts report {result.db}  shows curves and insights; --html writes them", "dim")
+
+
+def agent_settings(base_url: str | None, model: str | None) -> AgentSettings | None:
+    """The endpoint of the flags, completed by the environment; None when there is none."""
+    from agenttts import AgentSettings
+
+    environ = dict(os.environ)
+    environ |= {"AGENTTTS_AGENT_BASE_URL": base_url} if base_url else {}
+    environ |= {"AGENTTTS_AGENT_MODEL": model} if model else {}
+    settings = AgentSettings.from_environ(environ)
+    if settings is None and model:
+        raise UserError("--agent-model needs --agent-base-url, or AGENTTTS_AGENT_BASE_URL in the environment")
+    return settings
+
+
+def show_result(result: agenttts.SearchResult, console: Console) -> None:
+    """The table of trials and the winner with its certificate."""
+    from agenttts.report.data import read_report
+    from agenttts.report.terminal import print_winner, trial_table
+    from datastore import Store
+
+    with Store.read(result.db) as store:
+        data = read_report(store, result.run_id, solve=False)
+    console.print()
+    console.print(trial_table(data, reasons=False))
+    console.print()
+    print_winner(data, console)

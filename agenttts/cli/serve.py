@@ -1,0 +1,123 @@
+"""`agenttts serve`: a vLLM server for each model that a pipeline, or a found allocation, needs."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import pipelines
+from agenttts.cli.options import DEFAULT_DB, Db, Json, Spec, print_json, say, talk
+from agenttts.cli.run import best_allocation
+from agenttts.errors import UserError
+
+if TYPE_CHECKING:
+    from pipelines.servers.commands import Device, ServeCommand
+
+
+def serve(
+    spec: Spec,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Only what the best allocation of this run of --db needs.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Only this model; may be repeated.")
+    ] = None,
+    db: Db = DEFAULT_DB,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and start nothing.")] = False,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or gpu.")] = "auto",
+    log_dir: Annotated[Path | None, typer.Option("--log-dir", help="Where the servers' logs go.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds for all of them to become healthy.")] = 900.0,
+    json: Json = False,
+) -> None:
+    """Start one vLLM server per model, wait until each is healthy, and stop them all on exit.
+
+    Example: `agenttts serve pipeline.yaml --run latest --db run.duckdb --dry-run`
+    """
+    from pipelines.servers.commands import commands
+
+    loaded = pipelines.load_spec(spec)
+    wanted = only or (None if run is None else _needed(loaded, db, run))
+    found = commands(loaded, wanted, device=_device(device))
+    if dry_run:
+        if json:
+            print_json([_told(command) for command in found])
+        else:
+            for command in found:
+                typer.echo(f"# {', '.join(command.models)}\n{shell(command)}")
+        return
+    with serving(found, log_dir, f"starting {len(found)} vLLM servers", timeout_s=timeout):
+        if json:
+            print_json([_told(command) for command in found])
+        for command in found:
+            address = command.health_url.removesuffix("/health") + "/v1"
+            say(f"{', '.join(command.models)}: {address}", "green")
+
+
+@contextmanager
+def serving(
+    found: Sequence[ServeCommand], log_dir: Path | None, starting: str, *, timeout_s: float = 900.0
+) -> Iterator[None]:
+    """Start the servers, do the block, and wait until a person stops them or one ends by itself."""
+    from pipelines.servers.commands import require_vllm
+    from pipelines.servers.group import ServerGroup
+
+    require_vllm()
+    log_dir = log_dir or Path(tempfile.mkdtemp(prefix="agenttts-serve-"))
+    with talk().status(f"{starting}, logs in {log_dir}"):
+        group = ServerGroup(found, log_dir=log_dir, timeout_s=timeout_s).__enter__()
+    try:
+        yield
+        say("Ctrl-C stops them.", "dim")
+        group.watch()
+    except KeyboardInterrupt:
+        say("stopping", "dim")
+    finally:
+        group.stop()
+
+
+def shell(command: ServeCommand) -> str:
+    """The command as a shell takes it."""
+    variables = [f"{name}={shlex.quote(value)}" for name, value in command.env.items()]
+    return " ".join([*variables, shlex.join(command.argv)])
+
+
+def _told(command: ServeCommand) -> dict[str, object]:
+    return {
+        "models": list(command.models),
+        "argv": list(command.argv),
+        "env": dict(command.env),
+        "health_url": command.health_url,
+    }
+
+
+def _needed(spec: pipelines.PipelineSpec, db: Path, run: str) -> list[str]:
+    """The models of the run's best allocation, and those that fuse or judge its samples."""
+    from agenttts.space.space import SearchSpace
+
+    space = SearchSpace(spec, math.inf)
+    allocation = space.resolve(best_allocation(db, run))
+    problem = space.problem(allocation)
+    if problem is not None:
+        raise UserError(f"{db}: the run's best is not one of this pipeline: {problem}")
+    models = []
+    for stage in spec.stages:
+        choice = allocation[stage.name]
+        models.append(choice.model)
+        own_model = stage.aggregator_for(choice.option).own_model
+        if own_model is not None:
+            models.append(own_model)
+    return list(dict.fromkeys(models))
+
+
+def _device(name: str) -> Device:
+    for device in ("auto", "cpu", "gpu"):
+        if name == device:
+            return device
+    raise UserError(f"--device is auto, cpu or gpu, got {name!r}")

@@ -1,0 +1,300 @@
+"""Pipelines of which every outcome is known, to compare proposers on: simulated families, and full banks.
+
+A simulated pipeline has two to five stages. Each example has a right value and four wrong ones at every
+stage. A model's sample is right with a chance that falls with the example's difficulty and, downstream, when
+the stage before was wrong; where it is wrong, one wrong value may attract most samples. Votes, or a verifier
+that errs, make one value of n samples, so that curves over n saturate and may turn down. A search sees a few
+examples; the truth is the score on two thousand others. What a bank knows is read in `bank_outcomes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from agenttts.errors import UserError
+from agenttts.proposers import moves
+from agenttts.replay.arrays import Outcomes, StageOutcomes
+from agenttts.settings import MAX_ERROR_RATE
+from agenttts.space.space import SearchSpace
+from pipelines.allocation import Allocation
+from pipelines.costs import stage_flops
+from pipelines.spec.pipeline import PipelineSpec
+
+N_TRUTH = 2000  # examples that no search sees
+_VALUES = 5  # value 0 is right
+_ENUMERATED = 30_000
+_STARTS = 10
+_Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Landscape:
+    """A search space of which the true scores are known.
+
+    Attributes:
+        name: Class and seed, or the pipeline's name.
+        space: What is searched.
+        outcomes: On the examples that a search sees.
+        truth: On the examples that decide; for a full bank the same.
+        best: The largest true score in the space: by enumeration where `exact`, else the best that a search
+            from many starts comes to, or that a bank answers.
+        exact: Whether `best` is known for sure.
+    """
+
+    name: str
+    space: SearchSpace
+    outcomes: Outcomes
+    truth: Outcomes
+    best: float
+    exact: bool
+
+    def true_scores(self, allocations: Sequence[Allocation]) -> _Floats:
+        """Means over the examples that decide: [allocation]."""
+        return true_means(self.truth, allocations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """From what a class of landscapes is drawn. Pairs are ranges.
+
+    Attributes:
+        stages: How many.
+        models: How many each stage chooses from.
+        samples: Largest numbers of samples, one of which is drawn.
+        examples: Numbers of examples that a search sees, one of which is drawn.
+        gain: A model's skill over the next smaller one, logits.
+        flat: Share of the stages with a tenth of that gain, so that small models do as well there.
+        ratio: Of a model's size to that of the next smaller one.
+        pull: Dirichlet weight of the wrong values, small where one of them attracts most.
+        difficulty_std: Standard deviation of how hard examples are, logits.
+        skill: Of the models' middle, logits.
+        leak: What a wrong input leaves of the chance to be right.
+        verified: Share of landscapes' stages with best-of-n by a verifier.
+        error: The verifier's taste for wrong values, in standard deviations of its noise.
+        tightness: The budget, as a share of what the largest models take at half their samples.
+    """
+
+    stages: tuple[int, int] = (2, 3)
+    models: tuple[int, int] = (2, 4)
+    samples: tuple[int, ...] = (16, 32)
+    examples: tuple[int, ...] = (100, 200, 400)
+    gain: tuple[float, float] = (0.6, 1.6)
+    flat: float = 0.5
+    ratio: tuple[float, float] = (2.0, 6.0)
+    pull: tuple[float, float] = (0.5, 2.0)
+    difficulty_std: tuple[float, float] = (0.6, 1.8)
+    skill: tuple[float, float] = (-1.2, 0.8)
+    leak: tuple[float, float] = (0.1, 0.6)
+    verified: float = 0.0
+    error: tuple[float, float] = (0.0, 1.0)
+    tightness: tuple[float, float] = (0.1, 0.4)
+
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "voting": Family(),
+        "turning": Family(pull=(0.05, 0.3), difficulty_std=(0.2, 0.7), skill=(-1.0, 0.3)),
+        "verified": Family(verified=1.0, error=(1.0, 4.0)),
+        "bottleneck": Family(stages=(3, 4), leak=(0.0, 0.1), models=(2, 5)),
+        "deep": Family(
+            stages=(4, 5), models=(4, 6), samples=(32, 64), examples=(200, 500), leak=(0.3, 0.8), verified=0.3
+        ),
+        "scarce": Family(examples=(50,), pull=(0.2, 2.0), verified=0.3),
+    }
+)
+"""The classes. In `voting` and `bottleneck` the three insights of AgentTTS hold as a rule; in `turning` and
+`verified` more samples often hurt; `deep` is large; in `scarce` differences drown in noise."""
+
+
+def draw(family: str, seed: int) -> Landscape:
+    """The landscape of a class of FAMILIES and a seed."""
+    space, outcomes, truth = pipeline(
+        FAMILIES[family],
+        f"{family}-{seed}",
+        np.random.default_rng([sorted(FAMILIES).index(family), seed]),
+    )
+    best, exact = best_score(truth, space)
+    return Landscape(
+        name=f"{family}-{seed}", space=space, outcomes=outcomes, truth=truth, best=best, exact=exact
+    )
+
+
+def pipeline(
+    kind: Family, name: str, rng: np.random.Generator, n_truth: int = N_TRUTH
+) -> tuple[SearchSpace, Outcomes, Outcomes]:
+    """A simulated pipeline: its space, what a search sees, and the outcomes on n_truth other examples."""
+    spec = _spec(kind, name, rng)
+    n_search = int(rng.choice(kind.examples))
+    parts = _Stages(kind, spec, n_search + n_truth, rng)
+    return SearchSpace(spec, spec.budget.units), parts(0, n_search), parts(n_search, n_search + n_truth)
+
+
+def true_means(outcomes: Outcomes, allocations: Sequence[Allocation]) -> _Floats:
+    """Mean scores over the examples that are not missing; NaN where more than a fifth is: [allocation]."""
+    size = max(1, 4_000_000 // len(outcomes.example_ids))
+    parts = []
+    for i in range(0, len(allocations), size):
+        scores = outcomes.walk(allocations[i : i + size]).scores
+        there = ~np.isnan(scores)
+        sums = np.where(there, scores, 0.0).sum(axis=1)
+        enough = there.mean(axis=1) >= 1 - MAX_ERROR_RATE
+        parts.append(np.where(enough, sums / np.maximum(there.sum(axis=1), 1), np.nan))
+    means: _Floats = np.concatenate(parts)
+    return means
+
+
+def best_score(outcomes: Outcomes, space: SearchSpace) -> tuple[float, bool]:
+    """The best mean score in the space, and whether it is by enumeration.
+
+    Larger spaces are climbed by all moves of the rules from seeded starts, and from each stage's best.
+    """
+    if space.size <= _ENUMERATED:
+        scores = true_means(outcomes, list(space.enumerate(_ENUMERATED)))
+        if np.isnan(scores).all():
+            raise UserError(f"the bank answers no allocation within {space.budget_units:g} units")
+        return float(np.nanmax(scores)), not np.isnan(scores).any()
+    rng = np.random.default_rng(space.size % 2**32)
+    best = -np.inf
+    for start in [*space.defaults(), *(moves.drawn(space, rng) for _ in range(_STARTS))]:
+        here, score = start, float(np.nan_to_num(true_means(outcomes, [start]), nan=-np.inf)[0])
+        while True:
+            near = [m.allocation for m in moves.untried(moves.around(space, here, 0), {here}, space)]
+            scores = np.nan_to_num(true_means(outcomes, near), nan=-np.inf)
+            if not near or scores.max() <= score:
+                break
+            here, score = near[int(scores.argmax())], float(scores.max())
+        best = max(best, score)
+    return best, False
+
+
+def _spec(kind: Family, name: str, rng: np.random.Generator) -> PipelineSpec:
+    n_stages = int(rng.integers(kind.stages[0], kind.stages[1] + 1))
+    n_models = int(rng.integers(kind.models[0], kind.models[1] + 1))
+    sizes = 1e9 * np.cumprod([1.0, *rng.uniform(*kind.ratio, n_models - 1)])
+    models = [f"m{i}" for i in range(n_models)]
+    most = int(rng.choice(kind.samples))
+    stages: list[dict[str, object]] = []
+    largest = 0.0
+    for k in range(n_stages):
+        prompt_tokens, generated_tokens = int(rng.integers(64, 1025)), int(rng.integers(16, 257))
+        largest += stage_flops(float(sizes[-1]), prompt_tokens, generated_tokens * most // 2)
+        stages.append(
+            {
+                "name": f"s{k}",
+                "prompt": "{{ question }}",
+                "models": models,
+                "max_samples": most,
+                "prompt_tokens": prompt_tokens,
+                "generated_tokens": generated_tokens,
+            }
+        )
+    budget_flops = largest * float(rng.uniform(*kind.tightness))
+    unit = 2e9 * 64.0
+    data = {
+        "name": name,
+        "stages": stages,
+        "models": {
+            m: {"base_url": "http://127.0.0.1:9/v1", "active_params": float(size)}
+            for m, size in zip(models, sizes, strict=True)
+        },
+        "dataset": {"search": "search.jsonl", "test": "test.jsonl"},
+        "metric": {"kind": "exact_match", "label": "answer"},
+        "budget": {
+            "units": max(1.0, round(budget_flops / unit, 1)),
+            "reference": {"active_params": 1e9, "prompt_tokens": 1, "generated_tokens": 64},
+        },
+    }
+    return PipelineSpec.model_validate(data)
+
+
+class _Stages:
+    """Draws all stages for `count` examples; called with a range of them, gives its outcomes."""
+
+    def __init__(self, kind: Family, spec: PipelineSpec, count: int, rng: np.random.Generator) -> None:
+        self.spec = spec
+        self.values: list[npt.NDArray[np.int8]] = []  # by stage: [example, input value, model, n]
+        hardness = rng.normal(0, 1, count)
+        for k, stage in enumerate(spec.stages):
+            chances = _chances(kind, len(stage.models), hardness, rng)
+            taste = rng.normal(0, 1, (count, _VALUES)) * rng.uniform(*kind.error)
+            verified = rng.random() < kind.verified
+            leak = rng.uniform(*kind.leak)
+            by_input = [
+                _outputs(
+                    _misled(chances, 1.0 if value == 0 else leak),
+                    stage.max_samples,
+                    taste if verified else None,
+                    rng,
+                )
+                for value in range(1 if k == 0 else _VALUES)
+            ]
+            self.values.append(np.stack(by_input, axis=1))
+
+    def __call__(self, first: int, end: int) -> Outcomes:
+        stages = []
+        for stage, values in zip(self.spec.stages, self.values, strict=True):
+            part = values[first:end]
+            count, inputs = part.shape[:2]
+            start = np.arange(count, dtype=np.int32)[:, None, None, None] * _VALUES
+            sizes = [self.spec.models[m].active_params for m in stage.models]
+            tokens = stage.prompt_tokens + stage.generated_tokens * np.arange(1, stage.max_samples + 1)
+            flops = 2.0 * np.array(sizes)[:, None] * tokens
+            nodes = (count * inputs, len(sizes), stage.max_samples)
+            stages.append(
+                StageOutcomes(
+                    name=stage.name,
+                    options=stage.options,
+                    leads_to=(start + part).reshape(nodes),
+                    flops=np.broadcast_to(flops.astype(np.float32), nodes),
+                )
+            )
+        right = (self.values[-1][first:end] == 0).astype(np.float32).reshape(stages[-1].leads_to.shape)
+        stages[-1] = replace(stages[-1], leads_to=np.zeros_like(stages[-1].leads_to))
+        ids = tuple(f"e{i:04}" for i in range(first, end))
+        return Outcomes(example_ids=ids, stages=tuple(stages), scores=right)
+
+
+def _chances(kind: Family, n_models: int, hardness: _Floats, rng: np.random.Generator) -> _Floats:
+    """Chances of each value: [model, example, value]. Models share much of what is hard, and attracts."""
+    count = len(hardness)
+    gains = rng.uniform(*kind.gain, n_models - 1) * (0.1 if rng.random() < kind.flat else 1.0)
+    skill = rng.uniform(*kind.skill) - 0.5 * gains.sum() + np.cumsum([0.0, *gains])
+    shared = rng.uniform(*kind.difficulty_std) * (0.6 * hardness + 0.8 * rng.normal(0, 1, count))
+    own = rng.normal(0, 0.7, (n_models, count))
+    right = 1 / (1 + np.exp(-(skill[:, None] + own - shared)))
+    weight = rng.uniform(*kind.pull)
+    common = rng.dirichlet(np.full(_VALUES - 1, weight), count)
+    pull = 0.5 * common + 0.5 * rng.dirichlet(np.full(_VALUES - 1, weight), (n_models, count))
+    chances: _Floats = np.concatenate([right[..., None], (1 - right)[..., None] * pull], axis=-1)
+    return chances
+
+
+def _misled(chances: _Floats, keep: float) -> _Floats:
+    right = chances[..., :1] * keep
+    wrong = chances[..., 1:] / chances[..., 1:].sum(axis=-1, keepdims=True)
+    return np.concatenate([right, (1 - right) * wrong], axis=-1)
+
+
+def _outputs(
+    chances: _Floats, most: int, taste: _Floats | None, rng: np.random.Generator
+) -> npt.NDArray[np.int8]:
+    """The output after 1 to `most` samples: [example, model, n]. Votes; with a verifier's taste, its pick."""
+    outputs = np.empty((chances.shape[1], chances.shape[0], most), dtype=np.int8)
+    for m, chance in enumerate(chances):
+        samples = (rng.random((len(chance), most, 1)) > np.cumsum(chance, axis=-1)[:, None, :-1]).sum(axis=-1)
+        if taste is None:
+            votes = samples[..., None] == np.arange(_VALUES)
+            ranked = np.cumsum(votes, axis=1) * (most + 1) - votes.argmax(axis=1)[:, None, :]
+            outputs[:, m] = ranked.argmax(axis=-1)
+        else:
+            liked = np.take_along_axis(taste, samples, axis=1) + 1.5 * (samples == 0)
+            liked = liked + rng.normal(0, 1, liked.shape)
+            best = np.maximum.accumulate(liked, axis=1)
+            first = np.maximum.accumulate(np.where(liked >= best, np.arange(most), 0), axis=1)
+            outputs[:, m] = np.take_along_axis(samples, first, axis=1)
+    return outputs

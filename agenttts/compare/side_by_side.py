@@ -1,0 +1,281 @@
+"""Proposers side by side: each searches the same landscapes with the same seeds, and its regret is known.
+
+Samples are nested and paid for once, as in a live search; no model is called. What a landscape is stands in
+`landscapes`, how one search goes in `simulation`, what the searches come to in `regret`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from agenttts.compare.landscapes import FAMILIES, Landscape, best_score, draw
+from agenttts.compare.regret import Comparison, summarise
+from agenttts.compare.simulation import SimulatedSearch
+from agenttts.errors import UserError
+from agenttts.proposers.registry import classical_proposer, is_seeded
+from agenttts.replay.arrays import Outcomes
+from agenttts.space.space import SearchSpace
+from pipelines.spec.files import dump_spec, restore_spec, spec_digest
+from pipelines.spec.pipeline import PipelineSpec
+
+_MOST_TIMES = 4  # to use up the FLOPs of its trials, a search may take this many times as many
+_VERSION = 1  # of the rules of a comparison; rows of another one are not taken up again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One landscape and seed, searched by some proposers.
+
+    Attributes:
+        landscape: Class of the landscape, or the pipeline's name.
+        seed: Of the landscape and of the searches.
+        budget_units: None: the landscape's own.
+        trials: Allocations that each search evaluates.
+        proposers: Their names.
+    """
+
+    landscape: str
+    seed: int
+    budget_units: float | None
+    trials: int
+    proposers: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownBank:
+    """A bank's outcomes on the search split, as workers are given them. spec: as `dump_spec` writes it."""
+
+    spec: str
+    outcomes: Outcomes
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchMoment:
+    """A row of a comparison's Parquet file: a search after one trial.
+
+    Attributes:
+        landscape: Class of the landscape, or the pipeline's name.
+        seed: Of the landscape and of the search.
+        budget_units: None: the landscape's own.
+        proposer: Name of the proposer.
+        trial: How many trials there were, from 1.
+        trials_asked: How many were asked for; more follow while FLOPs are left.
+        allocation: What the trial tried, as JSON.
+        score: The trial's. None: it failed.
+        choice: What the search would return now, as JSON. None: nothing yet.
+        true_score: True score of `choice`. None where that is.
+        best: Largest true score in the space.
+        best_by_enumeration: Whether that is known for sure.
+        regret: `best` minus `true_score`, which counts as 0 where it is None.
+        flops: Spent so far.
+        trials_worth: The same in trials of seeded random search on this landscape.
+        seconds: That the proposer took for this trial.
+    """
+
+    landscape: str
+    seed: int
+    budget_units: float | None
+    proposer: str
+    trial: int
+    trials_asked: int
+    allocation: str
+    score: float | None
+    choice: str | None
+    true_score: float | None
+    best: float
+    best_by_enumeration: bool
+    regret: float
+    flops: float
+    trials_worth: float
+    seconds: float
+
+
+def family_jobs(families: Sequence[str], seeds: int, trials: int, proposers: Sequence[str]) -> list[Job]:
+    """A job for each landscape of the classes; "all" stands for every class. UserError for an unknown one."""
+    for family in families:
+        if family not in FAMILIES and family != "all":
+            raise UserError(f"a class of landscapes is all or one of {', '.join(FAMILIES)}, got {family!r}")
+    names = list(FAMILIES) if "all" in families else list(dict.fromkeys(families))
+    return [
+        Job(landscape=name, seed=seed, budget_units=None, trials=trials, proposers=tuple(proposers))
+        for seed in range(seeds)
+        for name in names
+    ]
+
+
+def bank_jobs(
+    spec: PipelineSpec, budgets: Sequence[float], seeds: int, trials: int, proposers: Sequence[str]
+) -> list[Job]:
+    """One job for each proposer, seed and budget. SpaceError when a budget leaves no allocation."""
+    for budget in budgets:
+        SearchSpace(spec, budget)
+    return [
+        Job(landscape=spec.name, seed=seed, budget_units=budget, trials=trials, proposers=(name,))
+        for budget in budgets
+        for seed in range(seeds)
+        for name in proposers
+    ]
+
+
+def known_bank(spec: PipelineSpec, outcomes: Outcomes) -> KnownBank:
+    return KnownBank(spec=dump_spec(spec), outcomes=outcomes)
+
+
+def compare(
+    jobs: Sequence[Job],
+    *,
+    bank: KnownBank | None = None,
+    out: Path,
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Comparison:
+    """Run the jobs over the cores and write every moment to `out` (Parquet).
+
+    What is finished is kept beside it as it comes; the same call after an interruption goes on from there.
+
+    Args:
+        jobs: What to search.
+        bank: What answers, for jobs on a bank. None: the jobs are on simulated landscapes.
+        out: The Parquet file, a row for each SearchMoment.
+        workers: Processes. None: as many as cores.
+        on_progress: Called with how many jobs are done, and of how many.
+
+    Raises:
+        UserError: There is no job.
+    """
+    if not jobs:
+        raise UserError("a comparison needs at least one proposer, one seed and one landscape; got none")
+    part = out.with_name(out.name + ".part")
+    keys = {job: _key(job, bank) for job in jobs}
+    done = _finished(part, set(keys.values()))
+    waiting = [job for job in jobs if keys[job] not in done]
+    on_progress(len(jobs) - len(waiting), len(jobs))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if waiting:
+        # one thread a worker: numpy's own would only get in each other's way
+        threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        os.environ.update(dict.fromkeys(threads, "1"))
+        pool = ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _begin, (bank,))
+        try:
+            with part.open("a", encoding="utf-8") as file:
+                file.write("\n")  # ends a line that was cut off
+                futures = {pool.submit(_searched, job): job for job in waiting}
+                for future in as_completed(futures):
+                    key = keys[futures[future]]
+                    done[key] = future.result()
+                    rows = [asdict(moment) for moment in done[key]]
+                    file.write(json.dumps({"job": key, "rows": rows}) + "\n")
+                    file.flush()
+                    on_progress(len(done), len(jobs))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for name, value in threads.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+    import pandas as pd
+
+    moments = pd.DataFrame([asdict(moment) for job in jobs for moment in done[keys[job]]])
+    proposers = list(dict.fromkeys(name for job in jobs for name in job.proposers))
+    moments.to_parquet(out, index=False)
+    part.unlink(missing_ok=True)
+    return summarise(moments, proposers)
+
+
+# -- in a worker --
+
+_bank: KnownBank | None = None
+_spaces: dict[float, Landscape] = {}
+
+
+def _begin(bank: KnownBank | None) -> None:
+    global _bank
+    _bank = bank
+
+
+def _landscape(job: Job) -> Landscape:
+    if job.budget_units is None:
+        return draw(job.landscape, job.seed)
+    assert _bank is not None
+    if job.budget_units not in _spaces:
+        space = SearchSpace(restore_spec(_bank.spec), job.budget_units)
+        best, exact = best_score(_bank.outcomes, space)
+        _spaces[job.budget_units] = Landscape(
+            name=job.landscape,
+            space=space,
+            outcomes=_bank.outcomes,
+            truth=_bank.outcomes,
+            best=best,
+            exact=exact,
+        )
+    return _spaces[job.budget_units]
+
+
+def _searched(job: Job) -> list[SearchMoment]:
+    """Every moment of the job's searches."""
+    landscape = _landscape(job)
+    yardstick = SimulatedSearch(landscape, classical_proposer("random"), job.seed, seeded=True)
+    asyncio.run(yardstick.run(trials=job.trials))
+    worth = yardstick.bank.flops / len(yardstick.moments)
+    moments: list[SearchMoment] = []
+    for name in job.proposers:
+        proposer, seeded = classical_proposer(name), is_seeded(name)
+        search = SimulatedSearch(landscape, proposer, job.seed, seeded=seeded)
+        asyncio.run(search.run(trials=job.trials))
+        if search.finished is None:
+            asyncio.run(search.run(trials=_MOST_TIMES * job.trials, flops=worth * job.trials))
+        moments += _moments(job, name, landscape, search, worth)
+    return moments
+
+
+def _moments(
+    job: Job, name: str, landscape: Landscape, search: SimulatedSearch, worth: float
+) -> Iterator[SearchMoment]:
+    """worth: FLOPs of one trial of seeded random search."""
+    chosen = list(dict.fromkeys(m.choice for m in search.moments if m.choice is not None))
+    true = dict(zip(chosen, landscape.true_scores(chosen), strict=True)) if chosen else {}
+    for moment in search.moments:
+        score = None if moment.choice is None else float(true[moment.choice])
+        yield SearchMoment(
+            landscape=job.landscape,
+            seed=job.seed,
+            budget_units=job.budget_units,
+            proposer=name,
+            trial=moment.trial,
+            trials_asked=job.trials,
+            allocation=moment.allocation.to_json(),
+            score=moment.score,
+            choice=None if moment.choice is None else moment.choice.to_json(),
+            true_score=score,
+            best=landscape.best,
+            best_by_enumeration=landscape.exact,
+            regret=landscape.best - (score or 0.0),
+            flops=moment.flops,
+            trials_worth=moment.flops / worth,
+            seconds=moment.seconds,
+        )
+
+
+def _key(job: Job, bank: KnownBank | None) -> str:
+    spec = None if bank is None else spec_digest(restore_spec(bank.spec))
+    identity = json.dumps([_VERSION, spec, asdict(job)], sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:24]
+
+
+def _finished(part: Path, wanted: set[str]) -> dict[str, list[SearchMoment]]:
+    """The finished jobs of an interrupted comparison; a line cut off in the middle is left out."""
+    finished: dict[str, list[SearchMoment]] = {}
+    for line in part.read_text(encoding="utf-8").splitlines() if part.is_file() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if entry["job"] in wanted:
+            finished[entry["job"]] = [SearchMoment(**row) for row in entry["rows"]]
+    return finished

@@ -1,0 +1,169 @@
+"""A search on a landscape, without store, graph or calls: what it finds, trial by trial, and what it pays.
+
+Decides as `nodes` does: the defaults first where the search starts from them, then turn by turn what the
+proposer suggests, the rules where it has nothing. Samples are nested and paid for once, as in the store.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from agenttts.compare.landscapes import Landscape
+from agenttts.proposers.base import Proposer, SearchView, Suggestion, Turn, finalists, races
+from agenttts.proposers.rules import InsightsProposer
+from agenttts.replay.arrays import Bank
+from agenttts.results.ranking import ranked
+from agenttts.results.trials import TrialResult
+from agenttts.search.racing import is_losing, rungs
+from agenttts.settings import MAX_ERROR_RATE, SearchSettings
+from pipelines.allocation import Allocation
+
+_RULES = InsightsProposer()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """A search after one trial. flops: paid so far. choice: what it would return now. seconds: it took to
+    propose this trial.
+    """
+
+    trial: int
+    allocation: Allocation
+    score: float | None
+    choice: Allocation | None
+    flops: float
+    seconds: float
+
+
+class SimulatedSearch:
+    """One search: `run` until trials or FLOPs are used up, or the proposer has finished."""
+
+    def __init__(self, landscape: Landscape, proposer: Proposer, seed: int, *, seeded: bool) -> None:
+        self.landscape = landscape
+        self.proposer = proposer
+        self.settings = SearchSettings(
+            budget_units=landscape.space.budget_units, proposer=proposer.name, seed=seed
+        )
+        self.bank = Bank(landscape.outcomes)
+        self.trials: list[TrialResult] = []
+        self.moments: list[Moment] = []
+        self.finished: str | None = None
+        self._seeded = seeded
+        self.step = 1
+
+    async def run(self, *, trials: int, flops: float = float("inf")) -> list[Moment]:
+        """Trials are cut at `trials`; no trial begins once `flops` are spent."""
+        if self._seeded and not self.trials:
+            for allocation in self.landscape.space.defaults():
+                if len(self.trials) < trials and self.bank.flops < flops:
+                    self._try(Suggestion(allocation, "default", "default"), 0.0)
+        while len(self.trials) < trials and self.bank.flops < flops:
+            view = self.view(self.step, trials - len(self.trials))
+            began = time.perf_counter()
+            count = min(self.proposer.batch, trials - len(self.trials))
+            turn = await self.proposer.propose(view, count)
+            if turn.silent:
+                turn = _RULES.in_place(view, count)
+            stand_ins = self._stand_ins(view, turn)
+            if turn.finished is not None and not turn.suggestions:
+                self.finished = turn.finished
+                break
+            suggested = [*turn.suggestions, *stand_ins]
+            seconds = (time.perf_counter() - began) / max(1, len(suggested))
+            if not suggested:
+                break
+            for suggestion in suggested[: trials - len(self.trials)]:
+                self._try(suggestion, seconds)
+            self.step += 1
+        return self.moments
+
+    def view(self, step: int, trials_left: int) -> SearchView:
+        return SearchView(
+            settings=self.settings,
+            space=self.landscape.space,
+            trials=tuple(self.trials),
+            insights=(),
+            trials_left=trials_left,
+            n_examples=len(self.landscape.outcomes.example_ids),
+            task=self.landscape.name,
+            step=step,
+            bank=self.bank,
+        )
+
+    def _stand_ins(self, view: SearchView, turn: Turn) -> list[Suggestion]:
+        taken = [s.allocation for s in turn.suggestions]
+        stand_ins: list[Suggestion] = []
+        for _ in turn.rejected:
+            stand_in = _RULES.fallback(view, [*taken, *(s.allocation for s in stand_ins)])
+            stand_ins += [] if stand_in is None else [stand_in]
+        return stand_ins
+
+    def _try(self, suggestion: Suggestion, seconds: float) -> None:
+        ids = self.landscape.outcomes.example_ids
+        best = self._best()
+        raced = best is not None and suggestion.proposer is None and races(self.proposer)
+        looks = rungs(len(ids)) if raced else [len(ids)]
+        scores: dict[str, float | None] = {}
+        losing = False
+        for end in looks:
+            bought, _ = self.bank.buy(suggestion.allocation, slice(len(scores), end))
+            new = ids[len(scores) : end]
+            scores |= {i: None if np.isnan(s) else float(s) for i, s in zip(new, bought, strict=True)}
+            if best is not None and end < len(ids) and is_losing(scores, best.scores, self.settings.seed):
+                losing = True
+                break
+        self.trials.append(self._trial(suggestion, scores, losing))
+        self.moments.append(
+            Moment(
+                trial=len(self.trials),
+                allocation=suggestion.allocation,
+                score=self.trials[-1].score,
+                choice=self._choice(),
+                flops=self.bank.flops,
+                seconds=seconds,
+            )
+        )
+
+    def _best(self) -> TrialResult | None:
+        return next(iter(ranked(self.trials)), None)
+
+    def _choice(self) -> Allocation | None:
+        """The winner if the search ended now: the best trial, or a finalist that does better."""
+        best = self._best()
+        candidates = list(finalists(self.proposer, self.view(len(self.moments), 0)))
+        if best is None or not candidates:
+            return None if best is None else best.allocation
+        means = np.nanmean(self.bank.answer(candidates).scores, axis=1)
+        pick = int(means.argmax())
+        return candidates[pick] if means[pick] > (best.score or 0.0) else best.allocation
+
+    def _trial(self, suggestion: Suggestion, scores: dict[str, float | None], losing: bool) -> TrialResult:
+        present = [score for score in scores.values() if score is not None]
+        allocation = suggestion.allocation
+        failed = not present or len(present) < (1 - MAX_ERROR_RATE) * len(scores)
+        return TrialResult(
+            number=len(self.trials),
+            allocation=allocation,
+            purpose="baseline" if suggestion.proposer == "default" else "search",
+            split="search",
+            proposer=suggestion.proposer or self.proposer.name,
+            reason=suggestion.reason,
+            status="pruned" if losing else "failed" if failed else "complete",
+            score=None if failed else float(np.mean(present)),
+            scores=scores,
+            n_scored=len(present),
+            n_missing=len(scores) - len(present),
+            budget_units=self.landscape.space.units(allocation),
+            flops_per_query=None,
+            prompt_tokens=0,
+            generated_tokens=0,
+            cost_usd=None,
+            samples_drawn=0,
+            samples_reused=0,
+            calls=0,
+            stage_scores={},
+            error=None,
+        )

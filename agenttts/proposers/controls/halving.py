@@ -1,0 +1,36 @@
+"""Successive halving by racing: random allocations, each pruned as soon as it is clearly behind the best."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from agenttts.proposers.base import SearchView, Suggestion, Turn
+from agenttts.proposers.moves import drawn
+from agenttts.proposers.rules import InsightsProposer
+
+_TRIES = 200
+
+
+class HalvingProposer:
+    """Space-filling candidates, seeded by the view; what a candidate costs depends on when it is pruned."""
+
+    name = "halving"
+    batch = 4
+    races = True
+
+    async def propose(self, view: SearchView, count: int) -> Turn:
+        """Up to `count` random allocations; finished when the whole space was tried."""
+        suggestions: list[Suggestion] = []
+        taken = set(view.tried)
+        rng = np.random.default_rng([view.seed, len(view.trials)])
+        for _ in range(_TRIES):
+            allocation = drawn(view.space, rng)
+            if allocation not in taken and len(suggestions) < count:
+                taken.add(allocation)
+                suggestions.append(Suggestion(allocation, "A candidate at random, in a race with the best."))
+        if not suggestions:
+            stand_in = InsightsProposer().fallback(view)
+            if stand_in is None:
+                return Turn(finished="every allocation of the space was tried")
+            suggestions.append(stand_in)
+        return Turn(tuple(suggestions))

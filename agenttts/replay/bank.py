@@ -1,0 +1,236 @@
+"""Recorded samples as arrays (`outcomes`): what every prefix of a prompt's samples makes of it.
+
+Each sample is parsed once, each prefix aggregated once; no call is ever made. Prompts that were never drawn
+are left UNKNOWN, so that a bank that is not full still answers what it can.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from agenttts.replay.arrays import FAILED, UNKNOWN, Outcomes, StageOutcomes, Walk
+from agenttts.results.trials import REPLAYED, TrialResult
+from agenttts.space.units import planned_units
+from datastore.store import Store
+from pipelines.allocation import Allocation, StageOption
+from pipelines.errors import CustomCodeFailed, ReplayMiss
+from pipelines.examples import Example
+from pipelines.runtime.runtime import Runtime
+from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.stages import metrics
+
+
+@dataclass
+class _Node:
+    """One example with the upstream outputs that matter at a stage and after it."""
+
+    example: Example
+    outputs: dict[str, Any]
+
+
+@dataclass
+class _Stage:
+    """A stage's nodes, and how many samples of each option were looked at: by node and option."""
+
+    spec: StageSpec
+    needed: frozenset[str]  # stages whose outputs this one or a later one reads
+    nodes: list[_Node] = field(default_factory=list)
+    index: dict[str, int] = field(default_factory=dict)
+    seen: dict[tuple[int, int], int] = field(default_factory=dict)
+    leads_to: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.int32))
+    flops: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
+    stage_score: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0, 0)))
+    scores: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0, 0)))
+
+    def __post_init__(self) -> None:
+        self._grow(1)
+
+    def node(self, example: Example, outputs: dict[str, Any]) -> int:
+        """The number of the node, made where it is new."""
+        kept = {name: value for name, value in outputs.items() if name in self.needed}
+        key = f"{example.id}\0{kept!r}"  # values are JSON-able: repr tells any two apart
+        if key not in self.index:
+            self.index[key] = len(self.nodes)
+            self.nodes.append(_Node(example, kept))
+            if len(self.nodes) > len(self.leads_to):
+                self._grow(max(256, 2 * len(self.nodes)))
+        return self.index[key]
+
+    def _grow(self, size: int) -> None:
+        shape = (size, len(self.spec.options), self.spec.max_samples)
+        for name, empty in (("leads_to", UNKNOWN), ("flops", 0), ("stage_score", np.nan), ("scores", np.nan)):
+            old = getattr(self, name)
+            new = np.full(shape, empty, dtype=old.dtype)
+            if len(old):
+                new[: len(old)] = old
+            setattr(self, name, new)
+
+
+class BankOutcomes:
+    """The outcomes of recorded samples that were taken up; answers as a proposer's bank does.
+
+    With `add` it knows what a search's own trials took, whatever else the store holds: a resumed search, or
+    one on a bank that holds more, decides as an undisturbed one. With `replay` it takes up what one
+    allocation needs, with `add_all` the whole bank.
+    """
+
+    def __init__(self, spec: PipelineSpec, store: Store, examples: Sequence[Example]) -> None:
+        self.spec = spec
+        self._examples = tuple(examples)
+        self._runtime = Runtime(spec, store, None, run_id=None, replay=True)
+        self._stages = [
+            _Stage(stage, frozenset(n for later in spec.stages[k:] for n in later.input_names))
+            for k, stage in enumerate(spec.stages)
+        ]
+        for example in self._examples:
+            self._stages[0].node(example, {})
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """The whole as it is now."""
+        return Outcomes(
+            example_ids=tuple(example.id for example in self._examples),
+            stages=tuple(
+                StageOutcomes(
+                    name=stage.spec.name,
+                    options=stage.spec.options,
+                    leads_to=stage.leads_to,
+                    flops=stage.flops,
+                    stage_score=stage.stage_score,
+                )
+                for stage in self._stages
+            ),
+            scores=self._stages[-1].scores,
+        )
+
+    def answer(self, allocations: Sequence[Allocation]) -> Walk:
+        """What is known of allocations."""
+        return self.outcomes.walk(allocations)
+
+    async def add(self, allocation: Allocation, example_ids: Collection[str]) -> None:
+        """Take up the samples of a trial on some examples."""
+        nodes = [i for i, example in enumerate(self._examples) if example.id in example_ids]
+        for k, stage in enumerate(self._stages):
+            choice = allocation[stage.spec.name]
+            m = stage.spec.options.index(choice.option)
+            for number in nodes:
+                await self._read(k, number, m, choice.n_samples)
+            after = stage.leads_to[nodes, m, choice.n_samples - 1]
+            nodes = [int(node) for node in after if node >= 0]
+
+    async def add_all(self) -> None:
+        """Take up the whole bank, as far as prompts that it leads to were drawn."""
+        for k, stage in enumerate(self._stages):
+            number = 0
+            while number < len(stage.nodes):
+                for m in range(len(stage.spec.options)):
+                    await self._read(k, number, m, stage.spec.max_samples)
+                number += 1
+
+    async def replay(self, allocation: Allocation) -> TrialResult | None:
+        """Run an allocation on recorded samples, without a call.
+
+        Returns:
+            A trial under the number REPLAYED; None when a sample that it needs was never drawn.
+        """
+        ids = [example.id for example in self._examples]
+        await self.add(allocation, set(ids))
+        walk = self.answer([allocation])
+        if not walk.known.all():
+            return None
+        scores = {i: None if np.isnan(s) else float(s) for i, s in zip(ids, walk.scores[0], strict=True)}
+        present = [score for score in scores.values() if score is not None]
+        return TrialResult(
+            number=REPLAYED,
+            allocation=allocation,
+            purpose="search",
+            split="search",
+            proposer="",
+            reason="",
+            status="complete",
+            score=math.fsum(present) / len(present) if present else None,
+            scores=scores,
+            n_scored=len(present),
+            n_missing=len(scores) - len(present),
+            budget_units=planned_units(self.spec, allocation),
+            flops_per_query=None,
+            prompt_tokens=0,
+            generated_tokens=0,
+            cost_usd=None,
+            samples_drawn=0,
+            samples_reused=0,
+            calls=0,
+            stage_scores=self._stage_scores(allocation),
+        )
+
+    def _stage_scores(self, allocation: Allocation) -> dict[str, float | None]:
+        means: dict[str, float | None] = {}
+        outcomes = self.outcomes
+        for k, nodes in enumerate(outcomes.path(allocation)):
+            model, n = outcomes.choice(k, allocation)
+            scores = self._stages[k].stage_score[nodes[nodes >= 0], model, n - 1]
+            present = scores[~np.isnan(scores)]
+            means[self._stages[k].spec.name] = math.fsum(present) / len(present) if len(present) else None
+        return means
+
+    def unknown_options(self) -> list[tuple[str, StageOption]]:
+        """Stages and their options of which nothing at all is known."""
+        return [
+            (stage.spec.name, option)
+            for stage in self._stages
+            for m, option in enumerate(stage.spec.options)
+            if stage.nodes and (stage.leads_to[: len(stage.nodes), m] == UNKNOWN).all()
+        ]
+
+    async def _read(self, k: int, number: int, m: int, n: int) -> None:
+        """Outcomes of the samples of one node and option up to n; as many as there are."""
+        stage = self._stages[k]
+        before = stage.seen.get((number, m), 0)
+        if n <= before and stage.leads_to[number, m, n - 1] != UNKNOWN:
+            return
+        node = stage.nodes[number]
+        choice = stage.spec.options[m].with_samples(n)
+        try:
+            first = min(before + 1, n)  # n is at or below `before` where only some prefixes have an outcome
+            outcomes = await self._runtime.prefixes(stage.spec, choice, node.example, node.outputs, first)
+        except ReplayMiss as miss:
+            if miss.available > before:
+                await self._read(k, number, m, miss.available)
+            return
+        stage.seen[(number, m)] = max(before, n)
+        last = k + 1 == len(self._stages)
+        for outcome in outcomes:
+            at = (number, m, outcome.n_samples - 1)
+            stage.flops[at] = outcome.flops
+            stage.stage_score[at] = np.nan if outcome.score is None else outcome.score
+            if outcome.status == "error":
+                stage.leads_to[at] = FAILED
+            elif not last:
+                outputs = {**node.outputs, stage.spec.name: outcome.value}
+                stage.leads_to[at] = self._stages[k + 1].node(node.example, outputs)
+            else:
+                score = self._score(outcome.value, node.example)
+                stage.leads_to[at] = FAILED if score is None else 0
+                stage.scores[at] = np.nan if score is None else score
+
+    def _score(self, output: Any, example: Example) -> float | None:
+        try:
+            return metrics.score(self.spec.metric, output, example)
+        except CustomCodeFailed:
+            return None
+
+
+def attach_spec_bank(spec: PipelineSpec, store: Store) -> Path | None:
+    """Attach the bank that the spec names, when it is there; its path."""
+    path = spec.bank_path
+    if path is None or not path.is_file():
+        return None
+    store.attach_bank(path)
+    return path

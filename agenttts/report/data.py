@@ -1,0 +1,360 @@
+"""A run as a person wants to read it: the store's rows in, one ReportData out. Never writes to the store.
+
+What a run comes to is its `outcome`; added here is how the search went, what samples buy, and what went
+wrong. A run that is still going on is reported as of the last snapshot. Printing is left to
+`report_terminal`, HTML to `report_html`, figures to `plots`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from agenttts.replay.bank import BankOutcomes, attach_spec_bank
+from agenttts.replay.curves import Marginal, StageCurve, marginal_values, merged, solve_around, stage_curves
+from agenttts.replay.headroom import StageHeadroom, headroom
+from agenttts.results.loading import load_outcome
+from agenttts.results.outcome import Outcome, jsonable, trial_json
+from agenttts.results.ranking import SEARCHING, by_phase, latest
+from agenttts.results.trials import TrialResult, load_trial
+from agenttts.stats import Interval
+from datastore import Insight, Proposal, Run, Store, StoreError, Trial
+from pipelines.allocation import Allocation, StageOption
+from pipelines.dataset.splits import load_examples
+from pipelines.errors import PipelineError
+from pipelines.examples import Example
+from pipelines.jsonvalues import JSON
+from pipelines.spec.files import restore_spec
+from pipelines.spec.pipeline import PipelineSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """The best allocation after a trial.
+
+    Attributes:
+        trial: Number of the trial.
+        allocation: The allocation with the best score so far.
+        score: Its score on the search split.
+        flops: FLOPs of all trials so far, whether their samples were drawn or found in the bank.
+        flops_drawn: The part of them that the trials paid for, by their share of the samples.
+    """
+
+    trial: int
+    allocation: Allocation
+    score: Interval
+    flops: float
+    flops_drawn: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultCount:
+    """How often a fault left examples without a score, and in which trials."""
+
+    reason: str
+    n_examples: int
+    trials: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truncated:
+    """How many of a stage's results rest on a prompt that was cut as planned, and of how many."""
+
+    stage: str
+    n_cut: int
+    n_results: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedRow:
+    """How a model of the run was tuned. before, after: mean score on the dataset's evaluation split, greedy;
+    None where it has none. curve: {step, epoch, loss, eval_loss, score} of what was measured."""
+
+    model: str
+    tasks: tuple[str, ...]
+    before: float | None
+    after: float | None
+    seconds: float
+    curve: tuple[Mapping[str, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """All that a report shows.
+
+    Attributes:
+        run_id: The run.
+        pipeline: Name of the pipeline.
+        metric: Name of its metric.
+        status: How the run stands: running, complete, stopped or failed.
+        as_of: Unix time of the snapshot of a run in progress; None otherwise.
+        started_at: Unix time.
+        finished_at: Unix time; None while the run is not finished.
+        budget_units: The most that an allocation may cost per query; None when the run does not tell.
+        proposer: Name of the proposer; None when the run does not tell.
+        seed: The run's seed; None when the run does not tell.
+        replay: Whether the run was replayed on recorded samples alone.
+        outcome: What the run comes to, so far or in the end.
+        trials: All trials in their order, one that is still going on included.
+        steps: The best score after each trial of the search.
+        curves: What a stage's samples buy.
+        headroom: What the best allocation's samples hold beyond their vote; empty where samples are gone.
+        marginals: What a dearer choice at one stage changes, the most gain per unit first.
+        insights: What the search has learnt.
+        proposals: What was proposed, and what became of it.
+        faults: Why examples are missing.
+        truncated: How many prompts were cut as planned.
+        tuned: The tuned models among the run's choices.
+        bank_solved: Whether curves also rest on allocations that were replayed on recorded samples.
+    """
+
+    run_id: str
+    pipeline: str
+    metric: str
+    status: str
+    as_of: float | None
+    started_at: float
+    finished_at: float | None
+    budget_units: float | None
+    proposer: str | None
+    seed: int | None
+    replay: bool
+    outcome: Outcome
+    trials: tuple[TrialResult, ...]
+    steps: tuple[Step, ...]
+    curves: tuple[StageCurve, ...]
+    headroom: tuple[StageHeadroom, ...]
+    marginals: tuple[Marginal, ...]
+    insights: tuple[Insight, ...]
+    proposals: tuple[Proposal, ...]
+    faults: tuple[FaultCount, ...]
+    truncated: tuple[Truncated, ...]
+    tuned: tuple[TunedRow, ...]
+    bank_solved: bool
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether the run had not ended when it was read."""
+        return self.as_of is not None or self.status == "running"
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the winner was scored on the sealed test split."""
+        return self.outcome.best is not None and self.outcome.best.test_score is not None
+
+    @property
+    def minutes(self) -> float | None:
+        """From start to end; None while the run is not finished."""
+        return None if self.finished_at is None else (self.finished_at - self.started_at) / 60
+
+    @property
+    def frontier(self) -> frozenset[int]:
+        """Numbers of the trials on the Pareto front."""
+        return frozenset(trial.number for trial in self.outcome.frontier)
+
+    def to_json_dict(self) -> dict[str, JSON]:
+        """The outcome's JSON, with more about each trial, and the rest of the report beside it."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("outcome", "trials")}
+        searched, extra = by_phase(self.trials)
+        return {
+            **self.outcome.to_json_dict(),
+            **{name: jsonable(value) for name, value in own.items()},
+            "confirmed": self.confirmed,
+            "minutes": self.minutes,
+            "trials": [self._trial_json(trial) for trial in searched],
+            "confirmation": [self._trial_json(trial) for trial in extra],
+        }
+
+    def _trial_json(self, trial: TrialResult) -> dict[str, JSON]:
+        interval = trial.interval
+        return trial_json(trial) | {
+            "score_ci": None if interval is None else [interval.low, interval.high],
+            "split": trial.split,
+            "flops_per_query": trial.flops_per_query,
+            "calls": trial.calls,
+            "cost_usd": trial.cost_usd,
+            "on_frontier": trial.number in self.frontier,
+        }
+
+
+def read_report(
+    store: Store,
+    run_id: str | None = None,
+    *,
+    solve: bool = True,
+    examples: Sequence[Example] | None = None,
+) -> ReportData:
+    """The report of a run.
+
+    Args:
+        store: The database, open for reading.
+        run_id: The run; None for the newest.
+        solve: Whether to score allocations around the best one on recorded samples, where there are enough.
+            This takes seconds.
+        examples: The search examples for this; None: the spec's dataset is read.
+
+    Raises:
+        StoreError: There is no such run.
+        SpecError: The run is not finished, and a function of its pipeline can't be imported any more.
+    """
+    run = store.run(run_id)
+    spec = _spec(run)
+    settings: dict[str, Any] = json.loads(run.settings or "{}")
+    outcome = load_outcome(store, run, spec)
+    rows = store.trials(run.run_id)
+    running = [load_trial(store, row) for row in rows if row.status == "running"]
+    trials = sorted((*outcome.trials, *outcome.confirmation, *running), key=lambda trial: trial.number)
+    best = None if outcome.best is None else outcome.best.allocation
+    replayed: list[TrialResult] = []
+    spare: list[StageHeadroom] = []
+    if solve and best is not None and spec is not None and store.as_of is None:
+        replayed, spare = _replayed(spec, store, best, int(settings.get("seed") or 0), examples)
+    points = merged(latest(outcome.trials, outcome.confirmation), replayed)
+    options = {stage.name: stage.options for stage in spec.stages} if spec else _options_tried(trials)
+    rule = json.loads(run.spec) if run.spec else {}
+    return ReportData(
+        run_id=run.run_id,
+        pipeline=str(rule.get("name", "pipeline")),
+        metric=_metric_name(rule.get("metric")),
+        status=run.status,
+        as_of=store.as_of if run.status == "running" else None,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+        budget_units=settings.get("budget_units"),
+        proposer=settings.get("proposer"),
+        seed=settings.get("seed"),
+        replay=bool(settings.get("replay")),
+        outcome=outcome,
+        trials=tuple(trials),
+        steps=tuple(_steps(trials)),
+        curves=tuple(stage_curves(points, best, options)) if best else (),
+        headroom=tuple(spare),
+        marginals=tuple(marginal_values(points, best)) if best else (),
+        insights=tuple(store.insights(run.run_id)),
+        proposals=tuple(store.proposals(run.run_id)),
+        faults=_faults(store, rows),
+        truncated=_truncated(store, run.run_id),
+        tuned=_tuned(store, rule),
+        bank_solved=bool(replayed),
+    )
+
+
+def _steps(trials: Iterable[TrialResult]) -> Iterable[Step]:
+    best: TrialResult | None = None
+    flops = flops_drawn = 0.0
+    for trial in trials:
+        if trial.split != "search" or trial.purpose not in SEARCHING:
+            continue
+        own_flops = (trial.flops_per_query or 0.0) * trial.n_scored
+        n_samples = trial.samples_drawn + trial.samples_reused
+        flops += own_flops
+        flops_drawn += own_flops * trial.samples_drawn / n_samples if n_samples else 0.0
+        if trial.interval and (best is None or (trial.score or 0.0) > (best.score or 0.0)):
+            best = trial
+        if best is not None and best.interval is not None:
+            yield Step(
+                trial=trial.number,
+                allocation=best.allocation,
+                score=best.interval,
+                flops=flops,
+                flops_drawn=flops_drawn,
+            )
+
+
+def _faults(store: Store, trials: Iterable[Trial]) -> tuple[FaultCount, ...]:
+    examples: Counter[str] = Counter()
+    numbers: dict[str, set[int]] = {}
+    for trial in trials:
+        reasons = [
+            s.reason or "no reason given" for s in store.scores(trial.trial_id).values() if s.score is None
+        ]
+        if trial.error and not reasons:
+            examples[trial.error] += trial.n_missing
+            numbers.setdefault(trial.error, set()).add(trial.number)
+        for reason in reasons:
+            examples[reason] += 1
+            numbers.setdefault(reason, set()).add(trial.number)
+    return tuple(
+        FaultCount(reason=reason, n_examples=count, trials=tuple(sorted(numbers[reason])))
+        for reason, count in examples.most_common()
+    )
+
+
+def _truncated(store: Store, run_id: str) -> tuple[Truncated, ...]:
+    rows = store.sql(
+        "SELECT stage, count(*) AS n_results, "
+        "count(*) FILTER (stage_results.reason LIKE 'truncated: %') AS n_cut "
+        "FROM stage_results JOIN trials USING (trial_id) WHERE run_id = ? AND stage_results.status = 'ok' "
+        "GROUP BY stage ORDER BY min(stage_results.rowid)",
+        [run_id],
+    )
+    counts = zip(rows["stage"], rows["n_cut"], rows["n_results"], strict=True)
+    return tuple(Truncated(stage=s, n_cut=int(cut), n_results=int(n)) for s, cut, n in counts if cut)
+
+
+def _tuned(store: Store, spec: Mapping[str, Any]) -> tuple[TunedRow, ...]:
+    names = {
+        model.get("revision"): name
+        for name, model in (spec.get("models") or {}).items()
+        if model.get("revision")
+    }
+    rows = []
+    for tuning in store.tunings():
+        revision = tuning.model_key.rpartition("@")[2]
+        if revision in names:
+            scores = json.loads(tuning.metrics)
+            rows.append(
+                TunedRow(
+                    model=names[revision],
+                    tasks=tuple(json.loads(tuning.tasks)),
+                    before=_mean(scores.get("before")),
+                    after=_mean(scores.get("after")),
+                    seconds=tuning.seconds,
+                    curve=tuple(json.loads(tuning.curve)),
+                )
+            )
+    return tuple(rows)
+
+
+def _replayed(
+    spec: PipelineSpec, store: Store, best: Allocation, seed: int, examples: Sequence[Example] | None
+) -> tuple[list[TrialResult], list[StageHeadroom]]:
+    """What recorded samples tell around the best allocation; nothing where data or bank are gone."""
+    try:
+        attach_spec_bank(spec, store)
+        examples = load_examples(spec, "search") if examples is None else examples
+        around = solve_around(BankOutcomes(spec, store, examples), best)
+        return around, headroom(spec, store, examples, best, seed)
+    except (PipelineError, StoreError, OSError):
+        return [], []
+
+
+def _spec(run: Run) -> PipelineSpec | None:
+    """The run's spec; None when it can't be restored here, as when a function of it is gone."""
+    try:
+        return restore_spec(run.spec)
+    except (PipelineError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _metric_name(metric: Any) -> str:
+    if isinstance(metric, Mapping):
+        return str(metric.get("kind", metric.get("python", "score"))).replace("_", " ")
+    return str(metric or "score")
+
+
+def _options_tried(trials: Iterable[TrialResult]) -> dict[str, tuple[StageOption, ...]]:
+    by_stage: dict[str, dict[StageOption, None]] = {}
+    for trial in trials:
+        for stage, choice in trial.allocation.items():
+            by_stage.setdefault(stage, {})[choice.option] = None
+    return {stage: tuple(options) for stage, options in by_stage.items()}
+
+
+def _mean(scores: Mapping[str, float | None] | None) -> float | None:
+    present = [score for score in (scores or {}).values() if score is not None]
+    return math.fsum(present) / len(present) if present else None

@@ -1,0 +1,380 @@
+"""The figures of a report, as plotly figures on a transparent ground that suit light and dark pages.
+
+What they show is decided in `report` and `curves`. Text from a run is escaped, since plotly reads some HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from pipelines.allocation import StageOption
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from agenttts.replay.curves import CurvePoint, Marginal, StageCurve
+    from agenttts.report.data import ReportData
+    from agenttts.results.trials import TrialResult
+    from agenttts.stats import Interval
+
+PALETTE = ("#3b76d6", "#e0782f", "#23997a", "#a25bc4", "#c79a1b", "#d24d62", "#3fa3bf", "#7d8591")
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "x")
+GREY = "#8a919c"
+ACCENT = PALETTE[0]
+_HEIGHT = 380
+
+
+def best_so_far(data: ReportData, against: str = "trials") -> go.Figure:
+    """The best score after each trial, against "trials" or "flops".
+
+    FLOPs are those of all samples that the trials used; where some came from a bank, a second line shows the
+    part paid for.
+    """
+    import plotly.graph_objects as go
+
+    figure = _figure(
+        f"score ({data.metric})", "trial" if against == "trials" else "FLOPs of the search so far"
+    )
+    steps = data.steps
+    texts = [_hover(f"after trial {s.trial}", str(s.allocation), _interval(s.score)) for s in steps]
+    if against == "trials":
+        series = [("best so far", [float(s.trial) for s in steps], ACCENT, "solid")]
+        trials = [t for t in data.outcome.trials if t.split == "search" and t.interval]
+        figure.add_trace(
+            go.Scatter(
+                x=[t.number for t in trials],
+                y=[t.score for t in trials],
+                mode="markers",
+                name="trials",
+                marker={"color": GREY, "size": 6, "opacity": 0.7},
+                error_y=_error_bars(_intervals(trials), GREY),
+                text=[_trial_hover(t) for t in trials],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    else:
+        name = "all samples used" if any(s.flops_drawn < s.flops for s in steps) else "samples drawn"
+        series = [(name, [s.flops for s in steps], ACCENT, "solid")]
+        if steps and 0 < steps[-1].flops_drawn < steps[-1].flops:
+            series.append(("samples paid for", [s.flops_drawn for s in steps], PALETTE[1], "dash"))
+    for name, x, colour, dash in series:
+        if name in ("best so far", "all samples used", "samples drawn"):
+            _band(figure, x, [s.score for s in steps], colour, step=True)
+        figure.add_trace(
+            go.Scatter(
+                x=x,
+                y=[s.score.mean for s in steps],
+                mode="lines+markers",
+                name=name,
+                line={"color": colour, "shape": "hv", "width": 2.5, "dash": dash},
+                marker={"size": 5},
+                text=texts,
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    if against == "flops":
+        figure.update_xaxes(exponentformat="power")
+    return figure
+
+
+def score_against_samples(data: ReportData, stage: str) -> go.Figure:
+    """The pipeline's score against one stage's number of samples, a line for each model, with intervals."""
+    import plotly.graph_objects as go
+
+    figure = _figure(f"score ({data.metric})", f"samples at {stage}")
+    colours = model_styles(data)
+    curves = [curve for curve in data.curves if curve.stage == stage]
+    for curve in curves:
+        colour, symbol = colours[curve.option]
+        x = [float(p.n_samples) for p in curve.points]
+        if len(curve.points) > 1:
+            _band(figure, x, [p.score for p in curve.points], colour)
+        figure.add_trace(
+            go.Scatter(
+                x=x,
+                y=[p.score.mean for p in curve.points],
+                mode="lines+markers",
+                name=escape(str(curve.option)),
+                line={"color": colour, "width": 2.5},
+                marker={"symbol": symbol, "size": 9},
+                error_y=_error_bars([p.score for p in curve.points], colour),
+                text=[_curve_hover(curve, point) for point in curve.points],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    counts = sorted({p.n_samples for curve in curves for p in curve.points})
+    ticks = [n for n in counts if n & (n - 1) == 0 or len(counts) <= 6] or counts
+    figure.update_xaxes(type="log", tickvals=ticks, ticktext=[str(n) for n in ticks])
+    best = data.outcome.best
+    if best is not None and stage in best.allocation:
+        figure.add_vline(x=best.allocation[stage].n_samples, line={"color": GREY, "dash": "dot", "width": 1})
+    return figure
+
+
+def quality_against_budget(data: ReportData) -> go.Figure:
+    """Every trial's score against its planned units, and the Pareto front through the best of them."""
+    import plotly.graph_objects as go
+
+    figure = _figure(f"score ({data.metric})", "budget, units per query")
+    front, best = data.outcome.frontier, data.outcome.best
+    others = [t for t in data.trials if t.split == "search" and t.interval and t.number not in data.frontier]
+    figure.add_trace(_budget_points(others, "trials", GREY, 8, 0.6))
+    figure.add_trace(
+        go.Scatter(
+            x=[t.budget_units for t in front],
+            y=[t.score for t in front],
+            mode="lines",
+            line={"color": ACCENT, "shape": "hv", "width": 1.5, "dash": "dot"},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    )
+    figure.add_trace(_budget_points(front, "Pareto front", ACCENT, 10, 1.0))
+    if best is not None:
+        figure.add_trace(
+            go.Scatter(
+                x=[best.budget_units],
+                y=[best.search_score],
+                mode="markers",
+                name="winner" if data.confirmed else "best so far",
+                marker={"symbol": "star", "size": 17, "color": PALETTE[1]},
+                hoverinfo="skip",
+            )
+        )
+    if data.budget_units is not None:
+        figure.add_vline(x=data.budget_units, line={"color": GREY, "dash": "dot", "width": 1})
+    return figure
+
+
+def next_unit(data: ReportData) -> go.Figure:
+    """The gain in score per further unit for each dearer choice, with intervals, the best on top."""
+    import plotly.graph_objects as go
+
+    figure = _figure("", "gain in score per further unit")
+    steps = list(reversed(data.marginals))
+    colours = model_styles(data)
+    figure.add_trace(
+        go.Scatter(
+            x=[m.gain_per_unit for m in steps],
+            y=[step_label(m) for m in steps],
+            mode="markers",
+            marker={
+                "size": 11,
+                "color": [colours[m.after.option][0] for m in steps],
+                "symbol": [colours[m.after.option][1] for m in steps],
+            },
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [(m.gain.high - m.gain.mean) / m.extra_units for m in steps],
+                "arrayminus": [(m.gain.mean - m.gain.low) / m.extra_units for m in steps],
+                "color": GREY,
+                "thickness": 1.5,
+                "width": 4,
+            },
+            text=[
+                _hover(
+                    step_label(m),
+                    f"{m.extra_units:+.3g} units: {_interval(m.gain, signed=True)}",
+                    f"from {m.base}",
+                )
+                for m in steps
+            ],
+            hovertemplate="%{text}<extra></extra>",
+            showlegend=False,
+        )
+    )
+    figure.add_vline(x=0, line={"color": GREY, "width": 1})
+    figure.update_layout(height=120 + 44 * max(1, len(steps)))
+    figure.update_yaxes(showgrid=False, automargin=True)
+    return figure
+
+
+def tuning_curves(data: ReportData) -> go.Figure:
+    """Training loss (dotted) and score on the evaluation split of each tuned model, against steps."""
+    import plotly.graph_objects as go
+
+    figure = _figure("score, loss", "step")
+    colours = model_styles(data)
+    for tuned in data.tuned:
+        colour = colours.get(StageOption(tuned.model), (GREY,))[0]
+        for key, dash in (("loss", "dot"), ("score", "solid")):
+            points = [point for point in tuned.curve if key in point]
+            figure.add_trace(
+                go.Scatter(
+                    x=[point["step"] for point in points],
+                    y=[point[key] for point in points],
+                    name=f"{tuned.model} {key}",
+                    mode="lines+markers" if key == "score" else "lines",
+                    line={"color": colour, "dash": dash, "width": 2},
+                )
+            )
+    return figure
+
+
+def regret_against(moments: pd.DataFrame, against: str = "trials") -> go.Figure:
+    """Mean regret of each proposer of a comparison, against "trials" or the FLOPs of as many random trials.
+
+    moments: as `agenttts compare` writes them. A search that has finished keeps its last regret.
+    """
+    import numpy as np
+    import plotly.graph_objects as go
+
+    axis = "trials" if against == "trials" else "FLOPs, in trials of seeded random search"
+    figure = _figure("mean regret", axis)
+    grid = np.arange(1, int(moments["trials_asked"].max()) + 1)
+    for i, (name, rows) in enumerate(moments.groupby("proposer", sort=False)):
+        curves = []
+        for _, search in rows.groupby(["landscape", "seed", "budget_units"], dropna=False):
+            search = search.sort_values("trial")
+            at = search["trial"] if against == "trials" else search["trials_worth"]
+            where = np.searchsorted(at.to_numpy(dtype=float), grid + 1e-9, side="right") - 1
+            curves.append(search["regret"].to_numpy(dtype=float)[np.maximum(where, 0)])
+        figure.add_trace(
+            go.Scatter(
+                x=grid,
+                y=np.mean(curves, axis=0),
+                mode="lines",
+                name=escape(str(name)),
+                line={"color": PALETTE[i % len(PALETTE)], "dash": "solid" if i < len(PALETTE) else "dash"},
+            )
+        )
+    figure.update_layout(hovermode="x unified")
+    return figure
+
+
+def reliability(bins: Sequence[tuple[float, float, int]]) -> go.Figure:
+    """Accuracy against confidence (bins: mean confidence, accuracy, texts); dots as large as their texts."""
+    import plotly.graph_objects as go
+
+    figure = _figure("accuracy", "confidence")
+    most = max(n for _, _, n in bins)
+    figure.add_trace(
+        go.Scatter(x=[0, 1], y=[0, 1], mode="lines", name="calibrated", line={"color": GREY, "dash": "dot"})
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=[sure for sure, _, _ in bins],
+            y=[right for _, right, _ in bins],
+            mode="lines+markers",
+            name="test texts",
+            line={"color": ACCENT, "width": 2},
+            marker={"size": [8 + 16 * (n / most) ** 0.5 for _, _, n in bins]},
+            text=[f"{n} texts" for _, _, n in bins],
+            hovertemplate="confidence %{x:.2f}, accuracy %{y:.2f}, %{text}<extra></extra>",
+        )
+    )
+    return figure
+
+
+def step_label(step: Marginal) -> str:
+    """`answer: small×4 → small×8`."""
+    return f"{step.stage}: {step.before} → {step.after}"
+
+
+def model_styles(data: ReportData) -> Mapping[StageOption, tuple[str, str]]:
+    """A colour and a marker for each option, the same in every figure."""
+    options = [curve.option for curve in data.curves] + [m.after.option for m in data.marginals]
+    order = list(dict.fromkeys(options))
+    return {own: (PALETTE[i % len(PALETTE)], SYMBOLS[i % len(SYMBOLS)]) for i, own in enumerate(order)}
+
+
+def _figure(y_title: str, x_title: str) -> go.Figure:
+    import plotly.graph_objects as go
+
+    axis: dict[str, Any] = {"gridcolor": "rgba(138,145,156,.25)", "zeroline": False, "linecolor": GREY}
+    return go.Figure(
+        layout={
+            "template": "none",
+            "height": _HEIGHT,
+            "margin": {"l": 60, "r": 16, "t": 40, "b": 52},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"family": "system-ui, sans-serif", "size": 13, "color": GREY},
+            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+            "hoverlabel": {"align": "left"},
+            "xaxis": {**axis, "title": {"text": escape(x_title)}},
+            "yaxis": {**axis, "title": {"text": escape(y_title)}},
+        }
+    )
+
+
+def _band(
+    figure: go.Figure, x: Sequence[float], scores: Sequence[Interval], colour: str, *, step: bool = False
+) -> None:
+    """A shaded interval around a line."""
+    import plotly.graph_objects as go
+
+    shape = "hv" if step else "linear"
+    edge: dict[str, Any] = {
+        "mode": "lines",
+        "line": {"width": 0, "shape": shape, "color": colour},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    fill = f"rgba({red},{green},{blue},.13)"
+    figure.add_trace(go.Scatter(x=x, y=[s.low for s in scores], **edge))
+    figure.add_trace(go.Scatter(x=x, y=[s.high for s in scores], fill="tonexty", fillcolor=fill, **edge))
+
+
+def _budget_points(
+    trials: Sequence[TrialResult], name: str, colour: str, size: int, opacity: float
+) -> go.Scatter:
+    import plotly.graph_objects as go
+
+    return go.Scatter(
+        x=[t.budget_units for t in trials],
+        y=[t.score for t in trials],
+        mode="markers",
+        name=name,
+        marker={"color": colour, "size": size, "opacity": opacity},
+        error_y=_error_bars(_intervals(trials), colour),
+        text=[_trial_hover(t) for t in trials],
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _intervals(trials: Sequence[TrialResult]) -> list[Interval]:
+    return [trial.interval for trial in trials if trial.interval is not None]
+
+
+def _error_bars(scores: Sequence[Interval], colour: str) -> dict[str, Any]:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [s.high - s.mean for s in scores],
+        "arrayminus": [s.mean - s.low for s in scores],
+        "color": f"rgba({red},{green},{blue},.45)",
+        "thickness": 1.2,
+        "width": 3,
+    }
+
+
+def _interval(score: Interval, *, signed: bool = False) -> str:
+    if signed:
+        return f"{score.mean:+.3f} [{score.low:+.3f}, {score.high:+.3f}]"
+    return f"{score.mean:.3f} [{score.low:.3f}, {score.high:.3f}]"
+
+
+def _trial_hover(trial: TrialResult) -> str:
+    score = _interval(trial.interval) if trial.interval else trial.status
+    return _hover(
+        f"trial {trial.number}", str(trial.allocation), f"{score} at {trial.budget_units:.4g} units"
+    )
+
+
+def _curve_hover(curve: StageCurve, point: CurvePoint) -> str:
+    rest = ", ".join(f"{stage} {choice}" for stage, choice in curve.others.items())
+    own = "" if point.stage_score is None else f"; the stage's own score {point.stage_score:.3f}"
+    source = "replayed on recorded samples" if point.trial is None else f"trial {point.trial}"
+    lines = [f"{curve.option}×{point.n_samples}: {_interval(point.score)}{own}", source]
+    return _hover(*lines, *([f"with {rest}"] if rest else []))
+
+
+def _hover(*lines: str) -> str:
+    return "<br>".join(escape(line) for line in lines)

@@ -1,0 +1,119 @@
+"""A report as one HTML file that needs no network: figures by plotly, whose script is inlined once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agenttts.errors import UserError
+from agenttts.report import figures as plots
+from agenttts.report import sentences as words
+from agenttts.report.data import ReportData
+from pipelines.files import whole
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+_CONFIG = {"displayModeBar": False, "responsive": True}
+
+
+def save_html(data: ReportData, path: Path | str) -> Path:
+    """Write the report, replacing the file once it is whole. UserError when that is not possible."""
+    return _write(to_html(data), path)
+
+
+def save_figures(figures: Sequence[go.Figure], title: str, path: Path | str) -> Path:
+    """Write figures on a page of their own; as `save_html`."""
+    parts = [
+        figure.to_html(full_html=False, include_plotlyjs=i == 0, config=_CONFIG)
+        for i, figure in enumerate(figures)
+    ]
+    page = f'<!doctype html><meta charset="utf-8"><title>{escape(title)}</title>'
+    return _write(page + "".join(parts), path)
+
+
+def _write(page: str, path: Path | str) -> Path:
+    path = Path(path).expanduser().resolve()
+    try:
+        with whole(path) as beside:
+            beside.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: the page can't be written there: {error.strerror or error}") from error
+    return path
+
+
+def to_html(data: ReportData) -> str:
+    """The whole page."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=PackageLoader("agenttts.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("report.html.j2")
+    return template.render(
+        data=data,
+        words=words,
+        figures={name: Markup(_fragment(name, figure)) for name, figure in _figures(data).items()},
+        stages=list(dict.fromkeys(curve.stage for curve in data.curves)),
+        tiles=_tiles(data),
+        plotly_js=Markup(get_plotlyjs()),
+        step_label=plots.step_label,
+    )
+
+
+def _figures(data: ReportData) -> dict[str, go.Figure]:
+    figures = {}
+    if data.steps:
+        figures["by-trial"] = plots.best_so_far(data, "trials")
+        figures["by-flops"] = plots.best_so_far(data, "flops")
+        figures["budget"] = plots.quality_against_budget(data)
+    for stage in dict.fromkeys(curve.stage for curve in data.curves):
+        figures[f"stage-{stage}"] = plots.score_against_samples(data, stage)
+    if data.tuned:
+        figures["tuned"] = plots.tuning_curves(data)
+    if data.marginals:
+        figures["next"] = plots.next_unit(data)
+    return figures
+
+
+def _fragment(name: str, figure: go.Figure) -> str:
+    import plotly.io
+
+    html: Any = plotly.io.to_html(
+        figure, config=_CONFIG, include_plotlyjs=False, full_html=False, div_id=f"figure-{name}"
+    )
+    return str(html)
+
+
+def _tiles(data: ReportData) -> list[tuple[str, str, str]]:
+    """(what, figure, small print) of the numbers at the top."""
+    tiles = []
+    outcome, cost = data.outcome, data.outcome.cost
+    best, base = outcome.best, outcome.baseline
+    if best is not None:
+        split = "test split" if data.confirmed else "search split, not confirmed"
+        score = best.test_score if data.confirmed else best.search_score
+        interval = words.interval_text(best.test_ci) if best.test_ci else ""
+        tiles.append((f"score · {split}", words.score_text(score), interval))
+    if base is not None:
+        tested = data.confirmed and base.test_score is not None
+        score = base.test_score if tested else base.search_score
+        interval = words.interval_text(base.test_ci) if base.test_ci else ""
+        tiles.append(("best single-model default", words.score_text(score), interval))
+    if outcome.difference is not None:
+        interval = words.interval_text(outcome.difference_ci, signed=True)
+        tiles.append(("difference, paired", f"{outcome.difference:+.3f}", interval))
+    if best is not None:
+        of = f"of {words.units_text(data.budget_units)} allowed" if data.budget_units is not None else ""
+        tiles.append(("units per query", words.units_text(best.budget_units), of))
+    used = f"of {words.count_text(cost.samples_used)} used"
+    tiles.append(("samples from the bank", f"{cost.reused_share:.0%}", used))
+    return tiles

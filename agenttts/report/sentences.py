@@ -1,0 +1,169 @@
+"""The sentences of a report beside its certificate: how the run stands, what it cost, what went wrong.
+
+Terminal and HTML say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agenttts.report.data import ReportData
+    from agenttts.results.outcome import Finalist
+    from agenttts.results.trials import TrialResult
+    from agenttts.stats import Interval
+
+
+def score_text(score: float | None) -> str:
+    return "–" if score is None else f"{score:.3f}"
+
+
+def interval_text(interval: Interval | tuple[float, float] | None, *, signed: bool = False) -> str:
+    """`0.712 [0.650, 0.770]`, or only the brackets for two bounds; – for None."""
+    if interval is None:
+        return "–"
+    sign = "+" if signed else ""
+    if isinstance(interval, tuple):
+        return f"[{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]"
+    return f"{interval.mean:{sign}.3f} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
+
+
+def count_text(number: float) -> str:
+    """A count with thousands marked; large floats such as FLOPs as 1.23e12."""
+    if abs(number) >= 1e9:
+        return f"{number:.3g}".replace("e+", "e")
+    return f"{number:,.0f}"
+
+
+def units_text(units: float) -> str:
+    """Three significant digits, whole numbers above a hundred."""
+    return f"{units:.0f}" if abs(units) >= 100 else f"{units:.3g}"
+
+
+def time_text(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def minutes_text(minutes: float) -> str:
+    return (
+        f"{minutes * 60:.0f} s"
+        if minutes < 2
+        else f"{minutes:.0f} min"
+        if minutes < 120
+        else f"{minutes / 60:.1f} h"
+    )
+
+
+def finalist_score(finalist: Finalist) -> str:
+    """The test score with its interval where there is one, else the search score, said so."""
+    if finalist.test_score is not None:
+        return f"{score_text(finalist.test_score)} {interval_text(finalist.test_ci)} on the test split"
+    interval = f" {interval_text(finalist.search_ci)}" if finalist.search_ci else ""
+    return f"{score_text(finalist.search_score)}{interval} on the search split"
+
+
+def status_text(data: ReportData) -> str:
+    """`complete`, or `run in progress, as of …` for a run that is still going on."""
+    if data.as_of is not None:
+        return f"run in progress, as of {time_text(data.as_of)}"
+    if data.status == "running":
+        return "not finished: still running elsewhere or interrupted (`agenttts search … --resume` goes on)"
+    reason = data.outcome.stopped_because if data.status == "complete" else None
+    return f"{data.status}: {reason}" if reason else data.status
+
+
+def headline(data: ReportData) -> str:
+    """One sentence: the winner, its score, its budget."""
+    best = data.outcome.best
+    if best is None:
+        return f"No trial of {data.pipeline} has a score yet."
+    budget = units_text(best.budget_units)
+    of = f" of {units_text(data.budget_units)}" if data.budget_units is not None else ""
+    lead = (
+        "The best allocation found"
+        if data.confirmed
+        else "The best allocation so far (not confirmed on the test split)"
+    )
+    return (
+        f"{lead} is {best.allocation}: {finalist_score(best)} ({data.metric}), "
+        f"for {budget}{of} units per query."
+    )
+
+
+def cost_lines(data: ReportData) -> Iterator[str]:
+    """What the search paid, and what the bank, shared prompts and races spared it."""
+    cost = data.outcome.cost
+    tokens = count_text(cost.prompt_tokens + cost.generated_tokens)
+    agent = f", {count_text(cost.agent_tokens)} more of the agent's" if cost.agent_tokens else ""
+    money = f" and ${cost.usd:.2f}" if cost.usd is not None else ""
+    time = f" in {minutes_text(data.minutes)}" if data.minutes is not None else ""
+    yield (
+        f"The search drew {count_text(cost.samples_drawn)} samples in {count_text(cost.calls)} calls{time}: "
+        f"{tokens} tokens{agent}, {count_text(cost.flops)} FLOPs{money}."
+    )
+    if cost.samples_reused:
+        of_used = f"{count_text(cost.samples_reused)} of the {count_text(cost.samples_used)} samples"
+        yield f"The bank answered {of_used} that the trials used ({cost.reused_share:.0%})."
+    if cost.flops_without_bank:
+        yield (
+            f"Without the bank the same trials would take {count_text(cost.flops_without_bank)} FLOPs, "
+            f"and {count_text(cost.flops_spared_by_shared_prompts)} more if each sample read its own prompt."
+        )
+    if cost.flops_spared_by_stops:
+        stops = count_text(cost.flops_spared_by_stops)
+        yield f"Trials pruned by a race spared {stops} FLOPs."
+
+
+def next_unit_text(data: ReportData) -> str:
+    """Where a further unit of compute would buy most, and how sure that is."""
+    if not data.marginals:
+        return "No two trials differ in one stage alone: what a further unit would buy is not known."
+    first = data.marginals[0]
+    step = f"{first.before} → {first.after} at {first.stage}"
+    gain = f"{interval_text(first.gain, signed=True)} for {units_text(first.extra_units)} more units"
+    if first.gain.low > 0:
+        return f"The next unit of compute would buy most with {step}: {gain}."
+    if first.gain.mean > 0:
+        return (
+            f"The next unit would buy most with {step} ({gain}), if it buys anything: the interval holds 0."
+        )
+    return f"No dearer choice at one stage has scored better; the least bad is {step} ({gain})."
+
+
+def headroom_lines(data: ReportData) -> Iterator[str]:
+    """What each stage's samples hold beyond what is made of them."""
+    for spare in data.headroom:
+        vote = f", their vote {interval_text(spare.maj_at_n)}" if spare.maj_at_n is not None else ""
+        yield (
+            f"At {spare.stage}, one sample of {spare.model} is right for "
+            f"{interval_text(spare.pass_at_1)}{vote}, "
+            f"at least one of {spare.n_samples} for {interval_text(spare.pass_at_n)}."
+        )
+
+
+def fault_lines(data: ReportData) -> Iterator[str]:
+    """How many evaluations are missing, how many prompts were cut, and which trials failed."""
+    missing = sum(trial.n_missing for trial in data.trials)
+    failed = [str(trial.number) for trial in data.trials if trial.status == "failed"]
+    if not missing and not failed:
+        yield "No example is missing from any trial."
+    if missing:
+        scored = sum(trial.n_scored for trial in data.trials)
+        yield f"{count_text(missing)} of {count_text(missing + scored)} evaluations are missing, in no mean."
+    for cut in data.truncated:
+        share = f"{count_text(cut.n_cut)} of {count_text(cut.n_results)}"
+        yield f"At {cut.stage}, {share} results rest on prompts that were cut as planned."
+    if failed:
+        yield f"Failed, not scored, for too many missing examples: {', '.join(failed)}."
+
+
+def trial_score_text(trial: TrialResult) -> str:
+    """The score with its interval; the status of a trial that has none."""
+    return interval_text(trial.interval) if trial.interval is not None else trial.status
+
+
+def cited(trials: Iterable[int]) -> str:
+    numbers = [str(number) for number in trials]
+    return f"trial{'s' * (len(numbers) > 1)} {', '.join(numbers)}" if numbers else "no trial"

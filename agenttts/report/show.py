@@ -1,0 +1,74 @@
+"""A run in a few lines: what `repr` prints of a result, and what a notebook shows of it."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Protocol
+
+from agenttts.report.sentences import count_text, interval_text, score_text, units_text
+from agenttts.results.outcome import Finalist, Outcome
+
+
+class Run(Protocol):
+    """What is shown of a run."""
+
+    @property
+    def run_id(self) -> str: ...
+
+    @property
+    def db(self) -> Path: ...
+
+    @property
+    def status(self) -> str: ...
+
+    @property
+    def outcome(self) -> Outcome: ...
+
+
+def text(run: Run) -> str:
+    """A run as text, one fact a line: the run, its winner and baseline, its trials, what it cost."""
+    lines = [f"{name:<9} {fact}" for name, fact in _facts(run)]
+    return f"{type(run).__name__}\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def html(run: Run) -> str:
+    """The same facts as an HTML table with a row each."""
+    rows = "".join(
+        f'<tr><th style="text-align:left">{name}</th><td style="text-align:left">{escape(fact)}</td></tr>'
+        for name, fact in _facts(run)
+    )
+    return f"<table><caption>{type(run).__name__}</caption><tbody>{rows}</tbody></table>"
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    scored = sum(trial.score is not None for trial in run.outcome.trials)
+    cost = run.outcome.cost
+    tokens = count_text(cost.prompt_tokens + cost.generated_tokens)
+    samples = count_text(cost.samples_drawn)
+    money = "" if cost.usd is None else f", ${cost.usd:,.2f}"
+    return [
+        ("run", f"{run.run_id}, {run.status}, in {run.db}"),
+        ("best", _finalist(run.outcome.best)),
+        ("baseline", _finalist(run.outcome.baseline)),
+        ("trials", f"{len(run.outcome.trials)}, {scored} with a score"),
+        (
+            "cost",
+            f"{count_text(cost.calls)} calls, {samples} samples, {tokens} tokens, "
+            f"{count_text(cost.flops)} FLOPs{money}",
+        ),
+    ]
+
+
+def _finalist(finalist: Finalist | None) -> str:
+    if finalist is None:
+        return "no trial has a score"
+    split = "search" if finalist.test_score is None else "test"
+    score, interval = (
+        (finalist.search_score, finalist.search_ci)
+        if split == "search"
+        else (finalist.test_score, finalist.test_ci)
+    )
+    bounds = f" {interval_text(interval)}" if interval else ""
+    units = units_text(finalist.budget_units)
+    return f"{finalist.allocation}: {score_text(score)}{bounds} on the {split} split, {units} units per query"

@@ -1,0 +1,1 @@
+"""What a run comes to: its trials, the winner, the certificate."""

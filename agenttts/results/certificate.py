@@ -1,0 +1,108 @@
+"""What is claimed of the winner, in words, and on what evidence: the figures of an outcome in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agenttts.results.outcome import Certificate, Equivalent, Finalist, Outcome
+
+
+def certificate(outcome: Outcome) -> Certificate:
+    """The claim that the figures of an outcome support; its own certificate is not looked at."""
+    best, baseline, interval = outcome.best, outcome.baseline, outcome.difference_ci
+    text = Certificate().text if best is None else " ".join(_sentences(outcome, best))
+    return Certificate(
+        text=text,
+        tie=None if interval is None else interval[0] <= 0 <= interval[1],
+        winner_is_default=best is not None
+        and baseline is not None
+        and best.allocation == baseline.allocation,
+        n_search=outcome.n_search,
+        n_test=outcome.n_test,
+        n_trials=len(outcome.trials),
+        n_equivalent=len(outcome.equivalent),
+    )
+
+
+def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
+    confirmed = [trial for trial in outcome.confirmation if trial.purpose == "confirm"]
+    n_tried = len({trial.allocation for trial in [*outcome.trials, *confirmed]})
+    seconds = outcome.planned_seconds
+    planned = "" if seconds is None else f", {seconds:.3g} s as planned"
+    yield (
+        f"{best.allocation} ({best.budget_units:.4g} units{planned}) is {_superlative(outcome, best)} of "
+        f"{n_tried} allocations tried, with {best.search_score:.3f} on {outcome.n_search} search examples."
+    )
+    yield from _retested(outcome, best)
+    if best.test_score is None or best.test_ci is None:
+        yield "It was not scored on the test split, so this is no more than the search's own view."
+    else:
+        low, high = best.test_ci
+        yield (
+            f"Scored once on the sealed test split ({outcome.n_test} examples): {best.test_score:.3f} "
+            f"[{low:.3f}, {high:.3f}]."
+        )
+    if best.test_metrics:
+        summaries = [
+            f"{name} {m.mean:.3f} [{m.ci[0]:.3f}, {m.ci[1]:.3f}]" for name, m in best.test_metrics.items()
+        ]
+        yield f"Further metrics there: {', '.join(summaries)}."
+    yield _against_default(outcome, best)
+    yield _equivalents(outcome.equivalent, best)
+    n_missing = sum(trial.n_missing for trial in outcome.trials)
+    if n_missing:
+        yield (
+            f"{n_missing} results are missing after errors; comparisons rest on the examples that both have."
+        )
+    yield "Intervals are 95 %, by bootstrap over examples; the search's own choice is not in them."
+
+
+def _superlative(outcome: Outcome, best: Finalist) -> str:
+    least = outcome.min_quality
+    if least is None:
+        return "the best"
+    if best.search_score < least:
+        return f"the best, though short of {least:g},"
+    return f"the {'fastest' if outcome.objective == 'latency' else 'cheapest'} that reaches {least:g}"
+
+
+def _retested(outcome: Outcome, best: Finalist) -> Iterator[str]:
+    retest = outcome.retest
+    if retest is not None:
+        own = next(rival for rival in retest.rivals if rival.allocation == best.allocation)
+        count = len(retest.rivals)
+        among = "alone was" if count == 1 else f"and {count - 1} not told apart from it were"
+        yield (
+            f"The search's best {among} scored again on {retest.n} examples held back; over both parts it is "
+            f"the best of them, with {own.retest_score:.3f} on those examples."
+        )
+
+
+def _against_default(outcome: Outcome, best: Finalist) -> str:
+    baseline, difference, interval = outcome.baseline, outcome.difference, outcome.difference_ci
+    if baseline is None:
+        return "No single-model default has a score to compare with."
+    if baseline.allocation == best.allocation:
+        return "It is the best single-model default itself: the search found nothing better."
+    if difference is None or interval is None:
+        return (
+            f"The best single-model default is {baseline.allocation}, {baseline.search_score:.3f} in search."
+        )
+    low, high = interval
+    figures = f"{difference:+.3f} [{low:+.3f}, {high:+.3f}], paired"
+    against = f"the best single-model default, {baseline.allocation} ({baseline.test_score:.3f})"
+    if low <= 0 <= high:
+        return f"The difference from {against}, is {figures}: the interval includes 0, so this is a tie."
+    return f"It is {'better' if low > 0 else 'worse'} than {against}: {figures}."
+
+
+def _equivalents(equivalent: tuple[Equivalent, ...], best: Finalist) -> str:
+    n_others = sum(entry.allocation != best.allocation for entry in equivalent)
+    if not n_others:
+        return "No other allocation tried is as good within noise."
+    cheapest = equivalent[0]
+    count = f"{n_others} other allocation{'s' * (n_others > 1)}"
+    claim = f"{count} can't be told apart from it on the search examples"
+    if cheapest.allocation == best.allocation:
+        return f"{claim}; none is cheaper."
+    return f"{claim}; the cheapest is {cheapest.allocation}, {cheapest.budget_units:.4g} units."

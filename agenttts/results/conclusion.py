@@ -1,0 +1,185 @@
+"""A run's trials → its outcome: winner, best default, what can't be told apart, all with their intervals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from agenttts.results.certificate import certificate
+from agenttts.results.cost import SearchCost
+from agenttts.results.outcome import Equivalent, Finalist, MetricSummary, Outcome, Retest, Rival
+from agenttts.results.ranking import baseline_of, by_phase, frontier, hypervolume, latest, winner_of
+from agenttts.results.retest import SPLIT
+from agenttts.results.trials import TrialResult, trial_id
+from agenttts.space.objective import BEST, Goal
+from agenttts.stats import Stream, mean_interval, paired_difference, stream_rng
+from datastore.store import Store
+from pipelines.allocation import Allocation
+from pipelines.errors import CustomCodeFailed
+from pipelines.examples import Example
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.stages import metrics
+
+Summaries = Mapping[str, MetricSummary]
+
+
+def conclude(
+    run_id: str,
+    trials: Sequence[TrialResult],
+    spec: PipelineSpec,
+    *,
+    budget_units: float,
+    cost: SearchCost,
+    seed: int,
+    ended: str | None,
+    goal: Goal = BEST,
+    test_metrics: Mapping[Allocation, Summaries] | None = None,
+) -> Outcome:
+    """The outcome of a run, finished or not.
+
+    Args:
+        run_id: The run.
+        trials: All of its trials, those on the test split included; without these the test figures are None.
+        spec: The run's pipeline.
+        budget_units: The most that an allocation was allowed to cost, in units per query.
+        cost: What the run paid.
+        seed: The run's seed, from which the bootstraps draw.
+        ended: Why the search went no further.
+        goal: What was sought.
+        test_metrics: Further metrics of the allocations that were scored on the test split.
+    """
+    searched, extra = by_phase(trials)
+    candidates = latest(searched, extra)
+    tests = {t.allocation: t for t in extra if t.purpose == "test" and t.score is not None}
+    best, baseline = winner_of(searched, extra, spec, goal), baseline_of(searched, extra)
+    front = frontier(searched, extra)
+    difference, difference_ci = None, None
+    n_test = max((t.n_scored for t in tests.values()), default=0)
+    if best is not None and baseline is not None and {best.allocation, baseline.allocation} <= set(tests):
+        first, second = tests[best.allocation], tests[baseline.allocation]
+        paired = paired_difference(first.scores, second.scores, stream_rng(seed, Stream.TEST_DIFFERENCE))
+        same = best.allocation == baseline.allocation
+        difference, n_test = paired.mean, paired.n
+        difference_ci = (0.0, 0.0) if same else (paired.low, paired.high)
+    outcome = Outcome(
+        run_id=run_id,
+        objective=goal.objective,
+        min_quality=goal.min_quality,
+        planned_seconds=goal.burden(spec, best.allocation) if best and goal.objective == "latency" else None,
+        best=_finalist(best, tests, seed, test_metrics or {}),
+        baseline=_finalist(baseline, tests, seed, test_metrics or {}),
+        difference=difference,
+        difference_ci=difference_ci,
+        retest=_retest(candidates, extra),
+        equivalent=_equivalent(best, candidates, seed),
+        frontier=tuple(front),
+        hypervolume=hypervolume(front, budget_units),
+        trials=tuple(searched),
+        confirmation=tuple(extra),
+        cost=cost,
+        stopped_because=ended,
+        n_search=max((t.n_scored + t.n_missing for t in searched), default=0),
+        n_test=n_test,
+    )
+    return replace(outcome, certificate=certificate(outcome))
+
+
+def summarise_metrics(
+    spec: PipelineSpec, store: Store, run_id: str, trial: TrialResult, examples: Sequence[Example], seed: int
+) -> Summaries:
+    """The spec's further metrics, from the stored outputs of a test trial.
+
+    Each is a mean over the examples that it can score; an example whose metric raises, or that has no gold
+    value, is missing. A metric that can score none is left out.
+    """
+    by_id = {example.id: example for example in examples}
+    outputs = {
+        result.example_id: None if result.output is None else json.loads(result.output)
+        for result in store.stage_results(trial_id(run_id, trial.number))
+        if result.stage == spec.output_stage.name and result.status == "ok" and result.example_id in by_id
+    }
+    summaries: dict[str, MetricSummary] = {}
+    for position, (name, metric) in enumerate(spec.metrics.items()):
+        scores: list[float | None] = []
+        for example_id, output in outputs.items():
+            try:
+                scores.append(metrics.score(metric, output, by_id[example_id]))
+            except CustomCodeFailed:
+                scores.append(None)
+        interval = mean_interval(scores, stream_rng(seed, Stream.FURTHER_METRIC, position))
+        if interval is not None:
+            ci = (interval.low, interval.high)
+            summaries[name] = MetricSummary(mean=interval.mean, ci=ci, n=interval.n)
+    return summaries
+
+
+def _finalist(
+    trial: TrialResult | None,
+    tests: Mapping[Allocation, TrialResult],
+    seed: int,
+    test_metrics: Mapping[Allocation, Summaries],
+) -> Finalist | None:
+    if trial is None or trial.score is None:
+        return None
+    test = tests.get(trial.allocation)
+    search_interval = mean_interval(trial.scores.values(), stream_rng(seed, Stream.SEARCH_SCORE))
+    test_interval = (
+        None if test is None else mean_interval(test.scores.values(), stream_rng(seed, Stream.TEST_SCORE))
+    )
+    return Finalist(
+        allocation=trial.allocation,
+        budget_units=trial.budget_units,
+        search_score=trial.score,
+        search_ci=None if search_interval is None else (search_interval.low, search_interval.high),
+        test_score=None if test is None else test.score,
+        test_ci=None if test_interval is None else (test_interval.low, test_interval.high),
+        test_metrics=test_metrics.get(trial.allocation, {}),
+        trial=trial.number,
+    )
+
+
+def _equivalent(
+    best: TrialResult | None, candidates: Sequence[TrialResult], seed: int
+) -> tuple[Equivalent, ...]:
+    """The winner and all that can't be told apart from it on the search split, cheapest first."""
+    if best is None:
+        return ()
+    equivalents: list[Equivalent] = []
+    for trial in candidates:
+        paired = paired_difference(
+            trial.scores, best.scores, stream_rng(seed, Stream.EQUIVALENCE, trial.number)
+        )
+        same = trial.allocation == best.allocation
+        if same or paired.holds(0.0):
+            equivalents.append(
+                Equivalent(
+                    allocation=trial.allocation,
+                    budget_units=trial.budget_units,
+                    search_score=trial.score or 0.0,
+                    difference=0.0 if same else paired.mean,
+                    difference_ci=(0.0, 0.0) if same else (paired.low, paired.high),
+                    trial=trial.number,
+                    cheapest=False,
+                )
+            )
+    first, *others = sorted(equivalents, key=lambda e: (e.budget_units, -e.search_score, e.trial))
+    return replace(first, cheapest=True), *others
+
+
+def _retest(candidates: Sequence[TrialResult], extra: Sequence[TrialResult]) -> Retest | None:
+    """The scores on the examples held back; None without a re-test."""
+    search_scores = {t.allocation: t.score or 0.0 for t in candidates}
+    again = {t.allocation: t for t in extra if t.split == SPLIT and t.score is not None}
+    if not again:
+        return None
+    rivals = [
+        Rival(
+            allocation=allocation,
+            search_score=search_scores[allocation],
+            retest_score=trial.score or 0.0,
+            trial=trial.number,
+        )
+        for allocation, trial in again.items()
+    ]
+    return Retest(n=max(t.n_scored for t in again.values()), rivals=tuple(rivals))

@@ -1,0 +1,115 @@
+"""What a search paid, and what the sample bank, races and shared prompts spared it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agenttts.results.trials import TrialResult
+from agenttts.space.units import rounds
+from datastore.store import Store
+from pipelines.spec.pipeline import ModelSpec, PipelineSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchCost:
+    """What one run paid. The agent's tokens and calls are not among the pipeline's.
+
+    Attributes:
+        calls: Requests to the pipeline's models.
+        samples_drawn: Samples that the run paid for.
+        samples_reused: Samples that trials took from the bank, counted each time they were taken.
+        prompt_tokens: Tokens that the pipeline's models read.
+        generated_tokens: Tokens that the pipeline's models wrote.
+        flops: FLOPs of these tokens.
+        agent_tokens: Tokens that the agent read and wrote.
+        agent_calls: Requests to the agent.
+        flops_without_bank: FLOPs of the same trials if each had drawn its own samples.
+        flops_spared_by_stops: FLOPs of the examples that trials which a race pruned did not run.
+        flops_spared_by_shared_prompts: FLOPs that reading the prompt anew for each sample would have added.
+        usd: US dollars; None when one of the models has no price.
+    """
+
+    calls: int = 0
+    samples_drawn: int = 0
+    samples_reused: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    flops: float = 0.0
+    agent_tokens: int = 0
+    agent_calls: int = 0
+    flops_without_bank: float = 0.0
+    flops_spared_by_stops: float = 0.0
+    flops_spared_by_shared_prompts: float = 0.0
+    usd: float | None = None
+
+    @property
+    def samples_used(self) -> int:
+        """Samples that the trials rest on, drawn or reused."""
+        return self.samples_drawn + self.samples_reused
+
+    @property
+    def reused_share(self) -> float:
+        """The share of the samples used that came from the bank; 0 without samples."""
+        return self.samples_reused / self.samples_used if self.samples_used else 0.0
+
+
+def cost_of(store: Store, run_id: str, spec: PipelineSpec, trials: Sequence[TrialResult]) -> SearchCost:
+    """What the run has paid so far, from the samples in the store that it paid for."""
+    calls = drawn = prompt_tokens = generated_tokens = 0
+    flops, usd, priced = 0.0, 0.0, True
+    keys = {spec.model_key(name): model for name, model in spec.models.items()}
+    for key, model in keys.items():
+        paid = store.run_cost(run_id, models=[key])
+        calls, drawn = calls + paid.calls, drawn + paid.samples_drawn
+        prompt_tokens += paid.prompt_tokens
+        generated_tokens += paid.generated_tokens
+        flops += 2.0 * model.active_params * (paid.prompt_tokens + paid.generated_tokens)
+        priced = priced and model.price is not None
+        if model.price is not None:
+            usd += paid.prompt_tokens * model.price.prompt_usd_per_million / 1e6
+            usd += paid.generated_tokens * model.price.generated_usd_per_million / 1e6
+    total = store.run_cost(run_id)
+    n_search = max((t.n_scored + t.n_missing for t in trials if t.split == "search"), default=0)
+    unrun = [(t, n_search - t.n_scored - t.n_missing) for t in trials if t.status == "pruned"]
+    return SearchCost(
+        calls=calls,
+        samples_drawn=drawn,
+        samples_reused=sum(t.samples_reused for t in trials),
+        prompt_tokens=prompt_tokens,
+        generated_tokens=generated_tokens,
+        flops=flops,
+        agent_tokens=total.prompt_tokens + total.generated_tokens - prompt_tokens - generated_tokens,
+        agent_calls=total.calls - calls,
+        flops_without_bank=sum((t.flops_per_query or 0.0) * t.n_scored for t in trials),
+        flops_spared_by_stops=sum((t.flops_per_query or 0.0) * n_unrun for t, n_unrun in unrun),
+        flops_spared_by_shared_prompts=_flops_of_shared_prompts(store, run_id, spec, keys),
+        usd=usd if priced else None,
+    )
+
+
+def _flops_of_shared_prompts(
+    store: Store, run_id: str, spec: PipelineSpec, models: Mapping[str, ModelSpec]
+) -> float:
+    """FLOPs of reading every prompt once more for each sample after the first; a refined one shares none.
+
+    What a further model read (a fuser, a verifier) is in the tokens too: such results are left out.
+    """
+    sharing = [
+        f"{stage.name} {option}"
+        for stage in spec.stages
+        if rounds(stage, 2) == 1
+        for option in stage.options
+        if stage.aggregator_for(option).own_model is None
+    ]
+    rows = store.sql(
+        "SELECT model_key, sum((n_samples - 1) * stage_results.prompt_tokens)::DOUBLE AS tokens "
+        "FROM stage_results JOIN trials USING (trial_id) "
+        "WHERE run_id = ? AND list_contains(?, concat(stage, ' ', "
+        "json_extract_string(allocation, concat('$.', stage, '.model')), "
+        "coalesce('@' || json_extract_string(allocation, concat('$.', stage, '.verifier')), ''))) "
+        "GROUP BY model_key",
+        [run_id, sharing],
+    )
+    tokens_by_key = zip(rows["model_key"], rows["tokens"], strict=True)
+    return sum(2.0 * models[key].active_params * float(n) for key, n in tokens_by_key if key in models)

@@ -1,0 +1,48 @@
+"""The outcome of a stored run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+from agenttts.results.conclusion import conclude
+from agenttts.results.cost import cost_of
+from agenttts.results.outcome import Outcome
+from agenttts.results.trials import load_trial
+from agenttts.space.objective import Goal
+from datastore.records import Run
+from datastore.store import Store
+from pipelines.spec.files import restore_spec
+from pipelines.spec.pipeline import PipelineSpec
+
+
+def load_outcome(store: Store, run: Run, spec: PipelineSpec | None = None) -> Outcome:
+    """The outcome that a run stored, or the one that it would come to if it ended now.
+
+    A stored outcome that lacks a key, since it is older, is completed from the run's trials.
+
+    Args:
+        store: The database, open for reading.
+        run: The run.
+        spec: The run's pipeline; None to restore it from the store where it is needed.
+
+    Raises:
+        SpecError: No outcome is stored, and a function of the stored pipeline can't be imported any more.
+    """
+    trials = [load_trial(store, trial) for trial in store.trials(run.run_id) if trial.status != "running"]
+    stored = json.loads(run.outcome) if run.outcome else {}
+    if {f.name for f in fields(Outcome)} <= set(stored):
+        return Outcome.from_json_dict(stored, trials)
+    spec = spec or restore_spec(run.spec)
+    settings = json.loads(run.settings)
+    so_far = conclude(
+        run.run_id,
+        trials,
+        spec,
+        budget_units=float(settings.get("budget_units", spec.budget.units)),
+        cost=cost_of(store, run.run_id, spec, trials),
+        seed=int(settings.get("seed", 0)),
+        ended=f"the run is {run.status}",
+        goal=Goal(settings.get("objective", "quality"), settings.get("min_quality")),
+    )
+    return Outcome.from_json_dict({**so_far.to_json_dict(), **stored}, trials) if stored else so_far

@@ -1,0 +1,232 @@
+"""What a run comes to: the winner, what it is compared with, what the run cost, and what is claimed.
+
+These are values only. `conclusion` computes them, `certificate` puts them into sentences, and the store keeps
+them as the JSON that `agenttts search --json` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Annotated
+
+from pydantic import PlainValidator, TypeAdapter
+from pydantic_core import to_jsonable_python
+
+from agenttts.results.cost import SearchCost
+from agenttts.results.ranking import by_phase, frontier
+from agenttts.results.trials import TrialResult
+from pipelines.allocation import Allocation
+from pipelines.jsonvalues import JSON
+
+Bounds = tuple[float, float]
+"""Lower and upper end of a 95 % interval."""
+
+_Allocation = Annotated[Allocation, PlainValidator(Allocation.from_dict)]
+_Trials = Annotated[tuple[TrialResult, ...], PlainValidator(tuple)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSummary:
+    """A further metric on the test split: its mean over n examples, with the interval of the mean."""
+
+    mean: float
+    ci: Bounds
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalist:
+    """The winner or the best default, with its scores.
+
+    Attributes:
+        allocation: The allocation.
+        budget_units: Its planned compute per query, in units.
+        search_score: Mean score on the search split.
+        search_ci: Interval of that mean.
+        test_score: Mean score on the test split; None when it was not scored there.
+        test_ci: Interval of that mean.
+        test_metrics: The spec's further metrics on the test split, by name.
+        trial: Number of its trial on the search split.
+    """
+
+    allocation: _Allocation
+    budget_units: float
+    search_score: float
+    search_ci: Bounds | None = None
+    test_score: float | None = None
+    test_ci: Bounds | None = None
+    test_metrics: Mapping[str, MetricSummary] = field(default_factory=dict)
+    trial: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equivalent:
+    """An allocation that can't be told apart from the winner on the search split; or the winner itself.
+
+    Attributes:
+        allocation: The allocation.
+        budget_units: Its planned compute per query, in units.
+        search_score: Mean score on the search split.
+        difference: Its score minus the winner's, paired by example.
+        difference_ci: Interval of that difference.
+        trial: Number of its trial on the search split.
+        cheapest: Whether it is the cheapest of all that can't be told apart.
+    """
+
+    allocation: _Allocation
+    budget_units: float
+    search_score: float
+    difference: float
+    difference_ci: Bounds
+    trial: int
+    cheapest: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rival:
+    """An allocation that was scored again on the examples held back, under the number `trial`."""
+
+    allocation: _Allocation
+    search_score: float
+    retest_score: float
+    trial: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retest:
+    """The scores on the n examples that were held back from the search."""
+
+    n: int
+    rivals: tuple[Rival, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """What is claimed of the winner, and on how much evidence.
+
+    Attributes:
+        text: The claim in sentences.
+        tie: Whether the test split shows no difference from the best default; None when that was not tested.
+        winner_is_default: Whether the winner is the best default itself.
+        n_search: Examples of the search split.
+        n_test: Examples of the test split that the claim rests on.
+        n_trials: Trials of the search, its confirmation not counted.
+        n_equivalent: Allocations that can't be told apart from the winner, itself included.
+    """
+
+    text: str = "No trial has a score, so nothing is claimed."
+    tie: bool | None = None
+    winner_is_default: bool = False
+    n_search: int = 0
+    n_test: int = 0
+    n_trials: int = 0
+    n_equivalent: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run comes to; of an unfinished run, what it would come to if it ended now.
+
+    Attributes:
+        run_id: The run.
+        objective: What was sought: quality, cost or latency.
+        min_quality: The least score that the winner had to reach; None when the best score was sought.
+        planned_seconds: The winner's planned seconds per query; None unless latency was sought.
+        best: The winner; None when no trial has a score.
+        baseline: The best single-model default; None when none has a score.
+        difference: Winner minus baseline on the test split, paired; None when not both were scored there.
+        difference_ci: Interval of that difference.
+        retest: The scores on examples held back; None when none were.
+        equivalent: The winner and all that can't be told apart from it, cheapest first.
+        frontier: Trials that no other beats in score for as few units, cheapest first.
+        hypervolume: The area below the frontier from no units to the budget: 1 for a score of 1 at no cost.
+        trials: The trials of the search itself, in their order.
+        confirmation: The trials after it: finalists again, allocations that the bank answers, test trials.
+        cost: What the run paid.
+        stopped_because: Why the search went no further; None when that is not known.
+        n_search: Examples of the search split.
+        n_test: Examples of the test split that the comparison rests on.
+        certificate: What is claimed.
+    """
+
+    run_id: str
+    objective: str
+    min_quality: float | None
+    planned_seconds: float | None
+    best: Finalist | None
+    baseline: Finalist | None
+    difference: float | None
+    difference_ci: Bounds | None
+    retest: Retest | None
+    equivalent: tuple[Equivalent, ...]
+    frontier: _Trials
+    hypervolume: float
+    trials: _Trials
+    confirmation: _Trials
+    cost: SearchCost
+    stopped_because: str | None
+    n_search: int
+    n_test: int
+    certificate: Certificate = Certificate()
+
+    def to_json_dict(self) -> dict[str, JSON]:
+        """The outcome as `agenttts search --json` prints it; trials as a summary."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)} | {
+            "frontier": [_front_json(trial) for trial in self.frontier],
+            "trials": [trial_json(trial) for trial in self.trials],
+            "confirmation": [trial_json(trial) for trial in self.confirmation],
+        }
+        return {name: jsonable(value) for name, value in values.items()}
+
+    @classmethod
+    def from_json_dict(cls, data: Mapping[str, JSON], trials: Sequence[TrialResult]) -> Outcome:
+        """The outcome that `to_json_dict` wrote.
+
+        Args:
+            data: The JSON, with all of its keys.
+            trials: The run's trials from the store, since the JSON holds a summary of them only.
+
+        Raises:
+            pydantic.ValidationError: A key is missing, or a value has another type.
+        """
+        searched, extra = by_phase(trials)
+        own = {"trials": searched, "confirmation": extra, "frontier": frontier(searched, extra)}
+        return _OUTCOME.validate_python({**data, **own})
+
+
+_OUTCOME = TypeAdapter(Outcome)
+
+
+def jsonable(value: object) -> JSON:
+    """Dataclasses and collections as JSON; a number that is not finite becomes None."""
+    plain: JSON = to_jsonable_python(value, fallback=Allocation.to_dict, inf_nan_mode="null")
+    return plain
+
+
+def trial_json(trial: TrialResult) -> dict[str, JSON]:
+    """A trial as the outcome's JSON holds it."""
+    return {
+        "number": trial.number,
+        "purpose": trial.purpose,
+        "allocation": trial.allocation.to_dict(),
+        "status": trial.status,
+        "score": trial.score,
+        "n_scored": trial.n_scored,
+        "n_missing": trial.n_missing,
+        "budget_units": trial.budget_units,
+        "proposer": trial.proposer,
+        "reason": trial.reason,
+        "samples_drawn": trial.samples_drawn,
+        "samples_reused": trial.samples_reused,
+        "error": trial.error,
+    }
+
+
+def _front_json(trial: TrialResult) -> dict[str, JSON]:
+    return {
+        "allocation": trial.allocation.to_dict(),
+        "budget_units": trial.budget_units,
+        "search_score": trial.score,
+        "trial": trial.number,
+    }

@@ -1,0 +1,225 @@
+"""What would fail in a search, found before a token is spent.
+
+Puts together the laws of the budget, the dataset, the templates and, with clients at hand, the preflight
+of the servers (`pipelines.servers.preflight`). Mistakes in the spec itself are found when it is read. What a
+search would cost is in `plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from agenttts.errors import SpaceError
+from agenttts.search.plan import HOPELESS_DIFFERENCE
+from agenttts.space.space import SearchSpace
+from agenttts.stats import smallest_resolvable_difference
+from datastore.keys import canonical_json
+from pipelines.costs import estimated_tokens
+from pipelines.dataset.splits import Splits, load_splits
+from pipelines.errors import PipelineError, SpecError
+from pipelines.examples import Example
+from pipelines.servers.clients import ModelClients
+from pipelines.servers.preflight import preflight
+from pipelines.spec.files import spec_functions
+from pipelines.spec.functions import require_ready
+from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.spec.templates import check_templates
+from pipelines.spec.variants import BuiltinMetric, Fusion
+from pipelines.stages.prompts import render, render_fusion, truncations
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that will fail (error) or may (warning). place: a field of the spec, or a file and line."""
+
+    severity: Severity
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.line}"
+
+    @property
+    def line(self) -> str:
+        """Place and message."""
+        return f"{self.place}: {self.message}" if self.place else self.message
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON-able."""
+        return asdict(self)
+
+
+async def check(
+    spec: PipelineSpec,
+    budget: float | None = None,
+    *,
+    clients: ModelClients | None = None,
+    read_splits: Callable[[], Splits] | None = None,
+) -> list[Finding]:
+    """Look for everything that would fail in a search. Nothing is drawn.
+
+    Args:
+        spec: The pipeline.
+        budget: Units per query; None: the spec's.
+        clients: How to reach the servers; None: they are not asked, and the lengths of prompts are estimated.
+        read_splits: Reads the examples, raising as `load_splits` does; None: `load_splits`.
+
+    Returns:
+        What is wrong, errors first; [] when a search can begin.
+    """
+    templates = list(_templates(spec))
+    findings = [*templates, *_space(spec, spec.budget.units if budget is None else budget), *_bank(spec)]
+    findings += _functions(spec)
+    examples: list[Example] = []
+    if not templates:
+        try:
+            splits = load_splits(spec) if read_splits is None else read_splits()
+        except PipelineError as error:
+            findings += _errors(error)
+        else:
+            both = [*splits.search, *splits.test]
+            prompts = list(_prompts(spec, both))
+            findings += [*_left_out(splits.left_out), *_size(len(splits.search)), *prompts]
+            if not any(finding.severity == "error" for finding in prompts):
+                examples = both
+                findings += _truncated(spec, both)
+    findings += _lengths(spec, examples) if clients is None else await _servers(spec, clients, examples)
+    return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity)
+
+
+def _templates(spec: PipelineSpec) -> Iterator[Finding]:
+    try:
+        check_templates(spec)
+    except SpecError as error:
+        yield from _errors(error)
+
+
+def _functions(spec: PipelineSpec) -> Iterator[Finding]:
+    for function in spec_functions(spec):
+        try:
+            require_ready(function)
+        except PipelineError as error:
+            yield from _errors(error)
+
+
+def _space(spec: PipelineSpec, budget: float) -> Iterator[Finding]:
+    try:
+        space = SearchSpace(spec, budget)
+    except SpaceError as error:
+        yield Finding(severity="error", place="budget.units", message=str(error))
+        return
+    for stage in spec.stages:
+        others = space.units(space.cheapest) - space.stage_units(stage.name, space.cheapest[stage.name])
+        for option in stage.options:
+            if space.max_samples(stage.name, option, space.budget_units - others) == 0:
+                message = (
+                    f"one sample of {str(option)!r} is over the budget of {budget:g} units; it is never tried"
+                )
+                yield Finding(severity="warning", place=f"stages[{stage.name}].models", message=message)
+
+
+def _bank(spec: PipelineSpec) -> Iterator[Finding]:
+    if spec.bank_path is not None and not spec.bank_path.exists():
+        message = f"must be a file that exists, got {spec.bank!r}; paths start from the spec's directory"
+        yield Finding(severity="error", place="bank", message=message)
+
+
+def _left_out(rows: Sequence[str]) -> Iterator[Finding]:
+    if rows:
+        message = f"{len(rows)} rows are left out: {'; '.join(rows[:3])}{'; …' if len(rows) > 3 else ''}"
+        yield Finding(severity="warning", place="dataset", message=message)
+
+
+def _truncated(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Finding]:
+    """How many prompts lose something as planned; outputs of other stages are not known yet."""
+    for stage in spec.stages:
+        notes = [note for example in examples for note in truncations(stage, example, {})]
+        if notes:
+            message = (
+                f"as planned, prompts of {len(notes)} of {len(examples)} examples are cut, such as {notes[0]}"
+            )
+            yield Finding(severity="warning", place=f"stages[{stage.name}].truncate", message=message)
+
+
+def _size(n_search: int) -> Iterator[Finding]:
+    resolvable = smallest_resolvable_difference(n_search)
+    if resolvable > HOPELESS_DIFFERENCE:
+        message = f"{n_search} examples show differences of {resolvable:.2f} or more only; add some"
+        yield Finding(severity="warning", place="dataset.search", message=message)
+
+
+def _prompts(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Finding]:
+    """The first failure of each stage; where it has inputs, it sees stand-ins for them and only may fail."""
+    for stage in spec.stages:
+        for example in examples:
+            outputs = {name: _stand_in(spec.stage(name), example) for name in stage.input_names}
+            try:
+                render(stage, example, outputs)
+                if isinstance(stage.aggregator, Fusion):
+                    render_fusion(stage, [""], example, outputs)
+            except SpecError as error:
+                severity: Severity = "warning" if stage.input_names else "error"
+                yield from (
+                    replace(finding, severity=severity, message=f"{finding.message} (example {example.id!r})")
+                    for finding in _errors(error)
+                )
+                break
+
+
+def _stand_in(stage: StageSpec, example: Example) -> Any:
+    """What the stage might put out: the gold value where there is one, else an empty list or text."""
+    listed = stage.parser.list_valued
+    gold = example.fields.get(stage.metric.label) if isinstance(stage.metric, BuiltinMetric) else None
+    if gold is None:
+        return [] if listed else ""
+    return gold[0] if isinstance(gold, list) and gold and not listed else gold
+
+
+def _lengths(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Finding]:
+    """Prompts that seem longer than a model's context, where no server counts their tokens."""
+    for stage in spec.stages:
+        if stage.input_names:
+            continue
+        sizes = [
+            (estimated_tokens(canonical_json(render(stage, example, {}))), example.id) for example in examples
+        ]
+        longest, example_id = max(sizes, default=(0, ""))
+        generated = stage.sampling.max_tokens
+        for name in stage.models:
+            window = spec.models[name].context_length
+            if window is not None and longest + generated > window:
+                message = (
+                    f"prompt and generation must fit the {window} tokens of {name!r}, example {example_id!r} "
+                    f"needs about {longest} + {generated}; a check with the servers up counts exactly"
+                )
+                yield Finding(severity="warning", place=f"stages[{stage.name}]", message=message)
+
+
+async def _servers(spec: PipelineSpec, clients: ModelClients, examples: Sequence[Example]) -> list[Finding]:
+    try:
+        problems = await preflight(spec, clients, examples)
+    except PipelineError as error:
+        return list(_errors(error))
+    return [
+        Finding(
+            severity="warning" if problem.estimated else "error",
+            place=problem.place,
+            message=f"{problem.message}; {problem.remedy}",
+        )
+        for problem in problems
+    ]
+
+
+def _errors(error: PipelineError) -> Iterator[Finding]:
+    if not isinstance(error, SpecError):
+        yield Finding(severity="error", place="", message=str(error))
+        return
+    for problem in error.problems:
+        file = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
+        place = ": ".join(part for part in (file if problem.file else None, problem.field) if part)
+        message = f"{problem.message}; {problem.remedy}" if problem.remedy else problem.message
+        yield Finding(severity="error", place=place, message=" ".join(message.split()))

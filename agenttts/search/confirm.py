@@ -1,0 +1,100 @@
+"""After the last step: confirm the finalists, open the sealed test split once, and say what is claimed.
+
+Finalists that miss examples are run again, the bank sparing what was scored. Where examples were held back,
+the best and its rivals are scored on those (`retest`). The best on the search split is the winner; it and the
+best default are scored once on the test split. No proposer sees those scores.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+from agenttts.proposers.base import finalists
+from agenttts.results.conclusion import conclude, summarise_metrics
+from agenttts.results.cost import cost_of
+from agenttts.results.ranking import baseline_of, latest, ranked, winner_of
+from agenttts.results.retest import SPLIT, rivals
+from agenttts.search.evaluate import PlannedTrial
+from agenttts.search.events import PhaseStarted
+from agenttts.search.state import SearchState, SearchWork, Step, tell
+from agenttts.search.trial import run_trial
+from pipelines.allocation import Allocation
+
+_FINALISTS = 3
+
+
+async def confirm(state: SearchState, runtime: Step) -> SearchState:
+    """Re-score finalists that miss examples, then the winner and the best default on the test split."""
+    work, ended = runtime.context, state.get("ended")
+    tell(runtime, PhaseStarted(phase="confirm", step=state["step"]))
+    work.ledger.limits = work.settings.limits  # what was kept back is for this
+    for planned in _planned(work, state["step"]):
+        trial, refusal = await run_trial(runtime, planned)
+        work.extra.append(trial)
+        if refusal is not None:
+            untested = f"{ended or 'stopped'}; {refusal}"
+            return {"ended": untested if planned.purpose == "test" else ended or refusal}
+    return {}
+
+
+def _planned(work: SearchWork, step: int) -> Iterator[PlannedTrial]:
+    """The trials of the confirmation; each is planned when those before it are done."""
+    for finalist in ranked(work.trials)[:_FINALISTS]:
+        if finalist.n_missing and not work.settings.replay:
+            reason = f"Trial {finalist.number} misses {finalist.n_missing} examples; another try at those."
+            yield _again(work, finalist.allocation, reason)
+    for allocation in finalists(work.proposer, work.view(step + 1)):
+        reason = "Samples paid for answer it in full, and it may beat every trial."
+        yield replace(_again(work, allocation, reason), proposer=work.proposer.name)
+    for rival in (
+        rivals(ranked(latest(work.trials, work.extra)), work.settings.seed) if work.held_back else ()
+    ):
+        reason = f"Trial {rival.number} on examples held back: the best of many scores is too high by luck."
+        yield replace(_again(work, rival.allocation, reason), examples=work.held_back, split=SPLIT)
+    best = winner_of(work.trials, work.extra, work.spec, work.settings.goal)
+    baseline = baseline_of(work.trials, work.extra)
+    for allocation in dict.fromkeys(t.allocation for t in (best, baseline) if t is not None):
+        role = "winner" if best is not None and allocation == best.allocation else "best default"
+        reason = f"The {role}, once on the sealed test split."
+        yield replace(_again(work, allocation, reason), examples=work.splits.test, purpose="test")
+
+
+def _again(work: SearchWork, allocation: Allocation, reason: str) -> PlannedTrial:
+    return PlannedTrial(
+        allocation=allocation,
+        examples=work.examples,
+        purpose="confirm",
+        proposer="confirmation",
+        reason=reason,
+    )
+
+
+async def finish(state: SearchState, runtime: Step) -> SearchState:
+    """Store the outcome and end the run."""
+    work = runtime.context
+    trials = [*work.trials, *work.extra]
+    tested = [t for t in work.extra if t.purpose == "test" and t.score is not None and work.spec.metrics]
+    test_metrics = {
+        t.allocation: summarise_metrics(
+            work.spec, work.store, work.run_id, t, work.splits.test, work.settings.seed
+        )
+        for t in tested
+    }
+    outcome = conclude(
+        work.run_id,
+        trials,
+        work.spec,
+        budget_units=work.space.budget_units,
+        cost=cost_of(work.store, work.run_id, work.spec, trials),
+        seed=work.settings.seed,
+        ended=state.get("ended"),
+        goal=work.settings.goal,
+        test_metrics=test_metrics,
+    )
+    now = work.clock()
+    work.event("finished", reason=state.get("ended"))
+    work.store.finish_run(work.run_id, "complete", json.dumps(outcome.to_json_dict()), now)
+    tell(runtime, PhaseStarted(phase="finish", step=state["step"]))
+    return {}

@@ -1,0 +1,154 @@
+"""`search(...)`: from a spec to a SearchResult.
+
+The arguments are put in order here; the run is opened, driven and closed in `runs`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from agenttts.blocking import parameters_of, run_blocking
+from agenttts.defaults import DEFAULT_DB
+from agenttts.errors import UserError
+from agenttts.proposers import DEFAULT, SEEK_FRONTIER, AgentSettings, Proposer, require_proposer
+from agenttts.result import SearchResult
+from agenttts.search.approval import Approve
+from agenttts.search.events import OnEvent
+from agenttts.search.run import OpenSearch
+from agenttts.settings import MAX_ERROR_RATE, SearchLimits, SearchSettings
+from agenttts.space.objective import Objective
+from agenttts.space.space import SearchSpace
+from datastore.store import Store
+from pipelines.spec.files import load_spec
+from pipelines.spec.pipeline import PipelineSpec
+
+
+async def async_search(
+    spec: PipelineSpec | Path | str,
+    *,
+    budget: float | None = None,
+    trials: int | None = 20,
+    proposer: str | Proposer = "auto",
+    seed: int = 0,
+    db: Path | str | None = None,
+    resume: bool = False,
+    replay: bool = False,
+    approve: Approve | None = None,
+    frontier: bool = False,
+    objective: Objective = "quality",
+    min_quality: float | None = None,
+    retest: float = 0.0,
+    limits: SearchLimits | None = None,
+    agent: AgentSettings | None = None,
+    banks: Sequence[Path | str] | None = None,
+    on_event: OnEvent | None = None,
+    clock: Callable[[], float] = time.time,
+    environ: Mapping[str, str] = os.environ,
+    max_error_rate: float = MAX_ERROR_RATE,
+    max_in_flight: int = 64,
+    preflight: bool = True,
+) -> SearchResult:
+    """`search` for code that is already asynchronous; the parameters are the same, and documented there."""
+    spec = load_spec(spec) if isinstance(spec, Path | str) else spec
+    agent = agent or AgentSettings.from_environ(environ)
+    if proposer == "auto":
+        proposer = DEFAULT if agent is None else "agent"
+    name = proposer if isinstance(proposer, str) else proposer.name
+    limits = limits or SearchLimits()
+    settings = SearchSettings(
+        budget_units=spec.budget.units if budget is None else float(budget),
+        seed=seed,
+        proposer=name,
+        agent_model=agent.model if agent is not None and name == "agent" else None,
+        replay=replay,
+        frontier=frontier,
+        objective=objective,
+        min_quality=min_quality,
+        retest=retest,
+        approve=approve is not None,
+        limits=limits if limits.trials is not None else replace(limits, trials=trials),
+        max_error_rate=max_error_rate,
+        max_in_flight=max_in_flight,
+        preflight=preflight,
+        banks=_banks(spec, banks),
+    )
+    require_proposer(proposer, agent)
+    if (frontier or min_quality is not None) and name not in SEEK_FRONTIER:
+        sought = "frontier" if frontier else f"least {objective}"
+        raise UserError(f"the {sought} is sought by {' and '.join(SEEK_FRONTIER)} only, got {name!r}")
+    settings.limits.require_prices(spec.models)
+    space = SearchSpace(spec, settings.budget_units)
+    settings.goal.require_speeds(spec)
+    with Store.open(DEFAULT_DB if db is None else db, clock=clock) as store:
+        opened = OpenSearch(
+            settings=settings,
+            space=space,
+            store=store,
+            proposer=proposer,
+            agent=agent,
+            approve=approve,
+            on_event=on_event or (lambda event: None),
+            clock=clock,
+            environ=environ,
+        )
+        return await opened.result(resume)
+
+
+@parameters_of(async_search)
+def search(*args: Any, **kwargs: Any) -> SearchResult:
+    """Search a pipeline's allocations within a budget, confirm the best on the test split, store all of it.
+
+    Works in a script as in a notebook. On Ctrl-C the run is marked as stopped and KeyboardInterrupt raised;
+    the same call with `resume=True` goes on.
+
+    Args:
+        spec: The pipeline: a PipelineSpec, or the path of its YAML file.
+        budget: The budget of an allocation, in units per query; None: the spec's.
+        trials: How many allocations are evaluated at most; None: no such limit. `limits.trials`, where set,
+            takes its place.
+        proposer: Who suggests allocations: a name of `agenttts.proposers.NAMES`, the name of a sampler's
+            class in optuna.samplers, an object that keeps the protocol `Proposer`, or "auto": the agent where
+            an endpoint is configured, else the default.
+        seed: The seed of every random stream. The same seed and the same bank give the same run.
+        db: The DuckDB file that keeps the run; None: agenttts.duckdb in the working directory.
+        resume: Whether to go on with the newest unfinished run of this spec and these settings. A finished
+            run is returned as it is.
+        replay: Whether every call that recorded samples can't answer is forbidden.
+        approve: Is given the proposals of each step, before they cost anything, and returns a decision for
+            each; None: nobody is asked.
+        frontier: Whether to seek the best score at every cost up to the budget, not at the budget alone.
+        objective: What is sought: "quality", or the least "cost" (planned units) or "latency" (planned
+            seconds, by the models' speeds) at a score of `min_quality`.
+        min_quality: The score to reach, above 0 and at most 1; None with the objective "quality".
+        retest: The share of the search examples, 0 to 0.5, that is held back from the trials; the best
+            allocation and those not told apart from it are scored on it at the end.
+        limits: What the whole search may spend in tokens, FLOPs, money and minutes; None: no limit but
+            `trials`.
+        agent: The endpoint of the LLM agent; None: from the environment variables AGENTTTS_AGENT_*.
+        banks: Files of recorded samples to attach; None: the spec's own.
+        on_event: Is given each event of the search as it happens, see `agenttts.search.events`.
+        clock: Gives the time in Unix seconds.
+        environ: The environment variables, for keys and the agent's endpoint.
+        max_error_rate: The largest share of missing examples with which a trial still has a score.
+        max_in_flight: Requests at once, for each server.
+        preflight: Whether servers, prompts and data are checked before the first trial.
+
+    Returns:
+        The result: the winner with its certificate, the trials, what it cost.
+
+    Raises:
+        AgentTTSError, PipelineError, StoreError: A person must act; what was paid for is kept.
+    """
+    return run_blocking(async_search(*args, **kwargs))
+
+
+def _banks(spec: PipelineSpec, banks: Sequence[Path | str] | None) -> tuple[Path, ...]:
+    if banks is not None:
+        return tuple(Path(bank) for bank in banks)
+    own = spec.bank_path
+    return (own,) if own is not None and own.exists() else ()

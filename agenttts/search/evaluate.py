@@ -1,0 +1,208 @@
+"""(Allocation, examples) → Trial: the one place where what goes wrong is sorted.
+
+What befalls one example (a server that gives up, a function that raises) makes it missing, with a reason, and
+never counts as 0. Past a stated share of missing examples the trial has failed and has no score. What befalls
+the run (a configuration error, a limit on spending, a full disk, Ctrl-C) goes to the caller: what was done
+until then is kept and the trial stays "running" in the store, so that a resumed run does it again and finds
+its samples in the bank.
+
+What outcomes add up to is in `tally`, running an example in `pipelines.runtime.runtime`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from agenttts.errors import AgentTTSError, UserError
+from agenttts.results.trials import TrialResult, result_of, trial_id
+from agenttts.search.events import TrialProgress
+from agenttts.search.racing import is_losing, rungs
+from agenttts.search.tally import Tally
+from agenttts.settings import MAX_ERROR_RATE
+from agenttts.space.space import SearchSpace
+from datastore import records
+from datastore.errors import StoreError
+from datastore.records import TrialPurpose
+from datastore.store import Store
+from pipelines.allocation import Allocation
+from pipelines.errors import (
+    ConfigurationError,
+    DatasetError,
+    MissingDependency,
+    ReplayMiss,
+    SpecError,
+    SpendRefused,
+)
+from pipelines.examples import Example
+from pipelines.runtime.runtime import ExampleOutcome, Runtime
+
+logger = logging.getLogger(__name__)
+
+STOPS = (
+    AgentTTSError,
+    ConfigurationError,
+    DatasetError,
+    MissingDependency,
+    ReplayMiss,
+    SpecError,
+    SpendRefused,
+    StoreError,
+)
+"""What concerns the run and not an example."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTrial:
+    """A trial that is to be run.
+
+    Attributes:
+        allocation: What is run.
+        examples: What it is run on.
+        purpose: What the trial is for.
+        proposer: The name of who proposed it.
+        reason: Why, in words.
+        split: The name of the examples' split; None: test for the purpose test, else search.
+    """
+
+    allocation: Allocation
+    examples: Sequence[Example]
+    purpose: TrialPurpose
+    proposer: str
+    reason: str
+    split: str | None = None
+
+
+async def evaluate(
+    planned: PlannedTrial,
+    *,
+    runtime: Runtime,
+    store: Store,
+    run_id: str,
+    number: int,
+    space: SearchSpace,
+    clock: Callable[[], float],
+    max_error_rate: float = MAX_ERROR_RATE,
+    on_progress: Callable[[TrialProgress], None] | None = None,
+    race_with: Mapping[str, float | None] | None = None,
+    seed: int = 0,
+) -> TrialResult:
+    """Run an allocation on every example at once and store the trial as it goes.
+
+    Args:
+        planned: The allocation, the examples and what the trial is for.
+        runtime: Runs an example.
+        store: Keeps the trial.
+        run_id: The run that the trial belongs to.
+        number: The trial's number in the run.
+        space: Knows what the allocation is planned to take.
+        clock: Gives the time in Unix seconds.
+        max_error_rate: The largest share of missing examples with which a trial still has a score.
+        on_progress: Is told how far the trial is.
+        race_with: The scores of the best trial so far; the examples are then run part by part, and the trial
+            is "pruned" as soon as it is clearly worse (`racing`). None: no race.
+        seed: The seed of the comparison in a race.
+
+    Raises:
+        UserError: There are no examples.
+        Exception: One of STOPS, which concerns the run.
+    """
+    allocation, examples = planned.allocation, planned.examples
+    if not examples:
+        raise UserError(f"a trial needs at least one example, got none for the purpose {planned.purpose!r}")
+    started = records.Trial(
+        trial_id=trial_id(run_id, number),
+        run_id=run_id,
+        number=number,
+        purpose=planned.purpose,
+        split=planned.split or ("test" if planned.purpose == "test" else "search"),
+        allocation=allocation.to_json(),
+        proposer=planned.proposer,
+        reason=planned.reason,
+        status="running",
+        budget_units=space.units(allocation),
+        started_at=clock(),
+    )
+    store.begin_trial(started)
+    tally = Tally(started, runtime.spec, len(examples))
+    pruned, n_run = False, 0
+    for end in [len(examples)] if race_with is None else rungs(len(examples)):
+        await _run_all(allocation, examples[n_run:end], runtime, store, tally, on_progress)
+        n_run = end
+        if race_with is not None and end < len(examples):
+            pruned = is_losing(tally.scores(examples[:end]), race_with, seed)
+            if pruned:
+                break
+    finished = replace(tally.trial(max_error_rate, n_run, pruned=pruned), finished_at=clock())
+    store.finish_trial(finished)
+    return result_of(finished, allocation, tally.scores(examples[:n_run]), tally.stage_scores())
+
+
+async def _run_all(
+    allocation: Allocation,
+    examples: Sequence[Example],
+    runtime: Runtime,
+    store: Store,
+    tally: Tally,
+    on_progress: Callable[[TrialProgress], None] | None,
+) -> None:
+    """One task for each example; outcomes are stored as they come, those of one moment together.
+
+    After a refusal to spend, what is in flight is paid for and finished; after any other stop it is
+    cancelled.
+    """
+    done: asyncio.Queue[asyncio.Task[ExampleOutcome]] = asyncio.Queue()
+    tasks = [asyncio.create_task(_outcome(runtime, allocation, example)) for example in examples]
+    for task in tasks:
+        task.add_done_callback(done.put_nowait)
+    stop: BaseException | None = None
+    n_seen = 0
+    try:
+        while n_seen < len(tasks):
+            batch = [await done.get()]
+            while not done.empty():
+                batch.append(done.get_nowait())
+            n_seen += len(batch)
+            faults = [task.exception() for task in batch if not task.cancelled()]
+            stop = stop or next((fault for fault in faults if fault is not None), None)
+            await _keep(batch, store, tally)
+            if stop is not None and not isinstance(stop, SpendRefused):
+                break
+            if on_progress is not None:
+                on_progress(tally.progress())
+    finally:
+        if n_seen < len(tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            rest = [task for task in tasks if not task.cancelled() and task.exception() is None]
+            await _keep(
+                [task for task in rest if task.result().example_id not in tally.outcomes], store, tally
+            )
+    if stop is not None:
+        raise stop
+
+
+async def _outcome(runtime: Runtime, allocation: Allocation, example: Example) -> ExampleOutcome:
+    try:
+        return await runtime.run_example(allocation, example)
+    except STOPS:
+        raise
+    except Exception as error:
+        logger.exception("example %s is missing", example.id)
+        reason = f"{type(error).__name__}: {error}"
+        return ExampleOutcome(
+            example_id=example.id, stages=(), output=None, score=None, status="error", reason=reason
+        )
+
+
+async def _keep(batch: Sequence[asyncio.Task[ExampleOutcome]], store: Store, tally: Tally) -> None:
+    outcomes = [task.result() for task in batch if not task.cancelled() and task.exception() is None]
+    for outcome in outcomes:
+        tally.add(outcome)
+    stage_rows, score_rows = tally.rows(outcomes)
+    if outcomes:
+        await store.put_stage_results(stage_rows)
+        await store.put_scores(score_rows)

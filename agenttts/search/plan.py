@@ -1,0 +1,204 @@
+"""What a search would take before it is begun: calls, tokens, FLOPs, money, hours, and what it can show.
+
+A forecast at the spec's expected lengths, as if no sample were used twice; the sample bank makes the real
+search cheaper. Whether servers and data are in order is `check`'s affair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from agenttts.errors import UserError
+from agenttts.space.space import SearchSpace
+from agenttts.space.units import (
+    planned_aggregation,
+    planned_aggregation_flops,
+    planned_stage_flops,
+    rounds,
+)
+from agenttts.stats import smallest_resolvable_difference
+from pipelines.allocation import Allocation, StageChoice
+from pipelines.costs import stage_cost_usd
+from pipelines.dataset.splits import load_splits
+from pipelines.spec.pipeline import PipelineSpec, StageSpec
+
+SAMPLES_PER_SECOND = 20.0
+HOPELESS_DIFFERENCE = 0.15
+_USEFUL_DIFFERENCE = 0.1
+_N_TYPICAL = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The forecast of a search.
+
+    allocations: in the space. trials: at most that many. n_search, n_test: examples.
+    calls, samples, tokens, flops: of all trials and of the confirmation on the test split, without any reuse.
+    cost_usd: US dollars; None when a model has no price. hours: at the assumed samples_per_second.
+    resolvable_difference: of two allocations' scores on the search split, found with a power of 80 %
+    (`stats`). warnings: why the search may not be worth it, one line each.
+    """
+
+    budget_units: float
+    allocations: int
+    trials: int
+    n_search: int
+    n_test: int
+    calls: int
+    samples: int
+    prompt_tokens: int
+    generated_tokens: int
+    flops: float
+    cost_usd: float | None
+    hours: float
+    samples_per_second: float
+    resolvable_difference: float
+    warnings: tuple[str, ...]
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.generated_tokens
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-able, with the total of tokens."""
+        return {**asdict(self), "tokens": self.tokens, "warnings": list(self.warnings)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Query:
+    """What one query takes."""
+
+    calls: float = 0.0
+    samples: float = 0.0
+    prompt_tokens: float = 0.0
+    generated_tokens: float = 0.0
+    flops: float = 0.0
+    cost_usd: float = 0.0
+
+    def __add__(self, other: _Query) -> _Query:
+        return _Query(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+    def __mul__(self, times: float) -> _Query:
+        return _Query(**{name: value * times for name, value in vars(self).items()})
+
+
+def plan(
+    spec: PipelineSpec,
+    budget: float | None = None,
+    trials: int = 20,
+    *,
+    n_search: int | None = None,
+    n_test: int | None = None,
+    samples_per_second: float = SAMPLES_PER_SECOND,
+    seed: int = 0,
+) -> Plan:
+    """Forecast a search of `trials` allocations and its confirmation.
+
+    budget: units; None for the spec's. n_search, n_test: examples in the splits; None to read the dataset.
+    samples_per_second: what all servers together are assumed to draw.
+    Raises SpaceError when the budget is under the cheapest allocation, and what `load_splits` raises.
+    """
+    if trials < 1 or not samples_per_second > 0:
+        raise UserError(f"trials is >= 1 and samples_per_second > 0, got {trials} and {samples_per_second:g}")
+    space = SearchSpace(spec, spec.budget.units if budget is None else budget)
+    if n_search is None or n_test is None:
+        splits = load_splits(spec)
+        n_search = len(splits.search) if n_search is None else n_search
+        n_test = len(splits.test) if n_test is None else n_test
+    trials = min(trials, space.size)
+    typical = _typical_query(space, seed)
+    confirmed = 2  # the winner and the best default
+    total = typical * (trials * n_search + confirmed * n_test)
+    resolvable = smallest_resolvable_difference(n_search)
+    return Plan(
+        budget_units=space.budget_units,
+        allocations=space.size,
+        trials=trials,
+        n_search=n_search,
+        n_test=n_test,
+        calls=round(total.calls),
+        samples=round(total.samples),
+        prompt_tokens=round(total.prompt_tokens),
+        generated_tokens=round(total.generated_tokens),
+        flops=total.flops,
+        cost_usd=total.cost_usd if _priced(spec) else None,
+        hours=total.samples / samples_per_second / 3600,
+        samples_per_second=samples_per_second,
+        resolvable_difference=resolvable,
+        warnings=tuple(_warnings(space, n_search, resolvable)),
+    )
+
+
+def _typical_query(space: SearchSpace, seed: int) -> _Query:
+    """The mean over random allocations brought into the budget: a search stays near its limit."""
+    rng = np.random.default_rng(seed)
+    total = _Query()
+    for _ in range(_N_TYPICAL):
+        drawn = {
+            s.name: s.options[rng.integers(len(s.options))].with_samples(
+                int(rng.integers(1, s.max_samples + 1))
+            )
+            for s in space.stages
+        }
+        total += _query(space.spec, space.project(Allocation(drawn)))
+    return total * (1 / _N_TYPICAL)
+
+
+def _query(spec: PipelineSpec, allocation: Allocation) -> _Query:
+    total = _Query()
+    for stage in spec.stages:
+        choice = allocation[stage.name]
+        model = spec.models[choice.model]
+        generated = choice.n_samples * stage.generated_tokens
+        read = rounds(stage, choice.n_samples) * stage.prompt_tokens
+        total += _Query(
+            calls=max(
+                rounds(stage, choice.n_samples),
+                math.ceil(choice.n_samples / (model.max_n or choice.n_samples)),
+            ),
+            samples=choice.n_samples,
+            prompt_tokens=read,
+            generated_tokens=generated,
+            flops=planned_stage_flops(spec, stage, choice) - planned_aggregation_flops(spec, stage, choice),
+            cost_usd=stage_cost_usd(model, read, generated) or 0.0,
+        )
+        total += _aggregation(spec, stage, choice)
+    return total
+
+
+def _aggregation(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> _Query:
+    calls = planned_aggregation(stage, choice)
+    if calls is None:
+        return _Query()
+    read, generated = calls.n_calls * calls.prompt_tokens, calls.n_calls * calls.generated_tokens
+    return _Query(
+        calls=calls.n_calls,
+        samples=calls.n_calls,
+        prompt_tokens=read,
+        generated_tokens=generated,
+        flops=planned_aggregation_flops(spec, stage, choice),
+        cost_usd=stage_cost_usd(spec.models[calls.model], read, generated) or 0.0,
+    )
+
+
+def _priced(spec: PipelineSpec) -> bool:
+    used = {model for stage in spec.stages for model in stage.models}
+    used |= spec.verifiers | {own for stage in spec.stages if (own := stage.aggregator.own_model) is not None}
+    return all(spec.models[name].price is not None for name in used)
+
+
+def _warnings(space: SearchSpace, n_search: int, resolvable: float) -> Iterable[str]:
+    if resolvable > HOPELESS_DIFFERENCE:
+        enough = n_search
+        while smallest_resolvable_difference(enough) > _USEFUL_DIFFERENCE:
+            enough += 1
+        yield (
+            f"{n_search} search examples show differences of {resolvable:.2f} or more only, so that most "
+            f"allocations will not be told apart; {enough} would show {_USEFUL_DIFFERENCE:g}"
+        )
+    if space.size == 1:
+        yield f"only {space.cheapest} is within the budget, so there is nothing to search; raise the budget"

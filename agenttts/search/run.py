@@ -1,0 +1,249 @@
+"""A run of a search: opens it (or goes on with an earlier one), drives the graph to its end, and closes it.
+
+What is decided is left to the nodes of the graph and the proposers. The database is the one memory: a resumed
+run takes its stored decisions in order and goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, cast
+
+from agenttts.errors import UserError
+from agenttts.proposers import AgentSettings, Proposer, ProposerContext, make_proposer
+from agenttts.replay.bank import BankOutcomes
+from agenttts.result import SearchResult
+from agenttts.results.retest import held_back
+from agenttts.results.trials import load_trial
+from agenttts.search.approval import Approve
+from agenttts.search.check import check
+from agenttts.search.drafts import Draft
+from agenttts.search.events import Note, OnEvent, RunFinished, RunStarted, RunStopped, SearchEvent
+from agenttts.search.insights import inherited
+from agenttts.search.limits import Ledger
+from agenttts.settings import SearchSettings
+from agenttts.space.space import SearchSpace
+from datastore.records import Event, ModelRecord, Run, RunStatus
+from datastore.store import Store
+from pipelines.dataset.splits import Splits, load_splits
+from pipelines.examples import Example
+from pipelines.runtime.runtime import Runtime
+from pipelines.servers.clients import ModelClients
+from pipelines.spec.files import dump_spec, spec_digest
+from pipelines.spec.pipeline import PipelineSpec
+
+if TYPE_CHECKING:
+    from langchain_core.runnables import RunnableConfig
+
+    from agenttts.search.state import SearchState, SearchWork
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenSearch:
+    """A search whose arguments are in order and whose database is open."""
+
+    settings: SearchSettings
+    space: SearchSpace
+    store: Store
+    proposer: str | Proposer
+    agent: AgentSettings | None
+    approve: Approve | None
+    on_event: OnEvent
+    clock: Callable[[], float]
+    environ: Mapping[str, str]
+
+    async def result(self, resume: bool) -> SearchResult:
+        """Run the search to its end, or go on with an earlier run; a finished one is returned as it is."""
+        spec, settings, store = self.space.spec, self.settings, self.store
+        unfinished = _run_to_resume(store, settings, spec_digest(spec)) if resume else None
+        if unfinished is not None and unfinished.status == "complete":
+            return SearchResult.from_store(store, unfinished.run_id, spec)
+        async with AsyncExitStack() as closing:
+            clients = None
+            if not settings.replay:
+                rng = random.Random(settings.seed)
+                limit = settings.max_in_flight
+                clients = ModelClients(spec, rng=rng, max_in_flight=limit, environ=self.environ)
+                closing.push_async_callback(clients.aclose)
+            splits = await self._splits(clients)
+            examples, rest = held_back(splits.search, settings.retest, settings.seed)
+            for bank in settings.banks:
+                store.attach_bank(bank)
+            run = _begin(store, spec, settings, unfinished, self.clock())
+            work = self._work(run, splits, examples, rest, clients)
+            close = getattr(work.proposer, "aclose", None)
+            if close is not None:
+                closing.push_async_callback(close)
+            try:
+                await self._drive(work, resumed=unfinished is not None)
+            except (KeyboardInterrupt, asyncio.CancelledError):
+                self._stop(run, "stopped", "stopped by hand")
+                raise
+            except Exception as error:
+                self._stop(run, "failed", f"{type(error).__name__}: {error}")
+                raise
+        result = SearchResult.from_store(store, run.run_id, spec)
+        return replace(result, examples=splits.search)
+
+    async def _splits(self, clients: ModelClients | None) -> Splits:
+        """All examples, read once; UserError for what would fail in the search."""
+        spec, settings = self.space.spec, self.settings
+        read = cache(lambda: load_splits(spec))
+        if settings.preflight:
+            findings = await check(spec, settings.budget_units, clients=clients, read_splits=read)
+            errors = [finding.line for finding in findings if finding.severity == "error"]
+            for finding in findings:
+                if finding.severity != "error":
+                    self.on_event(Note(message=str(finding)))
+            if errors:
+                raise UserError("\n".join(errors))
+        return read()
+
+    def _work(
+        self,
+        run: Run,
+        splits: Splits,
+        examples: Sequence[Example],
+        rest: Sequence[Example],
+        clients: ModelClients | None,
+    ) -> SearchWork:
+        """The nodes' work, with all that the store knows of the run."""
+        from agenttts.search.state import SearchWork  # langgraph takes a second to import
+
+        spec, settings, store, run_id = self.space.spec, self.settings, self.store, run.run_id
+        replay = settings.replay
+        ledger = Ledger.resumed(settings.limits, spec, clock=self.clock, store=store, run_id=run_id)
+        context = ProposerContext(store=store, run_id=run_id, gate=ledger, agent=self.agent, replay=replay)
+        work = SearchWork(
+            run_id=run_id,
+            settings=settings,
+            space=self.space,
+            splits=splits,
+            examples=examples,
+            held_back=rest,
+            store=store,
+            runtime=Runtime(spec, store, clients, run_id=run_id, replay=replay, gate=ledger),
+            ledger=ledger,
+            proposer=make_proposer(self.proposer, context),
+            approve=self.approve,
+            clock=self.clock,
+            bank=BankOutcomes(spec, store, examples),
+            inherited=inherited(store, run),
+            stored={t.number: load_trial(store, t) for t in store.trials(run_id) if t.status != "running"},
+            insights=store.insights(run_id),
+        )
+        for proposal in store.proposals(run_id):
+            work.proposals.setdefault(proposal.step, []).append(Draft.from_record(proposal))
+        return work
+
+    async def _drive(self, work: SearchWork, *, resumed: bool) -> None:
+        """Run the graph to its end and hand on its events."""
+        from agenttts.search.graph import build_graph
+
+        self.on_event(
+            RunStarted(
+                run_id=work.run_id,
+                resumed=resumed,
+                db=work.store.path,
+                settings=self.settings,
+                allocations=self.space.size,
+                n_examples=len(work.examples),
+            )
+        )
+        start: SearchState = {"step": 0, "ended": None}
+        config: RunnableConfig = {"recursion_limit": 1_000_000}
+        events = build_graph().astream(start, config, context=work, stream_mode="custom")
+        async with aclosing(events):  # type: ignore[type-var]
+            async for event in events:
+                self.on_event(cast(SearchEvent, event))
+        self.on_event(RunFinished(run_id=work.run_id))
+
+    def _stop(self, run: Run, status: RunStatus, reason: str) -> None:
+        """Mark the run as ended before it was complete; what it paid for is in the store already."""
+        store, run_id, now = self.store, run.run_id, self.clock()
+        store.put_event(Event(run_id=run_id, at=now, kind=status, detail=json.dumps({"reason": reason})))
+        store.finish_run(run_id, status, None, now)
+        message = (
+            f"run {run_id} is kept in {store.path}; the same command with --resume goes on where it stopped"
+        )
+        self.on_event(RunStopped(run_id=run_id, status=status, reason=reason, message=message))
+
+
+def _run_to_resume(store: Store, settings: SearchSettings, digest: str) -> Run:
+    """The newest unfinished run of this spec and these settings, else the newest finished one.
+
+    UserError, naming what differs from the newest run, when none fits.
+    """
+    runs = store.runs()
+    if not runs:
+        raise UserError(f"{store.path}: --resume needs a run, this database has none; leave --resume out")
+    fitting = [run for run in runs if not _differences(settings, digest, run)]
+    if not fitting:
+        raise UserError(
+            f"run {runs[-1].run_id} can't be resumed with other settings: "
+            f"{'; '.join(_differences(settings, digest, runs[-1]))}; "
+            "repeat the command that began it, or leave --resume out"
+        )
+    unfinished = [run for run in fitting if run.status != "complete"]
+    return (unfinished or fitting)[-1]
+
+
+def _differences(settings: SearchSettings, digest: str, run: Run) -> list[str]:
+    changed = ["the spec has changed"] if run.spec_digest != digest else []
+    return changed + settings.differences(SearchSettings.from_json_dict(json.loads(run.settings)))
+
+
+def _begin(
+    store: Store, spec: PipelineSpec, settings: SearchSettings, unfinished: Run | None, now: float
+) -> Run:
+    """Store the run, new or unfinished, and its models."""
+    digest = spec_digest(spec)
+    run = Run(
+        run_id=unfinished.run_id if unfinished else _new_run_id(store, now, settings.seed, digest),
+        spec=dump_spec(spec),
+        spec_digest=digest,
+        settings=json.dumps({"spec_digest": digest, **settings.to_json_dict()}),
+        status="running",
+        started_at=unfinished.started_at if unfinished else now,
+        finished_at=None,
+        outcome=None,
+    )
+    store.start_run(run)
+    store.put_models([_model_record(spec, name) for name in spec.models])
+    kind = "resumed" if unfinished else "started"
+    store.put_event(Event(run_id=run.run_id, at=now, kind=kind, detail=run.settings))
+    return run
+
+
+def _model_record(spec: PipelineSpec, name: str) -> ModelRecord:
+    model = spec.models[name]
+    price = model.price
+    return ModelRecord(
+        key=spec.model_key(name),
+        name=name,
+        revision=model.revision,
+        active_params=model.active_params,
+        context_length=model.context_length,
+        parent=model.parent,
+        usd_per_million_prompt_tokens=price.prompt_usd_per_million if price else None,
+        usd_per_million_generated_tokens=price.generated_usd_per_million if price else None,
+    )
+
+
+def _new_run_id(store: Store, now: float, seed: int, digest: str) -> str:
+    """Such as 20261124-073012-ab12: UTC, and four hex digits of what is searched."""
+    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%d-%H%M%S")
+    taken = {run.run_id for run in store.runs()}
+    for attempt in range(1000):
+        mark = hashlib.sha256(f"{now}|{seed}|{digest}|{attempt}".encode()).hexdigest()[:4]
+        if f"{stamp}-{mark}" not in taken:
+            return f"{stamp}-{mark}"
+    raise UserError(f"{store.path}: a thousand runs began in one second; wait and try again")

@@ -1,0 +1,165 @@
+"""What the nodes of the search share: the state that LangGraph hands on, and the work that they do it on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from langgraph.runtime import Runtime as GraphRuntime
+
+from agenttts.proposers.base import Proposer, SearchView, Turn
+from agenttts.proposers.rules import InsightsProposer
+from agenttts.replay.bank import BankOutcomes
+from agenttts.results.retest import MOST_RIVALS
+from agenttts.results.trials import TrialResult
+from agenttts.search.approval import Approve
+from agenttts.search.drafts import Draft
+from agenttts.search.events import SearchEvent
+from agenttts.search.insights import Inherited
+from agenttts.search.limits import Ledger, Spending, lessened
+from agenttts.settings import SearchSettings
+from agenttts.space.space import SearchSpace
+from datastore.records import Event, Insight
+from datastore.store import Store
+from pipelines.allocation import Allocation
+from pipelines.dataset.splits import Splits
+from pipelines.examples import Example
+from pipelines.runtime.runtime import Runtime
+from pipelines.spec.pipeline import PipelineSpec
+
+
+class SearchState(TypedDict, total=False):
+    """What LangGraph hands from node to node.
+
+    Attributes:
+        step: The step of the search, 0 for the defaults.
+        ended: Why the search goes no further; None while it goes on.
+    """
+
+    step: int
+    ended: str | None
+
+
+@dataclass(kw_only=True)
+class SearchWork:
+    """Everything that the nodes of one search work with, and what it has come to so far.
+
+    Attributes:
+        run_id: The run in the store.
+        settings: What is searched for, and how.
+        space: The allocations within the budget.
+        splits: All examples; those of the test split are for the confirmation alone.
+        examples: The search examples that trials are scored on.
+        held_back: The search examples held back for the re-test of rivals.
+        store: The one memory of the run.
+        runtime: Runs examples.
+        ledger: Keeps the limits on spending.
+        proposer: Suggests allocations.
+        approve: Asks a person about proposals; None when nobody is asked.
+        clock: Unix seconds.
+        bank: What the samples that this run's trials took say of other allocations.
+        rules: Stand in where the proposer has nothing to say.
+        inherited: Insights of an earlier run.
+        stored: Finished trials of the run from before it was resumed, by number.
+        proposals: The proposals of every step whose decisions are stored, by step.
+        insights: What was learnt, in order of the steps.
+        trials: Trials on the search split, in order of decision.
+        extra: Confirmations and trials on the test split.
+        turn: The proposer's last answer.
+        drafts: The proposals of the present step.
+    """
+
+    run_id: str
+    settings: SearchSettings
+    space: SearchSpace
+    splits: Splits
+    examples: Sequence[Example]
+    held_back: Sequence[Example]
+    store: Store
+    runtime: Runtime
+    ledger: Ledger
+    proposer: Proposer
+    approve: Approve | None
+    clock: Callable[[], float]
+    bank: BankOutcomes
+    rules: InsightsProposer = field(default_factory=InsightsProposer)
+    inherited: Sequence[Inherited] = ()
+    stored: dict[int, TrialResult] = field(default_factory=dict)
+    proposals: dict[int, list[Draft]] = field(default_factory=dict)
+    insights: list[Insight] = field(default_factory=list)
+    trials: list[TrialResult] = field(default_factory=list)
+    extra: list[TrialResult] = field(default_factory=list)
+    turn: Turn = field(default_factory=Turn)
+    drafts: list[Draft] = field(default_factory=list)
+
+    @property
+    def spec(self) -> PipelineSpec:
+        return self.space.spec
+
+    @property
+    def trials_left(self) -> int | None:
+        """How many trials the limit still allows; None without a limit."""
+        limit = self.settings.limits.trials
+        return None if limit is None else max(0, limit - len(self.trials))
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next trial."""
+        return len(self.trials) + len(self.extra)
+
+    def view(self, step: int) -> SearchView:
+        """What a proposer may know at this step: nothing of the test split."""
+        refused = [
+            draft.allocation
+            for earlier, drafts in self.proposals.items()
+            if earlier < step
+            for draft in drafts
+            if draft.status == "refused" and isinstance(draft.allocation, Allocation)
+        ]
+        return SearchView(
+            settings=self.settings,
+            space=self.space,
+            trials=tuple(self.trials),
+            insights=tuple(i for i in self.insights if i.step < step),
+            trials_left=self.trials_left,
+            n_examples=len(self.examples),
+            task=self.spec.name,
+            step=step,
+            refused=tuple(refused),
+            bank=self.bank,
+        )
+
+    def event(self, kind: str, **detail: object) -> None:
+        """Store an event of the run."""
+        self.store.put_event(Event(run_id=self.run_id, at=self.clock(), kind=kind, detail=json.dumps(detail)))
+
+    def limit_reached(self) -> str | None:
+        """The limit that the search has reached, in words; None while it may go on.
+
+        What the confirmation is expected to take is kept back, from the trials as well.
+        """
+        self.ledger.limits = lessened(self.settings.limits, self._confirmation_cost())
+        return self.ledger.reached(len(self.trials))
+
+    def _confirmation_cost(self) -> Spending:
+        """What re-test and test trials will take: for each example as much as the dearest trial so far."""
+        limits = self.settings.limits
+        if self.settings.replay or (limits.tokens is None and limits.flops is None and limits.usd is None):
+            return Spending()
+        n_search = max(1, len(self.examples))
+        n_examples = 2 * len(self.splits.test) + MOST_RIVALS * len(self.held_back)
+        times = 1.1 * n_examples / n_search  # a tenth for prompts that differ
+        tokens = max((t.prompt_tokens + t.generated_tokens for t in self.trials), default=0)
+        flops = max(((t.flops_per_query or 0.0) * n_search for t in self.trials), default=0.0)
+        usd = max((t.cost_usd or 0.0 for t in self.trials), default=0.0)
+        return Spending(tokens=int(times * tokens), flops=times * flops, usd=times * usd)
+
+
+Step = GraphRuntime[SearchWork]
+
+
+def tell(runtime: Step, event: SearchEvent) -> None:
+    """Hand an event to whoever watches the search."""
+    runtime.stream_writer(event)

@@ -1,0 +1,136 @@
+"""The outcomes of one trial as they come, what they add up to, and their rows in the store."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from agenttts.results.trials import mean
+from agenttts.search.events import TrialProgress
+from datastore import records
+from datastore.records import ExampleScore, StageResult
+from pipelines.examples import Example
+from pipelines.runtime.runtime import ExampleOutcome, StageOutcome
+from pipelines.spec.pipeline import PipelineSpec
+
+
+class Tally:
+    """The outcomes of one trial so far, and what they add up to."""
+
+    def __init__(self, trial: records.Trial, spec: PipelineSpec, n_examples: int) -> None:
+        self.outcomes: dict[str, ExampleOutcome] = {}
+        self.started = trial
+        self._spec = spec
+        self._n_examples = n_examples
+        self._missing = self._drawn = self._reused = self._calls = 0
+        self._prompt_tokens = self._generated_tokens = 0
+        self._costs_usd: list[float] | None = []
+
+    def add(self, outcome: ExampleOutcome) -> None:
+        self.outcomes[outcome.example_id] = outcome
+        self._missing += outcome.score is None
+        for stage in outcome.stages:
+            self._drawn += stage.samples_drawn
+            self._reused += stage.samples_reused
+            self._calls += stage.calls
+            self._prompt_tokens += stage.prompt_tokens
+            self._generated_tokens += stage.generated_tokens
+            if stage.cost_usd is None:
+                self._costs_usd = None
+            elif self._costs_usd is not None:
+                self._costs_usd.append(stage.cost_usd)
+
+    def progress(self) -> TrialProgress:
+        return TrialProgress(
+            number=self.started.number,
+            n_examples=self._n_examples,
+            n_done=len(self.outcomes),
+            n_missing=self._missing,
+            samples_drawn=self._drawn,
+            samples_reused=self._reused,
+            calls=self._calls,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated_tokens,
+            cost_usd=self._cost_usd,
+        )
+
+    def trial(self, max_error_rate: float, n_run: int, *, pruned: bool = False) -> records.Trial:
+        """The finished trial, without the time; it was run on the first n_run examples."""
+        scored = [o for o in self.outcomes.values() if o.score is not None]
+        failed = self._missing > max_error_rate * n_run or not scored
+        return replace(
+            self.started,
+            status="failed" if failed else "pruned" if pruned else "complete",
+            score=None if failed else mean(o.score for o in scored if o.score is not None),
+            n_scored=len(scored),
+            n_missing=self._missing,
+            flops_per_query=mean(math.fsum(stage.flops for stage in o.stages) for o in scored),
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated_tokens,
+            cost_usd=self._cost_usd,
+            samples_drawn=self._drawn,
+            samples_reused=self._reused,
+            calls=self._calls,
+            error=self._error(max_error_rate, n_run) if failed else None,
+        )
+
+    def scores(self, examples: Sequence[Example]) -> dict[str, float | None]:
+        return {example.id: self.outcomes[example.id].score for example in examples}
+
+    def stage_scores(self) -> dict[str, float | None]:
+        scores: dict[str, list[float]] = {stage.name: [] for stage in self._spec.stages}
+        for outcome in self.outcomes.values():
+            for stage in outcome.stages:
+                if stage.score is not None:
+                    scores[stage.stage].append(stage.score)
+        return {stage: mean(values) for stage, values in scores.items()}
+
+    def rows(self, outcomes: Iterable[ExampleOutcome]) -> tuple[list[StageResult], list[ExampleScore]]:
+        outcomes = list(outcomes)
+        stage_rows = [self._stage_row(o.example_id, stage) for o in outcomes for stage in o.stages]
+        score_rows = [
+            ExampleScore(
+                trial_id=self.started.trial_id,
+                example_id=o.example_id,
+                score=o.score,
+                status=o.status,
+                reason=o.reason,
+            )
+            for o in outcomes
+        ]
+        return stage_rows, score_rows
+
+    @property
+    def _cost_usd(self) -> float | None:
+        return None if self._costs_usd is None else math.fsum(self._costs_usd)
+
+    def _stage_row(self, example_id: str, outcome: StageOutcome) -> StageResult:
+        return StageResult(
+            trial_id=self.started.trial_id,
+            example_id=example_id,
+            stage=outcome.stage,
+            model_key=self._spec.model_key(outcome.model),
+            n_samples=outcome.n_samples,
+            prompt_key=outcome.prompt_key,
+            output=json.dumps(outcome.value) if outcome.status == "ok" else None,
+            score=outcome.score,
+            status=outcome.status,
+            reason=outcome.reason,
+            prompt_tokens=outcome.prompt_tokens,
+            generated_tokens=outcome.generated_tokens,
+            flops=outcome.flops,
+            cost_usd=outcome.cost_usd,
+            samples_drawn=outcome.samples_drawn,
+            samples_reused=outcome.samples_reused,
+        )
+
+    def _error(self, max_error_rate: float, n_run: int) -> str:
+        reasons = Counter(o.reason for o in self.outcomes.values() if o.score is None)
+        (reason, count), *_ = sorted(reasons.items(), key=lambda item: (-item[1], str(item[0])))
+        return (
+            f"{self._missing} of {n_run} examples are missing, more than {max_error_rate:.0%}; "
+            f"{count} of them for: {reason}"
+        )

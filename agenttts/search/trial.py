@@ -1,0 +1,106 @@
+"""One trial of a search: as the store has it, else evaluated within the limits on spending."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from agenttts.proposers.base import races
+from agenttts.results.ranking import ranked
+from agenttts.results.trials import TrialResult, load_trial, trial_id
+from agenttts.search.evaluate import PlannedTrial, evaluate
+from agenttts.search.events import TrialFinished, TrialProgress, TrialStarted
+from agenttts.search.state import SearchWork, Step, tell
+from pipelines.allocation import Allocation
+from pipelines.errors import SpendRefused
+
+_PROGRESS_EVERY_S = 0.25
+
+
+async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, str | None]:
+    """The next trial of the search: as stored when it was finished before, else evaluated now.
+
+    Returns:
+        The trial, and the limit on spending that stopped it, in words; None when none did. A trial that was
+        stopped is stored as failed.
+    """
+    work, allocation = runtime.context, planned.allocation
+    number = work.next_number
+    tell(
+        runtime,
+        TrialStarted(
+            number=number,
+            purpose=planned.purpose,
+            allocation=allocation,
+            proposer=planned.proposer,
+            reason=planned.reason,
+            budget_units=work.space.units(allocation),
+        ),
+    )
+    stored, refusal = stored_trial(work, allocation), None
+    if stored is not None:
+        trial = stored
+    else:
+        try:
+            trial = await evaluate(
+                planned,
+                runtime=work.runtime,
+                store=work.store,
+                run_id=work.run_id,
+                number=number,
+                space=work.space,
+                clock=work.clock,
+                max_error_rate=work.settings.max_error_rate,
+                on_progress=_progress(runtime),
+                race_with=_rival_scores(work, planned),
+                seed=work.settings.seed,
+            )
+        except SpendRefused as error:
+            trial, refusal = _stopped_trial(work, number, str(error)), str(error)
+    shown = replace(trial, score=None, scores={}, stage_scores={}) if trial.purpose == "test" else trial
+    tell(runtime, TrialFinished(trial=shown, from_store=stored is not None, spent=work.ledger.spent))
+    return trial, refusal
+
+
+def stored_trial(work: SearchWork, allocation: Allocation) -> TrialResult | None:
+    """The next trial, where it was finished before the run was resumed and is of this allocation."""
+    trial = work.stored.get(work.next_number)
+    return trial if trial is not None and trial.allocation == allocation else None
+
+
+def _rival_scores(work: SearchWork, planned: PlannedTrial) -> Mapping[str, float | None] | None:
+    """The scores that a trial of a racing proposer is measured by; None for every other trial."""
+    own = planned.purpose == "search" and planned.proposer == work.proposer.name
+    best = next(iter(ranked(work.trials)), None)
+    return best.scores if best is not None and own and races(work.proposer) else None
+
+
+def _stopped_trial(work: SearchWork, number: int, reason: str) -> TrialResult:
+    row = next(t for t in work.store.trials(work.run_id) if t.trial_id == trial_id(work.run_id, number))
+    scores = work.store.scores(row.trial_id)
+    n_scored = sum(score.score is not None for score in scores.values())
+    ended = replace(
+        row,
+        status="failed",
+        n_scored=n_scored,
+        n_missing=len(scores) - n_scored,
+        error=f"stopped by a limit: {reason}",
+        finished_at=work.clock(),
+    )
+    work.store.finish_trial(ended)
+    return load_trial(work.store, ended)
+
+
+def _progress(runtime: Step) -> Callable[[TrialProgress], None]:
+    """Hands on the progress of a trial, four times a second at most, and its end."""
+    last = 0.0
+
+    def on_progress(progress: TrialProgress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _PROGRESS_EVERY_S or progress.n_done == progress.n_examples:
+            last = now
+            tell(runtime, progress)
+
+    return on_progress

@@ -1,0 +1,393 @@
+"""Running a pipeline: an Allocation and an Example in, each stage's outcome and the score out.
+
+A fault of a server, a sample that can't be aggregated, a user's function that raises: the example is missing,
+with the reason. Which examples are run, and what their scores say, is left to the caller, as is keeping them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from datastore.records import ResultStatus
+from pipelines.allocation import Allocation, StageChoice
+from pipelines.content import Content
+from pipelines.costs import stage_cost_usd, stage_flops
+from pipelines.errors import AggregationFailed, CustomCodeFailed, DrawFailed, PipelineError, ReplayMiss
+from pipelines.examples import Example
+from pipelines.jsonvalues import JSON
+from pipelines.runtime.sampler import SampleBank, Sampler, Samples, SpendGate
+from pipelines.servers.clients import ModelClients
+from pipelines.servers.wire import ContextOverflow
+from pipelines.spec.fields import SamplingSpec, StageSpec
+from pipelines.spec.functions import reference
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.variants import BuiltinMetric, Fusion, MetricSpec, Refine, Verifier
+from pipelines.stages import aggregators, metrics, parsers, prompts
+from pipelines.stages.aggregators import Candidate
+
+VERIFYING = SamplingSpec(temperature=0.0, max_tokens=1)
+"""A verifier draws nothing: this only completes what identifies its answer."""
+Outputs: TypeAlias = Mapping[str, JSON]
+"""The values of the stages before, by name."""
+MISSING = (DrawFailed, AggregationFailed, CustomCodeFailed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageOutcome:
+    """What a stage made of an example.
+
+    value: JSON-able; None when no sample parsed, or on an error. reason: of the error, or what was truncated.
+    score: by the stage's metric; None without one.
+    Tokens, flops and cost_usd (None: no price) are those of the samples used, banked or not; samples_drawn
+    and calls are what was paid for now. A fuser's are in all of them.
+    """
+
+    stage: str
+    model: str
+    n_samples: int
+    prompt_key: str | None
+    value: JSON
+    score: float | None
+    status: ResultStatus
+    reason: str | None
+    prompt_tokens: int
+    generated_tokens: int
+    flops: float
+    cost_usd: float | None
+    samples_drawn: int
+    samples_reused: int
+    calls: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExampleOutcome:
+    """A whole pipeline on an example. On an error the stages end with the one that failed."""
+
+    example_id: str
+    stages: tuple[StageOutcome, ...]
+    output: JSON
+    score: float | None
+    status: ResultStatus
+    reason: str | None
+
+
+class Runtime:
+    """Runs the pipeline of a spec, with samples from a store and, where those do not reach, from its servers.
+
+    clients None, or replay: nothing is drawn. run_id: the run that pays (None: none does). gate: asked before
+    every request that costs something.
+    """
+
+    def __init__(
+        self,
+        spec: PipelineSpec,
+        store: SampleBank,
+        clients: ModelClients | None,
+        *,
+        run_id: str | None,
+        replay: bool = False,
+        gate: SpendGate | None = None,
+    ) -> None:
+        self.spec = spec
+        self.sampler = Sampler(spec, store, clients, run_id=run_id, replay=replay, gate=gate)
+        self._stages = {stage.name: stage for stage in spec.stages}
+
+    async def run_example(
+        self, allocation: Allocation, example: Example, *, with_score: bool = True
+    ) -> ExampleOutcome:
+        """Every stage in order, and the score of the last one's output.
+
+        with_score: off for inputs without a gold value. Raises ConfigurationError, SpendRefused, ReplayMiss,
+        SpecError (a template fails) and StoreError; every other fault is the outcome's `reason`.
+        """
+        outputs: dict[str, JSON] = {}
+        done: list[StageOutcome] = []
+        for stage in self.spec.stages:
+            choice = allocation[stage.name]
+            outcome = await self.stage_outcome(stage, choice, example, outputs, with_score=with_score)
+            done.append(outcome)
+            if outcome.status == "error":
+                return _missing(example, done, f"{stage.name}: {outcome.reason}")
+            outputs[stage.name] = outcome.value
+        output = outputs[self.spec.stages[-1].name]
+        score = None
+        if with_score:
+            try:
+                score = await _score(self.spec.metric, output, example)
+            except CustomCodeFailed as error:
+                return _missing(example, done, str(error))
+            if score is None:
+                return _missing(example, done, "the example has no gold value for the metric")
+        return ExampleOutcome(
+            example_id=example.id, stages=tuple(done), output=output, score=score, status="ok", reason=None
+        )
+
+    async def stage_outcome(
+        self,
+        stage: StageSpec | str,
+        choice: StageChoice,
+        example: Example,
+        outputs: Outputs,
+        *,
+        with_score: bool = True,
+    ) -> StageOutcome:
+        """One stage, given the outputs of the stages it takes as inputs. Raises as `run_example` does."""
+        stage = self._stages[stage] if isinstance(stage, str) else stage
+        ledger = _Ledger(self.spec)
+        value = self._value(stage, choice, example, outputs, ledger)
+        return await _outcome(stage, choice, example, outputs, ledger, value, with_score=with_score)
+
+    async def prefixes(
+        self,
+        stage: StageSpec,
+        choice: StageChoice,
+        example: Example,
+        outputs: Outputs,
+        first: int = 1,
+    ) -> list[StageOutcome]:
+        """The outcomes of the first n samples for n from `first` to `choice.n_samples`, each parsed once.
+
+        Where a function of the user's or a fuser's answer is needed for each n, only the last. Raises as
+        `run_example` does; a fault is in the outcomes.
+        """
+        aggregator = stage.aggregator_for(choice.option)
+        if isinstance(aggregator, Verifier):
+            return await self._verified_prefixes(stage, choice, example, outputs, first)
+        if not aggregator.is_free:
+            return [await self.stage_outcome(stage, choice, example, outputs)]
+        content = prompts.render(stage, example, outputs)
+        try:
+            drawn = await self._samples(stage, choice.model, content, choice.n_samples, _Ledger(self.spec))
+        except (*MISSING, ContextOverflow):
+            return [await self.stage_outcome(stage, choice, example, outputs)]
+        candidates = _candidates(stage, drawn, example)
+        outcomes = []
+        for n in range(first, choice.n_samples + 1):
+            ledger = _Ledger(self.spec)
+            banked = replace(drawn, samples=drawn.samples[:n], n_drawn=0, n_reused=n, calls=0)
+            ledger.add(choice.model, banked)
+            value = _aggregated(stage, candidates[:n], example, outputs)
+            own = replace(choice, n_samples=n)
+            outcomes.append(await _outcome(stage, own, example, outputs, ledger, value))
+        return outcomes
+
+    async def _verified_prefixes(
+        self, stage: StageSpec, choice: StageChoice, example: Example, outputs: Outputs, first: int
+    ) -> list[StageOutcome]:
+        judged = []
+        for n in range(first, choice.n_samples + 1):
+            try:
+                judged.append(await self.stage_outcome(stage, replace(choice, n_samples=n), example, outputs))
+            except ReplayMiss as miss:
+                miss.available = n - 1
+                raise
+        return judged
+
+    async def _value(
+        self, stage: StageSpec, choice: StageChoice, example: Example, outputs: Outputs, ledger: _Ledger
+    ) -> JSON:
+        """What the stage's aggregator makes of the samples, which it draws."""
+        aggregator = stage.aggregator_for(choice.option)
+        if isinstance(aggregator, Refine):
+            return await self._refined(stage, aggregator, choice, example, outputs, ledger)
+        content = prompts.render(stage, example, outputs)
+        drawn = await self._samples(stage, choice.model, content, choice.n_samples, ledger)
+        if isinstance(aggregator, Fusion):
+            texts = [sample.text for sample in drawn.samples]
+            request = prompts.render_fusion(stage, texts, example, outputs)
+            fused = await self._samples(stage, aggregator.model, request, 1, ledger)
+            return _parsed(stage, fused.samples[0].text, example)
+        candidates = _candidates(stage, drawn, example)
+        if isinstance(aggregator, Verifier):
+            return await self._verified(stage, aggregator, content, candidates, example, outputs, ledger)
+        return await _aggregated(stage, candidates, example, outputs)
+
+    async def _verified(
+        self,
+        stage: StageSpec,
+        verifier: Verifier,
+        content: Content,
+        candidates: Sequence[Candidate],
+        example: Example,
+        outputs: Outputs,
+        ledger: _Ledger,
+    ) -> JSON:
+        """The value of the sample that the verifier thinks most likely right; equal texts are read once."""
+        texts = list(dict.fromkeys(c.text for c in candidates if c.value is not None))
+        requests: list[Content] = [{"classify": prompts.verified_text(content, text)} for text in texts]
+        try:
+            answers = await asyncio.gather(
+                *(self._samples(stage, verifier.model, one, 1, ledger, VERIFYING) for one in requests)
+            )
+        except ContextOverflow as error:
+            raise AggregationFailed(f"a sample is too long for its verifier: {error}") from error
+        scores = {
+            text: float(json.loads(answer.samples[0].text)[-1])
+            for text, answer in zip(texts, answers, strict=True)
+        }
+        return aggregators.best_of_n(candidates, lambda c, *_: scores.get(c.text), example, outputs)
+
+    async def _refined(
+        self,
+        stage: StageSpec,
+        refine: Refine,
+        choice: StageChoice,
+        example: Example,
+        outputs: Outputs,
+        ledger: _Ledger,
+    ) -> JSON:
+        """The draft after as many rounds; a round that does not parse leaves it, no feedback ends them."""
+        draft = outputs[refine.start]
+        for number in range(choice.n_samples):
+            feedback = await _feedback(refine, draft, example)
+            if feedback is None:
+                break
+            content = prompts.render(stage, example, outputs, prompts.Revision(draft, feedback))
+            try:
+                drawn = await self._samples(stage, choice.model, content, 1, ledger)
+            except ReplayMiss as miss:
+                miss.available = number
+                raise
+            value = _parsed(stage, drawn.samples[0].text, example)
+            if value is None or value == draft:
+                break  # the next round would ask the same
+            draft = value
+        return draft
+
+    async def _samples(
+        self,
+        stage: StageSpec,
+        model: str,
+        content: Content,
+        n: int,
+        ledger: _Ledger,
+        sampling: SamplingSpec | None = None,
+    ) -> Samples:
+        drawn = await self.sampler.samples(stage.name, model, content, sampling or stage.sampling, n)
+        ledger.add(model, drawn)
+        if drawn.failure is not None:
+            raise drawn.failure
+        return drawn
+
+
+class _Ledger:
+    """Adds up what the draws of a stage cost: its own, and a fuser's."""
+
+    def __init__(self, spec: PipelineSpec) -> None:
+        self._models = spec.models
+        self.prompt_key: str | None = None
+        self.prompt_tokens = self.generated_tokens = self.n_drawn = self.n_reused = self.calls = 0
+        self.flops = 0.0
+        self.cost_usd: float | None = None
+        self._priced = True
+
+    def add(self, model: str, drawn: Samples) -> None:
+        spec, generated_tokens = self._models[model], drawn.generated_tokens
+        self.prompt_key = self.prompt_key or drawn.prompt.key
+        self.prompt_tokens += drawn.prompt_tokens
+        self.generated_tokens += generated_tokens
+        self.flops += stage_flops(spec.active_params, drawn.prompt_tokens, generated_tokens)
+        cost_usd = stage_cost_usd(spec, drawn.prompt_tokens, generated_tokens)
+        self._priced = self._priced and cost_usd is not None
+        self.cost_usd = (self.cost_usd or 0.0) + (cost_usd or 0.0) if self._priced else None
+        self.n_drawn += drawn.n_drawn
+        self.n_reused += drawn.n_reused
+        self.calls += drawn.calls
+
+
+async def _outcome(
+    stage: StageSpec,
+    choice: StageChoice,
+    example: Example,
+    outputs: Outputs,
+    ledger: _Ledger,
+    coming: Awaitable[JSON],
+    *,
+    with_score: bool = True,
+) -> StageOutcome:
+    """The outcome of a value that is still to come; a fault on the way to it is the outcome's reason."""
+    value, score, reason = None, None, None
+    try:
+        value = await coming
+        if with_score and stage.metric is not None:
+            score = await _score(stage.metric, value, example)
+    except MISSING as error:
+        value, reason = None, str(error)
+    except ContextOverflow as error:
+        if not stage.input_names:
+            raise  # such a prompt is the example's own: the preflight's affair
+        value, reason = None, str(error)
+    return StageOutcome(
+        stage=stage.name,
+        model=choice.model,
+        n_samples=choice.n_samples,
+        prompt_key=ledger.prompt_key,
+        value=value,
+        score=score,
+        status="ok" if reason is None else "error",
+        reason=_note(stage, example, outputs) if reason is None else reason,
+        prompt_tokens=ledger.prompt_tokens,
+        generated_tokens=ledger.generated_tokens,
+        flops=ledger.flops,
+        cost_usd=ledger.cost_usd,
+        samples_drawn=ledger.n_drawn,
+        samples_reused=ledger.n_reused,
+        calls=ledger.calls,
+    )
+
+
+async def _aggregated(
+    stage: StageSpec, candidates: Sequence[Candidate], example: Example, outputs: Outputs
+) -> JSON:
+    """A function of the user's own may take its time: it runs beside the event loop."""
+    if stage.aggregator.is_free:
+        return aggregators.aggregate(stage, candidates, example, outputs)
+    return await asyncio.to_thread(aggregators.aggregate, stage, candidates, example, outputs)
+
+
+def _candidates(stage: StageSpec, drawn: Samples, example: Example) -> list[Candidate]:
+    return [
+        Candidate(s.index, s.text, _parsed(stage, s.text, example), s.mean_logprob) for s in drawn.samples
+    ]
+
+
+def _parsed(stage: StageSpec, text: str, example: Example) -> JSON:
+    parsed = parsers.parse(stage.parser, text, example)
+    return parsed.value if isinstance(parsed, parsers.Parsed) else None
+
+
+async def _feedback(refine: Refine, draft: JSON, example: Example) -> str | None:
+    if refine.feedback is None or draft is None:
+        return ""
+    function = refine.feedback.python
+    try:
+        feedback = await asyncio.to_thread(function, draft, example)
+    except PipelineError:
+        raise
+    except Exception as error:
+        raise CustomCodeFailed(
+            f"feedback {reference(function)} raised {type(error).__name__}: {error}"
+        ) from error
+    return None if feedback is None else str(feedback)
+
+
+async def _score(metric: MetricSpec, output: JSON, example: Example) -> float | None:
+    if isinstance(metric, BuiltinMetric):
+        return metrics.score(metric, output, example)
+    return await asyncio.to_thread(metrics.score, metric, output, example)
+
+
+def _note(stage: StageSpec, example: Example, outputs: Outputs) -> str | None:
+    """What a good result has to say: what its prompt lacked."""
+    cut = prompts.truncations(stage, example, outputs) if stage.truncate else []
+    return f"truncated: {'; '.join(cut)}" if cut else None
+
+
+def _missing(example: Example, done: list[StageOutcome], reason: str) -> ExampleOutcome:
+    return ExampleOutcome(
+        example_id=example.id, stages=tuple(done), output=None, score=None, status="error", reason=reason
+    )

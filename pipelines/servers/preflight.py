@@ -1,0 +1,169 @@
+"""What a pipeline's servers would refuse, found before a token is spent.
+
+Servers that are not up, models they do not serve, context lengths and sample counts beyond theirs, prompts
+that do not fit. The spec by itself, the dataset and the budget are checked elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from datastore.keys import canonical_json
+from pipelines.content import Content
+from pipelines.costs import estimated_tokens, prompt_tokens_bound
+from pipelines.dataset.splits import load_examples
+from pipelines.errors import ServerError
+from pipelines.examples import Example
+from pipelines.servers.clients import ModelClients
+from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.stages.prompts import render
+
+_LONGEST_PROMPTS = 8  # counted by the server, for each stage and model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What a server would refuse. place: a field of the spec. estimated: tokens were guessed."""
+
+    place: str
+    message: str
+    remedy: str
+    estimated: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}; {self.remedy}"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What asking a model's server showed. window: tokens of prompt and generation, None when unknown."""
+
+    problem: Problem | None
+    window: int | None
+
+
+async def preflight(
+    spec: PipelineSpec, clients: ModelClients, examples: Sequence[Example] | None = None
+) -> list[Problem]:
+    """Every problem with the servers, in the order of the spec; [] when the pipeline can run.
+
+    examples: whose prompts must fit; None for both splits of the dataset. Raises what `load_examples` does,
+    and SpecError when a prompt does not render. Costs nothing: requests that would draw are made invalid.
+    """
+    if examples is None:
+        examples = [*load_examples(spec, "search"), *load_examples(spec, "test")]
+    used = _largest_n(spec)
+    found = dict(zip(used, await asyncio.gather(*(_ask(spec, clients, name) for name in used)), strict=True))
+    problems = [answer.problem for answer in found.values() if answer.problem is not None]
+    up = [name for name, answer in found.items() if answer.problem is None]
+    refusals = await asyncio.gather(*(_refused_n(spec, clients, name, used[name]) for name in up))
+    windows = {name: window for name in up if (window := found[name].window) is not None}
+    lengths = await asyncio.gather(
+        *(
+            _overflow(stage, name, windows[name], clients, examples)
+            for stage in spec.stages
+            for name in stage.models
+            if name in windows
+        )
+    )
+    return [*problems, *(problem for problem in (*refusals, *lengths) if problem is not None)]
+
+
+def _largest_n(spec: PipelineSpec) -> dict[str, int]:
+    """The models that stages use, and the most samples that one request asks of each."""
+    largest: dict[str, int] = {}
+    for stage in spec.stages:
+        for name in stage.models:
+            largest[name] = max(largest.get(name, 1), stage.max_samples)
+        if stage.aggregator.own_model is not None:
+            largest.setdefault(stage.aggregator.own_model, 1)
+    for name in spec.verifiers:
+        largest.setdefault(name, 1)
+    return {name: min(n, spec.models[name].max_n or n) for name, n in largest.items()}
+
+
+async def _ask(spec: PipelineSpec, clients: ModelClients, name: str) -> _Found:
+    model, server, served_name = spec.models[name], clients.server(name), clients.served_name(name)
+    try:
+        served = await clients.served(name)
+    except ServerError as error:
+        remedy = f"start it (agenttts serve SPEC --only {name}) or correct the address"
+        return _Found(
+            Problem(place=f"models.{name}.base_url", message=f"no server: {error}", remedy=remedy), None
+        )
+    if served_name not in served.names:
+        message = f"{server.address} serves {', '.join(served.names) or 'nothing'}, got {served_name!r}"
+        return _Found(
+            Problem(place=f"models.{name}.served_name", message=message, remedy="name one of these"), None
+        )
+    longest, wanted = served.max_model_len, model.context_length
+    if longest is not None and wanted is not None and wanted > longest:
+        message = f"must be at most the server's max_model_len, {longest}, got {wanted}"
+        remedy = "lower it or serve the model with a longer one"
+        return _Found(Problem(place=f"models.{name}.context_length", message=message, remedy=remedy), longest)
+    return _Found(None, wanted or longest)
+
+
+async def _refused_n(spec: PipelineSpec, clients: ModelClients, name: str, n: int) -> Problem | None:
+    """A problem when the server refuses n samples in one request.
+
+    The request is invalid in another way too, so that no server answers it with samples; servers that follow
+    vLLM look at n first, and their refusal then speaks of n.
+    """
+    if n == 1:
+        return None
+    completion = any(stage.completion for stage in spec.stages if name in stage.models)
+    content: Content = {"prompt": "a"} if completion else {"messages": [{"role": "user", "content": "a"}]}
+    body = {"model": clients.served_name(name), **content, "n": n, "max_tokens": 1, "presence_penalty": 99}
+    path = "/completions" if completion else "/chat/completions"
+    try:
+        said = await clients.server(name).refusal_of(path, body)
+    except ServerError:
+        return None
+    if said is None or not re.search(r"\bn\b (must|should|is|cannot|can't)|'n'|`n`|\bn=", said):
+        return None
+    message = f"the server refuses n = {n}: {' '.join(said.split())[:200]}"
+    return Problem(place=f"models.{name}.max_n", message=message, remedy="set max_n to what it allows")
+
+
+async def _overflow(
+    stage: StageSpec, name: str, window: int, clients: ModelClients, examples: Sequence[Example]
+) -> Problem | None:
+    """A problem when a prompt of the stage and its generation are longer than the model's window.
+
+    Prompts of a stage with inputs are not known yet: their expected length counts.
+    """
+    generated = stage.sampling.max_tokens
+    place = f"stages[{stage.name}]"
+    remedy = f"shorten it, lower sampling.max_tokens or leave {name} out of this stage"
+    if stage.input_names:
+        if stage.prompt_tokens + generated <= window:
+            return None
+        message = f"prompt_tokens + max_tokens must be at most the {window} of {name}"
+        return Problem(
+            place=place, message=f"{message}, got {stage.prompt_tokens} + {generated}", remedy=remedy
+        )
+    contents = [(render(stage, example, {}), example) for example in examples]
+    sized = [(canonical_json(content), content, example) for content, example in contents]
+    risky = [item for item in sized if prompt_tokens_bound(item[0], None) + generated > window]
+    risky.sort(key=lambda item: len(item[0]), reverse=True)
+    worst: tuple[int, Example, bool] | None = None
+    for text, content, example in risky[:_LONGEST_PROMPTS]:
+        count, estimated = await _tokens(clients, name, content, text)
+        if count + generated > window and (worst is None or count > worst[0]):
+            worst = (count, example, estimated)
+    if worst is None:
+        return None
+    about = "about " if worst[2] else ""
+    message = f"prompt and generation must fit the {window} tokens of {name}, example {worst[1].id!r} needs"
+    message += f" {about}{worst[0]} + {generated}"
+    return Problem(place=place, message=message, remedy=remedy, estimated=worst[2])
+
+
+async def _tokens(clients: ModelClients, name: str, content: Content, text: str) -> tuple[int, bool]:
+    """Tokens of a prompt, and whether that is an estimate, for want of a server that counts."""
+    count = await clients.server(name).count_tokens(clients.served_name(name), content)
+    return (estimated_tokens(text), True) if count is None else (count, False)

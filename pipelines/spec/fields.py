@@ -1,0 +1,183 @@
+"""The parts of a pipeline's description: models, stages and what they are made of, dataset, budget.
+
+Each part checks its own fields; what must hold between them is in `laws`, the whole is `spec.PipelineSpec`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, PrivateAttr
+
+from pipelines.allocation import StageOption
+from pipelines.spec.strict import Number, PythonFunction, Strict
+from pipelines.spec.variants import AggregatorSpec, MetricSpec, ParserSpec, Plurality, TextParser, Verifier
+
+
+class Price(Strict):
+    """US dollars per million tokens."""
+
+    prompt_usd_per_million: Annotated[NonNegativeFloat, Number]
+    generated_usd_per_million: Annotated[NonNegativeFloat, Number]
+
+
+class Speed(Strict):
+    """How fast a server reads and writes for one query, as measured under the load to be expected."""
+
+    prompt_tokens_per_second: Annotated[PositiveFloat, Number]
+    generated_tokens_per_second: Annotated[PositiveFloat, Number] = Field(
+        description="of one sample; the samples of a stage are drawn side by side"
+    )
+
+
+class ModelSpec(Strict):
+    """A model as a server answers for it. Its name is its key in `models`."""
+
+    served_name: str | None = Field(
+        default=None, description="name in requests; the key in `models` if absent"
+    )
+    base_url: str = Field(description="OpenAI-compatible base URL, usually ending in /v1")
+    active_params: Annotated[PositiveFloat, Number] = Field(
+        description="active parameters, a count such as 7e9"
+    )
+    context_length: Annotated[PositiveInt, Number] | None = Field(
+        default=None, description="tokens of prompt and generation together"
+    )
+    revision: str | None = Field(
+        default=None, description="weights revision or adapter digest; part of a sample's identity"
+    )
+    parent: str | None = Field(default=None, description="for an adapter: the base model's key in `models`")
+    price: Price | None = None
+    speed: Speed | None = Field(default=None, description="for searches whose objective is latency")
+    api_key_env: str | None = Field(default=None, description="environment variable that holds the API key")
+    max_n: Annotated[PositiveInt, Number] | None = Field(
+        default=None, description="most samples the server draws in one request; more are split"
+    )
+    path: str | None = Field(
+        default=None, description="weights for `agenttts serve`: a directory beside the spec or a hub name"
+    )
+    serve_args: tuple[str, ...] = Field(default=(), description="further arguments of the vLLM server")
+
+
+class SamplingSpec(Strict):
+    """How samples are drawn. Part of a sample's identity."""
+
+    temperature: Annotated[NonNegativeFloat, Number] = 1.0
+    top_p: Annotated[float, Number] = Field(default=1.0, gt=0, le=1)
+    max_tokens: Annotated[PositiveInt, Number] = Field(
+        default=256, description="most tokens generated per sample"
+    )
+    stop: tuple[str, ...] = ()
+
+
+class TruncateSpec(Strict):
+    """What is dropped of a long value before the template sees it. Parsers and metrics see all of it."""
+
+    field: str = Field(description="example field, or stage among the inputs, that the template uses")
+    items: Annotated[PositiveInt, Number] | None = Field(default=None, description="most items of a list")
+    item_chars: Annotated[PositiveInt, Number] | None = Field(
+        default=None, description="most characters of each text in a list"
+    )
+    chars: Annotated[PositiveInt, Number] | None = Field(
+        default=None, description="most characters of the text, or of a list's items together"
+    )
+    drop: Literal["end", "start", "middle"] = "end"
+
+
+class StageSpec(Strict):
+    """One step of a pipeline. A PipelineSpec spells `inputs` out and reads a prompt file into `prompt`."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    inputs: tuple[str, ...] | None = Field(
+        default=None, description="stages whose outputs the prompt uses; default: the stage before"
+    )
+    prompt: str | None = Field(default=None, description="jinja2 template of the user message")
+    prompt_file: str | None = Field(default=None, description="the same, from a file beside the spec")
+    messages: tuple[dict[str, str], ...] | None = Field(
+        default=None, min_length=1, description="chat messages: role, and content, a template"
+    )
+    completion: bool = Field(
+        default=False, description="send the prompt as a plain completion instead of a chat"
+    )
+    truncate: tuple[TruncateSpec, ...] = ()
+    parser: ParserSpec = TextParser()
+    aggregator: AggregatorSpec = Plurality()
+    models: tuple[str, ...] = Field(min_length=1, description="candidate models, by key in `models`")
+    verifiers: tuple[str, ...] = Field(
+        default=(),
+        description="classifiers that may pick the best sample instead of the aggregator: each model with "
+        "each is one more choice of the search, written model@verifier",
+    )
+    max_samples: Annotated[PositiveInt, Number] = Field(description="largest number of samples")
+    sampling: SamplingSpec = SamplingSpec()
+    prompt_tokens: Annotated[PositiveInt, Number] = Field(description="expected prompt length, tokens")
+    generated_tokens: Annotated[PositiveInt, Number] = Field(
+        description="expected generation length of one sample, tokens"
+    )
+    metric: MetricSpec | None = None
+    _template_file: str | None = PrivateAttr(default=None)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the stages whose outputs the prompt may use."""
+        return self.inputs or ()
+
+    @property
+    def options(self) -> tuple[StageOption, ...]:
+        """What an allocation may choose here: each model, then each model with each verifier."""
+        return tuple(
+            StageOption(model, verifier) for verifier in (None, *self.verifiers) for model in self.models
+        )
+
+    def option(self, text: str) -> StageOption:
+        """The option that is written as `small` or `small@judge`. KeyError for none of the stage's."""
+        return {str(option): option for option in self.options}[text]
+
+    def aggregator_for(self, option: StageOption) -> AggregatorSpec:
+        """How samples become an output: by the option's verifier, else by the stage's aggregator."""
+        return self.aggregator if option.verifier is None else Verifier(model=option.verifier)
+
+    @property
+    def template_file(self) -> str | None:
+        """The file that `prompt` was read from; None when it stands in the spec."""
+        return self._template_file
+
+
+class DatasetSpec(Strict):
+    """Where examples come from: a file or hub split for each split, or a pool to draw both from."""
+
+    search: str | Annotated[PositiveInt, Number] = Field(
+        description="JSON, JSONL, CSV or Parquet file beside the spec, or a hub split such as train[:200]; "
+        "with pool: how many rows"
+    )
+    test: str | Annotated[PositiveInt, Number]
+    hub: str | None = Field(default=None, description="dataset name for datasets.load_dataset")
+    config: str | None = None
+    pool: str | None = Field(
+        default=None, description="file or hub split that search and test are drawn from, by seed"
+    )
+    seed: int = 0
+    shared: dict[str, str] = Field(
+        default_factory=dict, description="fields of every row, each read from a JSON file beside the spec"
+    )
+    prepare: PythonFunction | None = Field(
+        default=None, description="(row) -> example row; a ValueError leaves the row out and is reported"
+    )
+    id_field: str | None = Field(default=None, description="field with a unique id; the row number if absent")
+
+
+class ReferenceSpec(Strict):
+    """The unit of budget: one sample of this model at these lengths (AgentTTS, arXiv 2508.00890)."""
+
+    active_params: Annotated[PositiveFloat, Number] = 3e9
+    prompt_tokens: Annotated[PositiveInt, Number] = 128
+    generated_tokens: Annotated[PositiveInt, Number] = 64
+
+
+class BudgetSpec(Strict):
+    """The default budget; `--budget` overrides it."""
+
+    units: Annotated[PositiveFloat, Number] = Field(
+        description="planned compute per query, in units of the reference"
+    )
+    reference: ReferenceSpec = ReferenceSpec()

@@ -1,0 +1,285 @@
+"""What must hold between the fields of a pipeline's description, before any server or dataset is looked at.
+
+Each law gives SpecErrors with the field, the law, the offending value and a remedy. Files and lines are added
+by `specfile`, which knows them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pipelines.errors import SpecError
+from pipelines.jsonvalues import schema_problem
+from pipelines.spec.fields import DatasetSpec, ModelSpec, StageSpec
+from pipelines.spec.variants import Fusion, JsonParser, PythonParser, Refine, SetVote, Verifier
+
+ROLES = ("system", "developer", "user", "assistant")
+
+
+def broken_laws(
+    stages: Sequence[StageSpec], models: Mapping[str, ModelSpec], dataset: DatasetSpec, root: Path
+) -> list[SpecError]:
+    """Every law that the description breaks. Stages have their inputs spelt out, in their file's order."""
+    problems = list(_names(stages))
+    if not problems:
+        problems += _graph(stages)
+    answering = {name for stage in stages for name in stage.models}
+    for stage in stages:
+        field = f"stages[{stage.name}]"
+        problems += _prompt(field, stage, root)
+        if isinstance(stage.parser, JsonParser) and stage.parser.schema_file is not None:
+            problems += _schema_file(f"{field}.parser.schema_file", root / stage.parser.schema_file)
+        problems += _truncation(field, stage)
+        problems += _aggregator(field, stage, models, answering)
+        problems += _candidates(field, stage, models)
+        problems += _verifiers(field, stage, models, answering)
+        problems += _lengths(field, stage, models)
+    problems += _models(models)
+    problems += _pool(dataset)
+    if dataset.config is not None and dataset.hub is None:
+        problems.append(SpecError("needs hub", field="dataset.config", remedy="add hub or remove config"))
+    return problems
+
+
+def in_order(stages: Sequence[StageSpec]) -> list[StageSpec]:
+    """As many stages as can be put after their inputs, otherwise in the order given."""
+    waiting, placed = list(stages), dict[str, StageSpec]()
+    while ready := next((s for s in waiting if all(name in placed for name in s.input_names)), None):
+        waiting.remove(ready)
+        placed[ready.name] = ready
+    return list(placed.values())
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as a message shows them."""
+    return ", ".join(repr(name) for name in names)
+
+
+def _names(stages: Sequence[StageSpec]) -> Iterator[SpecError]:
+    names = [stage.name for stage in stages]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield SpecError(
+                f"stage names must differ, got {name!r} twice",
+                field=f"stages[{index}].name",
+                remedy="rename one",
+            )
+
+
+def _graph(stages: Sequence[StageSpec]) -> Iterator[SpecError]:
+    by_name = {stage.name: stage for stage in stages}
+    broken = False
+    for stage in stages:
+        unknown = [name for name in stage.input_names if name not in by_name]
+        if unknown or len(set(stage.input_names)) < len(stage.input_names):
+            broken = True
+            yield SpecError(
+                f"must name other stages, each once, got {listed(unknown or stage.input_names)}",
+                field=f"stages[{stage.name}].inputs",
+                remedy=f"the stages are {listed(by_name)}",
+            )
+    placed = in_order(stages)
+    if broken:
+        return
+    if len(placed) < len(stages):
+        cycle = _cycle({s.name: s for s in stages if s not in placed})
+        yield SpecError(
+            f"must not form a cycle, got {' -> '.join(cycle)}",
+            field=f"stages[{cycle[0]}].inputs",
+            remedy="remove one of these inputs",
+        )
+        return
+    used = {name for stage in stages for name in stage.input_names}
+    for stage in placed[:-1]:
+        if stage.name not in used:
+            yield SpecError(
+                f"the output of {stage.name!r} must be used by another stage, "
+                f"as the pipeline's output is that of {placed[-1].name!r}",
+                field=f"stages[{stage.name}]",
+                remedy="name it in the inputs of a later stage or remove the stage",
+            )
+
+
+def _cycle(stages: Mapping[str, StageSpec]) -> list[str]:
+    path = [next(iter(stages))]
+    while True:
+        following = next(name for name in stages[path[-1]].input_names if name in stages)
+        if following in path:
+            return [*path[path.index(following) :], following]
+        path.append(following)
+
+
+def _prompt(field: str, stage: StageSpec, root: Path) -> Iterator[SpecError]:
+    given = [name for name in ("prompt", "prompt_file", "messages") if getattr(stage, name) is not None]
+    if len(given) != 1:
+        yield SpecError(
+            f"must have exactly one of prompt, prompt_file and messages, got {' and '.join(given) or 'none'}",
+            field=field,
+        )
+    if stage.completion and stage.messages is not None:
+        yield SpecError(
+            "a completion has no chat messages", field=f"{field}.messages", remedy="use prompt or prompt_file"
+        )
+    for index, message in enumerate(stage.messages or ()):
+        if set(message) != {"role", "content"} or message["role"] not in ROLES:
+            yield SpecError(
+                f"must have role (one of {', '.join(ROLES)}) and content, got {message!r}",
+                field=f"{field}.messages[{index}]",
+            )
+    if stage.prompt_file is not None:
+        try:
+            (root / stage.prompt_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            yield SpecError(
+                f"{root / stage.prompt_file} can't be read: {reason}",
+                field=f"{field}.prompt_file",
+                remedy="paths start from the spec's directory",
+            )
+
+
+def _schema_file(field: str, file: Path) -> Iterator[SpecError]:
+    try:
+        schema = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
+        remedy = "paths start from the spec's directory"
+        yield SpecError(f"{file} can't be read: {reason}", field=field, remedy=remedy)
+        return
+    if not isinstance(schema, dict) or (problem := schema_problem(schema)):
+        yield SpecError(
+            f"{file} must hold a JSON schema: {problem if isinstance(schema, dict) else 'no object'}",
+            field=field,
+        )
+
+
+def _truncation(field: str, stage: StageSpec) -> Iterator[SpecError]:
+    for index, cut in enumerate(stage.truncate):
+        place = f"{field}.truncate[{index}]"
+        if cut.items is None and cut.item_chars is None and cut.chars is None:
+            yield SpecError("needs items, item_chars or chars", field=place, remedy="say how much is kept")
+        if cut.field in [other.field for other in stage.truncate[:index]]:
+            yield SpecError(f"each field comes once, got {cut.field!r} twice", field=f"{place}.field")
+
+
+def _pool(dataset: DatasetSpec) -> Iterator[SpecError]:
+    for name in ("search", "test"):
+        value = getattr(dataset, name)
+        if isinstance(value, int) and dataset.pool is None:
+            remedy = "add pool, the file or hub split that the rows are drawn from"
+            yield SpecError(
+                f"a number of rows needs a pool, got {value}", field=f"dataset.{name}", remedy=remedy
+            )
+        if isinstance(value, str) and dataset.pool is not None:
+            yield SpecError(f"with a pool it is a number of rows, got {value!r}", field=f"dataset.{name}")
+
+
+def _aggregator(
+    field: str, stage: StageSpec, models: Mapping[str, ModelSpec], answering: Collection[str]
+) -> Iterator[SpecError]:
+    aggregator, field = stage.aggregator, f"{field}.aggregator"
+    model = aggregator.own_model
+    if model is not None and model not in models:
+        yield SpecError(f"must be one of {listed(models)}, got {model!r}", field=f"{field}.model")
+    match aggregator:
+        case SetVote() if not (stage.parser.list_valued or isinstance(stage.parser, PythonParser)):
+            yield SpecError(
+                f"set_vote needs a parser that gives lists, got {stage.parser.kind}",
+                field=f"{field}.kind",
+                remedy="parse with kind lines or json, or vote by plurality",
+            )
+        case Refine(start=start) if start not in stage.input_names:
+            yield SpecError(
+                f"must be one of the stage's inputs, {listed(stage.input_names)}, got {start!r}",
+                field=f"{field}.start",
+            )
+        case Verifier() if model in answering:
+            yield SpecError(f"must be a classifier, got {model!r}, which answers", field=f"{field}.model")
+        case Fusion(prompt=None) if stage.completion:
+            yield SpecError("fusion by plain completion needs prompt", field=field)
+
+
+def _verifiers(
+    field: str, stage: StageSpec, models: Mapping[str, ModelSpec], answering: Collection[str]
+) -> Iterator[SpecError]:
+    for index, name in enumerate(stage.verifiers):
+        place = f"{field}.verifiers[{index}]"
+        if name not in models:
+            yield SpecError(f"must be one of {listed(models)}, got {name!r}", field=place)
+        elif name in answering:
+            yield SpecError(f"must be a classifier, got {name!r}, which answers", field=place)
+        elif name in (*stage.verifiers[:index], stage.aggregator.own_model):
+            yield SpecError(f"must be named once, got {name!r} again", field=place)
+    if not stage.verifiers:
+        return
+    if isinstance(stage.aggregator, Refine):
+        yield SpecError(
+            "a verifier picks among samples of one prompt, which refine does not draw",
+            field=f"{field}.verifiers",
+            remedy="leave them out, or aggregate another way",
+        )
+    if stage.max_samples == 1:
+        yield SpecError(
+            "a verifier has nothing to pick from where max_samples is 1", field=f"{field}.verifiers"
+        )
+    if len({str(option) for option in stage.options}) < len(stage.models) * (1 + len(set(stage.verifiers))):
+        yield SpecError(
+            f"models with verifiers must be told apart, got {listed(map(str, stage.options))}",
+            field=f"{field}.verifiers",
+            remedy="rename a model that has @ in its name",
+        )
+
+
+def _candidates(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
+    for index, name in enumerate(stage.models):
+        if name not in models or name in stage.models[:index]:
+            law = f"must be one of {listed(models)}" if name not in models else "must name each model once"
+            yield SpecError(f"{law}, got {name!r}", field=f"{field}.models[{index}]")
+    if stage.sampling.temperature == 0 and stage.max_samples > 1:
+        yield SpecError(
+            f"must be > 0 where max_samples is over 1, got 0 with max_samples {stage.max_samples}",
+            field=f"{field}.sampling.temperature",
+            remedy="greedy samples are all alike and vLLM refuses several: raise it, or set max_samples to 1",
+        )
+
+
+def _lengths(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
+    longest = stage.sampling.max_tokens
+    if stage.generated_tokens > longest:
+        yield SpecError(
+            f"must be <= sampling.max_tokens, got {stage.generated_tokens} with max_tokens {longest}",
+            field=f"{field}.generated_tokens",
+            remedy="raise sampling.max_tokens or expect less",
+        )
+    fixed = (stage.aggregator.model,) if isinstance(stage.aggregator, Verifier) else ()
+    for name in (*stage.models, *stage.verifiers, *fixed):
+        window = models[name].context_length if name in models else None
+        if window is not None and stage.prompt_tokens + longest > window:
+            yield SpecError(
+                f"prompt_tokens + sampling.max_tokens must be <= the context_length of {name!r}, {window}, "
+                f"got {stage.prompt_tokens} + {longest}",
+                field=f"{field}.prompt_tokens",
+                remedy="lower sampling.max_tokens or leave the model out of this stage",
+            )
+
+
+def _models(models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
+    for name, model in models.items():
+        if not re.match(r"https?://[^/\s]", model.base_url):
+            yield SpecError(
+                f"must start with http:// or https://, got {model.base_url!r}",
+                field=f"models.{name}.base_url",
+            )
+        if model.parent is None:
+            continue
+        parent = models.get(model.parent)
+        if parent is None or parent is model or parent.parent is not None:
+            law = "must be another model, one without a parent"
+            yield SpecError(
+                f"{law}, got {model.parent!r}",
+                field=f"models.{name}.parent",
+                remedy=f"the models are {listed(models)}",
+            )

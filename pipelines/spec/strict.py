@@ -1,0 +1,74 @@
+"""What a pipeline's description is built from: strict models, numbers, functions of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from pipelines.errors import SpecError
+from pipelines.spec.functions import UserFunction, reference, resolve
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool | str):
+        raise ValueError("must be a number")
+    return value
+
+
+def _resolved(value: object, info: ValidationInfo) -> object:
+    """The function that a name stands for; modules are looked for in `root` of the validation's context."""
+    if callable(value):
+        return value
+    try:
+        return resolve(value, (info.context or {}).get("root", Path()))
+    except SpecError as error:
+        facts = {"law": error.message, "remedy": error.remedy}
+        raise PydanticCustomError("function", "{law}", facts) from None
+
+
+Number = BeforeValidator(_number)
+"""Marks a numeric field that takes neither true and false nor numbers in quotes."""
+
+
+class Strict(BaseModel):
+    """Frozen, unknown keys refused, numbers finite."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
+
+
+class PythonFunction(Strict):
+    """A function of the user's own: `{python: "module:name"}` in a file, from Python the function itself."""
+
+    python: Annotated[UserFunction, BeforeValidator(_resolved), PlainSerializer(reference, return_type=str)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, data: object) -> object:
+        return {"python": data} if callable(data) else data
+
+
+def is_function(value: object) -> bool:
+    """Whether a field's value, as given or validated, stands for a function of the user's own."""
+    return (
+        callable(value)
+        or isinstance(value, PythonFunction)
+        or (isinstance(value, Mapping) and "python" in value)
+    )

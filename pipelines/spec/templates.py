@@ -1,0 +1,150 @@
+"""A stage's templates: the names that they use, whether they parse, and where a fault in one stands.
+
+Templates are jinja2, sandboxed, with undefined names refused. `pipelines.stages.prompts` renders them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import jinja2
+import jinja2.meta
+from jinja2 import nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from pipelines.errors import SpecError
+from pipelines.jsonvalues import JSON
+from pipelines.spec.fields import StageSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.variants import Fusion, Refine
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One template of a stage: its field in the spec, what to call it, its text."""
+
+    field: str
+    name: str
+    text: str
+    file: str | None = None
+    is_fusion: bool = False
+
+
+def needed_fields(stage: StageSpec) -> frozenset[str]:
+    """Names that the stage's templates take from every example.
+
+    Names that a template tests (`if x`, `x is defined`, `x | default(...)`) are not needed. SpecError when a
+    template does not parse.
+    """
+    tested = {name for part in _all_parts(stage) for name in _tested(_parsed(part))}
+    return used_fields(stage) - tested
+
+
+def used_fields(stage: StageSpec) -> frozenset[str]:
+    """Names that the stage's templates can take from an example. SpecError when a template does not parse."""
+    used = set[str]()
+    for part in _all_parts(stage):
+        own = {"samples"} if part.is_fusion else set[str]()
+        used |= jinja2.meta.find_undeclared_variables(_parsed(part)) - own
+    return frozenset(used - _own_names(stage) - set(stage.input_names) - set(_ENVIRONMENT.globals))
+
+
+def _own_names(stage: StageSpec) -> frozenset[str]:
+    """What a stage's template gets beside fields and inputs."""
+    return frozenset({"draft", "feedback"} if isinstance(stage.aggregator, Refine) else ())
+
+
+def check_templates(spec: PipelineSpec) -> None:
+    """Raise a SpecError that lists every template of the spec that does not parse."""
+    problems = []
+    for stage in spec.stages:
+        try:
+            needed_fields(stage)
+        except SpecError as error:
+            problems.append(error if error.file else spec.error_at(error.field or "", error.message))
+            continue
+        for index, rule in enumerate(stage.truncate):
+            if rule.field not in used_fields(stage) | set(stage.input_names) | _own_names(stage):
+                field = f"stages[{stage.name}].truncate[{index}].field"
+                law = f"must be a field that the prompt uses, got {rule.field!r}"
+                problems.append(spec.error_at(field, law))
+    if problems:
+        raise SpecError.all_of(problems)
+
+
+def parts(stage: StageSpec) -> tuple[Part, ...]:
+    field = f"stages[{stage.name}]"
+    if stage.messages is None:
+        file = stage.template_file
+        name = file or f"<{field}.prompt>"
+        return (Part(f"{field}.prompt_file" if file else f"{field}.prompt", name, stage.prompt or "", file),)
+    fields = [f"{field}.messages[{i}].content" for i in range(len(stage.messages))]
+    contents = [message["content"] for message in stage.messages]
+    return tuple(Part(f, f"<{f}>", text) for f, text in zip(fields, contents, strict=True))
+
+
+def fusion_part(stage: StageSpec) -> Part | None:
+    aggregator = stage.aggregator
+    if not isinstance(aggregator, Fusion) or aggregator.prompt is None:
+        return None
+    field = f"stages[{stage.name}].aggregator.prompt"
+    return Part(field, f"<{field}>", aggregator.prompt, is_fusion=True)
+
+
+def _all_parts(stage: StageSpec) -> tuple[Part, ...]:
+    fusion = fusion_part(stage)
+    return parts(stage) if fusion is None else (*parts(stage), fusion)
+
+
+@lru_cache(maxsize=256)
+def compiled(text: str, name: str) -> jinja2.Template:
+    code = _ENVIRONMENT.compile(text, name=name, filename=name)
+    return jinja2.Template.from_code(_ENVIRONMENT, code, _ENVIRONMENT.make_globals(None))
+
+
+def _parsed(part: Part) -> nodes.Template:
+    try:
+        compiled(part.text, part.name)  # names unknown filters and tests, which parsing alone does not
+        return _ENVIRONMENT.parse(part.text)
+    except jinja2.TemplateSyntaxError as error:
+        raise failure(part, error.lineno, error) from None
+
+
+def _tested(tree: nodes.Template) -> Iterator[str]:
+    guards: list[nodes.Node] = [branch.test for branch in tree.find_all(nodes.If)]
+    guards += [choice.test for choice in tree.find_all(nodes.CondExpr)]
+    guards += [test.node for test in tree.find_all(nodes.Test) if test.name in ("defined", "undefined")]
+    guards += [f.node for f in tree.find_all(nodes.Filter) if f.name in ("default", "d") and f.node]
+    for guard in guards:
+        names = [guard] if isinstance(guard, nodes.Name) else list(guard.find_all(nodes.Name))
+        yield from (name.name for name in names)
+
+
+def line_in(error: Exception, template: str) -> int | None:
+    line, frame = None, error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == template:
+            line = frame.tb_lineno
+        frame = frame.tb_next
+    return line
+
+
+def failure(
+    part: Part,
+    line: int | None,
+    error: Exception,
+    variables: Mapping[str, object] | None = None,
+    outputs: Mapping[str, JSON] | None = None,
+) -> SpecError:
+    kind = "template error" if isinstance(error, jinja2.TemplateError) else type(error).__name__
+    where = "" if part.file or line is None else f" in line {line} of the template"
+    remedy = None
+    if variables is not None:
+        remedy = f"it can use {', '.join(sorted(variables))}"
+        empty = [name for name, output in (outputs or {}).items() if output is None and name in variables]
+        remedy += f"; no sample of {', '.join(empty)} parsed here, test for that" if empty else ""
+    return SpecError(f"{kind}{where}: {error}", file=part.file, line=line, field=part.field, remedy=remedy)

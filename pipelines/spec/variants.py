@@ -1,0 +1,349 @@
+"""The kinds of parsers, aggregators and metrics that a stage can have, and what the rest asks of each.
+
+A file says which by `kind`, or names a function: `{python: "module:name"}`. How a parser reads is in
+`parsers`, how an aggregator votes in `aggregators`, how a metric scores in `metrics`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
+from pydantic.json_schema import JsonSchemaValue
+
+from pipelines.jsonvalues import schema_problem
+from pipelines.spec.strict import Number, PythonFunction, Strict, is_function
+
+
+def _kind_is_required(schema: JsonSchemaValue) -> None:
+    schema["required"] = ["kind", *schema.get("required", ())]
+
+
+class _Variant(Strict):
+    """One of several kinds. A file may leave `kind` out only where the class says so."""
+
+    model_config = ConfigDict(json_schema_extra=_kind_is_required)
+
+    kind: str
+
+    @model_serializer(mode="wrap")
+    def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Written even where defaults are left out: without it another kind would be read back."""
+        return {"kind": self.kind, **handler(self)}
+
+
+class _ParserTraits:
+    @property
+    def list_valued(self) -> bool:
+        """Whether parsed values can be lists. False for a function, of which it isn't known."""
+        return False
+
+    @property
+    def allowed_field(self) -> str | None:
+        """The example field that holds the allowed values; None when any value is."""
+        return None
+
+
+class TextParser(_Variant, _ParserTraits):
+    """The text itself, stripped."""
+
+    model_config = ConfigDict(json_schema_extra={})
+
+    kind: Literal["text"] = "text"
+
+
+class LinesParser(_Variant, _ParserTraits):
+    """The distinct non-empty lines; with `allowed`, the allowed values that a line quotes."""
+
+    kind: Literal["lines"] = "lines"
+    allowed: str | None = Field(default=None, description="example field that holds the allowed values")
+
+    @property
+    def list_valued(self) -> bool:
+        return True
+
+    @property
+    def allowed_field(self) -> str | None:
+        return self.allowed
+
+
+class JsonParser(_Variant, _ParserTraits):
+    """The first JSON value of the text, checked against the schema."""
+
+    kind: Literal["json"] = "json"
+    schema_: JsonSchemaValue | None = Field(
+        default=None, alias="schema", description="JSON schema of the value"
+    )
+    schema_file: str | None = Field(default=None, description="the same, from a file beside the spec")
+    constrain: bool = Field(
+        default=False, description="have the server generate nothing but values of the schema"
+    )
+
+    @field_validator("schema_")
+    @classmethod
+    def _is_schema(cls, schema: JsonSchemaValue | None) -> JsonSchemaValue | None:
+        if schema is not None and (problem := schema_problem(schema)):
+            raise ValueError(f"must be a JSON schema: {problem}")
+        return schema
+
+    @field_validator("schema_file")
+    @classmethod
+    def _alone(cls, schema_file: str | None, info: ValidationInfo) -> str | None:
+        if schema_file is not None and info.data.get("schema_") is not None:
+            raise ValueError("schema and schema_file exclude each other")
+        return schema_file
+
+    @field_validator("constrain")
+    @classmethod
+    def _has_schema(cls, constrain: bool, info: ValidationInfo) -> bool:
+        if constrain and all(info.data.get(name, "") is None for name in ("schema_", "schema_file")):
+            raise ValueError("needs schema or schema_file")
+        return constrain
+
+    @property
+    def list_valued(self) -> bool:
+        """True unless the schema names another type."""
+        return "array" in (self.schema_ or {}).get("type", "array")
+
+
+class RegexParser(_Variant, _ParserTraits):
+    """The first group of the pattern's first match, or the match."""
+
+    kind: Literal["regex"] = "regex"
+    pattern: str = Field(description="the first group (or the match) is the value")
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"must be a regular expression: {error}") from None
+        return pattern
+
+
+class ChoiceParser(_Variant, _ParserTraits):
+    """The one allowed value that the text names."""
+
+    kind: Literal["choice"] = "choice"
+    allowed: str = Field(description="example field that holds the allowed values")
+
+    @property
+    def allowed_field(self) -> str | None:
+        return self.allowed
+
+
+class PythonParser(PythonFunction, _ParserTraits):
+    """(text, example) -> value; a ValueError, a LookupError or None says that the text does not parse."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCalls:
+    """What an aggregation asks of a model of its own for one query, as planned.
+
+    Attributes:
+        model: Key of the model in `models`.
+        n_calls: Number of requests, one sample each.
+        prompt_tokens: Expected length of each prompt, in tokens.
+        generated_tokens: Expected length of each answer, in tokens; 0 for a classifier.
+    """
+
+    model: str
+    n_calls: int
+    prompt_tokens: int
+    generated_tokens: int
+
+
+class _AggregatorTraits:
+    @property
+    def own_model(self) -> str | None:
+        """The key of the model that takes part in the aggregation; None when none does."""
+        return None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a further prefix of the samples is aggregated without a call or a user's function."""
+        return False
+
+    def rounds(self, n_samples: int) -> int:
+        """How many prompts n samples take."""
+        return 1
+
+    def planned_calls(self, n_samples: int, prompt_tokens: int, generated_tokens: int) -> PlannedCalls | None:
+        """What is asked of `own_model` for n samples of a stage; None when there is no such model.
+
+        Args:
+            n_samples: Samples of the stage for one query.
+            prompt_tokens: Expected length of the stage's prompt, in tokens.
+            generated_tokens: Expected length of one sample of the stage, in tokens.
+        """
+        return None
+
+
+class _FreeAggregator(_Variant, _AggregatorTraits):
+    @property
+    def is_free(self) -> bool:
+        return True
+
+
+class Plurality(_FreeAggregator):
+    """The value with the most votes."""
+
+    model_config = ConfigDict(json_schema_extra={})
+
+    kind: Literal["plurality"] = "plurality"
+
+
+class SetVote(_FreeAggregator):
+    """Of lists: the items that enough of the votes have."""
+
+    kind: Literal["set_vote"] = "set_vote"
+    threshold: Annotated[float, Number] = Field(
+        default=0.5, gt=0, le=1, description="kept when at least this share of the votes has it"
+    )
+    union: bool = Field(default=False, description="keep whatever any sample named")
+
+
+def _named_or_function(value: object) -> str:
+    return "<function>" if is_function(value) else "<named>"
+
+
+class BestOfN(_Variant, _AggregatorTraits):
+    """The sample with the highest score."""
+
+    kind: Literal["best_of_n"] = "best_of_n"
+    scorer: Annotated[
+        Annotated[Literal["mean_logprob"], Tag("<named>")] | Annotated[PythonFunction, Tag("<function>")],
+        Discriminator(_named_or_function),
+    ] = Field(default="mean_logprob", description="what picks the best sample")
+
+    @property
+    def is_free(self) -> bool:
+        return self.scorer == "mean_logprob"
+
+
+class _ModelAggregator(_Variant, _AggregatorTraits):
+    model: str = Field(
+        description="the model that aggregates, by key in `models`; a verifier is a classifier, whose last "
+        "class means right"
+    )
+    prompt_tokens: Annotated[PositiveInt, Number] | None = Field(
+        default=None, description="expected prompt length beside the samples; the stage's if absent"
+    )
+
+    @property
+    def own_model(self) -> str:
+        return self.model
+
+
+class Verifier(_ModelAggregator):
+    """The sample that a classifier thinks most likely right."""
+
+    kind: Literal["verifier"] = "verifier"
+
+    def planned_calls(self, n_samples: int, prompt_tokens: int, generated_tokens: int) -> PlannedCalls:
+        """The classifier reads the prompt with each sample."""
+        read = (self.prompt_tokens or prompt_tokens) + generated_tokens
+        return PlannedCalls(self.model, n_samples, read, 0)
+
+
+class Fusion(_ModelAggregator):
+    """What a model makes of all the samples."""
+
+    kind: Literal["fusion"] = "fusion"
+    prompt: str | None = Field(default=None, description="template with `samples` and the stage's variables")
+
+    def planned_calls(self, n_samples: int, prompt_tokens: int, generated_tokens: int) -> PlannedCalls:
+        """The fuser reads its prompt and all samples, and generates one more."""
+        read = (self.prompt_tokens or prompt_tokens) + n_samples * generated_tokens
+        return PlannedCalls(self.model, 1, read, generated_tokens)
+
+
+class Refine(_Variant, _AggregatorTraits):
+    """The last of several drafts, each written from the one before and what there is to mend in it."""
+
+    kind: Literal["refine"] = "refine"
+    start: str = Field(description="the input stage whose output is the first `draft`")
+    feedback: PythonFunction | None = Field(
+        default=None, description="(draft, example) -> what to mend, or None when nothing is left to"
+    )
+
+    def rounds(self, n_samples: int) -> int:
+        """Each sample reads what the one before wrote."""
+        return n_samples
+
+
+class PythonAggregator(PythonFunction, _AggregatorTraits):
+    """(candidates, example) -> output."""
+
+
+class BuiltinMetric(Strict):
+    """How an output is scored against an example's gold value, in [0, 1]."""
+
+    kind: Literal["exact_match", "token_f1", "rouge_l", "set_precision", "set_recall", "set_f1", "accuracy"]
+    label: str = Field(description="example field that holds the gold value")
+
+    @property
+    def of_sets(self) -> bool:
+        """Whether the gold value is a list of items."""
+        return self.kind.startswith("set_")
+
+
+class PythonMetric(PythonFunction):
+    """(output, example) -> a score in [0, 1]."""
+
+
+def _by_kind(default: str) -> Discriminator:
+    """Tells the members of a union apart. Tags stand in <>, so that no key of a file looks like one."""
+
+    def tag(value: object) -> str | None:
+        if is_function(value):
+            return "<function>"
+        if isinstance(value, Mapping):
+            return f"<{value.get('kind', default)}>"
+        return f"<{value.kind}>" if isinstance(value, _Variant) else None
+
+    return Discriminator(tag)
+
+
+ParserSpec = Annotated[
+    Annotated[TextParser, Tag("<text>")]
+    | Annotated[LinesParser, Tag("<lines>")]
+    | Annotated[JsonParser, Tag("<json>")]
+    | Annotated[RegexParser, Tag("<regex>")]
+    | Annotated[ChoiceParser, Tag("<choice>")]
+    | Annotated[PythonParser, Tag("<function>")],
+    _by_kind("text"),
+]
+"""How a sample's text becomes a value; text that does not parse has no vote."""
+
+AggregatorSpec = Annotated[
+    Annotated[Plurality, Tag("<plurality>")]
+    | Annotated[SetVote, Tag("<set_vote>")]
+    | Annotated[BestOfN, Tag("<best_of_n>")]
+    | Annotated[Verifier, Tag("<verifier>")]
+    | Annotated[Fusion, Tag("<fusion>")]
+    | Annotated[Refine, Tag("<refine>")]
+    | Annotated[PythonAggregator, Tag("<function>")],
+    _by_kind("plurality"),
+]
+"""How n samples become one output."""
+
+MetricSpec = Annotated[
+    Annotated[BuiltinMetric, Tag("<named>")] | Annotated[PythonMetric, Tag("<function>")],
+    Discriminator(_named_or_function),
+]
+"""How an output is scored, in [0, 1]."""

@@ -1,0 +1,148 @@
+"""How good an output is against an example's gold value, in [0, 1].
+
+Text is compared as SQuAD and HotpotQA do (Rajpurkar et al. 2016, the official evaluation script): lower
+case, no punctuation, no articles, single spaces. An output of None counts as empty. Where an example has no
+gold value for a stage's metric the score is None.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from pipelines.errors import ConfigurationError, CustomCodeFailed
+from pipelines.examples import Example
+from pipelines.jsonvalues import JSON
+from pipelines.spec.functions import UserFunction, reference
+from pipelines.spec.variants import MetricSpec, PythonMetric
+from pipelines.stages.parsers import normal_space
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_ASIAN = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_WORD = re.compile(rf"[{_ASIAN}]|[^\W_{_ASIAN}]+")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def score(metric: MetricSpec, output: JSON, example: Example) -> float | None:
+    """The score of an output; None when the example has no gold value under the metric's label.
+
+    exact_match and token_f1 take the best over a list of aliases. A function is called as
+    `function(output, example)`; CustomCodeFailed when it raises or returns no number in [0, 1].
+    """
+    if isinstance(metric, PythonMetric):
+        return _own(metric.python, output, example)
+    gold = example.get(metric.label)
+    return None if gold is None else _METRICS[metric.kind](output, gold)
+
+
+def normal_answer(text: str) -> str:
+    """Text as SQuAD's evaluation compares it."""
+    return normal_space(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)))
+
+
+def exact_match(output: JSON, gold: JSON) -> float:
+    """1 when the output equals one of the aliases after normalisation, else 0."""
+    return max(float(normal_answer(_text(output)) == normal_answer(_text(alias))) for alias in _aliases(gold))
+
+
+def token_f1(output: JSON, gold: JSON) -> float:
+    """Harmonic mean of precision and recall over tokens as a bag, best over the aliases."""
+    return max(_token_f1(_text(output), _text(alias)) for alias in _aliases(gold))
+
+
+def rouge_l(output: JSON, gold: JSON) -> float:
+    """2·lcs / (|said| + |right|) in words, lower case (Lin 2004), best over the aliases.
+
+    A Chinese, Japanese or Korean character is a word.
+    """
+    return max(
+        rouge_l_of(_WORD.findall(_text(output).lower()), _WORD.findall(_text(alias).lower()))
+        for alias in _aliases(gold)
+    )
+
+
+def rouge_l_of(said: Sequence[str], right: Sequence[str]) -> float:
+    """ROUGE-L's F-measure of two sequences of tokens; 0 when nothing is in common."""
+    row = [0] * (len(right) + 1)
+    for token in said:
+        before = 0
+        for i, other in enumerate(right):
+            above = row[i + 1]
+            row[i + 1] = before + 1 if token == other else max(above, row[i])
+            before = above
+    return 2 * row[-1] / (len(said) + len(right)) if row[-1] else 0.0
+
+
+def set_precision(output: JSON, gold: JSON) -> float:
+    """The share of the output's items that are gold. Where either set is empty: 1 if both are, else 0."""
+    said, right = _items(output), _items(gold)
+    return len(said & right) / len(said) if said and right else float(said == right)
+
+
+def set_recall(output: JSON, gold: JSON) -> float:
+    """The share of the gold items that the output has. Where either set is empty: 1 if both are, else 0."""
+    return set_precision(gold, output)
+
+
+def set_f1(output: JSON, gold: JSON) -> float:
+    """2·|both| / (|output| + |gold|). Where either set is empty: 1 if both are, else 0."""
+    said, right = _items(output), _items(gold)
+    return 2 * len(said & right) / (len(said) + len(right)) if said or right else 1.0
+
+
+def accuracy(output: JSON, gold: JSON) -> float:
+    """1 when the output is the gold value; texts are compared single-spaced, otherwise as they stand."""
+    if isinstance(output, str) or isinstance(gold, str):
+        return float(normal_space(_text(output)) == normal_space(_text(gold)))
+    return float(output == gold)
+
+
+def _token_f1(said: str, right: str) -> float:
+    said_tokens, right_tokens = normal_answer(said).split(), normal_answer(right).split()
+    if not said_tokens or not right_tokens:
+        return float(said_tokens == right_tokens)
+    both = sum((Counter(said_tokens) & Counter(right_tokens)).values())
+    return 2 * both / (len(said_tokens) + len(right_tokens))
+
+
+def _text(value: JSON) -> str:
+    if isinstance(value, list):
+        return " ".join(_text(item) for item in value)
+    return "" if value is None else str(value)
+
+
+def _aliases(gold: JSON) -> Sequence[JSON]:
+    return gold if isinstance(gold, list) and gold else [gold]
+
+
+def _items(value: JSON) -> frozenset[str]:
+    items = value if isinstance(value, list) else [] if value is None else [value]
+    return frozenset(filter(None, (normal_space(_text(item)) for item in items)))
+
+
+def _own(function: UserFunction, output: JSON, example: Example) -> float:
+    try:
+        value = float(function(output, example))
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise CustomCodeFailed(
+            f"metric {reference(function)} raised {type(error).__name__}: {error}"
+        ) from error
+    if not (math.isfinite(value) and 0 <= value <= 1):
+        raise CustomCodeFailed(f"metric {reference(function)} must return a number in [0, 1], got {value:g}")
+    return value
+
+
+_METRICS: Mapping[str, Callable[[JSON, JSON], float]] = {
+    "exact_match": exact_match,
+    "token_f1": token_f1,
+    "rouge_l": rouge_l,
+    "set_precision": set_precision,
+    "set_recall": set_recall,
+    "set_f1": set_f1,
+    "accuracy": accuracy,
+}

@@ -1,0 +1,71 @@
+"""What is dropped of a long value before a template sees it, as the spec plans it, and how it is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from pipelines.spec.fields import StageSpec, TruncateSpec
+
+_MARK = "…"
+Item = TypeVar("Item")
+
+
+def truncated(stage: StageSpec, variables: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
+    """The variables with long ones cut, and a note for each that lost something."""
+    kept, notes = dict(variables), list[str]()
+    for rule in stage.truncate:
+        value = kept.get(rule.field)
+        if isinstance(value, str):
+            kept[rule.field] = text = _shorter(value, rule.chars, rule.drop)
+            if text != value:
+                notes.append(f"{rule.field} {len(value)} → {len(text)} characters")
+        elif isinstance(value, list):
+            kept[rule.field], note = _fewer(value, rule)
+            notes += [f"{rule.field} {note}"] if note else []
+    return kept, notes
+
+
+def _fewer(values: Sequence[object], rule: TruncateSpec) -> tuple[list[object], str | None]:
+    shorter = [_shorter(v, rule.item_chars, "end") if isinstance(v, str) else v for v in values]
+    cut = sum(len(_text(a)) < len(_text(b)) for a, b in zip(shorter, values, strict=True))
+    wanted = len(values) if rule.items is None else min(rule.items, len(values))
+    if rule.chars is not None:
+        wanted = _fitting([len(_text(value)) for value in shorter], wanted, rule.chars, rule.drop)
+    kept = _some(shorter, wanted, rule.drop)
+    if rule.chars is not None and kept and isinstance(kept[0], str):
+        kept = [_shorter(kept[0], rule.chars, "end"), *kept[1:]]
+        cut += len(kept) == 1 and kept[0] not in shorter
+    said = [f"{len(values)} → {wanted} items"] * (wanted < len(values)) + [f"{cut} items cut"] * bool(cut)
+    return kept, ", ".join(said) or None
+
+
+def _fitting(lengths: Sequence[int], most: int, chars: int, drop: str) -> int:
+    """The largest number of items, of those that stay, that have so many characters together; at least 1."""
+    low, high = min(1, most), most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if sum(_some(lengths, middle, drop)) <= chars else (low, middle - 1)
+    return low
+
+
+def _some(values: Sequence[Item], count: int, drop: str) -> list[Item]:
+    if drop == "start":
+        return list(values[len(values) - count :])
+    first = count if drop == "end" else (count + 1) // 2
+    return [*values[:first], *values[len(values) - (count - first) :]]
+
+
+def _shorter(text: str, chars: int | None, drop: str) -> str:
+    if chars is None or len(text) <= chars:
+        return text
+    room = max(0, chars - len(_MARK))
+    if drop == "start":
+        return _MARK + text[len(text) - room :]
+    first = room if drop == "end" else (room + 1) // 2
+    return text[:first] + _MARK + text[len(text) - (room - first) :]
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
