@@ -79,9 +79,9 @@ def test_a_pool_that_does_not_do_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "pool.jsonl", [*rows(40), *({"n": i, "q": ""} for i in range(20))])
     with pytest.raises(DatasetError, match="at most a tenth of the rows may be unusable, got"):
         load_splits(spec_in(tmp_path))
-    document = (Path(__file__).parents[2] / "pipelines/zoo/pipeline.yaml").read_text()
+    document = (Path(__file__).parents[3] / "pipelines/zoo/pipeline.yaml").read_text()
     spec = tmp_path / "spec.yaml"
-    (tmp_path / "prompts").symlink_to(Path(__file__).parents[2] / "pipelines/zoo/prompts")
+    (tmp_path / "prompts").symlink_to(Path(__file__).parents[3] / "pipelines/zoo/prompts")
     spec.write_text(document.replace("search: data/search.jsonl", "search: 20"))
     with pytest.raises(SpecError, match="a number of rows needs a pool, got 20"):
         load_spec(spec)
