@@ -14,10 +14,11 @@ from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.dataset.splits import load_examples
 from pipelines.spec.files import load_spec
-from pipelines.zoo import SPEC, make_data
-from pipelines.zoo.lexicon import CIVIC, MUSEUM
-from pipelines.zoo.rows import read_rows
-from pipelines.zoo.worlds import Difficulty, make_rows
+from pipelines.zoo import SPEC
+from pipelines.zoo.training import make_data
+from pipelines.zoo.training.lexicon import CIVIC, MUSEUM
+from pipelines.zoo.training.rows import read_rows
+from pipelines.zoo.training.worlds import Difficulty, make_rows
 
 ZOO = SPEC.parent
 SIZES = ("small", "medium", "large")
@@ -31,7 +32,7 @@ def facts(path: Path) -> set[str]:
 def test_the_shipped_questions_are_those_that_the_script_makes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`python -m pipelines.zoo.make_data` gives the same files, byte for byte."""
+    """`python -m pipelines.zoo.training.make_data` gives the same files, byte for byte."""
     monkeypatch.setattr("sys.argv", ["make_data", "--out", str(tmp_path)])
     make_data.main()
     made = {file.name: file.read_bytes() for file in tmp_path.iterdir()}

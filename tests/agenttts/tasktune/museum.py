@@ -10,7 +10,7 @@ from agenttts.tasktune.data.build import DataConfig, run_build
 from agenttts.tasktune.data.dataset import TaskData
 from agenttts.tasktune.fit import FitConfig
 from pipelines.zoo import SPEC
-from pipelines.zoo.rows import read_rows
+from pipelines.zoo.training.rows import read_rows
 
 ZOO = SPEC.parent
 SUBTASKS = """\

@@ -18,9 +18,9 @@ from typing import Any
 import jinja2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from pipelines.zoo.lexicon import CIVIC, MUSEUM
-from pipelines.zoo.rows import Row
-from pipelines.zoo.worlds import Difficulty, make_rows
+from pipelines.zoo.training.lexicon import CIVIC, MUSEUM
+from pipelines.zoo.training.rows import Row
+from pipelines.zoo.training.worlds import Difficulty, make_rows
 
 PAD, BOS, EOS, USER, ASSISTANT, SYSTEM = (
     "<|pad|>",
@@ -52,7 +52,7 @@ class Encoded:
 @cache
 def template(stage: str) -> jinja2.Template:
     """The prompt template of a stage: the content of the user message."""
-    text = (Path(__file__).parent / "prompts" / f"{stage}.j2").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "prompts" / f"{stage}.j2").read_text(encoding="utf-8")
     return jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(text)
 
 

@@ -1,4 +1,4 @@
-"""Records the zoo's bank: `python -m pipelines.zoo.record --db zoo-bank.duckdb`.
+"""Records the zoo's bank: `python -m pipelines.zoo.training.record --db zoo-bank.duckdb`.
 
 Starts one vLLM server per model, draws every sample that any allocation can need on the search and test
 splits, and exports them to the Parquet file that the project ships. Interrupted, the same command goes on.
@@ -23,7 +23,7 @@ from pipelines.spec.files import load_spec
 from pipelines.spec.pipeline import PipelineSpec
 
 log = logging.getLogger("zoo.record")
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 async def record(spec: PipelineSpec, store: Store, *, max_in_flight: int) -> None:

@@ -1,4 +1,4 @@
-"""Trains the zoo: `python -m pipelines.zoo.train --size small|medium|large|tokenizer --out DIR`.
+"""Trains the zoo: `python -m pipelines.zoo.training.train --size small|medium|large|tokenizer --out DIR`.
 
 One run mixes both stages: each step takes a batch of retrieve rows and a batch of answer rows,
 the language-model loss on the whole text at a small weight and the target at full weight. The
@@ -24,13 +24,13 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from pipelines.files import whole
-from pipelines.zoo.batches import Batches, encode_answer, encode_retrieve
-from pipelines.zoo.lexicon import CIVIC
-from pipelines.zoo.muon import Muon
-from pipelines.zoo.network import SIZES, Size, export, new_model
-from pipelines.zoo.rows import Row
-from pipelines.zoo.tokens import Encoded, build_tokenizer, save_tokenizer
-from pipelines.zoo.worlds import Difficulty, make_rows
+from pipelines.zoo.training.batches import Batches, encode_answer, encode_retrieve
+from pipelines.zoo.training.lexicon import CIVIC
+from pipelines.zoo.training.muon import Muon
+from pipelines.zoo.training.network import SIZES, Size, export, new_model
+from pipelines.zoo.training.rows import Row
+from pipelines.zoo.training.tokens import Encoded, build_tokenizer, save_tokenizer
+from pipelines.zoo.training.worlds import Difficulty, make_rows
 
 log = logging.getLogger("zoo.train")
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 from tokenizers import Tokenizer
 
-from pipelines.zoo.lexicon import CIVIC, MUSEUM
-from pipelines.zoo.rows import Row
-from pipelines.zoo.tokens import (
+from pipelines.zoo.training.lexicon import CIVIC, MUSEUM
+from pipelines.zoo.training.rows import Row
+from pipelines.zoo.training.tokens import (
     Encoded,
     answer_prompt,
     answer_sentences,
@@ -20,7 +20,7 @@ from pipelines.zoo.tokens import (
     retrieve_prompt,
     retrieve_target,
 )
-from pipelines.zoo.worlds import Difficulty, make_row
+from pipelines.zoo.training.worlds import Difficulty, make_row
 
 RENAMED_SHARE = 0.1
 """Share of training rows whose names are replaced by words of the kept-out domain, so that those

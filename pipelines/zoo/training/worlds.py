@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
-from pipelines.zoo.lexicon import Domain, Phrasing, Relation
-from pipelines.zoo.rows import Row
+from pipelines.zoo.training.lexicon import Domain, Phrasing, Relation
+from pipelines.zoo.training.rows import Row
 
 Split = Literal["train", "search", "test"]
 

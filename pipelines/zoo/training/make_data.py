@@ -1,4 +1,4 @@
-"""Writes the zoo's rows: `python -m pipelines.zoo.make_data --out pipelines/zoo/data`.
+"""Writes the zoo's rows: `python -m pipelines.zoo.training.make_data --out pipelines/zoo/data`.
 
 Search and test rows come from splits that share no fact with the training or each other; the
 kept-out domain's train and eval rows share no fact either. Difficulty is set here, not in the
@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipelines.zoo.lexicon import CIVIC, MUSEUM, Domain
-from pipelines.zoo.rows import write_rows
-from pipelines.zoo.worlds import Difficulty, Split, make_rows
+from pipelines.zoo.training.lexicon import CIVIC, MUSEUM, Domain
+from pipelines.zoo.training.rows import write_rows
+from pipelines.zoo.training.worlds import Difficulty, Split, make_rows
 
 DIFFICULTY = Difficulty(
     hop_weights=(0.3, 0.6, 0.1),

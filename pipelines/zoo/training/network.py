@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from pipelines.zoo.tokens import BOS, EOS, PAD, save_tokenizer
+from pipelines.zoo.training.tokens import BOS, EOS, PAD, save_tokenizer
 
 N_POSITIONS = 512
 HEAD_DIM = 32
