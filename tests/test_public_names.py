@@ -16,6 +16,7 @@ import agenttts
 from agenttts.cli.compare import LANDSCAPES
 from agenttts.compare.landscapes import FAMILIES
 from agenttts.report import show
+from agenttts.results.cost import SearchCost
 from pipelines.zoo import SPEC
 
 HEAVY = {"duckdb", "numpy", "pandas", "scipy", "langgraph", "openai", "optuna", "plotly", "torch", "jinja2"}
@@ -103,9 +104,9 @@ def test_a_result_is_printed_in_a_few_lines(tmp_path: Path) -> None:
 
 def test_a_run_without_a_score_is_printed_too() -> None:
     """A run of which nothing is known yet; what comes from outside is escaped in the table."""
-    cost = {"calls": 0, "samples_drawn": 0, "prompt_tokens": 0, "generated_tokens": 0, "flops": 0, "usd": 0.5}
-    run = SimpleNamespace(run_id="1", status="running", db="<b>.duckdb", best=None, baseline=None, trials=())
-    run.to_json_dict = lambda: {"cost": cost}
-    printed = show.text(cast(agenttts.SearchResult, run))
+    cost = SearchCost(usd=0.5)
+    outcome = SimpleNamespace(best=None, baseline=None, trials=(), cost=cost)
+    run = SimpleNamespace(run_id="1", status="running", db="<b>.duckdb", outcome=outcome)
+    printed = show.text(cast(show.Run, run))
     assert "no trial has a score" in printed and "0, 0 with a score" in printed and "$0.50" in printed
-    assert "&lt;b&gt;.duckdb" in show.html(cast(agenttts.SearchResult, run))
+    assert "&lt;b&gt;.duckdb" in show.html(cast(show.Run, run))
