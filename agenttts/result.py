@@ -252,13 +252,13 @@ async def run_inputs(
             await clients.aclose()
     return [
         {
-            "id": found.example_id,
-            "output": found.output,
-            "stages": {stage.stage: stage.value for stage in found.stages},
-            "status": found.status,
-            "reason": found.reason,
+            "id": outcome.example_id,
+            "output": outcome.output,
+            "stages": {stage.stage: stage.value for stage in outcome.stages},
+            "status": outcome.status,
+            "reason": outcome.reason,
         }
-        for found in outcomes
+        for outcome in outcomes
     ]
 
 

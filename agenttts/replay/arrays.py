@@ -78,8 +78,8 @@ class Outcomes:
             leads_to = stage.leads_to[node, option[:, None], n[:, None] - 1]
             known &= failed | (leads_to != UNKNOWN)
             if k + 1 == len(self.stages):
-                found = self.scores[node, option[:, None], n[:, None] - 1]
-                scores = np.where(known & ~failed & (leads_to != FAILED), found, np.nan)
+                last_scores = self.scores[node, option[:, None], n[:, None] - 1]
+                scores = np.where(known & ~failed & (leads_to != FAILED), last_scores, np.nan)
             failed |= leads_to == FAILED
             node = np.maximum(leads_to, 0)
         return Walk(scores=scores, known=known)

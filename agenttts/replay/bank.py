@@ -54,11 +54,11 @@ class _Stage:
 
     def node(self, example: Example, outputs: dict[str, Any]) -> int:
         """The number of the node, made where it is new."""
-        kept = {name: value for name, value in outputs.items() if name in self.needed}
-        key = f"{example.id}\0{kept!r}"  # values are JSON-able: repr tells any two apart
+        inputs = {name: value for name, value in outputs.items() if name in self.needed}
+        key = f"{example.id}\0{inputs!r}"  # values are JSON-able: repr tells any two apart
         if key not in self.index:
             self.index[key] = len(self.nodes)
-            self.nodes.append(_Node(example, kept))
+            self.nodes.append(_Node(example, inputs))
             if len(self.nodes) > len(self.leads_to):
                 self._grow(max(256, 2 * len(self.nodes)))
         return self.index[key]

@@ -89,7 +89,7 @@ def _curve_table(data: ReportData) -> Table:
     table.add_column("model")
     for n in counts:
         table.add_column(f"n={n}", justify="right")
-    table.add_column("others held at", overflow="fold")
+    table.add_column("other stages", overflow="fold")
     for curve in data.curves:
         by_n = {point.n_samples: point for point in curve.points}
         cells = [
