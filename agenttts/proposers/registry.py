@@ -27,6 +27,8 @@ SEEK_FRONTIER = ("solve", "agent")
 DEFAULT = "solve"  # where no endpoint is configured
 SEEDS = "+seeds"
 _HISTORIES: Mapping[str, History] = {"agent": "true", "agent-shuffled": "shuffled", "agent-blank": "blank"}
+"""What the agent sees of the trials; all but the first are controls, as are the names below."""
+
 _WITHOUT: Mapping[str, tuple[Rule, ...]] = {
     "insights-no-models": ("model",),
     "insights-no-samples": ("climb", "step back"),
@@ -35,9 +37,7 @@ _WITHOUT: Mapping[str, tuple[Rule, ...]] = {
 """The rules with one of the three insights left out."""
 
 ABLATIONS = ("solve-no-bank", "solve-no-finalists", *_WITHOUT)
-CONTROLS = (*ABLATIONS, "agent-shuffled", "agent-blank")
-"""Proposers to measure others by, not to search with: they work wherever a name does, but only the help of
-`compare` lists them. The last two ask an LLM."""
+"""To measure others by, not to search with: they work wherever a name does, but only `compare` lists them."""
 
 
 @dataclass(frozen=True, kw_only=True)
