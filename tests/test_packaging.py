@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tests.agenttts.small_specs import write_pipeline
 from tests.servers import ScriptedServer
 
 ROOT = Path(__file__).parents[1]
+ALONE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +49,12 @@ def core(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("core")
     venv.create(folder / "env", with_pip=True)
     install = [str(folder / "env/bin/python"), "-m", "pip", "install", "--quiet", str(wheel)]
-    subprocess.run(install, check=True, capture_output=True, cwd=folder)
+    subprocess.run(install, check=True, capture_output=True, cwd=folder, env=ALONE)
     return folder / "env/bin"
 
 
 def run(folder: Path, *command: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, input=stdin)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, input=stdin, env=ALONE)
     assert done.returncode == 0, (command, done.stdout, done.stderr)
     return done
 
@@ -88,5 +90,7 @@ def test_the_core_install_works_against_a_server(core: Path, server: ScriptedSer
 def test_a_missing_library_is_named_with_the_command_that_installs_it(core: Path, tmp_path: Path) -> None:
     """The command names where the distribution came from, so that it works without a package index."""
     code = "from pipelines.extras import library; library('trl')"
-    done = subprocess.run([core / "python", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [core / "python", "-c", code], capture_output=True, text=True, cwd=tmp_path, env=ALONE
+    )
     assert re.search(r"pip install 'agenttts\[tune\] @ file://\S+\.whl'", done.stderr), done.stderr

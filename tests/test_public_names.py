@@ -19,6 +19,8 @@ from agenttts.report import show
 from agenttts.results.cost import SearchCost
 from pipelines.zoo import SPEC
 
+ROOT = Path(agenttts.__file__).parents[1]
+
 HEAVY = {"duckdb", "numpy", "pandas", "scipy", "langgraph", "openai", "optuna", "plotly", "torch", "jinja2"}
 
 
@@ -110,3 +112,15 @@ def test_a_run_without_a_score_is_printed_too() -> None:
     printed = show.text(cast(show.Run, run))
     assert "no trial has a score" in printed and "0, 0 with a score" in printed and "$0.50" in printed
     assert "&lt;b&gt;.duckdb" in show.html(cast(show.Run, run))
+
+
+@pytest.mark.parametrize("name", ["pipelines", "datastore"])
+def test_a_package_of_the_same_name_is_told_in_one_line(name: str, tmp_path: Path) -> None:
+    """A user's own `pipelines` or `datastore` that hides ours is named, with where ours is."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import agenttts"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("ImportError: agenttts needs its own package")
+    assert str(tmp_path / name) in last and str(ROOT / name) in last

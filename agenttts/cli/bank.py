@@ -64,7 +64,7 @@ def export_samples(
 
     with Store.read(db) as store:
         samples = store.export_bank(file, run_id=run)
-    _told(json, samples, f"{samples:,} samples written to {file}")
+    _print_count(json, samples, f"{samples:,} samples written to {file}")
 
 
 @app.command("import")
@@ -81,10 +81,10 @@ def import_samples(
 
     with Store.open(db) as store:
         samples = store.import_bank(file)
-    _told(json, samples, f"{samples:,} samples added to {db}")
+    _print_count(json, samples, f"{samples:,} samples added to {db}")
 
 
-def _told(json: bool, samples: int, line: str) -> None:
+def _print_count(json: bool, samples: int, line: str) -> None:
     if json:
         print_json({"samples": samples})
     else:

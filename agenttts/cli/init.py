@@ -61,17 +61,17 @@ def init(
     Example: `agenttts init mine --data rows.jsonl --label answer --model small=http://127.0.0.1:8001/v1,3e9`
     """
     if family is not None:
-        made = family_files(family)
+        texts = family_files(family)
     else:
-        asks = sys.stdin.isatty() and not yes
+        interactive = sys.stdin.isatty() and not yes
         if data is None:
-            if not asks:
+            if not interactive:
                 raise UserError("--data is needed: the file with the rows; or --from, a ready-made pipeline")
             data = Path(typer.prompt("File with the rows", err=True))
         rows, fields = columns(data)
         guess = guessed_label(fields)
         if label is None:
-            if asks:
+            if interactive:
                 label = str(typer.prompt(f"Field with the gold value ({', '.join(fields)})", guess, err=True))
             elif guess is None:
                 raise UserError(f"--label is needed: which of {', '.join(fields)} holds the gold value")
@@ -81,11 +81,11 @@ def init(
         shown = [field for field in fields if field not in hidden]
         if not (inputs or shown):
             raise UserError(f"--input is needed: every field of {data} may give the answer away")
-        if not inputs and asks:
+        if not inputs and interactive:
             inputs = str(typer.prompt("Fields that the prompts show", " ".join(shown), err=True)).split()
-        if not stages and asks:
+        if not stages and interactive:
             stages = str(typer.prompt("Stages, in their order", "draft final", err=True)).split()
-        if not models and asks:
+        if not models and interactive:
             models = str(typer.prompt("Models, NAME=URL,PARAMS each", _LOCAL, err=True)).split()
         starter = Starter(
             name=name or directory.resolve().name,
@@ -97,14 +97,14 @@ def init(
             models=[asked(StarterModel.parse(model)) for model in models or [_LOCAL]],
             budget=budget,
         )
-        made = starter_files(starter, directory)
+        texts = starter_files(starter, directory)
         left_out = [
             field for field in fields if field in hidden - {label, "id"} and field not in starter.inputs
         ]
         say(f"prompts show {', '.join(starter.inputs)}; the metric is {starter.metric}", "dim")
         if left_out:
             say(f"left out of the prompts, as they may give the answer away: {', '.join(left_out)}", "dim")
-    write_files(made, directory, force)
-    for path in made:
+    write_files(texts, directory, force)
+    for path in texts:
         say(f"wrote {directory / path}", "dim")
     say(f"next: agenttts check {directory / 'pipeline.yaml'}")

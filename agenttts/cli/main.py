@@ -59,8 +59,8 @@ app.add_typer(banks.app, name="bank")
 app.add_typer(tune.app, name="tune")
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(show: bool) -> None:
+    if show:
         from importlib.metadata import version
 
         typer.echo(f"agenttts {version('agenttts')}")

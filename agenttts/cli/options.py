@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import pipelines
 from agenttts.defaults import DEFAULT_DB
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from pipelines import PipelineSpec
 
 Spec = Annotated[Path, typer.Argument(help="The pipeline file (YAML).", show_default=False)]
 Budget = Annotated[
@@ -55,49 +54,64 @@ __all__ += ["NSearch", "NTest", "Seed", "Spec"]
 __all__ += ["complain", "out", "print_json", "read_spec", "say", "status_line", "talk"]
 
 
-def read_spec(spec: Path, data: Path | None, n_search: int | None, n_test: int | None) -> PipelineSpec:
-    """The pipeline file; on the rows of `data` and on other numbers of them where given."""
-    from pipelines.spec.files import load_spec
+def read_spec(
+    spec: Path, data: Path | None, n_search: int | None, n_test: int | None
+) -> pipelines.PipelineSpec:
+    """Load a pipeline file, with another dataset or other sizes of its splits where the options ask for that.
 
-    loaded = load_spec(spec)
-    from pipelines.dataset.splits import with_data  # reads data files with duckdb
+    Args:
+        spec: The pipeline file.
+        data: A file that replaces the dataset's pool; None for the file's own.
+        n_search: Rows of the pool for search; None for the file's own.
+        n_test: Rows of the pool for the test; None for the file's own.
+
+    Raises:
+        SpecError: The file is missing or breaks a rule, which is found before duckdb is imported.
+    """
+    loaded = pipelines.load_spec(spec)
+    from pipelines.dataset import with_data
 
     return with_data(loaded, data, n_search, n_test)
 
 
 def out() -> Console:
-    """Where results go. Piped, a table is as wide as it needs."""
+    """Return the console for results. Without a terminal, tables are 160 columns wide."""
     from rich.console import Console
 
     return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
 
 
 def talk() -> Console:
-    """Where everything goes that is not the result: progress, notes, questions."""
+    """Return the console for everything that is not the result: progress, notes, questions."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
 def say(text: str, style: str | None = None) -> None:
-    """A word to the person at the terminal that is not the result; paths in it stay on one line."""
+    """Print a message that is not the result on stderr, without wrapping lines.
+
+    Args:
+        text: The message.
+        style: A style of rich, such as `dim`.
+    """
     talk().print(text, style=style, soft_wrap=True, markup=False)
 
 
 @contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
-    """A line that says what is being done."""
+    """Show a line with what is being done; the function that is yielded changes it."""
     with talk().status("starting") as status:
         yield status.update
 
 
 def print_json(value: object) -> None:
-    """One JSON value on stdout."""
+    """Print a value on stdout as indented JSON."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
 def complain(error: Exception | str) -> None:
-    """What a person must put right, a line each, on stderr."""
+    """Print an error on stderr, each line of it as `error: ...`."""
     for line in str(error).splitlines():
         sys.stderr.write(f"error: {line}\n")

@@ -43,26 +43,26 @@ def serve(
     from pipelines.servers.commands import commands
 
     loaded = pipelines.load_spec(spec)
-    wanted = only or (None if run is None else _needed(loaded, db, run))
-    found = commands(loaded, wanted, device=_device(device))
+    names = only or (None if run is None else _needed(loaded, db, run))
+    servers = commands(loaded, names, device=_device(device))
     if dry_run:
         if json:
-            print_json([_told(command) for command in found])
+            print_json([_as_json(command) for command in servers])
         else:
-            for command in found:
+            for command in servers:
                 typer.echo(f"# {', '.join(command.models)}\n{shell(command)}")
         return
-    with serving(found, log_dir, f"starting {len(found)} vLLM servers", timeout_s=timeout):
+    with serving(servers, log_dir, f"starting {len(servers)} vLLM servers", timeout_s=timeout):
         if json:
-            print_json([_told(command) for command in found])
-        for command in found:
+            print_json([_as_json(command) for command in servers])
+        for command in servers:
             address = command.health_url.removesuffix("/health") + "/v1"
             say(f"{', '.join(command.models)}: {address}", "green")
 
 
 @contextmanager
 def serving(
-    found: Sequence[ServeCommand], log_dir: Path | None, starting: str, *, timeout_s: float = 900.0
+    servers: Sequence[ServeCommand], log_dir: Path | None, starting: str, *, timeout_s: float = 900.0
 ) -> Iterator[None]:
     """Start the servers, do the block, and wait until a person stops them or one ends by itself."""
     from pipelines.servers.commands import require_vllm
@@ -71,7 +71,7 @@ def serving(
     require_vllm()
     log_dir = log_dir or Path(tempfile.mkdtemp(prefix="agenttts-serve-"))
     with talk().status(f"{starting}, logs in {log_dir}"):
-        group = ServerGroup(found, log_dir=log_dir, timeout_s=timeout_s).__enter__()
+        group = ServerGroup(servers, log_dir=log_dir, timeout_s=timeout_s).__enter__()
     try:
         yield
         say("Ctrl-C stops them.", "dim")
@@ -88,7 +88,7 @@ def shell(command: ServeCommand) -> str:
     return " ".join([*variables, shlex.join(command.argv)])
 
 
-def _told(command: ServeCommand) -> dict[str, object]:
+def _as_json(command: ServeCommand) -> dict[str, object]:
     return {
         "models": list(command.models),
         "argv": list(command.argv),

@@ -48,13 +48,14 @@ async def async_search(
     banks: Sequence[Path | str] | None = None,
     on_event: OnEvent | None = None,
     clock: Callable[[], float] = time.time,
-    environ: Mapping[str, str] = os.environ,
+    environ: Mapping[str, str] | None = None,
     max_error_rate: float = MAX_ERROR_RATE,
     max_in_flight: int = 64,
     preflight: bool = True,
 ) -> SearchResult:
     """`search` for code that is already asynchronous; the parameters are the same, and documented there."""
     spec = load_spec(spec) if isinstance(spec, Path | str) else spec
+    environ = os.environ if environ is None else environ
     agent = agent or AgentSettings.from_environ(environ)
     if proposer == "auto":
         proposer = DEFAULT if agent is None else "agent"
@@ -133,7 +134,7 @@ def search(*args: Any, **kwargs: Any) -> SearchResult:
         banks: Files of recorded samples to attach; None: the spec's own.
         on_event: Is given each event of the search as it happens, see `agenttts.search.events`.
         clock: Gives the time in Unix seconds.
-        environ: The environment variables, for keys and the agent's endpoint.
+        environ: The environment variables, for keys and the agent's endpoint; None: those of the process.
         max_error_rate: The largest share of missing examples with which a trial still has a score.
         max_in_flight: Requests at once, for each server.
         preflight: Whether servers, prompts and data are checked before the first trial.

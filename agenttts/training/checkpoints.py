@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import sys
 import warnings
@@ -135,11 +134,17 @@ def precision(torch: ModuleType) -> dict[str, bool]:
 def peak_bytes(torch: ModuleType) -> int:
     """The most memory that was in use so far: of the GPU where there is one, else of this process.
 
+    It is 0 where the system does not say, as on Windows.
+
     Args:
         torch: The imported module `torch`.
     """
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
+    if sys.platform == "win32":
+        return 0
+    import resource  # absent on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
 

@@ -15,6 +15,7 @@ from agenttts.replay.bank import BankOutcomes
 from agenttts.results.trials import REPLAYED
 from agenttts.space.space import SearchSpace
 from datastore import Store
+from pipelines import PythonAggregator
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.dataset.splits import load_examples
 from pipelines.examples import Example
@@ -80,7 +81,10 @@ async def test_fewer_samples_are_known_after_more_whatever_the_aggregator(known:
     """A user's function is called for one number of samples at a time, the larger one first or last."""
     outcomes, examples, store = known
     spec = outcomes.spec
-    stages = (spec.stages[0].model_copy(update={"aggregator": first_of}), *spec.stages[1:])
+    stages = (
+        spec.stages[0].model_copy(update={"aggregator": PythonAggregator(python=first_of)}),
+        *spec.stages[1:],
+    )
     bank = BankOutcomes(spec.model_copy(update={"stages": stages}), store, examples)
     allocation = Allocation({"retrieve": StageChoice("small", 8), "answer": StageChoice("small", 1)})
     assert await bank.replay(allocation) is not None
