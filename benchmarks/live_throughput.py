@@ -31,9 +31,9 @@ from agenttts.search.events import SearchEvent, TrialStarted
 from datastore import Store
 from pipelines import PipelineSpec, SamplingSpec, load_examples, load_spec
 from pipelines.content import Content
-from pipelines.servers import clients
+from pipelines.servers import server
 from pipelines.servers.group import ServerGroup, commands
-from pipelines.servers.wire import Draw, request_body
+from pipelines.servers.wire import Ask, Draw, Terms, request_body
 from pipelines.zoo import SPEC
 
 TRIALS, IN_FLIGHT = 20, 64
@@ -57,24 +57,29 @@ class Recorder:
             self.trial = event.number
 
     def note(self, base_url: str, name: str, content: Content, sampling: SamplingSpec, n: int) -> None:
-        path, body = request_body(name, content, sampling, n, logprobs=True)
+        ask = Ask(served_name=name, content=content, sampling=sampling, n=n, fields={})
         question = str(content["messages"][0]["content"]).partition("\n")[0]
         if question in self.questions:
-            self.chains[self.trial][question].append((base_url + path, body))
+            self.chains[self.trial][question].append((base_url + ask.path, request_body(ask, Terms())))
 
 
 def searched(spec: PipelineSpec, db: Path, seed: int) -> tuple[float, int, Recorder]:
     """Seconds of evaluation, samples drawn, and the requests."""
     questions = frozenset(f"Question: {e.fields['question']}" for e in load_examples(spec, "search"))
-    recorder, draw = Recorder(questions), clients.ServerClient.draw
+    recorder, draw = Recorder(questions), server.ServerClient.draw
 
     async def noted(
-        self: clients.ServerClient, name: str, content: Content, sampling: SamplingSpec, n: int
+        self: server.ServerClient,
+        name: str,
+        content: Content,
+        sampling: SamplingSpec,
+        n: int,
+        **settings: Any,
     ) -> Draw:
         recorder.note(self.address, name, content, sampling, n)
-        return await draw(self, name, content, sampling, n)
+        return await draw(self, name, content, sampling, n, **settings)
 
-    patched: Any = clients.ServerClient
+    patched: Any = server.ServerClient
     patched.draw = noted
     try:
         result = search(

@@ -1,6 +1,7 @@
 """The runtime's own cost: requests per second on one core against a server that does nothing, store on.
 
-    python benchmarks/noop_throughput.py [--requests 4000] [--samples 4] [--profile]
+    python benchmarks/noop_throughput.py [--requests 4000] [--samples 4] [--tokens 8] [--no-logprobs]
+        [--profile]
 
 A two-stage pipeline runs through `Runtime` with a DuckDB store; every prompt is new, so every stage is a
 request, and every sample is parsed, voted on and committed. The server is another process, on another core.
@@ -9,6 +10,11 @@ inverse is what one core that does nothing else gives.
 
 Measured 2026-11-24, two cores: 4,000 requests of n = 4 at 1,441 requests/s (5,764 samples/s), store on;
 0.692 ms of CPU a request, 1,445 requests/s on a core of its own.
+
+Measured 2026-11-26 on another machine, shared, in turn with the first landing (982bb0d), three times each:
+0.99, 0.96, 1.04 ms there and 0.49, 0.50, 0.53 ms here, half of it; requests go through aiohttp itself. With
+samples of 256 tokens log-probabilities are most of a request: 1.7 ms with them (2.9 ms before a faster
+decoder), 0.39 ms without (`--no-logprobs`).
 """
 
 from __future__ import annotations
@@ -32,13 +38,12 @@ from pipelines import Allocation, Example, PipelineSpec, StageChoice
 from pipelines.runtime.runtime import Runtime
 from pipelines.servers.clients import ModelClients
 
-TOKENS = 8
-
 
 class NoopServer(asyncio.Protocol):
     """Answers any request at once with as many fixed choices as `n` asks for."""
 
-    answers: ClassVar[dict[int, bytes]] = {}
+    answers: ClassVar[dict[tuple[int, bool], bytes]] = {}
+    tokens: ClassVar[int] = 8
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -53,14 +58,18 @@ class NoopServer(asyncio.Protocol):
                 return
             body, self.received = self.received[end + 4 : end + 4 + length], self.received[end + 4 + length :]
             n = int(body.partition(b'"n":')[2].partition(b",")[0] or 1)
-            self.transport.write(self.answers.setdefault(n, _answer(n)))
+            kind = (n, b'"logprobs":true' in body)
+            if kind not in self.answers:
+                self.answers[kind] = _answer(*kind, self.tokens)
+            self.transport.write(self.answers[kind])
 
 
-def _answer(n: int) -> bytes:
+def _answer(n: int, logprobs: bool, tokens: int) -> bytes:
     token = {"token": " red", "logprob": -0.25, "bytes": [32, 114, 101, 100], "top_logprobs": []}
     message = {"role": "assistant", "content": "red or green"}
-    choice = {"message": message, "finish_reason": "stop", "logprobs": {"content": [token] * TOKENS}}
-    usage = {"prompt_tokens": 40, "completion_tokens": TOKENS * n}
+    given = {"content": [token] * tokens} if logprobs else None
+    choice = {"message": message, "finish_reason": "stop", "logprobs": given}
+    usage = {"prompt_tokens": 40, "completion_tokens": tokens * n}
     choices = [{"index": index, **choice} for index in range(n)]
     body = json.dumps(
         {"id": "cmpl-1", "object": "chat.completion", "choices": choices, "usage": usage}
@@ -71,19 +80,20 @@ def _answer(n: int) -> bytes:
     )
 
 
-async def serve() -> None:
+async def serve(tokens: int) -> None:
+    NoopServer.tokens = tokens
     server = await asyncio.get_running_loop().create_server(NoopServer, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
-def pipeline(port: int, n_samples: int) -> PipelineSpec:
+def pipeline(port: int, n_samples: int, tokens: int, logprobs: bool) -> PipelineSpec:
     stage = {
         "models": ["noop"],
         "max_samples": n_samples,
         "prompt_tokens": 40,
-        "generated_tokens": TOKENS,
-        "sampling": {"max_tokens": 16},
+        "generated_tokens": tokens,
+        "sampling": {"max_tokens": 2 * tokens},
     }
     context = "The house by the river is red, the door of the house is green, the roof is grey. " * 3
     return PipelineSpec.model_validate(
@@ -93,7 +103,13 @@ def pipeline(port: int, n_samples: int) -> PipelineSpec:
                 {"name": "first", "prompt": context + "{{ question }}", **stage},
                 {"name": "second", "prompt": context + "{{ first }} {{ question }}", **stage},
             ],
-            "models": {"noop": {"base_url": f"http://127.0.0.1:{port}/v1", "active_params": 1e6}},
+            "models": {
+                "noop": {
+                    "base_url": f"http://127.0.0.1:{port}/v1",
+                    "active_params": 1e6,
+                    "request": {} if logprobs else {"logprobs": False},
+                }
+            },
             "dataset": {"search": "none.jsonl", "test": "none.jsonl"},
             "metric": {"kind": "exact_match", "label": "gold"},
             "budget": {"units": 10},
@@ -101,8 +117,8 @@ def pipeline(port: int, n_samples: int) -> PipelineSpec:
     )
 
 
-async def measure(port: int, n_requests: int, n_samples: int) -> None:
-    spec = pipeline(port, n_samples)
+async def measure(port: int, n_requests: int, n_samples: int, tokens: int, logprobs: bool) -> None:
+    spec = pipeline(port, n_samples, tokens, logprobs)
     examples = [
         Example(str(i), {"question": f"Which colour has house {i}?", "gold": "red"})
         for i in range(n_requests)
@@ -134,15 +150,18 @@ def main() -> None:
     )
     arguments.add_argument("--requests", type=int, default=4000)
     arguments.add_argument("--samples", type=int, default=4)
+    arguments.add_argument("--tokens", type=int, default=8, help="of each sample")
+    arguments.add_argument("--no-logprobs", action="store_true")
     arguments.add_argument("--profile", action="store_true")
     arguments.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = arguments.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     if options.serve:
         os.sched_setaffinity(0, cores[1:] or cores)
-        asyncio.run(serve())
+        asyncio.run(serve(options.tokens))
         return
-    with subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True) as server:
+    command = [sys.executable, __file__, "--serve", "--tokens", str(options.tokens)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         port = int(server.stdout.readline())
         os.sched_setaffinity(0, cores[:1])
@@ -150,7 +169,9 @@ def main() -> None:
             profile = cProfile.Profile()
             if options.profile:
                 profile.enable()
-            asyncio.run(measure(port, options.requests, options.samples))
+            asyncio.run(
+                measure(port, options.requests, options.samples, options.tokens, not options.no_logprobs)
+            )
             if options.profile:
                 profile.disable()
                 pstats.Stats(profile).sort_stats("tottime").print_stats(40)

@@ -5,7 +5,10 @@ Realised costs only, from counted tokens. The planned budget of an allocation is
 
 from __future__ import annotations
 
-from pipelines.spec.pipeline import ModelSpec
+from pipelines.spec.fields import ModelSpec, SamplingSpec
+
+UNLIMITED_TOKENS = 32_768
+"""What a sample is taken to need at most where neither max_tokens nor a context length limits it."""
 
 
 def stage_flops(active_params: float, prompt_tokens: int, generated_tokens_total: int) -> float:
@@ -31,6 +34,15 @@ def prompt_tokens_bound(content: str, context_length: int | None) -> int:
     """
     bound = len(content.encode()) + 64
     return bound if context_length is None else min(bound, context_length)
+
+
+def generated_tokens_bound(sampling: SamplingSpec, context_length: int | None) -> int:
+    """The most tokens that a sample can have.
+
+    Args:
+        context_length: Tokens; None when unknown.
+    """
+    return sampling.max_tokens or context_length or UNLIMITED_TOKENS
 
 
 def estimated_tokens(text: str) -> int:

@@ -188,8 +188,8 @@ def _lengths(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Findin
             (estimated_tokens(canonical_json(render(stage, example, {}))), example.id) for example in examples
         ]
         longest, example_id = max(sizes, default=(0, ""))
-        generated = stage.sampling.max_tokens
         for name in stage.models:
+            generated = spec.models[name].sampled(stage.sampling).max_tokens or 1
             window = spec.models[name].context_length
             if window is not None and longest + generated > window:
                 message = (
@@ -206,7 +206,7 @@ async def _servers(spec: PipelineSpec, clients: ModelClients, examples: Sequence
         return list(_errors(error))
     return [
         Finding(
-            severity="warning" if problem.estimated else "error",
+            severity="warning" if problem.estimated or problem.advice else "error",
             place=problem.place,
             message=f"{problem.message}; {problem.remedy}",
         )

@@ -34,7 +34,6 @@ from pipelines.runtime.sampler import Sampler
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.commands import commands, require_vllm
 from pipelines.servers.group import ServerGroup
-from pipelines.servers.wire import ContextOverflow
 from pipelines.spec.fields import SamplingSpec
 from pipelines.spec.pipeline import PipelineSpec
 
@@ -237,7 +236,7 @@ async def _answers(sampler: Sampler, model: str, data: TaskData, rows: Sequence[
         content: Content = {"messages": [dict(message) for message in row.messages]}
         try:
             draw = await sampler.samples(row.task, model, content, sampling, 1)
-        except (DrawFailed, ContextOverflow):
+        except DrawFailed:
             return None
         return None if draw.failure is not None else draw.samples[0].text
 

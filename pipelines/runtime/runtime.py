@@ -162,7 +162,7 @@ class Runtime:
         content = prompts.render(stage, example, outputs)
         try:
             drawn = await self._samples(stage, choice.model, content, choice.n_samples, _Ledger(self.spec))
-        except (*MISSING, ContextOverflow):
+        except MISSING:
             return [await self.stage_outcome(stage, choice, example, outputs)]
         candidates = _candidates(stage, drawn, example)
         outcomes = []

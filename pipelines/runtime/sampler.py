@@ -8,7 +8,7 @@ is the runtime's affair.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -16,11 +16,13 @@ from weakref import WeakValueDictionary
 from datastore.keys import make_prompt, well_formed
 from datastore.records import Prompt, Sample
 from pipelines.content import Content
-from pipelines.costs import estimated_tokens, prompt_tokens_bound
+from pipelines.costs import estimated_tokens, generated_tokens_bound, prompt_tokens_bound
 from pipelines.errors import DrawFailed, ReplayMiss
 from pipelines.servers.clients import ModelClients
-from pipelines.servers.wire import Draw
+from pipelines.servers.identity import EqualTexts
+from pipelines.servers.wire import Draw, PromptRefused
 from pipelines.spec.pipeline import PipelineSpec, SamplingSpec
+from pipelines.spec.request_fields import sent_fields
 
 
 class SampleBank(Protocol):
@@ -51,8 +53,14 @@ class SpendGate(Protocol):
 class Samples:
     """The samples of one prompt and what it took to have them.
 
-    samples: indices 0 to n-1 in order; fewer when `failure` says why the rest could not be drawn.
-    prompt_tokens: as the server counted them, else an estimate from the length.
+    Attributes:
+        samples: Indices 0 to n-1 in order; fewer when `failure` says why the rest could not be drawn.
+        prompt_tokens: Of the prompt, once, as the server counted them, else an estimate from the length.
+        n_drawn: Samples that were drawn now.
+        n_reused: Samples from the bank.
+        calls: Requests that the server answered now, those that brought no text included.
+        paid_prompt_tokens: Of all these requests, as the server counts: each has the prompt's.
+        paid_generated_tokens: Of all these requests, answers that are no text included.
     """
 
     prompt: Prompt
@@ -62,6 +70,8 @@ class Samples:
     n_reused: int
     calls: int
     failure: DrawFailed | None
+    paid_prompt_tokens: int = 0
+    paid_generated_tokens: int = 0
 
     @property
     def generated_tokens(self) -> int:
@@ -87,12 +97,31 @@ class Sampler:
         self._run_id = run_id
         self._gate = gate
         self._keys = {name: spec.model_key(name) for name in spec.models}
+        self._sent = {
+            name: {field: value for field, value in sent_fields(model.request).items() if field != "logprobs"}
+            for name, model in spec.models.items()
+        }
+        self._most_n: dict[str, int] = {}  # as their servers were found to limit it
+        self._equal_texts = {name: EqualTexts(name) for name in spec.models}
         self._prompt_tokens: dict[str, int | None] = {}  # of the prompts met so far
+        self._refused: dict[str, PromptRefused] = {}  # prompts that need not be asked again
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def prompt(self, model: str, content: Content, sampling: SamplingSpec) -> Prompt:
-        """The Prompt that identifies these samples."""
-        return make_prompt(self._keys[model], content, sampling.model_dump(mode="json"))
+        """The Prompt that identifies these samples: all that is asked for, the model's own settings included.
+
+        What a server refuses of it is no part: a replay, which asks no server, must find the samples.
+        """
+        return self._prompt(model, content, self._own(model, content, sampling))
+
+    def _own(self, model: str, content: Content, sampling: SamplingSpec) -> SamplingSpec:
+        return sampling if "classify" in content else self._models[model].sampled(sampling)
+
+    def _prompt(self, model: str, content: Content, sampling: SamplingSpec) -> Prompt:
+        asked = sampling.model_dump(mode="json")
+        if self._sent[model] and "classify" not in content:
+            asked["request"] = self._sent[model]
+        return make_prompt(self._keys[model], content, asked)
 
     async def samples(
         self, stage: str, model: str, content: Content, sampling: SamplingSpec, n: int
@@ -101,7 +130,8 @@ class Sampler:
 
         Raises ConfigurationError, SpendRefused and ReplayMiss; what failed for good is in `failure`.
         """
-        prompt = self.prompt(model, content, sampling)
+        sampling = self._own(model, content, sampling)
+        prompt = self._prompt(model, content, sampling)
         lock = self._locks.setdefault(prompt.key, asyncio.Lock())
         async with lock:
             banked = (await self._bank.get_samples([prompt.key])).get(prompt.key, ())
@@ -109,7 +139,7 @@ class Sampler:
             missing = [index for index in range(n) if index not in have]
             if not missing:
                 prompt = replace(prompt, prompt_tokens=await self._known_prompt_tokens(prompt.key))
-                return self._complete(prompt, have, 0, 0, None)
+                return self._complete(prompt, have)
             if self._clients is None:
                 miss = ReplayMiss(
                     f"stage {stage!r}: the bank has {len(have)} of the {n} samples of {model!r} for prompt "
@@ -117,6 +147,8 @@ class Sampler:
                 )
                 miss.available = missing[0]
                 raise miss
+            if prompt.key in self._refused:
+                return self._complete(prompt, have, _Drawing(prompt, failure=self._refused[prompt.key]))
             return await self._fill(prompt, model, content, sampling, have, missing)
 
     async def _known_prompt_tokens(self, key: str) -> int | None:
@@ -134,94 +166,138 @@ class Sampler:
         have: dict[int, Sample],
         missing: Sequence[int],
     ) -> Samples:
-        """Draw the missing indices, in as many requests at once as the server's largest n asks for."""
-        size = self._models[model].max_n or len(missing)
-        parts = [_Part(indices=missing[i : i + size]) for i in range(0, len(missing), size)]
-        draws = [self._draw_part(prompt, model, content, sampling, part) for part in parts]
-        if len(draws) == 1:
-            await draws[0]
-        else:
-            for ending in await asyncio.gather(*draws, return_exceptions=True):
-                if ending is not None:
-                    raise ending
-        for part in parts:
-            have.update((sample.index, sample) for sample in part.samples)
-            if part.prompt_tokens is not None:
-                prompt = replace(prompt, prompt_tokens=part.prompt_tokens)
-                self._prompt_tokens[prompt.key] = part.prompt_tokens
-        n_drawn = sum(len(part.samples) for part in parts)
-        failure = next((part.failure for part in parts if part.failure is not None), None)
-        return self._complete(prompt, have, n_drawn, sum(part.calls for part in parts), failure)
+        """Draw the missing indices, in as many requests at once as the server's largest n asks for.
+
+        What a round of requests did not bring is drawn in the next, until all are there or one has failed.
+        """
+        drawing = _Drawing(prompt)
+        while missing and drawing.failure is None:
+            size = min(filter(None, (self._models[model].max_n, self._most_n.get(model), len(missing))))
+            parts = [missing[i : i + size] for i in range(0, len(missing), size)]
+            draws = [self._draw_part(drawing, model, content, sampling, part) for part in parts]
+            if len(draws) == 1:
+                await draws[0]
+            else:
+                for ending in await asyncio.gather(*draws, return_exceptions=True):
+                    if ending is not None:
+                        raise ending
+            missing = [index for index in missing if index not in drawing.samples]
+        have.update(drawing.samples)
+        samples = self._complete(drawing.prompt, have, drawing)
+        equal = self._equal_texts[model].add([s.text for s in samples.samples], sampling.temperature)
+        if equal is not None:
+            assert self._clients is not None
+            self._clients.tell(equal)
+        return samples
 
     async def _draw_part(
-        self, prompt: Prompt, model: str, content: Content, sampling: SamplingSpec, part: _Part
+        self,
+        drawing: _Drawing,
+        model: str,
+        content: Content,
+        sampling: SamplingSpec,
+        indices: Sequence[int],
     ) -> None:
-        """Draw and bank until the part is whole, or a request has failed for good."""
-        while len(part.samples) < len(part.indices):
-            rest = part.indices[len(part.samples) :]
-            try:
-                draw = await self._paid_draw(prompt, model, content, sampling, len(rest))
-            except DrawFailed as failure:
-                part.failure = failure
-                return
-            part.calls += 1
-            if draw.prompt_tokens is not None:
-                part.prompt_tokens = draw.prompt_tokens
-            drawn = [
-                Sample(
-                    prompt_key=prompt.key,
-                    index=index,
-                    text=well_formed(sample.text),
-                    generated_tokens=sample.generated_tokens,
-                    mean_logprob=sample.mean_logprob,
-                    finish_reason=sample.finish_reason,
-                    run_id=self._run_id,
-                    request_id=draw.request_id,
-                )
-                for index, sample in zip(rest, draw.samples, strict=False)
-            ]
-            await self._bank.put_samples(replace(prompt, prompt_tokens=part.prompt_tokens), drawn)
-            part.samples += drawn
+        """One request for these indices; what it brings is banked, why it brings nothing is kept."""
+        prompt = drawing.prompt
+        try:
+            draw = await self._paid_draw(prompt, model, content, sampling, indices)
+        except DrawFailed as failure:
+            drawing.failure = failure
+            if isinstance(failure, PromptRefused):
+                self._refused[prompt.key] = failure
+            drawing.paid(failure.prompt_tokens, failure.generated_tokens, failure.calls)
+            return
+        if draw.most_n is not None:
+            self._most_n[model] = draw.most_n
+        if draw.prompt_tokens is not None:
+            drawing.prompt = replace(prompt, prompt_tokens=draw.prompt_tokens)
+            self._prompt_tokens[prompt.key] = draw.prompt_tokens
+        tokens = estimated_tokens(prompt.content) if draw.prompt_tokens is None else draw.prompt_tokens
+        drawing.paid(tokens, draw.generated_tokens, 1)
+        drawn = [
+            Sample(
+                prompt_key=prompt.key,
+                index=index,
+                text=well_formed(sample.text),
+                generated_tokens=sample.generated_tokens,
+                mean_logprob=sample.mean_logprob,
+                finish_reason=sample.finish_reason,
+                run_id=self._run_id,
+                request_id=draw.request_id,
+            )
+            for index, sample in zip(indices, draw.samples, strict=False)
+        ]
+        if not drawn:
+            why = draw.missing[0] if draw.missing else "an answer without choices"
+            drawing.failure = DrawFailed(f"model {model!r}: {why}", transient=False)
+            return
+        await self._bank.put_samples(drawing.prompt, drawn)
+        drawing.samples.update((sample.index, sample) for sample in drawn)
 
     def _complete(
-        self, prompt: Prompt, have: dict[int, Sample], n_drawn: int, calls: int, failure: DrawFailed | None
+        self,
+        prompt: Prompt,
+        have: Mapping[int, Sample],
+        drawing: _Drawing | None = None,
     ) -> Samples:
         tokens = prompt.prompt_tokens
+        drawing = drawing or _Drawing(prompt)
+        n_drawn = len(drawing.samples)
         return Samples(
             prompt=prompt,
             samples=tuple(have[index] for index in sorted(have)),
             prompt_tokens=estimated_tokens(prompt.content) if tokens is None else tokens,
             n_drawn=n_drawn,
             n_reused=len(have) - n_drawn,
-            calls=calls,
-            failure=failure,
+            calls=drawing.calls,
+            failure=drawing.failure,
+            paid_prompt_tokens=drawing.prompt_tokens,
+            paid_generated_tokens=drawing.generated_tokens,
         )
 
     async def _paid_draw(
-        self, prompt: Prompt, model: str, content: Content, sampling: SamplingSpec, n: int
+        self,
+        prompt: Prompt,
+        model: str,
+        content: Content,
+        sampling: SamplingSpec,
+        indices: Sequence[int],
     ) -> Draw:
         """One request, its tokens reserved before and settled after."""
         assert self._clients is not None
+        n, window = len(indices), self._models[model].context_length
         if self._gate is None:
-            return await self._clients.draw(model, content, sampling, n)
-        bound = prompt_tokens_bound(prompt.content, self._models[model].context_length)
-        reservation = await self._gate.reserve(model, bound, n * sampling.max_tokens)
+            return await self._clients.draw(model, content, sampling, n, first=indices[0])
+        bound = prompt_tokens_bound(prompt.content, window)
+        most = generated_tokens_bound(sampling, window)
+        reservation = await self._gate.reserve(model, bound, n * most)
         try:
-            draw = await self._clients.draw(model, content, sampling, n)
-        except BaseException:
-            reservation.settle(0, 0)
+            draw = await self._clients.draw(model, content, sampling, n, first=indices[0])
+        except BaseException as error:
+            spent = error if isinstance(error, DrawFailed) else None
+            reservation.settle(spent.prompt_tokens if spent else 0, spent.generated_tokens if spent else 0)
             raise
-        generated_tokens = sum(sample.generated_tokens for sample in draw.samples)
-        reservation.settle(bound if draw.prompt_tokens is None else draw.prompt_tokens, generated_tokens)
+        n_answers = len(draw.samples) + len(draw.missing)
+        reservation.settle(
+            bound if draw.prompt_tokens is None else draw.prompt_tokens,
+            n_answers * most if draw.estimated else draw.generated_tokens,
+        )
         return draw
 
 
-@dataclass(kw_only=True, slots=True)
-class _Part:
-    """Some indices of a prompt that one request is to bring, or several when a server answers with fewer."""
+@dataclass(slots=True)
+class _Drawing:
+    """What the requests for one prompt have brought and cost so far."""
 
-    indices: Sequence[int]
-    samples: list[Sample] = field(default_factory=list)
+    prompt: Prompt
+    samples: dict[int, Sample] = field(default_factory=dict)
     calls: int = 0
-    prompt_tokens: int | None = None
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
     failure: DrawFailed | None = None
+
+    def paid(self, prompt_tokens: int, generated_tokens: int, calls: int) -> None:
+        self.prompt_tokens += prompt_tokens
+        self.generated_tokens += generated_tokens
+        self.calls += calls

@@ -31,6 +31,7 @@ class AdaptiveLimiter:
         self._clock = clock
         self._in_flight = 0
         self._epoch = 0
+        self._streak = 0
         self._closed_until = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -43,6 +44,11 @@ class AdaptiveLimiter:
     @property
     def in_flight(self) -> int:
         return self._in_flight
+
+    @property
+    def streak(self) -> int:
+        """How often the limit was halved since the last answer."""
+        return self._streak
 
     async def __aenter__(self) -> int:
         if self._waiting or not self._has_place():
@@ -58,18 +64,26 @@ class AdaptiveLimiter:
 
     def answered(self) -> None:
         """A request was answered: one place more for each full round of answers."""
+        self._streak = 0
         if self._in_flight >= self._limit - 1:
             self._limit = min(self._most, self._limit + 1 / self._limit)
 
-    def overloaded(self, epoch: int, retry_after_s: float | None = None) -> None:
+    def overloaded(
+        self, epoch: int, retry_after_s: float | None = None, *, pause_s: float | None = None
+    ) -> None:
         """The server is overloaded: half the places, unless this request started before the last halving.
 
-        retry_after_s: nothing starts for this long (None: the server did not say).
+        Args:
+            epoch: What entering the limiter gave.
+            retry_after_s: Seconds for which nothing starts; None: the server did not say.
+            pause_s: The same, where this request is the one that halves the places; None: no pause.
         """
         if epoch == self._epoch:
             self._epoch += 1
+            self._streak += 1
             self._limit = max(1.0, self._limit / 2)
-        if retry_after_s is not None:
+            retry_after_s = max(retry_after_s or 0.0, pause_s or 0.0)
+        if retry_after_s:
             self._closed_until = max(self._closed_until, self._clock() + retry_after_s)
 
     def _has_place(self) -> bool:

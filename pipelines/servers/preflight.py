@@ -7,9 +7,11 @@ that do not fit. The spec by itself, the dataset and the budget are checked else
 from __future__ import annotations
 
 import asyncio
-import re
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
 
 from datastore.keys import canonical_json
 from pipelines.content import Content
@@ -18,20 +20,33 @@ from pipelines.dataset.splits import load_examples
 from pipelines.errors import ServerError
 from pipelines.examples import Example
 from pipelines.servers.clients import ModelClients
-from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.servers.server import StatusError
+from pipelines.servers.terms import changes
+from pipelines.servers.wire import Ask, Terms, request_body
+from pipelines.spec.pipeline import ModelSpec, PipelineSpec, SamplingSpec, StageSpec
 from pipelines.stages.prompts import render
 
 _LONGEST_PROMPTS = 8  # counted by the server, for each stage and model
+_INVALID = "presence_penalty"
+_MOST_REFUSALS = 6
+_MOST_NAMES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What a server would refuse. place: a field of the spec. estimated: tokens were guessed."""
+    """What a server would refuse.
+
+    Attributes:
+        place: A field of the spec.
+        estimated: Whether tokens were guessed.
+        advice: Whether a search can do without the remedy.
+    """
 
     place: str
     message: str
     remedy: str
     estimated: bool = False
+    advice: bool = False
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message}; {self.remedy}"
@@ -63,7 +78,7 @@ async def preflight(
     windows = {name: window for name in up if (window := found[name].window) is not None}
     lengths = await asyncio.gather(
         *(
-            _overflow(stage, name, windows[name], clients, examples)
+            _overflow(spec, stage, name, windows[name], clients, examples)
             for stage in spec.stages
             for name in stage.models
             if name in windows
@@ -89,13 +104,18 @@ async def _ask(spec: PipelineSpec, clients: ModelClients, name: str) -> _Found:
     model, server, served_name = spec.models[name], clients.server(name), clients.served_name(name)
     try:
         served = await clients.served(name)
+    except StatusError as error:
+        return _Found(_unlisted(name, model, error), model.context_length)
     except ServerError as error:
         remedy = f"start it (agenttts serve SPEC --only {name}) or correct the address"
         return _Found(
             Problem(place=f"models.{name}.base_url", message=f"no server: {error}", remedy=remedy), None
         )
-    if served_name not in served.names:
-        message = f"{server.address} serves {', '.join(served.names) or 'nothing'}, got {served_name!r}"
+    if not any(fnmatchcase(served_name, pattern) for pattern in served.names):
+        near = difflib.get_close_matches(served_name, served.names, n=_MOST_NAMES, cutoff=0.0)
+        shown = served.names if len(served.names) <= _MOST_NAMES else near
+        more = ", …" if len(shown) < len(served.names) else ""
+        message = f"{server.address} serves {', '.join(shown) or 'nothing'}{more}, got {served_name!r}"
         return _Found(
             Problem(place=f"models.{name}.served_name", message=message, remedy="name one of these"), None
         )
@@ -107,36 +127,71 @@ async def _ask(spec: PipelineSpec, clients: ModelClients, name: str) -> _Found:
     return _Found(None, wanted or longest)
 
 
+def _unlisted(name: str, model: ModelSpec, error: StatusError) -> Problem | None:
+    """A problem when a server won't list its models for want of a key; some have no list at all."""
+    if error.status in (404, 405, 501):
+        return None
+    if error.status in (401, 403):
+        remedy = (
+            f"correct the key in {model.api_key_env}"
+            if model.api_key_env
+            else "name the variable that holds the key in api_key_env"
+        )
+        return Problem(place=f"models.{name}.api_key_env", message=str(error), remedy=remedy)
+    remedy = "try later or correct the address"
+    return Problem(place=f"models.{name}.base_url", message=f"no server: {error}", remedy=remedy)
+
+
 async def _refused_n(spec: PipelineSpec, clients: ModelClients, name: str, n: int) -> Problem | None:
     """A problem when the server refuses n samples in one request.
 
-    The request is invalid in another way too, so that no server answers it with samples; servers that follow
-    vLLM look at n first, and their refusal then speaks of n.
+    The request is invalid in another way too, so that no server answers it with samples. What the server
+    refuses before it comes to n is changed as a draw would.
     """
     if n == 1:
         return None
     completion = any(stage.completion for stage in spec.stages if name in stage.models)
-    content: Content = {"prompt": "a"} if completion else {"messages": [{"role": "user", "content": "a"}]}
-    body = {"model": clients.served_name(name), **content, "n": n, "max_tokens": 1, "presence_penalty": 99}
-    path = "/completions" if completion else "/chat/completions"
-    try:
-        said = await clients.server(name).refusal_of(path, body)
-    except ServerError:
-        return None
-    if said is None or not re.search(r"\bn\b (must|should|is|cannot|can't)|'n'|`n`|\bn=", said):
-        return None
-    message = f"the server refuses n = {n}: {' '.join(said.split())[:200]}"
-    return Problem(place=f"models.{name}.max_n", message=message, remedy="set max_n to what it allows")
+    content: dict[str, Any] = (
+        {"prompt": "a"} if completion else {"messages": [{"role": "user", "content": "a"}]}
+    )
+    sampling, invalid = SamplingSpec(max_tokens=1), {_INVALID: 99}
+    ask = Ask(served_name=clients.served_name(name), content=content, sampling=sampling, n=n, fields=invalid)
+    agreed = Terms()
+    for _ in range(_MOST_REFUSALS):
+        body = request_body(ask, agreed)
+        try:
+            refusal = await clients.server(name).refusal_of(ask.path, body)
+        except ServerError:
+            return None
+        if refusal is None or _INVALID in refusal.words:
+            return None
+        change = next(changes(refusal, body, agreed), None)
+        if change is None:
+            return None
+        if change.field == "n":
+            return Problem(
+                place=f"models.{name}.max_n",
+                message=f"the server refuses n = {n}: {refusal.said}",
+                remedy=f"requests are split; max_n: {change.terms.most_n} spares asking",
+                advice=True,
+            )
+        agreed = change.terms
+    return None
 
 
 async def _overflow(
-    stage: StageSpec, name: str, window: int, clients: ModelClients, examples: Sequence[Example]
+    spec: PipelineSpec,
+    stage: StageSpec,
+    name: str,
+    window: int,
+    clients: ModelClients,
+    examples: Sequence[Example],
 ) -> Problem | None:
     """A problem when a prompt of the stage and its generation are longer than the model's window.
 
     Prompts of a stage with inputs are not known yet: their expected length counts.
     """
-    generated = stage.sampling.max_tokens
+    generated = spec.models[name].sampled(stage.sampling).max_tokens or 1
     place = f"stages[{stage.name}]"
     remedy = f"shorten it, lower sampling.max_tokens or leave {name} out of this stage"
     if stage.input_names:

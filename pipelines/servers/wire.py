@@ -1,47 +1,144 @@
-"""The OpenAI protocol as data: the body of a request, the samples in an answer, what a refusal means.
+"""The OpenAI protocol as data: what is asked, on which terms, and what a draw brings.
 
-Pure functions, without a socket: sending and retrying is in `clients`.
+Pure values and functions, without a socket. Reading an answer is in `answers`, what a refusal means in
+`refusals`, sending and retrying in `clients`.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from pipelines.content import Content
-from pipelines.errors import ConfigurationError
-from pipelines.spec.pipeline import SamplingSpec
+from pydantic import JsonValue
+
+from pipelines.errors import DrawFailed
+from pipelines.spec import SamplingSpec
 
 CLASSIFY = "/classify"
 """vLLM's own endpoint, beside /v1."""
-OVERFLOW = ("context length", "context_length", "maximum model length", "max_model_len", "too many tokens")
-TRANSIENT = frozenset({408, 409, 425, 429})  # and every 5xx
-OVERLOAD = frozenset({429, 503})
+SYSTEM_ROLES = ("system", "developer")
+
+Action = Literal[
+    "renamed", "dropped", "weakened", "moved", "split", "counted", "estimated", "changed", "equal"
+]
 
 
 class Fault(Exception):
     """A request did not bring samples, and the same request may bring them later.
 
-    overload: the server asks for fewer requests.
-    retry_after_s: none may start for this long; None when it did not say.
+    Attributes:
+        reason: In a few words, without prompt or key.
+        kind: "overload" when the server asks for fewer requests, "refused" when nobody listens at its
+            address, "slow" when no answer came in time, "fault" for all else.
+        retry_after_s: Seconds for which none may start; None when the server did not say.
     """
 
-    def __init__(self, reason: str, *, overload: bool = False, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        reason: str,
+        kind: Literal["overload", "refused", "slow", "fault"] = "fault",
+        *,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.overload = overload
+        self.kind = kind
         self.retry_after_s = retry_after_s
 
 
-class ContextOverflow(ConfigurationError):
+class PromptRefused(DrawFailed):
+    """The server refuses this prompt, and answers others: its example is missing."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, transient=False)
+
+
+class ContextOverflow(PromptRefused):
     """A prompt and its generation do not fit into a model's context."""
 
 
-class LogprobsRefused(Exception):
-    """The server draws samples, but without log-probabilities."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Negotiated:
+    """Something that a user should know about how a server is asked, or how it answers. Told once.
+
+    Attributes:
+        model: The model's name in requests; its key in the spec where `ModelClients` tells it.
+        field: Of the request, such as "temperature", or of the answer, such as "usage" or "model".
+        action: What was done, or what was seen.
+        consequence: What follows from it, as a clause.
+        words: The server's own, in one line; "" where there are none.
+        warning: Whether results mean something else than the spec says.
+    """
+
+    model: str
+    field: str
+    action: Action
+    consequence: str
+    words: str = ""
+    warning: bool = False
+
+    def __str__(self) -> str:
+        quoted = f" (the server: {self.words})" if self.words else ""
+        return f"{self.model}: {self.field} {self.action}: {self.consequence}{quoted}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """On which terms a server draws samples of a model, as far as its refusals have shown.
+
+    Attributes:
+        limit: The name that the token limit is sent under; None: not sent.
+        dropped: Fields that are not sent.
+        most_n: Samples in one request at most; None: no limit is known.
+        folded: Whether system messages are moved into the first message of the user.
+        json_object: Whether a JSON schema is asked for as any JSON object.
+    """
+
+    limit: Literal["max_tokens", "max_completion_tokens"] | None = "max_tokens"
+    dropped: frozenset[str] = frozenset()
+    most_n: int | None = None
+    folded: bool = False
+    json_object: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ask:
+    """What samples are asked for, whatever the terms.
+
+    Attributes:
+        served_name: The model's name in requests.
+        content: `messages` (chat), `prompt` (completion) or `classify` (a text for a classifier), and what
+            belongs to them.
+        n: Samples that are wanted.
+        first: The index of the first of them among all of the prompt: a `seed` grows by it.
+        fields: Further fields of the body, from the user; never left out.
+        logprobs: Whether log-probabilities are wanted.
+        context_length: Tokens of prompt and generation together; None when unknown.
+    """
+
+    served_name: str
+    content: Mapping[str, Any]
+    sampling: SamplingSpec
+    n: int
+    first: int = 0
+    fields: Mapping[str, JsonValue]
+    logprobs: bool = True
+    context_length: int | None = None
+
+    @property
+    def path(self) -> str:
+        if "classify" in self.content:
+            return CLASSIFY
+        return "/chat/completions" if "messages" in self.content else "/completions"
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What a server may refuse: equal for requests that differ in nothing but prompt and values."""
+        content, sampling = self.content, self.sampling
+        system = any(message["role"] in SYSTEM_ROLES for message in content.get("messages", ()))
+        unset = (sampling.temperature is None, sampling.top_p is None, sampling.max_tokens is None)
+        return (*content, *self.fields, *unset, bool(sampling.stop), self.n > 1, system)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,151 +153,79 @@ class DrawnSample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draw:
-    """What one request brought: from one sample to as many as were asked for.
+    """What one request brought.
 
-    prompt_tokens: as the server counted them, None when it did not say.
+    Attributes:
+        samples: Texts, from none to as many as were asked for.
+        prompt_tokens: As the server counted them; None when it did not say.
+        request_id: The server's; None when it gave none.
+        missing: A reason for each answer that is no text, such as a refusal; these are paid for too.
+        missing_tokens: What was generated for them.
+        estimated: Whether generated tokens are estimates, because the server did not count them.
+        most_n: Samples that one request may ask for, where the server was found to limit them.
     """
 
     samples: tuple[DrawnSample, ...]
     prompt_tokens: int | None
     request_id: str | None
+    missing: tuple[str, ...] = ()
+    missing_tokens: int = 0
+    estimated: bool = False
+    most_n: int | None = None
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens of all answers, missing ones included."""
+        return sum(sample.generated_tokens for sample in self.samples) + self.missing_tokens
 
 
-def request_body(
-    served_name: str, content: Content, sampling: SamplingSpec, n: int, *, logprobs: bool
-) -> tuple[str, dict[str, object]]:
-    """Path and body of a request for n samples."""
+def request_body(ask: Ask, terms: Terms) -> dict[str, Any]:
+    """The body of a request for as many of the samples as the terms allow.
+
+    With `classify`, a text, it asks for the probabilities of a classifier's classes, which are one sample.
+    """
+    content, sampling, dropped = ask.content, ask.sampling, terms.dropped
     if "classify" in content:
-        return CLASSIFY, {
-            "model": served_name,
+        return {
+            "model": ask.served_name,
             "input": [content["classify"]],
             "truncate_prompt_tokens": -1,  # as many as the model takes
+            **ask.fields,
         }
-    chat = "messages" in content
-    body: dict[str, object] = {
-        "model": served_name,
-        **content,
-        "n": n,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_tokens,
-    }
-    if sampling.stop:
+    body: dict[str, Any] = {"model": ask.served_name, **content}
+    if "n" not in dropped:
+        body["n"] = ask.n if terms.most_n is None else min(ask.n, terms.most_n)
+    if sampling.temperature is not None and "temperature" not in dropped:
+        body["temperature"] = sampling.temperature
+    if sampling.top_p is not None and "top_p" not in dropped:
+        body["top_p"] = sampling.top_p
+    if sampling.max_tokens is not None and terms.limit is not None:
+        body[terms.limit] = sampling.max_tokens
+    if sampling.stop and "stop" not in dropped:
         body["stop"] = list(sampling.stop)
-    if logprobs:
-        body["logprobs"] = True if chat else 0
-    return ("/chat/completions" if chat else "/completions"), body
+    if ask.logprobs and "logprobs" not in dropped:
+        body["logprobs"] = True if "messages" in content else 0
+    if terms.folded and "messages" in body:
+        body["messages"] = folded(body["messages"])
+    if "response_format" in body:
+        if "response_format" in dropped:
+            del body["response_format"]
+        elif terms.json_object:
+            body["response_format"] = {"type": "json_object"}
+    if ask.fields:
+        body.update(ask.fields)
+        seed = body.get("seed")
+        if ask.first and isinstance(seed, int):
+            body["seed"] = seed + ask.first
+    return body
 
 
-def read_draw(answer: Any, n: int) -> Draw:
-    """The samples of an answer. Fault when it has none, or is not what the protocol promises."""
-    try:
-        read = [_read_choice(choice) for choice in answer["choices"][:n] if _finished(choice)]
-        usage = answer.get("usage") or {}
-        prompt_tokens = usage.get("prompt_tokens")
-        tokens = _tokens_per_sample(
-            [sample.generated_tokens for sample in read], usage.get("completion_tokens")
-        )
-    except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
-        raise Fault(f"an answer that is not a completion ({type(error).__name__})") from error
-    if not read:
-        raise Fault("an answer without choices")
-    samples = tuple(
-        DrawnSample(
-            text=sample.text,
-            generated_tokens=count,
-            mean_logprob=sample.mean_logprob,
-            finish_reason=sample.finish_reason,
-        )
-        for sample, count in zip(read, tokens, strict=True)
-    )
-    request_id = answer.get("id")
-    return Draw(
-        samples=samples,
-        prompt_tokens=None if prompt_tokens is None else int(prompt_tokens),
-        request_id=None if request_id is None else str(request_id),
-    )
-
-
-def read_classes(answer: Any) -> Draw:
-    """A classifier's answer: one sample, its text the JSON of the probabilities. Fault when it is none."""
-    try:
-        probs = [float(p) for p in answer["data"][0]["probs"]]
-        tokens = (answer.get("usage") or {}).get("prompt_tokens")
-        request_id = answer.get("id")
-    except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
-        raise Fault(f"an answer that is no classification ({type(error).__name__})") from error
-    if len(probs) < 2 or not all(math.isfinite(p) for p in probs):
-        raise Fault("an answer without the probabilities of two classes")
-    text = json.dumps(probs)
-    return Draw(
-        samples=(DrawnSample(text=text, generated_tokens=0, mean_logprob=None, finish_reason="stop"),),
-        prompt_tokens=None if tokens is None else int(tokens),
-        request_id=None if request_id is None else str(request_id),
-    )
-
-
-def refusal(
-    status: int, message: str, *, where: str, key_env: str | None, retry_after_s: float | None
-) -> Exception:
-    """What an answer other than 200 means: a Fault, or the ConfigurationError that stops the run."""
-    said = " ".join(message.split())[:200]
-    lowered = message.lower()
-    if status == 429 and "insufficient_quota" in lowered:
-        return ConfigurationError(
-            f"{where}: the account has no quota left (429); top it up or use another server"
-        )
-    if status in TRANSIENT or status >= 500:
-        return Fault(f"status {status}", overload=status in OVERLOAD, retry_after_s=retry_after_s)
-    if status in (401, 403):
-        remedy = (
-            f"correct the key in {key_env}" if key_env else "name the variable that holds it in api_key_env"
-        )
-        return ConfigurationError(f"{where}: the server refuses the API key ({status}); {remedy}")
-    if status == 404:
-        return ConfigurationError(f"{where}: not served there (404: {said}); correct served_name or base_url")
-    if any(words in lowered for words in OVERFLOW):
-        return ContextOverflow(
-            f"{where}: prompt and generation exceed the context length ({status}: {said}); "
-            "shorten the prompt, lower max_tokens or take a model with a longer context"
-        )
-    if "logprob" in lowered:
-        return LogprobsRefused(said)
-    return ConfigurationError(
-        f"{where}: the server refuses the request ({status}: {said}); correct the stage"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    text: str
-    generated_tokens: int  # as many as there are log-probabilities; 0 without
-    mean_logprob: float | None
-    finish_reason: str
-
-
-def _finished(choice: Mapping[str, Any]) -> bool:
-    return choice.get("finish_reason") not in ("error", "abort")
-
-
-def _read_choice(choice: Mapping[str, Any]) -> _Choice:
-    message = choice.get("message")
-    text = choice["text"] if message is None else message.get("content") or ""
-    if not isinstance(text, str):
-        raise TypeError("a text")
-    given = choice.get("logprobs") or {}
-    if message is None:
-        logprobs: Sequence[float | None] = given.get("token_logprobs") or ()
-    else:
-        logprobs = [token["logprob"] for token in given.get("content") or ()]
-    mean = math.fsum(p for p in logprobs if p is not None) / len(logprobs) if logprobs else None
-    if mean is not None and not math.isfinite(mean):
-        mean = None
-    return _Choice(text, len(logprobs), mean, str(choice.get("finish_reason") or "stop"))
-
-
-def _tokens_per_sample(counted: Sequence[int], total: int | None) -> list[int]:
-    """Counted tokens of each sample; what the server's total has beyond them is split evenly."""
-    beyond = max(0, int(total or 0) - sum(counted))
-    share, rest = divmod(beyond, len(counted)) if counted else (0, 0)
-    return [count + share + (position < rest) for position, count in enumerate(counted)]
+def folded(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with those of the system at the head of the first one of the user."""
+    system = [message["content"] for message in messages if message["role"] in SYSTEM_ROLES]
+    rest = [message for message in messages if message["role"] not in SYSTEM_ROLES]
+    for position, message in enumerate(rest):
+        if message["role"] == "user":
+            text = "\n\n".join([*system, message["content"]])
+            return [*rest[:position], {**message, "content": text}, *rest[position + 1 :]]
+    return [{"role": "user", "content": "\n\n".join(system)}, *rest]

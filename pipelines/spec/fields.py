@@ -7,11 +7,26 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, PrivateAttr
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    model_serializer,
+)
 
 from pipelines.allocation import StageOption
+from pipelines.spec.request_fields import checked_fields
 from pipelines.spec.strict import Number, PythonFunction, Strict
 from pipelines.spec.variants import AggregatorSpec, MetricSpec, ParserSpec, Plurality, TextParser, Verifier
+
+Temperature = Annotated[NonNegativeFloat, Number] | None
+TopP = Annotated[float, Number, Field(gt=0, le=1)] | None
+MaxTokens = Annotated[PositiveInt, Number] | None
+RequestFields = Annotated[dict[str, JsonValue], AfterValidator(checked_fields)]
 
 
 class Price(Strict):
@@ -28,6 +43,35 @@ class Speed(Strict):
     generated_tokens_per_second: Annotated[PositiveFloat, Number] = Field(
         description="of one sample; the samples of a stage are drawn side by side"
     )
+
+
+class SamplingSpec(Strict):
+    """How samples are drawn. Part of a sample's identity."""
+
+    temperature: Temperature = Field(default=1.0, description="null: not sent, the server's own holds")
+    top_p: TopP = Field(default=1.0, description="null: not sent, the server's own holds")
+    max_tokens: MaxTokens = Field(
+        default=256, description="most tokens generated per sample; null: not sent, the server's own limit"
+    )
+    stop: tuple[str, ...] = ()
+
+
+class ModelSampling(Strict):
+    """What a model's requests have in place of the stage's sampling; a field left out stays the stage's."""
+
+    temperature: Temperature = Field(default=None, description="null: not sent")
+    top_p: TopP = Field(default=None, description="null: not sent")
+    max_tokens: MaxTokens = Field(default=None, description="null: not sent")
+    stop: tuple[str, ...] = ()
+
+    @model_serializer
+    def _written(self) -> dict[str, object]:
+        """Only the fields that were given: null and absent differ."""
+        return {
+            name: list(self.stop) if name == "stop" else getattr(self, name)
+            for name in type(self).model_fields
+            if name in self.model_fields_set
+        }
 
 
 class ModelSpec(Strict):
@@ -57,17 +101,21 @@ class ModelSpec(Strict):
         default=None, description="weights for `agenttts serve`: a directory beside the spec or a hub name"
     )
     serve_args: tuple[str, ...] = Field(default=(), description="further arguments of the vLLM server")
-
-
-class SamplingSpec(Strict):
-    """How samples are drawn. Part of a sample's identity."""
-
-    temperature: Annotated[NonNegativeFloat, Number] = 1.0
-    top_p: Annotated[float, Number] = Field(default=1.0, gt=0, le=1)
-    max_tokens: Annotated[PositiveInt, Number] = Field(
-        default=256, description="most tokens generated per sample"
+    request: RequestFields = Field(
+        default_factory=dict,
+        description="further fields of the requests, such as extra_body, chat_template_kwargs, "
+        "reasoning_effort, top_k or seed; part of a sample's identity",
     )
-    stop: tuple[str, ...] = ()
+    sampling: ModelSampling | None = Field(
+        default=None, description="in place of the stage's, field by field; part of a sample's identity"
+    )
+
+    def sampled(self, stage: SamplingSpec) -> SamplingSpec:
+        """How this model is sampled in a stage with that sampling."""
+        if self.sampling is None:
+            return stage
+        own = {name: getattr(self.sampling, name) for name in self.sampling.model_fields_set}
+        return stage.model_copy(update=own)
 
 
 class TruncateSpec(Strict):

@@ -1,4 +1,4 @@
-"""What a pipeline is, as data: stages, models, dataset, metric, budget. `specfile` reads it from YAML.
+"""What a pipeline is, as data: stages, models, dataset, metric, budget. `files` reads it from YAML.
 
 A `PipelineSpec` that exists is consistent (`laws`): its stages stand in an order in which each comes after
 its inputs, their inputs are spelt out and prompt files are read. Whether templates and rows fit each other is
@@ -19,6 +19,7 @@ from pipelines.spec.configfile import ConfigFile
 from pipelines.spec.fields import (
     BudgetSpec,
     DatasetSpec,
+    ModelSampling,
     ModelSpec,
     Price,
     ReferenceSpec,
@@ -34,6 +35,7 @@ from pipelines.spec.variants import JsonParser, MetricSpec, Verifier
 __all__ = [
     "BudgetSpec",
     "DatasetSpec",
+    "ModelSampling",
     "ModelSpec",
     "PipelineSpec",
     "Price",

@@ -1,7 +1,7 @@
 """What must hold between the fields of a pipeline's description, before any server or dataset is looked at.
 
 Each law gives SpecErrors with the field, the law, the offending value and a remedy. Files and lines are added
-by `specfile`, which knows them.
+by `files`, which knows them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipelines.errors import SpecError
 from pipelines.jsonvalues import schema_problem
-from pipelines.spec.fields import DatasetSpec, ModelSpec, StageSpec
+from pipelines.spec.fields import DatasetSpec, ModelSpec, SamplingSpec, StageSpec
 from pipelines.spec.variants import Fusion, JsonParser, PythonParser, Refine, SetVote, Verifier
 
 ROLES = ("system", "developer", "user", "assistant")
@@ -238,29 +238,43 @@ def _candidates(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -
         if name not in models or name in stage.models[:index]:
             law = f"must be one of {listed(models)}" if name not in models else "must name each model once"
             yield SpecError(f"{law}, got {name!r}", field=f"{field}.models[{index}]")
-    if stage.sampling.temperature == 0 and stage.max_samples > 1:
-        yield SpecError(
-            f"must be > 0 where max_samples is over 1, got 0 with max_samples {stage.max_samples}",
-            field=f"{field}.sampling.temperature",
-            remedy="greedy samples are all alike and vLLM refuses several: raise it, or set max_samples to 1",
-        )
+    if stage.max_samples == 1:
+        return
+    for place, sampling in _samplings(field, stage, models).items():
+        if sampling.temperature == 0:
+            yield SpecError(
+                f"must be > 0 where max_samples is over 1, got 0 with max_samples {stage.max_samples}",
+                field=f"{place}.sampling.temperature",
+                remedy="greedy samples are all alike and vLLM refuses several: raise it, or set max_samples "
+                "to 1",
+            )
+
+
+def _samplings(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> dict[str, SamplingSpec]:
+    """How the stage's models are sampled, by the place that says so: the stage, or a model of its own."""
+    known = {name: models[name] for name in stage.models if name in models}
+    own = {f"models.{name}": model for name, model in known.items() if model.sampling is not None}
+    found = {place: model.sampled(stage.sampling) for place, model in own.items()}
+    return {field: stage.sampling, **found} if len(own) < len(known) or not known else found
 
 
 def _lengths(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
-    longest = stage.sampling.max_tokens
-    if stage.generated_tokens > longest:
-        yield SpecError(
-            f"must be <= sampling.max_tokens, got {stage.generated_tokens} with max_tokens {longest}",
-            field=f"{field}.generated_tokens",
-            remedy="raise sampling.max_tokens or expect less",
-        )
+    for sampling in _samplings(field, stage, models).values():
+        if sampling.max_tokens is not None and stage.generated_tokens > sampling.max_tokens:
+            yield SpecError(
+                f"must be <= sampling.max_tokens, got {stage.generated_tokens} with max_tokens "
+                f"{sampling.max_tokens}",
+                field=f"{field}.generated_tokens",
+                remedy="raise sampling.max_tokens or expect less",
+            )
     fixed = (stage.aggregator.model,) if isinstance(stage.aggregator, Verifier) else ()
     for name in (*stage.models, *stage.verifiers, *fixed):
         window = models[name].context_length if name in models else None
-        if window is not None and stage.prompt_tokens + longest > window:
+        longest = models[name].sampled(stage.sampling).max_tokens if name in models else None
+        if window is not None and stage.prompt_tokens + (longest or 1) > window:
             yield SpecError(
                 f"prompt_tokens + sampling.max_tokens must be <= the context_length of {name!r}, {window}, "
-                f"got {stage.prompt_tokens} + {longest}",
+                f"got {stage.prompt_tokens} + {longest or 1}",
                 field=f"{field}.prompt_tokens",
                 remedy="lower sampling.max_tokens or leave the model out of this stage",
             )

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from datastore import Store
-from pipelines.dataset.splits import load_examples
+from pipelines.dataset import load_examples
+from pipelines.runtime import Runtime
 from pipelines.runtime.recording import record_full_bank
-from pipelines.runtime.runtime import Runtime
-from pipelines.servers.wire import Draw, DrawnSample
+from pipelines.servers.wire import Draw, DrawnSample, Negotiated
+from pipelines.spec import SamplingSpec
 from pipelines.spec.files import load_spec
-from pipelines.spec.pipeline import SamplingSpec
 
 VALUES = ("red", "green", "blue", "black")
 RIGHT = {"small": 0.42, "medium": 0.55, "large": 0.68}
@@ -81,7 +81,9 @@ class ByChance:
     def __init__(self, golds: Mapping[str, tuple[str, str]]) -> None:
         self._golds = golds
 
-    async def draw(self, model: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int) -> Draw:
+    async def draw(
+        self, model: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int, *, first: int = 0
+    ) -> Draw:
         text = str(content["messages"][0]["content"])
         kind, question = text.split()[0], text.split()[1]
         clue, gold = self._golds[question]
@@ -95,6 +97,9 @@ class ByChance:
             DrawnSample(text=t, generated_tokens=2, mean_logprob=-0.5, finish_reason="stop") for t in texts
         )
         return Draw(samples=drawn, prompt_tokens=len(text.split()), request_id=None)
+
+    def tell(self, negotiated: Negotiated) -> None:
+        """What real clients tell of a server."""
 
 
 def _row(name: str) -> dict[str, Any]:

@@ -10,17 +10,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import re
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
 from typing import Any, Self
 
 FAULTS = (
     "429",  # with Retry-After, see `retry_after_s`
     "500",
     "503",
+    "529",
     "hang",  # never answers
     "close",  # closes the connection instead of answering
     "garbage",  # 200, but not JSON
@@ -31,8 +35,13 @@ FAULTS = (
     "overflow",  # 400, over the context length
     "no_model",  # 404
     "unauthorized",  # 401
+    "filtered",  # 400, a content filter
 )
 REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
+
+
+Reply = tuple[int, Any, Mapping[str, str]]
+"""Status, JSON or bytes, headers."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,11 @@ class ScriptedServer:
     classify: request → probabilities of the classes, for /classify (None: there is no such thing).
     refuses: fields of a request answered with 400, such as "logprobs" or "response_format".
     most_n: a larger n is answered with 400.
+    reply: (request) → status, body and headers that stand in for an answer, or None; asked before all else.
+    message: (request, text) → fields of the choice and of its message that differ from the usual ones.
+    usage: the usual usage → the one that is sent; None of it leaves it out.
+    most_in: (requests, seconds) that are answered at most; others get 429 and the date from which they may.
+    identity: further fields of every answer, such as system_fingerprint.
     """
 
     def __init__(
@@ -103,6 +117,11 @@ class ScriptedServer:
         api_key: str | None = None,
         tokenizes: bool = True,
         classify: Callable[[Request], list[float]] | None = None,
+        reply: Callable[[Request], Reply | None] | None = None,
+        message: Callable[[Request, str], Mapping[str, Any]] | None = None,
+        usage: Callable[[dict[str, int]], Any] | None = None,
+        most_in: tuple[int, float] | None = None,
+        identity: Callable[[Request], Mapping[str, Any]] | None = None,
         port: int = 0,
     ) -> None:
         self.models = dict(models or {"small": 4096, "large": 4096})
@@ -116,6 +135,15 @@ class ScriptedServer:
         self.api_key = api_key
         self.tokenizes = tokenizes
         self.classify = classify
+        self.reply = reply
+        self.message = message
+        self.usage = usage
+        self.most_in = most_in
+        self.identity = identity
+        self.n_answered = 0  # requests with samples
+        self.prompt_tokens = 0  # of these requests, as a bill counts them
+        self.generated_tokens = 0
+        self._answered_at: deque[float] = deque()
         self.classified: list[Request] = []
         self.port = port
         self.arrived: list[Request] = []  # every request for samples, failed ones included
@@ -124,6 +152,7 @@ class ScriptedServer:
         self.most_in_flight = 0
         self._in_flight = 0
         self._drawn: Counter[str] = Counter()
+        self._last_generated = 0
         self._next_faults: deque[str] = deque()
         self._thread: threading.Thread | None = None
 
@@ -246,7 +275,17 @@ class ScriptedServer:
             return False
         if fault == "garbage":
             return await _send(writer, 200, None, content=b"<html>upstream is unwell</html>")
+        reply = None if self.reply is None else self.reply(request)
+        if reply is not None:
+            status, content, headers = reply
+            raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+            return await _send(writer, status, None, content=raw, headers=headers)
         refusal = self._refusal(request, fault)
+        if refusal is None and self.most_in is not None:
+            until = self._full_until(*self.most_in)
+            if until is not None:
+                headers = {"retry-after": formatdate(until, usegmt=True)}
+                return await _send(writer, 429, _error("slow down", "RateLimit", 429), headers=headers)
         if refusal is not None:
             status, error = refusal
             retry_after = {"retry-after": f"{self.retry_after_s:g}"} if status == 429 else {}
@@ -259,10 +298,23 @@ class ScriptedServer:
         if fault == "cut_json":
             return await _send(writer, 200, None, content=content[: len(content) // 2])
         await _send(writer, 200, None, content=content)
+        self.n_answered += 1
+        self.prompt_tokens += len(request.prompt.split())
+        self.generated_tokens += self._last_generated
         if n_choices == request.n:
             self.completed[request.model, request.prompt] += 1
         self.samples[request.model, request.prompt] += n_choices
         return True
+
+    def _full_until(self, most: int, within_s: float) -> float | None:
+        """The Unix time from which a further request is answered; None when it is answered now."""
+        now = time.time()
+        while self._answered_at and self._answered_at[0] <= now - within_s:
+            self._answered_at.popleft()
+        if len(self._answered_at) >= most:
+            return math.ceil(self._answered_at[0] + within_s)
+        self._answered_at.append(now)
+        return None
 
     def _refusal(self, request: Request, fault: str | None) -> tuple[int, dict[str, Any]] | None:
         authorised = self.api_key is None or request.headers.get("authorization") == f"Bearer {self.api_key}"
@@ -270,7 +322,10 @@ class ScriptedServer:
             return 401, _error("Unauthorized: wrong key", "AuthenticationError", 401)
         if fault == "no_model" or request.model not in self.models:
             return 404, _error(f"The model `{request.model}` does not exist.", "NotFoundError", 404)
-        if fault in ("429", "500", "503"):
+        if fault == "filtered":
+            text = "The response was filtered due to the prompt triggering the content management policy."
+            return 400, _error(text, "content_filter", 400)
+        if fault in ("429", "500", "503", "529"):
             return int(fault), _error("the server is unwell", "ServerError", int(fault))
         context = self.models[request.model]
         n_prompt = len(request.prompt.split())
@@ -297,7 +352,12 @@ class ScriptedServer:
         n_choices = {"empty": 0, "short": 1}.get(fault or "", request.n)
         choices, n_generated = [], 0
         for position in range(n_choices):
-            choice, n_tokens = _choice(request, position, self.answer(request, self._drawn[identity]))
+            text = self.answer(request, self._drawn[identity])
+            choice, n_tokens = _choice(request, position, text)
+            if self.message is not None:
+                changed = dict(self.message(request, text))
+                choice["finish_reason"] = changed.pop("finish_reason", choice["finish_reason"])
+                choice["message"] = {**choice["message"], **changed}
             self._drawn[identity] += 1
             n_generated += n_tokens
             choices.append(choice)
@@ -307,15 +367,15 @@ class ScriptedServer:
             "completion_tokens": n_generated,
             "total_tokens": n_prompt + n_generated,
         }
-        kind = "chat.completion" if request.chat else "text_completion"
-        name = f"cmpl-{len(self.arrived)}"
-        return {
-            "id": name,
-            "object": kind,
+        self._last_generated = n_generated
+        answer: dict[str, Any] = {
+            "id": f"cmpl-{len(self.arrived)}",
+            "object": "chat.completion" if request.chat else "text_completion",
             "model": request.model,
             "choices": choices,
-            "usage": usage,
-        }, n_choices
+            "usage": usage if self.usage is None else self.usage(usage),
+        }
+        return {**answer, **({} if self.identity is None else self.identity(request))}, n_choices
 
 
 def _choice(request: Request, position: int, text: str) -> tuple[dict[str, Any], int]:

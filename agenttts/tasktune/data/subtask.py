@@ -20,6 +20,7 @@ from pydantic import Field, field_validator, model_validator
 
 from agenttts.errors import UserError
 from agenttts.llm import Message
+from pipelines.costs import UNLIMITED_TOKENS
 from pipelines.spec.configfile import load_config
 from pipelines.spec.fields import StageSpec
 from pipelines.spec.strict import Strict
@@ -182,7 +183,7 @@ class SubTask(Strict):
             inputs=dict.fromkeys(inputs, "json"),
             parser=stage.parser,
             metric=metric,
-            max_tokens=stage.sampling.max_tokens,
+            max_tokens=stage.sampling.max_tokens or UNLIMITED_TOKENS,
         )
 
 

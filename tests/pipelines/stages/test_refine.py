@@ -15,11 +15,11 @@ from agenttts import search
 from agenttts.space.units import flops, planned_stage_flops
 from datastore import Store
 from pipelines import Allocation, Example, SpecError, StageChoice
-from pipelines.dataset.splits import load_examples
+from pipelines.dataset import load_examples
+from pipelines.runtime import Runtime
 from pipelines.runtime.recording import record_full_bank
-from pipelines.runtime.runtime import Runtime
-from pipelines.servers.wire import Draw, DrawnSample
-from pipelines.spec.pipeline import PipelineSpec, SamplingSpec
+from pipelines.servers.wire import Draw, DrawnSample, Negotiated
+from pipelines.spec import PipelineSpec, SamplingSpec
 from pipelines.spec.variants import Plurality
 from tests.agenttts.small_specs import small_spec
 
@@ -48,12 +48,17 @@ class Lengthening:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def draw(self, model: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int) -> Draw:
+    async def draw(
+        self, model: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int, *, first: int = 0
+    ) -> Draw:
         prompt = str(content["messages"][0]["content"])
         self.asked.append(prompt)
         text = "x" if "[" not in prompt else prompt.partition("[")[2].partition("]")[0] + "x"
         drawn = DrawnSample(text=text, generated_tokens=len(text), mean_logprob=-0.5, finish_reason="stop")
         return Draw(samples=(drawn,) * n, prompt_tokens=len(prompt), request_id=None)
+
+    def tell(self, negotiated: Negotiated) -> None:
+        """What real clients tell of a server."""
 
 
 async def outcome(spec: PipelineSpec, store: Store, n: int, clients: Any) -> Any:

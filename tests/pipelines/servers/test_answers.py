@@ -1,0 +1,127 @@
+"""Every answer is a text, a fault, or missing with a reason; tokens are counted where a server does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipelines.servers.answers import read_draw
+from pipelines.servers.identity import EqualTexts, SameServer
+from pipelines.servers.server import ServerClient
+from pipelines.spec.fields import SamplingSpec
+from tests.servers import ScriptedServer
+
+CHAT = {"messages": [{"role": "user", "content": "which colour is it"}]}
+SAMPLING = SamplingSpec(max_tokens=8)
+
+
+def answer(finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
+    usage = {"prompt_tokens": 5, "completion_tokens": 4}
+    return {"choices": [{"message": message, "finish_reason": finish_reason}], "usage": usage}
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (answer(content="red"), "red"),
+        (answer(content=""), ""),
+        (answer(content="red", tool_calls=[{"id": "1"}]), "red"),
+        (answer(content=[{"type": "text", "text": "re"}, {"type": "text", "text": "d"}]), "red"),
+        (answer(content=[{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "red"}]), "red"),
+        (answer(content="red", reasoning_content="hm"), "red"),
+        (answer("length", content="red or"), "red or"),
+    ],
+)
+def test_what_is_a_text(given: dict[str, Any], text: str) -> None:
+    """Plain text, text in parts without their thinking, and an empty text that the model ended itself."""
+    draw = read_draw(given, 1)
+    assert [sample.text for sample in draw.samples] == [text] and not draw.missing
+    assert draw.generated_tokens == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (answer(content=None, tool_calls=[{"id": "1"}]), "tool call"),
+        (answer(content=None, refusal="I can't do that"), "refused by the model: I can't"),
+        (answer(content=[{"type": "refusal", "refusal": "No."}]), "refused by the model: No."),
+        (answer(content=None), "without content"),
+        (answer(content="", reasoning_content="so"), "nothing but reasoning"),
+        (answer(content=None, reasoning="so"), "nothing but reasoning"),
+        (answer(content=[{"type": "thinking", "thinking": "so"}]), "nothing but reasoning"),
+        (answer("length", content=""), "cut at the token limit before any text"),
+        (answer("length", content=" \n", reasoning="so"), "cut at the token limit while it reasoned"),
+        (answer("content_filter", content="red"), "filtered"),
+        (answer("SAFETY", content=None), "filtered"),
+    ],
+)
+def test_what_is_missing(given: dict[str, Any], reason: str) -> None:
+    """An answer that is no text says why, and its tokens are counted."""
+    draw = read_draw(given, 1)
+    assert not draw.samples and reason in draw.missing[0]
+    assert draw.generated_tokens == 4
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        [1],
+        {},
+        {"prompt_tokens": -1, "completion_tokens": -1},
+        {"prompt_tokens": 0, "completion_tokens": 0},
+        {"prompt_tokens": 2.5, "completion_tokens": "many"},
+        {"prompt_tokens": True, "completion_tokens": float("nan")},
+        {"prompt_tokens": 10**9, "completion_tokens": 10**9},
+    ],
+)
+def test_a_usage_that_can_not_be_right(usage: Any) -> None:
+    """Tokens of the prompt are unknown then, those of the text an estimate; the text stays."""
+    given = {**answer(content="red and green"), "usage": usage}
+    draw = read_draw(given, 1, most_tokens=100, most_prompt_tokens=100)
+    assert draw.prompt_tokens is None and draw.estimated
+    assert draw.samples[0].text == "red and green" and 1 <= draw.samples[0].generated_tokens <= 13
+
+
+@pytest.mark.parametrize("tokenizes", [True, False])
+async def test_tokens_are_counted_in_place_of_the_usage(
+    make_server: Callable[..., ScriptedServer], connect: Callable[..., ServerClient], tokenizes: bool
+) -> None:
+    """/tokenize counts where there is one; else the caps must count the most. Told once either way."""
+    server = make_server(tokenizes=tokenizes, usage=lambda usage: None, refuses=["logprobs"])
+    server.answer = lambda request, index: "red or green"
+    client = connect(server)
+    for _ in range(2):
+        draw = await client.draw("small", CHAT, SAMPLING, 2)
+    assert draw.prompt_tokens == (4 if tokenizes else None)
+    assert draw.estimated != tokenizes
+    if tokenizes:
+        assert draw.generated_tokens == server.generated_tokens // 2
+    usage = [one for one in client.negotiated if one.field == "usage"]
+    assert [one.action for one in usage] == ["counted" if tokenizes else "estimated"]
+
+
+async def test_another_model_under_way_is_told_once(
+    make_server: Callable[..., ScriptedServer], connect: Callable[..., ServerClient]
+) -> None:
+    """When answers come from another fingerprint than before, that is told, and only once."""
+    server = make_server()
+    server.identity = lambda request: {"system_fingerprint": f"fp{len(server.arrived) // 3}"}
+    client = connect(server)
+    for _ in range(9):
+        await client.draw("small", CHAT, SAMPLING, 1)
+    assert [(one.field, one.action) for one in client.negotiated] == [("system_fingerprint", "changed")]
+    same = SameServer("small")
+    assert same.add({"model": "a"}) is None and same.add({}) is None and same.add({"model": "a"}) is None
+
+
+def test_texts_that_are_all_equal_are_told_once() -> None:
+    """Most of ten prompts with one text for all samples at a temperature over 0; greedy ones do not count."""
+    equal = EqualTexts("small")
+    assert all(equal.add(["a", "a"], 0.0) is None for _ in range(30))
+    assert all(equal.add(["a"], 1.0) is None for _ in range(30))
+    told = [equal.add(["a", "a"] if k % 3 else ["a", "b"], 1.0) for k in range(30)]
+    assert [one is not None for one in told].index(True) == 9
+    assert sum(one is not None for one in told) == 1
