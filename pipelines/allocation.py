@@ -1,4 +1,4 @@
-"""An Allocation: for every stage, the option that serves it and how many samples it draws a prompt.
+"""Allocations: for every stage of a pipeline, an option and the number of samples to draw for each prompt.
 
 An option is a model, or a model with a verifier that picks the best of its samples.
 """
@@ -12,15 +12,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StageOption:
-    """What a stage may be served by. Its text is `small`, or `small@judge` with a verifier.
+    """A model that a stage may use, with or without a verifier. Its text is `small` or `small@judge`.
 
-    A text alone does not say where a model's name ends, since names may hold `@`: `StageSpec.option` reads
-    it.
+    Names of models may contain `@`, so the text alone is ambiguous: read it with `StageSpec.option`.
 
     Attributes:
         model: Key in the spec's `models` of the model that draws the samples.
-        verifier: Key of the classifier that picks the best sample. None: the stage's own aggregator makes one
-            output of the samples.
+        verifier: Key in `models` of the classifier that picks the best sample; None means that the stage's
+            aggregator combines the samples.
     """
 
     model: str
@@ -33,7 +32,7 @@ class StageOption:
         return (self.model, self.verifier or "") < (other.model, other.verifier or "")
 
     def with_samples(self, n_samples: int) -> StageChoice:
-        """The choice of this option with a number of samples."""
+        """Return the choice of this option with a number of samples, at least 1."""
         return StageChoice(self.model, n_samples, self.verifier)
 
 
@@ -42,9 +41,13 @@ class StageChoice:
     """An option of a stage and a number of samples. Its text is `small×8` or `small@judge×8`.
 
     Attributes:
-        model: As in StageOption.
-        n_samples: Samples drawn for each prompt, at least 1.
-        verifier: As in StageOption.
+        model: Key in the spec's `models` of the model that draws the samples.
+        n_samples: Number of samples drawn for each prompt, at least 1.
+        verifier: Key in `models` of the classifier that picks the best sample; None means that the stage's
+            aggregator combines the samples.
+
+    Raises:
+        ValueError: The number of samples is below 1.
     """
 
     model: str
@@ -60,11 +63,11 @@ class StageChoice:
 
     @property
     def option(self) -> StageOption:
-        """The choice without its number of samples."""
+        """The option, without the number of samples."""
         return StageOption(self.model, self.verifier)
 
     def to_dict(self) -> dict[str, str | int]:
-        """JSON-able; `verifier` is there only where the choice has one."""
+        """Return the choice as JSON-able data; without the key `verifier` if it has none."""
         verifier = {} if self.verifier is None else {"verifier": self.verifier}
         return {"model": self.model, "n_samples": self.n_samples, **verifier}
 
@@ -99,31 +102,35 @@ class Allocation(Mapping[str, StageChoice]):
         return " · ".join(f"{stage} {choice}" for stage, choice in self._choices.items())
 
     def replace(self, stage: str, choice: StageChoice) -> Allocation:
-        """The same allocation with one stage's choice changed. KeyError for an unknown stage."""
+        """Return the same allocation with the choice of one stage changed.
+
+        Raises:
+            KeyError: The allocation has no such stage.
+        """
         if stage not in self._choices:
             raise KeyError(stage)
         return Allocation({**self._choices, stage: choice})
 
     def to_dict(self) -> dict[str, dict[str, str | int]]:
-        """JSON-able: `StageChoice.to_dict` for each stage."""
+        """Return the allocation as JSON-able data: `StageChoice.to_dict` for each stage."""
         return {stage: choice.to_dict() for stage, choice in self._choices.items()}
 
     def to_json(self) -> str:
-        """`to_dict` as JSON text."""
+        """Return `to_dict` as JSON text."""
         return json.dumps(self.to_dict())
 
     @classmethod
     def from_dict(cls, data: Mapping[str, object]) -> Allocation:
-        """Build from what `to_dict` gives.
+        """Build an allocation from the data that `to_dict` returns.
 
-        A model written as `small@judge` is read as a model of that name, since only the stage knows whether
-        it is one or a model with a verifier: `SearchSpace.resolve` takes it apart.
+        `small@judge` is read as the name of a model. `SearchSpace.resolve` splits it into model and verifier
+        where the stage has such an option.
 
         Args:
-            data: {stage: {"model": str, "n_samples": int}}, with `"verifier": str | None` where wanted.
+            data: {stage: {"model": str, "n_samples": int}}; `"verifier": str | None` is optional.
 
         Raises:
-            ValueError: The shape is another, or a number of samples is below 1.
+            ValueError: The data has another form, or a number of samples is below 1.
         """
         choices = {}
         for stage, choice in data.items():
@@ -141,5 +148,9 @@ class Allocation(Mapping[str, StageChoice]):
 
     @classmethod
     def from_json(cls, text: str) -> Allocation:
-        """Build from what `to_json` gives. ValueError as `from_dict`."""
+        """Build an allocation from the text that `to_json` returns.
+
+        Raises:
+            ValueError: The text is not JSON, the data has another form, or a number of samples is below 1.
+        """
         return cls.from_dict(json.loads(text))

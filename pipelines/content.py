@@ -1,4 +1,4 @@
-"""What a request asks: chat messages, a plain prompt, or a text to classify."""
+"""The content of a request to a model: chat messages, a plain prompt, or a text to classify."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from pipelines.jsonvalues import JSON
 
 
 class Content(TypedDict, total=False):
-    """What a model is sent: one of `messages` (chat), `prompt` (completion) and `classify`.
+    """The content of a request, with exactly one of `messages`, `prompt` and `classify`.
 
-    `classify`, a text, asks for the probabilities of a classifier's classes, which are one sample.
-    `response_format` has the server generate values of a schema only.
+    Attributes:
+        messages: Chat messages, each with `role` and `content`.
+        prompt: The prompt of a plain completion.
+        classify: The text that a classifier reads. The probabilities of its classes count as one sample.
+        response_format: Constrains generation to the values of a JSON schema, as OpenAI's API defines it.
     """
 
     messages: Sequence[Mapping[str, str]]

@@ -1,6 +1,6 @@
-"""What a stage's samples cost: FLOPs by the law of the budget, and money where models have prices.
+"""The realised cost of samples, from counted tokens: FLOPs, and US dollars for models with a price.
 
-Realised costs only, from counted tokens. The planned budget of an allocation is the search's affair.
+`agenttts.space.units` computes the planned cost of an allocation.
 """
 
 from __future__ import annotations
@@ -12,15 +12,30 @@ UNLIMITED_TOKENS = 32_768
 
 
 def stage_flops(active_params: float, prompt_tokens: int, generated_tokens_total: int) -> float:
-    """2·P·(prompt tokens + all generated tokens); the prompt is read once, however many samples follow.
+    """Compute the FLOPs of the samples for one prompt: 2·P·(prompt tokens + all generated tokens).
 
-    AgentTTS (arXiv 2508.00890), with the lengths that were drawn instead of expected ones.
+    This is the cost model of AgentTTS (arXiv 2508.00890) with realised instead of expected lengths. The
+    prompt counts once, however many samples are drawn.
+
+    Args:
+        active_params: Active parameters of the model, P.
+        prompt_tokens: Length of the prompt, in tokens.
+        generated_tokens_total: Length of all samples together, in tokens.
     """
     return 2.0 * active_params * (prompt_tokens + generated_tokens_total)
 
 
 def stage_cost_usd(model: ModelSpec, prompt_tokens: int, generated_tokens_total: int) -> float | None:
-    """US dollars for the same; None when the model has no price."""
+    """Compute the price of the samples for one prompt.
+
+    Args:
+        model: The model with its price.
+        prompt_tokens: Length of the prompt, in tokens; it is paid once.
+        generated_tokens_total: Length of all samples together, in tokens.
+
+    Returns:
+        US dollars; None when the model has no price.
+    """
     if model.price is None:
         return None
     prompt_usd = prompt_tokens * model.price.prompt_usd_per_million
@@ -28,9 +43,14 @@ def stage_cost_usd(model: ModelSpec, prompt_tokens: int, generated_tokens_total:
 
 
 def prompt_tokens_bound(content: str, context_length: int | None) -> int:
-    """More tokens than the prompt can have: one for each byte of its JSON, and some for a chat template.
+    """Bound the length of a prompt from above: one token per byte of its JSON, and 64 for a chat template.
 
-    context_length: tokens; no prompt is longer. None when unknown.
+    Args:
+        content: The content of the request as JSON.
+        context_length: Context length of the model in tokens, which no prompt exceeds; None when unknown.
+
+    Returns:
+        The bound, in tokens.
     """
     bound = len(content.encode()) + 64
     return bound if context_length is None else min(bound, context_length)
@@ -46,5 +66,5 @@ def generated_tokens_bound(sampling: SamplingSpec, context_length: int | None) -
 
 
 def estimated_tokens(text: str) -> int:
-    """A guess for servers that count nothing: one token for every four characters, at least one."""
+    """Estimate the number of tokens for servers that report none: one per four characters, at least 1."""
     return max(1, len(text) // 4)

@@ -1,9 +1,9 @@
-"""Every way this package fails, under one root.
+"""The errors of this package, under one root.
 
-A message is one line: the place, the law, the offending value, what to do about it. `SpecError`,
-`DatasetError`, `ConfigurationError` and `ReplayMiss` need a person and stop a run. `DrawFailed`,
-`AggregationFailed` and `CustomCodeFailed` belong to one example and become a missing value. `SpendRefused`
-ends a search at its limit. Text of a model that does not parse is no error: see `parsers.ParseFailure`.
+A message is one line: the place, the rule, the offending value and the remedy. `SpecError`, `DatasetError`,
+`ConfigurationError` and `ReplayMiss` stop a run. `DrawFailed`, `AggregationFailed` and `CustomCodeFailed`
+concern one example and become a missing value. `SpendRefused` ends a search at its limit. Text of a model
+that does not parse is not an error: see `pipelines.stages.parsers.ParseFailure`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,20 @@ from pathlib import Path
 
 
 class PipelineError(Exception):
-    """Root of this package's errors."""
+    """The root of this package's errors."""
 
 
 class SpecError(PipelineError):
-    """The pipeline's description breaks a law. `problems` holds every one found, itself included."""
+    """The description of a pipeline is invalid.
+
+    Attributes:
+        message: The rule that is broken and the value that breaks it.
+        file: The file; None when unknown.
+        line: The 1-based line in the file; None when unknown.
+        field: The field, such as `stages[answer].prompt`; None when the problem concerns no single field.
+        remedy: What to do about it; None when the message says enough.
+        problems: All problems that were found, this one included.
+    """
 
     def __init__(
         self,
@@ -46,7 +55,11 @@ class SpecError(PipelineError):
 
     @classmethod
     def all_of(cls, problems: Sequence[SpecError]) -> SpecError:
-        """One error for several problems, printed one per line; the first gives file, line and field."""
+        """Combine several problems into one error, printed one per line.
+
+        Args:
+            problems: The problems, at least one. The first gives the error its file, line and field.
+        """
         first = problems[0]
         error = cls(first.message, file=first.file, line=first.line, field=first.field, remedy=first.remedy)
         if len(problems) > 1:
@@ -56,15 +69,15 @@ class SpecError(PipelineError):
 
 
 class DatasetError(PipelineError):
-    """A dataset can't be read, is empty, or a row of it lacks what the pipeline needs."""
+    """A dataset can't be read, is empty, or has a row that lacks a field that the pipeline needs."""
 
 
 class MissingDependency(PipelineError):
-    """An optional library is not installed; the message says which command installs it."""
+    """An optional library is not installed; the message names the command that installs it."""
 
 
 class ServerError(PipelineError):
-    """A model server's answer, or the lack of one, is at fault."""
+    """A model server gave an invalid answer, or none."""
 
 
 class DrawFailed(ServerError):
@@ -89,22 +102,26 @@ class DrawFailed(ServerError):
 
 
 class ReplayMiss(ServerError):
-    """A replay needs a sample that the bank does not hold. `available`: how many from the first on it has."""
+    """A replay needs a sample that the bank does not hold.
+
+    Attributes:
+        available: Number of consecutive samples, from the first, that the bank has for the prompt.
+    """
 
     available: int = 0
 
 
 class ConfigurationError(PipelineError):
-    """A server refuses what the spec asks for (unknown model, context overflow, wrong key): stops the run."""
+    """The set-up is wrong (unknown model, context overflow, wrong API key, no sandbox); the run stops."""
 
 
 class SpendRefused(PipelineError):
-    """A limit on what the search may spend leaves no room for this request."""
+    """The request would exceed a limit on what the search may spend."""
 
 
 class AggregationFailed(PipelineError):
-    """The samples of a stage can't be made one output, for want of something other than parsable text."""
+    """Samples of a stage parsed but can't be aggregated, for example because none of them has a score."""
 
 
 class CustomCodeFailed(PipelineError):
-    """A parser, aggregator, scorer or metric passed as a function raised, or returned what it must not."""
+    """A user-defined parser, aggregator, scorer or metric raised an error or returned an invalid value."""

@@ -1,4 +1,4 @@
-"""An Example: one row of a dataset under an id. Reading and checking rows is in `dataset`."""
+"""Examples: the rows of a dataset, each with an id. `pipelines.dataset` reads and checks them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example(Mapping[str, Any]):
-    """A row. `fields` are its JSON-able values by name; the example itself reads like that mapping."""
+    """One row of a dataset, readable like the mapping of its fields: `example["question"]`.
+
+    Attributes:
+        id: The id, unique within a split.
+        fields: JSON-able values by field.
+    """
 
     id: str
     fields: Mapping[str, Any]

@@ -17,8 +17,8 @@ def library(name: str, purpose: str = "tuning", *, extra: str | None = "tune") -
 
     Args:
         name: The module to import, such as `safetensors.torch`.
-        purpose: What needs the library; the first words of the error.
-        extra: The extra of this distribution that brings the library; None where no extra does.
+        purpose: What needs the library, as the error's first words.
+        extra: The extra of this distribution that includes the library; None when no extra does.
 
     Raises:
         MissingDependency: The import fails. The message names the command that installs the extra.
@@ -34,9 +34,10 @@ def library(name: str, purpose: str = "tuning", *, extra: str | None = "tune") -
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an extra of this distribution from where the distribution itself came from.
+    """Return the command that installs an extra of this distribution from the distribution's own source.
 
-    That is the directory or file that pip recorded in `direct_url.json` (PEP 610), else the package index.
+    The source is the directory or URL that pip recorded in `direct_url.json` (PEP 610), else the package
+    index.
     """
     source = _source()
     if source is None:

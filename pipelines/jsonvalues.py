@@ -1,4 +1,4 @@
-"""JSON values: found in a model's text, checked against a schema, made from a function's result.
+"""JSON values: extracted from a model's text, checked against a schema, built from a function's result.
 
 The only module that knows the jsonschema library.
 """
@@ -25,9 +25,11 @@ def _refuse(name: str) -> NoReturn:
 
 
 def plain(value: object) -> JSON:
-    """A value with nothing but JSON in it: tuples become lists, sets sorted lists.
+    """Convert a value to plain JSON values: tuples become lists, and a set becomes a sorted list.
 
-    ValueError when it is not JSON-able, not finite, or holds text that UTF-8 can't express.
+    Raises:
+        ValueError: The value is not JSON-able, or contains a number that is not finite or text that UTF-8
+            can't encode.
     """
     if isinstance(value, set | frozenset):
         value = sorted(value)
@@ -41,9 +43,13 @@ def plain(value: object) -> JSON:
 
 
 def first_value(text: str) -> JSON:
-    """The first JSON value in a text: all of it, else what a code fence holds, else what a bracket opens.
+    """Return the first JSON value in a text.
 
-    ValueError when there is none.
+    The whole text is tried first, then the content of each code fence, then the text from each opening
+    bracket on.
+
+    Raises:
+        ValueError: The text contains no JSON value.
     """
     for whole in (text, *_FENCE.findall(text)):
         try:
@@ -60,7 +66,10 @@ def first_value(text: str) -> JSON:
 
 
 def schema_problem(schema: dict[str, JSON]) -> str | None:
-    """Why this is not a JSON schema (draft 2020-12 unless `$schema` says another); None when it is."""
+    """Return why a schema is invalid as JSON schema; None when it is valid.
+
+    The draft is 2020-12 unless `$schema` names another.
+    """
     try:
         jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator).check_schema(schema)
     except jsonschema.SchemaError as error:
@@ -69,7 +78,10 @@ def schema_problem(schema: dict[str, JSON]) -> str | None:
 
 
 def value_problem(value: JSON, schema: Mapping[str, JSON]) -> str | None:
-    """Where and how a value breaks a schema; None when it does not. No reference leads to another file."""
+    """Return where and how a value violates a schema; None when it does not.
+
+    References to other files or URLs are not followed.
+    """
     kind = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
     error = jsonschema.exceptions.best_match(kind(schema, registry=referencing.Registry()).iter_errors(value))
     return None if error is None else _at(error)

@@ -1,5 +1,4 @@
-"""Rows of a dataset from a file or the hub, each with its place for messages. What rows need is in
-`dataset`."""
+"""Read the rows of a dataset from a file or the hub. `splits` checks that they have what a pipeline needs."""
 
 from __future__ import annotations
 
@@ -26,7 +25,12 @@ from pipelines.jsonvalues import JSON, plain
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row's values, JSON-able, by field, and where it stands: `file:line`, or `file: row 3` (1-based)."""
+    """One row of a dataset.
+
+    Attributes:
+        place: Where the row comes from, for messages: `file:line`, or `file: row 3`; numbers start at 1.
+        fields: JSON-able values by field.
+    """
 
     place: str
     fields: Mapping[str, JSON]
@@ -39,14 +43,14 @@ def read_file(file: Path) -> list[Row]:
     """Read the rows of a file, in order.
 
     Args:
-        file: A .json (a list, or one object a line), .jsonl, .csv or .parquet file, all but the last also
-            as .gz; or a folder that `datasets.Dataset.save_to_disk` wrote. A CSV has commas, or, where its
-            header has no comma, semicolons or tabs. Its cells are text, except in a column whose every cell
-            is a list as JSON or Python writes it.
+        file: A .json file (a list, or one object per line), a .jsonl or a .csv file, each also as .gz; a
+            .parquet file; or a folder that `datasets.Dataset.save_to_disk` wrote. The cells of a CSV are
+            separated by commas, or, if its header has no comma, by semicolons or tabs. Cells are text, except
+            in a column in which every cell is a list in the syntax of JSON or Python.
 
     Raises:
-        DatasetError: The file can't be read, or is not what its suffix says.
-        MissingDependency: A folder needs the datasets library.
+        DatasetError: The file can't be read, or its content does not match its suffix.
+        MissingDependency: Reading a folder needs the datasets library, which is not installed.
     """
     if file.is_dir():
         return _saved(file)
@@ -66,9 +70,19 @@ def read_file(file: Path) -> list[Row]:
 
 
 def read_hub(name: str, config: str | None, split: str) -> Sequence[Row]:
-    """Rows of a split that `datasets.load_dataset` finds, in order, each made when it is asked for.
+    """Read a split with `datasets.load_dataset`.
 
-    MissingDependency without the library, DatasetError when it fails.
+    Args:
+        name: The name of the dataset on the hub, or a local directory.
+        config: The configuration of the dataset; None for its default.
+        split: The split, which may be sliced, such as `train[:200]`.
+
+    Returns:
+        The rows in order. Each is converted when it is accessed.
+
+    Raises:
+        MissingDependency: The datasets library is not installed.
+        DatasetError: The dataset can't be loaded.
     """
     datasets = library("datasets", f"dataset {name!r}", extra="datasets")
     try:
@@ -102,9 +116,17 @@ class _HubRows(Sequence[Row]):
 
 
 def made_row(place: str, value: object) -> Row:
-    """A row from a mapping. Dates become ISO text, decimals numbers, numbers that are not finite None.
+    """Build a row from a mapping, with JSON-able values.
 
-    DatasetError when it is no mapping of text keys, or holds what JSON can't.
+    Dates and times become ISO text, decimals become floats, UUIDs become text, and numbers that are not
+    finite become None.
+
+    Args:
+        place: Where the row comes from, for messages.
+        value: The mapping of fields.
+
+    Raises:
+        DatasetError: The value is not a mapping with texts as keys, or JSON can't express a value in it.
     """
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise DatasetError(f"{place}: a row must be a mapping of fields, got {value!r:.60}")
@@ -196,7 +218,7 @@ def _delimiter(stream: io.StringIO) -> str:
 
 
 def _lists(cells: Sequence[str]) -> list[list[object]] | None:
-    """The lists that the cells of a column are, as JSON or Python writes them; None unless all are."""
+    """Parse the cells of a column as lists in the syntax of JSON or Python; None unless all are lists."""
     values = []
     for cell in cells:
         if not (cell.startswith("[") and cell.endswith("]")):

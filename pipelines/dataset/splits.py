@@ -1,7 +1,7 @@
-"""Examples of a pipeline's two splits, with all that its prompts, parsers and metrics need in every row.
+"""Load the examples of both splits of a pipeline, and check that every row has the fields that it needs.
 
-Whichever split is asked for, both are read and compared, so that a test set that is missing, broken or not
-sealed is found before anything is spent. Reading files and the hub is in `tables`.
+Both splits are always read and compared, even when only one is needed: a test set that is missing, invalid,
+or overlaps with the search split is reported before anything is spent. `rows` reads files and the hub.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ ItemT = TypeVar("ItemT")
 _SPLITS: tuple[Split, ...] = ("search", "test")
 _MOST_BAD = 0.1
 _BAD = (ValueError, LookupError, TypeError, AttributeError)
-"""What `prepare` may raise for a row that is not as it should be."""
+"""Exceptions of `prepare` that mark a row as unusable."""
 
 
 @dataclass(frozen=True)
 class _Need:
-    """A field that every row must have, whose need it is, and whether it is a gold value or a list."""
+    """A field that every row must have, what needs it, and which values it may have."""
 
     field: str
     needer: str
@@ -55,7 +55,13 @@ class _Need:
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """Both splits, and what became of rows that are in neither: where each stands, and why."""
+    """The examples of both splits.
+
+    Attributes:
+        search: Examples on which allocations are compared.
+        test: Examples on which only the winner and the best default are scored.
+        left_out: For each row that was left out, its place and the reason.
+    """
 
     search: list[Example]
     test: list[Example]
@@ -63,46 +69,65 @@ class Splits:
 
 
 def load_splits(spec: PipelineSpec) -> Splits:
-    """Both splits in the order of their rows, or as drawn from the pool by the dataset's seed.
+    """Load the examples of both splits.
 
-    Rows that `prepare` refuses, and in a pool those that lack a field or repeat another's inputs, are left
-    out. Raises a SpecError when a file is missing or a split is empty, DatasetError when a row lacks a field,
-    an id comes twice, a test row asks what a search row asks, or more than a tenth of the rows is bad,
-    MissingDependency when a hub dataset needs its library.
+    They come in the order of their rows, or are drawn from the pool in an order that the dataset's seed
+    decides. Rows that `prepare` refuses are left out, as are rows of a pool that lack a field or repeat the
+    inputs of another row.
+
+    Args:
+        spec: The pipeline, whose dataset is read.
+
+    Raises:
+        SpecError: A file is missing, a split is empty, or the pool has too few usable rows.
+        DatasetError: A row lacks a field, an id occurs twice, a test row repeats the inputs of a search row,
+            or more than a tenth of the rows is unusable.
+        MissingDependency: A hub dataset needs the datasets library, which is not installed.
     """
     needs = list(_needs(spec, labels=True))
     left_out: list[str] = []
     if spec.dataset.pool is None:
         rows = {split: _prepared(spec, split, left_out) for split in _SPLITS}
-        for found in rows.values():
-            _check(found, needs, spec)
+        for split_rows in rows.values():
+            _check(split_rows, needs, spec)
         _refuse_overlap(spec, rows["search"], rows["test"])
     else:
         rows = _drawn(spec, needs, left_out)
-    examples = {split: _examples(found, spec.dataset.id_field) for split, found in rows.items()}
+    examples = {split: _examples(split_rows, spec.dataset.id_field) for split, split_rows in rows.items()}
     return Splits(search=examples["search"], test=examples["test"], left_out=tuple(left_out))
 
 
 def load_examples(spec: PipelineSpec, split: Split) -> list[Example]:
-    """The examples of one split; both are read and compared. Raises as `load_splits` does."""
-    found = load_splits(spec)
-    return found.search if split == "search" else found.test
+    """Load the examples of one split.
+
+    Both splits are read and compared, and the same errors are raised as by `load_splits`.
+    """
+    splits = load_splits(spec)
+    return splits.search if split == "search" else splits.test
 
 
 def with_data(
     spec: PipelineSpec, file: Path | None, n_search: int | None = None, n_test: int | None = None
 ) -> PipelineSpec:
-    """The spec with its pool read from a local file, or with other numbers of rows drawn from it.
+    """Return a spec whose pool is a local file, or from whose pool other numbers of rows are drawn.
 
-    Shared files are taken from the file's directory where they are there. SpecError without a pool.
+    Args:
+        spec: The spec to change.
+        file: The file that replaces the pool; None keeps the pool. Shared files that lie in the directory of
+            this file are read from there.
+        n_search: Number of rows of the search split; None keeps it.
+        n_test: Number of rows of the test split; None keeps it.
+
+    Raises:
+        SpecError: The dataset has no pool.
     """
     changes: dict[str, object] = (
         {} if file is None else {"hub": None, "config": None, "pool": str(file.resolve())}
     )
     if file is not None:
-        beside = {name: file.resolve().parent / Path(own).name for name, own in spec.dataset.shared.items()}
-        found = {name: str(path) for name, path in beside.items() if path.is_file()}
-        changes["shared"] = {**spec.dataset.shared, **found}
+        shared = spec.dataset.shared
+        beside = {name: file.resolve().parent / Path(path).name for name, path in shared.items()}
+        changes["shared"] = {**shared, **{name: str(path) for name, path in beside.items() if path.is_file()}}
     changes |= {name: n for name, n in (("search", n_search), ("test", n_test)) if n is not None}
     if changes and spec.dataset.pool is None:
         raise spec.error_at("dataset.pool", "is not set, so that neither file nor numbers can be changed")
@@ -112,19 +137,27 @@ def with_data(
 def examples_from_rows(
     spec: PipelineSpec, rows: Iterable[Mapping[str, JSON]], *, source: str = "inputs", labels: bool = False
 ) -> list[Example]:
-    """Examples from rows at hand, such as new inputs; checked like a dataset's, gold values only with
-    `labels`.
+    """Build examples from rows in memory, such as new inputs, with the same checks as for a dataset.
 
-    A row without the dataset's id field is named by its number.
+    If a row lacks the dataset's id field, the ids are the numbers of the rows, from 1.
+
+    Args:
+        spec: The pipeline that the examples are for.
+        rows: The fields of each row.
+        source: The name of the rows in messages.
+        labels: Whether every row must have the gold values of the metrics too.
+
+    Raises:
+        DatasetError: A row lacks a field or has a value that is not JSON-able, or an id occurs twice.
     """
-    made = [made_row(f"{source}: row {number}", row) for number, row in enumerate(rows, 1)]
-    _check(made, list(_needs(spec, labels=labels)), spec)
+    checked = [made_row(f"{source}: row {number}", row) for number, row in enumerate(rows, 1)]
+    _check(checked, list(_needs(spec, labels=labels)), spec)
     id_field = spec.dataset.id_field
-    return _examples(made, id_field if all(id_field in row.fields for row in made) else None)
+    return _examples(checked, id_field if all(id_field in row.fields for row in checked) else None)
 
 
 def examples_digest(examples: Sequence[Example]) -> str:
-    """SHA-256, in hex, of the examples' ids and fields, in order."""
+    """Compute the SHA-256 (hex) of the ids and fields of examples, in order."""
     rows = [[example.id, dict(example.fields)] for example in examples]
     return hashlib.sha256(canonical_json(rows).encode()).hexdigest()
 
@@ -146,7 +179,7 @@ def _prepared(spec: PipelineSpec, split: Split, left_out: list[str]) -> list[Row
 
 
 def _drawn(spec: PipelineSpec, needs: Sequence[_Need], left_out: list[str]) -> dict[Split, list[Row]]:
-    """So many rows for search, then so many for test, in an order that the seed alone decides."""
+    """Draw the rows of search, then those of test, in an order that depends on the seed only."""
     dataset = spec.dataset
     assert dataset.pool is not None
     pool, shared = _read(spec, "pool", dataset.pool), _shared(spec)
@@ -165,13 +198,13 @@ def _drawn(spec: PipelineSpec, needs: Sequence[_Need], left_out: list[str]) -> d
             bad.append(str(problem))
             continue
         broken = next((f"field {n.field!r} {law}" for n in needs if (law := _broken(row, n))), None)
-        asked = _asked(row, inputs)
+        row_inputs = _inputs_key(row, inputs)
         if broken is not None:
             bad.append(f"{row.place}: {broken}")
-        elif asked in seen:
-            repeats.append(f"{row.place}: repeats the inputs of {seen[asked]}")
+        elif row_inputs in seen:
+            repeats.append(f"{row.place}: repeats the inputs of {seen[row_inputs]}")
         else:
-            seen[asked] = row.place
+            seen[row_inputs] = row.place
             drawn.append(row)
     _refuse_many(bad, len(bad) + len(repeats) + len(drawn))
     if len(drawn) < sum(counts.values()):
@@ -189,10 +222,10 @@ class _BadRow(Exception):
 
 
 def _shared(spec: PipelineSpec) -> dict[str, JSON]:
-    found = {}
+    values = {}
     for name, wanted in spec.dataset.shared.items():
         try:
-            found[name] = json.loads((spec.root / wanted).read_text(encoding="utf-8-sig"))
+            values[name] = json.loads((spec.root / wanted).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
             raise spec.error_at(
@@ -200,7 +233,7 @@ def _shared(spec: PipelineSpec) -> dict[str, JSON]:
                 f"{wanted!r} can't be read: {reason}",
                 remedy="put it beside the spec",
             ) from None
-    return found
+    return values
 
 
 def _prepare(spec: PipelineSpec, row: Row, shared: Mapping[str, JSON]) -> Row:
@@ -209,8 +242,8 @@ def _prepare(spec: PipelineSpec, row: Row, shared: Mapping[str, JSON]) -> Row:
     try:
         return made_row(row.place, spec.dataset.prepare.python({**shared, **row.fields}))
     except _BAD as error:
-        said = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
-        raise _BadRow(f"{row.place}: {said}") from error
+        reason = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+        raise _BadRow(f"{row.place}: {reason}") from error
 
 
 def _refuse_many(bad: Sequence[str], count: int) -> None:
@@ -223,13 +256,16 @@ def _refuse_many(bad: Sequence[str], count: int) -> None:
 def seeded_order(
     items: Iterable[ItemT], key: Callable[[ItemT], object], seed: int, purpose: str = ""
 ) -> list[ItemT]:
-    """The items shuffled by a seed: the same on every machine, whatever order they come in.
+    """Shuffle items by a seed; the result does not depend on the machine or on the order of the input.
 
     Args:
-        items: What to shuffle.
-        key: What identifies an item; its text decides where the item comes, together with seed and purpose.
+        items: The items to shuffle.
+        key: Returns what identifies an item. Its text, the seed and the purpose decide the item's position.
         seed: Another seed gives another order.
-        purpose: Keeps apart orders of the same items that should have nothing to do with each other.
+        purpose: A name for the order, so that two orders of the same items under one seed are unrelated.
+
+    Returns:
+        All items in their new order.
     """
     prefix = f"{seed}|{purpose}|" if purpose else f"{seed}|"
     return sorted(items, key=lambda item: hashlib.sha256(f"{prefix}{key(item)}".encode()).digest())
@@ -320,9 +356,9 @@ def _examples(rows: Sequence[Row], id_field: str | None) -> list[Example]:
 
 def _refuse_overlap(spec: PipelineSpec, search: Sequence[Row], test: Sequence[Row]) -> None:
     inputs = frozenset[str]().union(*(used_fields(stage) for stage in spec.stages))
-    seen = {_asked(row, inputs): row.place for row in search}
+    seen = {_inputs_key(row, inputs): row.place for row in search}
     for row in test:
-        place = seen.get(_asked(row, inputs))
+        place = seen.get(_inputs_key(row, inputs))
         if place is not None:
             raise DatasetError(
                 f"{row.place}: a test row must not repeat the inputs of a search row, got those of {place}; "
@@ -330,6 +366,6 @@ def _refuse_overlap(spec: PipelineSpec, search: Sequence[Row], test: Sequence[Ro
             )
 
 
-def _asked(row: Row, inputs: frozenset[str]) -> str:
-    asked = {name: value for name, value in row.fields.items() if name in inputs}
-    return canonical_json(asked or row.fields)
+def _inputs_key(row: Row, inputs: frozenset[str]) -> str:
+    values = {name: value for name, value in row.fields.items() if name in inputs}
+    return canonical_json(values or row.fields)

@@ -1,8 +1,8 @@
 """Rows of ComplexWebQuestions and WebQSP with triples as examples: question, numbered triples, answers.
 
-Two forms are read. `graph` with `q_entity` and `a_entity`, as RoG published both sets: the evidence is the
-triples on shortest paths from the question's entities to the answers. `gt_triples` with `2hop_triples`, as
-Generate-on-Graph builds them: the evidence is named.
+Two forms are read. With `graph`, `q_entity` and `a_entity`, as published by RoG, the evidence consists of the
+triples on shortest paths from the question's entities to the answers. With `gt_triples` and `2hop_triples`,
+as built by Generate-on-Graph, the evidence is given.
 """
 
 from __future__ import annotations
@@ -19,10 +19,21 @@ Triple = tuple[str, str, str]
 
 
 def example(row: Mapping[str, Any]) -> dict[str, object]:
-    """question, candidates ("head | relation | tail"), evidence (their numbers, from 1), answers.
+    """Build an example from a row.
 
-    At most 100 triples: the evidence, then others in an order that the row's id decides, as it does where
-    each stands. ValueError where the row has no question, answer or triples, or no evidence.
+    The candidates are the evidence and other triples, at most 100 in all. The row's id decides which others
+    are chosen and in which order all of them stand.
+
+    Args:
+        row: A row in one of the two forms.
+
+    Returns:
+        `id`, `question`, `candidates` (texts "head | relation | tail"), `evidence` (numbers of the supporting
+        candidates, from 1, ascending) and `answers`.
+
+    Raises:
+        ValueError: The row has no question, no answer, no triples or no evidence, or more than 100 triples as
+            evidence.
     """
     question = str(row.get("question") or row.get("ProcessedQuestion") or "").strip()
     answers = distinct(_answers(row))
@@ -54,8 +65,8 @@ def _answers(row: Mapping[str, Any]) -> Iterable[str]:
         for parse in row["Parses"]:
             yield from (answer["EntityName"] or answer["AnswerArgument"] for answer in parse["Answers"])
         return
-    found = row.get("answer", row.get("answers")) or []
-    yield from found if isinstance(found, list) else [found]
+    answers = row.get("answer", row.get("answers")) or []
+    yield from answers if isinstance(answers, list) else [answers]
 
 
 def _triples(row: Mapping[str, Any]) -> tuple[Sequence[Triple], Sequence[Triple]]:
@@ -69,9 +80,18 @@ def _triples(row: Mapping[str, Any]) -> tuple[Sequence[Triple], Sequence[Triple]
 
 
 def on_shortest_paths(graph: Sequence[Triple], starts: Sequence[str], ends: Sequence[str]) -> list[Triple]:
-    """The triples on shortest paths, whichever way they point, from any start to each end that is reached."""
+    """Return the triples on shortest paths from any start to each end; triples count in both directions.
+
+    Args:
+        graph: The triples (head, relation, tail).
+        starts: The entities at which paths start.
+        ends: The entities at which paths end. Ends that no path reaches are ignored.
+
+    Returns:
+        The distinct triples on the paths.
+    """
     from_starts = _distances(graph, starts)
-    found: dict[Triple, None] = {}
+    on_paths: dict[Triple, None] = {}
     for end in ends:
         if end not in from_starts:
             continue
@@ -80,8 +100,8 @@ def on_shortest_paths(graph: Sequence[Triple], starts: Sequence[str], ends: Sequ
             for near, far in ((head, tail), (tail, head)):
                 length = from_starts.get(near, len(graph)) + 1 + to_end.get(far, len(graph))
                 if length == from_starts[end]:
-                    found[head, relation, tail] = None
-    return list(found)
+                    on_paths[head, relation, tail] = None
+    return list(on_paths)
 
 
 def _distances(graph: Sequence[Triple], starts: Sequence[str]) -> dict[str, int]:
@@ -89,13 +109,13 @@ def _distances(graph: Sequence[Triple], starts: Sequence[str]) -> dict[str, int]
     for head, _, tail in graph:
         neighbours[head].add(tail)
         neighbours[tail].add(head)
-    found = dict.fromkeys(starts, 0)
-    edge = list(found)
+    distances = dict.fromkeys(starts, 0)
+    edge = list(distances)
     while edge:
-        further = {near for entity in edge for near in neighbours[entity]} - set(found)
-        found |= dict.fromkeys(further, found[edge[0]] + 1)
+        further = {near for entity in edge for near in neighbours[entity]} - set(distances)
+        distances |= dict.fromkeys(further, distances[edge[0]] + 1)
         edge = list(further)
-    return found
+    return distances
 
 
 def _triple(value: Any) -> Triple:

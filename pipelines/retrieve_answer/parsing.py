@@ -1,4 +1,4 @@
-"""What models write in place of a list of numbers, and of a short answer."""
+"""Parsers for a list of numbers and for a short answer, lenient about the form in which models write them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,36 @@ _LONGEST_RANGE = 20
 
 
 def numbers(text: str, example: Example) -> list[int]:
-    """The numbers of candidates that a text names, each once, ascending; ranges are spelt out.
+    """Parse the numbers of candidates that a text names; a range such as 3-5 names every number in it.
 
-    Numbers without a candidate are left out. ValueError where nothing is left, unless the text says "none".
+    Args:
+        text: What the model wrote.
+        example: The example with its `candidates`.
+
+    Returns:
+        The distinct numbers, from 1, ascending. Numbers without a candidate are left out. The list is empty
+        only if the text says "none".
+
+    Raises:
+        ValueError: The text names no candidate and does not say "none".
     """
-    found = set[int]()
+    named = set[int]()
     for low, high in _RANGE.findall(text):
         if 0 <= int(high) - int(low) < _LONGEST_RANGE:
-            found |= set(range(int(low), int(high) + 1))
-    found |= {int(number) for number in _NUMBER.findall(text) if len(number) < 6}
-    kept = sorted(n for n in found if 1 <= n <= len(example["candidates"]))
-    if not kept and "none" not in text.lower():
+            named |= set(range(int(low), int(high) + 1))
+    named |= {int(number) for number in _NUMBER.findall(text) if len(number) < 6}
+    valid = sorted(n for n in named if 1 <= n <= len(example["candidates"]))
+    if not valid and "none" not in text.lower():
         raise ValueError(f"names none of the {len(example['candidates'])} candidates")
-    return kept
+    return valid
 
 
 def short_answer(text: str, example: Example) -> str:
-    """The answer alone: what follows "answer:", else the first line, without quotes and a final full stop."""
+    """Extract a short answer: the text after "answer:", else the first line, without quotes and full stop.
+
+    Raises:
+        ValueError: The answer is empty.
+    """
     match = _ANSWER.search(text)
     lines = (match.group(1) if match else text).strip().splitlines()
     answer = lines[0].strip().strip("\"'`*“”").strip() if lines else ""

@@ -1,7 +1,7 @@
 """Rows of HotpotQA and 2WikiMultiHopQA as examples: question, numbered candidates, evidence, answers.
 
 Two forms are read: the published one, with paragraphs and supporting facts, whose candidates are the
-sentences under their titles; and one with the candidates as they stand (`ctxs_candidate`, `ctxs_gt`).
+sentences with their titles; and one that lists the candidates and the evidence (`ctxs_candidate`, `ctxs_gt`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,17 @@ from pipelines.stages.parsers import normal_space
 
 
 def example(row: Mapping[str, Any]) -> dict[str, object]:
-    """question, candidates (each once, none empty), evidence (their numbers, from 1), answers (aliases).
+    """Build an example from a row.
 
-    ValueError where the row has no question, no answer, or evidence that is not among the candidates.
+    Args:
+        row: A row in one of the two forms.
+
+    Returns:
+        `id`, `question`, `candidates` (distinct texts), `evidence` (numbers of the supporting candidates,
+        from 1, ascending) and `answers` (the answer and its aliases).
+
+    Raises:
+        ValueError: The row has no question, no answer or no evidence, or evidence that is not a candidate.
     """
     question = normal_space(str(row.get("question") or ""))
     answers = distinct(_listed(row.get("answers", row.get("answer"))))
@@ -26,8 +34,8 @@ def example(row: Mapping[str, Any]) -> dict[str, object]:
     candidates, gold = distinct(candidates), distinct(gold)
     absent = [text for text in gold if text not in candidates]
     if absent or not gold:
-        said = f"{len(absent)} of {len(gold)} supporting texts are not among the candidates"
-        raise ValueError(said if gold else "no supporting text is named")
+        problem = f"{len(absent)} of {len(gold)} supporting texts are not among the candidates"
+        raise ValueError(problem if gold else "no supporting text is named")
     place = {text: number for number, text in enumerate(candidates, 1)}
     return {
         "id": str(row.get("id") or row.get("_id") or question),
@@ -39,7 +47,7 @@ def example(row: Mapping[str, Any]) -> dict[str, object]:
 
 
 def distinct(texts: Iterable[object]) -> list[str]:
-    """The texts single-spaced, each once, in order, without empty ones."""
+    """Return the distinct texts in order, with single spaces and without empty ones."""
     return list(dict.fromkeys(filter(None, (normal_space(str(text)) for text in texts))))
 
 
@@ -62,7 +70,7 @@ def _sentences(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def _pairs(value: Any, first: str, *seconds: str) -> Sequence[tuple[Any, Any]]:
-    """Pairs as the hub has them, two lists side by side, or as the published files do, a list of pairs.
+    """Read pairs: two lists side by side, as on the hub, or a list of pairs, as in the published files.
 
     Either may be JSON in a text.
     """
@@ -70,7 +78,7 @@ def _pairs(value: Any, first: str, *seconds: str) -> Sequence[tuple[Any, Any]]:
     if isinstance(value, Mapping):
         second = next((name for name in seconds if name in value), seconds[0])
         return list(zip(value[first], value[second], strict=True))
-    return [(one, other) for one, other in value]
+    return [(left, right) for left, right in value]
 
 
 def _listed(value: object) -> list[object]:

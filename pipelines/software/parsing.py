@@ -1,4 +1,4 @@
-"""Programs in what models write: one function, or several files under their names."""
+"""Parsers for programs: one function, or several files by name."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ _FILE = re.compile(r"([\w./-]+\.\w+)[^\n`]*\n+```[^\n`]*\n(.*?)(?:```|\Z)", re.D
 
 
 def function(text: str, example: Example) -> str:
-    """A Python program: the code in the fences, else all of it; a bare body is put under its signature.
+    """Extract a Python program from a text.
 
-    ValueError for a text that is no Python.
+    Args:
+        text: What the model wrote. The program is the code in its fences, or the whole text if it has none.
+        example: The example. If the code does not define its `entry_point`, the code is taken as the body of
+            the function and put under the signature in `task`.
+
+    Raises:
+        ValueError: The text contains no valid Python.
     """
     code = "\n\n".join(_FENCE.findall(text)) or text
     entry_point = example.get("entry_point")
@@ -27,23 +33,32 @@ def function(text: str, example: Example) -> str:
 
 
 def files(text: str, example: Example) -> dict[str, str]:
-    """Files by name: a line that ends in the name, then its fence. One fence without a name is main.py.
+    """Extract the files of a program from a text: a line that ends in the name, then a fenced block.
 
-    ValueError where there is no code, or no Python among it.
+    Args:
+        text: What the model wrote. If it names no file, the code in its fences, or the whole text, is
+            main.py; if main.py is missing, the only Python file becomes main.py.
+        example: The example, which is not used.
+
+    Returns:
+        The texts of the files by name.
+
+    Raises:
+        ValueError: There is no Python file, or one that is not valid Python.
     """
-    found = {name.lstrip("./"): code for name, code in _FILE.findall(text) if ".." not in name}
-    if not found:
+    by_name = {name.lstrip("./"): code for name, code in _FILE.findall(text) if ".." not in name}
+    if not by_name:
         fences = _FENCE.findall(text)
-        found = {"main.py": "\n\n".join(fences) if fences else text}
-    python = [name for name in found if name.endswith(".py")]
+        by_name = {"main.py": "\n\n".join(fences) if fences else text}
+    python = [name for name in by_name if name.endswith(".py")]
     if not python:
-        raise ValueError(f"no Python file among {', '.join(found)}")
-    if "main.py" not in found and len(python) == 1:
-        found["main.py"] = found.pop(python[0])
-    for name in found:
+        raise ValueError(f"no Python file among {', '.join(by_name)}")
+    if "main.py" not in by_name and len(python) == 1:
+        by_name["main.py"] = by_name.pop(python[0])
+    for name in by_name:
         if name.endswith(".py"):
-            _require_python(found[name])
-    return found
+            _require_python(by_name[name])
+    return by_name
 
 
 def _require_python(code: str) -> None:

@@ -1,4 +1,4 @@
-"""Rows of HumanEval, MBPP and SRDD as examples. ValueError where a row can't be asked or scored."""
+"""Rows of HumanEval, MBPP and SRDD as examples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import Any
 
 
 def humaneval(row: Mapping[str, Any]) -> dict[str, object]:
-    """task (signature and docstring), entry_point, preamble (what stands before it), tests, shown ("")."""
+    """Build an example from a row of HumanEval.
+
+    Returns:
+        `id`, `task` (signature and docstring), `entry_point` (name of the function), `preamble` (the code
+        before the function), `tests` (the hidden tests) and `shown` (empty, as the docstring contains the
+        examples).
+
+    Raises:
+        ValueError: The prompt does not define the function, or the tests do not define `check`.
+    """
     task, entry_point, tests = (str(row.get(name) or "") for name in ("prompt", "entry_point", "test"))
     if f"def {entry_point}(" not in task or "def check(" not in tests:
         raise ValueError(f"a row needs a prompt that defines {entry_point!r} and a test that defines check")
@@ -23,7 +32,14 @@ def humaneval(row: Mapping[str, Any]) -> dict[str, object]:
 
 
 def mbpp(row: Mapping[str, Any]) -> dict[str, object]:
-    """The same; the first assertion is shown, as it names the function, and all of them are the tests."""
+    """Build an example from a row of MBPP, with the same fields as `humaneval`.
+
+    All assertions are the tests. The first one is `shown` in the prompt, because it names the function;
+    `entry_point` and `preamble` are empty.
+
+    Raises:
+        ValueError: The row has no text or no tests.
+    """
     assertions = [str(test) for test in row.get("test_list") or ()]
     task = str(row.get("text") or row.get("prompt") or "").strip()
     if not task or not assertions:
@@ -40,7 +56,14 @@ def mbpp(row: Mapping[str, Any]) -> dict[str, object]:
 
 
 def srdd(row: Mapping[str, Any]) -> dict[str, object]:
-    """task (the software's description), name, category."""
+    """Build an example from a row of SRDD.
+
+    Returns:
+        `id`, `name`, `task` (the description of the software) and `category`.
+
+    Raises:
+        ValueError: The row has no name or no description.
+    """
     name, task = str(row.get("Name") or "").strip(), str(row.get("Description") or "").strip()
     if not name or not task:
         raise ValueError(f"a row needs a name and a description, got {name!r:.60} and {task!r:.60}")

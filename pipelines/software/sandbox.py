@@ -1,9 +1,10 @@
-"""Running Python that a model wrote, contained: no network, no files but its own, limits on everything.
+"""Run Python that a model wrote in a sandbox, without network access and with limits on every resource.
 
-Under bubblewrap where it is installed, else under util-linux's `unshare`: namespaces of its own for
+The sandbox is bubblewrap if it is installed, else util-linux's `unshare`. The program gets new namespaces for
 processes, mounts, network and IPC, a root of read-only system directories, a small scratch file system, an
-empty environment, an unprivileged user, and limits on time, memory, output, file size and processes.
-Everything that the program starts ends with it. Where neither works, nothing is run.
+empty environment, an unprivileged user, and limits on time, memory, output, file size and number of
+processes. All processes that the program starts are killed when it ends. If neither mechanism works, nothing
+is run.
 """
 
 from __future__ import annotations
@@ -55,12 +56,20 @@ exec chroot "$root" /bin/sh -c 'cd /work && exec "$@"' sh "$@"
 
 
 class SandboxUnavailable(ConfigurationError):
-    """Nothing on this machine can contain a program."""
+    """No sandbox works on this machine."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """seconds: of wall clock. memory_mb: of all processes together. scratch_mb: files. output_kb: kept."""
+    """The limits of a program in the sandbox.
+
+    Attributes:
+        seconds: Wall-clock time, in seconds. Each process has one second more of CPU time.
+        memory_mb: Resident memory of all processes together, and address space of each process, in MiB.
+        scratch_mb: Size of the scratch file system and of the largest file, in MiB.
+        output_kb: Length of stdout and stderr together, in KiB.
+        processes: Number of processes.
+    """
 
     seconds: float = 10.0
     memory_mb: int = 512
@@ -74,7 +83,14 @@ Status = Literal["ok", "failed", "timeout", "memory", "output"]
 
 @dataclass(frozen=True)
 class Finished:
-    """How a program ended: ok is exit code 0, failed another; else the limit that ended it."""
+    """How a program ended.
+
+    Attributes:
+        status: `ok` for exit code 0, `failed` for another, else the limit that the program exceeded.
+        exit_code: The exit code; None when a limit ended the program, or when its files can't be written.
+        stdout: The standard output, shortened to the limit.
+        stderr: The standard error, shortened to the limit.
+    """
 
     status: Status
     exit_code: int | None
@@ -83,10 +99,21 @@ class Finished:
 
 
 def run(files: tuple[tuple[str, str], ...], main: str = "main.py", limits: Limits = Limits()) -> Finished:
-    """Run `main` of these files, (relative path, text); what it and all it started did, once all has ended.
+    """Run a Python program in the sandbox, and wait until it and all processes that it started have ended.
 
-    The same files with the same limits are run once in this process. Raises SandboxUnavailable, and
-    ValueError for a path that leaves the directory.
+    Results are cached: the same files with the same limits are run once in this process.
+
+    Args:
+        files: Relative path and text of each file.
+        main: The path of the file to run.
+        limits: The limits of the program.
+
+    Returns:
+        How the program ended, and its output.
+
+    Raises:
+        SandboxUnavailable: No sandbox works on this machine.
+        ValueError: A path leads out of the directory of the program.
     """
     return _run(tuple(sorted(files)), main, limits)
 
@@ -117,16 +144,23 @@ def _run(files: tuple[tuple[str, str], ...], main: str, limits: Limits) -> Finis
 
 
 def mechanism() -> Literal["bwrap", "unshare", "none"]:
-    """What contains programs here; "none" where a person has asked for that. Raises SandboxUnavailable."""
+    """Return the sandbox that works on this machine.
+
+    Returns:
+        `bwrap`, `unshare`, or `none` if the environment variable AGENTTTS_UNSANDBOXED is 1.
+
+    Raises:
+        SandboxUnavailable: Neither bubblewrap nor `unshare` works.
+    """
     if os.environ.get(UNSANDBOXED) == "1":
         return "none"
-    found = _working()
-    if found is None:
+    kind = _working()
+    if kind is None:
         raise SandboxUnavailable(
             "programs that models write need a sandbox: install bubblewrap (apt install bubblewrap) or allow "
-            f"user namespaces; {UNSANDBOXED}=1 runs them without one, on your own responsibility"
+            f"user namespaces; {UNSANDBOXED}=1 runs them without a sandbox, at your own risk"
         )
-    return found
+    return kind
 
 
 @lru_cache(maxsize=1)
@@ -143,12 +177,12 @@ def _works(kind: Literal["bwrap", "unshare"]) -> bool:
         (source / "main.py").write_text("print('contained')")
         limits = Limits()
         wrap = _bubblewrap if kind == "bwrap" else _unshare
-        found = _watched(
+        trial = _watched(
             [*wrap(source, root, limits), *_limited(limits, drop=True), *_python("main.py")],
             limits,
             Path("/"),
         )
-        return found.status == "ok" and found.stdout == "contained\n"
+        return trial.status == "ok" and trial.stdout == "contained\n"
 
 
 def _python(main: str) -> list[str]:
@@ -156,7 +190,7 @@ def _python(main: str) -> list[str]:
 
 
 def _limited(limits: Limits, *, drop: bool) -> list[str]:
-    """What sets limits, and makes root a nobody, before the program starts."""
+    """The command that sets the limits, and drops the rights of root, before the program starts."""
     size = limits.memory_mb * 2**20
     command = [
         "prlimit",
@@ -246,7 +280,7 @@ def _unshare(source: Path, root: Path, limits: Limits) -> list[str]:
 
 
 def _watched(command: list[str], limits: Limits, cwd: Path) -> Finished:
-    """Run a command until it ends or breaks a limit; then all that it started is killed."""
+    """Run a command until it ends or exceeds a limit; then kill all processes that it started."""
     environ = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
     with subprocess.Popen(
         command,
@@ -258,7 +292,7 @@ def _watched(command: list[str], limits: Limits, cwd: Path) -> Finished:
         start_new_session=True,
     ) as process:
         try:
-            said, limit = _read(process, limits)
+            output, limit = _read(process, limits)
         finally:
             started = _descendants(process.pid)
             for child in (*started, process.pid):
@@ -268,7 +302,7 @@ def _watched(command: list[str], limits: Limits, cwd: Path) -> Finished:
         end = time.monotonic() + _DYING_S
         while any(map(_alive, started)) and time.monotonic() < end:
             time.sleep(0.001)
-    out, err = (part[: limits.output_kb * 1024].decode("utf-8", "replace") for part in said)
+    out, err = (part[: limits.output_kb * 1024].decode("utf-8", "replace") for part in output)
     status: Status = limit or ("ok" if code == 0 else "failed")
     return Finished(status, None if limit else code, out, err)
 
@@ -294,7 +328,7 @@ def _read(process: subprocess.Popen[bytes], limits: Limits) -> tuple[tuple[bytes
             elif _memory_mb(process.pid) > limits.memory_mb:
                 limit = "memory"
             elif process.poll() is not None:
-                break  # whatever still holds the pipes is killed with the rest
+                break  # processes that still have the pipes open are killed with the rest
     return (bytes(parts[process.stdout]), bytes(parts[process.stderr])), limit
 
 
@@ -306,15 +340,15 @@ def _alive(pid: int) -> bool:
 
 
 def _descendants(pid: int) -> list[int]:
-    found, waiting = list[int](), [pid]
+    descendants, waiting = list[int](), [pid]
     while waiting:
         try:
             listed = Path(f"/proc/{waiting[0]}/task/{waiting[0]}/children").read_text().split()
         except OSError:
             listed = []
         waiting = [*waiting[1:], *map(int, listed)]
-        found += map(int, listed)
-    return found
+        descendants += map(int, listed)
+    return descendants
 
 
 def _memory_mb(pid: int) -> float:

@@ -1,7 +1,8 @@
-"""What a program is worth: the benchmark's unit tests, or ChatDev's measures. Programs run in the sandbox.
+"""Metrics, scorers and feedback for programs, which run in the sandbox.
 
-ChatDev (Qian et al. 2024): completeness (no placeholder is left), executability (it runs without a traceback
-for three seconds), consistency (the cosine of the embeddings of task and code), quality (their product).
+Functions are scored by the unit tests of their benchmark. Software is scored as in ChatDev (Qian et al.
+2024): completeness (no placeholder is left), executability (three seconds without a traceback), consistency
+(cosine of the embeddings of task and code) and quality (the product of the three).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pipelines.software.sandbox import Finished, Limits, mechanism, run
 from pipelines.stages.aggregators import Candidate
 
 Program: TypeAlias = Mapping[str, str]
-"""Texts of files by name, as the parser's schema has them."""
+"""The texts of a program's files by name, as `parsing.files` returns them."""
 
 _TESTS = Limits(seconds=10.0)
 _RUN = Limits(seconds=3.0)
@@ -33,46 +34,51 @@ if _runner.failures: _sys.exit(1)
 
 
 def require_ready() -> None:
-    """Raise SandboxUnavailable where programs can't be contained, before anything is paid for."""
+    """Check that programs can be run, before anything is paid for.
+
+    Raises:
+        SandboxUnavailable: No sandbox works on this machine.
+    """
     mechanism()
 
 
 def passes(output: object, example: Example) -> float:
-    """1 when the program passes the benchmark's unit tests (pass@1), else 0."""
+    """Return 1 when the program passes the unit tests of the benchmark (pass@1), else 0."""
     return float(output is not None and _ends(f"{example['preamble']}\n{output}\n{example['tests']}")[0])
 
 
 def shown_examples(draft: object, example: Example) -> str | None:
-    """What goes wrong with the examples that the task itself shows; None when nothing does.
+    """Run a program on the examples that its task shows; the hidden tests are not run.
 
-    The hidden tests are never run for it.
+    Returns:
+        The error, at most 1,500 characters from its end; None when the program passes.
     """
-    ended, found = _ends(f"{example['preamble']}\n{draft}\n{_shown(example)}")
+    ended, finished = _ends(f"{example['preamble']}\n{draft}\n{_shown(example)}")
     if ended:
         return None
-    told = found.stderr.strip() or found.stdout.strip() or f"ended by the limit on {found.status}"
-    return told[-_MOST_FEEDBACK:]
+    error = finished.stderr.strip() or finished.stdout.strip() or f"ended by the limit on {finished.status}"
+    return error[-_MOST_FEEDBACK:]
 
 
 def shown_score(candidate: Candidate, example: Example, outputs: Mapping[str, object]) -> float:
-    """1 for a sample that passes the examples shown, else 0: what best_of_n goes by."""
+    """Return 1 when a sample passes the examples that its task shows, else 0; a scorer for best_of_n."""
     return float(shown_examples(candidate.value, example) is None)
 
 
 def completeness(output: Program | None, example: Example) -> float:
-    """1 when no line of the code holds a placeholder, "pass" or "todo"; 0 without code."""
+    """Return 1 when no line of the code contains a placeholder ("pass" or "todo"); 0 without code."""
     lines = (line.lower() for text in (output or {}).values() for line in text.splitlines())
     left = [line for line in lines if not any(word in line for word in _NOT_PLACEHOLDERS)]
     return float(bool(output) and not any("pass" in line or "todo" in line for line in left))
 
 
 def executability(output: Program | None, example: Example) -> float:
-    """1 when main.py runs for three seconds, or ends before, without a traceback; else 0."""
+    """Return 1 when main.py runs for three seconds, or ends earlier, without a traceback; else 0."""
     return float(output is not None and _error(output) is None)
 
 
 def consistency(output: Program | None, example: Example) -> float:
-    """Cosine of the embeddings of the task and of the code without comments, at least 0."""
+    """Compute the cosine of the embeddings of the task and of the code without comments, at least 0."""
     if not output:
         return 0.0
     code = "\n".join(f"{name}\n{_without_comments(text)}" for name, text in output.items())
@@ -80,20 +86,24 @@ def consistency(output: Program | None, example: Example) -> float:
 
 
 def quality(output: Program | None, example: Example) -> float:
-    """Completeness · executability · consistency."""
+    """Compute completeness · executability · consistency."""
     if not completeness(output, example) or not executability(output, example):
         return 0.0
     return consistency(output, example)
 
 
 def traceback_of(draft: Program, example: Example) -> str | None:
-    """The traceback that running the software gives; None when it gives none."""
+    """Run the software and return its traceback.
+
+    Returns:
+        At most 1,500 characters from the end of the traceback; None when there is none.
+    """
     error = _error(draft)
     return None if error is None else error[-_MOST_FEEDBACK:]
 
 
 def runs_score(candidate: Candidate, example: Example, outputs: Mapping[str, object]) -> float:
-    """Completeness and executability of a sample: what best_of_n goes by."""
+    """Return the sum of completeness and executability of a sample; a scorer for best_of_n."""
     value = cast(Program | None, candidate.value)
     return completeness(value, example) + executability(value, example)
 
@@ -101,27 +111,29 @@ def runs_score(candidate: Candidate, example: Example, outputs: Mapping[str, obj
 def _error(files: Program) -> str | None:
     if "main.py" not in files:
         return "main.py is missing"
-    found = run(tuple(files.items()), limits=_RUN)
-    if found.status in ("memory", "output"):
-        return f"ended by the limit on {found.status}"
-    return found.stderr if found.status == "failed" and "Traceback" in found.stderr else None
+    finished = run(tuple(files.items()), limits=_RUN)
+    if finished.status in ("memory", "output"):
+        return f"ended by the limit on {finished.status}"
+    return finished.stderr if finished.status == "failed" and "Traceback" in finished.stderr else None
 
 
 def _ends(program: str) -> tuple[bool, Finished]:
-    """Whether a program ran to its last line, which no early exit can feign."""
+    """Whether a program ran to its last line, shown by a mark that it can't know, and how it ended."""
     mark = hashlib.sha256(program.encode()).hexdigest()
-    found = run((("main.py", f"{program}\nprint({mark!r})\n"),), limits=_TESTS)
-    return found.status == "ok" and found.stdout.rstrip().endswith(mark), found
+    finished = run((("main.py", f"{program}\nprint({mark!r})\n"),), limits=_TESTS)
+    return finished.status == "ok" and finished.stdout.rstrip().endswith(mark), finished
 
 
 def _shown(example: Example) -> str:
     if example["shown"]:
         return str(example["shown"])
     tree = ast.parse(f"{example['task']}    pass\n")
-    asked = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == example["entry_point"])
-    return _DOCTEST.format(examples=ast.get_docstring(asked) or "")
+    definition = next(
+        n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == example["entry_point"]
+    )
+    return _DOCTEST.format(examples=ast.get_docstring(definition) or "")
 
 
 def _without_comments(code: str) -> str:
-    kept = "\n".join(line for line in code.splitlines() if not line.strip().startswith("#"))
-    return re.sub(r"\'\'\'.*?\'\'\'|\"\"\".*?\"\"\"", "", kept, flags=re.DOTALL)
+    code = "\n".join(line for line in code.splitlines() if not line.strip().startswith("#"))
+    return re.sub(r"\'\'\'.*?\'\'\'|\"\"\".*?\"\"\"", "", code, flags=re.DOTALL)

@@ -1,6 +1,6 @@
-"""A YAML file as a pydantic model, every error under its file and line.
+"""Read a YAML file as a pydantic model; every error names its file and line.
 
-Where a model takes a function of the user's own, a file writes `{python: "module:function"}`. Loading such a
+Where a model takes a user-defined function, a file writes `{python: "module:function"}`. Loading such a
 file imports that module (see `functions`), so load only files that you would run.
 """
 
@@ -43,12 +43,13 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A file's mapping of keys, and where its fields stand.
+    """The mapping of keys in a file, and the line of each of its fields.
 
     Attributes:
         file: The file that was read.
-        data: What it holds.
-        lines: The 1-based line of each field. A stage is found by its name and by its position.
+        data: The mapping that it contains.
+        lines: The 1-based line of each field. The fields of a stage are listed under its name
+            (`stages[answer].prompt`) and under its position (`stages[0].prompt`).
     """
 
     file: Path
@@ -57,7 +58,11 @@ class ConfigFile:
 
     @classmethod
     def read(cls, file: Path) -> ConfigFile:
-        """Reads a YAML file. Raises SpecError when it is not one mapping of keys."""
+        """Read a YAML file.
+
+        Raises:
+            SpecError: The file can't be read, is not YAML, or is not one mapping of keys.
+        """
         document = read_yaml(file)
         if not isinstance(document.data, dict):
             raise SpecError(f"must be a mapping of keys, got {_shown(document.data)}", file=file, line=1)
@@ -66,7 +71,16 @@ class ConfigFile:
         return cls(file, document.data, lines | by_name)
 
     def validated(self, model: type[Model], functions_from: Path, **given: object) -> Model:
-        """The data as a model, as `validated` gives it. The SpecError has file and lines."""
+        """Validate the data as the function `validated` does; errors also name the file and the line.
+
+        Args:
+            model: The class to build.
+            functions_from: The directory in which modules of functions are searched for first.
+            **given: Fields that the file must not contain.
+
+        Raises:
+            SpecError: One error for all problems, in the order of their lines.
+        """
         try:
             return validated(model, self.data, functions_from, **given)
         except SpecError as error:
@@ -74,7 +88,14 @@ class ConfigFile:
             raise SpecError.all_of(sorted(placed, key=lambda problem: problem.line or 0)) from None
 
     def line_of(self, field: str) -> int | None:
-        """The line of a field, or of what holds it; None when the file has neither."""
+        """Return the 1-based line of a field, or of the nearest field around it.
+
+        Args:
+            field: A field such as `stages[answer].parser.kind`.
+
+        Returns:
+            The line; None when the file has neither the field nor one around it.
+        """
         while field and field not in self.lines:
             field = field[: max(field.rfind("."), field.rfind("["), 0)]
         return self.lines.get(field)
@@ -87,31 +108,32 @@ class ConfigFile:
 
 
 def load_config(path: Path | str, model: type[Model], *, functions_from: Path | None = None) -> Model:
-    """Reads a YAML file as a model.
+    """Read a YAML file as a pydantic model.
 
     Args:
         path: The file.
-        model: What the file describes.
-        functions_from: Where modules of functions are looked for first; None means the file's directory.
+        model: The class that describes the file.
+        functions_from: The directory in which modules of functions are searched for first; None means the
+            file's directory.
 
     Raises:
-        SpecError: One for all that is wrong: `file:line: field: law, got value; remedy`, one per line.
+        SpecError: One error for all problems: `file:line: field: rule, got value; remedy`, one per line.
     """
     file = Path(path)
     return ConfigFile.read(file).validated(model, functions_from or file.parent)
 
 
 def validated(model: type[Model], data: Mapping[str, object], functions_from: Path, **given: object) -> Model:
-    """Data as a model.
+    """Validate plain data as a pydantic model.
 
     Args:
-        model: What the data describes.
-        data: The fields, functions by name among them.
-        functions_from: Where modules of functions are looked for first.
-        **given: Fields that the data must not have.
+        model: The class to build.
+        data: The fields by name; functions are given as `module:name`.
+        functions_from: The directory in which modules of functions are searched for first.
+        **given: Further fields of the model, which the data must not contain.
 
     Raises:
-        SpecError: One for all that is wrong, with fields but no lines.
+        SpecError: One error for all problems, with their fields but without lines.
     """
     problems = [_unknown_key(model, (name,), name) for name in given if name in data]
     try:
@@ -124,7 +146,7 @@ def validated(model: type[Model], data: Mapping[str, object], functions_from: Pa
 
 
 def _causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Without the errors that only follow from others: a list that counts as empty as its items are wrong."""
+    """Leave out the errors that follow from others: a list counts as too short when its items are invalid."""
     return [e for e in errors if not (e["type"] == "too_short" and e["input"])] or errors
 
 
@@ -175,7 +197,7 @@ def _unknown_kind(model: type[BaseModel], loc: Place, field: str, kind: object) 
 
 
 def _field(path: Place, data: Mapping[str, object]) -> str:
-    """`stages[answer].parser.kind`: a stage by its name where the data has it, else by its position."""
+    """A path as text, such as `stages[answer].parser.kind`; a stage without a name goes by its position."""
     parts = []
     for depth, part in enumerate(path):
         if isinstance(part, int) and path[:depth] == ("stages",):

@@ -1,6 +1,6 @@
-"""The parts of a pipeline's description: models, stages and what they are made of, dataset, budget.
+"""The parts of a pipeline's description: models, stages, dataset and budget.
 
-Each part checks its own fields; what must hold between them is in `laws`, the whole is `spec.PipelineSpec`.
+Each part checks its own fields. Rules between fields are in `rules`; `pipeline.PipelineSpec` is the whole.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Price(Strict):
 
 
 class Speed(Strict):
-    """How fast a server reads and writes for one query, as measured under the load to be expected."""
+    """How fast a server processes one query, in tokens per second, measured under the expected load."""
 
     prompt_tokens_per_second: Annotated[PositiveFloat, Number]
     generated_tokens_per_second: Annotated[PositiveFloat, Number] = Field(
@@ -75,7 +75,7 @@ class ModelSampling(Strict):
 
 
 class ModelSpec(Strict):
-    """A model as a server answers for it. Its name is its key in `models`."""
+    """A model behind an OpenAI-compatible server. Its name is its key in `models`."""
 
     served_name: str | None = Field(
         default=None, description="name in requests; the key in `models` if absent"
@@ -119,7 +119,7 @@ class ModelSpec(Strict):
 
 
 class TruncateSpec(Strict):
-    """What is dropped of a long value before the template sees it. Parsers and metrics see all of it."""
+    """How a long value is shortened before the template sees it. Parsers and metrics see the whole value."""
 
     field: str = Field(description="example field, or stage among the inputs, that the template uses")
     items: Annotated[PositiveInt, Number] | None = Field(default=None, description="most items of a list")
@@ -133,7 +133,7 @@ class TruncateSpec(Strict):
 
 
 class StageSpec(Strict):
-    """One step of a pipeline. A PipelineSpec spells `inputs` out and reads a prompt file into `prompt`."""
+    """One step of a pipeline. A PipelineSpec fills in `inputs` and reads a prompt file into `prompt`."""
 
     name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     inputs: tuple[str, ...] | None = Field(
@@ -172,27 +172,31 @@ class StageSpec(Strict):
 
     @property
     def options(self) -> tuple[StageOption, ...]:
-        """What an allocation may choose here: each model, then each model with each verifier."""
+        """The options of this stage: each model, then each model with each verifier."""
         return tuple(
             StageOption(model, verifier) for verifier in (None, *self.verifiers) for model in self.models
         )
 
     def option(self, text: str) -> StageOption:
-        """The option that is written as `small` or `small@judge`. KeyError for none of the stage's."""
+        """Return the option whose text is `small` or `small@judge`.
+
+        Raises:
+            KeyError: The stage has no such option.
+        """
         return {str(option): option for option in self.options}[text]
 
     def aggregator_for(self, option: StageOption) -> AggregatorSpec:
-        """How samples become an output: by the option's verifier, else by the stage's aggregator."""
+        """Return the aggregator of an option: its verifier if it has one, else the stage's aggregator."""
         return self.aggregator if option.verifier is None else Verifier(model=option.verifier)
 
     @property
     def template_file(self) -> str | None:
-        """The file that `prompt` was read from; None when it stands in the spec."""
+        """The file that `prompt` was read from; None when the prompt is written in the spec itself."""
         return self._template_file
 
 
 class DatasetSpec(Strict):
-    """Where examples come from: a file or hub split for each split, or a pool to draw both from."""
+    """The source of the examples: a file or hub split for each split, or a pool from which both are drawn."""
 
     search: str | Annotated[PositiveInt, Number] = Field(
         description="JSON, JSONL, CSV or Parquet file beside the spec, or a hub split such as train[:200]; "
@@ -215,7 +219,7 @@ class DatasetSpec(Strict):
 
 
 class ReferenceSpec(Strict):
-    """The unit of budget: one sample of this model at these lengths (AgentTTS, arXiv 2508.00890)."""
+    """The unit of the budget: one sample of this model at these lengths (AgentTTS, arXiv 2508.00890)."""
 
     active_params: Annotated[PositiveFloat, Number] = 3e9
     prompt_tokens: Annotated[PositiveInt, Number] = 128
@@ -223,7 +227,7 @@ class ReferenceSpec(Strict):
 
 
 class BudgetSpec(Strict):
-    """The default budget; `--budget` overrides it."""
+    """The budget of a search, unless `--budget` gives another."""
 
     units: Annotated[PositiveFloat, Number] = Field(
         description="planned compute per query, in units of the reference"

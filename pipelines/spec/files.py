@@ -1,4 +1,4 @@
-"""Pipeline specs as files: YAML in, JSON for the store, the digest that says whether two are the same."""
+"""Pipeline specs as files: read from YAML, written as JSON for the store, compared by a digest."""
 
 from __future__ import annotations
 
@@ -24,9 +24,15 @@ _ADDRESS_FIELDS = ("base_url", "api_key_env", "path", "serve_args", "max_n")
 
 
 def load_spec(path: Path | str) -> PipelineSpec:
-    """Read a pipeline from YAML; relative paths in it start from its directory.
+    """Read a pipeline from a YAML file.
 
-    Raises one SpecError for all that is wrong: `file:line: field: law, got value; remedy`, one per line.
+    Functions that the file names are imported, so load only files that you would run.
+
+    Args:
+        path: The file. Relative paths in it start from its directory.
+
+    Raises:
+        SpecError: One error for all problems: `file:line: field: rule, got value; remedy`, one per line.
     """
     source_file = ConfigFile.read(Path(path))
     root = source_file.file.parent
@@ -37,28 +43,35 @@ def load_spec(path: Path | str) -> PipelineSpec:
 
 
 def spec_schema() -> JsonSchemaValue:
-    """JSON schema (draft 2020-12) of a pipeline file."""
+    """Return the JSON schema (draft 2020-12) of a pipeline file, for editors and validators."""
     return file_schema(PipelineSpec)
 
 
 def dump_spec(spec: PipelineSpec) -> str:
-    """The whole spec as JSON, prompts included and functions as `module:name`: what the store keeps of a
-    run."""
+    """Write a spec as JSON, as the store records it for a run.
+
+    Prompts are included; functions are written as `module:name`. `restore_spec` reads the text.
+    """
     return canonical_json({**spec.model_dump(mode="json"), "root": str(spec.root.resolve())})
 
 
 def restore_spec(text: str) -> PipelineSpec:
-    """The spec that `dump_spec` wrote. SpecError when a function of it can't be imported any more."""
+    """Read a spec that `dump_spec` wrote.
+
+    Raises:
+        SpecError: A function can no longer be imported, or the text does not describe a valid spec.
+    """
     data = json.loads(text)
     root = Path(data.pop("root"))
     return validated(PipelineSpec, data, root, root=root)
 
 
 def spec_digest(spec: PipelineSpec) -> str:
-    """SHA-256, in hex, of all that can change a result: prompts' texts and functions' sources included.
+    """Compute the SHA-256 (hex) of everything in a spec that can change a result.
 
-    Where servers are (base_url, api_key_env, path, serve_args, max_n), the bank's place and the spec's
-    directory are left out, so that a run can be resumed after a move. Rows of the dataset are not looked at.
+    The texts of prompts and the sources of functions are included. The addresses and settings of servers
+    (base_url, api_key_env, path, serve_args, max_n), the path of the bank and the directory of the spec are
+    left out, so that a run can be resumed after a move. The rows of the dataset are not read.
     """
     data = spec.model_dump(mode="json", exclude={"bank"})
     for model in data["models"].values():
@@ -69,7 +82,7 @@ def spec_digest(spec: PipelineSpec) -> str:
 
 
 def spec_functions(part: object) -> Iterator[UserFunction]:
-    """Every function of the user's own, or of a family, that a spec or a part of one names."""
+    """Yield every function that a spec, or a part of one, names."""
     if isinstance(part, PythonFunction):
         yield part.python
     elif isinstance(part, BaseModel):

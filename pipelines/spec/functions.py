@@ -1,7 +1,7 @@
-"""Functions of the user's own in a spec: their names in files and the store, their source, how to find them.
+"""User-defined functions in a spec: their names in files and the store, their source, how they are imported.
 
-A function is written `module:name`. Modules are looked for in the spec's directory first, then wherever
-Python looks; that directory is on `sys.path` only while the function is being imported.
+A function is written `module:name`. Modules are searched for in the spec's directory first, then on Python's
+import path; that directory is on `sys.path` only while the function is being imported.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from typing import Any, TypeAlias
 from pipelines.errors import SpecError
 
 UserFunction: TypeAlias = Callable[..., Any]
-"""A function of the user's own: what it takes and gives is checked where it is called."""
+"""A user-defined function. Its arguments and its result are checked where it is called."""
 
 
 def reference(function: UserFunction) -> str:
-    """`module:qualified name` of a function; of its class where it is an object that can be called."""
+    """Return the name of a function as `module:qualified name`.
+
+    A callable object goes by the name of its class. A `functools.partial` goes by the name of the function
+    inside it, followed by the arguments that it fixes.
+    """
     if isinstance(function, functools.partial):
         return f"{reference(function.func)}(*{function.args!r}, **{function.keywords!r})"
     named = function if hasattr(function, "__qualname__") else type(function)
@@ -31,7 +35,13 @@ def reference(function: UserFunction) -> str:
 
 
 def source(function: UserFunction) -> str:
-    """The function's source text; its name alone where there is none (built in, typed at a prompt)."""
+    """Return the source text of a function.
+
+    Returns:
+        The source of the function, of the one inside a `functools.partial`, or of a callable object's class.
+        Where Python has no source (built-in functions, code typed at a prompt), the name as `reference` gives
+        it.
+    """
     inner = function.func if isinstance(function, functools.partial) else function
     named = inner if hasattr(inner, "__qualname__") else type(inner)
     try:
@@ -41,7 +51,16 @@ def source(function: UserFunction) -> str:
 
 
 def resolve(name: object, root: Path) -> UserFunction:
-    """The function that `module:name` stands for. SpecError when there is none or it can't be imported."""
+    """Import the function that `module:name` names.
+
+    Args:
+        name: The name as the spec gives it; anything but a text of this form is refused.
+        root: The directory in which modules are searched for first.
+
+    Raises:
+        SpecError: The name has another form, the module can't be imported or comes from elsewhere than the
+            file in `root`, or the module has no such function.
+    """
     module_name, colon, path = name.partition(":") if isinstance(name, str) else ("", "", "")
     if not (colon and module_name and path):
         raise SpecError(f"a function is written module:name, got {name!r}")
@@ -67,8 +86,8 @@ def _module(name: str, root: Path) -> ModuleType:
         ) from error
     finally:
         sys.path.remove(directory)
-    own = Path(directory, *name.split("."))
-    here = next((file for file in (own.with_suffix(".py"), own / "__init__.py") if file.is_file()), None)
+    stem = Path(directory, *name.split("."))
+    here = next((file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file()), None)
     if here is not None and Path(getattr(module, "__file__", None) or "") != here:
         raise SpecError(
             f"module {name!r} is loaded from {getattr(module, '__file__', 'Python itself')}, not from {here}",
@@ -78,9 +97,10 @@ def _module(name: str, root: Path) -> ModuleType:
 
 
 def require_ready(function: UserFunction) -> None:
-    """Call `require_ready()` of the function's module, where it has one.
+    """Call `require_ready()` of the module that defines a function, if the module has one.
 
-    It raises a PipelineError where the function can't do its work on this machine.
+    Raises:
+        PipelineError: The function can't work on this machine, for example because a program is missing.
     """
     inner = function.func if isinstance(function, functools.partial) else function
     hook = getattr(inspect.getmodule(inner), "require_ready", None)

@@ -1,8 +1,8 @@
-"""What a pipeline is, as data: stages, models, dataset, metric, budget. `files` reads it from YAML.
+"""A pipeline as data: stages, models, dataset, metric and budget. `files` reads it from YAML.
 
-A `PipelineSpec` that exists is consistent (`laws`): its stages stand in an order in which each comes after
-its inputs, their inputs are spelt out and prompt files are read. Whether templates and rows fit each other is
-left to `prompts` and `dataset`, whether servers answer to the preflight.
+Every `PipelineSpec` obeys `rules`: each stage comes after its inputs, the inputs of every stage are filled
+in, and prompt files are read. `pipelines.stages.prompts` and `pipelines.dataset` check whether templates and
+rows fit each other; `agenttts check` asks whether the servers answer.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ __all__ = [
 
 
 class PipelineSpec(Strict):
-    """A pipeline, the models it may use, the data it is tuned on and the metric that decides.
+    """A pipeline, the models that it may use, the data that it is tuned on and the metric to maximise.
 
-    Raises pydantic's ValidationError for a field on its own, SpecError for laws between fields.
+    Raises pydantic's ValidationError when a field is invalid by itself, SpecError when fields contradict each
+    other.
     """
 
     name: str = Field(min_length=1)
@@ -82,48 +83,65 @@ class PipelineSpec(Strict):
 
     @property
     def order(self) -> tuple[StageSpec, ...]:
-        """The stages, each after its inputs."""
+        """The stages in an order in which each comes after its inputs."""
         return self.stages
 
     @property
     def output_stage(self) -> StageSpec:
-        """The stage whose output is the pipeline's."""
+        """The last stage, whose output is the output of the pipeline."""
         return self.stages[-1]
 
     def stage(self, name: str) -> StageSpec:
-        """The stage of that name. SpecError when there is none."""
+        """Return the stage of a name.
+
+        Raises:
+            SpecError: No stage has this name.
+        """
         for stage in self.stages:
             if stage.name == name:
                 return stage
         raise SpecError(f"unknown stage {name!r}; the stages are {listed(s.name for s in self.stages)}")
 
     def model(self, name: str) -> ModelSpec:
-        """The model of that key. SpecError when there is none."""
+        """Return the model of a key in `models`.
+
+        Raises:
+            SpecError: No model has this key.
+        """
         if name not in self.models:
             raise SpecError(f"unknown model {name!r}; the models are {listed(self.models)}")
         return self.models[name]
 
     @property
     def verifiers(self) -> frozenset[str]:
-        """The models that classify samples, as an aggregator or as a choice of the search."""
+        """Keys of the models that serve as verifiers, in an aggregator or as an option of a stage."""
         fixed = {s.aggregator.model for s in self.stages if isinstance(s.aggregator, Verifier)}
         return frozenset(fixed.union(*(stage.verifiers for stage in self.stages)))
 
     def served_name(self, model: str) -> str:
-        """What requests call the model."""
+        """Return the name that requests to the server use for a model."""
         return self.model(model).served_name or model
 
     def model_key(self, name: str) -> str:
-        """What identifies the model of that key in the store: its served name, and its revision if any."""
+        """Return the key of a model in the store, made of its served name and its revision, if it has one."""
         return model_key(self.served_name(name), self.model(name).revision)
 
     @property
     def bank_path(self) -> Path | None:
-        """The file of the recorded samples that the spec names, there or not; None when it names none."""
+        """The Parquet file of recorded samples, which need not exist; None when the spec names none."""
         return None if self.bank is None else self.root / self.bank
 
     def error_at(self, field: str, message: str, *, remedy: str | None = None) -> SpecError:
-        """A SpecError about a field such as `stages[answer].prompt`, with file and line where known."""
+        """Build a SpecError about a field of this spec.
+
+        Args:
+            field: The field, such as `stages[answer].prompt`.
+            message: The rule that is broken and the value that breaks it.
+            remedy: What to do about it; None when the message says enough.
+
+        Returns:
+            The error, with file and line when the spec was read from a file.
+        """
         file = None if self._source is None else self._source.file
         line = None if self._source is None else self._source.line_of(field)
         return SpecError(message, file=file, line=line, field=field, remedy=remedy)

@@ -1,7 +1,7 @@
-"""What must hold between the fields of a pipeline's description, before any server or dataset is looked at.
+"""Rules between the fields of a pipeline's description, checked without any server or dataset.
 
-Each law gives SpecErrors with the field, the law, the offending value and a remedy. Files and lines are added
-by `files`, which knows them.
+Each rule yields SpecErrors with the field, the rule, the offending value and a remedy. `configfile` adds the
+file and the line.
 """
 
 from __future__ import annotations
@@ -22,7 +22,17 @@ ROLES = ("system", "developer", "user", "assistant")
 def broken_laws(
     stages: Sequence[StageSpec], models: Mapping[str, ModelSpec], dataset: DatasetSpec, root: Path
 ) -> list[SpecError]:
-    """Every law that the description breaks. Stages have their inputs spelt out, in their file's order."""
+    """Check a description against every rule.
+
+    Args:
+        stages: The stages in the order of the file, with their inputs filled in.
+        models: The models by key.
+        dataset: The description of the dataset.
+        root: The directory from which relative paths start.
+
+    Returns:
+        An error for each broken rule; empty when the description is consistent.
+    """
     problems = list(_names(stages))
     if not problems:
         problems += _graph(stages)
@@ -45,7 +55,11 @@ def broken_laws(
 
 
 def in_order(stages: Sequence[StageSpec]) -> list[StageSpec]:
-    """As many stages as can be put after their inputs, otherwise in the order given."""
+    """Sort stages so that each comes after its inputs; otherwise the given order stays.
+
+    Returns:
+        The sorted stages, without those that belong to a cycle, come after one, or have an unknown input.
+    """
     waiting, placed = list(stages), dict[str, StageSpec]()
     while ready := next((s for s in waiting if all(name in placed for name in s.input_names)), None):
         waiting.remove(ready)
@@ -54,7 +68,7 @@ def in_order(stages: Sequence[StageSpec]) -> list[StageSpec]:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names as a message shows them."""
+    """Quote names and join them with commas, for a message."""
     return ", ".join(repr(name) for name in names)
 
 
@@ -160,7 +174,9 @@ def _truncation(field: str, stage: StageSpec) -> Iterator[SpecError]:
     for index, cut in enumerate(stage.truncate):
         place = f"{field}.truncate[{index}]"
         if cut.items is None and cut.item_chars is None and cut.chars is None:
-            yield SpecError("needs items, item_chars or chars", field=place, remedy="say how much is kept")
+            yield SpecError(
+                "needs items, item_chars or chars", field=place, remedy="set at least one of them"
+            )
         if cut.field in [other.field for other in stage.truncate[:index]]:
             yield SpecError(f"each field comes once, got {cut.field!r} twice", field=f"{place}.field")
 

@@ -11,7 +11,10 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 @lru_cache(maxsize=8)
 def file_schema(model: type[BaseModel]) -> JsonSchemaValue:
-    """JSON schema (draft 2020-12) of a file; not to be changed. Fields that no file sets are left out."""
+    """Return the JSON schema (draft 2020-12) of the files that a model describes.
+
+    Fields that no file sets are left out. The result is cached and shared: do not modify it.
+    """
     schema = model.model_json_schema(schema_generator=_SchemaOfFiles)
     for name, field in model.model_fields.items():
         if field.exclude:
@@ -20,24 +23,29 @@ def file_schema(model: type[BaseModel]) -> JsonSchemaValue:
 
 
 def is_tag(part: str | int) -> bool:
-    """Whether a part of the location of pydantic's error names a member of a union, not a key."""
+    """Return whether a part of the location of a pydantic error is the tag of a union member, not a key."""
     return isinstance(part, str) and part.startswith("<")
 
 
 def known_keys(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
-    """The keys that a file may have in the mapping at a location: a path of keys, positions and tags."""
+    """Return the keys that a file may have in the mapping at a location.
+
+    Args:
+        model: The class that describes the file.
+        loc: The location as pydantic's errors give it: keys, positions and tags of union members.
+    """
     return list(dict.fromkeys(key for form in _forms_at(model, loc) for key in form.get("properties", {})))
 
 
 def keys_by_kind(model: type[BaseModel], loc: Sequence[str | int]) -> dict[str, list[str]]:
-    """The kinds that the mapping at a location can be of, and the keys of each."""
+    """Return the kinds that the mapping at a location can have, and the keys of each kind."""
     forms = [form.get("properties", {}) for form in _forms_at(model, loc)]
     return {form["kind"]["const"]: list(form) for form in forms if "const" in form.get("kind", {})}
 
 
 class _SchemaOfFiles(GenerateJsonSchema):
     def callable_schema(self, schema: object) -> JsonSchemaValue:
-        """Functions, which JSON lacks, are written by name."""
+        """Describe a function, which files write as `module:function`."""
         return {"type": "string", "pattern": "^[^:]+:[^:]+$", "description": "module:function"}
 
 
@@ -53,7 +61,7 @@ def _forms_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[JsonSche
 
 
 def _forms(whole: JsonSchemaValue, nodes: Sequence[JsonSchemaValue]) -> Iterator[JsonSchemaValue]:
-    """The schemas without references and alternatives that some schemas come to."""
+    """Resolve references and alternatives into the plain schemas that they stand for."""
     for node in nodes:
         if "$ref" in node:
             yield from _forms(whole, [whole["$defs"][node["$ref"].rsplit("/", 1)[1]]])

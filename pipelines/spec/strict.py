@@ -1,4 +1,4 @@
-"""What a pipeline's description is built from: strict models, numbers, functions of the user's own."""
+"""Building blocks of a pipeline's description: strict models, numbers, user-defined functions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _number(value: object) -> object:
 
 
 def _resolved(value: object, info: ValidationInfo) -> object:
-    """The function that a name stands for; modules are looked for in `root` of the validation's context."""
+    """Import the function that a name stands for; `root` of the validation's context is searched first."""
     if callable(value):
         return value
     try:
@@ -42,7 +42,7 @@ Number = BeforeValidator(_number)
 
 
 class Strict(BaseModel):
-    """Frozen, unknown keys refused, numbers finite."""
+    """Base of all descriptions: immutable, without unknown keys, with finite numbers only."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -55,7 +55,7 @@ class Strict(BaseModel):
 
 
 class PythonFunction(Strict):
-    """A function of the user's own: `{python: "module:name"}` in a file, from Python the function itself."""
+    """A user-defined function: `{python: "module:name"}` in a file, the function itself in Python."""
 
     python: Annotated[UserFunction, BeforeValidator(_resolved), PlainSerializer(reference, return_type=str)]
 
@@ -66,7 +66,7 @@ class PythonFunction(Strict):
 
 
 def is_function(value: object) -> bool:
-    """Whether a field's value, as given or validated, stands for a function of the user's own."""
+    """Return whether the value of a field, validated or not, stands for a user-defined function."""
     return (
         callable(value)
         or isinstance(value, PythonFunction)

@@ -1,4 +1,4 @@
-"""A stage's templates: the names that they use, whether they parse, and where a fault in one stands.
+"""The templates of a stage: the names that they use, whether they parse, and the line of an error.
 
 Templates are jinja2, sandboxed, with undefined names refused. `pipelines.stages.prompts` renders them.
 """
@@ -25,7 +25,15 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, a
 
 @dataclass(frozen=True)
 class Part:
-    """One template of a stage: its field in the spec, what to call it, its text."""
+    """One template of a stage.
+
+    Attributes:
+        field: The field of the spec that holds it, for messages.
+        name: The file name under which it is compiled: its file, or `<field>`.
+        text: The source of the template.
+        file: The file that it was read from; None when it is written in the spec itself.
+        is_fusion: Whether it is the prompt of a fusion, which also sees `samples`.
+    """
 
     field: str
     name: str
@@ -35,31 +43,41 @@ class Part:
 
 
 def needed_fields(stage: StageSpec) -> frozenset[str]:
-    """Names that the stage's templates take from every example.
+    """Return the fields that the templates of a stage need in every example.
 
-    Names that a template tests (`if x`, `x is defined`, `x | default(...)`) are not needed. SpecError when a
-    template does not parse.
+    Names that a template tests (`if x`, `x is defined`, `x | default(...)`) are not needed.
+
+    Raises:
+        SpecError: A template does not parse.
     """
     tested = {name for part in _all_parts(stage) for name in _tested(_parsed(part))}
     return used_fields(stage) - tested
 
 
 def used_fields(stage: StageSpec) -> frozenset[str]:
-    """Names that the stage's templates can take from an example. SpecError when a template does not parse."""
+    """Return the fields that the templates of a stage can read from an example.
+
+    Raises:
+        SpecError: A template does not parse.
+    """
     used = set[str]()
     for part in _all_parts(stage):
-        own = {"samples"} if part.is_fusion else set[str]()
-        used |= jinja2.meta.find_undeclared_variables(_parsed(part)) - own
+        provided = {"samples"} if part.is_fusion else set[str]()
+        used |= jinja2.meta.find_undeclared_variables(_parsed(part)) - provided
     return frozenset(used - _own_names(stage) - set(stage.input_names) - set(_ENVIRONMENT.globals))
 
 
 def _own_names(stage: StageSpec) -> frozenset[str]:
-    """What a stage's template gets beside fields and inputs."""
+    """The variables of a template that are neither fields nor inputs."""
     return frozenset({"draft", "feedback"} if isinstance(stage.aggregator, Refine) else ())
 
 
 def check_templates(spec: PipelineSpec) -> None:
-    """Raise a SpecError that lists every template of the spec that does not parse."""
+    """Check that every template parses, and that `truncate` names only fields that templates use.
+
+    Raises:
+        SpecError: One error for all problems.
+    """
     problems = []
     for stage in spec.stages:
         try:
@@ -77,6 +95,7 @@ def check_templates(spec: PipelineSpec) -> None:
 
 
 def parts(stage: StageSpec) -> tuple[Part, ...]:
+    """Return the templates of a stage's prompt: one, or one for each chat message."""
     field = f"stages[{stage.name}]"
     if stage.messages is None:
         file = stage.template_file
@@ -88,6 +107,7 @@ def parts(stage: StageSpec) -> tuple[Part, ...]:
 
 
 def fusion_part(stage: StageSpec) -> Part | None:
+    """Return the template of a fusion's prompt; None when the stage has none."""
     aggregator = stage.aggregator
     if not isinstance(aggregator, Fusion) or aggregator.prompt is None:
         return None
@@ -102,6 +122,7 @@ def _all_parts(stage: StageSpec) -> tuple[Part, ...]:
 
 @lru_cache(maxsize=256)
 def compiled(text: str, name: str) -> jinja2.Template:
+    """Compile a template for the sandbox; `name` stands in its tracebacks as the file."""
     code = _ENVIRONMENT.compile(text, name=name, filename=name)
     return jinja2.Template.from_code(_ENVIRONMENT, code, _ENVIRONMENT.make_globals(None))
 
@@ -125,6 +146,7 @@ def _tested(tree: nodes.Template) -> Iterator[str]:
 
 
 def line_in(error: Exception, template: str) -> int | None:
+    """Return the line of the named template that raised an error; None when it was raised elsewhere."""
     line, frame = None, error.__traceback__
     while frame is not None:
         if frame.tb_frame.f_code.co_filename == template:
@@ -140,6 +162,15 @@ def failure(
     variables: Mapping[str, object] | None = None,
     outputs: Mapping[str, JSON] | None = None,
 ) -> SpecError:
+    """Build the SpecError for a template that does not parse or can't be rendered.
+
+    Args:
+        part: The template.
+        line: The 1-based line of the error in it; None when unknown.
+        error: The exception that was raised.
+        variables: The variables that the template could use, for the remedy; None when it did not parse.
+        outputs: The outputs of earlier stages by name; None stands for no outputs.
+    """
     kind = "template error" if isinstance(error, jinja2.TemplateError) else type(error).__name__
     where = "" if part.file or line is None else f" in line {line} of the template"
     remedy = None

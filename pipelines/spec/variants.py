@@ -1,7 +1,7 @@
-"""The kinds of parsers, aggregators and metrics that a stage can have, and what the rest asks of each.
+"""The kinds of parsers, aggregators and metrics that a stage can have, and the properties of each.
 
-A file says which by `kind`, or names a function: `{python: "module:name"}`. How a parser reads is in
-`parsers`, how an aggregator votes in `aggregators`, how a metric scores in `metrics`.
+A file chooses one by `kind`, or names a function: `{python: "module:name"}`. `pipelines.stages` implements
+them, in `parsers`, `aggregators` and `metrics`.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class _Variant(Strict):
 class _ParserTraits:
     @property
     def list_valued(self) -> bool:
-        """Whether parsed values can be lists. False for a function, of which it isn't known."""
+        """Whether parsed values can be lists. False for a function, whose values are unknown."""
         return False
 
     @property
     def allowed_field(self) -> str | None:
-        """The example field that holds the allowed values; None when any value is."""
+        """The example field that lists the allowed values; None when every value is allowed."""
         return None
 
 
 class TextParser(_Variant, _ParserTraits):
-    """The text itself, stripped."""
+    """Take the whole text, stripped, as the value."""
 
     model_config = ConfigDict(json_schema_extra={})
 
@@ -66,7 +66,7 @@ class TextParser(_Variant, _ParserTraits):
 
 
 class LinesParser(_Variant, _ParserTraits):
-    """The distinct non-empty lines; with `allowed`, the allowed values that a line quotes."""
+    """Take the distinct non-empty lines as a list; with `allowed`, the allowed values that a line quotes."""
 
     kind: Literal["lines"] = "lines"
     allowed: str | None = Field(default=None, description="example field that holds the allowed values")
@@ -81,7 +81,7 @@ class LinesParser(_Variant, _ParserTraits):
 
 
 class JsonParser(_Variant, _ParserTraits):
-    """The first JSON value of the text, checked against the schema."""
+    """Take the first JSON value of the text, checked against the schema if there is one."""
 
     kind: Literal["json"] = "json"
     schema_: JsonSchemaValue | None = Field(
@@ -120,7 +120,7 @@ class JsonParser(_Variant, _ParserTraits):
 
 
 class RegexParser(_Variant, _ParserTraits):
-    """The first group of the pattern's first match, or the match."""
+    """Take the first match of a pattern: its first group, or the whole match when it has no group."""
 
     kind: Literal["regex"] = "regex"
     pattern: str = Field(description="the first group (or the match) is the value")
@@ -136,7 +136,7 @@ class RegexParser(_Variant, _ParserTraits):
 
 
 class ChoiceParser(_Variant, _ParserTraits):
-    """The one allowed value that the text names."""
+    """Take the one allowed value that the text names. A text that names several does not parse."""
 
     kind: Literal["choice"] = "choice"
     allowed: str = Field(description="example field that holds the allowed values")
@@ -147,12 +147,12 @@ class ChoiceParser(_Variant, _ParserTraits):
 
 
 class PythonParser(PythonFunction, _ParserTraits):
-    """(text, example) -> value; a ValueError, a LookupError or None says that the text does not parse."""
+    """A function (text, example) -> value. A ValueError, a LookupError or None: the text does not parse."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedCalls:
-    """What an aggregation asks of a model of its own for one query, as planned.
+    """The planned calls to the model of an aggregator, for one query.
 
     Attributes:
         model: Key of the model in `models`.
@@ -170,25 +170,28 @@ class PlannedCalls:
 class _AggregatorTraits:
     @property
     def own_model(self) -> str | None:
-        """The key of the model that takes part in the aggregation; None when none does."""
+        """Key in `models` of the model that the aggregation calls; None when it calls none."""
         return None
 
     @property
     def is_free(self) -> bool:
-        """Whether a further prefix of the samples is aggregated without a call or a user's function."""
+        """Whether the first k samples, for any k, are aggregated without a call to a model or a function."""
         return False
 
     def rounds(self, n_samples: int) -> int:
-        """How many prompts n samples take."""
+        """Return the number of prompts for n samples: rounds that must follow each other."""
         return 1
 
     def planned_calls(self, n_samples: int, prompt_tokens: int, generated_tokens: int) -> PlannedCalls | None:
-        """What is asked of `own_model` for n samples of a stage; None when there is no such model.
+        """Return the calls to `own_model` that aggregating n samples takes.
 
         Args:
-            n_samples: Samples of the stage for one query.
+            n_samples: Number of samples of the stage for one query.
             prompt_tokens: Expected length of the stage's prompt, in tokens.
             generated_tokens: Expected length of one sample of the stage, in tokens.
+
+        Returns:
+            The planned calls; None when the aggregator has no model.
         """
         return None
 
@@ -200,7 +203,7 @@ class _FreeAggregator(_Variant, _AggregatorTraits):
 
 
 class Plurality(_FreeAggregator):
-    """The value with the most votes."""
+    """Choose the value with the most votes."""
 
     model_config = ConfigDict(json_schema_extra={})
 
@@ -208,13 +211,13 @@ class Plurality(_FreeAggregator):
 
 
 class SetVote(_FreeAggregator):
-    """Of lists: the items that enough of the votes have."""
+    """Vote item by item over lists: choose the items that enough of the samples name."""
 
     kind: Literal["set_vote"] = "set_vote"
     threshold: Annotated[float, Number] = Field(
-        default=0.5, gt=0, le=1, description="kept when at least this share of the votes has it"
+        default=0.5, gt=0, le=1, description="share of the samples that must name an item"
     )
-    union: bool = Field(default=False, description="keep whatever any sample named")
+    union: bool = Field(default=False, description="keep every item that any sample names")
 
 
 def _named_or_function(value: object) -> str:
@@ -222,7 +225,7 @@ def _named_or_function(value: object) -> str:
 
 
 class BestOfN(_Variant, _AggregatorTraits):
-    """The sample with the highest score."""
+    """Choose the sample with the highest score."""
 
     kind: Literal["best_of_n"] = "best_of_n"
     scorer: Annotated[
@@ -250,48 +253,48 @@ class _ModelAggregator(_Variant, _AggregatorTraits):
 
 
 class Verifier(_ModelAggregator):
-    """The sample that a classifier thinks most likely right."""
+    """Choose the sample that a classifier thinks most likely to be right."""
 
     kind: Literal["verifier"] = "verifier"
 
     def planned_calls(self, n_samples: int, prompt_tokens: int, generated_tokens: int) -> PlannedCalls:
-        """The classifier reads the prompt with each sample."""
+        """Return one call for each sample, in which the classifier reads the prompt and the sample."""
         read = (self.prompt_tokens or prompt_tokens) + generated_tokens
         return PlannedCalls(self.model, n_samples, read, 0)
 
 
 class Fusion(_ModelAggregator):
-    """What a model makes of all the samples."""
+    """Have a model write one output from all samples."""
 
     kind: Literal["fusion"] = "fusion"
     prompt: str | None = Field(default=None, description="template with `samples` and the stage's variables")
 
     def planned_calls(self, n_samples: int, prompt_tokens: int, generated_tokens: int) -> PlannedCalls:
-        """The fuser reads its prompt and all samples, and generates one more."""
+        """Return one call, in which the model reads its prompt and all samples and generates one more."""
         read = (self.prompt_tokens or prompt_tokens) + n_samples * generated_tokens
         return PlannedCalls(self.model, 1, read, generated_tokens)
 
 
 class Refine(_Variant, _AggregatorTraits):
-    """The last of several drafts, each written from the one before and what there is to mend in it."""
+    """Take the last of several drafts, each written from the one before and the feedback on it."""
 
     kind: Literal["refine"] = "refine"
     start: str = Field(description="the input stage whose output is the first `draft`")
     feedback: PythonFunction | None = Field(
-        default=None, description="(draft, example) -> what to mend, or None when nothing is left to"
+        default=None, description="(draft, example) -> what to mend, or None when nothing is wrong"
     )
 
     def rounds(self, n_samples: int) -> int:
-        """Each sample reads what the one before wrote."""
+        """Return n, since each sample reads the one before it."""
         return n_samples
 
 
 class PythonAggregator(PythonFunction, _AggregatorTraits):
-    """(candidates, example) -> output."""
+    """A function (candidates, example) -> output."""
 
 
 class BuiltinMetric(Strict):
-    """How an output is scored against an example's gold value, in [0, 1]."""
+    """Score an output against the gold value of an example, in [0, 1]."""
 
     kind: Literal["exact_match", "token_f1", "rouge_l", "set_precision", "set_recall", "set_f1", "accuracy"]
     label: str = Field(description="example field that holds the gold value")
@@ -303,7 +306,7 @@ class BuiltinMetric(Strict):
 
 
 class PythonMetric(PythonFunction):
-    """(output, example) -> a score in [0, 1]."""
+    """A function (output, example) -> a score in [0, 1]."""
 
 
 def _by_kind(default: str) -> Discriminator:

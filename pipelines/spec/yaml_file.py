@@ -1,8 +1,8 @@
-"""A YAML file as plain data, with the line of everything in it.
+"""Read a YAML file as plain data, with the line of every value in it.
 
 Scalars are read by YAML 1.2's core schema, so that 7e9 is a number, and `no` and 2026-11-26 are text.
-Duplicate keys, keys that are not text, several documents and unknown tags are refused. What the data means is
-left to `configfile`.
+Duplicate keys, keys that are not text, several documents and unknown tags are refused. `configfile` validates
+the data.
 """
 
 from __future__ import annotations
@@ -33,7 +33,13 @@ for _kind in ("timestamp", "value"):
 
 @dataclass
 class Document:
-    """The file's data, and the 1-based line of each value by its path of keys and positions."""
+    """The content of a YAML file.
+
+    Attributes:
+        file: The file.
+        data: Its content; None when the file is empty.
+        lines: The 1-based line of each value, by its path of keys and positions.
+    """
 
     file: Path
     data: object = None
@@ -41,7 +47,11 @@ class Document:
 
 
 def read_yaml(file: Path) -> Document:
-    """Read a YAML file. SpecError, with the line, when it can't be read or is not plain YAML."""
+    """Read a YAML file.
+
+    Raises:
+        SpecError: The file can't be read or is not plain YAML; with the line where it is known.
+    """
     document = Document(file)
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
@@ -65,7 +75,12 @@ def read_yaml(file: Path) -> Document:
 
 
 def yaml_text(data: object, width: int = 100) -> str:
-    """Plain data as a YAML document in lines of about `width` characters, mappings in their own order."""
+    """Write plain data as a YAML document; mappings keep their order.
+
+    Args:
+        data: Mappings, lists and scalars.
+        width: Length at which lines are wrapped, in characters.
+    """
     yaml = YAML()
     yaml.width = width
     stream = StringIO()

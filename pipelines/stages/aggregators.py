@@ -1,8 +1,8 @@
-"""How n samples of a stage become one output. Pure functions of the samples, whatever order they come in.
+"""Aggregate n samples of a stage into one output. The order in which samples arrive makes no difference.
 
-A sample that did not parse has no vote; where none parsed the output is None, which is a model's failure and
-scores as empty, not an error. LLM fusion needs a further draw: its prompt is in `prompts`, the runtime sends
-it.
+A sample that did not parse has no vote. If no sample parsed, the output is None, which is not an error and
+scores as an empty answer. Fusion and verifiers call a model: `prompts` builds their prompts,
+`pipelines.runtime` sends them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ from pipelines.stages.parsers import allowed_values, normal_space
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One sample of a stage: the index-th draw, its text and its parsed value (None: it did not parse).
+    """One sample of a stage.
 
-    `mean_logprob` is the mean natural log-probability of its tokens; None where the server gives none.
+    Attributes:
+        index: The position of the draw, from 0.
+        text: What the model wrote.
+        value: The parsed value; None when the text did not parse.
+        mean_logprob: Mean natural log-probability of its tokens; None when the server returns none.
     """
 
     index: int
@@ -41,11 +45,22 @@ Score = Callable[[Candidate, Example, Mapping[str, JSON]], float | None]
 def aggregate(
     stage: StageSpec, candidates: Iterable[Candidate], example: Example, outputs: Mapping[str, JSON]
 ) -> JSON:
-    """The stage's output from its samples; None when no sample parsed.
+    """Aggregate the samples of a stage into its output.
 
-    `outputs` are those of the stage's inputs, by name, for a scorer of the user's own. Raises
-    AggregationFailed when best-of-n has nothing to go by, CustomCodeFailed when a function misbehaves,
-    ValueError for LLM fusion and verifiers.
+    Args:
+        stage: The stage, whose aggregator is applied.
+        candidates: The samples, in any order.
+        example: The example that the prompt was made from.
+        outputs: The outputs of the stage's inputs by name, for a user-defined scorer.
+
+    Returns:
+        The output; None when no sample parsed.
+
+    Raises:
+        AggregationFailed: Samples parsed, but best-of-n got no score for any of them.
+        CustomCodeFailed: A user-defined function raised an exception, or returned a value that is not
+            JSON-able.
+        ValueError: The aggregator calls a model (fusion, verifier, refinement).
     """
     drawn = sorted(candidates, key=lambda c: c.index)
     match stage.aggregator:
@@ -59,17 +74,23 @@ def aggregate(
             return best_of_n(drawn, mean_logprob, example, outputs)
         case PythonAggregator(python=function):
             return _own(function, drawn, example)
-        case asking:
-            raise ValueError(f"{asking.kind} asks a model: the runtime does it")
+        case other:
+            raise ValueError(f"aggregate() can't apply {other.kind}, which calls a model")
 
 
 def vote_key(value: JSON) -> str:
-    """Values with the same key are the same vote: texts whatever their case and spacing, the rest as JSON."""
+    """Return a key that is the same for values that count as the same vote.
+
+    Texts are compared without regard to case and spacing, all other values as canonical JSON.
+    """
     return f'"{normal_space(value).casefold()}' if isinstance(value, str) else canonical_json(value)
 
 
 def plurality(candidates: Iterable[Candidate]) -> JSON:
-    """The value with the most votes, as first drawn; of values with equally many, the first drawn."""
+    """Return the value with the most votes, written as in its first sample.
+
+    Ties go to the value that was drawn first. None when no sample parsed.
+    """
     votes: dict[str, list[Candidate]] = {}
     for candidate in _parsed(candidates):
         votes.setdefault(vote_key(candidate.value), []).append(candidate)
@@ -82,10 +103,17 @@ def set_vote(
     union: bool = False,
     order: Sequence[str] | None = None,
 ) -> list[JSON] | None:
-    """The items that a share `threshold` or more of the parsed lists name; with `union`, any of them.
+    """Return the items that enough of the samples name.
 
-    Items stand in the order of `order`, then as first drawn. The list is empty when no item has enough votes.
-    Values that are not lists have no vote; None when nothing has.
+    Args:
+        candidates: The samples. Those whose value is not a list have no vote.
+        threshold: The share of the lists that must name an item, in (0, 1].
+        union: Take every item that any list names, whatever the threshold.
+        order: Items in the order in which they are returned; others follow as first drawn. None means no
+            order.
+
+    Returns:
+        The items, empty when no item has enough votes; None when no sample has a vote.
     """
     ballots = [c.value for c in _parsed(candidates) if isinstance(c.value, list)]
     if not ballots:
@@ -98,16 +126,27 @@ def set_vote(
             votes[key] = votes.get(key, 0) + 1
     least = 0.0 if union else threshold * len(ballots) - 1e-9  # so that 0.1 of 10 is 1
     position = {_item_key(item): i for i, item in reversed(list(enumerate(order or ())))}
-    kept = [key for key in first if votes[key] >= least]
-    return [first[key] for key in sorted(kept, key=lambda key: position.get(key, len(position)))]
+    chosen = [key for key in first if votes[key] >= least]
+    return [first[key] for key in sorted(chosen, key=lambda key: position.get(key, len(position)))]
 
 
 def best_of_n(
     candidates: Iterable[Candidate], score: Score, example: Example, outputs: Mapping[str, JSON]
 ) -> JSON:
-    """The value of the sample with the highest score; of equals, the first drawn.
+    """Return the value of the sample with the highest score; of equals, the first drawn.
 
-    A score of None or NaN is no score. AggregationFailed when samples parsed and none has a score.
+    Args:
+        candidates: The samples; only those that parsed are scored.
+        score: A function (candidate, example, outputs) -> number; None or NaN means no score.
+        example: The example that the prompt was made from.
+        outputs: The outputs of the stage's inputs by name.
+
+    Returns:
+        The value; None when no sample parsed.
+
+    Raises:
+        AggregationFailed: Samples parsed, but none of them has a score.
+        CustomCodeFailed: The function raised an exception.
     """
     parsed = _parsed(candidates)
     scored = [(s, c) for c in parsed if (s := _scored(score, c, example, outputs)) is not None]
@@ -121,7 +160,7 @@ def best_of_n(
 
 
 def mean_logprob(candidate: Candidate, example: Example, outputs: Mapping[str, JSON]) -> float | None:
-    """Score of a sample by the mean log-probability of its tokens."""
+    """Score a sample by the mean log-probability of its tokens; None when the server returned none."""
     return candidate.mean_logprob
 
 

@@ -1,4 +1,4 @@
-"""How good an output is against an example's gold value, in [0, 1].
+"""Score the output of a stage against the gold value of an example, in [0, 1].
 
 Text is compared as SQuAD and HotpotQA do (Rajpurkar et al. 2016, the official evaluation script): lower
 case, no punctuation, no articles, single spaces. An output of None counts as empty. Where an example has no
@@ -27,10 +27,21 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def score(metric: MetricSpec, output: JSON, example: Example) -> float | None:
-    """The score of an output; None when the example has no gold value under the metric's label.
+    """Score an output with a built-in metric or a user-defined function.
 
-    exact_match and token_f1 take the best over a list of aliases. A function is called as
-    `function(output, example)`; CustomCodeFailed when it raises or returns no number in [0, 1].
+    exact_match, token_f1 and rouge_l take the best score over a list of aliases.
+
+    Args:
+        metric: A built-in metric, or a function that is called as `function(output, example)`.
+        output: The output; None when no sample parsed, which counts as empty.
+        example: The example with its gold value.
+
+    Returns:
+        The score in [0, 1]; None when the example has no gold value in the field that the metric names.
+
+    Raises:
+        CustomCodeFailed: The function raised an exception, or returned no number in [0, 1].
+        ConfigurationError: The function raised it, for example because no sandbox is available.
     """
     if isinstance(metric, PythonMetric):
         return _own(metric.python, output, example)
@@ -39,24 +50,25 @@ def score(metric: MetricSpec, output: JSON, example: Example) -> float | None:
 
 
 def normal_answer(text: str) -> str:
-    """Text as SQuAD's evaluation compares it."""
+    """Normalise a text as SQuAD's evaluation does: lower case, no punctuation, no articles, single spaces."""
     return normal_space(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)))
 
 
 def exact_match(output: JSON, gold: JSON) -> float:
-    """1 when the output equals one of the aliases after normalisation, else 0."""
+    """Return 1 when the output equals one of the aliases after normalisation, else 0."""
     return max(float(normal_answer(_text(output)) == normal_answer(_text(alias))) for alias in _aliases(gold))
 
 
 def token_f1(output: JSON, gold: JSON) -> float:
-    """Harmonic mean of precision and recall over tokens as a bag, best over the aliases."""
+    """Compute the F1 of the two bags of tokens after normalisation; the best over the aliases."""
     return max(_token_f1(_text(output), _text(alias)) for alias in _aliases(gold))
 
 
 def rouge_l(output: JSON, gold: JSON) -> float:
-    """2·lcs / (|said| + |right|) in words, lower case (Lin 2004), best over the aliases.
+    """Compute ROUGE-L's F-measure (Lin 2004) over lower-case words; the best over the aliases.
 
-    A Chinese, Japanese or Korean character is a word.
+    With the longest common subsequence lcs it is 2·lcs / (|output| + |gold|), lengths in words. A Chinese,
+    Japanese or Korean character is a word.
     """
     return max(
         rouge_l_of(_WORD.findall(_text(output).lower()), _WORD.findall(_text(alias).lower()))
@@ -65,7 +77,7 @@ def rouge_l(output: JSON, gold: JSON) -> float:
 
 
 def rouge_l_of(said: Sequence[str], right: Sequence[str]) -> float:
-    """ROUGE-L's F-measure of two sequences of tokens; 0 when nothing is in common."""
+    """Compute ROUGE-L's F-measure of two sequences of tokens; 0 when they have no token in common."""
     row = [0] * (len(right) + 1)
     for token in said:
         before = 0
@@ -77,35 +89,43 @@ def rouge_l_of(said: Sequence[str], right: Sequence[str]) -> float:
 
 
 def set_precision(output: JSON, gold: JSON) -> float:
-    """The share of the output's items that are gold. Where either set is empty: 1 if both are, else 0."""
-    said, right = _items(output), _items(gold)
-    return len(said & right) / len(said) if said and right else float(said == right)
+    """Return the share of the output's items that are gold. If either set is empty: 1 if both are, else 0."""
+    answer_items, gold_items = _items(output), _items(gold)
+    return (
+        len(answer_items & gold_items) / len(answer_items)
+        if answer_items and gold_items
+        else float(answer_items == gold_items)
+    )
 
 
 def set_recall(output: JSON, gold: JSON) -> float:
-    """The share of the gold items that the output has. Where either set is empty: 1 if both are, else 0."""
+    """Return the share of the gold items in the output. If either set is empty: 1 if both are, else 0."""
     return set_precision(gold, output)
 
 
 def set_f1(output: JSON, gold: JSON) -> float:
-    """2·|both| / (|output| + |gold|). Where either set is empty: 1 if both are, else 0."""
-    said, right = _items(output), _items(gold)
-    return 2 * len(said & right) / (len(said) + len(right)) if said or right else 1.0
+    """Compute 2·|both| / (|output| + |gold|). If either set is empty: 1 if both are, else 0."""
+    answer_items, gold_items = _items(output), _items(gold)
+    return (
+        2 * len(answer_items & gold_items) / (len(answer_items) + len(gold_items))
+        if answer_items or gold_items
+        else 1.0
+    )
 
 
 def accuracy(output: JSON, gold: JSON) -> float:
-    """1 when the output is the gold value; texts are compared single-spaced, otherwise as they stand."""
+    """Return 1 when the output equals the gold value, else 0; texts are compared with single spaces."""
     if isinstance(output, str) or isinstance(gold, str):
         return float(normal_space(_text(output)) == normal_space(_text(gold)))
     return float(output == gold)
 
 
-def _token_f1(said: str, right: str) -> float:
-    said_tokens, right_tokens = normal_answer(said).split(), normal_answer(right).split()
-    if not said_tokens or not right_tokens:
-        return float(said_tokens == right_tokens)
-    both = sum((Counter(said_tokens) & Counter(right_tokens)).values())
-    return 2 * both / (len(said_tokens) + len(right_tokens))
+def _token_f1(answer: str, gold: str) -> float:
+    answer_tokens, gold_tokens = normal_answer(answer).split(), normal_answer(gold).split()
+    if not answer_tokens or not gold_tokens:
+        return float(answer_tokens == gold_tokens)
+    both = sum((Counter(answer_tokens) & Counter(gold_tokens)).values())
+    return 2 * both / (len(answer_tokens) + len(gold_tokens))
 
 
 def _text(value: JSON) -> str:

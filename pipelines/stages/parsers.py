@@ -1,7 +1,7 @@
-"""From a sample's text to a value that can vote. Text that does not parse is a ParseFailure, no exception.
+"""Turn the text of a sample into a value. Text that does not parse gives a ParseFailure, not an exception.
 
-A function of the user's own is called as `function(text, example)`. A ValueError or LookupError of it, or
-None returned, says that the text does not parse; anything else that it raises is a fault of the function.
+A user-defined function is called as `function(text, example)`. If it raises ValueError or LookupError, or
+returns None, the text does not parse; any other exception is an error of the function.
 """
 
 from __future__ import annotations
@@ -29,27 +29,42 @@ _BULLET = re.compile(r"^(?:[-*•]|\(?\d+[.):])\s+")
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """The value of a text, JSON-able and never None."""
+    """The value of a text that parsed; JSON-able and never None."""
 
     value: JSON
 
 
 @dataclass(frozen=True, slots=True)
 class ParseFailure:
-    """Why a text has no value."""
+    """The reason why a text did not parse."""
 
     reason: str
 
 
 def parse(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFailure:
-    """The value of a model's text.
+    """Parse the text of a sample.
 
-    text: stripped. lines: the distinct non-empty lines in order; with `allowed`, those of the example's
-    allowed values that a line quotes, in the order of the field. json: the first JSON value, checked against
-    the schema. regex: the first group of the first match, or the match, stripped. choice: the one allowed
-    value named.
+    The value depends on the kind of the parser:
 
-    Raises CustomCodeFailed when a function misbehaves, DatasetError when the `allowed` field is unusable.
+    - text: the whole text, stripped.
+    - lines: the distinct non-empty lines in order; with `allowed`, the allowed values that a line quotes, in
+      the order of the example's field.
+    - json: the first JSON value, checked against the schema.
+    - regex: the first group of the first match, or the match when the pattern has no group, stripped.
+    - choice: the one allowed value that the text names.
+
+    Args:
+        parser: The parser of the stage.
+        text: What the model wrote.
+        example: The example that the prompt was made from.
+
+    Returns:
+        The value, or the reason why there is none.
+
+    Raises:
+        CustomCodeFailed: A user-defined parser raised another exception, or returned a value that is not
+            JSON-able.
+        DatasetError: The `allowed` field is missing or is not a list of texts.
     """
     if isinstance(parser, PythonParser):
         return _own(parser.python, text, example)
@@ -69,14 +84,18 @@ def parse(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFail
 
 
 def normal_space(text: str) -> str:
-    """Runs of white space made one space, none at the ends."""
+    """Replace each run of white space by one space, and strip the ends."""
     return " ".join(text.split())
 
 
 def allowed_values(parser: ParserSpec, example: Example) -> list[str] | None:
-    """The values that the parser's `allowed` field lists for this example; None when the parser has none.
+    """Return the values that a parser allows for an example.
 
-    DatasetError when the field is missing or is not a list of texts.
+    Returns:
+        The values in the order of the example's field; None when the parser allows any value.
+
+    Raises:
+        DatasetError: The field is missing or is not a list of texts.
     """
     if parser.allowed_field is None:
         return None
@@ -106,7 +125,7 @@ def _json(text: str, schema: Mapping[str, JSON] | None) -> Parsed | ParseFailure
     except ValueError as error:
         return ParseFailure(str(error))
     if value is None:
-        return ParseFailure("null is no value")
+        return ParseFailure("the JSON value is null")
     if schema is not None and (problem := value_problem(value, schema)):
         return ParseFailure(f"breaks the schema: {problem}")
     return Parsed(value)

@@ -1,4 +1,4 @@
-"""From a stage's template and an example to what a model is sent. Sending it is left to the clients.
+"""Build the content of a request from a stage's templates and an example.
 
 Templates are jinja2, sandboxed, with undefined names refused. They see the example's fields and, under their
 names, the outputs of the stage's inputs; an output hides a field of the same name. An output of None (no
@@ -33,7 +33,12 @@ and nothing else."""
 
 @dataclass(frozen=True)
 class Revision:
-    """What a round of refinement starts from: `draft` and `feedback` in the template."""
+    """The starting point of a round of refinement.
+
+    Attributes:
+        draft: The output to improve, `draft` in the template; None when no sample parsed.
+        feedback: What to mend in it, `feedback` in the template; empty when there is none.
+    """
 
     draft: JSON
     feedback: str
@@ -42,10 +47,21 @@ class Revision:
 def render(
     stage: StageSpec, example: Example, outputs: Mapping[str, JSON], revision: Revision | None = None
 ) -> Content:
-    """The prompt of a stage: `messages`, or `prompt` for a completion.
+    """Render the prompt of a stage for an example.
 
-    revision: what a round of refinement starts from; None for the first, without feedback. `outputs` holds at
-    least the stage's inputs. SpecError when a template fails, with its file and line.
+    Args:
+        stage: The stage.
+        example: The example, whose fields the templates can use.
+        outputs: Outputs of earlier stages by name, at least those of the stage's inputs.
+        revision: The starting point of a round of refinement; None for the first round, and for stages that
+            do not refine.
+
+    Returns:
+        Chat messages, or a plain prompt for a completion, with the schema if the parser constrains
+        generation.
+
+    Raises:
+        SpecError: A template can't be rendered; with its file and line.
     """
     variables = _variables(stage, example, outputs, revision)
     if stage.completion:
@@ -62,7 +78,7 @@ def _messages(
 
 
 def truncations(stage: StageSpec, example: Example, outputs: Mapping[str, JSON]) -> list[str]:
-    """What the stage's prompt for this example lacks, a note for each value that was cut."""
+    """Return a note for each value that the prompt of a stage shows shortened for this example."""
     variables: dict[str, object] = {
         **example.fields,
         **{name: outputs.get(name) for name in stage.input_names},
@@ -75,10 +91,19 @@ def truncations(stage: StageSpec, example: Example, outputs: Mapping[str, JSON])
 def render_fusion(
     stage: StageSpec, samples: Sequence[str], example: Example, outputs: Mapping[str, JSON]
 ) -> Content:
-    """What the fuser of a stage is sent, as `render` gives it: its prompt, with the samples' texts in
-    `samples`.
+    """Render the prompt of a fusion.
 
-    Without a prompt of its own, the stage's prompt with the samples and a request to fuse them at its end.
+    If the aggregator has no prompt, the samples and a request to fuse them are appended to the stage's
+    prompt.
+
+    Args:
+        stage: The stage, whose aggregator is a fusion.
+        samples: The texts of the samples, `samples` in the template.
+        example: The example, whose fields the template can use.
+        outputs: Outputs of earlier stages by name, at least those of the stage's inputs.
+
+    Raises:
+        SpecError: A template can't be rendered; with its file and line.
     """
     variables = {**_variables(stage, example, outputs), "samples": list(samples)}
     part = fusion_part(stage)
@@ -98,9 +123,14 @@ def render_fusion(
 
 
 def verified_text(content: Content, answer: str) -> str:
-    """What a verifier reads: the prompt's text, as `render` gives it, and a sample's."""
-    asked = [content["prompt"]] if "prompt" in content else [m["content"] for m in content["messages"]]
-    return "\n\n".join([*asked, answer.strip()])
+    """Return the text that a verifier classifies: the prompt, then the sample.
+
+    Args:
+        content: The prompt as `render` returns it.
+        answer: The text of the sample.
+    """
+    prompt_texts = [content["prompt"]] if "prompt" in content else [m["content"] for m in content["messages"]]
+    return "\n\n".join([*prompt_texts, answer.strip()])
 
 
 def _variables(
@@ -118,7 +148,7 @@ def _variables(
 
 
 def _constraint(stage: StageSpec) -> Content:
-    """What has the server generate values of the parser's schema only; a part of the samples' identity."""
+    """The part of a request that constrains generation to the parser's schema."""
     parser = stage.parser
     if not isinstance(parser, JsonParser) or not parser.constrain:
         return {}

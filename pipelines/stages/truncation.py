@@ -1,4 +1,4 @@
-"""What is dropped of a long value before a template sees it, as the spec plans it, and how it is told."""
+"""Shorten long values before a template sees them, as the spec plans it, and note what was dropped."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ Item = TypeVar("Item")
 
 
 def truncated(stage: StageSpec, variables: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
-    """The variables with long ones cut, and a note for each that lost something."""
-    kept, notes = dict(variables), list[str]()
+    """Shorten the variables of a template by the stage's `truncate` rules.
+
+    Returns:
+        The variables with long values shortened, and a note for each value that lost something, such as
+        `candidates 100 → 60 items`.
+    """
+    shortened, notes = dict(variables), list[str]()
     for rule in stage.truncate:
-        value = kept.get(rule.field)
+        value = shortened.get(rule.field)
         if isinstance(value, str):
-            kept[rule.field] = text = _shorter(value, rule.chars, rule.drop)
+            shortened[rule.field] = text = _shorter(value, rule.chars, rule.drop)
             if text != value:
                 notes.append(f"{rule.field} {len(value)} → {len(text)} characters")
         elif isinstance(value, list):
-            kept[rule.field], note = _fewer(value, rule)
+            shortened[rule.field], note = _fewer(value, rule)
             notes += [f"{rule.field} {note}"] if note else []
-    return kept, notes
+    return shortened, notes
 
 
 def _fewer(values: Sequence[object], rule: TruncateSpec) -> tuple[list[object], str | None]:
@@ -33,16 +38,16 @@ def _fewer(values: Sequence[object], rule: TruncateSpec) -> tuple[list[object], 
     wanted = len(values) if rule.items is None else min(rule.items, len(values))
     if rule.chars is not None:
         wanted = _fitting([len(_text(value)) for value in shorter], wanted, rule.chars, rule.drop)
-    kept = _some(shorter, wanted, rule.drop)
-    if rule.chars is not None and kept and isinstance(kept[0], str):
-        kept = [_shorter(kept[0], rule.chars, "end"), *kept[1:]]
-        cut += len(kept) == 1 and kept[0] not in shorter
-    said = [f"{len(values)} → {wanted} items"] * (wanted < len(values)) + [f"{cut} items cut"] * bool(cut)
-    return kept, ", ".join(said) or None
+    remaining = _some(shorter, wanted, rule.drop)
+    if rule.chars is not None and remaining and isinstance(remaining[0], str):
+        remaining = [_shorter(remaining[0], rule.chars, "end"), *remaining[1:]]
+        cut += len(remaining) == 1 and remaining[0] not in shorter
+    changes = [f"{len(values)} → {wanted} items"] * (wanted < len(values)) + [f"{cut} items cut"] * bool(cut)
+    return remaining, ", ".join(changes) or None
 
 
 def _fitting(lengths: Sequence[int], most: int, chars: int, drop: str) -> int:
-    """The largest number of items, of those that stay, that have so many characters together; at least 1."""
+    """The largest number of remaining items with at most `chars` characters together; at least 1."""
     low, high = min(1, most), most
     while low < high:
         middle = (low + high + 1) // 2

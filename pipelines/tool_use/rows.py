@@ -1,7 +1,7 @@
 """Rows of TaskBench, and of UltraTool in the same form, as examples.
 
-Published rows hold JSON in texts, and arguments under names that are not always the tool's; both are read as
-they stand. The tools' descriptions are not in the rows: they come as the shared field `tool_desc`.
+Published rows contain JSON in texts, and names of arguments that are not always parameters of the tool; both
+are accepted. The descriptions of the tools are not in the rows but in the shared field `tool_desc`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,17 @@ from typing import Any
 
 
 def example(row: Mapping[str, Any]) -> dict[str, object]:
-    """request, tools (name, text), steps, nodes (tool names), links ([source, target]), arguments.
+    """Build an example from a row.
 
-    arguments: [tool, name, value] each. ValueError where the row has no request or tools, or names a tool
-    that there is not.
+    Args:
+        row: A row, with the shared field `tool_desc`.
+
+    Returns:
+        `id`, `request`, `tools` (`name` and `text` of every available tool), and the gold values: `steps`
+        (texts), `nodes` (names of tools), `links` ([source, target]) and `arguments` ([tool, name, value]).
+
+    Raises:
+        ValueError: The row has no request or no tools, or names a tool that is not described.
     """
     request = str(row.get("user_request") or row.get("instruction") or "").strip()
     nodes = _decoded(row.get("task_nodes") or row.get("tool_nodes") or [])
@@ -40,7 +47,10 @@ def example(row: Mapping[str, Any]) -> dict[str, object]:
 
 
 def arguments(found: Sequence[object]) -> list[tuple[str, str]]:
-    """(name, value) of each argument. One without a name, as where tools pass files on, goes by its kind."""
+    """Return (name, value) of each argument.
+
+    An argument without a name, as in domains whose tools pass files on, is named after its kind.
+    """
     pairs = []
     for argument in found:
         if isinstance(argument, Mapping):
@@ -51,7 +61,7 @@ def arguments(found: Sequence[object]) -> list[tuple[str, str]]:
 
 
 def kind(value: str) -> str:
-    """What is passed: another tool's output, or an image, audio, video or text."""
+    """Return the kind of an argument: `node` (the output of a tool), `image`, `audio`, `video` or `text`."""
     if value.startswith("<node"):
         return "node"
     suffix = value.rsplit(".", 1)[-1].lower()
@@ -60,7 +70,7 @@ def kind(value: str) -> str:
 
 
 def text(value: object) -> str:
-    """A value as it is compared: texts as they stand, others as JSON."""
+    """Return the text under which a value is compared: a text itself, other values as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 

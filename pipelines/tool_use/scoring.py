@@ -1,7 +1,7 @@
-"""TaskBench's measures (Shen et al. 2023) for one request: ROUGE-L of steps, F1 of tools, links, parameters.
+"""TaskBench's metrics (Shen et al. 2023) for one request: ROUGE-L of steps, F1 of tools, links, parameters.
 
-The published F1 counts over all requests together; for a single one it is 2·|both| / (|said| + |gold|), which
-is what these give and whose mean is reported. Where there is nothing to name and nothing is named it is 1.
+The published F1 counts over all requests together. Here it is 2·|both| / (|output| + |gold|) for each
+request, and the mean is reported. It is 1 when both the output and the gold value are empty.
 """
 
 from __future__ import annotations
@@ -19,78 +19,78 @@ _TOKEN = re.compile(r"[a-z0-9]+")
 
 
 class Link(TypedDict):
-    """One tool's output that another takes."""
+    """A link: the tool `target` takes the output of the tool `source`."""
 
     source: str
     target: str
 
 
 class Selection(TypedDict):
-    """What the stage of selection puts out."""
+    """The output of the stage that selects tools."""
 
     tools: list[str]
     links: list[Link]
 
 
 class Argument(TypedDict):
-    """A parameter and its value."""
+    """A parameter of a tool and its value."""
 
     name: str
     value: JSON
 
 
 class Call(TypedDict):
-    """A tool with its parameters filled."""
+    """A tool with values for its parameters."""
 
     tool: str
     arguments: list[Argument]
 
 
 def steps_rouge_l(output: Sequence[JSON] | None, example: Example) -> float:
-    """ROUGE-L F-measure of the steps, joined, over lower-case alphanumeric tokens, without stemming."""
+    """Compute ROUGE-L's F-measure of the joined steps, over lower-case alphanumeric tokens, unstemmed."""
     return rouge_l(" ".join(map(str, output or ())), " ".join(example["steps"]))
 
 
 def rouge_l(said: str, right: str) -> float:
-    """2·lcs / (|said| + |right|) in tokens; 0 when nothing is in common."""
+    """Compute ROUGE-L's F-measure of two texts, over lower-case alphanumeric tokens."""
     return rouge_l_of(_TOKEN.findall(said.lower()), _TOKEN.findall(right.lower()))
 
 
 def node_f1(output: Selection | list[Call] | None, example: Example) -> float:
-    """F1 of the tools' names, of a selection or of filled calls."""
+    """Compute the F1 over the names of tools, in a selection or in calls."""
     return _f1(tools(output), example["nodes"])
 
 
 def edge_f1(output: Selection | list[Call] | None, example: Example) -> float:
-    """F1 of the links, source and target in their order."""
+    """Compute the F1 over the links (source, target)."""
     links = output.get("links", ()) if output and not isinstance(output, list) else ()
     return _f1(((link["source"], link["target"]) for link in links), map(tuple, example["links"]))
 
 
 def parameter_name_f1(output: Sequence[Call] | None, example: Example) -> float:
-    """F1 of (tool, parameter name)."""
+    """Compute the F1 over pairs (tool, parameter name)."""
     return _f1((call[:2] for call in calls(output)), (tuple(a[:2]) for a in example["arguments"]))
 
 
 def parameter_value_f1(output: Sequence[Call] | None, example: Example) -> float:
-    """F1 of (tool, parameter name, value)."""
+    """Compute the F1 over triples (tool, parameter name, value)."""
     return _f1(calls(output), map(tuple, example["arguments"]))
 
 
 def tools(output: Selection | list[Call] | None) -> list[str]:
-    """The tools that a selection, or a list of filled calls, names."""
+    """Return the names of the tools in a selection or in a list of calls."""
     if isinstance(output, list):
         return [str(call["tool"]) for call in output]
     return [str(name) for name in output.get("tools", ())] if output else []
 
 
 def calls(output: Sequence[Call] | None) -> list[tuple[str, str, str]]:
-    """(tool, name, value) of every filled parameter."""
+    """Return (tool, parameter name, value) of every parameter that has a value."""
     return [(str(call["tool"]), *pair) for call in output or () for pair in arguments(call["arguments"])]
 
 
-def _f1(said: Iterable[object], right: Iterable[object]) -> float:
-    first, second = set(said), set(right)
-    if not first and not second:
+def _f1(output: Iterable[object], gold: Iterable[object]) -> float:
+    output_items, gold_items = set(output), set(gold)
+    if not output_items and not gold_items:
         return 1.0
-    return 2 * len(first & second) / (len(first) + len(second))
+    return 2 * len(output_items & gold_items) / (len(output_items) + len(gold_items))

@@ -1,6 +1,6 @@
-"""The embedded pipeline: small real models, their questions, and every sample that an allocation can need."""
+"""The pipeline that ships with the project: small models, questions, and a bank of all samples."""
 
 from pathlib import Path
 
 SPEC = Path(__file__).parent / "pipeline.yaml"
-"""The zoo's pipeline file."""
+"""The pipeline file of the zoo."""

@@ -1,6 +1,6 @@
-"""Training rows as token ids: what is drawn at which point of a run.
+"""Training rows as token ids, of a difficulty that grows during a run.
 
-Pure Python; tensors are made in `train.py`.
+Pure Python; `train.py` builds the tensors.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ from pipelines.zoo.training.tokens import (
 from pipelines.zoo.training.worlds import Difficulty, make_row
 
 RENAMED_SHARE = 0.1
-"""Share of training rows whose names are replaced by words of the kept-out domain, so that those
+"""Share of training rows whose names are replaced by words of the held-out domain, so that those
 words have embeddings without any of that domain's sentences being seen."""
 
 
 def difficulty_at(progress: float) -> Difficulty:
-    """Few candidates, one hop and near phrasings first; full difficulty from 40 % of the run on."""
+    """Return the difficulty at a point of the run: easy at first, full from 40 % of the run on.
+
+    Args:
+        progress: The share of the run that is over, in [0, 1].
+    """
     ramp = min(1.0, progress / 0.4)
     return Difficulty(
         hop_weights=(0.7 - 0.45 * ramp, 0.3 + 0.25 * ramp, 0.2 * ramp),
@@ -39,7 +43,7 @@ def difficulty_at(progress: float) -> Difficulty:
 
 
 def recite_share_at(progress: float) -> float:
-    """Share of retrieve rows that only copy the document in another order: they teach quoting first."""
+    """Return the share of retrieve rows that only copy the document in another order, to teach quoting."""
     return min(0.5, max(0.05, 0.5 - (progress - 0.08) * 2.5))
 
 
@@ -61,7 +65,12 @@ class Batches:
         self.spare_ids = sorted({vocab["Ġ" + word] for word in words - civic if "Ġ" + word in vocab})
 
     def draw(self, progress: float, n_batches: int = 8) -> Iterator[tuple[list[Encoded], list[Encoded]]]:
-        """`n_batches` pairs of batches; rows are sorted by length within the pool."""
+        """Draw pairs of batches, one of each stage. Rows of a batch have similar lengths.
+
+        Args:
+            progress: The share of the run that is over, in [0, 1].
+            n_batches: Number of pairs.
+        """
         n = self.n_rows * n_batches
         difficulty = difficulty_at(progress)
         rows = [make_row(self.rng, CIVIC, "train", difficulty) for _ in range(2 * n)]
@@ -93,12 +102,12 @@ class Batches:
 
 
 def encode_retrieve(tokenizer: Tokenizer, row: Row) -> Encoded:
-    """Prompt and target of the first stage."""
+    """Encode prompt and target of the first stage."""
     return encode(tokenizer, retrieve_prompt(row), retrieve_target(row))
 
 
 def encode_recital(tokenizer: Tokenizer, row: Row, rng: random.Random) -> Encoded:
-    """All candidate sentences once more, in another order."""
+    """Encode a prompt with all candidate sentences, and the same sentences in another order as target."""
     lines = [" " + sentence for sentence in row.candidates]
     return encode(
         tokenizer, "Sentences:\n" + "\n".join(lines) + "\nCopy:", "\n".join(rng.sample(lines, len(lines)))
@@ -106,6 +115,6 @@ def encode_recital(tokenizer: Tokenizer, row: Row, rng: random.Random) -> Encode
 
 
 def encode_answer(tokenizer: Tokenizer, row: Row, rng: random.Random | None) -> Encoded:
-    """Prompt and target of the second stage; with `rng`, on a fallible selection of sentences."""
+    """Encode prompt and target of the second stage; with `rng`, on a fallible selection of sentences."""
     chosen = answer_sentences(rng, row) if rng else [s for s in row.candidates if s in row.evidence]
     return encode(tokenizer, answer_prompt(row.question, chosen), " " + row.answer)

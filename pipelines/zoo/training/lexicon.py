@@ -1,9 +1,8 @@
-"""The words of the zoo: names, relations and the ways of putting them in a sentence.
+"""The words of the zoo: names, relations and the sentences that express them.
 
 Two domains. `CIVIC` (people, firms, teams, cities, countries) is what the models are trained on.
-`MUSEUM` (works of art, museums) is kept out of the training, with relations and phrasings of its
-own, so that a fine-tune has something to learn. Only words live here; `worlds.py` makes facts
-and questions of them.
+`MUSEUM` (works of art, museums) is held out of the training, with its own relations and phrasings, so that
+a fine-tune has something to learn. This module has only words; `worlds.py` builds facts and questions.
 """
 
 from __future__ import annotations
@@ -14,7 +13,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Phrasing:
-    """A sentence with `{s}` (subject), `{o}` (object) and sometimes `{x}` (a decoy of the object's kind)."""
+    """A way to express a fact in a sentence.
+
+    Attributes:
+        text: The sentence with `{s}` (subject), `{o}` (object) and sometimes `{x}` (a decoy of the object's
+            kind).
+        level: How hard it is to read, from 1 to 3.
+    """
 
     text: str
     level: int
@@ -22,7 +27,16 @@ class Phrasing:
 
 @dataclass(frozen=True, kw_only=True)
 class Relation:
-    """A functional relation. `noun` and `clause` wrap a subject into a phrase that means its object."""
+    """A relation that has one object for every subject.
+
+    Attributes:
+        name: The name of the relation.
+        subject_kind: The kind of its subjects, such as person.
+        object_kind: The kind of its objects.
+        noun: A phrase that means the object, with `{}` for the subject.
+        clause: The same as a clause, such as "the firm that hired {}".
+        phrasings: Sentences that express a fact.
+    """
 
     name: str
     subject_kind: str
@@ -34,13 +48,13 @@ class Relation:
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """Names by kind and relations by name."""
+    """The names of a domain by kind, and its relations by name."""
 
     names: Mapping[str, tuple[str, ...]]
     relations: Mapping[str, Relation]
 
     def relations_of(self, kind: str) -> list[Relation]:
-        """The relations whose subject is of this kind, in a fixed order."""
+        """Return the relations whose subjects are of a kind, in a fixed order."""
         return [relation for relation in self.relations.values() if relation.subject_kind == kind]
 
 
@@ -261,4 +275,4 @@ MUSEUM = _domain(
         (3, "{o} paid a prize to {s}."),
     ),
 )
-"""The domain kept out of the training."""
+"""The domain that is held out of the training."""

@@ -1,8 +1,8 @@
 """Writes the zoo's rows: `python -m pipelines.zoo.training.make_data --out pipelines/zoo/data`.
 
 Search and test rows come from splits that share no fact with the training or each other; the
-kept-out domain's train and eval rows share no fact either. Difficulty is set here, not in the
-models: the same models can be asked easier or harder questions.
+held-out domain's train and eval rows share no fact either. Difficulty is set here, not in the
+models: the same models can get easier or harder questions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SEED = 20261124
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

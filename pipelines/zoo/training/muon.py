@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def orthogonalize(matrix: Tensor, n_steps: int = 5) -> Tensor:
-    """The orthogonal factor of `matrix`, roughly: singular values end between 0.7 and 1.2."""
+    """Approximate the orthogonal factor of a matrix: its singular values end between 0.7 and 1.2."""
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrix.size(0) <= matrix.size(1)
     x = matrix if wide else matrix.T
@@ -28,14 +28,20 @@ def orthogonalize(matrix: Tensor, n_steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum 0.95; `lr` is the step's spectral norm for a square matrix."""
+    """The optimiser, with Nesterov momentum.
+
+    Args:
+        params: The matrices to optimise.
+        lr: The learning rate: the spectral norm of a step for a square matrix.
+        momentum: The share of the former velocity that is kept in each step.
+    """
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One update of every matrix that has a gradient."""
+        """Update every matrix that has a gradient."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:

@@ -1,6 +1,6 @@
-"""The zoo's models: their shapes, their first weights, and how they are written to disk.
+"""The zoo's models: their shapes, their initial weights, and how they are written to disk.
 
-Plain Llama architecture, so that transformers and vLLM load them without any code of ours.
+The architecture is Llama, so that transformers and vLLM load the models without further code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,17 @@ ROPE_THETA = 500.0
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Shape and learning rates of one model. Head dimension is 32 throughout."""
+    """Shape and learning rates of one model. The dimension of a head is always 32.
+
+    Attributes:
+        hidden: Dimension of the hidden states.
+        layers: Number of layers.
+        heads: Number of attention heads.
+        inner: Inner dimension of the feed-forward layers.
+        batch_rows: Rows per batch.
+        lr_matrix: Learning rate of the matrices (Muon).
+        lr_other: Learning rate of embeddings and norms (AdamW).
+    """
 
     hidden: int
     layers: int
@@ -42,7 +52,7 @@ SIZES = {
 
 
 def new_model(size: Size, tokenizer: Tokenizer) -> LlamaForCausalLM:
-    """A model with fresh weights."""
+    """Build a model with initial weights."""
     heads = size.heads
     config = LlamaConfig(
         vocab_size=math.ceil(tokenizer.get_vocab_size() / 64) * 64,
@@ -67,10 +77,12 @@ def new_model(size: Size, tokenizer: Tokenizer) -> LlamaForCausalLM:
 
 @torch.no_grad()
 def look_back(model: LlamaForCausalLM, head_dim: int) -> None:
-    """Start the first layer's heads off as looking 1, 2, 3, … tokens back (at most 4; the rest stay
-    random). Left to chance, these heads take most of a short run to appear, and copying waits for
-    them. One embedding dimension is made constant, so that queries and keys can ignore the content;
-    with rotary positions a query turned back by m tokens then meets the key m tokens behind."""
+    """Initialise up to 4 heads of the first layer to look 1, 2, 3, … tokens back.
+
+    With random weights these heads take most of a short run to appear, and copying depends on them. One
+    dimension of the embedding is set to a constant, so that queries and keys can ignore the content; with
+    rotary positions, a query rotated back by m tokens then matches the key m tokens earlier.
+    """
     config = model.config
     embedding = model.model.embed_tokens.weight
     embedding[:, 0] = 0.5 * config.initializer_range * math.sqrt(config.hidden_size)
@@ -89,7 +101,7 @@ def look_back(model: LlamaForCausalLM, head_dim: int) -> None:
 
 
 def export(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
-    """A directory that transformers and vLLM load."""
+    """Write the model and its tokenizer to a directory that transformers and vLLM load."""
     model.save_pretrained(str(out))
     config = model.config
     GenerationConfig(

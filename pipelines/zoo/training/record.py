@@ -27,7 +27,7 @@ HERE = Path(__file__).parents[1]
 
 
 async def record(spec: PipelineSpec, store: Store, *, max_in_flight: int) -> None:
-    """Draw the full bank of both splits into the store."""
+    """Draw every sample that an allocation can need on both splits into the store."""
     started = time.monotonic()
 
     def report(stage: str, cells: int) -> None:
@@ -45,6 +45,7 @@ async def record(spec: PipelineSpec, store: Store, *, max_in_flight: int) -> Non
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--db", type=Path, required=True, help="store that collects the samples")
     parser.add_argument("--out", type=Path, default=HERE / "bank" / "zoo.parquet")

@@ -12,9 +12,15 @@ from pathlib import Path
 class Row:
     """One question with its candidate sentences.
 
-    `evidence` lists the needed sentences in hop order; `candidates` holds them and the
-    distractors, shuffled. `level` is the hardest phrasing among the evidence: 1 subject and
-    object close together, 2 further apart or beside a decoy, 3 object before subject.
+    Attributes:
+        id: The id of the row.
+        question: The question.
+        candidates: The needed sentences and the distractors, shuffled.
+        evidence: The needed sentences, in the order of the hops.
+        answer: The answer, a name.
+        hops: Number of facts that the question needs.
+        level: The hardest phrasing among the evidence: 1 when subject and object are close together, 2 when
+            they are further apart or beside a decoy, 3 when the object comes before the subject.
     """
 
     id: str
@@ -27,7 +33,7 @@ class Row:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """One JSON object a line."""
+    """Write rows to a file, one JSON object per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
@@ -35,7 +41,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The inverse of `write_rows`."""
+    """Read the rows that `write_rows` wrote."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         raw = json.loads(line)

@@ -43,7 +43,12 @@ N_MERGES = 160
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """Token ids of one prompt with its target; the target starts at `n_prompt` and ends with EOS."""
+    """Token ids of a prompt and its target.
+
+    Attributes:
+        ids: The ids of the prompt, then those of the target, which ends with EOS.
+        n_prompt: Number of tokens of the prompt.
+    """
 
     ids: list[int]
     n_prompt: int
@@ -51,41 +56,43 @@ class Encoded:
 
 @cache
 def template(stage: str) -> jinja2.Template:
-    """The prompt template of a stage: the content of the user message."""
+    """Return the template of a stage's user message."""
     text = (Path(__file__).parents[1] / "prompts" / f"{stage}.j2").read_text(encoding="utf-8")
     return jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(text)
 
 
 def retrieve_prompt(row: Row) -> str:
-    """User message of the first stage."""
+    """Return the user message of the first stage."""
     return template("retrieve").render(question=row.question, candidates=row.candidates)
 
 
 def answer_prompt(question: str, sentences: Sequence[str]) -> str:
-    """User message of the second stage; `sentences` in candidate order."""
+    """Return the user message of the second stage; `sentences` are in the order of the candidates."""
     return template("answer").render(question=question, retrieve=sentences)
 
 
 def chat(user: str) -> str:
-    """What the chat template makes of one user message, ready for generation."""
+    """Apply the chat template to one user message, ready for generation."""
     return f"{BOS}{USER}{user.strip()}{ASSISTANT}"
 
 
 def retrieve_target(row: Row) -> str:
-    """Every line starts with a space: that keeps a name one and the same token everywhere."""
+    """Return the target of the first stage. Lines start with a space, so that a name is always one token."""
     return "\n".join(" " + sentence for sentence in row.evidence)
 
 
 def encode(tokenizer: Tokenizer, user: str, target: str) -> Encoded:
-    """Ids of the chat with one user message and the model's reply."""
+    """Encode a chat of one user message and the reply of the model."""
     prompt = tokenizer.encode(chat(user), add_special_tokens=False).ids
     reply = tokenizer.encode(target + EOS, add_special_tokens=False).ids
     return Encoded(ids=prompt + reply, n_prompt=len(prompt))
 
 
 def answer_sentences(rng: random.Random, row: Row) -> list[str]:
-    """Selected sentences as a fallible retriever would hand them on: often the needed ones,
-    else with extra ones, sometimes with one needed sentence replaced."""
+    """Draw the sentences that a fallible retriever might select.
+
+    Often they are the needed sentences, else some more are added; sometimes one needed sentence is missing.
+    """
     needed = set(row.evidence)
     others = [sentence for sentence in row.candidates if sentence not in needed]
     draw = rng.random()
@@ -97,7 +104,7 @@ def answer_sentences(rng: random.Random, row: Row) -> list[str]:
 
 
 def corpus() -> list[str]:
-    """Text that holds every word of both domains many times."""
+    """Return texts in which every word of both domains occurs many times."""
     texts: list[str] = []
     for domain in (CIVIC, MUSEUM):
         for row in make_rows(
@@ -109,7 +116,7 @@ def corpus() -> list[str]:
 
 
 def build_tokenizer() -> Tokenizer:
-    """Train the merges, then add every word of the corpus as a whole."""
+    """Build the tokenizer: train the merges, then add every word of the corpus as one token."""
     texts = corpus()
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     words = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text)})
@@ -133,7 +140,7 @@ def build_tokenizer() -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, out: Path) -> None:
-    """tokenizer.json, tokenizer_config.json and chat_template.jinja, as transformers writes them."""
+    """Write tokenizer.json, tokenizer_config.json and chat_template.jinja, as transformers does."""
     from transformers import PreTrainedTokenizerFast
 
     fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]

@@ -39,7 +39,12 @@ PROMPT_WEIGHT = 0.2
 
 
 def to_tensors(items: list[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs, next tokens and target mask, each (rows, longest - 1); padding on the right."""
+    """Pad encoded rows on the right.
+
+    Returns:
+        The inputs, the next tokens, and the kind of each next token (0 padding, 1 prompt, 2 target), each of
+        shape (rows, longest - 1).
+    """
     longest = max(len(item.ids) for item in items)
     ids = torch.zeros(len(items), longest, dtype=torch.long)
     kind = torch.zeros(len(items), longest, dtype=torch.long)
@@ -51,7 +56,7 @@ def to_tensors(items: list[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def batch_loss(model: LlamaForCausalLM, items: list[Encoded]) -> tuple[Tensor, float]:
-    """Weighted loss, and the plain mean loss over target tokens in nats."""
+    """Return the weighted loss, and the mean loss over target tokens in nats."""
     inputs, following, kind = to_tensors(items)
     logits = model(input_ids=inputs, use_cache=False).logits
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="none")
@@ -61,7 +66,7 @@ def batch_loss(model: LlamaForCausalLM, items: list[Encoded]) -> tuple[Tensor, f
 
 @torch.no_grad()
 def greedy_exact(model: LlamaForCausalLM, items: list[Encoded]) -> list[bool]:
-    """Whether greedy decoding would write each target to the letter (every argmax is right)."""
+    """Return for each item whether greedy decoding gives exactly the target (every argmax is right)."""
     right: list[bool] = []
     for start in range(0, len(items), 64):
         inputs, following, kind = to_tensors(items[start : start + 64])
@@ -71,7 +76,7 @@ def greedy_exact(model: LlamaForCausalLM, items: list[Encoded]) -> list[bool]:
 
 
 def evaluate(model: LlamaForCausalLM, tokenizer: Tokenizer, rows: list[Row]) -> str:
-    """Greedy accuracy by stage, hops and level, as one line of text."""
+    """Return the accuracy of greedy decoding by stage, hops and level, as one line of text."""
     marks = {
         "retrieve": greedy_exact(model, [encode_retrieve(tokenizer, row) for row in rows]),
         "answer": greedy_exact(model, [encode_answer(tokenizer, row, None) for row in rows]),
@@ -87,13 +92,21 @@ def evaluate(model: LlamaForCausalLM, tokenizer: Tokenizer, rows: list[Row]) -> 
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:
-    """Save a training state, so that a reader sees the old file or the new one."""
+    """Save a training state; a reader sees either the old file or the complete new one."""
     with whole(path) as beside:
         torch.save(state, beside)
 
 
 def train(size: Size, tokenizer: Tokenizer, out: Path, *, seed: int, minutes: float) -> None:
-    """Train for `minutes` of this machine's time, resuming from `out/checkpoint.pt` if it is there."""
+    """Train a model, resuming from `out/checkpoint.pt` if it exists, and write it to `out/model`.
+
+    Args:
+        size: Shape and learning rates.
+        tokenizer: The tokenizer of the zoo.
+        out: The directory of the checkpoint and the model.
+        seed: Seed of weights and rows.
+        minutes: Wall-clock length of the whole run, resumed parts included.
+    """
     torch.manual_seed(seed)
     rng = random.Random(seed)
     model = new_model(size, tokenizer)
@@ -149,7 +162,7 @@ def train(size: Size, tokenizer: Tokenizer, out: Path, *, seed: int, minutes: fl
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

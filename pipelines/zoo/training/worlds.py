@@ -1,4 +1,4 @@
-"""Made-up worlds and the multi-hop questions asked of them.
+"""Invented worlds and multi-hop questions about them.
 
 A world is a set of facts (subject, relation, object) about invented people, firms, teams,
 cities and countries; a document states each fact in one sentence. A question names the start
@@ -56,7 +56,13 @@ class Difficulty:
 
 @dataclass(kw_only=True)
 class World:
-    """The facts of one split that have been told so far; new ones are drawn when asked for."""
+    """The facts of one split that have been drawn so far; further ones are drawn when they are needed.
+
+    Attributes:
+        domain: Names and relations.
+        split: The split to which facts belong; None allows facts of every split.
+        salt: Part of the hash that assigns facts to splits.
+    """
 
     domain: Domain
     split: Split | None
@@ -64,7 +70,7 @@ class World:
     _facts: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def objects(self, subject: str, relation: Relation) -> list[str]:
-        """Names that this split allows as object; `split=None` allows every name."""
+        """Return the names that the split allows as object of a fact."""
         names = self.domain.names[relation.object_kind]
         return [
             name
@@ -74,7 +80,17 @@ class World:
         ]
 
     def tell(self, rng: random.Random, subject: str, relation: Relation, *, avoid: set[str]) -> Fact | None:
-        """The fact about `subject`, drawn if it is new; None if no name outside `avoid` is left."""
+        """Return the fact about a subject, which is drawn if it is new.
+
+        Args:
+            rng: The source of randomness.
+            subject: The subject of the fact.
+            relation: The relation of the fact.
+            avoid: Names that a new fact must not have as object.
+
+        Returns:
+            The fact; None if no name is left for a new one.
+        """
         known = self._facts.get((subject, relation.name))
         if known is None:
             choices = [name for name in self.objects(subject, relation) if name not in avoid]
@@ -87,7 +103,7 @@ class World:
 
 @cache
 def split_of(subject: str, relation: str, obj: str, salt: str) -> Split:
-    """The one split that a fact belongs to: a hash, so the same on every machine."""
+    """Return the one split that a fact belongs to, decided by a hash: the same on every machine."""
     digest = hashlib.blake2b(f"{salt}|{subject}|{relation}|{obj}".encode(), digest_size=4).digest()
     point = int.from_bytes(digest, "big") % 100
     for name, share in SPLIT_SHARES.items():
@@ -100,7 +116,15 @@ def split_of(subject: str, relation: str, obj: str, salt: str) -> Split:
 def make_row(
     rng: random.Random, domain: Domain, split: Split | None, difficulty: Difficulty, row_id: str = ""
 ) -> Row:
-    """Draw one question, its evidence and its distractors from a fresh world of `split`."""
+    """Draw one question, its evidence and its distractors from a new world.
+
+    Args:
+        rng: The source of randomness.
+        domain: Names and relations.
+        split: The split to which all facts belong; None allows facts of every split.
+        difficulty: Decides how hard the row is.
+        row_id: The id of the row.
+    """
     while True:
         world = World(domain=domain, split=split)
         hops = rng.choices(range(1, len(difficulty.hop_weights) + 1), difficulty.hop_weights)[0]
@@ -110,8 +134,8 @@ def make_row(
         n_candidates = max(rng.randint(*difficulty.n_candidates), hops + 1)
         facts = chain + _draw_distractors(rng, world, chain, n_candidates - hops)
         used: set[str] | None = set() if rng.random() < difficulty.distinct_share else None
-        told = [_tell_in_words(rng, domain, split, fact, difficulty, used) for fact in facts]
-        sentences = [sentence for sentence, _ in told]
+        phrased = [_sentence(rng, domain, split, fact, difficulty, used) for fact in facts]
+        sentences = [sentence for sentence, _ in phrased]
         if len(set(sentences)) < len(sentences):
             continue
         order = rng.sample(range(len(sentences)), len(sentences))
@@ -122,14 +146,23 @@ def make_row(
             evidence=tuple(sentences[:hops]),
             answer=chain[-1].object,
             hops=hops,
-            level=max(level for _, level in told[:hops]),
+            level=max(level for _, level in phrased[:hops]),
         )
 
 
 def make_rows(
     seed: int, domain: Domain, split: Split | None, difficulty: Difficulty, *, prefix: str, n_rows: int
 ) -> Iterator[Row]:
-    """`n_rows` rows with ids "prefix-0000", …; the same seed gives the same rows."""
+    """Draw rows; the same arguments give the same rows.
+
+    Args:
+        seed: The seed, which is combined with the prefix.
+        domain: Names and relations.
+        split: The split to which all facts belong; None allows facts of every split.
+        difficulty: Decides how hard the rows are.
+        prefix: The start of the ids, which are "prefix-0000", "prefix-0001", …
+        n_rows: Number of rows.
+    """
     rng = random.Random(f"{prefix}:{seed}")
     for i in range(n_rows):
         yield make_row(rng, domain, split, difficulty, f"{prefix}-{i:04d}")
@@ -156,10 +189,10 @@ def _draw_chain(rng: random.Random, world: World, hops: int) -> list[Fact] | Non
 
 
 def _draw_distractors(rng: random.Random, world: World, chain: Sequence[Fact], n: int) -> list[Fact]:
-    """Facts that look needed: same relation of another subject (and its continuation), same subject
-    with another relation, the same facts about a lookalike of the bridge."""
+    """Draw facts that look needed: the same relation of another subject, perhaps with the fact that would
+    follow it in the chain, or another relation of the same subject."""
     relations = world.domain.relations
-    told = {(fact.subject, fact.relation) for fact in chain}
+    used = {(fact.subject, fact.relation) for fact in chain}
     chain_names = {fact.subject for fact in chain} | {fact.object for fact in chain}
     out: list[Fact] = []
     while len(out) < n:
@@ -178,13 +211,13 @@ def _draw_distractors(rng: random.Random, world: World, chain: Sequence[Fact], n
             if siblings:
                 new.append(world.tell(rng, fact.subject, rng.choice(siblings), avoid=chain_names))
         for extra in new:
-            if extra is not None and (extra.subject, extra.relation) not in told and len(out) < n:
-                told.add((extra.subject, extra.relation))
+            if extra is not None and (extra.subject, extra.relation) not in used and len(out) < n:
+                used.add((extra.subject, extra.relation))
                 out.append(extra)
     return out
 
 
-def _tell_in_words(
+def _sentence(
     rng: random.Random,
     domain: Domain,
     split: Split | None,
@@ -207,12 +240,12 @@ def _tell_in_words(
     if "{x}" in phrasing.text:
         names = [n for n in domain.names[relation.object_kind] if n not in (fact.subject, fact.object)]
         # What a decoy says ("left Falcon") is a fact too, so it stays inside its split.
-        own = [
+        in_split = [
             n
             for n in names
             if split is None or split_of(fact.subject, relation.name + "-not", n, "zoo") == split
         ]
-        decoy = rng.choice(own or names)
+        decoy = rng.choice(in_split or names)
     return phrasing.text.format(s=fact.subject, o=fact.object, x=decoy), level
 
 
