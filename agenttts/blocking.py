@@ -13,7 +13,17 @@ Result = TypeVar("Result")
 
 
 def run_blocking(work: Coroutine[Any, Any, Result]) -> Result:
-    """The coroutine's result; in a thread of its own when this thread runs an event loop."""
+    """Run a coroutine to its end and return its result.
+
+    In a thread that runs an event loop already, such as a notebook's, the coroutine runs in a thread of its
+    own.
+
+    Args:
+        work: The coroutine.
+
+    Returns:
+        What the coroutine returns.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -25,9 +35,16 @@ def run_blocking(work: Coroutine[Any, Any, Result]) -> Result:
 def parameters_of(
     function: Callable[Parameters, object],
 ) -> Callable[[Callable[..., Result]], Callable[Parameters, Result]]:
-    """Give a function that hands all of its arguments on to another the parameters of the other.
+    """Give a function that passes all of its arguments on to another the parameters of the other.
 
-    `inspect.signature`, type checkers and editors then show them; name and docstring stay its own.
+    `inspect.signature`, type checkers and editors then show them. The name and the docstring of the decorated
+    function stay as they are.
+
+    Args:
+        function: The function that the arguments are passed on to.
+
+    Returns:
+        The decorator.
     """
 
     def decorate(wrapper: Callable[..., Result]) -> Callable[Parameters, Result]:

@@ -1,6 +1,6 @@
-"""The failure policy of the package: which errors exist and who meets them.
+"""The errors of the package.
 
-Everything that a person can put right derives from AgentTTSError; the command line prints its one line and
+Every error that a person can put right derives from AgentTTSError; the command line prints its one line and
 exits with code 2. Faults of servers and models during a trial are not errors here: they become missing values
 (`evaluate`). Errors of a spec are `pipelines.errors.SpecError`, errors of the store
 `datastore.errors.StoreError`.
@@ -10,12 +10,15 @@ from __future__ import annotations
 
 
 class AgentTTSError(Exception):
-    """Root of the errors of this package. The message is one line: the law, the value, the remedy."""
+    """Base class of the errors of this package.
+
+    The message is one line: what is required, the value that was given, and what to do about it.
+    """
 
 
 class UserError(AgentTTSError):
-    """Something asked for cannot be done as it stands."""
+    """A request that cannot be carried out as it stands."""
 
 
 class SpaceError(UserError):
-    """A search space without an allocation, one too large to list, or an allocation with no place in it."""
+    """A search space that is empty or too large to list, or an allocation that is not in the space."""

@@ -1,7 +1,7 @@
 """Asking an LLM through the sample bank, so that no question is paid for twice.
 
-An answer is a Sample of a Prompt whose model key is `agent:` and the model's name. A server that refuses
-structured output (400) is asked for plain JSON from then on. The API key stays in the client: it is neither
+An answer is a Sample of a Prompt whose model key is `agent:` and the model's name. After a server has refused
+structured output (400), requests to it are for plain JSON. The API key stays in the client: it is neither
 stored nor in messages. `AgentChat` gives the text of an answer, `JsonChat` a value that fits a JSON schema.
 """
 
@@ -27,7 +27,7 @@ from pipelines.runtime.sampler import SpendGate
 logger = logging.getLogger(__name__)
 
 AGENT_SHARE = 1 / 3
-"""The share of the trials that an LLM proposes itself, where nothing else is said."""
+"""The default share of the trials that an LLM proposes itself."""
 AT_ONCE = 8
 """How many questions of a JsonChat are in flight at most."""
 _RETRIES = 2
@@ -90,12 +90,12 @@ class AgentSettings:
 
 
 def require_llm(settings: AgentSettings | None, what: str, instead: str = "") -> AgentSettings:
-    """Give the settings back, or say that an LLM is needed.
+    """Return the settings, or raise an error that says that an LLM is needed.
 
     Args:
         settings: The endpoint; None where none is configured.
-        what: The beginning of the error, such as `--judge needs`.
-        instead: The end of the error: what a person can do without an LLM.
+        what: The beginning of the error message, such as `--judge needs`.
+        instead: The end of the error message: what a person can do without an LLM.
 
     Raises:
         UserError: There are no settings.
@@ -114,14 +114,17 @@ class _SchemaRefused(Exception):
 
 
 class AgentChat:
-    """One endpoint and one model, asked for texts.
+    """One endpoint and one model that answer questions with text.
 
     Args:
         settings: The endpoint and its model.
-        store: The sample bank, for reading and for keeping answers.
+        store: The sample bank, which answers are read from and written to.
         run_id: The run that pays for the answers; None where no run does.
         gate: Limits what is spent; None limits nothing.
-        replay: Only the bank answers.
+        replay: Whether only the bank answers.
+
+    Attributes:
+        model_key: The key of the model in the bank: `agent:` and the model's name.
     """
 
     def __init__(
@@ -150,17 +153,17 @@ class AgentChat:
         )
 
     async def ask(self, messages: Sequence[Message], schema: Mapping[str, object]) -> str:
-        """Ask for an answer, or take it from the bank where it is there.
+        """Return the bank's answer to a question where there is one, else ask the server.
 
         Args:
             messages: The chat up to the answer.
-            schema: The JSON schema that the server is asked to keep to. The answer is not checked against it.
+            schema: A JSON schema that the server is to follow. The answer is not checked against it.
 
         Returns:
             The answer's text, cut after 200,000 characters.
 
         Raises:
-            EndpointFailed: There is no answer to be had.
+            EndpointFailed: The server gives no answer, or the bank has none in a replay.
             SpendRefused: A limit leaves no room for the question.
         """
         prompts = {structured: self._prompt(messages, structured) for structured in (True, False)}
@@ -175,7 +178,7 @@ class AgentChat:
             try:
                 return await self._draw(prompts[True], messages, schema)
             except _SchemaRefused:
-                logger.info("the agent's server takes no JSON schema: plain JSON is asked for from now on")
+                logger.info("the agent's server takes no JSON schema: further requests are for plain JSON")
                 self._structured = False
         return await self._draw(prompts[False], messages, None)
 
@@ -249,13 +252,14 @@ class AgentChat:
 
 
 class JsonChat:
-    """One endpoint and one model, asked for JSON objects. No run pays, and nothing limits what is spent.
+    """One endpoint and one model that answer questions with JSON objects.
 
-    Use it as `async with JsonChat(settings, store) as chat:`.
+    No run pays for the answers, and nothing limits what is spent. Use it as `async with JsonChat(settings,
+    store) as chat:`.
 
     Args:
         settings: The endpoint and its model.
-        store: The sample bank, for reading and for keeping answers.
+        store: The sample bank, which answers are read from and written to.
 
     Attributes:
         model: The model's name.
@@ -272,15 +276,21 @@ class JsonChat:
         schema: Mapping[str, object],
         accept: Mapping[str, object] | None = None,
     ) -> Mapping[str, JSON]:
-        """Ask for an object. An answer that breaks the schema is asked for once more, with what is wrong.
+        """Ask for a JSON object.
+
+        After an answer that does not match the schema, the question is repeated once, with the error.
 
         Args:
             messages: The chat up to the answer.
-            schema: The JSON schema of the object, which the server is asked to keep to.
-            accept: A laxer schema that is checked instead, where the parts are judged one by one.
+            schema: The JSON schema of the object, sent to the server.
+            accept: A laxer schema that the answer is checked against instead, where its parts are judged one
+                by one; None checks it against `schema`.
+
+        Returns:
+            The object.
 
         Raises:
-            ValueError: The second answer breaks the schema too.
+            ValueError: The second answer does not match the schema either.
             UserError: The endpoint gives no answer.
         """
         chat = [dict(message) for message in messages]
@@ -314,7 +324,14 @@ class JsonChat:
 
 
 def prompt_text(value: object) -> str:
-    """A value as a prompt shows it: a text as it is, anything else as JSON."""
+    """Format a value for a prompt.
+
+    Args:
+        value: A text, or a value that can be written as JSON.
+
+    Returns:
+        A text as it is, anything else as JSON.
+    """
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

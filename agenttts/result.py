@@ -68,7 +68,7 @@ class SearchResult:
 
     @classmethod
     def from_store(cls, store: Store, run_id: str | None = None, spec: PipelineSpec | None = None) -> Self:
-        """A run's result; of an unfinished run what is known so far.
+        """Load the result of a run; of an unfinished run, what is known so far.
 
         Args:
             store: The database, open for reading.
@@ -92,7 +92,7 @@ class SearchResult:
 
     @property
     def trials(self) -> tuple[TrialResult, ...]:
-        """The trials of the search, in their order."""
+        """The trials of the search, in the order in which they were decided."""
         return self.outcome.trials
 
     @property
@@ -106,7 +106,11 @@ class SearchResult:
         return self.outcome.best
 
     def best_trial(self) -> TrialResult | None:
-        """The winner's trial on the search split, with its scores by example; None when none has a score."""
+        """Return the winner's trial on the search split, with its scores by example.
+
+        Returns:
+            The trial; None when no trial has a score.
+        """
         number = None if self.best is None else self.best.trial
         return next((t for t in (*self.trials, *self.confirmation) if t.number == number), None)
 
@@ -117,18 +121,18 @@ class SearchResult:
 
     @property
     def equivalent(self) -> tuple[Equivalent, ...]:
-        """The winner and all that can't be told apart from it, cheapest first."""
+        """The winner and all allocations that differ from it by no more than noise, cheapest first."""
         return self.outcome.equivalent
 
     def cheapest(self, within: float | None = None) -> Equivalent | TrialResult | None:
-        """The cheapest allocation that is as good as the winner.
+        """Return the cheapest allocation that is as good as the winner.
 
         Args:
-            within: A difference of scores, such as 0.01: the cheapest trial that scores that near to the
-                winner. None: the cheapest of `equivalent`.
+            within: A difference of scores, such as 0.01: the cheapest trial whose score is at most that far
+                below the winner's. None: the cheapest of `equivalent`.
 
         Returns:
-            None when no trial has a score.
+            The allocation with its scores; None when no trial has a score.
         """
         if within is None:
             return next(iter(self.equivalent), None)
@@ -148,7 +152,7 @@ class SearchResult:
 
     @property
     def certificate(self) -> str:
-        """What is claimed of the winner, in words."""
+        """The claim about the winner and its evidence, in sentences."""
         return self.outcome.certificate.text
 
     @property
@@ -157,11 +161,16 @@ class SearchResult:
         return self.outcome.cost
 
     def to_json_dict(self) -> dict[str, JSON]:
-        """The result as `agenttts search --json` prints it."""
+        """Return the result as `agenttts search --json` prints it."""
         return self.outcome.to_json_dict()
 
     def to_df(self) -> pd.DataFrame:
-        """One row for each trial; a model and a number of samples for each stage."""
+        """Return the trials as a data frame.
+
+        Returns:
+            A row for each trial. The columns `<stage>.model` and `<stage>.n_samples` hold its choice at each
+            stage, `<stage>.score` the stage's own score where it has one.
+        """
         import pandas as pd
 
         rows = []
@@ -179,7 +188,17 @@ class SearchResult:
         return pd.DataFrame(rows)
 
     def report(self, path: Path | str | None = None) -> Path:
-        """Write the HTML report, beside the database where no path is given; its path."""
+        """Write the HTML report.
+
+        Args:
+            path: The file to write. None: beside the database, with the ending `.html`.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            UserError: The file can't be written.
+        """
         from agenttts.report.data import read_report
         from agenttts.report.html import save_html
 
@@ -190,7 +209,7 @@ class SearchResult:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LoadedRun(SearchResult):
-    """A stored run: its result, and its best allocation at work."""
+    """A stored run: its result, which can also run allocations on new inputs."""
 
     def run(
         self,
@@ -199,11 +218,19 @@ class LoadedRun(SearchResult):
         allocation: Allocation | None = None,
         db: Path | str | None = None,
     ) -> list[dict[str, Any]]:
-        """Run an allocation (None: the best) on new inputs, each the fields of an example, in their order.
+        """Run an allocation on new inputs; nothing is scored.
 
-        Returns for each: `id`, `output`, `stages` (each stage's output), `status`, `reason` (why there is no
-        output). What is drawn is kept in the run's database, or in `db`. UserError when the run has no best
-        allocation.
+        Args:
+            inputs: The fields of an example, one mapping for each input.
+            allocation: The allocation to run; None for the run's best.
+            db: The database that keeps the samples; None for the run's own.
+
+        Returns:
+            A mapping for each input, in the order of the inputs: `id`, `output`, `stages` (each stage's
+            output), `status`, and `reason` (why there is no output).
+
+        Raises:
+            UserError: The run has no best allocation.
         """
         return run_blocking(self.run_async(inputs, allocation=allocation, db=db))
 
@@ -214,7 +241,19 @@ class LoadedRun(SearchResult):
         allocation: Allocation | None = None,
         db: Path | str | None = None,
     ) -> list[dict[str, Any]]:
-        """`run` for code that is already asynchronous."""
+        """Run an allocation on new inputs, from code that is already asynchronous.
+
+        Args:
+            inputs: As in `run`.
+            allocation: As in `run`.
+            db: As in `run`.
+
+        Returns:
+            As `run` does.
+
+        Raises:
+            UserError: The run has no best allocation.
+        """
         if allocation is None:
             if self.best is None:
                 raise UserError(
@@ -234,7 +273,20 @@ async def run_inputs(
     replay: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> list[dict[str, Any]]:
-    """Execute an allocation on new inputs; nothing is scored, and no run pays."""
+    """Run an allocation on new inputs; nothing is scored, and no run pays.
+
+    Args:
+        spec: The pipeline.
+        allocation: The allocation to run.
+        inputs: The fields of an example, one mapping for each input.
+        store: The database that samples are read from and written to; the spec's bank is attached where it
+            exists.
+        replay: Whether only recorded samples answer.
+        environ: The environment variables, which hold the servers' API keys.
+
+    Returns:
+        A mapping for each input, as `LoadedRun.run` returns it.
+    """
     import asyncio
 
     examples = examples_from_rows(spec, inputs)
@@ -263,7 +315,15 @@ async def run_inputs(
 
 
 def load_run(db: Path | str, run_id: str | None = None) -> LoadedRun:
-    """A run of a database (None: the newest). StoreError when there is none; SpecError when a function of its
-    spec can't be imported any more."""
+    """Load a run from a database.
+
+    Args:
+        db: The DuckDB file.
+        run_id: The run; None for the newest.
+
+    Raises:
+        StoreError: There is no such run.
+        SpecError: A function of the run's pipeline can't be imported any more.
+    """
     with Store.read(db) as store:
         return LoadedRun.from_store(store, run_id)

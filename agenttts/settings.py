@@ -1,4 +1,4 @@
-"""What a search is asked to do: its settings, as the run keeps them, and the limits on what it may spend."""
+"""The settings of a search, as the run keeps them, and the limits on what it may spend."""
 
 from __future__ import annotations
 
@@ -44,7 +44,14 @@ class SearchLimits:
                 raise UserError(f"a limit on {cap.name} is > 0, got {value}; leave it out for no limit")
 
     def require_prices(self, models: Mapping[str, ModelSpec]) -> None:
-        """UserError when money is limited and a model has no price."""
+        """Check that every model has a price where US dollars are limited.
+
+        Args:
+            models: The models of the pipeline, by name.
+
+        Raises:
+            UserError: US dollars are limited, and a model has no price.
+        """
         unpriced = [name for name, model in models.items() if model.price is None]
         if self.usd is not None and unpriced:
             raise UserError(
@@ -55,10 +62,10 @@ class SearchLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """Everything that a search is asked for, as plain values.
+    """The settings of a search, as plain values.
 
-    Two settings are equal when a search decides alike under both. What may change when a run is resumed
-    (approval, limits, error rate, requests in flight, preflight, banks) is not compared.
+    Two settings are equal when a search makes the same decisions under both. What may change when a run is
+    resumed (approval, limits, error rate, requests in flight, preflight, banks) is not compared.
 
     Attributes:
         budget_units: The budget of an allocation, in units per query.
@@ -66,14 +73,16 @@ class SearchSettings:
         proposer: The name of the proposer.
         agent_model: The model of the LLM agent; None when another proposer decides.
         replay: Whether every call that recorded samples can't answer is forbidden.
-        frontier: Whether the best score at every cost up to the budget is sought, not at the budget alone.
+        frontier: Whether the search looks for the best score at every cost up to the budget, not at the
+            budget alone.
         objective: What is sought: quality, or the least cost or latency at a score of `min_quality`.
         min_quality: The score to reach, above 0 and at most 1; None for the objective quality.
-        retest: The share of the search examples held back to score the best trials on at the end, 0 to 0.5.
+        retest: The share of the search examples that is held out for scoring the best trials again at the
+            end, 0 to 0.5.
         approve: Whether a person decides on each proposal before it costs anything.
-        limits: What the whole search may spend.
+        limits: The limits on what the whole search may spend.
         max_error_rate: The largest share of missing examples with which a trial still has a score.
-        max_in_flight: Requests at once, for each server.
+        max_in_flight: The most requests in flight at each server.
         preflight: Whether servers, prompts and data are checked first.
         banks: Files of recorded samples to attach.
 
@@ -107,19 +116,31 @@ class SearchSettings:
         return Goal(self.objective, self.min_quality)
 
     def to_json_dict(self) -> dict[str, object]:
-        """The settings as a run stores them: neither keys nor addresses, and nothing about one machine."""
+        """Return the settings as a run stores them, without keys, addresses and local paths."""
         stored = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_STORED}
         return {**stored, "limits": asdict(self.limits)}
 
     @classmethod
     def from_json_dict(cls, data: Mapping[str, Any]) -> SearchSettings:
-        """The settings of a stored run; what it does not name has its default."""
+        """Load the settings of a stored run.
+
+        Args:
+            data: What `to_json_dict` returned. A setting that is missing has its default; an unknown one is
+                ignored.
+        """
         names = {f.name for f in fields(cls)}.difference(_NOT_STORED)
         known = {name: value for name, value in data.items() if name in names}
         return cls(**{**known, "limits": SearchLimits(**data.get("limits", {}))})
 
     def differences(self, earlier: SearchSettings) -> list[str]:
-        """What differs from the earlier settings and decides, in words; [] when they are equal."""
+        """Describe what differs from earlier settings, of what decides the course of a search.
+
+        Args:
+            earlier: The settings of the stored run.
+
+        Returns:
+            A phrase for each difference; an empty list when the settings are equal.
+        """
         return [
             f"{f.name} was {getattr(earlier, f.name)}, now {getattr(self, f.name)}"
             for f in fields(self)

@@ -1,9 +1,8 @@
-"""How sure a score or a difference of scores is: bootstrap by example, paired where two trials share
-examples.
+"""Confidence intervals of scores and of paired differences: bootstrap over examples.
 
-Scores and metrics lie between 0 and 1; a missing score (None) is left out, never 0. Random numbers come from
-the generator that is passed in; results do not depend on the order of the examples. Corrections for many
-comparisons are not made here.
+Scores and metrics lie between 0 and 1; a missing score (None) is left out, never counted as 0. Random numbers
+come from the generator that is passed in; results do not depend on the order of the examples. Intervals are
+not corrected for many comparisons; `holm` corrects p-values.
 """
 
 from __future__ import annotations
@@ -30,7 +29,14 @@ Scores = Mapping[str, float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean over n examples, with the ends of its confidence interval."""
+    """A mean and its confidence interval.
+
+    Attributes:
+        mean: The mean.
+        low: The lower end of the interval.
+        high: The upper end of the interval.
+        n: The number of examples.
+    """
 
     mean: float
     low: float
@@ -38,13 +44,17 @@ class Interval:
     n: int
 
     def holds(self, value: float) -> bool:
-        """Whether the value lies in the interval, ends included."""
+        """Return whether the value lies in the interval, ends included.
+
+        Args:
+            value: The value.
+        """
         return self.low <= value <= self.high
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference(Interval):
-    """The mean of first minus second over the n examples that both have scores for."""
+    """The mean of first minus second, over the `n` examples that both have scores for."""
 
 
 def mean_interval(
@@ -54,7 +64,17 @@ def mean_interval(
     confidence: float = CONFIDENCE,
     n_resamples: int = N_RESAMPLES,
 ) -> Interval | None:
-    """The mean score and its interval; None when nothing was scored."""
+    """Compute the mean score and its confidence interval.
+
+    Args:
+        scores: The scores, 0 to 1; None for a missing one.
+        rng: The generator of the resamples.
+        confidence: The level of the interval.
+        n_resamples: The number of bootstrap resamples.
+
+    Returns:
+        The interval; None when there is no score.
+    """
     values = _present(scores)
     if not len(values):
         return None
@@ -70,7 +90,18 @@ def paired_difference(
     confidence: float = CONFIDENCE,
     n_resamples: int = N_RESAMPLES,
 ) -> Difference:
-    """First minus second, over the examples that both have; without any, nothing is known: 0 from -1 to 1."""
+    """Compute the mean of first minus second over the examples that both have scores for.
+
+    Args:
+        first: Score by example id; None where the example is missing.
+        second: The scores that are subtracted.
+        rng: The generator of the resamples.
+        confidence: The level of the interval.
+        n_resamples: The number of bootstrap resamples.
+
+    Returns:
+        The difference. Without a common example nothing is known: 0, from -1 to 1.
+    """
     values = _present(_paired(first, second))
     if not len(values):
         return Difference(mean=0.0, low=-1.0, high=1.0, n=0)
@@ -79,9 +110,13 @@ def paired_difference(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for being many (Holm 1979): the chance of any false claim stays at the level.
+    """Correct p-values for multiple tests (Holm 1979).
 
-    In the order given; never above 1.
+    Args:
+        p_values: The p-values.
+
+    Returns:
+        The corrected p-values in the same order, at most 1.
     """
     corrected = [0.0] * len(p_values)
     largest = 0.0
@@ -92,9 +127,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def pass_at_k(n_samples: int, n_right: int, k: int) -> float:
-    """The chance that k of n samples hold a right one: 1 - C(n-c, k) / C(n, k), unbiased (Chen et al. 2021).
+    """Estimate the chance that k samples hold a right one: 1 - C(n-c, k) / C(n, k), unbiased (Chen et al.
+    2021).
 
-    ValueError unless 0 <= n_right <= n_samples and 1 <= k <= n_samples.
+    Args:
+        n_samples: The number of samples that were drawn, n.
+        n_right: The number of right ones among them, c.
+        k: The number of samples to choose.
+
+    Raises:
+        ValueError: It does not hold that 0 <= n_right <= n_samples and 1 <= k <= n_samples.
     """
     if not (0 <= n_right <= n_samples and 1 <= k <= n_samples):
         raise ValueError(f"pass@k takes 0 <= c <= n and 1 <= k <= n, got n={n_samples}, c={n_right}, k={k}")
@@ -104,11 +146,22 @@ def pass_at_k(n_samples: int, n_right: int, k: int) -> float:
 def vote_curve(
     answers: Sequence[str], right: Collection[str], rng: np.random.Generator, *, n_orders: int = 200
 ) -> _Floats:
-    """The chance that a plurality of the first n answers is right, for n = 1 to all: shape (len(answers),).
+    """Estimate the chance that a plurality vote of the first n answers is right, for n = 1 to all.
 
-    Over random orders of the answers that were drawn, whatever they are: a vote is won against every other
-    answer by itself, not against all wrong ones together. Of answers with equally many votes the first drawn
-    wins. ValueError without answers.
+    The mean is over random orders of the answers. A vote is won against each other answer by itself, not
+    against all wrong ones together; of answers with equally many votes, the one drawn first wins.
+
+    Args:
+        answers: The answers that were drawn.
+        right: The right answers.
+        rng: The generator of the orders.
+        n_orders: The number of random orders.
+
+    Returns:
+        The chances, shape (len(answers),).
+
+    Raises:
+        ValueError: There are no answers.
     """
     if not answers:
         raise ValueError("a vote curve needs at least one answer, got none")
@@ -126,15 +179,23 @@ def vote_curve(
 def smallest_resolvable_difference(
     n_examples: int, *, discordant: float = 0.3, power: float = 0.8, level: float = 0.05
 ) -> float:
-    """The smallest true difference of two allocations that this many paired examples show, as a rule.
+    """Compute the smallest true difference of two allocations that a number of paired examples can show.
 
-    For right-or-wrong scores, of which a share `discordant` differs between the two; a two-sided test at
-    `level` finds it with probability `power`: n = (z_level·√d + z_power·√(d - δ²))² / δ² (McNemar's test;
-    Connor 1987). 1.0 when not even the largest difference is found.
+    For right-or-wrong scores and a two-sided test: n = (z_level·√d + z_power·√(d - δ²))² / δ² (McNemar's
+    test; Connor 1987).
+
+    Args:
+        n_examples: The number of paired examples.
+        discordant: The share of examples whose scores differ between the two allocations, d.
+        power: The probability that the test detects the difference.
+        level: The significance level of the test.
+
+    Returns:
+        The difference δ; 1.0 when even the largest can't be detected.
     """
     z_level, z_power = _NORMAL.inv_cdf(1 - level / 2), _NORMAL.inv_cdf(power)
 
-    def is_found(difference: float) -> bool:
+    def is_detected(difference: float) -> bool:
         share = max(discordant, difference)
         needed = z_level * math.sqrt(share) + z_power * math.sqrt(share - difference**2)
         return needed <= difference * math.sqrt(n_examples)
@@ -142,7 +203,7 @@ def smallest_resolvable_difference(
     low, high = 0.0, 1.0
     while high - low > 1e-6:
         middle = (low + high) / 2
-        low, high = (low, middle) if is_found(middle) else (middle, high)
+        low, high = (low, middle) if is_detected(middle) else (middle, high)
     return high
 
 
@@ -194,7 +255,10 @@ def _bounds(
 
 
 class Stream(IntEnum):
-    """What random numbers are drawn for. The last two belong to `tune evaluate`, where numbers follow."""
+    """The purposes that random numbers are drawn for.
+
+    MODEL_SCORE and MODEL_DIFFERENCE belong to `agenttts tune eval`, whose generators take further numbers.
+    """
 
     SEARCH_SCORE = 1
     TEST_SCORE = 2
@@ -209,5 +273,11 @@ class Stream(IntEnum):
 
 
 def stream_rng(seed: int, stream: Stream, *numbers: int) -> np.random.Generator:
-    """The generator of a stream; `numbers` tell its members apart, such as a trial's number."""
+    """Create the random generator of a stream.
+
+    Args:
+        seed: The seed of the run.
+        stream: What the numbers are drawn for.
+        numbers: What distinguishes the members of the stream, such as a trial's number.
+    """
     return np.random.default_rng([seed, stream, *numbers])

@@ -1,4 +1,4 @@
-"""Asks a person at the terminal about proposals, before they cost anything (`search --approve`)."""
+"""The approval of proposals at the terminal, before they cost anything (`search --approve`)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,24 @@ _HELP = "Enter or a: approve · e: edit · r: refuse · all: approve this and al
 
 
 def at_terminal(console: Console, progress: SearchProgress, read: Callable[[str], str] = input) -> Approve:
-    """What `search(approve=...)` takes. UserError where nobody can be asked."""
+    """Create the function for `search(approve=...)` that asks a person at the terminal.
+
+    Args:
+        console: The console to print proposals on.
+        progress: The progress bars, which are hidden while a question is open.
+        read: Shows a prompt and returns a line of the answer.
+
+    Returns:
+        The function.
+
+    Raises:
+        UserError: Standard input is not a terminal.
+    """
     if read is input and not sys.stdin.isatty():
-        raise UserError("--approve asks at the terminal, but stdin is none; leave it out, or run it in one")
+        raise UserError(
+            "--approve asks at the terminal, but standard input is not a terminal; leave the option out, "
+            "or run the command in a terminal"
+        )
     approve_all = False
 
     def ask(proposals: list[Pending]) -> list[Decision]:
@@ -43,7 +58,7 @@ def _answer(console: Console, pending: Pending, read: Callable[[str], str]) -> s
     console.print(f"\n[bold]{escape(str(pending.allocation))}[/]  ({pending.budget_units:.4g} units)")
     console.print(escape(f"{pending.proposer}: {pending.reason}"), style="dim")
     if pending.problem:
-        console.print(escape(f"that can't be run: {pending.problem}"), style="red")
+        console.print(escape(f"this allocation can't be run: {pending.problem}"), style="red")
     console.print(_HELP, style="dim")
     return _read(read, "? ").strip().lower()
 

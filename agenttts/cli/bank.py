@@ -1,4 +1,4 @@
-"""`agenttts bank`: the samples that were paid for, listed, exported and imported."""
+"""`agenttts bank`: list, export and import recorded samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def list_samples(
     db: Annotated[Path, typer.Argument(help="The DuckDB file, or a Parquet bank.", show_default=False)],
     json: Json = False,
 ) -> None:
-    """How many prompts, samples and tokens of each model a database or a bank holds.
+    """List how many prompts, samples and tokens of each model a database or a bank holds.
 
     Example: `agenttts bank list run.duckdb`
     """
@@ -53,7 +53,9 @@ def list_samples(
 def export_samples(
     db: Database,
     file: Annotated[Path, typer.Argument(help="The Parquet file to write.", show_default=False)],
-    run: Annotated[str | None, typer.Option("--run", help="Only what this run paid for.")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Export only the samples that this run paid for.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write a database's samples as a Parquet bank, which any search can attach with `--bank`.

@@ -1,4 +1,4 @@
-"""`agenttts check`: what would fail in a search, found before a token is spent."""
+"""`agenttts check`: report what would fail in a search, before any token is spent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def check(
     spec: Spec,
     budget: Budget = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Ask no server.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Send no request to any server.")] = False,
     data: Data = None,
     n_search: NSearch = None,
     n_test: NTest = None,
@@ -62,7 +62,7 @@ def check(
             else:
                 say(str(finding), "yellow")
         if not errors:
-            servers = "servers not asked" if offline else "servers answer, models are served"
+            servers = "servers were not checked" if offline else "servers answer, models are served"
             say(f"{spec}: ready to search ({servers})", "green")
     if errors:
         raise typer.Exit(2)

@@ -162,7 +162,6 @@ def _bar() -> Progress:
 
 
 def _tables(comparison: Comparison) -> list[Table]:
-
     overall = [row for row in comparison.table if row.landscapes == "all"]
     tables = []
     for budget in dict.fromkeys(row.budget_units for row in overall):
@@ -193,17 +192,17 @@ def _regret_table(budget: float | None, rows: list[RegretRow]) -> Table:
 
 
 def _difference_table(comparison: Comparison) -> Table:
-    title = f"Regret of {comparison.against} minus that of another, paired"
+    title = f"Regret of {comparison.against} minus the regret of another proposer, paired"
     table = Table(title=title, title_justify="left")
     for name in ("other", "budget", "equal", "difference", "p (Holm)"):
         table.add_column(name, justify="right" if name in ("difference", "p (Holm)") else "left")
-    for one in comparison.differences:
+    for row in comparison.differences:
         table.add_row(
-            one.second,
-            "own" if one.budget_units is None else f"{one.budget_units:g}",
-            f"{one.equal} of {one.after}",
-            _with_interval(one.difference, one.difference_ci, sign=True),
-            f"{one.p_holm:.4f}",
+            row.second,
+            "own" if row.budget_units is None else f"{row.budget_units:g}",
+            f"{row.equal} of {row.after}",
+            _with_interval(row.difference, row.difference_ci, sign=True),
+            f"{row.p_holm:.4f}",
         )
     return table
 

@@ -22,23 +22,26 @@ def improve(
         str | None, typer.Option("--run", help="The search to start from; the newest of --db if not given.")
     ] = None,
     stage: Annotated[
-        str | None, typer.Option("--stage", help="What to tune; else the stage that the report names.")
+        str | None, typer.Option("--stage", help="The stage to tune; the report's bottleneck if not given.")
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", help="A model to tune; else all of the stage's but the largest. Repeat it."),
+        typer.Option(
+            "--model",
+            help="A model to tune; all of the stage's but the largest if not given. May be repeated.",
+        ),
     ] = None,
     budget: Annotated[
-        list[float] | None, typer.Option("--budget", help="Units per query to compare at. Repeat it.")
+        list[float] | None, typer.Option("--budget", help="Units per query to compare at. May be repeated.")
     ] = None,
-    out_dir: Annotated[Path | None, typer.Option("--out", help="Where all of it is kept.")] = None,
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Directory of the results.")] = None,
     tune_share: Annotated[
         float, typer.Option("--tune-share", help="Share of the search examples to tune on.")
     ] = 0.5,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Allocations of each new search.")] = 20,
     epochs: Annotated[float, typer.Option("--epochs", min=0.01)] = 3.0,
     learning_rate: Annotated[float, typer.Option("--learning-rate", min=1e-8)] = 2e-4,
-    rank: Annotated[int, typer.Option("--rank", min=1, max=512, help="Of the adapters.")] = 16,
+    rank: Annotated[int, typer.Option("--rank", min=1, max=512, help="Rank of the adapters.")] = 16,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 16,
     db: Db = DEFAULT_DB,
     seed: Seed = 0,
@@ -90,7 +93,11 @@ def improve(
 
 
 def show(improvement: Improvement) -> None:
-    """Print the tables of an improvement."""
+    """Print the tables of an improvement.
+
+    Args:
+        improvement: The improvement.
+    """
     from rich.table import Table
 
     console = out()
@@ -107,15 +114,14 @@ def show(improvement: Improvement) -> None:
         )
     console.print(tuned)
     table = Table("budget", "", "allocation", "units", "test", "minus before, 95 %")
-    for one in improvement.comparisons:
-        for row in _rows(one):
+    for comparison in improvement.comparisons:
+        for row in _rows(comparison):
             table.add_row(*row)
     console.print(table)
     console.print(jsonlib.dumps(improvement.bought.to_json_dict()), style="dim", markup=False)
 
 
-def _rows(one: Comparison) -> list[tuple[str, ...]]:
-
+def _rows(comparison: Comparison) -> list[tuple[str, ...]]:
     def row(budget: str, name: str, scored: Scored | None, difference: Difference | None) -> tuple[str, ...]:
         if scored is None:
             return (budget, name, "none reaches it", "", "", "")
@@ -125,7 +131,7 @@ def _rows(one: Comparison) -> list[tuple[str, ...]]:
         return (budget, name, str(scored.allocation), f"{scored.units:.1f}", f"{scored.score:.3f}", interval)
 
     return [
-        row(f"{one.budget_units:g}", "before", one.before, None),
-        row("", "after", one.after, one.difference),
-        row("", "same quality", one.same, one.same_difference),
+        row(f"{comparison.budget_units:g}", "before", comparison.before, None),
+        row("", "after", comparison.after, comparison.difference),
+        row("", "same quality", comparison.same, comparison.same_difference),
     ]

@@ -1,7 +1,7 @@
-"""The command line: `agenttts COMMAND`. Arguments become one call; what each does is in `commands`.
+"""The command line: `agenttts COMMAND`. Each command has a module beside this one.
 
-Exit codes: 0 done, 1 a fault that is not the user's, 2 something a person must put right (one line on stderr
-says what), 130 and 143 stopped by Ctrl-C and SIGTERM.
+Exit codes: 0 success, 1 a fault that is not the user's, 2 an error that a person must correct (one line on
+stderr describes it), 130 and 143 stopped by Ctrl-C and SIGTERM.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _root(
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Log what happens to stderr.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Write log messages to stderr.")] = False,
 ) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, stream=sys.stderr)
 
@@ -83,7 +83,7 @@ def main() -> None:
     signals: list[int] = []
 
     def terminated(number: int, frame: FrameType | None) -> None:
-        """SIGTERM ends a command as Ctrl-C does: in order, with everything kept."""
+        """End the command on SIGTERM as on Ctrl-C: in order, without losing results."""
         signals.append(number)
         raise KeyboardInterrupt
 

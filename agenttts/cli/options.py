@@ -1,4 +1,4 @@
-"""What the commands share: their common options, and how they print."""
+"""The options that commands share, and the functions that print for them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def read_spec(
         n_test: Rows of the pool for the test; None for the file's own.
 
     Raises:
-        SpecError: The file is missing or breaks a rule, which is found before duckdb is imported.
+        SpecError: The file is missing or breaks a rule. This is raised before duckdb is imported.
     """
     loaded = pipelines.load_spec(spec)
     from pipelines.dataset import with_data
@@ -100,18 +100,30 @@ def say(text: str, style: str | None = None) -> None:
 
 @contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
-    """Show a line with what is being done; the function that is yielded changes it."""
+    """Show a status line within the block.
+
+    Yields:
+        A function that sets the text of the line.
+    """
     with talk().status("starting") as status:
         yield status.update
 
 
 def print_json(value: object) -> None:
-    """Print a value on stdout as indented JSON."""
+    """Print a value on stdout as indented JSON.
+
+    Args:
+        value: The value, JSON-able.
+    """
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
 def complain(error: Exception | str) -> None:
-    """Print an error on stderr, each line of it as `error: ...`."""
+    """Print an error on stderr, each of its lines as `error: ...`.
+
+    Args:
+        error: The error.
+    """
     for line in str(error).splitlines():
         sys.stderr.write(f"error: {line}\n")

@@ -1,4 +1,4 @@
-"""`agenttts tune classifier`, `verifier`, `prefer`, `judge`: text classifiers, and what they learn from."""
+"""`agenttts tune classifier`, `verifier`, `prefer`, `judge`: text classifiers and their preferences."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def classifier(
     with _scores_shown(" on the validation texts") as on_event:
         report = fit_classifier(loaded, config.parent, on_event=on_event)
     for name in report.classes_without_pairs:
-        say(f"warning: no pair of the class {name} has a preference: learnt from its labels alone", "yellow")
+        say(
+            f"warning: no pair of the class {name} has a preference; it is learnt from labels alone", "yellow"
+        )
     if report.test_texts_cut:
         say(f"warning: {report.test_texts_cut} test texts are longer than max_tokens and were cut", "yellow")
     if json:
@@ -86,12 +88,12 @@ def _print_figures(report: ClassifierReport) -> None:
         if value is not None:
             table.add_row(name, f"{value:.3f}")
     out().print(table)
-    say(str(report.path or "nothing exported: the backbone was frozen"))
+    say(str(report.path or "No model was exported, because the backbone was frozen."))
 
 
 @contextlib.contextmanager
 def _scores_shown(where: str = "") -> Iterator[OnTuneEvent]:
-    """A status line with the score after each epoch."""
+    """Show the score after each epoch on a status line within the block."""
     from agenttts.training.events import TuneScore
 
     with status_line() as show:
@@ -106,17 +108,21 @@ def _scores_shown(where: str = "") -> Iterator[OnTuneEvent]:
 
 def verifier(
     spec: Spec,
-    stage: Annotated[str, typer.Option("--stage", help="Whose samples it is to tell apart.")],
+    stage: Annotated[str, typer.Option("--stage", help="The stage whose samples it classifies.")],
     base: Annotated[str, typer.Option("--base", help="Directory or hub name of the backbone.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Directory of the verifier.")],
     run: Annotated[
         str | None, typer.Option("--run", help="The search to learn from; the newest of --db if not given.")
     ] = None,
-    method: Annotated[str, typer.Option("--method", help="p2c, plain, …")] = "p2c",
+    method: Annotated[
+        str, typer.Option("--method", help="The training method, such as p2c or plain.")
+    ] = "p2c",
     epochs: Annotated[float, typer.Option("--epochs", min=0.01)] = 5.0,
     learning_rate: Annotated[float, typer.Option("--learning-rate", min=1e-8)] = 2e-5,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 16,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=8, help="Of prompt and sample.")] = 512,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=8, help="Longest prompt and sample together.")
+    ] = 512,
     tune_share: Annotated[
         float, typer.Option("--tune-share", min=0.01, max=1.0, help="Share of the search examples to use.")
     ] = 0.5,
@@ -187,9 +193,14 @@ def prefer(
     source: Annotated[str, typer.Option("--source", help="votes, or llm (experimental).")] = "llm",
     pairs: Annotated[int, typer.Option("--pairs", min=1, help="Pairs to ask about.")] = 500,
     tie: Annotated[
-        float, typer.Option("--tie", min=0.0, max=1.0, help="votes: shares this near are a tie.")
+        float,
+        typer.Option(
+            "--tie", min=0.0, max=1.0, help="With votes: the largest difference of shares that is a tie."
+        ),
     ] = 0.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would cost; ask nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the number of calls and tokens; send no request.")
+    ] = False,
     import_csv: Annotated[
         Path | None, typer.Option("--import", help="Take people's preferences from a CSV file instead.")
     ] = None,
@@ -247,9 +258,9 @@ def prefer(
         store.put_preferences(preferences)
         total = len(store.preferences(collection))
     counts = {
-        "first": sum(one.preferred == 1 for one in preferences),
-        "second": sum(one.preferred == 0 for one in preferences),
-        "tie": sum(one.preferred == TIE for one in preferences),
+        "first": sum(preference.preferred == 1 for preference in preferences),
+        "second": sum(preference.preferred == 0 for preference in preferences),
+        "tie": sum(preference.preferred == TIE for preference in preferences),
     }
     for warning in warnings:
         say(f"warning: {warning}", "yellow")
@@ -278,17 +289,17 @@ async def _preferred(
 
 def judge(
     collection: Annotated[str, typer.Argument(help="Name of the collection in the store.")],
-    person: Annotated[str, typer.Option("--person", help="Who judges.")],
+    person: Annotated[str, typer.Option("--person", help="The name of the person who judges.")],
     data: Annotated[Path, typer.Option("--data", help="Texts: CSV, JSONL or Parquet.")],
     labels: Annotated[str, typer.Option("--labels", help="The classes, separated by commas.")],
     text: Annotated[str, typer.Option("--text", help="The column of the text.")] = "text",
     label: Annotated[str, typer.Option("--label", help="The column of the label.")] = "label",
     pairs: Annotated[int, typer.Option("--pairs", min=1, help="Pairs to judge.")] = 100,
     same: Annotated[
-        bool, typer.Option("--same", help="The pairs that others have judged, to see who agrees.")
+        bool, typer.Option("--same", help="Judge the pairs that others have judged, to measure agreement.")
     ] = False,
     seed: Seed = 0,
-    port: Annotated[int, typer.Option("--port", help="0: a free one.")] = 0,
+    port: Annotated[int, typer.Option("--port", help="Port of the page; 0 takes a free one.")] = 0,
     db: Db = DEFAULT_DB,
 ) -> None:
     """Serve a local page on which a person judges pairs with the keyboard; it goes on where they stopped.
@@ -310,7 +321,7 @@ def judge(
         judging = Judging(store, collection, person, texts, names, chosen, time.time)
         with JudgePage(judging, collection, port=port) as page:
             say(f"open {page.url}", "green")
-            say("Ctrl-C ends it; every answer is kept at once.", "dim")
+            say("Press Ctrl-C to stop the server. Every answer is stored at once.", "dim")
             with contextlib.suppress(KeyboardInterrupt):
                 while True:
                     time.sleep(0.5)
@@ -321,5 +332,12 @@ def judge(
 
 
 def comma_separated(text: str) -> list[str]:
-    """The names in it, blanks around them aside."""
+    """Split a text at its commas.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The parts that are not empty, without the blanks around them.
+    """
     return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,4 +1,4 @@
-"""`agenttts plan`: what a search would take, before anything is spent."""
+"""`agenttts plan`: what a search would cost, before anything is spent."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def plan(
     budget: Budget = None,
     trials: Trials = 20,
     samples_per_second: Annotated[
-        float, typer.Option(min=1e-9, help="What all servers together draw, for the hours.")
+        float, typer.Option(min=1e-9, help="Samples per second of all servers together, for the hours.")
     ] = 20.0,
     seed: Seed = 0,
     data: Data = None,
@@ -73,6 +73,6 @@ def plan(
     for name, figure in rows.items():
         table.add_row(name, figure)
     out().print(table)
-    say("Without reuse: trials share samples, which spares a part of this.", "dim")
+    say("These figures assume no reuse. Trials share samples, so a search costs less.", "dim")
     for warning in planned.warnings:
         say(f"warning: {warning}", "yellow")

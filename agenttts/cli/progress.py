@@ -1,6 +1,6 @@
-"""A search as it goes on, on a terminal: what is tried and why, two bars, the cost so far, the time left.
+"""The progress of a search on a terminal: the current trial, two bars, the cost so far, the time left.
 
-Fed with the events of `search(on_event=...)`. Where there is no terminal, a line for each trial is all.
+It is fed with the events of `search(on_event=...)`. Without a terminal, it prints lines only.
 """
 
 from __future__ import annotations
@@ -37,7 +37,13 @@ from agenttts.search.events import (
 
 
 class SearchProgress:
-    """`with SearchProgress(console) as progress: search(..., on_event=progress)`."""
+    """A handler of search events that shows progress bars.
+
+    Use it as `with SearchProgress(console) as progress: search(..., on_event=progress)`.
+
+    Args:
+        console: The console to print on.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -87,7 +93,7 @@ class SearchProgress:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Without bars, so that a person can be asked."""
+        """Hide the bars within the block, so that a person can be asked a question."""
         self._bars.stop()
         try:
             yield

@@ -1,4 +1,4 @@
-"""`agenttts report`: a run as it is, finished or not."""
+"""`agenttts report`: show a run, finished or not."""
 
 from __future__ import annotations
 

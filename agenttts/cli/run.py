@@ -1,4 +1,4 @@
-"""`agenttts run`: the found allocation at work on new inputs."""
+"""`agenttts run`: run an allocation on new inputs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,15 @@ def run(
 
 
 def best_allocation(db: Path, run_id: str) -> Allocation:
-    """The best allocation of a run ("latest": the newest). UserError when it has none."""
+    """Return the best allocation of a run.
+
+    Args:
+        db: The DuckDB file.
+        run_id: The run, or `latest` for the newest.
+
+    Raises:
+        UserError: No allocation of the run has a score.
+    """
     loaded = agenttts.load_run(db, run_id)
     if loaded.best is None:
         raise UserError(f"{db}: run {loaded.run_id} has no scored allocation; search again")

@@ -1,4 +1,4 @@
-"""`agenttts search`: the search itself."""
+"""`agenttts search`: search for the best allocation."""
 
 from __future__ import annotations
 
@@ -74,9 +74,7 @@ def search(
     ] = None,
     retest: Annotated[
         float,
-        typer.Option(
-            "--retest", help="Share of the search examples held back to score rivals on at the end."
-        ),
+        typer.Option("--retest", help="Share of the search examples held out for scoring rivals at the end."),
     ] = 0.0,
     data: Data = None,
     n_search: NSearch = None,
@@ -85,9 +83,13 @@ def search(
     max_tokens: Annotated[
         int | None, typer.Option(help="Cap on the tokens that the search pays for.")
     ] = None,
-    max_flops: Annotated[float | None, typer.Option(help="Cap on its FLOPs.")] = None,
-    max_usd: Annotated[float | None, typer.Option(help="Cap on its cost; needs prices.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Cap on its running time.")] = None,
+    max_flops: Annotated[float | None, typer.Option(help="Cap on the FLOPs of the search.")] = None,
+    max_usd: Annotated[
+        float | None, typer.Option(help="Cap on the cost of the search in US dollars; needs prices.")
+    ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Cap on the running time of the search in minutes.")
+    ] = None,
     max_in_flight: Annotated[int, typer.Option(min=1, help="Requests at once, for each server.")] = 64,
     agent_base_url: Annotated[
         str | None, typer.Option(help="The agent's endpoint; else AGENTTTS_AGENT_BASE_URL.")
@@ -137,7 +139,18 @@ def search(
 
 
 def agent_settings(base_url: str | None, model: str | None) -> AgentSettings | None:
-    """The endpoint of the flags, completed by the environment; None when there is none."""
+    """Combine the endpoint of the options with that of the environment.
+
+    Args:
+        base_url: The endpoint's address; None for the environment's.
+        model: The model's name; None for the environment's.
+
+    Returns:
+        The settings; None when there is no endpoint.
+
+    Raises:
+        UserError: There is a model without an address, or an address without a model.
+    """
     from agenttts import AgentSettings
 
     environ = dict(os.environ)
@@ -150,7 +163,12 @@ def agent_settings(base_url: str | None, model: str | None) -> AgentSettings | N
 
 
 def show_result(result: agenttts.SearchResult, console: Console) -> None:
-    """The table of trials and the winner with its certificate."""
+    """Print the table of trials and the winner with its certificate.
+
+    Args:
+        result: The result of the search.
+        console: The console to print on.
+    """
     from agenttts.report.data import read_report
     from agenttts.report.terminal import print_winner, trial_table
     from datastore import Store

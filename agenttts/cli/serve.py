@@ -1,4 +1,4 @@
-"""`agenttts serve`: a vLLM server for each model that a pipeline, or a found allocation, needs."""
+"""`agenttts serve`: a vLLM server for each model that a pipeline, or the best allocation of a run, needs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 def serve(
     spec: Spec,
     run: Annotated[
-        str | None, typer.Option("--run", help="Only what the best allocation of this run of --db needs.")
+        str | None,
+        typer.Option(
+            "--run", help="Start only the models that the best allocation of this run of --db needs."
+        ),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="Only this model; may be repeated.")
+        list[str] | None, typer.Option("--only", help="Start only this model; may be repeated.")
     ] = None,
     db: Db = DEFAULT_DB,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and start nothing.")] = False,
@@ -64,7 +67,14 @@ def serve(
 def serving(
     servers: Sequence[ServeCommand], log_dir: Path | None, starting: str, *, timeout_s: float = 900.0
 ) -> Iterator[None]:
-    """Start the servers, do the block, and wait until a person stops them or one ends by itself."""
+    """Start servers, run the block, and wait until Ctrl-C or until a server exits by itself.
+
+    Args:
+        servers: The commands of the servers.
+        log_dir: The directory of the logs; None for a temporary one.
+        starting: The text of the status line while the servers start.
+        timeout_s: Seconds for all servers to become healthy.
+    """
     from pipelines.servers.commands import require_vllm
     from pipelines.servers.group import ServerGroup
 
@@ -74,16 +84,20 @@ def serving(
         group = ServerGroup(servers, log_dir=log_dir, timeout_s=timeout_s).__enter__()
     try:
         yield
-        say("Ctrl-C stops them.", "dim")
+        say("Press Ctrl-C to stop the servers.", "dim")
         group.watch()
     except KeyboardInterrupt:
-        say("stopping", "dim")
+        say("stopping the servers", "dim")
     finally:
         group.stop()
 
 
 def shell(command: ServeCommand) -> str:
-    """The command as a shell takes it."""
+    """Format a command for a shell, environment variables included.
+
+    Args:
+        command: The command.
+    """
     variables = [f"{name}={shlex.quote(value)}" for name, value in command.env.items()]
     return " ".join([*variables, shlex.join(command.argv)])
 
@@ -105,7 +119,7 @@ def _needed(spec: pipelines.PipelineSpec, db: Path, run: str) -> list[str]:
     allocation = space.resolve(best_allocation(db, run))
     problem = space.problem(allocation)
     if problem is not None:
-        raise UserError(f"{db}: the run's best is not one of this pipeline: {problem}")
+        raise UserError(f"{db}: the run's best allocation does not fit this pipeline: {problem}")
     models = []
     for stage in spec.stages:
         choice = allocation[stage.name]

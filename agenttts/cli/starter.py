@@ -26,7 +26,15 @@ _LEAST_ROWS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class StarterModel:
-    """A candidate model. served_name, context_length: as its server says, where it answers."""
+    """A candidate model of a new pipeline.
+
+    Attributes:
+        name: The name in the pipeline file.
+        base_url: The address of its server.
+        active_params: The number of active parameters.
+        served_name: The name that the server knows it by; None where it is `name`.
+        context_length: The context length in tokens; None where the server does not report it.
+    """
 
     name: str
     base_url: str
@@ -36,7 +44,14 @@ class StarterModel:
 
     @classmethod
     def parse(cls, text: str) -> StarterModel:
-        """From NAME=URL,PARAMS such as small=http://127.0.0.1:8001/v1,3e9. UserError for another form."""
+        """Parse the value of `--model`.
+
+        Args:
+            text: NAME=URL,PARAMS, such as `small=http://127.0.0.1:8001/v1,3e9`.
+
+        Raises:
+            UserError: The text has another form.
+        """
         match = re.fullmatch(r"([\w.-]+)=(https?://[^\s,]+),([\d.eE+]+)", text.strip())
         try:
             if match is None or not float(match[3]) > 0:
@@ -50,7 +65,18 @@ class StarterModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Starter:
-    """What a new pipeline is made of. inputs: fields that the prompts show."""
+    """The choices that a new pipeline is generated from.
+
+    Attributes:
+        name: The name of the pipeline.
+        data: The file with the rows.
+        inputs: The fields that the prompts show.
+        label: The field with the gold value.
+        metric: The kind of the built-in metric.
+        stages: The names of the stages, in their order.
+        models: The candidate models.
+        budget: The budget in units per query.
+    """
 
     name: str
     data: Path
@@ -63,16 +89,26 @@ class Starter:
 
 
 def families() -> dict[str, Path]:
-    """The ready-made pipelines by name: the spec's file without its ending."""
+    """Return the spec files of the ready-made pipelines, by the name of the pipeline."""
     root = Path(str(files("pipelines")))
-    found = {
+    specs = {
         spec.stem if spec.stem != "pipeline" else spec.parent.name: spec for spec in root.glob("*/*.yaml")
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(specs.items()))
 
 
 def columns(data: Path) -> tuple[list[Row], list[str]]:
-    """The rows of a data file, and the fields that every one of them has. UserError for too few rows."""
+    """Read a data file.
+
+    Args:
+        data: The file.
+
+    Returns:
+        The rows, and the names of the fields that every row has.
+
+    Raises:
+        UserError: The file does not exist, or has too few rows.
+    """
     from pipelines.dataset.rows import read_file
 
     if not data.is_file():
@@ -85,16 +121,27 @@ def columns(data: Path) -> tuple[list[Row], list[str]]:
 
 
 def guessed_label(fields: Sequence[str]) -> str | None:
-    """The field that most likely holds the gold value."""
+    """Guess which field holds the gold value, by the usual names.
+
+    Args:
+        fields: The names of the fields.
+
+    Returns:
+        The name of the field; None when no field has such a name.
+    """
     return next((name for name in LABELS if name in fields), None)
 
 
 def gold_fields(rows: Sequence[Row], label: str) -> set[str]:
-    """The fields that would give the answer away in a prompt.
+    """Return the fields that would reveal the answer in a prompt.
 
     Those are the label, fields with the usual names of labels, fields that only rows with a label have, and
     fields that hold the label's value in half of the rows (in nine of ten where there are few classes, which
     agree by chance).
+
+    Args:
+        rows: The rows of the data.
+        label: The field with the gold value.
     """
     labelled = [row.fields for row in rows if row.fields.get(label) is not None]
     unlabelled = [row.fields for row in rows if row.fields.get(label) is None]
@@ -110,10 +157,17 @@ def gold_fields(rows: Sequence[Row], label: str) -> set[str]:
 
 
 def suited_metric(rows: Sequence[Row], label: str) -> str:
-    """The metric for the label's type.
+    """Choose a metric by the type of the label.
 
-    Lists are compared as sets, true or false and few distinct classes by accuracy, long answers token by
-    token, anything else by exact match.
+    Lists are compared as sets, booleans and few distinct classes by accuracy, long answers token by token,
+    anything else by exact match.
+
+    Args:
+        rows: The rows of the data.
+        label: The field with the gold value.
+
+    Returns:
+        The kind of the built-in metric.
     """
     labels = [row.fields[label] for row in rows if row.fields.get(label) is not None]
     if all(isinstance(value, list) for value in labels):
@@ -127,8 +181,15 @@ def suited_metric(rows: Sequence[Row], label: str) -> str:
     return "token_f1" if words[len(words) // 2] > _LONG_ANSWER_WORDS else "exact_match"
 
 
-def asked(model: StarterModel) -> StarterModel:
-    """The model with the name and context length that its server gives; as it is where none answers."""
+def completed_by_server(model: StarterModel) -> StarterModel:
+    """Add the name and the context length that the model's server reports.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The completed model; the same model when the server does not answer.
+    """
     import httpx2
 
     try:
@@ -148,7 +209,18 @@ def asked(model: StarterModel) -> StarterModel:
 
 
 def starter_files(starter: Starter, directory: Path) -> dict[str, str]:
-    """The new pipeline's files by relative path. UserError for what its data does not have."""
+    """Generate the files of a new pipeline.
+
+    Args:
+        starter: The choices.
+        directory: Where the files will be; the path of the data is written relative to it.
+
+    Returns:
+        The text of each file, by relative path.
+
+    Raises:
+        UserError: The data lack a field, or a metric or stage name is not valid.
+    """
     import jinja2
 
     from pipelines import BuiltinMetric, spec_schema
@@ -183,14 +255,24 @@ def starter_files(starter: Starter, directory: Path) -> dict[str, str]:
         quoted=_quoted,
     )
     prompt = environment.get_template("prompt.j2")
-    made = {"pipeline.yaml": spec, SCHEMA_FILE: json.dumps(spec_schema(), indent=1) + "\n"}
+    texts = {"pipeline.yaml": spec, SCHEMA_FILE: json.dumps(spec_schema(), indent=1) + "\n"}
     for before, stage in zip((None, *starter.stages), starter.stages, strict=False):
-        made[f"prompts/{stage}.j2"] = prompt.render(inputs=starter.inputs, before=before)
-    return made
+        texts[f"prompts/{stage}.j2"] = prompt.render(inputs=starter.inputs, before=before)
+    return texts
 
 
 def family_files(name: str) -> dict[str, str]:
-    """A ready-made family's spec and prompts by relative path. UserError for a name that there is not."""
+    """Read the spec and the prompts of a ready-made pipeline.
+
+    Args:
+        name: The name of the pipeline.
+
+    Returns:
+        The text of each file, by relative path.
+
+    Raises:
+        UserError: There is no pipeline of that name.
+    """
     known = families()
     if name not in known:
         raise UserError(f"--from is one of {', '.join(known)}; got {name!r}")
@@ -198,17 +280,26 @@ def family_files(name: str) -> dict[str, str]:
     text = spec.read_text(encoding="utf-8")
     text = re.sub(r"^bank: .*\n", "", text, flags=re.MULTILINE)
     beside = sorted(set(re.findall(r"(?:prompts|schemas|data)/[\w.-]+", text)))
-    made = {"pipeline.yaml": text}
-    made |= {path: (spec.parent / path).read_text(encoding="utf-8") for path in beside}
-    return made
+    texts = {"pipeline.yaml": text}
+    texts |= {path: (spec.parent / path).read_text(encoding="utf-8") for path in beside}
+    return texts
 
 
-def write_files(made: Mapping[str, str], directory: Path, force: bool) -> None:
-    """Write them all, or none: UserError where one is there already, unless forced."""
-    there = [path for path in made if (directory / path).exists()]
-    if there and not force:
-        raise UserError(f"{directory / there[0]} is there already; name another directory, or add --force")
-    for path, text in made.items():
+def write_files(texts: Mapping[str, str], directory: Path, force: bool) -> None:
+    """Write all files, or none.
+
+    Args:
+        texts: The text of each file, by relative path.
+        directory: Where the files go.
+        force: Whether existing files are replaced.
+
+    Raises:
+        UserError: A file exists already, and `force` is false.
+    """
+    existing = [path for path in texts if (directory / path).exists()]
+    if existing and not force:
+        raise UserError(f"{directory / existing[0]} is there already; name another directory, or add --force")
+    for path, text in texts.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
         (directory / path).write_text(text, encoding="utf-8")
 

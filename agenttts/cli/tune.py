@@ -1,4 +1,4 @@
-"""`agenttts tune`: sub-tasks, their datasets, tuned models, and what they are worth."""
+"""`agenttts tune`: build datasets for sub-tasks, tune small models on them, and compare the models."""
 
 from __future__ import annotations
 
@@ -90,19 +90,17 @@ def fit_(config: Config, db: Db = DEFAULT_DB, json: Json = False) -> None:
         return
     with _training() as on_event:
         models = fit(loaded, config.parent, on_event=on_event)
-    _register(db, {one.path.name: one for one in models})
+    _register(db, {model.path.name: model for model in models})
     if json:
-        print_json(
-            [{"path": str(one.path), "digest": one.digest, **one.card.to_json_dict()} for one in models]
-        )
+        print_json([{"path": str(m.path), "digest": m.digest, **m.card.to_json_dict()} for m in models])
         return
     table = Table("model", "sub-task", "rows", "before", "after", "steps", "seconds", "peak GiB")
-    for one in models:
-        card = one.card
+    for model in models:
+        card = model.card
         for task in card.tasks:
             scores = (card.metrics.before, card.metrics.after)
             table.add_row(
-                str(one.path),
+                str(model.path),
                 task,
                 str(card.rows),
                 *(f"{by_task[task]:.3f}" if task in by_task else "–" for by_task in scores),
@@ -116,10 +114,12 @@ def fit_(config: Config, db: Db = DEFAULT_DB, json: Json = False) -> None:
 
 @app.command("eval")
 def eval_(
-    dataset: Annotated[Path, typer.Argument(help="Directory that `agenttts tune data` made.")],
+    dataset: Annotated[Path, typer.Argument(help="A dataset of `agenttts tune data`.")],
     model: Annotated[
         list[str],
-        typer.Option("--model", help="NAME=DIRECTORY of a checkpoint or adapter, or NAME=URL; repeat it."),
+        typer.Option(
+            "--model", help="NAME=DIRECTORY of a checkpoint or adapter, or NAME=URL; may be repeated."
+        ),
     ],
     against: Annotated[
         str | None, typer.Option("--against", help="The reference; else the largest model that is not tuned.")
@@ -232,14 +232,16 @@ def merge_(
     adapters: Annotated[list[Path], typer.Argument(help="Adapters of one base.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Directory of the result.")],
     method: Annotated[str, typer.Option("--method", help="sum, ties, dare; or base: into the base.")] = "sum",
-    weight: Annotated[list[float] | None, typer.Option("--weight", help="One for each adapter.")] = None,
+    weight: Annotated[
+        list[float] | None, typer.Option("--weight", help="Weight of each adapter, in their order.")
+    ] = None,
     density: Annotated[
         float, typer.Option("--density", min=0.01, max=1.0, help="Share that ties and dare keep.")
     ] = 0.5,
     learn: Annotated[
         Path | None, typer.Option("--learn", help="Dataset to learn a coefficient for each layer on.")
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Its first so many training rows.")] = 64,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Training rows of --learn to use.")] = 64,
     seed: Seed = 0,
     db: Db = DEFAULT_DB,
     json: Json = False,
@@ -295,7 +297,7 @@ def serve_(
         typer.Option("--into", help="Base URL of a vLLM that runs: load adapters into it and end."),
     ] = None,
     port: Annotated[
-        int | None, typer.Option("--port", help="Of the first base; the next bases follow.")
+        int | None, typer.Option("--port", help="Port of the first base; further bases take the next ports.")
     ] = None,
     db: Db = DEFAULT_DB,
     log_dir: Annotated[Path | None, typer.Option("--log-dir", help="Where the servers' logs go.")] = None,
@@ -311,14 +313,14 @@ def serve_(
 
     places = named_places([m if "=" in m else f"{Path(m).name}={m}" for m in models])
     tuned = {name: read_tuned(place) for name, place in places.items()}
-    for one in tuned.values():
-        require_servable(one.path)
+    for model in tuned.values():
+        require_servable(model.path)
     if into is not None:
-        whole = [name for name, one in tuned.items() if not one.is_adapter]
+        whole = [name for name, model in tuned.items() if not model.is_adapter]
         if whole:
             raise UserError(f"--into takes adapters, {whole[0]} is a whole checkpoint; serve it by itself")
-        for name, one in tuned.items():
-            load_adapter(into, name, one.path.resolve())
+        for name, model in tuned.items():
+            load_adapter(into, name, model.path.resolve())
             say(f"{name}: loaded at {into}", "green")
         _register(db, tuned)
     else:
@@ -331,7 +333,17 @@ def serve_(
 
 
 def named_places(models: list[str]) -> dict[str, str]:
-    """NAME=PLACE options by name. UserError for one that is not of that form, or twice."""
+    """Parse the values of `--model`.
+
+    Args:
+        models: Texts of the form NAME=DIRECTORY or NAME=URL.
+
+    Returns:
+        The directory or URL of each model, by its name.
+
+    Raises:
+        UserError: A text has another form, or a name occurs twice.
+    """
     places: dict[str, str] = {}
     for option in models:
         name, _, place = option.partition("=")
@@ -342,25 +354,29 @@ def named_places(models: list[str]) -> dict[str, str]:
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
-    """The comparison as a person reads it."""
+    """Format a comparison of models as a table.
+
+    Args:
+        evaluation: The comparison.
+    """
     from rich.table import Table
 
     table = Table(title=f"{evaluation.split} split; differences from {evaluation.reference}")
     scored = ("score", "95 %", "difference", "95 %", "n", "missing", "tuning s")
     for name in ("model", "parameters", "sub-task", *scored):
         table.add_column(name, justify="left" if name in ("model", "sub-task") else "right")
-    for one in evaluation.scores:
-        card = evaluation.cards.get(one.model)
+    for row in evaluation.scores:
+        card = evaluation.cards.get(row.model)
         table.add_row(
-            one.model,
-            f"{evaluation.params[one.model]:,.0f}",
-            one.task + (" (tuned for)" if one.tuned_for else ""),
-            f"{one.score.mean:.3f}",
-            f"{one.score.low:.3f} … {one.score.high:.3f}",
-            "" if one.against is None else f"{one.against.mean:+.3f}",
-            "" if one.against is None else f"{one.against.low:+.3f} … {one.against.high:+.3f}",
-            str(one.score.n),
-            str(one.n_missing or ""),
+            row.model,
+            f"{evaluation.params[row.model]:,.0f}",
+            row.task + (" (tuned for)" if row.tuned_for else ""),
+            f"{row.score.mean:.3f}",
+            f"{row.score.low:.3f} … {row.score.high:.3f}",
+            "" if row.against is None else f"{row.against.mean:+.3f}",
+            "" if row.against is None else f"{row.against.low:+.3f} … {row.against.high:+.3f}",
+            str(row.score.n),
+            str(row.n_missing or ""),
             "" if card is None or card.seconds is None else f"{card.seconds:.0f}",
         )
     return table
@@ -371,13 +387,13 @@ def _register(db: Path, models: Mapping[str, TunedModel]) -> None:
     from datastore.store import Store
 
     with Store.open(db) as store:
-        for name, one in models.items():
-            register(store, name, one, at=time.time())
+        for name, model in models.items():
+            register(store, name, model, at=time.time())
 
 
 @contextmanager
 def _training() -> Iterator[OnTuneEvent]:
-    """A bar of training steps with loss, score and time left."""
+    """Show a bar of training steps with loss, score and time left within the block."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
     from agenttts.training.events import TuneScore

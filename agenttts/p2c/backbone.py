@@ -115,9 +115,9 @@ def load_backbone(base: str, labels: Sequence[str], settings: P2CSettings) -> tu
         tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     except (OSError, ValueError) as error:
         raise UserError(f"base: {base} can't be loaded: {one_line(error)}") from None
-    own = [str(name) for _, name in sorted((config.id2label or {}).items())]
-    if set(own) == set(labels) and own != list(labels):
-        raise UserError(f"labels: {base} has them as {', '.join(own)}; give them in that order")
+    base_labels = [str(name) for _, name in sorted((config.id2label or {}).items())]
+    if set(base_labels) == set(labels) and base_labels != list(labels):
+        raise UserError(f"labels: {base} has them as {', '.join(base_labels)}; give them in that order")
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
         if hasattr(config, name):
             setattr(config, name, settings.dropout)

@@ -42,8 +42,8 @@ def classification_loss(
         other_labels: The classes of the second texts, shape (B,); None where they are the same.
     """
     others = labels if other_labels is None else other_labels
-    one = F.cross_entropy(first, labels, weight=class_weights)
-    return (one + F.cross_entropy(second, others, weight=class_weights)) / 2
+    of_first = F.cross_entropy(first, labels, weight=class_weights)
+    return (of_first + F.cross_entropy(second, others, weight=class_weights)) / 2
 
 
 def preference_loss(first: Tensor, second: Tensor, preferred: Tensor) -> Tensor:
@@ -158,5 +158,5 @@ def class_wise_distillation(logits: Tensor, partner: Tensor, temperature: float 
         temperature: Both are divided by it before the softmax.
     """
     target = (partner / temperature).softmax(-1).detach()
-    own = (logits / temperature).log_softmax(-1)
-    return F.kl_div(own, target, reduction="batchmean") * temperature**2
+    log_probs = (logits / temperature).log_softmax(-1)
+    return F.kl_div(log_probs, target, reduction="batchmean") * temperature**2

@@ -186,8 +186,8 @@ def predict(
         batch = tokenized(tokenizer, [texts[i] for i in chosen], network.settings.max_tokens)
         batch_probs, states = network.predicted({name: value.to(device) for name, value in batch.items()})
         if about is not None:
-            own = torch.tensor([about[i] for i in chosen], device=device)
-            for i, score in zip(chosen, network.scores(states, own).cpu(), strict=True):
+            classes = torch.tensor([about[i] for i in chosen], device=device)
+            for i, score in zip(chosen, network.scores(states, classes).cpu(), strict=True):
                 scores[i] = score
         for i, prob in zip(chosen, batch_probs.cpu(), strict=True):
             probs[i] = prob

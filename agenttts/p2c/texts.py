@@ -195,12 +195,12 @@ def read_texts(
         elif votes:
             soft = _shares(row, [_count(row, name) for name in votes])
         if label is not None:
-            own = _position(row, label, position, nullable=False)
-            assert own is not None
+            label_index = _position(row, label, position, nullable=False)
+            assert label_index is not None
         else:
             assert soft is not None
-            own = int(np.argmax(soft))
-        texts.append(LabelledText(text=content, label=own, soft=soft, annotations=annotations))
+            label_index = int(np.argmax(soft))
+        texts.append(LabelledText(text=content, label=label_index, soft=soft, annotations=annotations))
     return texts
 
 

@@ -187,15 +187,15 @@ class _Redraw(transformers.TrainerCallback):
 def _weigher(sampling: Sampling, pairs: Pairs, prediction: Prediction, labels: Sequence[int]) -> Weigh:
     """How much each candidate is wanted: only the one the heads disagree on most, or by its inconsistency."""
     scores = torch.tensor(prediction.preference_scores)
-    own = torch.tensor(prediction.probs)[torch.arange(len(labels)), torch.tensor(labels)]
+    label_probs = torch.tensor(prediction.probs)[torch.arange(len(labels)), torch.tensor(labels)]
 
     def weigh(i: int, candidates: NDArray[np.int64]) -> NDArray[np.float64]:
         chosen = torch.tensor(candidates)
         if sampling == "disagreement":
             apart = losses.disagreement(scores[i].expand(len(chosen), -1), scores[chosen]).numpy()
             return np.asarray(apart == apart.max(), dtype=np.float64)
-        preferred = torch.tensor([pairs.preferred(i, int(j)) for j in candidates], dtype=own.dtype)
-        terms = losses.consistency_terms(own[i].expand(len(chosen)), own[chosen], preferred)
+        preferred = torch.tensor([pairs.preferred(i, int(j)) for j in candidates], dtype=label_probs.dtype)
+        terms = losses.consistency_terms(label_probs[i].expand(len(chosen)), label_probs[chosen], preferred)
         return np.asarray(terms, dtype=np.float64)
 
     return weigh

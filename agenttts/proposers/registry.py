@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from agenttts.errors import UserError
 
 if TYPE_CHECKING:
-    from agenttts.llm import AgentChat, AgentSettings
+    from agenttts.llm import AgentSettings
     from agenttts.proposers.base import History, Proposer
     from agenttts.proposers.moves import Rule
     from datastore.store import Store
@@ -126,6 +126,7 @@ def make_proposer(proposer: str | Proposer, context: ProposerContext) -> Propose
     name = base_name(proposer)
     if not _asks_an_llm(name):
         return classical_proposer(name)
+    from agenttts.llm import AgentChat
     from agenttts.proposers.agent import AgentProposer
     from agenttts.proposers.controls import llm_baselines
 

@@ -1,8 +1,8 @@
-"""A run as a person wants to read it: the store's rows in, one ReportData out. Never writes to the store.
+"""The data of a report: read from the store into one ReportData. Nothing is written to the store.
 
-What a run comes to is its `outcome`; added here is how the search went, what samples buy, and what went
-wrong. A run that is still going on is reported as of the last snapshot. Printing is left to
-`report_terminal`, HTML to `report_html`, figures to `plots`.
+Beside the run's `outcome`, it holds how the search went, what samples gain, and what went wrong. A run in
+progress is reported as of the last snapshot. `terminal` prints the data, `html` writes a page of it, and
+`figures` plots it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Step:
         trial: Number of the trial.
         allocation: The allocation with the best score so far.
         score: Its score on the search split.
-        flops: FLOPs of all trials so far, whether their samples were drawn or found in the bank.
+        flops: FLOPs of all trials so far, whether their samples were drawn or came from the bank.
         flops_drawn: The part of them that the trials paid for, by their share of the samples.
     """
 
@@ -53,7 +53,13 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class FaultCount:
-    """How often a fault left examples without a score, and in which trials."""
+    """A fault that left examples without a score.
+
+    Attributes:
+        reason: The fault, in words.
+        n_examples: How many examples it left without a score, over all trials.
+        trials: The numbers of the trials that it occurred in.
+    """
 
     reason: str
     n_examples: int
@@ -62,7 +68,13 @@ class FaultCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Truncated:
-    """How many of a stage's results rest on a prompt that was cut as planned, and of how many."""
+    """How many of a stage's prompts were cut as planned.
+
+    Attributes:
+        stage: The name of the stage.
+        n_cut: The number of results that rest on a prompt that was cut.
+        n_results: The number of all results of the stage.
+    """
 
     stage: str
     n_cut: int
@@ -71,8 +83,17 @@ class Truncated:
 
 @dataclass(frozen=True, kw_only=True)
 class TunedRow:
-    """How a model of the run was tuned. before, after: mean score on the dataset's evaluation split, greedy;
-    None where it has none. curve: {step, epoch, loss, eval_loss, score} of what was measured."""
+    """How a model of the run was tuned.
+
+    Attributes:
+        model: The name of the model.
+        tasks: The names of the sub-tasks that it was tuned for.
+        before: Mean score on the dataset's evaluation split before tuning, with greedy decoding; None where
+            it was not scored.
+        after: The same score after tuning.
+        seconds: How long the tuning took.
+        curve: What was measured during training: mappings of step, epoch, loss, eval_loss and score.
+    """
 
     model: str
     tasks: tuple[str, ...]
@@ -84,7 +105,7 @@ class TunedRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """All that a report shows.
+    """The data of a report.
 
     Attributes:
         run_id: The run.
@@ -148,7 +169,7 @@ class ReportData:
 
     @property
     def minutes(self) -> float | None:
-        """From start to end; None while the run is not finished."""
+        """Minutes from start to end; None while the run is not finished."""
         return None if self.finished_at is None else (self.finished_at - self.started_at) / 60
 
     @property
@@ -157,12 +178,12 @@ class ReportData:
         return frozenset(trial.number for trial in self.outcome.frontier)
 
     def to_json_dict(self) -> dict[str, JSON]:
-        """The outcome's JSON, with more about each trial, and the rest of the report beside it."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("outcome", "trials")}
+        """Return the outcome's JSON, with more about each trial and with the rest of the report."""
+        beside = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("outcome", "trials")}
         searched, extra = by_phase(self.trials)
         return {
             **self.outcome.to_json_dict(),
-            **{name: jsonable(value) for name, value in own.items()},
+            **{name: jsonable(value) for name, value in beside.items()},
             "confirmed": self.confirmed,
             "minutes": self.minutes,
             "trials": [self._trial_json(trial) for trial in searched],
@@ -188,14 +209,14 @@ def read_report(
     solve: bool = True,
     examples: Sequence[Example] | None = None,
 ) -> ReportData:
-    """The report of a run.
+    """Read the report of a run.
 
     Args:
         store: The database, open for reading.
         run_id: The run; None for the newest.
         solve: Whether to score allocations around the best one on recorded samples, where there are enough.
             This takes seconds.
-        examples: The search examples for this; None: the spec's dataset is read.
+        examples: The search examples for this; None to read the spec's dataset.
 
     Raises:
         StoreError: There is no such run.
@@ -249,10 +270,10 @@ def _steps(trials: Iterable[TrialResult]) -> Iterable[Step]:
     for trial in trials:
         if trial.split != "search" or trial.purpose not in SEARCHING:
             continue
-        own_flops = (trial.flops_per_query or 0.0) * trial.n_scored
+        trial_flops = (trial.flops_per_query or 0.0) * trial.n_scored
         n_samples = trial.samples_drawn + trial.samples_reused
-        flops += own_flops
-        flops_drawn += own_flops * trial.samples_drawn / n_samples if n_samples else 0.0
+        flops += trial_flops
+        flops_drawn += trial_flops * trial.samples_drawn / n_samples if n_samples else 0.0
         if trial.interval and (best is None or (trial.score or 0.0) > (best.score or 0.0)):
             best = trial
         if best is not None and best.interval is not None:
@@ -323,7 +344,7 @@ def _tuned(store: Store, spec: Mapping[str, Any]) -> tuple[TunedRow, ...]:
 def _replayed(
     spec: PipelineSpec, store: Store, best: Allocation, seed: int, examples: Sequence[Example] | None
 ) -> tuple[list[TrialResult], list[StageHeadroom]]:
-    """What recorded samples tell around the best allocation; nothing where data or bank are gone."""
+    """Recorded samples around the best allocation, and its headroom; empty where data or bank are gone."""
     try:
         attach_spec_bank(spec, store)
         examples = load_examples(spec, "search") if examples is None else examples

@@ -1,6 +1,7 @@
 """The figures of a report, as plotly figures on a transparent ground that suit light and dark pages.
 
-What they show is decided in `report` and `curves`. Text from a run is escaped, since plotly reads some HTML.
+Their data come from `agenttts.report.data` and `agenttts.replay.curves`. Text from a run is escaped, since
+plotly reads some HTML.
 """
 
 from __future__ import annotations
@@ -28,10 +29,14 @@ _HEIGHT = 380
 
 
 def best_so_far(data: ReportData, against: str = "trials") -> go.Figure:
-    """The best score after each trial, against "trials" or "flops".
+    """Plot the best score after each trial.
 
     FLOPs are those of all samples that the trials used; where some came from a bank, a second line shows the
     part paid for.
+
+    Args:
+        data: The report.
+        against: The horizontal axis: `trials` or `flops`.
     """
     import plotly.graph_objects as go
 
@@ -81,7 +86,12 @@ def best_so_far(data: ReportData, against: str = "trials") -> go.Figure:
 
 
 def score_against_samples(data: ReportData, stage: str) -> go.Figure:
-    """The pipeline's score against one stage's number of samples, a line for each model, with intervals."""
+    """Plot the pipeline's score against one stage's number of samples, a line with intervals for each model.
+
+    Args:
+        data: The report.
+        stage: The name of the stage.
+    """
     import plotly.graph_objects as go
 
     figure = _figure(f"score ({data.metric})", f"samples at {stage}")
@@ -115,7 +125,11 @@ def score_against_samples(data: ReportData, stage: str) -> go.Figure:
 
 
 def quality_against_budget(data: ReportData) -> go.Figure:
-    """Every trial's score against its planned units, and the Pareto front through the best of them."""
+    """Plot every trial's score against its planned units, with the Pareto front.
+
+    Args:
+        data: The report.
+    """
     import plotly.graph_objects as go
 
     figure = _figure(f"score ({data.metric})", "budget, units per query")
@@ -150,7 +164,11 @@ def quality_against_budget(data: ReportData) -> go.Figure:
 
 
 def next_unit(data: ReportData) -> go.Figure:
-    """The gain in score per further unit for each dearer choice, with intervals, the best on top."""
+    """Plot the gain in score per further unit for each dearer choice, with intervals, the best on top.
+
+    Args:
+        data: The report.
+    """
     import plotly.graph_objects as go
 
     figure = _figure("", "gain in score per further unit")
@@ -194,7 +212,11 @@ def next_unit(data: ReportData) -> go.Figure:
 
 
 def tuning_curves(data: ReportData) -> go.Figure:
-    """Training loss (dotted) and score on the evaluation split of each tuned model, against steps."""
+    """Plot the training loss (dotted) and the score on the evaluation split of each tuned model, by step.
+
+    Args:
+        data: The report.
+    """
     import plotly.graph_objects as go
 
     figure = _figure("score, loss", "step")
@@ -216,9 +238,12 @@ def tuning_curves(data: ReportData) -> go.Figure:
 
 
 def regret_against(moments: pd.DataFrame, against: str = "trials") -> go.Figure:
-    """Mean regret of each proposer of a comparison, against "trials" or the FLOPs of as many random trials.
+    """Plot the mean regret of each proposer of a comparison. A search that has finished keeps its last
+    regret.
 
-    moments: as `agenttts compare` writes them. A search that has finished keeps its last regret.
+    Args:
+        moments: The table of trials that `agenttts compare` writes.
+        against: The horizontal axis: `trials`, or `flops` for the FLOPs of as many trials of random search.
     """
     import numpy as np
     import plotly.graph_objects as go
@@ -247,7 +272,11 @@ def regret_against(moments: pd.DataFrame, against: str = "trials") -> go.Figure:
 
 
 def reliability(bins: Sequence[tuple[float, float, int]]) -> go.Figure:
-    """Accuracy against confidence (bins: mean confidence, accuracy, texts); dots as large as their texts."""
+    """Plot accuracy against confidence; the size of a dot grows with its number of texts.
+
+    Args:
+        bins: For each bin the mean confidence, the accuracy and the number of texts.
+    """
     import plotly.graph_objects as go
 
     figure = _figure("accuracy", "confidence")
@@ -271,15 +300,26 @@ def reliability(bins: Sequence[tuple[float, float, int]]) -> go.Figure:
 
 
 def step_label(step: Marginal) -> str:
-    """`answer: small×4 → small×8`."""
+    """Format a step as `answer: small×4 → small×8`.
+
+    Args:
+        step: The step.
+    """
     return f"{step.stage}: {step.before} → {step.after}"
 
 
 def model_styles(data: ReportData) -> Mapping[StageOption, tuple[str, str]]:
-    """A colour and a marker for each option, the same in every figure."""
+    """Choose a colour and a marker for each option, the same in every figure.
+
+    Args:
+        data: The report.
+
+    Returns:
+        For each option the colour and the name of the marker.
+    """
     options = [curve.option for curve in data.curves] + [m.after.option for m in data.marginals]
     order = list(dict.fromkeys(options))
-    return {own: (PALETTE[i % len(PALETTE)], SYMBOLS[i % len(SYMBOLS)]) for i, own in enumerate(order)}
+    return {option: (PALETTE[i % len(PALETTE)], SYMBOLS[i % len(SYMBOLS)]) for i, option in enumerate(order)}
 
 
 def _figure(y_title: str, x_title: str) -> go.Figure:
@@ -370,9 +410,9 @@ def _trial_hover(trial: TrialResult) -> str:
 
 def _curve_hover(curve: StageCurve, point: CurvePoint) -> str:
     rest = ", ".join(f"{stage} {choice}" for stage, choice in curve.others.items())
-    own = "" if point.stage_score is None else f"; the stage's own score {point.stage_score:.3f}"
+    stage_score = "" if point.stage_score is None else f"; the stage's own score {point.stage_score:.3f}"
     source = "replayed on recorded samples" if point.trial is None else f"trial {point.trial}"
-    lines = [f"{curve.option}×{point.n_samples}: {_interval(point.score)}{own}", source]
+    lines = [f"{curve.option}×{point.n_samples}: {_interval(point.score)}{stage_score}", source]
     return _hover(*lines, *([f"with {rest}"] if rest else []))
 
 

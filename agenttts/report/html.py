@@ -20,12 +20,35 @@ _CONFIG = {"displayModeBar": False, "responsive": True}
 
 
 def save_html(data: ReportData, path: Path | str) -> Path:
-    """Write the report, replacing the file once it is whole. UserError when that is not possible."""
+    """Write the report as an HTML page. An existing file is replaced only by the complete page.
+
+    Args:
+        data: The report.
+        path: The file to write.
+
+    Returns:
+        The absolute path of the file.
+
+    Raises:
+        UserError: The file can't be written.
+    """
     return _write(to_html(data), path)
 
 
 def save_figures(figures: Sequence[go.Figure], title: str, path: Path | str) -> Path:
-    """Write figures on a page of their own; as `save_html`."""
+    """Write figures as an HTML page. An existing file is replaced only by the complete page.
+
+    Args:
+        figures: The plotly figures.
+        title: The title of the page.
+        path: The file to write.
+
+    Returns:
+        The absolute path of the file.
+
+    Raises:
+        UserError: The file can't be written.
+    """
     parts = [
         figure.to_html(full_html=False, include_plotlyjs=i == 0, config=_CONFIG)
         for i, figure in enumerate(figures)
@@ -45,7 +68,11 @@ def _write(page: str, path: Path | str) -> Path:
 
 
 def to_html(data: ReportData) -> str:
-    """The whole page."""
+    """Render the report as an HTML page.
+
+    Args:
+        data: The report.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs

@@ -1,6 +1,6 @@
 """The sentences of a report beside its certificate: how the run stands, what it cost, what went wrong.
 
-Terminal and HTML say the same.
+The terminal and the HTML page use the same sentences.
 """
 
 from __future__ import annotations
@@ -17,11 +17,21 @@ if TYPE_CHECKING:
 
 
 def score_text(score: float | None) -> str:
+    """Format a score with three decimals; – for None.
+
+    Args:
+        score: The score.
+    """
     return "–" if score is None else f"{score:.3f}"
 
 
 def interval_text(interval: Interval | tuple[float, float] | None, *, signed: bool = False) -> str:
-    """`0.712 [0.650, 0.770]`, or only the brackets for two bounds; – for None."""
+    """Format an interval as `0.712 [0.650, 0.770]`, two bounds as the brackets alone.
+
+    Args:
+        interval: The interval, or its two bounds; None gives –.
+        signed: Whether positive numbers have a plus sign.
+    """
     if interval is None:
         return "–"
     sign = "+" if signed else ""
@@ -31,22 +41,40 @@ def interval_text(interval: Interval | tuple[float, float] | None, *, signed: bo
 
 
 def count_text(number: float) -> str:
-    """A count with thousands marked; large floats such as FLOPs as 1.23e12."""
+    """Format a count with thousands separators, a large number such as FLOPs as `1.23e12`.
+
+    Args:
+        number: The number.
+    """
     if abs(number) >= 1e9:
         return f"{number:.3g}".replace("e+", "e")
     return f"{number:,.0f}"
 
 
 def units_text(units: float) -> str:
-    """Three significant digits, whole numbers above a hundred."""
+    """Format units with three significant digits, from a hundred on as whole numbers.
+
+    Args:
+        units: The units.
+    """
     return f"{units:.0f}" if abs(units) >= 100 else f"{units:.3g}"
 
 
 def time_text(at: float) -> str:
+    """Format a time as date and time in UTC.
+
+    Args:
+        at: Unix time in seconds.
+    """
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def minutes_text(minutes: float) -> str:
+    """Format a duration in seconds, minutes or hours.
+
+    Args:
+        minutes: The duration in minutes.
+    """
     return (
         f"{minutes * 60:.0f} s"
         if minutes < 2
@@ -57,7 +85,12 @@ def minutes_text(minutes: float) -> str:
 
 
 def finalist_score(finalist: Finalist) -> str:
-    """The test score with its interval where there is one, else the search score, said so."""
+    """Format the test score with its interval where there is one, else the search score, with the split's
+    name.
+
+    Args:
+        finalist: The winner or the best default.
+    """
     if finalist.test_score is not None:
         return f"{score_text(finalist.test_score)} {interval_text(finalist.test_ci)} on the test split"
     interval = f" {interval_text(finalist.search_ci)}" if finalist.search_ci else ""
@@ -65,7 +98,11 @@ def finalist_score(finalist: Finalist) -> str:
 
 
 def status_text(data: ReportData) -> str:
-    """`complete`, or `run in progress, as of …` for a run that is still going on."""
+    """Describe how a run stands: `complete`, or `run in progress, as of …`.
+
+    Args:
+        data: The report.
+    """
     if data.as_of is not None:
         return f"run in progress, as of {time_text(data.as_of)}"
     if data.status == "running":
@@ -75,7 +112,11 @@ def status_text(data: ReportData) -> str:
 
 
 def headline(data: ReportData) -> str:
-    """One sentence: the winner, its score, its budget."""
+    """Write one sentence about the winner, its score and its budget.
+
+    Args:
+        data: The report.
+    """
     best = data.outcome.best
     if best is None:
         return f"No trial of {data.pipeline} has a score yet."
@@ -93,7 +134,14 @@ def headline(data: ReportData) -> str:
 
 
 def cost_lines(data: ReportData) -> Iterator[str]:
-    """What the search paid, and what the bank, shared prompts and races spared it."""
+    """Describe what the search paid, and what the bank, shared prompts and races saved.
+
+    Args:
+        data: The report.
+
+    Yields:
+        The sentences.
+    """
     cost = data.outcome.cost
     tokens = count_text(cost.prompt_tokens + cost.generated_tokens)
     agent = f", {count_text(cost.agent_tokens)} more of the agent's" if cost.agent_tokens else ""
@@ -117,7 +165,11 @@ def cost_lines(data: ReportData) -> Iterator[str]:
 
 
 def next_unit_text(data: ReportData) -> str:
-    """Where a further unit of compute would buy most, and how sure that is."""
+    """Describe which dearer choice gains most per unit of compute, and how sure that is.
+
+    Args:
+        data: The report.
+    """
     if not data.marginals:
         return "No two trials differ in one stage alone: what a further unit would buy is not known."
     first = data.marginals[0]
@@ -133,7 +185,14 @@ def next_unit_text(data: ReportData) -> str:
 
 
 def headroom_lines(data: ReportData) -> Iterator[str]:
-    """What each stage's samples hold beyond what is made of them."""
+    """Describe how often a stage's single sample, the vote of its samples, and any of its samples is right.
+
+    Args:
+        data: The report.
+
+    Yields:
+        A sentence for each stage.
+    """
     for spare in data.headroom:
         vote = f", their vote {interval_text(spare.maj_at_n)}" if spare.maj_at_n is not None else ""
         yield (
@@ -144,7 +203,14 @@ def headroom_lines(data: ReportData) -> Iterator[str]:
 
 
 def fault_lines(data: ReportData) -> Iterator[str]:
-    """How many evaluations are missing, how many prompts were cut, and which trials failed."""
+    """Describe how many evaluations are missing, how many prompts were cut, and which trials failed.
+
+    Args:
+        data: The report.
+
+    Yields:
+        The sentences.
+    """
     missing = sum(trial.n_missing for trial in data.trials)
     failed = [str(trial.number) for trial in data.trials if trial.status == "failed"]
     if not missing and not failed:
@@ -160,10 +226,19 @@ def fault_lines(data: ReportData) -> Iterator[str]:
 
 
 def trial_score_text(trial: TrialResult) -> str:
-    """The score with its interval; the status of a trial that has none."""
+    """Format a trial's score with its interval; the status of a trial that has none.
+
+    Args:
+        trial: The trial.
+    """
     return interval_text(trial.interval) if trial.interval is not None else trial.status
 
 
 def cited(trials: Iterable[int]) -> str:
+    """Format the numbers of trials as `trials 3, 7`.
+
+    Args:
+        trials: The numbers.
+    """
     numbers = [str(number) for number in trials]
     return f"trial{'s' * (len(numbers) > 1)} {', '.join(numbers)}" if numbers else "no trial"

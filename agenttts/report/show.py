@@ -1,4 +1,4 @@
-"""A run in a few lines: what `repr` prints of a result, and what a notebook shows of it."""
+"""A result in a few lines: its `repr`, and its display in a notebook."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from agenttts.results.outcome import Finalist, Outcome
 
 
 class Run(Protocol):
-    """What is shown of a run."""
+    """The attributes of a run that are shown.
+
+    Attributes:
+        run_id: The run.
+        db: The DuckDB file that holds it.
+        status: How the run stands: running, complete, stopped or failed.
+        outcome: The outcome, so far or in the end.
+    """
 
     @property
     def run_id(self) -> str: ...
@@ -27,13 +34,21 @@ class Run(Protocol):
 
 
 def text(run: Run) -> str:
-    """A run as text, one fact a line: the run, its winner and baseline, its trials, what it cost."""
+    """Format a run as text, one fact a line: the run, its winner and baseline, its trials, its cost.
+
+    Args:
+        run: The run.
+    """
     lines = [f"{name:<9} {fact}" for name, fact in _facts(run)]
     return f"{type(run).__name__}\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def html(run: Run) -> str:
-    """The same facts as an HTML table with a row each."""
+    """Format the facts of `text` as an HTML table, one row each.
+
+    Args:
+        run: The run.
+    """
     rows = "".join(
         f'<tr><th style="text-align:left">{name}</th><td style="text-align:left">{escape(fact)}</td></tr>'
         for name, fact in _facts(run)

@@ -1,4 +1,6 @@
-"""A report on a terminal, with rich tables. What it says comes from `report` and `report_text`."""
+"""A report on a terminal, with rich tables. Data come from `agenttts.report.data`, sentences from
+`sentences`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,12 @@ _WIDE = 140  # columns that leave room for reasons
 
 
 def print_report(data: ReportData, console: Console) -> None:
-    """The whole report: trials, winner, curves, where a further unit buys most, insights, cost, faults."""
+    """Print the whole report: trials, winner, curves, the best next step, insights, cost, faults.
+
+    Args:
+        data: The report.
+        console: The console to print on.
+    """
     console.print(Text(f"{data.pipeline} · run {data.run_id} · {words.status_text(data)}", style="dim"))
     console.print(trial_table(data, reasons=console.width >= _WIDE))
     print_winner(data, console)
@@ -40,13 +47,23 @@ def print_report(data: ReportData, console: Console) -> None:
 
 
 def print_winner(data: ReportData, console: Console) -> None:
-    """The winner and its certificate, in words."""
+    """Print the winner and its certificate.
+
+    Args:
+        data: The report.
+        console: The console to print on.
+    """
     lines = [Text(words.headline(data), style="bold"), Text(data.outcome.certificate.text)]
     console.print(Panel(Group(*lines), title="winner" if data.confirmed else "so far", border_style="green"))
 
 
 def trial_table(data: ReportData, *, reasons: bool = True) -> Table:
-    """A row for each trial; the Pareto front is marked with ●."""
+    """Build a table with a row for each trial; ● marks the Pareto front.
+
+    Args:
+        data: The report.
+        reasons: Whether the table is wide and shows why each allocation was proposed.
+    """
     table = Table(header_style="bold", box=None, pad_edge=False, expand=reasons)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)

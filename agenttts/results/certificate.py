@@ -8,7 +8,11 @@ from agenttts.results.outcome import Certificate, Equivalent, Finalist, Outcome
 
 
 def certificate(outcome: Outcome) -> Certificate:
-    """The claim that the figures of an outcome support; its own certificate is not looked at."""
+    """Write the claim that the figures of an outcome support.
+
+    Args:
+        outcome: The outcome; the certificate that it may have is not read.
+    """
     best, baseline, interval = outcome.best, outcome.baseline, outcome.difference_ci
     text = Certificate().text if best is None else " ".join(_sentences(outcome, best))
     return Certificate(
@@ -69,12 +73,12 @@ def _superlative(outcome: Outcome, best: Finalist) -> str:
 def _retested(outcome: Outcome, best: Finalist) -> Iterator[str]:
     retest = outcome.retest
     if retest is not None:
-        own = next(rival for rival in retest.rivals if rival.allocation == best.allocation)
+        winner = next(rival for rival in retest.rivals if rival.allocation == best.allocation)
         count = len(retest.rivals)
         among = "alone was" if count == 1 else f"and {count - 1} not told apart from it were"
         yield (
             f"The search's best {among} scored again on {retest.n} examples held back; over both parts it is "
-            f"the best of them, with {own.retest_score:.3f} on those examples."
+            f"the best of them, with {winner.retest_score:.3f} on those examples."
         )
 
 

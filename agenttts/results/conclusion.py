@@ -1,4 +1,4 @@
-"""A run's trials → its outcome: winner, best default, what can't be told apart, all with their intervals."""
+"""From the trials of a run to its outcome: winner, best default and equivalents, with their intervals."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def conclude(
     goal: Goal = BEST,
     test_metrics: Mapping[Allocation, Summaries] | None = None,
 ) -> Outcome:
-    """The outcome of a run, finished or not.
+    """Compute the outcome of a run, finished or not.
 
     Args:
         run_id: The run.
         trials: All of its trials, those on the test split included; without these the test figures are None.
         spec: The run's pipeline.
-        budget_units: The most that an allocation was allowed to cost, in units per query.
+        budget_units: The most that an allocation may cost, in units per query.
         cost: What the run paid.
-        seed: The run's seed, from which the bootstraps draw.
-        ended: Why the search went no further.
+        seed: The run's seed, which the bootstraps draw from.
+        ended: Why the search went no further; None when that is not known.
         goal: What was sought.
-        test_metrics: Further metrics of the allocations that were scored on the test split.
+        test_metrics: Further metrics of the allocations that were scored on the test split; None without any.
     """
     searched, extra = by_phase(trials)
     candidates = latest(searched, extra)
@@ -88,10 +88,19 @@ def conclude(
 def summarise_metrics(
     spec: PipelineSpec, store: Store, run_id: str, trial: TrialResult, examples: Sequence[Example], seed: int
 ) -> Summaries:
-    """The spec's further metrics, from the stored outputs of a test trial.
+    """Compute the spec's further metrics from the stored outputs of a test trial.
 
-    Each is a mean over the examples that it can score; an example whose metric raises, or that has no gold
-    value, is missing. A metric that can score none is left out.
+    Args:
+        spec: The pipeline.
+        store: The database, open for reading.
+        run_id: The run.
+        trial: The test trial.
+        examples: The examples of the test split.
+        seed: The run's seed, which the bootstraps draw from.
+
+    Returns:
+        A summary for each metric, by name: a mean over the examples that it can score. An example without a
+        gold value, or on which the metric raises, is missing. A metric that can score no example is left out.
     """
     by_id = {example.id: example for example in examples}
     outputs = {
@@ -142,7 +151,7 @@ def _finalist(
 def _equivalent(
     best: TrialResult | None, candidates: Sequence[TrialResult], seed: int
 ) -> tuple[Equivalent, ...]:
-    """The winner and all that can't be told apart from it on the search split, cheapest first."""
+    """The winner and all allocations that differ from it by no more than noise, cheapest first."""
     if best is None:
         return ()
     equivalents: list[Equivalent] = []
@@ -168,7 +177,7 @@ def _equivalent(
 
 
 def _retest(candidates: Sequence[TrialResult], extra: Sequence[TrialResult]) -> Retest | None:
-    """The scores on the examples held back; None without a re-test."""
+    """The scores on the held-out examples; None without a re-test."""
     search_scores = {t.allocation: t.score or 0.0 for t in candidates}
     again = {t.allocation: t for t in extra if t.split == SPLIT and t.score is not None}
     if not again:

@@ -1,4 +1,4 @@
-"""What a search paid, and what the sample bank, races and shared prompts spared it."""
+"""What a search paid, and what the sample bank, races and shared prompts saved."""
 
 from __future__ import annotations
 
@@ -55,7 +55,14 @@ class SearchCost:
 
 
 def cost_of(store: Store, run_id: str, spec: PipelineSpec, trials: Sequence[TrialResult]) -> SearchCost:
-    """What the run has paid so far, from the samples in the store that it paid for."""
+    """Compute what a run has paid so far, from the samples in the store that it paid for.
+
+    Args:
+        store: The database, open for reading.
+        run_id: The run.
+        spec: The run's pipeline.
+        trials: The run's trials.
+    """
     calls = drawn = prompt_tokens = generated_tokens = 0
     flops, usd, priced = 0.0, 0.0, True
     keys = {spec.model_key(name): model for name, model in spec.models.items()}

@@ -17,9 +17,9 @@ from pipelines.spec.pipeline import PipelineSpec
 
 
 def load_outcome(store: Store, run: Run, spec: PipelineSpec | None = None) -> Outcome:
-    """The outcome that a run stored, or the one that it would come to if it ended now.
+    """Load the outcome that a run stored, or compute the one that it would have if it ended now.
 
-    A stored outcome that lacks a key, since it is older, is completed from the run's trials.
+    A stored outcome of an older version that lacks a key is completed from the run's trials.
 
     Args:
         store: The database, open for reading.
@@ -27,7 +27,8 @@ def load_outcome(store: Store, run: Run, spec: PipelineSpec | None = None) -> Ou
         spec: The run's pipeline; None to restore it from the store where it is needed.
 
     Raises:
-        SpecError: No outcome is stored, and a function of the stored pipeline can't be imported any more.
+        SpecError: No complete outcome is stored, and a function of the stored pipeline can't be imported any
+            more.
     """
     trials = [load_trial(store, trial) for trial in store.trials(run.run_id) if trial.status != "running"]
     stored = json.loads(run.outcome) if run.outcome else {}

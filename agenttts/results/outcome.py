@@ -1,4 +1,4 @@
-"""What a run comes to: the winner, what it is compared with, what the run cost, and what is claimed.
+"""The outcome of a run: the winner, what it is compared with, what the run cost, and what is claimed.
 
 These are values only. `conclusion` computes them, `certificate` puts them into sentences, and the store keeps
 them as the JSON that `agenttts search --json` prints.
@@ -28,7 +28,13 @@ _Trials = Annotated[tuple[TrialResult, ...], PlainValidator(tuple)]
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSummary:
-    """A further metric on the test split: its mean over n examples, with the interval of the mean."""
+    """A further metric on the test split.
+
+    Attributes:
+        mean: The mean over the examples.
+        ci: The 95 % interval of the mean.
+        n: The number of examples that the metric could score.
+    """
 
     mean: float
     ci: Bounds
@@ -62,7 +68,7 @@ class Finalist:
 
 @dataclass(frozen=True, kw_only=True)
 class Equivalent:
-    """An allocation that can't be told apart from the winner on the search split; or the winner itself.
+    """An allocation whose score differs from the winner's by no more than noise; or the winner itself.
 
     Attributes:
         allocation: The allocation.
@@ -71,7 +77,7 @@ class Equivalent:
         difference: Its score minus the winner's, paired by example.
         difference_ci: Interval of that difference.
         trial: Number of its trial on the search split.
-        cheapest: Whether it is the cheapest of all that can't be told apart.
+        cheapest: Whether it is the cheapest of the equivalent allocations.
     """
 
     allocation: _Allocation
@@ -85,7 +91,14 @@ class Equivalent:
 
 @dataclass(frozen=True, kw_only=True)
 class Rival:
-    """An allocation that was scored again on the examples held back, under the number `trial`."""
+    """An allocation that was scored again on the held-out examples.
+
+    Attributes:
+        allocation: The allocation.
+        search_score: Mean score on the search split.
+        retest_score: Mean score on the held-out examples.
+        trial: Number of its trial on the held-out examples.
+    """
 
     allocation: _Allocation
     search_score: float
@@ -95,7 +108,12 @@ class Rival:
 
 @dataclass(frozen=True, kw_only=True)
 class Retest:
-    """The scores on the n examples that were held back from the search."""
+    """The scores on the examples that were held out for the end of the search.
+
+    Attributes:
+        n: The number of held-out examples.
+        rivals: The allocations that were scored on them.
+    """
 
     n: int
     rivals: tuple[Rival, ...]
@@ -112,7 +130,7 @@ class Certificate:
         n_search: Examples of the search split.
         n_test: Examples of the test split that the claim rests on.
         n_trials: Trials of the search, its confirmation not counted.
-        n_equivalent: Allocations that can't be told apart from the winner, itself included.
+        n_equivalent: Allocations equivalent to the winner, itself included.
     """
 
     text: str = "No trial has a score, so nothing is claimed."
@@ -126,7 +144,7 @@ class Certificate:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a run comes to; of an unfinished run, what it would come to if it ended now.
+    """The outcome of a run; of an unfinished run, the outcome if it ended now.
 
     Attributes:
         run_id: The run.
@@ -137,8 +155,8 @@ class Outcome:
         baseline: The best single-model default; None when none has a score.
         difference: Winner minus baseline on the test split, paired; None when not both were scored there.
         difference_ci: Interval of that difference.
-        retest: The scores on examples held back; None when none were.
-        equivalent: The winner and all that can't be told apart from it, cheapest first.
+        retest: The scores on the held-out examples; None when none were held out.
+        equivalent: The winner and all allocations that differ from it by no more than noise, cheapest first.
         frontier: Trials that no other beats in score for as few units, cheapest first.
         hypervolume: The area below the frontier from no units to the budget: 1 for a score of 1 at no cost.
         trials: The trials of the search itself, in their order.
@@ -171,7 +189,7 @@ class Outcome:
     certificate: Certificate = Certificate()
 
     def to_json_dict(self) -> dict[str, JSON]:
-        """The outcome as `agenttts search --json` prints it; trials as a summary."""
+        """Return the outcome as `agenttts search --json` prints it; of the trials, a summary."""
         values = {f.name: getattr(self, f.name) for f in fields(self)} | {
             "frontier": [_front_json(trial) for trial in self.frontier],
             "trials": [trial_json(trial) for trial in self.trials],
@@ -181,31 +199,39 @@ class Outcome:
 
     @classmethod
     def from_json_dict(cls, data: Mapping[str, JSON], trials: Sequence[TrialResult]) -> Outcome:
-        """The outcome that `to_json_dict` wrote.
+        """Load the outcome that `to_json_dict` returned.
 
         Args:
             data: The JSON, with all of its keys.
-            trials: The run's trials from the store, since the JSON holds a summary of them only.
+            trials: The run's trials from the store, since the JSON holds only a summary of them.
 
         Raises:
             pydantic.ValidationError: A key is missing, or a value has another type.
         """
         searched, extra = by_phase(trials)
-        own = {"trials": searched, "confirmation": extra, "frontier": frontier(searched, extra)}
-        return _OUTCOME.validate_python({**data, **own})
+        of_trials = {"trials": searched, "confirmation": extra, "frontier": frontier(searched, extra)}
+        return _OUTCOME.validate_python({**data, **of_trials})
 
 
 _OUTCOME = TypeAdapter(Outcome)
 
 
 def jsonable(value: object) -> JSON:
-    """Dataclasses and collections as JSON; a number that is not finite becomes None."""
+    """Convert dataclasses and collections to JSON values; a number that is not finite becomes None.
+
+    Args:
+        value: The value.
+    """
     plain: JSON = to_jsonable_python(value, fallback=Allocation.to_dict, inf_nan_mode="null")
     return plain
 
 
 def trial_json(trial: TrialResult) -> dict[str, JSON]:
-    """A trial as the outcome's JSON holds it."""
+    """Return the summary of a trial that the outcome's JSON holds.
+
+    Args:
+        trial: The trial.
+    """
     return {
         "number": trial.number,
         "purpose": trial.purpose,

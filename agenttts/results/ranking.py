@@ -1,6 +1,6 @@
-"""Which trial is best: the order of trials, the winner, the best default, and the Pareto front.
+"""The ranking of trials: their order, the winner, the best default, and the Pareto front.
 
-These functions look at finished trials only. Which trials are run is decided by the search.
+These functions look at finished trials only. The search decides which trials are run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ SEARCHING = ("search", "baseline")
 
 
 def by_phase(trials: Iterable[TrialResult]) -> tuple[list[TrialResult], list[TrialResult]]:
-    """The trials of the search itself, and those that came after it to confirm its choice."""
+    """Split trials into those of the search itself and those that came after it to confirm its choice.
+
+    Args:
+        trials: The trials of a run.
+
+    Returns:
+        The trials of the search, and the others, both in their order.
+    """
     searched, extra = list[TrialResult](), list[TrialResult]()
     for trial in trials:
         (searched if trial.purpose in SEARCHING else extra).append(trial)
@@ -27,12 +34,18 @@ def by_phase(trials: Iterable[TrialResult]) -> tuple[list[TrialResult], list[Tri
 
 
 def ranked(trials: Sequence[TrialResult]) -> list[TrialResult]:
-    """Trials with a score on the search split, best first; of equal scores the cheaper, then the earlier."""
+    """Return the trials with a score on the search split, best first.
+
+    Of trials with equal scores the cheaper comes first, then the earlier.
+
+    Args:
+        trials: The trials.
+    """
     return sorted((t for t in trials if _is_scored(t)), key=merit, reverse=True)
 
 
 def latest(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> list[TrialResult]:
-    """For each allocation its last complete trial on the search split.
+    """Return the last complete trial of each allocation on the search split.
 
     Args:
         trials: The trials of the search itself.
@@ -53,11 +66,19 @@ def latest(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> list[
 def winner_of(
     trials: Sequence[TrialResult], extra: Sequence[TrialResult], spec: PipelineSpec, goal: Goal = BEST
 ) -> TrialResult | None:
-    """The trial of the allocation that is claimed, as it was scored on the search split.
+    """Return the winner's trial on the search split.
 
-    Without a least quality this is the best mean, the re-test's examples included. With one it is the
-    cheapest (or fastest) allocation whose mean reaches it, and the best mean where none does. None without
-    any score.
+    Without a least quality the winner has the best mean, the re-test's examples included. With one it is the
+    cheapest (or fastest) allocation whose mean reaches it, and the one with the best mean where none does.
+
+    Args:
+        trials: The trials of the search itself.
+        extra: Trials of the confirmation.
+        spec: The pipeline.
+        goal: What is sought.
+
+    Returns:
+        The trial; None when no trial has a score.
     """
     candidates = latest(trials, extra)
     ranking = ranked(pooled(candidates, extra))
@@ -69,13 +90,26 @@ def winner_of(
 
 
 def baseline_of(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> TrialResult | None:
-    """The best of the single-model defaults; None when none of them has a score."""
+    """Return the trial of the best single-model default.
+
+    Args:
+        trials: The trials of the search itself.
+        extra: Trials of the confirmation.
+
+    Returns:
+        The trial; None when no default has a score.
+    """
     defaults = [t for t in latest(trials, extra) if t.purpose == "baseline"]
     return next(iter(ranked(defaults)), None)
 
 
 def frontier(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> list[TrialResult]:
-    """Trials that no other beats in score for as few units (the Pareto front), cheapest first."""
+    """Return the trials that no other beats in score for as few units (the Pareto front), cheapest first.
+
+    Args:
+        trials: The trials of the search itself.
+        extra: Trials of the confirmation.
+    """
     front: list[TrialResult] = []
     for trial in sorted(latest(trials, extra), key=lambda t: (t.budget_units, -(t.score or 0.0))):
         if not front or (trial.score or 0.0) > (front[-1].score or 0.0):
@@ -84,9 +118,13 @@ def frontier(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> lis
 
 
 def hypervolume(front: Sequence[TrialResult], budget_units: float) -> float:
-    """The area below the frontier, over units from 0 to the budget: 1 for a score of 1 at no cost.
+    """Compute the area below the frontier, over units from 0 to the budget: 1 for a score of 1 at no cost.
 
-    Where nothing is affordable yet, the score counts as 0.
+    Below the units of the cheapest trial the score counts as 0.
+
+    Args:
+        front: The trials on the frontier, cheapest first.
+        budget_units: The budget, in units per query.
     """
     ends = [max(t.budget_units, 0.0) for t in front[1:]] + [budget_units]
     widths = [end - max(t.budget_units, 0.0) for t, end in zip(front, ends, strict=True)] if front else []

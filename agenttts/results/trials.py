@@ -83,16 +83,34 @@ class TrialResult:
 
 
 def merit(trial: TrialResult) -> tuple[float, float, int]:
-    """What makes a scored trial better than another: its score; of equals the cheaper, then the earlier."""
+    """Return a key that orders scored trials, larger is better: by score, then the cheaper, then the earlier.
+
+    Args:
+        trial: A trial with a score.
+
+    Returns:
+        The score, the negative planned units and the negative number.
+    """
     return trial.score or 0.0, -trial.budget_units, -trial.number
 
 
 def trial_id(run_id: str, number: int) -> str:
+    """Return the id of a trial in the store.
+
+    Args:
+        run_id: The run.
+        number: The trial's number within the run.
+    """
     return f"{run_id}-{number:04d}"
 
 
 def load_trial(store: Store, trial: records.Trial) -> TrialResult:
-    """A trial as it was evaluated, from the store."""
+    """Load a trial with its scores from the store.
+
+    Args:
+        store: The database, open for reading.
+        trial: The trial's row.
+    """
     scores = {example_id: score.score for example_id, score in store.scores(trial.trial_id).items()}
     allocation = Allocation.from_json(trial.allocation)
     by_stage: dict[str, list[float]] = {stage: [] for stage in allocation}
@@ -103,7 +121,14 @@ def load_trial(store: Store, trial: records.Trial) -> TrialResult:
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """The mean; None of no values."""
+    """Compute a mean.
+
+    Args:
+        values: The values.
+
+    Returns:
+        The mean; None when there are no values.
+    """
     values = list(values)
     return math.fsum(values) / len(values) if values else None
 
@@ -114,7 +139,14 @@ def result_of(
     scores: Mapping[str, float | None],
     stage_scores: Mapping[str, float | None],
 ) -> TrialResult:
-    """A trial's row with its allocation and its scores, as a TrialResult."""
+    """Build a TrialResult from a trial's row, its allocation and its scores.
+
+    Args:
+        trial: The trial's row.
+        allocation: The allocation.
+        scores: Score by example id; None where the example is missing.
+        stage_scores: Mean of each stage's own metric; None where no example has it.
+    """
     return TrialResult(
         number=trial.number,
         allocation=allocation,

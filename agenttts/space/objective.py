@@ -1,4 +1,4 @@
-"""What a search is after: the best score within the budget, or the least cost or latency at a score."""
+"""The objective of a search: the best score within the budget, or the least cost or latency at a score."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ Objective = Literal["quality", "cost", "latency"]
 
 @dataclass(frozen=True)
 class Goal:
-    """objective: quality, or least planned units (cost) or seconds (latency) at a score of min_quality.
+    """An objective, with the score to reach where it has one.
 
-    UserError for an objective that there is not, or a least quality that does not go with it.
+    Attributes:
+        objective: `quality`: the best score. `cost`, `latency`: the least planned units or planned seconds at
+            a score of `min_quality`.
+        min_quality: The score to reach, above 0 and at most 1; None for `quality`.
+
+    Raises:
+        UserError: There is no such objective, or the least quality does not go with it.
     """
 
     objective: Objective = "quality"
@@ -36,14 +42,26 @@ class Goal:
             raise UserError(f"a least quality is a score above 0 and at most 1, got {self.min_quality:g}")
 
     def require_speeds(self, spec: PipelineSpec) -> None:
-        """SpaceError where latency is sought and a candidate model has no speed."""
+        """Check that every candidate model has a speed where latency is sought.
+
+        Args:
+            spec: The pipeline.
+
+        Raises:
+            SpaceError: Latency is sought, and a candidate model has no speed.
+        """
         if self.objective == "latency":
             for stage in spec.stages:
                 for option in stage.options:
                     planned_stage_seconds(spec, stage, option.with_samples(1))
 
     def burden(self, spec: PipelineSpec, allocation: Mapping[str, StageChoice]) -> float:
-        """What is to be small: planned seconds for latency, else planned units."""
+        """Return the quantity that is to be small: planned seconds for latency, else planned units.
+
+        Args:
+            spec: The pipeline.
+            allocation: The allocation.
+        """
         return (planned_seconds if self.objective == "latency" else planned_units)(spec, allocation)
 
 

@@ -1,8 +1,8 @@
 """The search space: the allocations of a pipeline whose planned budget is within a number of units.
 
 Sample counts are integers from 1 to the stage's largest. Sums are compared in whole ticks, a billionth of the
-budget each, so that membership, size and enumeration agree exactly. List a small space, project onto a large
-one. Which allocation is good is left to the proposers.
+budget each, so that membership, size and enumeration agree exactly. A small space can be listed; a large one
+can be projected onto.
 """
 
 from __future__ import annotations
@@ -25,12 +25,20 @@ _MOST_PARTIAL_SUMS = 8_000_000
 
 
 class SearchSpace:
-    """All allocations of `spec` within `budget_units`, units of the spec's reference (`budget.units`).
+    """All allocations of a pipeline within a budget.
 
-    Planned units are reckoned once for each choice of a stage and kept.
+    The planned units of each choice of a stage are computed once and cached.
+
+    Args:
+        spec: The pipeline.
+        budget_units: The budget, in units of the spec's reference (`budget.units`).
 
     Attributes:
-        options: What each stage may be served by, by the stage's name, in the order of the spec.
+        spec: The pipeline.
+        budget_units: The budget in units per query.
+        stages: The stages of the spec, in their order.
+        options: The options of each stage (a model, and a verifier where it has one), by the stage's name, in
+            the order of the spec.
         cheapest: The allocation with the fewest planned units.
 
     Raises:
@@ -56,32 +64,60 @@ class SearchSpace:
             )
 
     def units(self, allocation: Mapping[str, StageChoice]) -> float:
-        """Planned units of an allocation, in the budget or not; what fuses or verifies included.
+        """Compute the planned units of an allocation, fusion and verifier included.
 
-        SpaceError unless the allocation names every stage once.
+        Args:
+            allocation: The allocation, within the budget or not.
+
+        Raises:
+            SpaceError: The allocation does not name every stage once.
         """
         if allocation.keys() != self._stage_of.keys():
             return planned_units(self.spec, allocation)  # says what is wrong
         return sum(self.stage_units(stage, allocation[stage]) for stage in self._stage_of)
 
     def stage_units(self, stage: str, choice: StageChoice) -> float:
-        """Planned units of one stage's choice; an allocation's units are the sum over its stages."""
+        """Compute the planned units of one stage's choice; an allocation's units are the sum over its stages.
+
+        Args:
+            stage: The name of the stage.
+            choice: The choice.
+        """
         return self._cost(stage, choice)[0]
 
     def active_params(self, option: StageOption) -> float:
-        """Of the model that draws for an option, and of the verifier that picks, where one does."""
+        """Return the active parameters of an option: of the model that draws, and of the verifier where it
+        has one.
+
+        Args:
+            option: The option.
+        """
         params = self.spec.models[option.model].active_params
         return params if option.verifier is None else params + self.spec.models[option.verifier].active_params
 
     def max_samples(self, stage: str, option: StageOption, units_left: float) -> int:
-        """The largest number of samples of this option at this stage within `units_left`; 0 when none is."""
+        """Return the largest number of samples of an option that a number of units pays for.
+
+        Args:
+            stage: The name of the stage.
+            option: The option.
+            units_left: The units that the stage may take.
+
+        Returns:
+            The number of samples; 0 when even one takes more units.
+        """
         return self._most(stage, option, round(units_left * self._ticks_per_unit) + 1)
 
     def resolve(self, allocation: Mapping[str, StageChoice]) -> Allocation:
-        """The allocation with models written as `small@judge` taken apart into model and verifier.
+        """Split model names such as `small@judge` into model and verifier.
 
-        For allocations that a person, an LLM or an earlier version wrote. What names none of a stage's
-        options stays as it is, for `problem` to refuse.
+        For allocations that a person, an LLM or an earlier version wrote.
+
+        Args:
+            allocation: The allocation.
+
+        Returns:
+            The allocation. A choice that is none of its stage's options stays as it is; `problem` reports it.
         """
         resolved = {}
         for stage, choice in allocation.items():
@@ -94,7 +130,14 @@ class SearchSpace:
         return isinstance(allocation, Mapping) and self.problem(allocation) is None
 
     def problem(self, allocation: Mapping[str, StageChoice]) -> str | None:
-        """Why an allocation is not in the space, in words; None when it is."""
+        """Return why an allocation is not in the space, in words.
+
+        Args:
+            allocation: The allocation.
+
+        Returns:
+            The reason; None when the allocation is in the space.
+        """
         problem = self._shape_problem(allocation)
         if problem is not None:
             return problem
@@ -112,9 +155,13 @@ class SearchSpace:
         )
 
     def enumerate(self, limit: int = 200_000) -> Iterator[Allocation]:
-        """Every allocation of the space, in the order of stages, models and sample counts.
+        """List every allocation of the space, in the order of stages, models and sample counts.
 
-        SpaceError when there are more than `limit`.
+        Args:
+            limit: The largest size that is listed.
+
+        Raises:
+            SpaceError: The space has more allocations than `limit`.
         """
         if self.size > limit:
             raise SpaceError(
@@ -129,8 +176,8 @@ class SearchSpace:
     def size(self) -> int:
         """The number of allocations in the space, counted without listing them.
 
-        Exact while the distinct partial sums of half the stages stay under some millions (six stages of 100
-        choices and more, as a rule); beyond that, costs are rounded to a coarser tick.
+        The count is exact while the distinct partial sums of half the stages stay under some millions (six
+        stages of 100 choices and more, as a rule); beyond that, costs are rounded to a coarser tick.
         """
         half = len(self._choices) // 2
         left, left_count = self._partial_sums(self._choices[:half])
@@ -140,12 +187,18 @@ class SearchSpace:
         return int(np.dot(left_count.astype(object), fitting.astype(object)))
 
     def project(self, allocation: Mapping[str, StageChoice]) -> Allocation:
-        """The allocation of the space near this one; itself when it is in the space.
+        """Return an allocation of the space near this one; the allocation itself when it is in the space.
 
         Counts above a stage's largest are cut. While one sample of every chosen model is over the budget, the
         stage with the dearest single sample takes its next cheaper model. Then all counts shrink by one
-        common factor, the largest that fits (at least 1 sample each), and what rounding left over goes back
-        in the order of the stages. SpaceError when a stage or model is unknown or missing.
+        common factor, the largest that fits (at least 1 sample each), and the units that rounding has freed
+        go back to the stages in their order.
+
+        Args:
+            allocation: The allocation.
+
+        Raises:
+            SpaceError: A stage or model is unknown or missing.
         """
         problem = self._shape_problem(allocation)
         if problem is not None:
@@ -156,13 +209,16 @@ class SearchSpace:
         return self._grow(options, self._shrunk(options, wanted), wanted)
 
     def defaults(self) -> list[Allocation]:
-        """What a person tries without a search: one model everywhere, the budget shared between stages.
+        """Return what a person tries without a search: one model everywhere, the budget shared between the
+        stages.
 
-        One allocation for each model that every stage offers, in the spec's order. Without a common model:
-        for each rank of size, the models of that rank at each stage (smallest with smallest, largest with
-        largest). A stage takes as many samples as its share pays for, at least one; shares it cannot use go
-        to the others. Models whose single samples are over the budget are left out; if none fits, the
-        cheapest models are taken.
+        There is one allocation for each model that every stage offers, in the spec's order. Without a common
+        model: for each rank of size, the models of that rank at each stage (smallest with smallest, largest
+        with largest). A stage takes as many samples as its share pays for, at least one; shares that it
+        cannot use go to the others. Models whose single samples are over the budget are left out.
+
+        Returns:
+            The allocations; where none fits, one of the cheapest models.
         """
         defaults = []
         for options in self._default_options():

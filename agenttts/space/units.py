@@ -1,8 +1,8 @@
 """The budget of an allocation: planned FLOPs per query, in units of the reference model's samples.
 
-Definition of AgentTTS (arXiv 2508.00890). The prefill of a prompt is paid once, however many samples follow,
-as with prefix caching. Realised tokens and FLOPs are recorded by the runtime; what the search itself may
-spend is capped in `limits`.
+This is the definition of AgentTTS (arXiv 2508.00890). The prefill of a prompt is counted once for all of its
+samples, as with prefix caching. Realised tokens and FLOPs are recorded by the runtime; `limits` caps what the
+search itself may spend.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ REFERENCE = ReferenceSpec()
 
 
 def flops(active_params: float, prompt_tokens: int, generated_tokens: int, n_samples: int) -> float:
-    """FLOPs of n samples of one prompt: 2·P·(Np + n·Nd), with Nd tokens generated per sample."""
+    """Compute the FLOPs of n samples of one prompt: 2·P·(Np + n·Nd).
+
+    Args:
+        active_params: The model's active parameters, P.
+        prompt_tokens: Tokens of the prompt, Np.
+        generated_tokens: Tokens generated per sample, Nd.
+        n_samples: The number of samples, n.
+    """
     return stage_flops(active_params, prompt_tokens, n_samples * generated_tokens)
 
 
@@ -30,21 +37,40 @@ def units(
     n_samples: int,
     reference: ReferenceSpec = REFERENCE,
 ) -> float:
-    """Budget units of n samples of one prompt: (flops / (2·P_ref) - Np_ref) / Nd_ref, not rounded.
+    """Compute the budget units of n samples of one prompt: (flops / (2·P_ref) - Np_ref) / Nd_ref, not
+    rounded.
 
     One unit is one further sample of the reference model. Far below the reference the result is negative.
+
+    Args:
+        active_params: The model's active parameters.
+        prompt_tokens: Tokens of the prompt.
+        generated_tokens: Tokens generated per sample.
+        n_samples: The number of samples.
+        reference: The reference model's parameters and lengths.
     """
     return flops_to_units(flops(active_params, prompt_tokens, generated_tokens, n_samples), reference)
 
 
 def flops_to_units(flops_of_stage: float, reference: ReferenceSpec = REFERENCE) -> float:
-    """FLOPs of one stage in budget units; the reference prefill is taken off once."""
+    """Convert the FLOPs of one stage to budget units; the reference prefill is subtracted once.
+
+    Args:
+        flops_of_stage: The FLOPs of the stage.
+        reference: The reference model's parameters and lengths.
+    """
     generated = flops_of_stage / (2.0 * reference.active_params) - reference.prompt_tokens
     return generated / reference.generated_tokens
 
 
 def planned_stage_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
-    """Planned FLOPs of one stage for one query, at its expected lengths; fusion and verifier included."""
+    """Compute the planned FLOPs of one stage for one query, fusion and verifier included.
+
+    Args:
+        spec: The pipeline.
+        stage: The stage, with its expected lengths.
+        choice: The stage's choice.
+    """
     model = spec.models[choice.model]
     prompt_tokens = rounds(stage, choice.n_samples) * stage.prompt_tokens
     drawn = flops(model.active_params, prompt_tokens, stage.generated_tokens, choice.n_samples)
@@ -52,18 +78,40 @@ def planned_stage_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoic
 
 
 def rounds(stage: StageSpec, n_samples: int) -> int:
-    """Prompts read for n samples: one, and with refinement as many as there are samples."""
+    """Return how many prompts are read for n samples: one, and with refinement as many as there are samples.
+
+    Args:
+        stage: The stage.
+        n_samples: The number of samples.
+    """
     return stage.aggregator.rounds(n_samples)
 
 
 def planned_aggregation(stage: StageSpec, choice: StageChoice) -> PlannedCalls | None:
-    """What a choice asks of the model that aggregates its samples, at expected lengths; None without one."""
+    """Return the planned calls to the model that aggregates a choice's samples, at expected lengths.
+
+    Args:
+        stage: The stage.
+        choice: The stage's choice.
+
+    Returns:
+        The calls; None where no model aggregates.
+    """
     aggregator = stage.aggregator_for(choice.option)
     return aggregator.planned_calls(choice.n_samples, stage.prompt_tokens, stage.generated_tokens)
 
 
 def planned_aggregation_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
-    """Planned FLOPs per query of the model that aggregates; 0 where none does."""
+    """Compute the planned FLOPs per query of the model that aggregates.
+
+    Args:
+        spec: The pipeline.
+        stage: The stage.
+        choice: The stage's choice.
+
+    Returns:
+        The FLOPs; 0 where no model aggregates.
+    """
     calls = planned_aggregation(stage, choice)
     if calls is None:
         return 0.0
@@ -72,20 +120,45 @@ def planned_aggregation_flops(spec: PipelineSpec, stage: StageSpec, choice: Stag
 
 
 def planned_stage_units(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
-    """Planned budget units of one stage; negative for a stage far below the reference."""
+    """Compute the planned budget units of one stage.
+
+    Args:
+        spec: The pipeline.
+        stage: The stage.
+        choice: The stage's choice.
+
+    Returns:
+        The units; negative for a stage far below the reference.
+    """
     return flops_to_units(planned_stage_flops(spec, stage, choice), spec.budget.reference)
 
 
 def planned_seconds(spec: PipelineSpec, allocation: Mapping[str, StageChoice]) -> float:
-    """Planned seconds of one query: stage after stage, a stage's samples side by side, then their fusion.
+    """Compute the planned seconds of one query.
 
-    SpaceError when a model has no speed.
+    Stages run one after the other; a stage's samples run in parallel, then their fusion.
+
+    Args:
+        spec: The pipeline.
+        allocation: The allocation.
+
+    Raises:
+        SpaceError: A model has no speed.
     """
     return sum(planned_stage_seconds(spec, stage, allocation[stage.name]) for stage in spec.stages)
 
 
 def planned_stage_seconds(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
-    """Planned seconds of one stage for one query. SpaceError when a model has no speed."""
+    """Compute the planned seconds of one stage for one query.
+
+    Args:
+        spec: The pipeline.
+        stage: The stage.
+        choice: The stage's choice.
+
+    Raises:
+        SpaceError: A model has no speed.
+    """
     once = _seconds(spec, choice.model, stage.prompt_tokens, stage.generated_tokens)
     seconds = rounds(stage, choice.n_samples) * once
     calls = planned_aggregation(stage, choice)
@@ -106,7 +179,15 @@ def _seconds(spec: PipelineSpec, model: str, prompt_tokens: int, generated_token
 
 
 def planned_units(spec: PipelineSpec, allocation: Mapping[str, StageChoice]) -> float:
-    """Planned budget units of an allocation: summed over the stages. SpaceError when a stage is not named."""
+    """Compute the planned budget units of an allocation, the sum over its stages.
+
+    Args:
+        spec: The pipeline.
+        allocation: The allocation.
+
+    Raises:
+        SpaceError: The allocation does not name every stage.
+    """
     if set(allocation) != {stage.name for stage in spec.stages}:
         raise SpaceError(f"an allocation names every stage once, got {sorted(allocation)}")
     return sum(planned_stage_units(spec, stage, allocation[stage.name]) for stage in spec.stages)

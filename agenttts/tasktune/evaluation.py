@@ -1,7 +1,8 @@
 """`agenttts tune eval`: models side by side on the same rows, greedy, with paired intervals.
 
-Every model is asked over HTTP as a pipeline would ask it: those that are in a directory are served by vLLM
-for as long as it takes. Answers are kept in the sample bank. `rivals` says how the models are served.
+Every model answers over HTTP, with the requests that a pipeline would send: those that are in a directory are
+served by vLLM for as long as it takes. Answers are stored in the sample bank. How the models are served is in
+`rivals`.
 """
 
 from __future__ import annotations
@@ -256,9 +257,9 @@ def _scores(
     scores = []
     for task in dict.fromkeys(row.task for row in rows):
         ids = {row.id for row in rows if row.task == task}
-        of_task = {name: {i: s for i, s in own.items() if i in ids} for name, own in by_row.items()}
-        for number, (name, own) in enumerate(of_task.items()):
-            mean = mean_interval(own.values(), np.random.default_rng([seed, 1, number]))
+        of_task = {name: {i: s for i, s in of_model.items() if i in ids} for name, of_model in by_row.items()}
+        for number, (name, row_scores) in enumerate(of_task.items()):
+            mean = mean_interval(row_scores.values(), np.random.default_rng([seed, 1, number]))
             if mean is None:
                 continue
             rng = np.random.default_rng([seed, 2, number])
@@ -267,9 +268,11 @@ def _scores(
                     model=name,
                     task=task,
                     score=mean,
-                    n_missing=sum(score is None for score in own.values()),
+                    n_missing=sum(score is None for score in row_scores.values()),
                     tuned_for=name in cards and task in cards[name].tasks,
-                    against=None if name == reference else paired_difference(own, of_task[reference], rng),
+                    against=None
+                    if name == reference
+                    else paired_difference(row_scores, of_task[reference], rng),
                 )
             )
     return scores
@@ -291,7 +294,7 @@ def _row_scores(
 async def _preferred(
     data: TaskData,
     rows: Sequence[TaskRow],
-    own: Sequence[str | None],
+    of_model: Sequence[str | None],
     of_reference: Sequence[str | None],
     chat: JsonChat,
 ) -> dict[str, int]:
@@ -299,7 +302,7 @@ async def _preferred(
     verdicts = await asyncio.gather(
         *(
             prefer(data.tasks[row.task], row.messages, a, b, chat)
-            for row, a, b in zip(rows, own, of_reference, strict=True)
+            for row, a, b in zip(rows, of_model, of_reference, strict=True)
             if a is not None and b is not None
         )
     )

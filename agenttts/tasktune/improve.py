@@ -2,8 +2,8 @@
 
 Half of the search examples (a share that the seed draws) lend their samples as training data; the new search
 runs on the other half, so that no tuned model is chosen for what it learnt by heart. The test split is used
-by the final comparison alone. Every step is kept in one directory and not repeated: the same call resumes
-where it was stopped.
+by the final comparison alone. The results of every step are stored in one directory, and no step is repeated:
+the same call resumes where it was stopped.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _STATE = "state.json"
 
 
 class _State(TypedDict):
-    """What is kept of an improvement: what it is of, and the run of each of its searches."""
+    """The stored state of an improvement: what it is of, and the run of each of its searches."""
 
     about: Mapping[str, JSON]
     searches: dict[str, str]
@@ -87,7 +87,7 @@ def improve(
     Args:
         spec: The pipeline that the run searched.
         db: The store of the run, which keeps the new searches too.
-        run_id: The run to start from. None: the newest that no improvement made.
+        run_id: The run to start from. None: the newest that is not part of an improvement.
         stage: The stage to tune. None: the one whose next step gains most, as the report says.
         models: The models to tune; empty: all of the stage's but the largest.
         budgets: The budgets to compare at, in units per query; empty: the run's own.
@@ -193,9 +193,9 @@ def smaller_models(spec: PipelineSpec, stage: str) -> list[str]:
     Raises:
         UserError: There is none.
     """
-    own = [name for name in spec.stage(stage).models if spec.models[name].parent is None]
-    largest = max(own, key=lambda name: spec.models[name].active_params)
-    smaller = [name for name in own if (name != largest or len(own) == 1) and spec.models[name].path]
+    untuned = [name for name in spec.stage(stage).models if spec.models[name].parent is None]
+    largest = max(untuned, key=lambda name: spec.models[name].active_params)
+    smaller = [name for name in untuned if (name != largest or len(untuned) == 1) and spec.models[name].path]
     if not smaller:
         raise UserError(
             f"stage {stage} has no model to tune: a smaller one must have a path to its weights; "
@@ -234,8 +234,8 @@ def improved_spec(
             }
         )
     stages = tuple(
-        own.model_copy(update={"models": (*own.models, *tuned)}) if own.name == stage else own
-        for own in spec.stages
+        old.model_copy(update={"models": (*old.models, *tuned)}) if old.name == stage else old
+        for old in spec.stages
     )
     id_field = spec.dataset.id_field or "id"
     for split, rows in splits.items():
@@ -324,14 +324,14 @@ def _dataset(
     """Rows of the examples that lend their samples, none of them like another example's."""
     if (path / "card.json").is_file():
         return load_dataset(path)
-    own = spec.stage(stage)
+    stage_spec = spec.stage(stage)
 
     async def gather() -> Gathered:
         with Store.read(db) as store:
-            return await trace_rows(store, run_id, spec, own, only=lent)
+            return await trace_rows(store, run_id, spec, stage_spec, only=lent)
 
     gathered = run_blocking(gather())
-    task = stage_task(spec, own)
+    task = stage_task(spec, stage_spec)
     sealed = [example_inputs(spec, example) for example in others]
     return write_dataset(
         path,
@@ -386,18 +386,18 @@ def _choice(model: ModelSpec, tuned: TunedModel, stage: str) -> TunedChoice:
 
 
 def _newest_run(store: Store, improvements: Sequence[Path]) -> str | None:
-    """The newest run that no improvement made itself, so that the same command finds the same run again."""
-    own: set[str] = set()
+    """The newest run that is not part of an improvement, so that the same command finds the same run."""
+    of_improvements: set[str] = set()
     for path in improvements:
         try:
-            own |= set(json.loads((path / _STATE).read_text())["searches"].values())
+            of_improvements |= set(json.loads((path / _STATE).read_text())["searches"].values())
         except (OSError, ValueError, KeyError):
             continue
-    return next((run.run_id for run in reversed(store.runs()) if run.run_id not in own), None)
+    return next((run.run_id for run in reversed(store.runs()) if run.run_id not in of_improvements), None)
 
 
 def _state(path: Path, about: Mapping[str, JSON]) -> _State:
-    """What is kept of an improvement. UserError when it is of something else."""
+    """The stored state of an improvement. UserError when it is of something else."""
     try:
         state: _State = json.loads((path / _STATE).read_text())
     except (OSError, ValueError):

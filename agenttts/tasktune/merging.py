@@ -1,4 +1,4 @@
-"""`agenttts tune merge`: adapters of one base made one, or an adapter made part of its base's weights.
+"""`agenttts tune merge`: merge adapters of one base, or add an adapter to the weights of its base.
 
 Task vectors add up (Ilharco et al. 2022, arXiv 2212.04089). `sum` is exact: the merged rank is that of all
 together. TIES (arXiv 2306.01708) and DARE (arXiv 2311.03099) are approximations of one adapter's rank. Learnt
@@ -142,33 +142,33 @@ def merge_into_base(adapter: Path, out: Path) -> TunedModel:
 
 @contextmanager
 def _made(out: Path) -> Iterator[Path]:
-    """A directory that is filled beside its place. UserError when it can't be made."""
+    """A directory that is filled beside its place. UserError when it can't be created."""
     try:
         with whole(out) as beside:
             beside.mkdir()
             yield beside
     except OSError as error:
         raise UserError(
-            f"{out}: can't be made: {error.strerror or one_line(error)}; choose another --out"
+            f"{out}: can't be created: {error.strerror or one_line(error)}; choose another --out"
         ) from None
 
 
 def _require_alike(tuned: Sequence[TunedModel]) -> None:
     """UserError unless all are adapters of one base with the same layers."""
     first = tuned[0]
-    for one in tuned:
-        if one.base is None:
-            raise UserError(f"{one.path}: must be an adapter, it is a whole checkpoint")
-        digest = one.card.base_digest
-        if digest != first.card.base_digest or (digest is None and one.base != first.base):
-            raise UserError(f"{one.path}: has the base {one.base}, {first.path} has {first.base}")
-        if Path(one.base).is_dir():
-            require_base(one, Path(one.base))
+    for adapter in tuned:
+        if adapter.base is None:
+            raise UserError(f"{adapter.path}: must be an adapter, it is a whole checkpoint")
+        digest = adapter.card.base_digest
+        if digest != first.card.base_digest or (digest is None and adapter.base != first.base):
+            raise UserError(f"{adapter.path}: has the base {adapter.base}, {first.path} has {first.base}")
+        if Path(adapter.base).is_dir():
+            require_base(adapter, Path(adapter.base))
     names = [set(tensors(one.path / WEIGHTS)) for one in tuned]
-    for one, own in zip(tuned, names, strict=True):
-        if own != names[0]:
-            other = sorted(own ^ names[0])[0]
-            raise UserError(f"{one.path}: must adapt the same layers as {first.path}; {other} differs")
+    for adapter, tensor_names in zip(tuned, names, strict=True):
+        if tensor_names != names[0]:
+            other = sorted(tensor_names ^ names[0])[0]
+            raise UserError(f"{adapter.path}: must adapt the same layers as {first.path}; {other} differs")
 
 
 def _loaded(tuned: Sequence[TunedModel], torch: ModuleType, peft: ModuleType) -> Any:

@@ -1,4 +1,4 @@
-"""Having tuned models served: by a vLLM that runs, else by one started for them. Each is asked once."""
+"""Serve tuned models: by a running vLLM, else by one started for them. Each answers one test request."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def newest_checkpoint(work: Path) -> Path | None:
 
 
 def work_state(work: Path, fingerprint: str) -> dict[str, Any]:
-    """Read what is kept beside the checkpoints, and make their directory.
+    """Read the state that is stored beside the checkpoints, and create their directory.
 
     Args:
         work: The directory of the checkpoints.
@@ -90,12 +90,12 @@ def work_state(work: Path, fingerprint: str) -> dict[str, Any]:
         The state; of a new training the fingerprint alone.
 
     Raises:
-        UserError: The checkpoints belong to another configuration, or the directory can't be made.
+        UserError: The checkpoints belong to another configuration, or the directory can't be created.
     """
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{work}: can't be made: {error.strerror}; choose another out") from None
+        raise UserError(f"{work}: can't be created: {error.strerror}; choose another out") from None
     try:
         state: dict[str, Any] = json.loads((work / STATE).read_text())
     except (OSError, ValueError):

@@ -64,7 +64,7 @@ class BeforeAfter(BaseModel):
 
 
 class TuningCard(BaseModel):
-    """How a model was tuned: the content of `tuning.json`. Further keys of the file are kept.
+    """How a model was tuned: the content of `tuning.json`. Further keys of the file are preserved.
 
     Attributes:
         fingerprint: The digest of everything that decided the training.

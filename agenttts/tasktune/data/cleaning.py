@@ -245,17 +245,17 @@ def evenly(rows: Sequence[TaskRow], count: int) -> list[TaskRow]:
 def drop_counts(dropped: Iterable[Dropped]) -> dict[str, dict[str, int]]:
     """How many rows were dropped at each step, by reason; reasons that differ in figures count as one."""
     by_step: dict[str, Counter[str]] = {}
-    for one in dropped:
-        reason = re.sub(r"\d+(\.\d+)?", "N", one.reason.split(": ")[0].split(", got")[0])
-        by_step.setdefault(one.step, Counter())[reason] += 1
+    for row in dropped:
+        reason = re.sub(r"\d+(\.\d+)?", "N", row.reason.split(": ")[0].split(", got")[0])
+        by_step.setdefault(row.step, Counter())[reason] += 1
     return {step: dict(counts.most_common()) for step, counts in by_step.items()}
 
 
 def _shared_fields(inputs: Sequence[Mapping[str, object]]) -> set[str]:
     """Fields whose value is the same everywhere, where others differ."""
     values: dict[str, set[str]] = {}
-    for one in inputs:
-        for name, value in one.items():
+    for fields in inputs:
+        for name, value in fields.items():
             values.setdefault(name, set()).add(canonical_json(value))
     same = {name for name, distinct in values.items() if len(distinct) == 1}
     return same if len(same) < len(values) else set()

@@ -1,8 +1,8 @@
-"""What a dataset is on disk. Where its rows come from is left to `build`.
+"""A dataset on disk. Its rows are gathered by `build`.
 
 The directory holds `examples/` (a DatasetDict of train, eval, test), `preferences/` (a Dataset, where there
 are pairs), `subtasks.yaml`, `dropped.jsonl` (every row that was dropped, with the reason), `card.json` and
-`README.md`. It is made beside its place and moved there when it is whole.
+`README.md`. It is written beside its final path and moved there when it is complete.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class RowCounts(BaseModel):
 
 
 class DatasetCard(BaseModel):
-    """How a dataset was made: the content of `card.json`. Further keys of the file are kept.
+    """How a dataset was made: the content of `card.json`. Further keys of the file are preserved.
 
     Attributes:
         format: The version of the layout on disk.
@@ -183,7 +183,7 @@ def write_dataset(
 
 
 def load_dataset(path: Path | str) -> TaskData:
-    """Read a dataset that `agenttts tune data` made.
+    """Read a dataset that `agenttts tune data` has written.
 
     Args:
         path: Its directory.
@@ -202,8 +202,10 @@ def load_dataset(path: Path | str) -> TaskData:
     datasets = library("datasets", _ON_DISK)
     splits = datasets.load_from_disk(str(path / "examples"))
     pairs = datasets.load_from_disk(str(path / "preferences")) if (path / "preferences").is_dir() else ()
-    own = card.functions_from
-    named = load_subtasks(path / "subtasks.yaml", functions_from=Path(own) if own else None)
+    functions_from = card.functions_from
+    named = load_subtasks(
+        path / "subtasks.yaml", functions_from=Path(functions_from) if functions_from else None
+    )
     return TaskData(
         path=path,
         tasks={task.name: task for task in named.subtasks},

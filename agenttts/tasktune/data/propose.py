@@ -244,12 +244,13 @@ async def _unanswerable(chat: JsonChat, task: SubTask, text: str) -> str | None:
     if not answer["answerable"]:
         return "can't be answered from its document"
     try:
-        own = task.written(answer["output"])
+        written = task.written(answer["output"])
     except (TypeError, ValueError):
         return "can't be answered in its form"
-    score = _score(task, own)
+    score = _score(task, written)
     if score is None or score < _REACHED:
-        return f"its example says {prompt_text(example.output)[:60]!r}, asked again the LLM says {own[:60]!r}"
+        stated = prompt_text(example.output)
+        return f"its example says {stated[:60]!r}, asked again the LLM says {written[:60]!r}"
     return None
 
 
