@@ -1,4 +1,4 @@
-"""Proposers side by side, on recorded banks and on simulated landscapes, without a call."""
+"""Comparisons of proposers on recorded banks and on simulated landscapes, without calling a model."""
 
 from datastore.lazy import public_names
 

@@ -1,10 +1,11 @@
-"""Pipelines of which every outcome is known, to compare proposers on: simulated families, and full banks.
+"""Pipelines whose every outcome is known, to compare proposers on: simulated families, and full banks.
 
-A simulated pipeline has two to five stages. Each example has a right value and four wrong ones at every
-stage. A model's sample is right with a chance that falls with the example's difficulty and, downstream, when
-the stage before was wrong; where it is wrong, one wrong value may attract most samples. Votes, or a verifier
-that errs, make one value of n samples, so that curves over n saturate and may turn down. A search sees a few
-examples; the truth is the score on two thousand others. What a bank knows is read in `bank_outcomes`.
+A simulated pipeline has two to five stages. Each example has one right value and four wrong ones at every
+stage. A model's sample is right with a probability that falls with the example's difficulty and, downstream,
+when the stage before was wrong; where it is wrong, one wrong value may attract most samples. Votes, or a
+verifier that errs, choose one value of n samples, so that curves over n saturate and may turn down. A search
+sees a few examples; the true score is the mean on two thousand others. Recorded banks are read in
+`agenttts.replay.bank`.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ _Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Landscape:
-    """A search space of which the true scores are known.
+    """A search space whose true scores are known.
 
     Attributes:
-        name: Class and seed, or the pipeline's name.
-        space: What is searched.
-        outcomes: On the examples that a search sees.
-        truth: On the examples that decide; for a full bank the same.
-        best: The largest true score in the space: by enumeration where `exact`, else the best that a search
-            from many starts comes to, or that a bank answers.
+        name: The family and the seed, or the pipeline's name.
+        space: The allocations within the budget.
+        outcomes: The outcomes on the examples that a search sees.
+        truth: The outcomes on the examples that give the true scores; the same as `outcomes` for a full bank.
+        best: The largest true score in the space: by enumeration when `exact`, else the best that a search
+            from many starts reaches, or that a bank answers.
         exact: Whether `best` is known for sure.
     """
 
@@ -54,28 +55,35 @@ class Landscape:
     exact: bool
 
     def true_scores(self, allocations: Sequence[Allocation]) -> _Floats:
-        """Means over the examples that decide: [allocation]."""
+        """Return the true scores of allocations.
+
+        Args:
+            allocations: The allocations to score.
+
+        Returns:
+            The mean scores, of shape [allocation]; NaN where more than a fifth of the examples are missing.
+        """
         return true_means(self.truth, allocations)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """From what a class of landscapes is drawn. Pairs are ranges.
+    """The distribution that a class of landscapes is drawn from. Pairs are ranges.
 
     Attributes:
-        stages: How many.
-        models: How many each stage chooses from.
-        samples: Largest numbers of samples, one of which is drawn.
-        examples: Numbers of examples that a search sees, one of which is drawn.
-        gain: A model's skill over the next smaller one, logits.
-        flat: Share of the stages with a tenth of that gain, so that small models do as well there.
-        ratio: Of a model's size to that of the next smaller one.
-        pull: Dirichlet weight of the wrong values, small where one of them attracts most.
-        difficulty_std: Standard deviation of how hard examples are, logits.
-        skill: Of the models' middle, logits.
-        leak: What a wrong input leaves of the chance to be right.
-        verified: Share of landscapes' stages with best-of-n by a verifier.
-        error: The verifier's taste for wrong values, in standard deviations of its noise.
+        stages: The number of stages.
+        models: The number of models that each stage chooses from.
+        samples: The largest numbers of samples, one of which is drawn.
+        examples: The numbers of examples that a search sees, one of which is drawn.
+        gain: The skill of a model over the next smaller one, in logits.
+        flat: The share of the stages with a tenth of that gain, where small models do nearly as well.
+        ratio: The size of a model over that of the next smaller one.
+        pull: The Dirichlet weight of the wrong values; small where one of them attracts most samples.
+        difficulty_std: The standard deviation of the examples' difficulty, in logits.
+        skill: The mean skill of the models, in logits.
+        leak: The factor on the probability to be right when the input is wrong.
+        verified: The share of stages with best-of-n by a verifier.
+        error: The verifier's preference for wrong values, in standard deviations of its noise.
         tightness: The budget, as a share of what the largest models take at half their samples.
     """
 
@@ -107,12 +115,23 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "scarce": Family(examples=(50,), pull=(0.2, 2.0), verified=0.3),
     }
 )
-"""The classes. In `voting` and `bottleneck` the three insights of AgentTTS hold as a rule; in `turning` and
-`verified` more samples often hurt; `deep` is large; in `scarce` differences drown in noise."""
+"""The classes of landscapes.
+
+In `voting` and `bottleneck` the three insights of AgentTTS hold as a rule; in `turning` and `verified` more
+samples often hurt; `deep` is large; in `scarce` the differences are small against the noise.
+"""
 
 
 def draw(family: str, seed: int) -> Landscape:
-    """The landscape of a class of FAMILIES and a seed."""
+    """Draw a landscape of a family.
+
+    Args:
+        family: A name of FAMILIES.
+        seed: The seed; the same family and seed give the same landscape.
+
+    Returns:
+        The landscape.
+    """
     space, outcomes, truth = pipeline(
         FAMILIES[family],
         f"{family}-{seed}",
@@ -127,7 +146,17 @@ def draw(family: str, seed: int) -> Landscape:
 def pipeline(
     kind: Family, name: str, rng: np.random.Generator, n_truth: int = N_TRUTH
 ) -> tuple[SearchSpace, Outcomes, Outcomes]:
-    """A simulated pipeline: its space, what a search sees, and the outcomes on n_truth other examples."""
+    """Draw a simulated pipeline.
+
+    Args:
+        kind: The distribution to draw from.
+        name: The name of the pipeline.
+        rng: The random generator.
+        n_truth: The number of examples that give the true scores.
+
+    Returns:
+        The space, the outcomes that a search sees, and the outcomes on `n_truth` other examples.
+    """
     spec = _spec(kind, name, rng)
     n_search = int(rng.choice(kind.examples))
     parts = _Stages(kind, spec, n_search + n_truth, rng)
@@ -135,23 +164,42 @@ def pipeline(
 
 
 def true_means(outcomes: Outcomes, allocations: Sequence[Allocation]) -> _Floats:
-    """Mean scores over the examples that are not missing; NaN where more than a fifth is: [allocation]."""
+    """Return mean scores over the examples that are not missing.
+
+    Args:
+        outcomes: The outcomes to score on.
+        allocations: The allocations to score.
+
+    Returns:
+        The means, of shape [allocation]; NaN where more than a fifth of the examples are missing.
+    """
     size = max(1, 4_000_000 // len(outcomes.example_ids))
     parts = []
     for i in range(0, len(allocations), size):
         scores = outcomes.walk(allocations[i : i + size]).scores
-        there = ~np.isnan(scores)
-        sums = np.where(there, scores, 0.0).sum(axis=1)
-        enough = there.mean(axis=1) >= 1 - MAX_ERROR_RATE
-        parts.append(np.where(enough, sums / np.maximum(there.sum(axis=1), 1), np.nan))
+        present = ~np.isnan(scores)
+        sums = np.where(present, scores, 0.0).sum(axis=1)
+        enough = present.mean(axis=1) >= 1 - MAX_ERROR_RATE
+        parts.append(np.where(enough, sums / np.maximum(present.sum(axis=1), 1), np.nan))
     means: _Floats = np.concatenate(parts)
     return means
 
 
 def best_score(outcomes: Outcomes, space: SearchSpace) -> tuple[float, bool]:
-    """The best mean score in the space, and whether it is by enumeration.
+    """Find the best mean score in a space.
 
-    Larger spaces are climbed by all moves of the rules from seeded starts, and from each stage's best.
+    Small spaces are enumerated. In larger ones hill climbing by all moves of the rules starts from the
+    defaults and from seeded random allocations.
+
+    Args:
+        outcomes: The outcomes to score on.
+        space: The allocations within the budget.
+
+    Returns:
+        The best mean score, and whether it is known for sure, by enumeration.
+
+    Raises:
+        UserError: The outcomes answer no allocation of the space.
     """
     if space.size <= _ENUMERATED:
         scores = true_means(outcomes, list(space.enumerate(_ENUMERATED)))
@@ -213,7 +261,7 @@ def _spec(kind: Family, name: str, rng: np.random.Generator) -> PipelineSpec:
 
 
 class _Stages:
-    """Draws all stages for `count` examples; called with a range of them, gives its outcomes."""
+    """Draws all stages for `count` examples; called with a range of them, returns its outcomes."""
 
     def __init__(self, kind: Family, spec: PipelineSpec, count: int, rng: np.random.Generator) -> None:
         self.spec = spec
@@ -260,13 +308,16 @@ class _Stages:
 
 
 def _chances(kind: Family, n_models: int, hardness: _Floats, rng: np.random.Generator) -> _Floats:
-    """Chances of each value: [model, example, value]. Models share much of what is hard, and attracts."""
+    """Return the probability of each value, of shape [model, example, value].
+
+    Models share much of what is difficult and of which wrong value attracts samples.
+    """
     count = len(hardness)
     gains = rng.uniform(*kind.gain, n_models - 1) * (0.1 if rng.random() < kind.flat else 1.0)
     skill = rng.uniform(*kind.skill) - 0.5 * gains.sum() + np.cumsum([0.0, *gains])
     shared = rng.uniform(*kind.difficulty_std) * (0.6 * hardness + 0.8 * rng.normal(0, 1, count))
-    own = rng.normal(0, 0.7, (n_models, count))
-    right = 1 / (1 + np.exp(-(skill[:, None] + own - shared)))
+    by_model = rng.normal(0, 0.7, (n_models, count))
+    right = 1 / (1 + np.exp(-(skill[:, None] + by_model - shared)))
     weight = rng.uniform(*kind.pull)
     common = rng.dirichlet(np.full(_VALUES - 1, weight), count)
     pull = 0.5 * common + 0.5 * rng.dirichlet(np.full(_VALUES - 1, weight), (n_models, count))
@@ -283,7 +334,10 @@ def _misled(chances: _Floats, keep: float) -> _Floats:
 def _outputs(
     chances: _Floats, most: int, taste: _Floats | None, rng: np.random.Generator
 ) -> npt.NDArray[np.int8]:
-    """The output after 1 to `most` samples: [example, model, n]. Votes; with a verifier's taste, its pick."""
+    """Return the output after 1 to `most` samples, of shape [example, model, n].
+
+    It is the vote of the samples or, where a verifier has a `taste`, the verifier's pick.
+    """
     outputs = np.empty((chances.shape[1], chances.shape[0], most), dtype=np.int8)
     for m, chance in enumerate(chances):
         samples = (rng.random((len(chance), most, 1)) > np.cumsum(chance, axis=-1)[:, None, :-1]).sum(axis=-1)

@@ -1,8 +1,8 @@
-"""What a comparison comes to: each proposer's mean regret and paired differences, from all moments.
+"""The summary of a comparison: each proposer's mean regret, and paired differences of regrets.
 
-Regret is the best true score in the space minus the true score of what a search would return. It is read
-after a number of trials, and after the FLOPs that as many trials of seeded random search take on the same
-landscape.
+The regret of a search is the best true score in the space minus the true score of the allocation that the
+search would return. It is measured after a number of trials, and after the FLOPs that as many trials of
+seeded random search take on the same landscape.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _Unit = tuple[str, int, float | None]  # landscape, seed, budget
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Regret over some searches, after a number of trials or the FLOPs that so many trials take.
+    """Regret over several searches, after a number of trials or the FLOPs that so many trials take.
 
     Attributes:
-        after: That number.
-        mean: Mean regret. None: no search was asked for so many trials.
-        interval: 95 % interval of the mean. None where the mean is.
+        after: The number of trials.
+        mean: The mean regret; None when no search was planned for so many trials.
+        interval: The 95 % interval of the mean; None when the mean is None.
     """
 
     after: int
@@ -45,17 +45,17 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class RegretRow:
-    """A proposer at a budget, over all landscapes or over one class of them.
+    """The regret of a proposer at a budget, over all landscapes or over one class of them.
 
     Attributes:
-        proposer: Its name.
-        budget_units: None: the landscapes have budgets of their own.
-        landscapes: The class, or "all".
-        searches: Over how many searches the means are.
+        proposer: The name of the proposer.
+        budget_units: The budget in units per query; None when the landscapes have budgets of their own.
+        landscapes: The name of the class, or "all".
+        searches: The number of searches that the means are over.
         by_trials: Regret after each number of CHECKPOINTS.
         by_flops: Regret after the FLOPs that so many trials of seeded random search take.
-        mean_flops: Spent by a search on the trials asked for.
-        seconds_per_proposal: Mean time that the proposer took.
+        mean_flops: The mean FLOPs of a search's planned trials.
+        seconds_per_proposal: The mean time that the proposer took for a suggestion, in seconds.
     """
 
     proposer: str
@@ -68,7 +68,7 @@ class RegretRow:
     seconds_per_proposal: float
 
     def to_json_dict(self) -> dict[str, object]:
-        """JSON-able; the checkpoints by their numbers."""
+        """Return the row as JSON-able data, with the checkpoints by their numbers."""
         return {
             "proposer": self.proposer,
             "budget_units": self.budget_units,
@@ -85,19 +85,19 @@ class RegretRow:
 
 @dataclass(frozen=True, kw_only=True)
 class RegretDifference:
-    """Regret of one proposer minus that of another, paired by landscape and seed.
+    """The regret of one proposer minus that of another, paired by landscape and seed.
 
     Attributes:
-        first: The one.
-        second: The other.
-        budget_units: None: the landscapes have budgets of their own.
-        equal: What both have spent the same of.
-        after: How many trials, or the FLOPs of how many.
-        difference: The mean.
-        difference_ci: 95 % interval of the mean.
-        p: Two-sided p-value of a mean difference of 0.
-        searches: How many pairs.
-        p_holm: p, corrected by Holm's method for the number of differences.
+        first: The name of the first proposer.
+        second: The name of the second, whose regret is subtracted.
+        budget_units: The budget in units per query; None when the landscapes have budgets of their own.
+        equal: Whether both are compared at equal trials or at equal FLOPs.
+        after: The number of trials, or of the trials of seeded random search that the FLOPs are worth.
+        difference: The mean difference.
+        difference_ci: The 95 % interval of the mean.
+        p: The two-sided p-value of a mean difference of 0.
+        searches: The number of pairs.
+        p_holm: The p-value, corrected by Holm's method for the number of differences.
     """
 
     first: str
@@ -114,12 +114,12 @@ class RegretDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All moments of all searches, and what they come to.
+    """The moments of all searches of a comparison, and their summary.
 
     Attributes:
-        moments: A row for each proposer, landscape, seed, budget and trial.
-        table: A row for each proposer and budget, and for each class of landscapes where there are several.
-        differences: Paired, against `against`.
+        moments: A row for each proposer, landscape, seed, budget and trial, see `SearchMoment`.
+        table: A row for each proposer and budget, and for each class of landscapes when there are several.
+        differences: The paired differences of `against` and each other proposer.
         against: The first proposer.
     """
 
@@ -129,7 +129,7 @@ class Comparison:
     against: str
 
     def to_json_dict(self) -> dict[str, object]:
-        """What `agenttts compare --json` prints."""
+        """Return the summary as `agenttts compare --json` prints it."""
         return {
             "table": [row.to_json_dict() for row in self.table],
             "differences": [asdict(difference) for difference in self.differences],
@@ -138,16 +138,26 @@ class Comparison:
 
 
 def summarise(moments: pd.DataFrame, proposers: Sequence[str]) -> Comparison:
-    """The table and the paired differences of a comparison's moments. The first proposer is `against`."""
+    """Summarise the moments of a comparison.
+
+    Args:
+        moments: A row for each SearchMoment.
+        proposers: The names of the proposers; the first is compared with each other one.
+
+    Returns:
+        The moments, the table and the paired differences.
+    """
     by_search = moments.groupby(["landscape", "seed", "budget_units", "proposer"], dropna=False, sort=False)
     searches = [_Search(rows) for _, rows in by_search]
     table = []
     for budget in dict.fromkeys(search.budget for search in searches):
         for group in _groups(searches, budget):
             for name in proposers:
-                own = [s for s in searches if s.proposer == name and s.budget == budget and s.within(group)]
-                if own:
-                    table.append(_row(name, budget, group, own))
+                of_row = [
+                    s for s in searches if s.proposer == name and s.budget == budget and s.within(group)
+                ]
+                if of_row:
+                    table.append(_row(name, budget, group, of_row))
     differences = _differences(searches, proposers)
     return Comparison(
         moments=moments, table=tuple(table), differences=tuple(differences), against=proposers[0]
@@ -155,7 +165,7 @@ def summarise(moments: pd.DataFrame, proposers: Sequence[str]) -> Comparison:
 
 
 class _Search:
-    """One search's regrets, by trial and by FLOPs, from its rows of the moments."""
+    """The regrets of one search, by trials and by FLOPs, from its rows of the moments."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
         rows = rows.sort_values("trial")
@@ -174,9 +184,9 @@ class _Search:
         return group is None or self.landscape == group
 
     def after(self, count: int, equal: Equal) -> float | None:
-        """Regret after so many trials, or after the FLOPs of so many trials of seeded random search.
+        """Return the regret after so many trials, or the FLOPs of so many trials of seeded random search.
 
-        The last trial's where the search had finished before. None: so many trials were not asked for.
+        It is that of the last trial when the search finished earlier; None when fewer trials were planned.
         """
         if count > self.trials:
             return None
@@ -187,12 +197,12 @@ class _Search:
 
     @property
     def flops(self) -> float:
-        """Spent on the trials asked for."""
+        """The FLOPs of the planned trials."""
         return float(self._flops[min(self.trials, len(self._flops)) - 1])
 
 
 def _groups(searches: Sequence[_Search], budget: float | None) -> Iterator[str | None]:
-    """All landscapes together, then class by class where there are several."""
+    """Generate None for all landscapes together, then each class when there are several."""
     yield None
     names = list(dict.fromkeys(s.landscape for s in searches if s.budget == budget))
     yield from names if len(names) > 1 else ()
@@ -222,7 +232,7 @@ def _checkpoints(searches: Sequence[_Search], equal: Equal) -> tuple[Checkpoint,
 
 
 def _differences(searches: Sequence[_Search], proposers: Sequence[str]) -> list[RegretDifference]:
-    """First proposer minus each other; p-values corrected by Holm's method."""
+    """Return the first proposer minus each other, with p-values corrected by Holm's method."""
     first, *others = proposers
     differences: list[RegretDifference] = []
     budgets = list(dict.fromkeys(search.budget for search in searches))
@@ -242,17 +252,20 @@ def _differences(searches: Sequence[_Search], proposers: Sequence[str]) -> list[
 def _difference(
     first: Mapping[_Unit, _Search], second: Mapping[_Unit, _Search], equal: Equal
 ) -> RegretDifference:
-    """Over the landscapes and seeds that both searched, of which there is one at least; p not corrected."""
+    """Return the difference over the landscapes and seeds of both, of which there is at least one.
+
+    The p-value is not corrected.
+    """
     pairs = [(first[unit], second[unit]) for unit in first if unit in second]
-    one, other = pairs[0]
+    left, right = pairs[0]
     trials = min(search.trials for search, _ in pairs)
     count = max((k for k in CHECKPOINTS if k <= trials), default=trials)
     values = [(a.after(count, equal) or 0.0) - (b.after(count, equal) or 0.0) for a, b in pairs]
     p = _sign_flip_p(values)
     return RegretDifference(
-        first=one.proposer,
-        second=other.proposer,
-        budget_units=one.budget,
+        first=left.proposer,
+        second=right.proposer,
+        budget_units=left.budget,
         equal=equal,
         after=count,
         difference=fmean(values),
@@ -264,7 +277,7 @@ def _difference(
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % bootstrap interval of the mean (BCa, scipy); the mean itself where nothing varies."""
+    """Return the 95 % bootstrap interval of the mean (BCa, scipy); the mean itself when nothing varies."""
     if not values:
         return None
     data = np.asarray(values, dtype=float)
@@ -277,7 +290,7 @@ def _interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def _sign_flip_p(values: Sequence[float]) -> float:
-    """Two-sided p-value of a mean difference of 0, by flipping signs at random; 1.0 when all are 0."""
+    """Return the two-sided p-value of a mean of 0, by random sign flips; 1.0 when all values are 0."""
     data = np.asarray(values, dtype=float)
     if not np.any(data):
         return 1.0

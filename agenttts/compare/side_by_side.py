@@ -1,7 +1,7 @@
-"""Proposers side by side: each searches the same landscapes with the same seeds, and its regret is known.
+"""Comparisons of proposers: each searches the same landscapes with the same seeds, and its regret is known.
 
-Samples are nested and paid for once, as in a live search; no model is called. What a landscape is stands in
-`landscapes`, how one search goes in `simulation`, what the searches come to in `regret`.
+Samples are nested and paid for once, as in a live search; no model is called. Landscapes are defined in
+`landscapes`, a simulated search in `simulation`, the summary of the searches in `regret`.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from agenttts.space.space import SearchSpace
 from pipelines.spec.files import dump_spec, restore_spec, spec_digest
 from pipelines.spec.pipeline import PipelineSpec
 
-_MOST_TIMES = 4  # to use up the FLOPs of its trials, a search may take this many times as many
-_VERSION = 1  # of the rules of a comparison; rows of another one are not taken up again
+_MOST_TIMES = 4  # to use up the FLOPs of its planned trials, a search may run this many times as many
+_VERSION = 1  # of the rules of a comparison; rows of another version are not read
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One landscape and seed, searched by some proposers.
+    """One landscape and seed, searched by several proposers.
 
     Attributes:
-        landscape: Class of the landscape, or the pipeline's name.
-        seed: Of the landscape and of the searches.
-        budget_units: None: the landscape's own.
-        trials: Allocations that each search evaluates.
-        proposers: Their names.
+        landscape: The class of the landscape, or the pipeline's name.
+        seed: The seed of the landscape and of the searches.
+        budget_units: The budget in units per query; None: the landscape's own.
+        trials: The number of allocations that each search evaluates.
+        proposers: The names of the proposers.
     """
 
     landscape: str
@@ -51,7 +51,12 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownBank:
-    """A bank's outcomes on the search split, as workers are given them. spec: as `dump_spec` writes it."""
+    """The outcomes of a bank on the search split, in a form that is sent to worker processes.
+
+    Attributes:
+        spec: The pipeline, as `dump_spec` writes it.
+        outcomes: The outcomes of the recorded samples.
+    """
 
     spec: str
     outcomes: Outcomes
@@ -59,25 +64,25 @@ class KnownBank:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchMoment:
-    """A row of a comparison's Parquet file: a search after one trial.
+    """The state of a search after one trial: a row of a comparison's Parquet file.
 
     Attributes:
-        landscape: Class of the landscape, or the pipeline's name.
-        seed: Of the landscape and of the search.
-        budget_units: None: the landscape's own.
-        proposer: Name of the proposer.
-        trial: How many trials there were, from 1.
-        trials_asked: How many were asked for; more follow while FLOPs are left.
-        allocation: What the trial tried, as JSON.
-        score: The trial's. None: it failed.
-        choice: What the search would return now, as JSON. None: nothing yet.
-        true_score: True score of `choice`. None where that is.
-        best: Largest true score in the space.
-        best_by_enumeration: Whether that is known for sure.
-        regret: `best` minus `true_score`, which counts as 0 where it is None.
-        flops: Spent so far.
-        trials_worth: The same in trials of seeded random search on this landscape.
-        seconds: That the proposer took for this trial.
+        landscape: The class of the landscape, or the pipeline's name.
+        seed: The seed of the landscape and of the search.
+        budget_units: The budget in units per query; None: the landscape's own.
+        proposer: The name of the proposer.
+        trial: The number of trials so far, from 1.
+        trials_asked: The number of planned trials; more follow while FLOPs are left.
+        allocation: The allocation of the trial, as JSON.
+        score: The score of the trial; None when it failed.
+        choice: The allocation that the search would return now, as JSON; None while there is none.
+        true_score: The true score of `choice`; None when there is no choice.
+        best: The largest true score in the space.
+        best_by_enumeration: Whether `best` is known for sure.
+        regret: `best` minus `true_score`, with 0 for a true score of None.
+        flops: The FLOPs spent so far.
+        trials_worth: The FLOPs spent so far, in trials of seeded random search on this landscape.
+        seconds: The time that the proposer took for this trial, in seconds.
     """
 
     landscape: str
@@ -99,7 +104,20 @@ class SearchMoment:
 
 
 def family_jobs(families: Sequence[str], seeds: int, trials: int, proposers: Sequence[str]) -> list[Job]:
-    """A job for each landscape of the classes; "all" stands for every class. UserError for an unknown one."""
+    """List the jobs of a comparison on simulated landscapes.
+
+    Args:
+        families: The classes of landscapes, names of FAMILIES; "all" stands for every class.
+        seeds: The number of landscapes of each class.
+        trials: The number of allocations that each search evaluates.
+        proposers: The names of the proposers.
+
+    Returns:
+        One job for each landscape.
+
+    Raises:
+        UserError: A class is unknown.
+    """
     for family in families:
         if family not in FAMILIES and family != "all":
             raise UserError(f"a class of landscapes is all or one of {', '.join(FAMILIES)}, got {family!r}")
@@ -114,7 +132,21 @@ def family_jobs(families: Sequence[str], seeds: int, trials: int, proposers: Seq
 def bank_jobs(
     spec: PipelineSpec, budgets: Sequence[float], seeds: int, trials: int, proposers: Sequence[str]
 ) -> list[Job]:
-    """One job for each proposer, seed and budget. SpaceError when a budget leaves no allocation."""
+    """List the jobs of a comparison on a recorded bank.
+
+    Args:
+        spec: The pipeline that the bank was recorded for.
+        budgets: The budgets, in units per query.
+        seeds: The number of searches of each proposer at each budget.
+        trials: The number of allocations that each search evaluates.
+        proposers: The names of the proposers.
+
+    Returns:
+        One job for each proposer, seed and budget.
+
+    Raises:
+        SpaceError: A budget leaves no allocation.
+    """
     for budget in budgets:
         SearchSpace(spec, budget)
     return [
@@ -126,6 +158,15 @@ def bank_jobs(
 
 
 def known_bank(spec: PipelineSpec, outcomes: Outcomes) -> KnownBank:
+    """Bundle a pipeline and the outcomes of its bank for `compare`.
+
+    Args:
+        spec: The pipeline that the bank was recorded for.
+        outcomes: The outcomes of the recorded samples.
+
+    Returns:
+        The bank, in a form that is sent to worker processes.
+    """
     return KnownBank(spec=dump_spec(spec), outcomes=outcomes)
 
 
@@ -137,16 +178,19 @@ def compare(
     workers: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Comparison:
-    """Run the jobs over the cores and write every moment to `out` (Parquet).
+    """Run the jobs on several processes and write every moment to `out` (Parquet).
 
-    What is finished is kept beside it as it comes; the same call after an interruption goes on from there.
+    Finished jobs are stored beside `out` as they end; the same call after an interruption runs only the rest.
 
     Args:
-        jobs: What to search.
-        bank: What answers, for jobs on a bank. None: the jobs are on simulated landscapes.
-        out: The Parquet file, a row for each SearchMoment.
-        workers: Processes. None: as many as cores.
-        on_progress: Called with how many jobs are done, and of how many.
+        jobs: The searches to run.
+        bank: The bank that answers, for jobs on a bank; None: the jobs are on simulated landscapes.
+        out: The Parquet file, with a row for each SearchMoment.
+        workers: The number of processes; None: one for each core.
+        on_progress: Called with the number of finished jobs and the number of all jobs.
+
+    Returns:
+        The moments and their summary.
 
     Raises:
         UserError: There is no job.
@@ -237,7 +281,7 @@ def _searched(job: Job) -> list[SearchMoment]:
 def _moments(
     job: Job, name: str, landscape: Landscape, search: SimulatedSearch, worth: float
 ) -> Iterator[SearchMoment]:
-    """worth: FLOPs of one trial of seeded random search."""
+    """Generate the rows of a search; `worth` is the FLOPs of one trial of seeded random search."""
     chosen = list(dict.fromkeys(m.choice for m in search.moments if m.choice is not None))
     true = dict(zip(chosen, landscape.true_scores(chosen), strict=True)) if chosen else {}
     for moment in search.moments:
@@ -269,7 +313,7 @@ def _key(job: Job, bank: KnownBank | None) -> str:
 
 
 def _finished(part: Path, wanted: set[str]) -> dict[str, list[SearchMoment]]:
-    """The finished jobs of an interrupted comparison; a line cut off in the middle is left out."""
+    """Return the finished jobs of an interrupted comparison; a line that was cut off is left out."""
     finished: dict[str, list[SearchMoment]] = {}
     for line in part.read_text(encoding="utf-8").splitlines() if part.is_file() else []:
         try:

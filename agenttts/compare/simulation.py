@@ -1,7 +1,8 @@
-"""A search on a landscape, without store, graph or calls: what it finds, trial by trial, and what it pays.
+"""A search on a landscape, without store, graph or calls: its trials, and the FLOPs that they cost.
 
-Decides as `nodes` does: the defaults first where the search starts from them, then turn by turn what the
-proposer suggests, the rules where it has nothing. Samples are nested and paid for once, as in the store.
+It decides as `agenttts.search.steps` does: the defaults first when the search starts from them, then in each
+turn the proposer's suggestions, or the rules' when it has none. Samples are nested and paid for once, as in
+the store.
 """
 
 from __future__ import annotations
@@ -26,8 +27,15 @@ _RULES = InsightsProposer()
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """A search after one trial. flops: paid so far. choice: what it would return now. seconds: it took to
-    propose this trial.
+    """The state of a search after one trial.
+
+    Attributes:
+        trial: The number of trials so far, from 1.
+        allocation: The allocation of the trial.
+        score: The score of the trial; None when it failed.
+        choice: The allocation that the search would return now; None while there is none.
+        flops: The FLOPs paid so far.
+        seconds: The time that it took to propose this trial, in seconds.
     """
 
     trial: int
@@ -39,7 +47,20 @@ class Moment:
 
 
 class SimulatedSearch:
-    """One search: `run` until trials or FLOPs are used up, or the proposer has finished."""
+    """One search on a landscape.
+
+    Args:
+        landscape: The landscape to search.
+        proposer: Suggests the allocations.
+        seed: The seed of the search.
+        seeded: Whether the search starts from the default allocations.
+
+    Attributes:
+        trials: The trials so far.
+        moments: The state after each trial.
+        finished: Why the proposer suggests nothing more; None while it does.
+        bank: The samples paid for, and their FLOPs.
+    """
 
     def __init__(self, landscape: Landscape, proposer: Proposer, seed: int, *, seeded: bool) -> None:
         self.landscape = landscape
@@ -55,7 +76,15 @@ class SimulatedSearch:
         self.step = 1
 
     async def run(self, *, trials: int, flops: float = float("inf")) -> list[Moment]:
-        """Trials are cut at `trials`; no trial begins once `flops` are spent."""
+        """Run the search until trials or FLOPs are used up, or the proposer has finished.
+
+        Args:
+            trials: The largest number of trials, those of earlier calls included.
+            flops: No trial begins once so many FLOPs are spent.
+
+        Returns:
+            The moments of all trials so far.
+        """
         if self._seeded and not self.trials:
             for allocation in self.landscape.space.defaults():
                 if len(self.trials) < trials and self.bank.flops < flops:
@@ -81,6 +110,15 @@ class SimulatedSearch:
         return self.moments
 
     def view(self, step: int, trials_left: int) -> SearchView:
+        """Return what the proposer may know at a step.
+
+        Args:
+            step: The step of the search.
+            trials_left: How many trials are still allowed.
+
+        Returns:
+            The view.
+        """
         return SearchView(
             settings=self.settings,
             space=self.landscape.space,
@@ -131,7 +169,7 @@ class SimulatedSearch:
         return next(iter(ranked(self.trials)), None)
 
     def _choice(self) -> Allocation | None:
-        """The winner if the search ended now: the best trial, or a finalist that does better."""
+        """Return the winner if the search ended now: the best trial, or a finalist that scores higher."""
         best = self._best()
         candidates = list(finalists(self.proposer, self.view(len(self.moments), 0)))
         if best is None or not candidates:

@@ -1,4 +1,4 @@
-"""Who suggests allocations: the rules, an LLM, and whoever else keeps the protocol of `base`."""
+"""The proposers, which suggest allocations: the rules, the solver, the LLM agent and the controls."""
 
 from datastore.lazy import public_names
 

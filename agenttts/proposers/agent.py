@@ -1,9 +1,10 @@
-"""An LLM behind an OpenAI-compatible endpoint as proposer, beside the solver: insights, then proposals.
+"""The LLM agent: a model behind an OpenAI-compatible endpoint that proposes allocations beside the solver.
 
-What it answers is only ever read as insights and proposals, and checked: those outside the space, over budget
-or tried before are sent back once with the reasons; what is still wrong then is handed on as rejected, and
-the rules' suggestions stand in. An endpoint that fails makes a note, not an error. What it is shown is in
-`agent_view`, talking to the endpoint in `agenttts.llm`, the prompt text in `prompts/`.
+The model's answer is read as insights and proposals only, and every proposal is checked. Proposals outside
+the space, over budget or tried before are sent back once with the reasons. Those that are still invalid are
+returned as rejected, and the rules' suggestions take their place. An endpoint that fails gives a note instead
+of an error. What the model is shown is built in `agent_view`; the client of the endpoint is in
+`agenttts.llm`, the texts of the prompts in `prompts/`.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ _LONGEST_TEXT = 600  # characters of an insight or a reason
 
 
 class AgentProposer:
-    """A hybrid: of each turn the LLM proposes its share (one at least), the solver the rest.
+    """Proposes with an LLM for a share of each turn, at least one suggestion, and with the solver for the
+    rest.
 
-    The LLM sees the history, what the solver expects and what it would try next. The endpoint is asked at
-    most twice for each turn.
+    The LLM sees the history, the scores that the solver expects and the allocations that it would try next.
+    At most two requests are sent to the endpoint in each turn.
 
     Args:
-        chat: The endpoint.
-        share: Share of the trials that the LLM proposes, above 0 to 1.
-        history: What it sees of the trials: "true", or as a control "shuffled" (their scores dealt anew, by
-            the seed) or "blank".
+        chat: The client of the endpoint.
+        share: The share of the suggestions that the LLM proposes, above 0 and at most 1.
+        history: What the LLM sees of the trials: "true", or as a control "shuffled" (the scores permuted
+            among the trials, by the seed) or "blank" (no trials).
     """
 
     def __init__(self, chat: AgentChat, *, share: float = AGENT_SHARE, history: History = "true") -> None:
@@ -44,7 +46,15 @@ class AgentProposer:
         self._solver = SolverProposer()
 
     async def propose(self, view: SearchView, count: int) -> Turn:
-        """Its turn; without suggestions, but with a note, when the endpoint fails."""
+        """Suggest allocations, the LLM first and then the solver.
+
+        Args:
+            view: What the proposer may know.
+            count: The largest number of suggestions.
+
+        Returns:
+            The turn. When the endpoint fails it has a note and no suggestions.
+        """
         n_by_llm = max(1, round(count * self._share))
         shown: dict[str, object] = {}
         if self._history == "true":
@@ -61,7 +71,7 @@ class AgentProposer:
         return replace(turn, suggestions=(*turn.suggestions, *by_solver[: max(0, count - n_by_llm)]))
 
     def finalists(self, view: SearchView) -> Sequence[Allocation]:
-        """The solver's."""
+        """Return the solver's finalists."""
         return self._solver.finalists(view)
 
     async def aclose(self) -> None:
@@ -72,7 +82,18 @@ class AgentProposer:
 async def ask_for_turn(
     chat: AgentChat, view: SearchView, count: int, messages: Sequence[agent_view.Message]
 ) -> Turn:
-    """Ask for `count` proposals; once more for those that can't be used. A note when the endpoint fails."""
+    """Ask an LLM for proposals, and once more for those that can't be used.
+
+    Args:
+        chat: The client of the endpoint.
+        view: What the proposer may know.
+        count: The number of proposals to ask for.
+        messages: The chat to send.
+
+    Returns:
+        The suggestions, insights and rejected proposals of both answers. When the endpoint fails, a turn with
+        a note alone.
+    """
     schema = agent_view.answer_schema(view.space, count)
     try:
         text = await chat.ask(messages, schema)
@@ -92,13 +113,14 @@ async def ask_for_turn(
 
 @dataclass
 class Answer:
-    """What could be read from one answer.
+    """The content of one answer of an LLM.
 
     Attributes:
-        insights: Those in order.
-        suggestions: Those in order.
-        rejected: Proposals that can't be used.
-        problems: What is wrong, in words for the model; what `rejected` says among it.
+        insights: The valid insights.
+        suggestions: The valid proposals.
+        rejected: The proposals that can't be used.
+        problems: Everything that is wrong with the answer, in words for the model; it includes the problems
+            of `rejected`.
         finished: Why the model proposes nothing more; None while it does.
     """
 
@@ -110,7 +132,17 @@ class Answer:
 
 
 def read_answer(text: str, view: SearchView, count: int, taken: Collection[Allocation] = ()) -> Answer:
-    """An answer's text as insights and proposals, with all that is wrong with it. Never raises."""
+    """Parse the text of an answer into insights and proposals. Never raises.
+
+    Args:
+        text: The text that the LLM answered.
+        view: What the proposer may know; allocations that it has tried are rejected.
+        count: The largest number of proposals to read.
+        taken: Further allocations to reject, such as those accepted from an earlier answer.
+
+    Returns:
+        The answer, with all that is wrong with it.
+    """
     data = json_object(text)
     proposals = None if data is None else data.get("proposals")
     if data is None or not isinstance(proposals, list):
@@ -139,7 +171,7 @@ def read_answer(text: str, view: SearchView, count: int, taken: Collection[Alloc
 
 
 def _joined(first: Answer, again: Answer) -> Answer:
-    """Both rounds as one: what was in order in the first, and what the second made of the rest."""
+    """Merge both rounds: the valid proposals of the first, and the second's replacements for the rest."""
     repaired = len(again.suggestions) + len(again.rejected)
     return Answer(
         insights=first.insights or again.insights,
@@ -164,7 +196,7 @@ def _read_allocation(data: object, space: SearchSpace, excluded: Collection[Allo
 
 
 def _insights(data: object, known: Collection[int]) -> list[Lesson]:
-    """Those that have a text and cite trials that exist."""
+    """Return the insights that have a text and cite at least one trial that exists."""
     lessons = []
     for insight in data if isinstance(data, list) else []:
         if not isinstance(insight, Mapping) or not isinstance(insight.get("text"), str):
@@ -181,7 +213,14 @@ def _insights(data: object, known: Collection[int]) -> list[Lesson]:
 
 
 def json_object(text: str) -> dict[str, object] | None:
-    """The outermost JSON object of a text, with or without a fence or words around it."""
+    """Parse the outermost JSON object of a text, ignoring a code fence or words around it.
+
+    Args:
+        text: The text to search.
+
+    Returns:
+        The object; None when the text has none that can be parsed.
+    """
     start, end = text.find("{"), text.rfind("}")
     try:
         data = json.loads(text[start : end + 1]) if 0 <= start < end else None

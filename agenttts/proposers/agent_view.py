@@ -1,8 +1,8 @@
-"""What the agent is shown: the pipeline, the budget rule and the history with intervals and costs, as JSON.
+"""What the agent is shown: the pipeline, the budget and the history with intervals and costs, as JSON.
 
-A function of the view alone, so that a resumed search asks the same questions. Neither rows of the dataset
-nor what models answered are shown; error messages are, clipped and inside the JSON, and the prompt says that
-they are data.
+It is a function of the view alone, so that a resumed search sends the same requests. Rows of the dataset and
+answers of models are not shown. Error messages are shown, clipped and inside the JSON, and the prompt says
+that they are data.
 """
 
 from __future__ import annotations
@@ -39,7 +39,18 @@ def first_messages(
     history: History = "true",
     more: Mapping[str, object] | None = None,
 ) -> list[Message]:
-    """The system's words and the search so far; `more`, JSON-able, is shown beside it."""
+    """Build the chat that opens a turn: the system prompt, then the search so far.
+
+    Args:
+        view: What the proposer may know.
+        count: The number of proposals to ask for.
+        system: The name of the system prompt's file in `prompts/`.
+        history: What is shown of the trials.
+        more: Further JSON-able entries to show beside the view; None: none.
+
+    Returns:
+        The messages, each with "role" and "content".
+    """
     data = json.dumps(shown(with_history(view, history)) | dict(more or {}), indent=1, ensure_ascii=False)
     return [
         {"role": "system", "content": prompt_text(system) + prompt_text("answer_form.md")},
@@ -48,31 +59,56 @@ def first_messages(
 
 
 def with_history(view: SearchView, history: History) -> SearchView:
-    """The view with its trials as they were, with their scores dealt anew, or without any."""
+    """Return the view with its trials unchanged, with their scores permuted, or without any trial.
+
+    Args:
+        view: What the proposer may know.
+        history: "true" for the view as it is, "shuffled" for permuted scores, "blank" for no trials. Only the
+            first leaves insights in the view.
+
+    Returns:
+        The view to show.
+    """
     if history == "true":
         return view
     if history == "blank":
         return replace(view, trials=(), insights=(), refused=tuple(view.tried))
     order = np.random.default_rng([view.seed, view.step]).permutation(len(view.trials))
-    dealt = ("score", "scores", "status", "n_scored", "n_missing", "stage_scores")
+    permuted = ("score", "scores", "status", "n_scored", "n_missing", "stage_scores")
     trials = [
-        replace(trial, **{name: getattr(view.trials[i], name) for name in dealt})
+        replace(trial, **{name: getattr(view.trials[i], name) for name in permuted})
         for trial, i in zip(view.trials, order, strict=True)
     ]
     return replace(view, trials=tuple(trials), insights=())
 
 
 def repair_message(problems: Sequence[str], count: int, accepted: Sequence[Allocation]) -> Message:
-    """What was wrong with an answer, what of it was accepted, and what is still wanted."""
-    in_order = json.dumps([allocation.to_dict() for allocation in accepted]) if accepted else ""
-    text = _template("agent_repair.j2").render(problems=problems, count=count, accepted=in_order)
+    """Build the message that asks for replacements of invalid proposals.
+
+    Args:
+        problems: What was wrong with the answer, one problem an entry.
+        count: The number of proposals that are still wanted.
+        accepted: The allocations that were accepted from the answer.
+
+    Returns:
+        The message, with "role" and "content".
+    """
+    accepted_json = json.dumps([allocation.to_dict() for allocation in accepted]) if accepted else ""
+    text = _template("agent_repair.j2").render(problems=problems, count=count, accepted=accepted_json)
     return {"role": "user", "content": text}
 
 
 def answer_schema(space: SearchSpace, count: int) -> dict[str, object]:
-    """JSON schema of an answer, for servers with structured output.
+    """Build the JSON schema of an answer, for servers with structured output.
 
-    Whether it is within budget is checked after.
+    The schema does not express the budget, which is checked after the answer.
+
+    Args:
+        space: The allocations within the budget.
+        count: The largest number of proposals.
+
+    Returns:
+        The schema.
     """
     stages = {stage.name: _choice_schema(stage) for stage in space.stages}
     number = {"type": ["integer", "null"]}
@@ -104,12 +140,12 @@ def _choice_schema(stage: StageSpec) -> dict[str, object]:
 
 
 def knowledge_schema() -> dict[str, object]:
-    """JSON schema of elicited knowledge."""
+    """Build the JSON schema of the statements that the MLCopilot baseline asks for."""
     return _object(knowledge={"type": "array", "items": {"type": "string"}, "maxItems": 8})
 
 
 def shown(view: SearchView) -> dict[str, object]:
-    """The whole view as JSON-able data."""
+    """Return the whole view as JSON-able data."""
     best = max(view.scored, key=merit, default=None)
     metric = view.space.spec.metric
     return {
@@ -128,7 +164,7 @@ def shown(view: SearchView) -> dict[str, object]:
 
 
 def shown_outlook(outlook: Outlook | None, space: SearchSpace) -> dict[str, object]:
-    """What the solver expects, as JSON-able data; empty where it expects nothing yet."""
+    """Return the solver's expectations as JSON-able data; empty when there are none yet."""
     if outlook is None:
         return {}
     return {
@@ -170,8 +206,8 @@ def _stage(space: SearchSpace, stage: StageSpec) -> dict[str, object]:
 
 
 def _aggregator(stage: StageSpec, option: StageOption) -> str:
-    own = stage.aggregator_for(option)
-    return "a function" if isinstance(own, PythonAggregator) else own.kind
+    aggregator = stage.aggregator_for(option)
+    return "a function" if isinstance(aggregator, PythonAggregator) else aggregator.kind
 
 
 def _trial(view: SearchView, trial: TrialResult, best: TrialResult | None) -> dict[str, object]:
@@ -214,7 +250,7 @@ def _object(**properties: object) -> dict[str, object]:
 
 @cache
 def prompt_text(name: str) -> str:
-    """The text of a file in `prompts/`."""
+    """Return the text of a file in `prompts/`."""
     return files("agenttts.proposers").joinpath("prompts", name).read_text(encoding="utf-8")
 
 

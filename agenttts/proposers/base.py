@@ -1,8 +1,8 @@
-"""What a proposer is: (space, history) in, next allocations out, a reason for each.
+"""The interface of proposers: a search space and a history in, the next allocations with reasons out.
 
 A proposer decides from the view alone: the same view and seed give the same turn, so that a resumed search
-decides as an undisturbed one. It never sees the test split. Checking, approving and evaluating what it
-suggests are left to the search (`nodes`).
+decides as an undisturbed one. A proposer never sees the test split. The nodes of the search
+(`agenttts.search.steps`) check, approve and evaluate its suggestions.
 """
 
 from __future__ import annotations
@@ -20,32 +20,40 @@ from datastore.records import Insight
 from pipelines.allocation import Allocation
 
 History = Literal["true", "shuffled", "blank"]
-"""What an LLM is shown of the trials; all but "true" are controls."""
+"""The history that an LLM is shown: the trials as they are, or one of two controls."""
 
 
 class Answers(Protocol):
-    """What the samples paid for so far say of allocations, in the order of the search examples."""
+    """Scores of allocations on the search examples, from the samples paid for so far."""
 
     def answer(self, allocations: Sequence[Allocation]) -> Walk:
-        """Their scores by example, as far as they are known; no sample is drawn."""
+        """Return the scores of allocations as far as they are known; no sample is drawn.
+
+        Args:
+            allocations: The allocations to score.
+
+        Returns:
+            Scores and whether they are known, each of shape [allocation, example], in the order of the search
+            examples.
+        """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchView:
-    """All that a proposer may know at one step.
+    """Everything that a proposer may know at one step.
 
     Attributes:
-        settings: What is searched for, and how.
+        settings: The settings of the search.
         space: The allocations within the budget.
         trials: The trials on the search split, in order.
         insights: What earlier steps have learnt.
         trials_left: How many trials the limit still allows; None without a limit.
-        n_examples: On how many examples a trial is scored.
+        n_examples: The number of examples that a trial is scored on.
         task: The name of the pipeline.
         step: The step of the search, 0 for the defaults.
-        refused: What a person refused at earlier steps.
-        bank: What the samples paid for say of any allocation; None when only the trials are to be used.
+        refused: The allocations that a person refused at earlier steps.
+        bank: Scores any allocation on the samples paid for; None when only the trials are to be used.
     """
 
     settings: SearchSettings
@@ -66,39 +74,46 @@ class SearchView:
 
     @property
     def frontier(self) -> bool:
-        """Whether the best score at every cost up to the budget is sought, not at the budget alone."""
+        """Whether the search seeks the best score at every cost up to the budget, not at the budget alone."""
         return self.settings.frontier
 
     @property
     def goal(self) -> Goal:
-        """What is sought where it is not the frontier."""
+        """The objective of the search, unless it seeks the frontier."""
         return self.settings.goal
 
     def burden(self, allocation: Allocation) -> float:
-        """What is to be small at the quality asked for: planned seconds for latency, else units."""
+        """Return the cost that the search minimises once an allocation has the required quality.
+
+        Args:
+            allocation: The allocation.
+
+        Returns:
+            Planned seconds per query when the objective is latency, else planned units per query.
+        """
         if self.goal.objective == "latency":
             return self.goal.burden(self.space.spec, allocation)
         return self.space.units(allocation)
 
     @property
     def tried(self) -> frozenset[Allocation]:
-        """What is not to be suggested again: evaluated, failed or refused."""
+        """The allocations that must not be suggested again: evaluated, failed or refused."""
         return frozenset(trial.allocation for trial in self.trials).union(self.refused)
 
     @property
     def scored(self) -> tuple[TrialResult, ...]:
-        """The trials on all examples; failed ones have no score, and pruned ones a part of one."""
+        """The complete trials that have a score; failed and pruned trials are left out."""
         return tuple(t for t in self.trials if t.status == "complete" and t.score is not None)
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """An allocation to try and why.
+    """An allocation to try, with a reason.
 
     Attributes:
-        allocation: What to try.
-        reason: Why, in words.
-        proposer: Who suggested it. None: the proposer whose turn it is.
+        allocation: The allocation to try.
+        reason: Why it is suggested, in words.
+        proposer: The name of the proposer that suggested it; None: the proposer whose turn it is.
     """
 
     allocation: Allocation
@@ -108,10 +123,10 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A suggestion that came to nothing.
+    """A proposal that can't be used.
 
     Attributes:
-        allocation: What was proposed, as JSON text.
+        allocation: The allocation as proposed, as JSON text.
         reason: The reason given for it.
         problem: What is wrong with it.
     """
@@ -123,13 +138,13 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is learnt, in words.
+    """What a proposer has learnt from trials, in words.
 
     Attributes:
-        text: The words.
-        trials: Numbers of the trials it rests on.
-        claim: (a, b) where it comes to saying that trial a scores higher than trial b, which can be tested.
-            None: it does not.
+        text: The lesson.
+        trials: The numbers of the trials that it rests on.
+        claim: (a, b) when the lesson says that trial a scores higher than trial b, which can be tested; None
+            when it makes no such claim.
     """
 
     text: str
@@ -142,12 +157,12 @@ class Turn:
     """One answer of a proposer.
 
     Attributes:
-        suggestions: What to try.
-        insights: What was learnt.
-        finished: Why no further trial is expected to help. None: one is.
-        rejected: What came to nothing; the search puts the rules' suggestions in their place.
-        notes: Faults worth an event, such as an endpoint that did not answer. Without suggestions, the rules
-            take the turn.
+        suggestions: The allocations to try.
+        insights: The lessons learnt.
+        finished: Why no further trial is expected to help; None while one is.
+        rejected: Proposals that can't be used; the search replaces them by the rules' suggestions.
+        notes: Faults to report as events, such as an endpoint that did not answer. When there are no
+            suggestions, the rules take the turn.
     """
 
     suggestions: tuple[Suggestion, ...] = ()
@@ -158,15 +173,21 @@ class Turn:
 
     @property
     def silent(self) -> bool:
-        """Whether the proposer has nothing to say, so that the rules take the turn."""
+        """Whether the turn has no suggestion, no rejected proposal and no end, so that the rules take the
+        turn.
+        """
         return not self.suggestions and not self.rejected and self.finished is None
 
 
 class Proposer(Protocol):
-    """Suggests allocations. `batch` is how many it likes to suggest at a time.
+    """Suggests allocations.
 
-    May have `races = True`: its trials stop as soon as they are clearly worse than the best (`racing`).
-    May have a method `finalists(view)`, see there.
+    A proposer may have an attribute `races = True`: its trials stop as soon as they are clearly worse than
+    the best (`agenttts.search.racing`). It may have a method `finalists(view)`, see `finalists`.
+
+    Attributes:
+        name: The name of the proposer.
+        batch: How many suggestions it prefers to make in one turn.
     """
 
     @property
@@ -176,19 +197,35 @@ class Proposer(Protocol):
     def batch(self) -> int: ...
 
     async def propose(self, view: SearchView, count: int) -> Turn:
-        """At most `count` suggestions, each in the space and untried, or `finished`."""
+        """Suggest allocations.
+
+        Args:
+            view: What the proposer may know.
+            count: The largest number of suggestions.
+
+        Returns:
+            The turn: suggestions that are in the space and untried, or the reason why the proposer has
+            `finished`.
+        """
         ...
 
 
 def races(proposer: Proposer) -> bool:
-    """Whether the proposer's trials are races."""
+    """Return whether the proposer's trials are races."""
     return bool(getattr(proposer, "races", False))
 
 
 def finalists(proposer: Proposer, view: SearchView) -> Sequence[Allocation]:
-    """Untried allocations that the bank answers in full and that may beat every trial, best first.
+    """Return the untried allocations that the bank answers in full and that may beat every trial, best first.
 
-    Named by the proposer's method `finalists(view)`; none where it has no such method.
+    Args:
+        proposer: The proposer, whose method `finalists(view)` names them.
+        view: What the proposer may know.
+
+    Returns:
+        The allocations; none when the proposer has no such method.
     """
-    name_them: Callable[[SearchView], Sequence[Allocation]] | None = getattr(proposer, "finalists", None)
-    return () if name_them is None else name_them(view)
+    named_by_proposer: Callable[[SearchView], Sequence[Allocation]] | None = getattr(
+        proposer, "finalists", None
+    )
+    return () if named_by_proposer is None else named_by_proposer(view)

@@ -1,9 +1,9 @@
-"""What the history says of allocations not yet tried: score curves over n, interpolated between trials.
+"""A Gaussian process that estimates the scores of untried allocations from the history.
 
-A Gaussian process over allocations. Its kernel compares two allocations stage by stage: their scores go
-together the more, the nearer the logarithms of n are and where the option is the same. The kernel's length
-scale, and how far stages interact, are averaged over a small fixed grid, weighted by the likelihood of the
-trials' scores, so that the same history gives the same estimate. Which allocation to try is left to others.
+The kernel compares two allocations stage by stage: their scores are the more correlated, the nearer the
+logarithms of n are and where the option is the same. The length scale, and the degree to which stages
+interact, are averaged over a small fixed grid, weighted by the likelihood of the trials' scores, so that the
+same history gives the same estimate. The proposers choose which allocation to try.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ class _Fit:
     """A Gaussian process with one kernel.
 
     Attributes:
-        log_likelihood: Up to a constant.
-        mean: Of the scores, before any is seen.
+        kernel: The hyperparameters.
+        log_likelihood: Log likelihood of the scores, up to a constant.
+        mean: Prior mean of the scores.
         variance: Scale of the kernel.
         factor: Cholesky factor of the kernel of the known allocations, noise included.
-        weights: The inverse of that kernel times what the scores exceed the mean by.
+        weights: The inverse of that kernel times the scores less the mean, of shape [allocation].
     """
 
     kernel: _Kernel
@@ -60,17 +61,17 @@ class _Fit:
 
 @dataclass(frozen=True)
 class _StageFeatures:
-    """What some allocations choose at a stage: [allocation]."""
+    """The choices of several allocations at one stage, each field of shape [allocation]."""
 
     options: npt.NDArray[np.str_]
     log2_counts: _Floats
 
 
 class Estimate:
-    """Expected scores of allocations, given those of at least one allocation.
+    """Estimates the scores of allocations, given those of at least one allocation.
 
     Args:
-        allocations: Those whose scores are known.
+        allocations: The allocations whose scores are known.
         scores: Their mean scores, 0 to 1.
         stds: Standard deviations of the scores, above 0 where a score rests on a part of the examples. Empty:
             all are 0.
@@ -81,8 +82,8 @@ class Estimate:
     ) -> None:
         self._known = _features(allocations)
         self._scores = np.asarray(scores, dtype=np.float64)
-        own = np.asarray(stds, dtype=np.float64) if len(stds) else np.zeros(len(self._scores))
-        self._score_noise = own**2 / max(float(self._scores.var()), _PRIOR_STD**2)
+        std_array = np.asarray(stds, dtype=np.float64) if len(stds) else np.zeros(len(self._scores))
+        self._score_noise = std_array**2 / max(float(self._scores.var()), _PRIOR_STD**2)
         grid = itertools.product(_LENGTH_SCALES, _OPTION_CORRELATIONS, _INTERACTIONS, _NOISES)
         fits = [self._fit(_Kernel(*values)) for values in grid]
         largest = np.max([fit.log_likelihood for fit in fits])
@@ -92,19 +93,42 @@ class Estimate:
         self._chances = chances[likely] / chances[likely].sum()
 
     def predict(self, allocations: Sequence[Allocation]) -> tuple[_Floats, _Floats]:
-        """Expected score and its standard deviation, each of shape (len(allocations),)."""
+        """Return the expected scores of allocations and their standard deviations.
+
+        Args:
+            allocations: The allocations to estimate.
+
+        Returns:
+            The expected scores and the standard deviations, each of shape [allocation].
+        """
         means, variances = self._each(allocations)
         mean: _Floats = self._chances @ means
         std: _Floats = np.sqrt(self._chances @ (variances + (means - mean) ** 2))
         return mean, std
 
     def expected_gain(self, allocations: Sequence[Allocation], best: float) -> _Floats:
-        """By how much each is expected to exceed `best`, falling short counting as 0."""
+        """Return the expected improvement of each allocation over a score.
+
+        Args:
+            allocations: The allocations to estimate.
+            best: The score to exceed, 0 to 1.
+
+        Returns:
+            The expected excess over `best`, with 0 for falling short, of shape [allocation].
+        """
         gain: _Floats = self.expected_gains(allocations, [best])[0]
         return gain
 
     def expected_gains(self, allocations: Sequence[Allocation], levels: Sequence[float]) -> _Floats:
-        """The same for several levels: [level, allocation]."""
+        """Return the expected improvement of each allocation over each of several scores.
+
+        Args:
+            allocations: The allocations to estimate.
+            levels: The scores to exceed.
+
+        Returns:
+            The expected excess over each level, of shape [level, allocation].
+        """
         means, variances = self._each(allocations)
         std = np.sqrt(np.maximum(variances, 1e-18))
         gains = np.empty((len(levels), len(allocations)))
@@ -115,7 +139,7 @@ class Estimate:
         return gains
 
     def _each(self, allocations: Sequence[Allocation]) -> tuple[_Floats, _Floats]:
-        """Mean and variance under each likely kernel: [kernel, allocation]."""
+        """Return mean and variance under each likely kernel, each of shape [kernel, allocation]."""
         candidates = _features(allocations)
         means, variances = [], []
         for fit in self._fits:
@@ -126,7 +150,7 @@ class Estimate:
         return np.array(means), np.array(variances)
 
     def _fit(self, kernel: _Kernel) -> _Fit:
-        """Generalised least squares for the mean; the variance has a weak prior around that of 5 points."""
+        """Fit the mean by generalised least squares, the variance with a weak prior at that of 5 points."""
         count = len(self._scores)
         noise = np.diag(kernel.noise + self._score_noise)
         factor = cho_factor(_covariance(self._known, self._known, kernel) + noise, lower=True)
@@ -142,7 +166,7 @@ class Estimate:
 
 
 def _features(allocations: Sequence[Allocation]) -> list[_StageFeatures]:
-    """By stage."""
+    """Return the choices of the allocations, stage by stage."""
     return [
         _StageFeatures(
             np.array([str(a[stage].option) for a in allocations]),
@@ -153,7 +177,7 @@ def _features(allocations: Sequence[Allocation]) -> list[_StageFeatures]:
 
 
 def _covariance(left: Sequence[_StageFeatures], right: Sequence[_StageFeatures], kernel: _Kernel) -> _Floats:
-    """Of scores, in units of their variance, [left, right]: 1 for an allocation with itself."""
+    """Return the correlation of scores, of shape [left, right]; 1 for an allocation with itself."""
     by_stage = []
     for a, b in zip(left, right, strict=True):
         same = a.options[:, None] == b.options[None, :]

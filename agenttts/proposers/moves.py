@@ -1,9 +1,9 @@
-"""The moves of the three insights of AgentTTS (arXiv 2508.00890): from an allocation to those near it that
-are worth a thought.
+"""Moves from an allocation to its neighbours, after the three insights of AgentTTS (arXiv 2508.00890).
 
 Insight 1, which model: another option at one stage for the same stage budget. Insight 2, how many samples:
-climb n, step back, refine. Insight 3, which stage: take units from one stage and give them to another,
-upstream first. Which move is expected to pay is left to `estimate`, saying why to `insights`.
+increase n, step back, refine. Insight 3, which stage: take units from one stage and give them to another,
+upstream first. The proposers choose among the moves with the estimate of `gp`; the reasons are put in words
+in `wording`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Move:
     """A step from one allocation to another.
 
     Attributes:
-        allocation: Where it leads.
-        rule: What kind of step it is.
-        stage: The stage that gains, or changes. None: several do.
-        giver: The stage that pays for it. None: no other stage does.
-        base: Number of the trial that it starts from. -1: from none in particular.
+        allocation: The allocation that the move leads to.
+        rule: The kind of the move.
+        stage: The stage that gains units or changes; None when several do.
+        giver: The stage that gives up units; None when no other stage does.
+        base: The number of the trial that the move starts from; -1 for none in particular.
     """
 
     allocation: Allocation
@@ -43,15 +43,26 @@ class Move:
 
 
 def around(space: SearchSpace, base: Allocation, number: int) -> Iterator[Move]:
-    """All moves from the allocation of a trial."""
+    """Generate all moves from the allocation of a trial.
+
+    Args:
+        space: The allocations within the budget.
+        base: The allocation of the trial.
+        number: The number of the trial.
+
+    Yields:
+        The moves, some of which may lead outside the space.
+    """
     for kind in (models_at_equal_budget, samples, other_models, shifts):
         for move in kind(space, base):
             yield replace(move, base=number)
 
 
 def models_at_equal_budget(space: SearchSpace, base: Allocation) -> Iterator[Move]:
-    """Insight 1: for each stage, upstream first, each other option with as many samples as the stage's units
-    pay for.
+    """Generate insight 1: for each stage, each other option with as many samples as the stage's units pay
+    for.
+
+    Upstream stages come first.
     """
     for stage, options in space.options.items():
         left = units_left(space, base, stage)
@@ -62,7 +73,7 @@ def models_at_equal_budget(space: SearchSpace, base: Allocation) -> Iterator[Mov
 
 
 def samples(space: SearchSpace, base: Allocation) -> Iterator[Move]:
-    """Insight 2: for each stage, more samples of its option (up to what fits) and fewer."""
+    """Generate insight 2: for each stage, more samples of its option, up to what fits, and fewer."""
     for stage in space.options:
         option, n = base[stage].option, base[stage].n_samples
         most = space.max_samples(stage, option, units_left(space, base, stage))
@@ -75,7 +86,7 @@ def samples(space: SearchSpace, base: Allocation) -> Iterator[Move]:
 
 
 def other_models(space: SearchSpace, base: Allocation) -> Iterator[Move]:
-    """Insight 1 with fewer samples than the stage's units pay for, since more may not help."""
+    """Generate insight 1 with fewer samples than the stage's units pay for, since more may not help."""
     for move in models_at_equal_budget(space, base):
         assert move.stage is not None
         choice = move.allocation[move.stage]
@@ -86,9 +97,9 @@ def other_models(space: SearchSpace, base: Allocation) -> Iterator[Move]:
 
 
 def shifts(space: SearchSpace, base: Allocation) -> Iterator[Move]:
-    """Insight 3: one stage gives up samples or takes a cheaper choice, another takes what that frees.
+    """Generate insight 3: one stage gives up samples or takes a cheaper choice, another uses the freed units.
 
-    Upstream stages come first as takers, since a change there moves what is best downstream.
+    Upstream stages come first as receivers, since a change there changes the best choices downstream.
     """
     for taker, giver in itertools.permutations(space.options, 2):
         for less in _cheaper(space, giver, base):
@@ -102,7 +113,16 @@ def shifts(space: SearchSpace, base: Allocation) -> Iterator[Move]:
 
 
 def untried(moves: Iterable[Move], tried: Iterable[Allocation], space: SearchSpace) -> list[Move]:
-    """The moves to allocations in the space that were not tried; of several to one allocation, the first."""
+    """Return the moves that lead to untried allocations of the space, the first of several to the same one.
+
+    Args:
+        moves: The moves to filter.
+        tried: The allocations to leave out.
+        space: The allocations within the budget.
+
+    Returns:
+        The moves, in their order.
+    """
     seen = set(tried)
     new = []
     for move in moves:
@@ -113,7 +133,17 @@ def untried(moves: Iterable[Move], tried: Iterable[Allocation], space: SearchSpa
 
 
 def drawn(space: SearchSpace, rng: np.random.Generator) -> Allocation:
-    """An allocation at random, made to fit: options equally likely, counts so in their logarithms."""
+    """Draw an allocation at random and project it into the budget.
+
+    Options are equally likely, and the logarithms of the numbers of samples are uniform.
+
+    Args:
+        space: The allocations within the budget.
+        rng: The random generator.
+
+    Returns:
+        An allocation of the space.
+    """
     choices = {}
     for stage in space.stages:
         options = space.options[stage.name]
@@ -124,7 +154,15 @@ def drawn(space: SearchSpace, rng: np.random.Generator) -> Allocation:
 
 
 def grid(space: SearchSpace, limit: int) -> list[Allocation] | None:
-    """The allocations of the space with counts 1, 2, 3, 4, 6, 8, …, largest; None when more than `limit`."""
+    """List the allocations of the space whose counts are 1, 2, 3, 4, 6, 8, … or a stage's largest.
+
+    Args:
+        space: The allocations within the budget.
+        limit: The largest length of the list.
+
+    Returns:
+        The allocations; None when there are more than `limit`.
+    """
     by_stage: list[list[StageChoice]] = []
     for stage in space.stages:
         counts = [n for n in _COUNTS if n < stage.max_samples] + [stage.max_samples]
@@ -139,7 +177,7 @@ def grid(space: SearchSpace, limit: int) -> list[Allocation] | None:
 
 
 def _cheaper(space: SearchSpace, stage: str, base: Allocation) -> Iterator[StageChoice]:
-    """What a stage may fall back to: fewer samples, or another option for no more units, and fewer of its."""
+    """Generate choices of a stage for at most its present units: fewer samples, or another option."""
     now = base[stage]
     spent = space.stage_units(stage, now)
     for option in space.options[stage]:
@@ -150,5 +188,5 @@ def _cheaper(space: SearchSpace, stage: str, base: Allocation) -> Iterator[Stage
 
 
 def units_left(space: SearchSpace, base: Allocation, stage: str) -> float:
-    """What the other stages leave of the budget."""
+    """Return the units of the budget that the other stages leave to a stage."""
     return space.budget_units - (space.units(base) - space.stage_units(stage, base[stage]))

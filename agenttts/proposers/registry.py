@@ -1,7 +1,4 @@
-"""From a name to a proposer.
-
-Further proposers are made here; what they decide is in their own modules.
-"""
+"""The names of the proposers, and the functions that build a proposer from its name."""
 
 from __future__ import annotations
 
@@ -22,12 +19,12 @@ OWN = ("solve", "insights", "greedy", "halving")
 CLASSICAL = ("random", "tpe", "gp", "nsga2", "brute")
 LLM = ("agent", "llm-zero-shot", "agenthpo", "mlcopilot")
 NAMES = (*OWN, *CLASSICAL, *LLM)
-"""What a user chooses from."""
+"""The names of the proposers that a user can choose."""
 SEEK_FRONTIER = ("solve", "agent")
 DEFAULT = "solve"  # where no endpoint is configured
 SEEDS = "+seeds"
 _HISTORIES: Mapping[str, History] = {"agent": "true", "agent-shuffled": "shuffled", "agent-blank": "blank"}
-"""What the agent sees of the trials; all but the first are controls, as are the names below."""
+"""The history that each variant of the agent sees; all but the first are controls, as are the names below."""
 
 _WITHOUT: Mapping[str, tuple[Rule, ...]] = {
     "insights-no-models": ("model",),
@@ -37,19 +34,19 @@ _WITHOUT: Mapping[str, tuple[Rule, ...]] = {
 """The rules with one of the three insights left out."""
 
 ABLATIONS = ("solve-no-bank", "solve-no-finalists", *_WITHOUT)
-"""To measure others by, not to search with: they work wherever a name does, but only `compare` lists them."""
+"""Proposers for comparisons, not for searching: they are accepted by name, but only `compare` lists them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProposerContext:
-    """What a proposer with costs of its own works with.
+    """The resources of a proposer that has costs of its own.
 
     Attributes:
-        store: Where answers of its endpoint are banked.
-        run_id: The run that pays.
-        gate: Asked before every question.
-        agent: The endpoint. None: none is configured.
-        replay: Whether only the bank answers.
+        store: The store that keeps the answers of its endpoint.
+        run_id: The run that its costs are counted for.
+        gate: Admits or refuses each request before it is sent.
+        agent: The settings of the endpoint; None when none is configured.
+        replay: Whether requests are answered from the bank alone.
     """
 
     store: Store
@@ -60,18 +57,29 @@ class ProposerContext:
 
 
 def is_seeded(name: str) -> bool:
-    """Whether a simulated search of that name starts from the default allocations; `search` always does."""
+    """Return whether a simulated search of that name starts from the default allocations; `search` always
+    does.
+    """
     return name == "default" or name.endswith(SEEDS)
 
 
 def base_name(name: str) -> str:
-    """The name without `+seeds`, and what `default` stands for."""
+    """Return the name without `+seeds`, with `default` replaced by the default proposer's name."""
     name = name.removesuffix(SEEDS)
     return DEFAULT if name == "default" else name
 
 
 def require_proposer(proposer: str | Proposer, agent: AgentSettings | None) -> None:
-    """UserError for an unknown name, a sampler that lacks a library, or an LLM without endpoint."""
+    """Check that a proposer can be built.
+
+    Args:
+        proposer: A name, or a proposer, which is always accepted.
+        agent: The settings of the endpoint; None when none is configured.
+
+    Raises:
+        UserError: The name is unknown, its sampler needs a library that is not installed, or it needs an
+            endpoint and there is none.
+    """
     if not isinstance(proposer, str):
         return
     name = base_name(proposer)
@@ -91,7 +99,17 @@ def require_proposer(proposer: str | Proposer, agent: AgentSettings | None) -> N
 
 
 def classical_proposer(name: str) -> Proposer:
-    """The proposer of a name that needs no LLM. UserError for one that does, or that there is not."""
+    """Build a proposer that needs no LLM.
+
+    Args:
+        name: A name of NAMES or ABLATIONS, or a sampler's class in optuna.samplers.
+
+    Returns:
+        The proposer.
+
+    Raises:
+        UserError: The name is unknown, or the proposer needs an LLM.
+    """
     name = base_name(name)
     if _asks_an_llm(name):
         raise UserError(f"the proposer {name} asks an LLM, and a comparison makes no calls; leave it out")
@@ -119,7 +137,18 @@ def classical_proposer(name: str) -> Proposer:
 
 
 def make_proposer(proposer: str | Proposer, context: ProposerContext) -> Proposer:
-    """The proposer of that name, or the object itself; raises as `require_proposer`."""
+    """Build the proposer of a name.
+
+    Args:
+        proposer: A name, or a proposer, which is returned as it is.
+        context: The resources of proposers that have costs of their own.
+
+    Returns:
+        The proposer.
+
+    Raises:
+        UserError: As `require_proposer`.
+    """
     require_proposer(proposer, context.agent)
     if not isinstance(proposer, str):
         return proposer

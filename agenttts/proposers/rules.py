@@ -1,10 +1,10 @@
-"""The paper's three insights as rules, without an LLM (AgentTTS, arXiv 2508.00890, section 4).
+"""The three insights of AgentTTS (arXiv 2508.00890, section 4) as rules, without an LLM.
 
-First each stage's models are compared at equal stage budget, the rest as in the best default; a smaller model
-is kept where the larger is not clearly better. Then, from the best allocations so far, the moves of `moves`
-are ranked by the score that the curves through the history (`estimate`) promise. When no move is expected to
-help, the whole space is looked at; when nothing in it is, the search is finished. What was learnt is put in
-words in `wording`.
+First the models of each stage are compared at equal stage budget, with the other stages as in the best
+default; a smaller model stays unless the larger is clearly better. Then the moves of `moves` from the best
+allocations so far are ranked by the expected gain that `gp` estimates from the history. When no move is
+expected to help, the whole space is considered; when nothing in it is expected to help, the search is
+finished. The lessons are put in words in `wording`.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _HELPS = 0.02  # examples: a move is expected to help when its expected gain is 
 
 
 class InsightsProposer:
-    """Deterministic: the same view gives the same turn.
+    """Proposes by the three insights. Deterministic: the same view gives the same turn.
 
     Args:
-        without: Moves left out, to see what they are worth.
+        without: Rules to leave out, to measure what they contribute.
     """
 
     name = "insights"
@@ -42,12 +42,19 @@ class InsightsProposer:
         self._without = frozenset(without)
 
     async def propose(self, view: SearchView, count: int) -> Turn:
-        """As `decide`."""
+        """Suggest allocations, as `decide`."""
         return self.decide(view, count)
 
     def decide(self, view: SearchView, count: int) -> Turn:
-        """At most `count` suggestions, each in the space and untried; `finished` when none is expected to
-        help.
+        """Suggest allocations.
+
+        Args:
+            view: What the proposer may know.
+            count: The largest number of suggestions.
+
+        Returns:
+            The turn: suggestions that are in the space and untried, or `finished` when none is expected to
+            help.
         """
         lessons = tuple(wording.lessons(view))
         suggestions: list[Suggestion] = []
@@ -63,12 +70,28 @@ class InsightsProposer:
         return Turn(tuple(suggestions), lessons, finished if not suggestions else None)
 
     def in_place(self, view: SearchView, count: int) -> Turn:
-        """Their turn where another proposer is silent: the suggestions bear their name."""
+        """Take the turn of a silent proposer; the suggestions carry the rules' name.
+
+        Args:
+            view: What the proposer may know.
+            count: The largest number of suggestions.
+
+        Returns:
+            The turn.
+        """
         turn = self.decide(view, count)
         return replace(turn, suggestions=tuple(replace(s, proposer=self.name) for s in turn.suggestions))
 
     def fallback(self, view: SearchView, taken: Sequence[Allocation] = ()) -> Suggestion | None:
-        """The best untried allocation, whether expected to help or not; None when all were tried."""
+        """Suggest the best untried allocation, whether it is expected to help or not.
+
+        Args:
+            view: What the proposer may know.
+            taken: Further allocations to leave out.
+
+        Returns:
+            The suggestion; None when every allocation was tried.
+        """
         tried = set(view.tried) | set(taken)
         step = self._next(view, tried, [], always=True)
         return None if isinstance(step, str) else step
@@ -80,7 +103,7 @@ class InsightsProposer:
         planned: Sequence[Suggestion],
         always: bool = False,
     ) -> Suggestion | str:
-        """The next suggestion, or why there is none."""
+        """Return the next suggestion, or why there is none."""
         space = view.space
         if not view.scored:
             candidates = moves.untried(_anywhere(view), tried, space)
@@ -137,10 +160,16 @@ class InsightsProposer:
 
 
 def winning_options(view: SearchView) -> Allocation:
-    """Each stage's option after the comparison at equal stage budget, units shared as in the best default.
+    """Combine the option that won the comparison at equal stage budget at each stage.
 
     The smaller of two options stays unless the larger is clearly better: the 95 % interval of the paired
     difference excludes 0.
+
+    Args:
+        view: What the proposer may know; at least one trial has a score.
+
+    Returns:
+        The allocation, with units shared as in the best default and projected into the budget.
     """
     base = _best_default(view)
     by_allocation = {trial.allocation: trial for trial in view.scored}
@@ -162,14 +191,14 @@ def winning_options(view: SearchView) -> Allocation:
 
 
 def _best_default(view: SearchView) -> TrialResult:
-    """The best of the defaults that were scored; the best trial when none was."""
+    """Return the best default that has a score; the best trial when no default has one."""
     defaults = set(view.space.defaults())
     scored_defaults = [t for t in view.scored if t.allocation in defaults]
     return max(scored_defaults or view.scored, key=merit)
 
 
 def _anywhere(view: SearchView) -> list[Move]:
-    """The whole space where it is small, else a seeded draw from it."""
+    """Return the whole space when it is small, else a seeded draw from it."""
     space = view.space
     if space.size <= _LISTED:
         return [Move(a, "explore") for a in space.enumerate(_LISTED)]

@@ -1,9 +1,10 @@
-"""The bank as a model of the pipeline: what samples paid for can answer is scored without a further draw.
+"""A proposer that uses the bank as a model of the pipeline: allocations are scored without drawing samples.
 
-Samples are nested and prompts shared, so that a trial answers other allocations too, in full or but for some
-examples. Score curves (`estimate`) are fitted through the trials and these answers; the next purchase is the
-allocation that is expected to exceed the best answer by most. At the end the best answers that were never
-trials are named as finalists. Unlike the rules it knows no insights beforehand.
+Samples are nested and prompts shared, so that a trial answers other allocations too, in full or except for
+some examples. The Gaussian process of `gp` is fitted to the trials and these answers; the next trial is the
+allocation with the largest expected gain over the best answer. At the end the best allocations that are
+answered in full and were never trials are named as finalists. Unlike the rules it assumes no insight
+beforehand.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _BASES = 4  # moves start from this many of the best trials
 _ANSWERS = 80  # answers beside the trials that curves are fitted through
 _LEAST_KNOWN = 0.8  # share of the examples that an answer rests on
 _DOUBT = 0.1  # standard deviation of a score per share of the examples that is not known
-_HELPS = 0.0005  # examples: a purchase is made while its expected gain is worth this many
+_HELPS = 0.0005  # examples: an allocation is tried while its expected gain is worth this many
 _FINALISTS = 3
 _SHOWN = 6
 _Floats = npt.NDArray[np.float64]
@@ -36,13 +37,13 @@ _Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Answer:
-    """What is known of an allocation.
+    """What the trials and the bank say of one allocation.
 
     Attributes:
-        allocation: Which one.
+        allocation: The allocation.
         score: Its mean score.
-        std: Standard deviation of that. 0: the answer is in full, all examples are there.
-        fitted: The curves go through it, however many answers there are.
+        std: Standard deviation of the score; 0 when the answer is in full, on all examples.
+        fitted: Whether the Gaussian process is always fitted to it, however many answers there are.
     """
 
     allocation: Allocation
@@ -53,7 +54,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the curves expect of an untried allocation: its score, with the standard deviation."""
+    """The expected score of an untried allocation.
+
+    Attributes:
+        allocation: The allocation.
+        score: The expected score.
+        std: Its standard deviation.
+    """
 
     allocation: Allocation
     score: float
@@ -62,11 +69,11 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What the solver sees before it.
+    """What the solver expects of the trials to come.
 
     Attributes:
-        expected: Of the most promising untried allocations, best first.
-        next: What it would suggest now.
+        expected: The most promising untried allocations, best first.
+        next: The allocations that the solver would suggest now.
     """
 
     expected: tuple[Expectation, ...]
@@ -74,11 +81,13 @@ class Outlook:
 
 
 class SolverProposer:
-    """The same view gives the same turn; what is drawn from large spaces is seeded by the view.
+    """Proposes the allocations with the largest expected gain. The same view gives the same turn.
+
+    Draws from large spaces are seeded by the view.
 
     Args:
-        bank: Whether samples paid for answer for other allocations; off to see what that is worth.
-        finalists: Whether finalists are named; likewise.
+        bank: Whether the bank scores allocations that were not trials; off to measure what that contributes.
+        finalists: Whether finalists are named; off to measure what that contributes.
     """
 
     name = "solve"
@@ -89,11 +98,20 @@ class SolverProposer:
         self._names_finalists = bank and finalists
 
     async def propose(self, view: SearchView, count: int) -> Turn:
-        """As `decide`."""
+        """Suggest allocations, as `decide`."""
         return self.decide(view, count)
 
     def decide(self, view: SearchView, count: int, taken: Iterable[Allocation] = ()) -> Turn:
-        """At most `count` suggestions beside those `taken`; finished when none is expected to help."""
+        """Suggest allocations.
+
+        Args:
+            view: What the proposer may know.
+            count: The largest number of suggestions.
+            taken: Allocations that are suggested already, which are left out.
+
+        Returns:
+            The turn; `finished` when no allocation is expected to help.
+        """
         lessons = tuple(wording.lessons(view))
         suggestions: list[Suggestion] = []
         planned = list(taken)
@@ -110,7 +128,15 @@ class SolverProposer:
         return Turn(tuple(suggestions), lessons, finished if not suggestions else None)
 
     def finalists(self, view: SearchView) -> Sequence[Allocation]:
-        """The best untried allocations that are answered in full; all of the frontier where it is sought."""
+        """Return the best untried allocations that are answered in full.
+
+        Args:
+            view: What the proposer may know.
+
+        Returns:
+            Every such allocation on the frontier when that is sought; with a required quality the cheapest
+            allocation that reaches it; else the best few, best first.
+        """
         if not self._names_finalists or view.bank is None or not view.scored:
             return ()
         candidates = list(dict.fromkeys([*self._candidates(view), *_prefixes(view.scored)]))
@@ -127,9 +153,13 @@ class SolverProposer:
         return [answer.allocation for answer in full[:_FINALISTS]]
 
     def outlook(self, view: SearchView) -> Outlook | None:
-        """What is expected of the best untried allocations.
+        """Return what is expected of the best untried allocations.
 
-        None without a scored trial, or when all were tried.
+        Args:
+            view: What the proposer may know.
+
+        Returns:
+            The outlook; None without a trial that has a score, or when every candidate was tried.
         """
         candidates = [c for c in self._candidates(view) if c not in view.tried] if view.scored else []
         if not candidates:
@@ -152,7 +182,7 @@ class SolverProposer:
         answers: Sequence[Answer],
         planned: Sequence[Allocation],
     ) -> Suggestion | str:
-        """The next suggestion, or why there is none."""
+        """Return the next suggestion, or why there is none."""
         estimate = _fit(answers)
         if planned:  # several at once: take what is planned to score as expected
             means, _ = estimate.predict(planned)
@@ -164,20 +194,19 @@ class SolverProposer:
         untried = [c for c in candidates if c not in settled and c not in view.tried and c not in planned]
         if not untried:
             return "every allocation of the space was tried, or is answered by samples paid for"
-        enough = _cheapest_of_quality(view, answers)
+        cheapest = _cheapest_of_quality(view, answers)
         if view.frontier:
             gains = _area_gains(view, estimate, _front(view, answers), untried)
-        elif enough is not None:
-            gains = _savings(view, estimate, enough, untried)
+        elif cheapest is not None:
+            gains = _savings(view, estimate, cheapest, untried)
         else:
             gains = estimate.expected_gain(untried, best.score)
         pick = int(np.argmax(gains))
         if gains[pick] * view.n_examples < _HELPS:
             sought = "raise the frontier" if view.frontier else f"beat {best.allocation} ({best.score:.3f})"
-            if enough is not None:
-                return (
-                    f"no untried allocation of that quality is expected to cost less than {enough.allocation}"
-                )
+            if cheapest is not None:
+                sought = f"cost less than {cheapest.allocation}"
+                return f"no untried allocation of that quality is expected to {sought}"
             return f"no untried allocation is expected to {sought} by as much as {_HELPS:g} of an example"
         (mean,), (std,) = estimate.predict([untried[pick]])
         return Suggestion(
@@ -187,7 +216,9 @@ class SolverProposer:
         )
 
     def _candidates(self, view: SearchView) -> list[Allocation]:
-        """A grid over the space, or a seeded draw where that is large, and all moves from the best trials."""
+        """Return a grid over the space, or a seeded draw when it is large, and all moves from the best
+        trials.
+        """
         space = view.space
         rng = np.random.default_rng([view.seed, len(view.trials)])
         near: list[Move] = []
@@ -200,9 +231,9 @@ class SolverProposer:
         return [move.allocation for move in moves.untried(every, (), space)]
 
     def _answers(self, view: SearchView, candidates: Sequence[Allocation]) -> list[Answer]:
-        """The trials first, then what the bank says of candidates, the best first.
+        """Return the trials, then what the bank says of other candidates, the best first.
 
-        Examples that it does not know are taken to score as in the trial nearest to the candidate.
+        Examples that the bank does not know are assumed to score as in the trial nearest to the candidate.
         """
         answers = [Answer(t.allocation, t.score or 0.0, fitted=True) for t in view.scored]
         tried = {answer.allocation for answer in answers}
@@ -227,7 +258,7 @@ class SolverProposer:
 
 
 def _front(view: SearchView, answers: Sequence[Answer]) -> list[Answer]:
-    """Answers in full that no other beats for as few units, cheapest first."""
+    """Return the answers in full that no other beats for as few units, cheapest first."""
     full = [a for a in answers if not a.std]
     front: list[Answer] = []
     for answer in sorted(full, key=lambda a: (view.space.units(a.allocation), -a.score)):
@@ -237,19 +268,21 @@ def _front(view: SearchView, answers: Sequence[Answer]) -> list[Answer]:
 
 
 def _cheapest_of_quality(view: SearchView, answers: Sequence[Answer]) -> Answer | None:
-    """The least costly answer in full of the quality that is asked for; None without one, or when none is."""
+    """Return the cheapest answer in full of the required quality; None when none is required or reached."""
     if view.goal.min_quality is None:
         return None
-    enough = [a for a in answers if not a.std and a.score >= view.goal.min_quality]
+    sufficient = [a for a in answers if not a.std and a.score >= view.goal.min_quality]
     return min(
-        enough, key=lambda a: (view.burden(a.allocation), view.space.units(a.allocation)), default=None
+        sufficient, key=lambda a: (view.burden(a.allocation), view.space.units(a.allocation)), default=None
     )
 
 
 def _savings(
     view: SearchView, estimate: Estimate, cheapest: Answer, untried: Sequence[Allocation]
 ) -> _Floats:
-    """The share of the budget, or of the seconds, that each is expected to save at the quality asked for."""
+    """Return the share of the budget, or of the seconds, that each is expected to save at the required
+    quality.
+    """
     assert view.goal.min_quality is not None
     means, stds = estimate.predict(untried)
     chance = ndtr((means - view.goal.min_quality) / np.maximum(stds, 1e-9))
@@ -263,7 +296,7 @@ def _savings(
 def _area_gains(
     view: SearchView, estimate: Estimate, front: Sequence[Answer], untried: Sequence[Allocation]
 ) -> _Floats:
-    """By how much each is expected to raise the mean of the best score over all costs up to the budget."""
+    """Return how much each is expected to raise the mean best score over all costs up to the budget."""
     budget = view.space.budget_units
     units = np.array([max(0.0, view.space.units(a)) for a in untried])
     starts = [0.0, *(max(0.0, view.space.units(a.allocation)) for a in front)]
@@ -276,7 +309,9 @@ def _area_gains(
 
 
 def _start(view: SearchView, planned: Sequence[Allocation]) -> Suggestion | str:
-    """Without any score: the defaults, the dearest model first, then draws."""
+    """Suggest an untried default, dearest model first, or a random allocation, as long as nothing has a
+    score.
+    """
     rng = np.random.default_rng([view.seed, len(view.trials), len(planned)])
     draws = (moves.drawn(view.space, rng) for _ in range(100))
     for allocation in [*reversed(view.space.defaults()), *draws]:
@@ -286,7 +321,7 @@ def _start(view: SearchView, planned: Sequence[Allocation]) -> Suggestion | str:
 
 
 def _fit(answers: Sequence[Answer]) -> Estimate:
-    """Curves through the trials, and of the other answers some, evenly from best to worst."""
+    """Fit the Gaussian process to the trials and to some of the other answers, evenly from best to worst."""
     chosen = [a for a in answers if a.fitted]
     others = [a for a in answers if not a.fitted]
     step = max(1.0, len(others) / _ANSWERS)
@@ -295,19 +330,19 @@ def _fit(answers: Sequence[Answer]) -> Estimate:
 
 
 def _prefixes(trials: Sequence[TrialResult]) -> Iterator[Allocation]:
-    """Every trial with fewer samples at one stage."""
+    """Generate every trial's allocation with fewer samples at one stage."""
     for trial in trials:
         for stage, choice in trial.allocation.items():
             for n in range(1, choice.n_samples):
                 yield trial.allocation.replace(stage, choice.option.with_samples(n))
 
 
-def _distances(some: Sequence[Allocation], others: Sequence[Allocation]) -> _Floats:
-    """How unlike allocations are, in log2 of n, another option counting as 3: [some, others]."""
-    distances: _Floats = np.zeros((len(some), len(others)))
-    for stage in some[0]:
-        options = [np.array([str(a[stage].option) for a in group]) for group in (some, others)]
-        counts = [np.log2([a[stage].n_samples for a in group]) for group in (some, others)]
+def _distances(left: Sequence[Allocation], right: Sequence[Allocation]) -> _Floats:
+    """Return distances in log2 of n, another option counting as 3, of shape [left, right]."""
+    distances: _Floats = np.zeros((len(left), len(right)))
+    for stage in left[0]:
+        options = [np.array([str(a[stage].option) for a in group]) for group in (left, right)]
+        counts = [np.log2([a[stage].n_samples for a in group]) for group in (left, right)]
         distances += 3.0 * (options[0][:, None] != options[1][None, :])
         distances += np.abs(counts[0][:, None] - counts[1][None, :])
     return distances

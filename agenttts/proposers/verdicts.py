@@ -1,4 +1,4 @@
-"""Whether the store bears out what an insight claims: a paired test of the two trials that it sets apart."""
+"""Verdicts on insights: a paired test of the two trials that an insight compares."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ from datastore.records import Verdict
 
 
 def verdicts(lessons: Sequence[Lesson], trials: Sequence[TrialResult], seed: int) -> list[Verdict]:
-    """For each lesson: supported or refuted where the paired interval of its claim excludes 0, else open.
+    """Judge the claim of each lesson on the scores of the trials.
 
-    The intervals are the wider the more claims are made at once (Bonferroni). Without a claim, or without
-    scores to test it on, a lesson is open.
+    The intervals are widened for the number of claims (Bonferroni).
+
+    Args:
+        lessons: The lessons to judge.
+        trials: The trials that the claims refer to.
+        seed: The seed of the bootstrap.
+
+    Returns:
+        For each lesson "supported" or "refuted" when the paired interval of its claim excludes 0, else
+        "open". A lesson without a claim, or without scores to test it on, is open.
     """
     by_number = {trial.number: trial for trial in trials}
     count = sum(lesson.claim is not None for lesson in lessons)

@@ -1,6 +1,6 @@
-"""Reasons and lessons in words: what the rules say of a move, and of what two trials teach when compared.
+"""The reasons for moves and the lessons from pairs of trials, in words.
 
-Every figure is a score between 0 and 1 with a 95 % interval where it is a difference, paired by example.
+Every figure is a score between 0 and 1, or a difference of scores, paired by example, with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pipelines.allocation import Allocation, StageChoice
 
 @dataclass(frozen=True)
 class Promise:
-    """What the curves expect of a move, against the best so far.
+    """The expected score of a move, against the best score so far.
 
     Attributes:
-        score: Expected score.
+        score: The expected score.
         std: Its standard deviation.
-        best_score: Score of the best trial.
-        best_number: Number of that trial.
+        best_score: The score of the best trial.
+        best_number: The number of that trial.
     """
 
     score: float
@@ -41,7 +41,15 @@ class Promise:
 
 
 def seed_reason(move: Move, base: TrialResult) -> str:
-    """Why a model is tried at a stage."""
+    """Say why another model is tried at a stage at equal stage budget.
+
+    Args:
+        move: The move, which changes one stage.
+        base: The trial that the move starts from.
+
+    Returns:
+        The reason.
+    """
     assert move.stage is not None
     here, there = move.allocation[move.stage], base.allocation[move.stage]
     return (
@@ -51,7 +59,17 @@ def seed_reason(move: Move, base: TrialResult) -> str:
 
 
 def move_reason(move: Move, best: TrialResult, promise: Promise, view: SearchView) -> str:
-    """Why a move from the best trial is expected to help."""
+    """Say why a move is expected to help.
+
+    Args:
+        move: The move.
+        best: The trial that the move starts from, or the best one.
+        promise: The expected score of the move.
+        view: What the proposer may know.
+
+    Returns:
+        The reason.
+    """
     changes = _changes(best.allocation, move.allocation)
     units = view.space.units(move.allocation)
     end = f"; {promise}, {units:.4g} of {view.space.budget_units:g} units."
@@ -70,7 +88,14 @@ def move_reason(move: Move, best: TrialResult, promise: Promise, view: SearchVie
 
 
 def lessons(view: SearchView) -> Iterator[Lesson]:
-    """What the trials not yet cited teach, each compared with the earlier trial nearest to it."""
+    """Generate the lessons of the trials that no insight cites yet.
+
+    Args:
+        view: What the proposer may know.
+
+    Yields:
+        A lesson for each such trial, from its paired difference to the earlier trial nearest to it.
+    """
     cited = max((n for insight in view.insights for n in insight.trials), default=-1)
     for trial in view.scored:
         earlier = [t for t in view.scored if t.number < trial.number]

@@ -1,1 +1,1 @@
-"""What recorded samples say of allocations, without a call."""
+"""Scores of allocations from recorded samples, without calling a model."""

@@ -1,9 +1,10 @@
-"""What a pipeline's stages make of each example, as arrays: the scores of many allocations at once.
+"""The outcomes of a pipeline's stages on each example, as arrays that score many allocations at once.
 
-A node is one example with the upstream outputs that matter from its stage on; each node has, for every option
-and every number of samples n, the node of the next stage that its output leads to (at the last stage: the
-score). Walking these arrays scores an allocation without rendering, parsing or voting again. How the arrays
-are filled is left to `bank_outcomes` (recorded samples) and `landscapes` (simulated pipelines).
+A node is one example with the upstream outputs that matter from its stage on. For every option and every
+number of samples n, a node has the node of the next stage that its output leads to (at the last stage: the
+score). Walking these arrays scores an allocation without rendering, parsing or voting again. The arrays are
+filled from recorded samples in `agenttts.replay.bank`, and from simulated pipelines in
+`agenttts.compare.landscapes`.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ _Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class StageOutcomes:
-    """One stage. `n` counts from 1, at index n - 1.
+    """The outcomes of one stage. Arrays are of shape [node, option, n]; n counts from 1, at index n - 1.
 
-    options: those along axis 1. leads_to: node of the next stage, UNKNOWN or FAILED,
-    [node, option, n]; at the last stage 0 for a score. flops: of the samples 0 to n - 1 with their prompt,
-    [node, option, n]. stage_score: by the stage's own metric, NaN without one, [node, option, n].
+    Attributes:
+        name: The name of the stage.
+        options: The options along axis 1.
+        leads_to: The node of the next stage, UNKNOWN or FAILED; at the last stage 0 where there is a score.
+        flops: The FLOPs of the samples 0 to n - 1 with their prompt.
+        stage_score: The score by the stage's own metric, NaN where there is none; None without such a metric.
     """
 
     name: str
@@ -42,9 +46,11 @@ class StageOutcomes:
 
 @dataclass(frozen=True, kw_only=True)
 class Walk:
-    """What the arrays say of allocations: [allocation, example].
+    """The scores of allocations, each field of shape [allocation, example].
 
-    scores: NaN where the example is missing or not known. known: all of its samples are there.
+    Attributes:
+        scores: The scores; NaN where the example is missing or not known.
+        known: Whether all samples of the example are there.
     """
 
     scores: _Floats
@@ -53,7 +59,13 @@ class Walk:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
-    """All stages. Example i starts at node i of the first; `scores` are the last one's, [node, option, n]."""
+    """The outcomes of all stages. Example i starts at node i of the first stage.
+
+    Attributes:
+        example_ids: The ids of the examples.
+        stages: The stages in order.
+        scores: The scores after the last stage, of shape [node, option, n].
+    """
 
     example_ids: tuple[str, ...]
     stages: tuple[StageOutcomes, ...]
@@ -65,7 +77,17 @@ class Outcomes:
         drawn: Sequence[npt.NDArray[np.integer]] | None = None,
         examples: slice = slice(None),
     ) -> Walk:
-        """The scores of allocations. drawn: samples reckoned with, by stage [node, option]; None: all."""
+        """Score allocations.
+
+        Args:
+            allocations: The allocations to score.
+            drawn: For each stage the numbers of samples to assume as drawn, of shape [node, option]; None:
+                all.
+            examples: The range of the examples to score on.
+
+        Returns:
+            The scores, and whether they are known.
+        """
         count = len(self.example_ids[examples])
         node = np.broadcast_to(np.arange(len(self.example_ids))[examples], (len(allocations), count))
         known = np.ones(node.shape, dtype=bool)
@@ -85,7 +107,16 @@ class Outcomes:
         return Walk(scores=scores, known=known)
 
     def path(self, allocation: Allocation, examples: slice = slice(None)) -> list[_Ints]:
-        """The node of each example at each stage; FAILED or UNKNOWN after an error or the end of samples."""
+        """Follow an allocation through the stages.
+
+        Args:
+            allocation: The allocation.
+            examples: The range of the examples to follow.
+
+        Returns:
+            For each stage the nodes of the examples, of shape [example]; FAILED after an error, UNKNOWN after
+            a sample that was never drawn.
+        """
         node: _Ints = np.arange(len(self.example_ids))[examples]
         nodes = []
         for stage in self.stages:
@@ -95,7 +126,9 @@ class Outcomes:
         return nodes
 
     def choice(self, k: int, allocation: Allocation) -> tuple[int, int]:
-        """Index of the option at stage k, and n."""
+        """Return the choice of an allocation at stage k, as the index of the option and the number of
+        samples.
+        """
         (option,), (n,) = self._choices(self.stages[k], [allocation])
         return int(option), int(n)
 
@@ -107,9 +140,15 @@ class Outcomes:
 
 
 class Bank:
-    """Which samples a search has paid for, of those that `outcomes` knows; starts empty.
+    """The samples that a simulated search has paid for, in the place of the store. It starts empty.
 
-    Stands in for the store where a search is simulated.
+    Args:
+        outcomes: The outcomes that samples are drawn from.
+
+    Attributes:
+        outcomes: The outcomes that samples are drawn from.
+        drawn: For each stage the numbers of samples paid for, of shape [node, option].
+        flops: The FLOPs spent so far.
     """
 
     def __init__(self, outcomes: Outcomes) -> None:
@@ -118,19 +157,35 @@ class Bank:
         self.flops = 0.0
 
     def answer(self, allocations: Sequence[Allocation]) -> Walk:
-        """What the samples paid for say of allocations, without a draw."""
+        """Score allocations on the samples paid for, without drawing any.
+
+        Args:
+            allocations: The allocations to score.
+
+        Returns:
+            The scores, and whether they are known.
+        """
         return self.outcomes.walk(allocations, self.drawn)
 
     def buy(self, allocation: Allocation, examples: slice = slice(None)) -> tuple[_Floats, float]:
-        """Draw what is missing: the examples' scores (NaN: missing), and the FLOPs that it took."""
+        """Draw the samples that an allocation still needs, and score it.
+
+        Args:
+            allocation: The allocation to run.
+            examples: The range of the examples to run it on.
+
+        Returns:
+            The scores of shape [example], NaN where the example is missing, and the FLOPs that the samples
+            took.
+        """
         spent = 0.0
         for k, nodes in enumerate(self.outcomes.path(allocation, examples)):
             stage, (option, n) = self.outcomes.stages[k], self.outcomes.choice(k, allocation)
             new = np.unique(nodes[nodes >= 0])
-            had = self.drawn[k][new, option].astype(np.int64)
-            new, had = new[had < n], had[had < n]
-            before = np.where(had > 0, stage.flops[new, option, np.maximum(had, 1) - 1], 0.0)
-            spent += float((stage.flops[new, option, n - 1] - before).sum())
+            n_before = self.drawn[k][new, option].astype(np.int64)
+            new, n_before = new[n_before < n], n_before[n_before < n]
+            flops_before = np.where(n_before > 0, stage.flops[new, option, np.maximum(n_before, 1) - 1], 0.0)
+            spent += float((stage.flops[new, option, n - 1] - flops_before).sum())
             self.drawn[k][new, option] = n
         self.flops += spent
         return self.outcomes.walk([allocation], examples=examples).scores[0], spent

@@ -1,7 +1,7 @@
-"""Recorded samples as arrays (`outcomes`): what every prefix of a prompt's samples makes of it.
+"""Recorded samples as arrays (`agenttts.replay.arrays`): the outcome of every prefix of a prompt's samples.
 
-Each sample is parsed once, each prefix aggregated once; no call is ever made. Prompts that were never drawn
-are left UNKNOWN, so that a bank that is not full still answers what it can.
+Each sample is parsed once and each prefix aggregated once; no model is called. Prompts that were never drawn
+stay UNKNOWN, so that an incomplete bank still answers what it can.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Node:
 
 @dataclass
 class _Stage:
-    """A stage's nodes, and how many samples of each option were looked at: by node and option."""
+    """The nodes of a stage, and how many samples were read for each node and option."""
 
     spec: StageSpec
     needed: frozenset[str]  # stages whose outputs this one or a later one reads
@@ -53,7 +53,7 @@ class _Stage:
         self._grow(1)
 
     def node(self, example: Example, outputs: dict[str, Any]) -> int:
-        """The number of the node, made where it is new."""
+        """Return the number of the node, which is added when it is new."""
         inputs = {name: value for name, value in outputs.items() if name in self.needed}
         key = f"{example.id}\0{inputs!r}"  # values are JSON-able: repr tells any two apart
         if key not in self.index:
@@ -74,11 +74,16 @@ class _Stage:
 
 
 class BankOutcomes:
-    """The outcomes of recorded samples that were taken up; answers as a proposer's bank does.
+    """The outcomes of recorded samples; scores allocations as the bank of a proposer's view.
 
-    With `add` it knows what a search's own trials took, whatever else the store holds: a resumed search, or
-    one on a bank that holds more, decides as an undisturbed one. With `replay` it takes up what one
-    allocation needs, with `add_all` the whole bank.
+    `add` reads the samples of a search's own trials, whatever else the store has: a resumed search, or one on
+    a larger bank, decides as an undisturbed one. `replay` reads what one allocation needs, `add_all` the
+    whole bank.
+
+    Args:
+        spec: The pipeline that the samples were recorded for.
+        store: The store, with the banks attached.
+        examples: The examples to score on.
     """
 
     def __init__(self, spec: PipelineSpec, store: Store, examples: Sequence[Example]) -> None:
@@ -94,7 +99,7 @@ class BankOutcomes:
 
     @property
     def outcomes(self) -> Outcomes:
-        """The whole as it is now."""
+        """The outcomes of all samples read so far."""
         return Outcomes(
             example_ids=tuple(example.id for example in self._examples),
             stages=tuple(
@@ -111,11 +116,23 @@ class BankOutcomes:
         )
 
     def answer(self, allocations: Sequence[Allocation]) -> Walk:
-        """What is known of allocations."""
+        """Score allocations on the samples read so far.
+
+        Args:
+            allocations: The allocations to score.
+
+        Returns:
+            The scores, and whether they are known.
+        """
         return self.outcomes.walk(allocations)
 
     async def add(self, allocation: Allocation, example_ids: Collection[str]) -> None:
-        """Take up the samples of a trial on some examples."""
+        """Read the samples of a trial.
+
+        Args:
+            allocation: The allocation of the trial.
+            example_ids: The ids of the examples to read; others are left out.
+        """
         nodes = [i for i, example in enumerate(self._examples) if example.id in example_ids]
         for k, stage in enumerate(self._stages):
             choice = allocation[stage.spec.name]
@@ -126,7 +143,7 @@ class BankOutcomes:
             nodes = [int(node) for node in after if node >= 0]
 
     async def add_all(self) -> None:
-        """Take up the whole bank, as far as prompts that it leads to were drawn."""
+        """Read the whole bank, as far as its outputs lead to prompts that were drawn."""
         for k, stage in enumerate(self._stages):
             number = 0
             while number < len(stage.nodes):
@@ -135,10 +152,13 @@ class BankOutcomes:
                 number += 1
 
     async def replay(self, allocation: Allocation) -> TrialResult | None:
-        """Run an allocation on recorded samples, without a call.
+        """Run an allocation on recorded samples, without calling a model.
+
+        Args:
+            allocation: The allocation to run.
 
         Returns:
-            A trial under the number REPLAYED; None when a sample that it needs was never drawn.
+            A trial with the number REPLAYED; None when a sample that it needs was never drawn.
         """
         ids = [example.id for example in self._examples]
         await self.add(allocation, set(ids))
@@ -181,7 +201,7 @@ class BankOutcomes:
         return means
 
     def unknown_options(self) -> list[tuple[str, StageOption]]:
-        """Stages and their options of which nothing at all is known."""
+        """Return the stages and options for which no sample was recorded."""
         return [
             (stage.spec.name, option)
             for stage in self._stages
@@ -190,7 +210,7 @@ class BankOutcomes:
         ]
 
     async def _read(self, k: int, number: int, m: int, n: int) -> None:
-        """Outcomes of the samples of one node and option up to n; as many as there are."""
+        """Read the outcomes of one node and option for up to n samples, or for as many as were drawn."""
         stage = self._stages[k]
         before = stage.seen.get((number, m), 0)
         if n <= before and stage.leads_to[number, m, n - 1] != UNKNOWN:
@@ -228,7 +248,15 @@ class BankOutcomes:
 
 
 def attach_spec_bank(spec: PipelineSpec, store: Store) -> Path | None:
-    """Attach the bank that the spec names, when it is there; its path."""
+    """Attach the bank that the spec names to a store, when the file exists.
+
+    Args:
+        spec: The pipeline.
+        store: The store to attach the bank to.
+
+    Returns:
+        The path of the bank; None when the spec names none or the file does not exist.
+    """
     path = spec.bank_path
     if path is None or not path.is_file():
         return None

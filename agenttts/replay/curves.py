@@ -1,7 +1,7 @@
-"""What each stage's samples buy: scores against n, and where the next unit of compute would help most.
+"""Curves of the score against each stage's number of samples, and the marginal value of compute.
 
-Points are a run's trials and, where recorded samples allow it, trials replayed around the best allocation:
-samples are nested, so whatever was drawn for n samples also answers for fewer. No call is ever made here.
+The points are a run's trials and, where recorded samples allow it, trials replayed around the best
+allocation: samples are nested, so that those drawn for n also answer for fewer. No model is called.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pipelines.allocation import Allocation, StageChoice, StageOption
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """A trial on a curve.
+    """One trial on a curve.
 
     Attributes:
         n_samples: The stage's number of samples.
-        score: Score of the whole pipeline.
-        stage_score: Mean of the stage's own metric; None where it has none.
+        score: The score of the whole pipeline.
+        stage_score: The mean of the stage's own metric; None when it has none.
         budget_units: Planned compute per query, in units.
-        trial: Number of the trial; None when it was replayed on recorded samples.
+        trial: The number of the trial; None when it was replayed on recorded samples.
     """
 
     n_samples: int
@@ -40,13 +40,13 @@ class CurvePoint:
 
 @dataclass(frozen=True, kw_only=True)
 class StageCurve:
-    """The pipeline's score against one stage's number of samples, for one option there.
+    """The pipeline's score against one stage's number of samples, for one option of the stage.
 
     Attributes:
-        stage: The stage.
-        model: What serves it along the curve.
+        stage: The name of the stage.
+        option: The stage's option, the same along the curve.
         others: The choices of the other stages, the same along the curve.
-        points: By ascending number of samples.
+        points: The points, by ascending number of samples.
     """
 
     stage: str
@@ -57,15 +57,15 @@ class StageCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class Marginal:
-    """What a dearer choice at one stage changes, the other stages as they were.
+    """The gain of a dearer choice at one stage, with the other stages unchanged.
 
     Attributes:
-        stage: The stage.
-        before: Its choice in `base`.
+        stage: The name of the stage.
+        before: The stage's choice in `base`.
         after: The dearer choice.
         base: The allocation that the step starts from.
         extra_units: What the step adds to the planned units per query; above 0.
-        gain: Difference of the scores, paired by example.
+        gain: The difference of the scores, paired by example.
         from_best: Whether `base` is the best allocation.
     """
 
@@ -79,21 +79,35 @@ class Marginal:
 
     @property
     def gain_per_unit(self) -> float:
-        """The gain in score for each further unit."""
+        """The mean gain in score for each unit added."""
         return self.gain.mean / self.extra_units
 
 
 def difference(a: Mapping[str, float | None], b: Mapping[str, float | None]) -> Interval | None:
-    """a minus b, paired over the examples that both have; None when they share none."""
+    """Return the mean difference of two allocations' scores, paired over the examples that both have.
+
+    Args:
+        a: The scores of the first, by example id; None where an example is missing.
+        b: The scores of the second, which are subtracted.
+
+    Returns:
+        The difference with its 95 % interval; None when they share no scored example.
+    """
     paired = paired_difference(a, b, np.random.default_rng(INTERVAL_SEED))
     return paired if paired.n else None
 
 
 def solve_around(bank: BankOutcomes, centre: Allocation) -> list[TrialResult]:
-    """Replay allocations that differ from the centre in one stage, on recorded samples alone.
+    """Replay allocations that differ from a centre in one stage, on recorded samples alone.
 
-    Every stage's models at n = 1, 2, 4, …, its largest, the centre's n and one more, all else as there.
-    Allocations that the recorded samples do not answer are left out.
+    At each stage every option is replayed at n = 1, 2, 4, …, its largest, the centre's n and one more.
+
+    Args:
+        bank: The recorded samples.
+        centre: The allocation to vary.
+
+    Returns:
+        A trial for each allocation that the recorded samples answer.
     """
     return run_blocking(_solve_around(bank, centre))
 
@@ -101,8 +115,10 @@ def solve_around(bank: BankOutcomes, centre: Allocation) -> list[TrialResult]:
 async def _solve_around(bank: BankOutcomes, centre: Allocation) -> list[TrialResult]:
     replayed = []
     for stage in bank.spec.stages:
-        own = centre[stage.name].n_samples
-        counts = sorted(_doublings(stage.max_samples) | {own, min(own + 1, stage.max_samples)})
+        n_at_centre = centre[stage.name].n_samples
+        counts = sorted(
+            _doublings(stage.max_samples) | {n_at_centre, min(n_at_centre + 1, stage.max_samples)}
+        )
         for option in stage.options:
             # the largest first: reading it parses all samples once, for every smaller number too
             choices = [option.with_samples(n) for n in reversed(counts)]
@@ -112,7 +128,15 @@ async def _solve_around(bank: BankOutcomes, centre: Allocation) -> list[TrialRes
 
 
 def merged(trials: Sequence[TrialResult], replayed: Sequence[TrialResult]) -> list[TrialResult]:
-    """Both, one for each allocation; trials of the run count before replayed ones."""
+    """Merge the trials of a run with replayed ones.
+
+    Args:
+        trials: The trials of the run.
+        replayed: The replayed trials.
+
+    Returns:
+        One trial for each allocation; that of the run when there are both.
+    """
     by_allocation = {trial.allocation: trial for trial in [*replayed, *trials]}
     return list(by_allocation.values())
 
@@ -120,10 +144,19 @@ def merged(trials: Sequence[TrialResult], replayed: Sequence[TrialResult]) -> li
 def stage_curve(
     trials: Sequence[TrialResult], stage: str, option: StageOption, around: Allocation | None = None
 ) -> StageCurve | None:
-    """Score against n for one option at one stage, the choices of the other stages the same.
+    """Collect the curve of the score against n for one option at one stage.
 
-    Of all choices of the other stages those with the most points are taken, those of `around` first among
-    equals. None when the option was never tried there.
+    The other stages' choices are the same along the curve: those with the most points, and among equals those
+    of `around`.
+
+    Args:
+        trials: The trials to take points from.
+        stage: The name of the stage.
+        option: The option at the stage.
+        around: The allocation to prefer for the other stages; None: no preference.
+
+    Returns:
+        The curve; None when no trial with the option has a score.
     """
     by_others: dict[frozenset[tuple[str, StageChoice]], list[TrialResult]] = {}
     for trial in trials:
@@ -152,15 +185,36 @@ def stage_curve(
 def stage_curves(
     trials: Sequence[TrialResult], around: Allocation, options: Mapping[str, Sequence[StageOption]]
 ) -> list[StageCurve]:
-    """One curve for each stage and option (`options` by stage) that has points."""
-    curves = [stage_curve(trials, stage, option, around) for stage, own in options.items() for option in own]
+    """Collect the curves of all stages.
+
+    Args:
+        trials: The trials to take points from.
+        around: The allocation to prefer for the other stages.
+        options: The options of each stage.
+
+    Returns:
+        One curve for each stage and option that has points.
+    """
+    curves = [
+        stage_curve(trials, stage, option, around)
+        for stage, stage_options in options.items()
+        for option in stage_options
+    ]
     return [curve for curve in curves if curve is not None]
 
 
 def marginal_values(trials: Sequence[TrialResult], best: Allocation) -> list[Marginal]:
-    """For each stage the dearer choices that were scored with all else equal, the most gain per unit first.
+    """Compare, at each stage, dearer choices with all else equal.
 
-    Steps from the best allocation where there are any at that stage, else from the best base that has one.
+    The steps at a stage start from the best allocation when it has any, else from the best other trial that
+    has one.
+
+    Args:
+        trials: The trials to compare.
+        best: The best allocation.
+
+    Returns:
+        The steps, those with the largest gain per unit first.
     """
     marginals: list[Marginal] = []
     for stage in best:
@@ -176,7 +230,7 @@ def marginal_values(trials: Sequence[TrialResult], best: Allocation) -> list[Mar
 def _steps(
     base: TrialResult, stage: str, trials: Iterable[TrialResult], *, from_best: bool
 ) -> list[Marginal]:
-    """From one base: for each option the smallest dearer choice at the stage."""
+    """Return the steps from one base: for each option the smallest dearer choice at the stage."""
     nearest: dict[StageOption, TrialResult] = {}
     for trial in trials:
         if _others(trial.allocation, stage) != _others(base.allocation, stage):
@@ -213,5 +267,5 @@ def _others(allocation: Allocation, stage: str) -> frozenset[tuple[str, StageCho
 
 
 def _best_mean(trials: Sequence[TrialResult]) -> float:
-    """The best mean score among some; -inf when none has any."""
+    """Return the best mean score among the trials; -inf when none has a score."""
     return max((trial.score for trial in trials if trial.score is not None), default=-math.inf)

@@ -1,6 +1,6 @@
-"""What a stage's samples hold beyond their vote: how often one is right, the vote, and any of them.
+"""The headroom of a stage's samples: how often one sample, their vote, or any of them is right.
 
-The gap between the vote and any of them is what a better way to choose, such as a verifier, could bring.
+The gap between the vote and any of them is what a better way to choose, such as a verifier, could gain.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ _ORDERS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class StageHeadroom:
-    """Chances over the examples that have a gold value for the stage's metric, each with a 95 % interval.
+    """The share of examples that a stage gets right, with 95 % intervals.
+
+    The shares are over the examples that have a gold value for the stage's metric.
 
     Attributes:
-        stage: The stage's name.
+        stage: The name of the stage.
         model: The model that drew the samples.
-        n_samples: n of the other fields.
-        pass_at_1: One sample is right, by the whole metric.
-        maj_at_n: The plurality of n samples is right. None where the stage votes otherwise.
-        pass_at_n: At least one of n samples is right; unbiased, over all samples that were drawn.
+        n_samples: The number n of samples in the other fields.
+        pass_at_1: The share for one sample, by the whole metric.
+        maj_at_n: The share for the plurality of n samples; None when the stage votes otherwise.
+        pass_at_n: The share where at least one of n samples is right; unbiased, over all samples drawn.
     """
 
     stage: str
@@ -51,9 +53,18 @@ class StageHeadroom:
 def headroom(
     spec: PipelineSpec, store: Store, examples: Sequence[Example], allocation: Allocation, seed: int = 0
 ) -> list[StageHeadroom]:
-    """For each stage with a metric that draws its samples side by side; [] where the bank lacks some.
+    """Measure the headroom of an allocation's stages on recorded samples, without calling a model.
 
-    Costs no call. Pure but for reading the store.
+    Args:
+        spec: The pipeline.
+        store: The store, with the banks attached.
+        examples: The examples to measure on.
+        allocation: The allocation whose samples are measured.
+        seed: The seed of the random orders and of the intervals.
+
+    Returns:
+        One entry for each stage that has a metric and draws its samples independently; empty when the bank
+        lacks a sample.
     """
     runtime = Runtime(spec, store, None, run_id=None, replay=True)
     try:
@@ -69,8 +80,8 @@ async def _headroom(
     by_stage = []
     for position, stage in enumerate(runtime.spec.stages):
         choice = allocation[stage.name]
-        own = stage.aggregator_for(choice.option)
-        if stage.metric is None or not isinstance(own, Plurality | SetVote | BestOfN):
+        aggregator = stage.aggregator_for(choice.option)
+        if stage.metric is None or not isinstance(aggregator, Plurality | SetVote | BestOfN):
             continue
         keys = {
             example.id: outcome.stages[position].prompt_key
@@ -95,7 +106,7 @@ def _of_stage(
     rng = stream_rng(seed, Stream.HEADROOM)
     for example, texts in drawn:
         parsed = [parse(stage.parser, text, example) for text in texts]
-        values = [one.value if isinstance(one, Parsed) else None for one in parsed]
+        values = [result.value if isinstance(result, Parsed) else None for result in parsed]
         scores = [metrics.score(stage.metric, value, example) for value in values]
         if len(texts) < n or any(score is None for score in scores):
             continue

@@ -1,7 +1,7 @@
 """Right and wrong samples among those that a search recorded at one stage.
 
-A sample is right where the stage's metric says so, or, at a stage without one, where the pipeline scored well
-with that very output. Trials on the test split are never looked at.
+A sample is right when the stage's metric says so or, at a stage without a metric, when the pipeline scored
+well with that very output. Trials on the test split are never read.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ Texts: TypeAlias = Mapping[str, Sequence[tuple[Sample, str]]]
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedPrompt:
-    """The samples of one prompt, whichever model drew them.
+    """The judged samples of one prompt, of all models together.
 
     Attributes:
-        example: The example that the prompt was made for.
+        example: The example that the prompt was rendered for.
         messages: The chat that was sent.
         right: The samples that are right.
-        wrong: The samples that are wrong. A sample of which neither can be said is in neither.
+        wrong: The samples that are wrong. Samples that can't be judged are in neither.
     """
 
     example: Example
@@ -59,12 +59,12 @@ class _Drawn:
 
 
 def drawn_ids(examples: Sequence[Example], share: float, seed: int) -> set[str]:
-    """Draw a share of the examples to lend their recorded samples as training data.
+    """Draw a share of the examples whose recorded samples become training data.
 
     Args:
         examples: The examples to draw from.
         share: The share to draw, from 0 to 1. At least one example is drawn.
-        seed: The draw depends on the seed and the examples' ids alone.
+        seed: The seed; the draw depends on it and the examples' ids alone.
 
     Returns:
         The ids of the examples that were drawn.
@@ -82,7 +82,7 @@ async def judged_prompts(
     right: float = RIGHT,
     only: Collection[str] | None = None,
 ) -> list[JudgedPrompt]:
-    """Find every prompt of a stage in a run, with its right samples and its wrong ones.
+    """Find every prompt of a stage in a run, with its right and its wrong samples.
 
     Args:
         store: The store of the run.
@@ -90,7 +90,10 @@ async def judged_prompts(
         spec: The pipeline that the run searched.
         stage: The stage whose samples are judged.
         right: The score from which a sample counts as right.
-        only: The ids of the search examples to look at; None: all.
+        only: The ids of the search examples to read; None: all.
+
+    Returns:
+        The prompts, one for each example and chat.
 
     Raises:
         UserError: The run has no samples of the stage on these examples.
@@ -125,7 +128,7 @@ async def judged_prompts(
 async def _drawn_prompts(
     store: Store, results: Mapping[str, StageResult], examples: Mapping[str, Example]
 ) -> list[_Drawn]:
-    """Prompts by example and messages, the samples of all models together."""
+    """Return the prompts by example and messages, with the samples of all models together."""
     prompts: dict[tuple[str, str], _Drawn] = {}
     samples = await store.get_samples(sorted(results))
     for key in sorted(results):
@@ -154,7 +157,7 @@ def _judged(stage: StageSpec, prompt: _Drawn, outputs: Mapping[str, bool], right
 def _is_right(
     stage: StageSpec, text: str, example: Example, outputs: Mapping[str, bool], right: float
 ) -> bool | None:
-    """Whether a sample's text is right; None where that can't be said."""
+    """Return whether a sample's text is right; None when it can't be judged."""
     try:
         parsed = parse(stage.parser, text, example)
         if not isinstance(parsed, Parsed):

@@ -1,7 +1,6 @@
-"""A person's word on proposals before they cost anything: approve, edit or refuse each.
+"""Decisions of a person on proposals before they cost anything: approve, edit or refuse each.
 
-How they are shown is left to whoever asks (the command line, a notebook); that a decision is kept, to
-`nodes`.
+The command line and notebooks show the proposals; the nodes in `steps` store the decisions.
 """
 
 from __future__ import annotations
@@ -20,7 +19,16 @@ Action = Literal["approve", "edit", "refuse"]
 
 @dataclass(frozen=True, kw_only=True)
 class Pending:
-    """A proposal that waits. `problem`: what was wrong with the last edit of it, None at first."""
+    """A proposal that waits for a decision.
+
+    Attributes:
+        position: The place among the step's proposals, from 0.
+        allocation: The allocation to run.
+        proposer: The name of the proposer.
+        reason: Why it is proposed, in words.
+        budget_units: The planned compute of the allocation, in units per query.
+        problem: What was wrong with the last edit of it; None before any edit.
+    """
 
     position: int
     allocation: Allocation
@@ -32,9 +40,15 @@ class Pending:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What becomes of one proposal.
+    """The decision on one proposal.
 
-    `allocation` is what to run instead (edit only); `note` is kept with it.
+    Attributes:
+        action: What to do with it.
+        allocation: The allocation to run instead, for an edit; None otherwise.
+        note: A note that is stored with the decision; None: no note.
+
+    Raises:
+        UserError: The action is unknown, an edit has no allocation, or another action has one.
     """
 
     action: Action
@@ -49,14 +63,23 @@ class Decision:
 
 
 Approve = Callable[[list[Pending]], list[Decision] | Awaitable[list[Decision]]]
-"""Is given the proposals of a step and returns a decision for each, in order.
+"""Called with the proposals of a step; returns a decision for each, in order.
 
-Asked again after a bad edit.
+It is called again, with the problems, when an edit can't be run.
 """
 
 
 def question(drafts: Sequence[Draft], space: SearchSpace, problems: Mapping[int, str]) -> list[Pending]:
-    """The proposals that wait for a decision."""
+    """Return the proposals that wait for a decision.
+
+    Args:
+        drafts: The proposals of the step.
+        space: The allocations within the budget.
+        problems: What was wrong with edits, by position.
+
+    Returns:
+        The valid proposals, in order.
+    """
     return [
         Pending(
             position=draft.position,
@@ -77,9 +100,19 @@ def decided(
     space: SearchSpace,
     tried: Collection[Allocation],
 ) -> tuple[list[Draft], dict[int, str]]:
-    """The proposals after the decisions, and what is wrong with edits, by position.
+    """Apply decisions to the proposals of a step.
 
-    UserError when there are more or fewer decisions than proposals.
+    Args:
+        drafts: The proposals of the step.
+        decisions: One decision for each proposal that is not invalid, in order.
+        space: The allocations within the budget.
+        tried: The allocations that an edit must not lead to.
+
+    Returns:
+        The proposals after the decisions, and what is wrong with edits, by position.
+
+    Raises:
+        UserError: There are more or fewer decisions than proposals.
     """
     waiting = [draft for draft in drafts if draft.status != "invalid"]
     if len(decisions) != len(waiting):

@@ -1,8 +1,8 @@
-"""What would fail in a search, found before a token is spent.
+"""A check for everything that would fail in a search, before any token is spent.
 
-Puts together the laws of the budget, the dataset, the templates and, with clients at hand, the preflight
-of the servers (`pipelines.servers.preflight`). Mistakes in the spec itself are found when it is read. What a
-search would cost is in `plan`.
+It covers the budget, the dataset, the templates and, when there are clients, the preflight of the servers
+(`pipelines.servers.preflight`). Mistakes in the spec itself are reported when it is read. The forecast of a
+search's cost is in `plan`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that will fail (error) or may (warning). place: a field of the spec, or a file and line."""
+    """One thing that will fail in a search, or that may.
+
+    Attributes:
+        severity: "error" for what will fail, "warning" for what may.
+        place: A field of the spec, or a file and line; empty when there is none.
+        message: What is wrong, and the remedy.
+    """
 
     severity: Severity
     place: str
@@ -45,11 +51,11 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """Place and message."""
+        """The place and the message, in one line."""
         return f"{self.place}: {self.message}" if self.place else self.message
 
     def to_dict(self) -> dict[str, str]:
-        """JSON-able."""
+        """Return the finding as JSON-able data."""
         return asdict(self)
 
 
@@ -60,16 +66,17 @@ async def check(
     clients: ModelClients | None = None,
     read_splits: Callable[[], Splits] | None = None,
 ) -> list[Finding]:
-    """Look for everything that would fail in a search. Nothing is drawn.
+    """Look for everything that would fail in a search, without drawing a sample.
 
     Args:
         spec: The pipeline.
-        budget: Units per query; None: the spec's.
-        clients: How to reach the servers; None: they are not asked, and the lengths of prompts are estimated.
+        budget: The budget in units per query; None: the spec's.
+        clients: The clients of the servers; None: no server is contacted, and the lengths of prompts are
+            estimated.
         read_splits: Reads the examples, raising as `load_splits` does; None: `load_splits`.
 
     Returns:
-        What is wrong, errors first; [] when a search can begin.
+        What is wrong, errors first; empty when a search can begin.
     """
     templates = list(_templates(spec))
     findings = [*templates, *_space(spec, spec.budget.units if budget is None else budget), *_bank(spec)]
@@ -135,7 +142,7 @@ def _left_out(rows: Sequence[str]) -> Iterator[Finding]:
 
 
 def _truncated(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Finding]:
-    """How many prompts lose something as planned; outputs of other stages are not known yet."""
+    """Warn of prompts that are cut as planned; outputs of other stages are not known yet."""
     for stage in spec.stages:
         notes = [note for example in examples for note in truncations(stage, example, {})]
         if notes:
@@ -148,12 +155,18 @@ def _truncated(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Find
 def _size(n_search: int) -> Iterator[Finding]:
     resolvable = smallest_resolvable_difference(n_search)
     if resolvable > HOPELESS_DIFFERENCE:
-        message = f"{n_search} examples show differences of {resolvable:.2f} or more only; add some"
+        message = (
+            f"{n_search} search examples can only show differences of {resolvable:.2f} or more; "
+            "add search examples"
+        )
         yield Finding(severity="warning", place="dataset.search", message=message)
 
 
 def _prompts(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Finding]:
-    """The first failure of each stage; where it has inputs, it sees stand-ins for them and only may fail."""
+    """Report the first failure of each stage.
+
+    A stage with inputs is rendered with stand-ins for them, so that its failure is only a warning.
+    """
     for stage in spec.stages:
         for example in examples:
             outputs = {name: _stand_in(spec.stage(name), example) for name in stage.input_names}
@@ -171,7 +184,7 @@ def _prompts(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Findin
 
 
 def _stand_in(stage: StageSpec, example: Example) -> Any:
-    """What the stage might put out: the gold value where there is one, else an empty list or text."""
+    """Return a plausible output of the stage: the gold value, else an empty list or an empty text."""
     listed = stage.parser.list_valued
     gold = example.fields.get(stage.metric.label) if isinstance(stage.metric, BuiltinMetric) else None
     if gold is None:
@@ -180,7 +193,7 @@ def _stand_in(stage: StageSpec, example: Example) -> Any:
 
 
 def _lengths(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Finding]:
-    """Prompts that seem longer than a model's context, where no server counts their tokens."""
+    """Warn of prompts that seem longer than a model's context, when no server counts their tokens."""
     for stage in spec.stages:
         if stage.input_names:
             continue

@@ -1,8 +1,8 @@
-"""After the last step: confirm the finalists, open the sealed test split once, and say what is claimed.
+"""The end of a search: the confirmation of the finalists, the test split, and the outcome.
 
-Finalists that miss examples are run again, the bank sparing what was scored. Where examples were held back,
-the best and its rivals are scored on those (`retest`). The best on the search split is the winner; it and the
-best default are scored once on the test split. No proposer sees those scores.
+Finalists that miss examples are run again; samples in the bank are not drawn anew. When examples were held
+back, the best trial and its rivals are scored on them (`agenttts.results.retest`). The best on the search
+split is the winner; it and the best default are scored once on the test split. No proposer sees those scores.
 """
 
 from __future__ import annotations
@@ -26,10 +26,18 @@ _FINALISTS = 3
 
 
 async def confirm(state: SearchState, runtime: Step) -> SearchState:
-    """Re-score finalists that miss examples, then the winner and the best default on the test split."""
+    """Score finalists that miss examples again, then the winner and the best default on the test split.
+
+    Args:
+        state: The state of the graph.
+        runtime: The graph's runtime, whose context is the work of the search.
+
+    Returns:
+        The change of the state: why the search ended, when a limit on spending stopped the confirmation.
+    """
     work, ended = runtime.context, state.get("ended")
     tell(runtime, PhaseStarted(phase="confirm", step=state["step"]))
-    work.ledger.limits = work.settings.limits  # what was kept back is for this
+    work.ledger.limits = work.settings.limits  # the reserve was for the confirmation
     for planned in _planned(work, state["step"]):
         trial, refusal = await run_trial(runtime, planned)
         work.extra.append(trial)
@@ -40,7 +48,7 @@ async def confirm(state: SearchState, runtime: Step) -> SearchState:
 
 
 def _planned(work: SearchWork, step: int) -> Iterator[PlannedTrial]:
-    """The trials of the confirmation; each is planned when those before it are done."""
+    """Generate the trials of the confirmation; each is planned when those before it are done."""
     for finalist in ranked(work.trials)[:_FINALISTS]:
         if finalist.n_missing and not work.settings.replay:
             reason = f"Trial {finalist.number} misses {finalist.n_missing} examples; another try at those."
@@ -72,7 +80,7 @@ def _again(work: SearchWork, allocation: Allocation, reason: str) -> PlannedTria
 
 
 async def finish(state: SearchState, runtime: Step) -> SearchState:
-    """Store the outcome and end the run."""
+    """Store the outcome and mark the run as complete."""
     work = runtime.context
     trials = [*work.trials, *work.extra]
     tested = [t for t in work.extra if t.purpose == "test" and t.score is not None and work.spec.metrics]

@@ -1,4 +1,4 @@
-"""A step's proposals while they are decided on, with their allocations parsed; the store keeps `Proposal`."""
+"""The proposals of a step while they are decided on, with parsed allocations; the store has `Proposal`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pipelines.allocation import Allocation
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """What a proposer wants at one step, why, and what became of it so far.
+    """A proposal of one step, with its reason and the decisions on it so far.
 
     Attributes:
         step: The step of the search, 0 for the defaults.
         position: The place among the step's proposals, from 0.
-        allocation: What to run; JSON text exactly when the proposal is invalid.
-        proposer: The name of who proposed it.
-        reason: Why, in words.
-        status: What was decided on it.
+        allocation: The allocation to run; JSON text exactly when the proposal is invalid.
+        proposer: The name of the proposer.
+        reason: Why it is proposed, in words.
+        status: The decision on it.
         problem: Why it is invalid, refused or edited; None otherwise.
     """
 
@@ -33,7 +33,17 @@ class Draft:
 
     @classmethod
     def of(cls, suggestion: Suggestion, proposer: str, step: int, position: int) -> Draft:
-        """The draft of a suggestion; `proposer` is who made it when the suggestion names nobody."""
+        """Build the draft of a suggestion.
+
+        Args:
+            suggestion: The suggestion.
+            proposer: The name of the proposer, used when the suggestion names none.
+            step: The step of the search.
+            position: The place among the step's proposals, from 0.
+
+        Returns:
+            The draft.
+        """
         return cls(
             step=step,
             position=position,
@@ -44,7 +54,7 @@ class Draft:
 
     @classmethod
     def from_record(cls, proposal: Proposal) -> Draft:
-        """The draft of a stored proposal."""
+        """Build the draft of a stored proposal."""
         text = proposal.allocation
         return cls(
             step=proposal.step,
@@ -57,7 +67,7 @@ class Draft:
         )
 
     def to_record(self, run_id: str) -> Proposal:
-        """The proposal as the store keeps it."""
+        """Return the proposal of a run in the form that is stored."""
         return Proposal(
             run_id=run_id,
             step=self.step,
@@ -70,7 +80,7 @@ class Draft:
         )
 
     def invalid(self, problem: str) -> Draft:
-        """The draft as one that can't be run."""
+        """Return the draft marked as invalid, with the problem."""
         return replace(self, allocation=_text(self.allocation), status="invalid", problem=problem)
 
 

@@ -1,6 +1,6 @@
 """`search(...)`: from a spec to a SearchResult.
 
-The arguments are put in order here; the run is opened, driven and closed in `runs`.
+The arguments are validated here; the run is opened, driven and closed in `run`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ async def async_search(
     max_in_flight: int = 64,
     preflight: bool = True,
 ) -> SearchResult:
-    """`search` for code that is already asynchronous; the parameters are the same, and documented there."""
+    """Run `search` in code that is already asynchronous, with the same parameters."""
     spec = load_spec(spec) if isinstance(spec, Path | str) else spec
     environ = os.environ if environ is None else environ
     agent = agent or AgentSettings.from_environ(environ)
@@ -102,48 +102,49 @@ async def async_search(
 
 @parameters_of(async_search)
 def search(*args: Any, **kwargs: Any) -> SearchResult:
-    """Search a pipeline's allocations within a budget, confirm the best on the test split, store all of it.
+    """Search a pipeline's allocations within a budget, confirm the best on the test split, and store
+    everything.
 
-    Works in a script as in a notebook. On Ctrl-C the run is marked as stopped and KeyboardInterrupt raised;
-    the same call with `resume=True` goes on.
+    It works in a script and in a notebook. On Ctrl-C the run is marked as stopped and KeyboardInterrupt is
+    raised; the same call with `resume=True` continues the run.
 
     Args:
         spec: The pipeline: a PipelineSpec, or the path of its YAML file.
         budget: The budget of an allocation, in units per query; None: the spec's.
-        trials: How many allocations are evaluated at most; None: no such limit. `limits.trials`, where set,
-            takes its place.
-        proposer: Who suggests allocations: a name of `agenttts.proposers.NAMES`, the name of a sampler's
-            class in optuna.samplers, an object that keeps the protocol `Proposer`, or "auto": the agent where
-            an endpoint is configured, else the default.
+        trials: The largest number of allocations to evaluate; None: no such limit. `limits.trials`, when set,
+            replaces it.
+        proposer: The proposer: a name of `agenttts.proposers.NAMES`, the name of a sampler's class in
+            optuna.samplers, an object with the protocol `Proposer`, or "auto": the agent when an endpoint is
+            configured, else the default.
         seed: The seed of every random stream. The same seed and the same bank give the same run.
-        db: The DuckDB file that keeps the run; None: agenttts.duckdb in the working directory.
-        resume: Whether to go on with the newest unfinished run of this spec and these settings. A finished
-            run is returned as it is.
-        replay: Whether every call that recorded samples can't answer is forbidden.
-        approve: Is given the proposals of each step, before they cost anything, and returns a decision for
-            each; None: nobody is asked.
+        db: The DuckDB file that stores the run; None: agenttts.duckdb in the working directory.
+        resume: Whether to continue the newest unfinished run of this spec and these settings. A finished run
+            is returned as it is.
+        replay: Whether to answer every call from recorded samples and to fail when one is not recorded.
+        approve: Called with the proposals of each step before they cost anything; returns a decision for
+            each. None: every valid proposal is run.
         frontier: Whether to seek the best score at every cost up to the budget, not at the budget alone.
-        objective: What is sought: "quality", or the least "cost" (planned units) or "latency" (planned
-            seconds, by the models' speeds) at a score of `min_quality`.
+        objective: What to seek: "quality", or the least "cost" (planned units) or "latency" (planned seconds,
+            by the models' speeds) at a score of `min_quality`.
         min_quality: The score to reach, above 0 and at most 1; None with the objective "quality".
-        retest: The share of the search examples, 0 to 0.5, that is held back from the trials; the best
-            allocation and those not told apart from it are scored on it at the end.
-        limits: What the whole search may spend in tokens, FLOPs, money and minutes; None: no limit but
-            `trials`.
+        retest: The share of the search examples, 0 to 0.5, to hold back from the trials. At the end the best
+            allocation, and those whose scores do not differ clearly from it, are scored on them.
+        limits: Limits on the whole search in tokens, FLOPs, money and minutes; None: no limit but `trials`.
         agent: The endpoint of the LLM agent; None: from the environment variables AGENTTTS_AGENT_*.
         banks: Files of recorded samples to attach; None: the spec's own.
-        on_event: Is given each event of the search as it happens, see `agenttts.search.events`.
-        clock: Gives the time in Unix seconds.
+        on_event: Called with each event of the search as it happens, see `agenttts.search.events`.
+        clock: Returns the time in Unix seconds.
         environ: The environment variables, for keys and the agent's endpoint; None: those of the process.
         max_error_rate: The largest share of missing examples with which a trial still has a score.
-        max_in_flight: Requests at once, for each server.
-        preflight: Whether servers, prompts and data are checked before the first trial.
+        max_in_flight: The largest number of simultaneous requests to each server.
+        preflight: Whether to check servers, prompts and data before the first trial.
 
     Returns:
-        The result: the winner with its certificate, the trials, what it cost.
+        The result: the winner with its certificate, the trials, and the cost.
 
     Raises:
-        AgentTTSError, PipelineError, StoreError: A person must act; what was paid for is kept.
+        AgentTTSError, PipelineError, StoreError: The search can't go on until a person acts; everything paid
+            for is stored.
     """
     return run_blocking(async_search(*args, **kwargs))
 
@@ -151,5 +152,5 @@ def search(*args: Any, **kwargs: Any) -> SearchResult:
 def _banks(spec: PipelineSpec, banks: Sequence[Path | str] | None) -> tuple[Path, ...]:
     if banks is not None:
         return tuple(Path(bank) for bank in banks)
-    own = spec.bank_path
-    return (own,) if own is not None and own.exists() else ()
+    spec_bank = spec.bank_path
+    return (spec_bank,) if spec_bank is not None and spec_bank.exists() else ()

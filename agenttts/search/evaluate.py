@@ -1,12 +1,12 @@
-"""(Allocation, examples) → Trial: the one place where what goes wrong is sorted.
+"""Evaluation of one trial: an allocation on a set of examples, with the faults of examples and of the run.
 
-What befalls one example (a server that gives up, a function that raises) makes it missing, with a reason, and
-never counts as 0. Past a stated share of missing examples the trial has failed and has no score. What befalls
-the run (a configuration error, a limit on spending, a full disk, Ctrl-C) goes to the caller: what was done
-until then is kept and the trial stays "running" in the store, so that a resumed run does it again and finds
-its samples in the bank.
+A fault of one example (a server that gives up, a function that raises) makes the example missing, with a
+reason, and never counts as 0. Past a stated share of missing examples the trial has failed and has no score.
+A fault of the run (a configuration error, a limit on spending, a full disk, Ctrl-C) is raised: finished
+examples are stored and the trial stays "running" in the store, so that a resumed run evaluates it again and
+finds its samples in the bank.
 
-What outcomes add up to is in `tally`, running an example in `pipelines.runtime.runtime`.
+Outcomes are summed up in `tally`; an example is run in `pipelines.runtime.runtime`.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ STOPS = (
     SpendRefused,
     StoreError,
 )
-"""What concerns the run and not an example."""
+"""The errors that concern the run and not one example."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTrial:
-    """A trial that is to be run.
+    """A trial to run.
 
     Attributes:
-        allocation: What is run.
-        examples: What it is run on.
-        purpose: What the trial is for.
-        proposer: The name of who proposed it.
-        reason: Why, in words.
+        allocation: The allocation to run.
+        examples: The examples to run it on.
+        purpose: The purpose of the trial.
+        proposer: The name of the proposer.
+        reason: Why the trial is run, in words.
         split: The name of the examples' split; None: test for the purpose test, else search.
     """
 
@@ -89,25 +89,28 @@ async def evaluate(
     race_with: Mapping[str, float | None] | None = None,
     seed: int = 0,
 ) -> TrialResult:
-    """Run an allocation on every example at once and store the trial as it goes.
+    """Run an allocation on every example at once and store the outcomes as they come.
 
     Args:
-        planned: The allocation, the examples and what the trial is for.
+        planned: The allocation, the examples and the purpose of the trial.
         runtime: Runs an example.
-        store: Keeps the trial.
+        store: Stores the trial.
         run_id: The run that the trial belongs to.
         number: The trial's number in the run.
-        space: Knows what the allocation is planned to take.
-        clock: Gives the time in Unix seconds.
+        space: Gives the planned units of the allocation.
+        clock: Returns the time in Unix seconds.
         max_error_rate: The largest share of missing examples with which a trial still has a score.
-        on_progress: Is told how far the trial is.
+        on_progress: Called with the progress of the trial; None: not called.
         race_with: The scores of the best trial so far; the examples are then run part by part, and the trial
             is "pruned" as soon as it is clearly worse (`racing`). None: no race.
         seed: The seed of the comparison in a race.
 
+    Returns:
+        The trial, as stored.
+
     Raises:
         UserError: There are no examples.
-        Exception: One of STOPS, which concerns the run.
+        Exception: One of STOPS, which concern the run.
     """
     allocation, examples = planned.allocation, planned.examples
     if not examples:
@@ -148,9 +151,9 @@ async def _run_all(
     tally: Tally,
     on_progress: Callable[[TrialProgress], None] | None,
 ) -> None:
-    """One task for each example; outcomes are stored as they come, those of one moment together.
+    """Run one task for each example and store outcomes as they come, those of one moment together.
 
-    After a refusal to spend, what is in flight is paid for and finished; after any other stop it is
+    After a refusal to spend, requests in flight are paid for and finished; after any other stop they are
     cancelled.
     """
     done: asyncio.Queue[asyncio.Task[ExampleOutcome]] = asyncio.Queue()

@@ -1,7 +1,7 @@
-"""What happens in a search, as it happens: one class for each kind of event.
+"""The events of a search: one class for each kind.
 
-`search(on_event=...)` is given these, in order. `kind` names the class in one word; the fields can also be
-read by their names, `event["score"]`.
+`search(on_event=...)` is called with them in order. `kind` names the class in one word; the fields can also
+be read by their names, `event["score"]`.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
-    """A run has begun, or goes on.
+    """A run has begun or is resumed.
 
     Attributes:
         run_id: The run.
         resumed: Whether the run was begun before.
-        db: The database that keeps the run.
-        settings: What is searched for, and how.
-        allocations: How many allocations are within the budget.
-        n_examples: How many examples a trial is scored on.
+        db: The database that stores the run.
+        settings: The settings of the search.
+        allocations: The number of allocations within the budget.
+        n_examples: The number of examples that a trial is scored on.
     """
 
     kind: ClassVar[str] = "run_started"
@@ -54,7 +54,12 @@ class RunStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseStarted(Event):
-    """A phase of a step has begun."""
+    """A phase of a step has begun.
+
+    Attributes:
+        phase: The phase.
+        step: The step of the search, 0 for the defaults.
+    """
 
     kind: ClassVar[str] = "phase"
     phase: Phase
@@ -63,7 +68,11 @@ class PhaseStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class InsightLearnt(Event):
-    """Somebody has put in words what the trials teach, or an earlier run's insight is passed on."""
+    """A proposer has learnt an insight from the trials, or an insight of an earlier run is inherited.
+
+    Attributes:
+        insight: The insight.
+    """
 
     kind: ClassVar[str] = "insight"
     insight: Insight
@@ -71,7 +80,11 @@ class InsightLearnt(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ProposalMade(Event):
-    """An allocation was proposed, or a person has decided on it."""
+    """An allocation was proposed, or a person has decided on it.
+
+    Attributes:
+        proposal: The proposal, with the decision on it.
+    """
 
     kind: ClassVar[str] = "proposal"
     proposal: Draft
@@ -79,7 +92,16 @@ class ProposalMade(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialStarted(Event):
-    """A trial has begun. `budget_units`: what its allocation is planned to take, in units per query."""
+    """A trial has begun.
+
+    Attributes:
+        number: The trial's number.
+        purpose: The purpose of the trial.
+        allocation: The allocation to run.
+        proposer: The name of the proposer.
+        reason: Why the trial is run, in words.
+        budget_units: The planned compute of the allocation, in units per query.
+    """
 
     kind: ClassVar[str] = "trial_started"
     number: int
@@ -92,13 +114,13 @@ class TrialStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialProgress(Event):
-    """How far a trial is, and what it has taken so far.
+    """The progress of a trial, and its cost so far.
 
     Attributes:
         number: The trial's number.
-        n_examples: On how many examples it is scored.
-        n_done: Examples that were run.
-        n_missing: Examples of these that have no score.
+        n_examples: The number of examples to run.
+        n_done: The number of examples that were run.
+        n_missing: The number of these that have no score.
         samples_drawn: Samples paid for.
         samples_reused: Samples that the bank had.
         calls: Requests sent.
@@ -125,7 +147,7 @@ class TrialFinished(Event):
     """A trial has ended.
 
     Attributes:
-        trial: The trial; on the test split without its scores, which nobody sees before the search is over.
+        trial: The trial; without its scores on the test split, which are not shown before the search is over.
         from_store: Whether the trial was run before the run was resumed.
         spent: What the whole search has spent so far.
     """
@@ -138,7 +160,11 @@ class TrialFinished(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Note(Event):
-    """Something that a person should know and that stops nothing, such as an endpoint that did not answer."""
+    """Something that a person should know but that stops nothing, such as an endpoint that did not answer.
+
+    Attributes:
+        message: The note.
+    """
 
     kind: ClassVar[str] = "note"
     message: str
@@ -146,7 +172,11 @@ class Note(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RunFinished(Event):
-    """The run is complete."""
+    """The run is complete.
+
+    Attributes:
+        run_id: The run.
+    """
 
     kind: ClassVar[str] = "run_finished"
     run_id: str
@@ -154,7 +184,14 @@ class RunFinished(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RunStopped(Event):
-    """The run ended before it was complete. `reason`: why. `message`: how to go on."""
+    """The run ended before it was complete.
+
+    Attributes:
+        run_id: The run.
+        status: Whether it was stopped or has failed.
+        reason: Why it ended.
+        message: How to resume it.
+    """
 
     kind: ClassVar[str] = "stopped"
     run_id: str

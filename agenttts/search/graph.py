@@ -1,8 +1,8 @@
-"""The search as a LangGraph StateGraph: which node follows which, and nothing else.
+"""The search as a LangGraph StateGraph: its nodes and the edges between them.
 
-seed → validate → (approve) → evaluate → reflect → propose → validate → … → confirm → finish. What the nodes
-do is in `nodes` and `confirm`. The state holds the step and why the search ends; the store is the one source
-of truth, and a resumed search goes through the same graph, taking what is stored instead of deciding again.
+seed → validate → (approve) → evaluate → reflect → propose → validate → … → confirm → finish. The nodes are in
+`steps` and `confirm`. The state has the step and why the search ends; the store is the one source of truth,
+and a resumed search goes through the same graph, taking stored decisions instead of deciding again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SearchGraph = CompiledStateGraph[SearchState, SearchWork, SearchState, SearchSta
 
 
 def build_graph() -> SearchGraph:
-    """The compiled graph. Its context is a SearchWork."""
+    """Build and compile the graph, whose context is a SearchWork."""
     graph: StateGraph[SearchState, SearchWork, SearchState, SearchState] = StateGraph(
         SearchState, context_schema=SearchWork
     )

@@ -1,7 +1,7 @@
 """Insights of earlier runs on the same pipeline, which a new run starts from.
 
-They start as open: another budget or seed may have other truths. Where the new run has tried both
-allocations that an insight sets apart, it is tested again on the new run's own trials.
+They start as open, since they may not hold at another budget or seed. Once the new run has tried both
+allocations that an insight compares, the insight is tested again on the new run's own trials.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from pipelines.allocation import Allocation
 
 @dataclass(frozen=True)
 class Inherited:
-    """A supported insight of an earlier run: its words, and the two allocations that it sets apart."""
+    """A supported insight of an earlier run.
+
+    Attributes:
+        run_id: The earlier run.
+        text: The insight, in words.
+        higher: The allocation that the insight says scores higher.
+        lower: The allocation that it says scores lower.
+    """
 
     run_id: str
     text: str
@@ -27,11 +34,18 @@ class Inherited:
 
     @property
     def source(self) -> str:
-        """Whose insight it is, as the store names it."""
+        """The origin of the insight, as the store names it."""
         return f"inherited from {self.run_id}"
 
     def tested_again(self, trials: Sequence[TrialResult]) -> Lesson | None:
-        """The insight as a claim about these trials; None until both allocations have a score."""
+        """Return the insight as a claim about the trials of this run.
+
+        Args:
+            trials: The trials of this run.
+
+        Returns:
+            The lesson; None until both allocations have a score.
+        """
         numbers = {t.allocation: t.number for t in trials if t.status == "complete" and t.score is not None}
         if not {self.higher, self.lower} <= set(numbers):
             return None
@@ -40,7 +54,16 @@ class Inherited:
 
 
 def inherited(store: Store, run: Run) -> list[Inherited]:
-    """What the newest run of the same spec that was complete before this one began holds to be supported."""
+    """Return the supported insights of an earlier run.
+
+    Args:
+        store: The store of the runs.
+        run: The new run.
+
+    Returns:
+        The insights of the newest run of the same spec that was complete before the new one began; empty when
+        there is no such run.
+    """
     earlier = [
         r
         for r in store.runs()
@@ -65,7 +88,7 @@ def inherited(store: Store, run: Run) -> list[Inherited]:
 
 
 def as_told(run_id: str, insights: Sequence[Inherited]) -> list[Insight]:
-    """What a run is told before its first step."""
+    """Return inherited insights in the form that a run stores before its first step, all of them open."""
     return [
         Insight(
             run_id=run_id,

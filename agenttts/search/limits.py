@@ -1,8 +1,8 @@
-"""The ledger that keeps the limits on what the search itself may spend.
+"""The ledger that enforces the limits on what the whole search may spend.
 
-This is not the budget of an allocation (`budget`): that is compute per query, these are for the whole search.
-Every request reserves the most it can use before it is sent and settles what it did use, so that the caps
-hold however many requests are in flight. When to stop a search for its limits is left to the search.
+These limits are not the budget of an allocation (`agenttts.space`), which is compute per query. Every request
+reserves the most it can use before it is sent and settles what it did use, so that the limits hold however
+many requests are in flight. The search reads `Ledger.reached` to decide when to stop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from pipelines.spec.pipeline import ModelSpec, PipelineSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spending:
-    """What has been paid for, or may be."""
+    """An amount of tokens, FLOPs and money.
+
+    Attributes:
+        tokens: Prompt and generated tokens.
+        flops: FLOPs.
+        usd: US dollars.
+    """
 
     tokens: int = 0
     flops: float = 0.0
@@ -39,7 +45,7 @@ class Spending:
         )
 
     def over(self, limits: SearchLimits) -> str | None:
-        """The first limit that this exceeds; None when it keeps them all."""
+        """Return the name of the first limit that this amount exceeds; None when it exceeds none."""
         for name in ("tokens", "flops", "usd"):
             cap = getattr(limits, name)
             if cap is not None and getattr(self, name) > cap * (1 + 1e-12):
@@ -48,7 +54,15 @@ class Spending:
 
 
 def lessened(limits: SearchLimits, reserve: Spending) -> SearchLimits:
-    """The limits without what is kept back for later; every cap stays above 0."""
+    """Return the limits less a reserve, with every cap above 0.
+
+    Args:
+        limits: The limits of the search.
+        reserve: What to keep for later.
+
+    Returns:
+        The reduced limits on tokens, FLOPs and money; the others are unchanged.
+    """
     return replace(
         limits,
         tokens=None if limits.tokens is None else max(1, limits.tokens - reserve.tokens),
@@ -59,7 +73,14 @@ def lessened(limits: SearchLimits, reserve: Spending) -> SearchLimits:
 
 @dataclass(eq=False, slots=True)
 class LedgerEntry:
-    """Tokens set aside for one request, until it settles."""
+    """The reservation of one request, until it is settled.
+
+    Attributes:
+        ledger: The ledger that the reservation is in.
+        model: The name of the model that is called.
+        bound: The most that the request can use.
+        settled: Whether the reservation was settled.
+    """
 
     ledger: Ledger
     model: str
@@ -67,18 +88,25 @@ class LedgerEntry:
     settled: bool = field(default=False)
 
     def settle(self, prompt_tokens: int, generated_tokens: int) -> None:
-        """Replace what was set aside by what was used. Settling twice is harmless."""
+        """Replace the reservation by the tokens that were used. A second call has no effect."""
         if not self.settled:
             self.settled = True
             self.ledger._settle(self, self.ledger.spending(self.model, prompt_tokens, generated_tokens))
 
 
 class Ledger:
-    """Keeps the limits of one search; the `pipelines.runtime.sampler.SpendGate` of its runtime.
+    """Enforces the limits of one search, as the `pipelines.runtime.sampler.SpendGate` of its runtime.
 
-    models: what each model's tokens cost; a model that is not there (the agent's, say) costs tokens only.
-    clock: seconds, monotonic. spent, elapsed_s: what went before, in a search that is resumed.
-    UserError when money is limited and a model has no price.
+    Args:
+        limits: The limits of the search.
+        models: The models by name, for FLOPs and prices; a model that is missing here (such as the agent's)
+            costs tokens only.
+        clock: Returns a time in seconds, of which only differences are used.
+        spent: What a resumed search has spent before; None: nothing.
+        elapsed_s: The seconds that a resumed search has run before.
+
+    Raises:
+        UserError: Money is limited and a model has no price.
     """
 
     def __init__(
@@ -110,7 +138,18 @@ class Ledger:
         store: Store,
         run_id: str,
     ) -> Ledger:
-        """The ledger of a run as the store has it: samples that it paid for, duration of its trials."""
+        """Build the ledger of a stored run: the samples that it paid for and the duration of its trials.
+
+        Args:
+            limits: The limits of the search.
+            spec: The pipeline, for the models' FLOPs and prices.
+            clock: Returns a time in seconds, of which only differences are used.
+            store: The store of the run.
+            run_id: The run.
+
+        Returns:
+            The ledger.
+        """
         ledger = cls(limits, spec.models, clock=clock)
         known = Spending()
         for key, name in {spec.model_key(name): name for name in spec.models}.items():
@@ -124,7 +163,16 @@ class Ledger:
         return ledger
 
     def spending(self, model: str, prompt_tokens: int, generated_tokens: int) -> Spending:
-        """What these tokens of this model cost."""
+        """Return the cost of tokens.
+
+        Args:
+            model: The name of the model.
+            prompt_tokens: The number of prompt tokens.
+            generated_tokens: The number of generated tokens.
+
+        Returns:
+            The cost; tokens alone for a model that the ledger does not know.
+        """
         tokens = prompt_tokens + generated_tokens
         spec = self._models.get(model)
         if spec is None:
@@ -137,10 +185,18 @@ class Ledger:
 
     @property
     def elapsed_minutes(self) -> float:
+        """The minutes that the search has run, those before it was resumed included."""
         return (self._clock() - self._started) / 60
 
     def reached(self, n_trials: int = 0) -> str | None:
-        """Why the search may not go on, in words; None while it may. n_trials: evaluated so far."""
+        """Return the limit that the search has reached.
+
+        Args:
+            n_trials: The number of trials evaluated so far.
+
+        Returns:
+            The limit, in words; None while the search may go on.
+        """
         limits, spent = self.limits, self.spent
         used = {
             "trials": (n_trials, limits.trials),
@@ -155,11 +211,22 @@ class Ledger:
         return None
 
     async def reserve(self, model: str, prompt_tokens_bound: int, generated_tokens_bound: int) -> LedgerEntry:
-        """Set aside the most that a request can use.
+        """Reserve the most that a request can use.
 
-        Waits in line while what others have set aside may come free; SpendRefused when it would not fit even
-        if all of that did, or when the time is over. Whoever holds a reservation settles it without reserving
-        more, so nobody waits for ever.
+        The call waits while other reservations may still free enough. Every reservation is settled without
+        reserving more, so that no call waits for ever.
+
+        Args:
+            model: The name of the model that is called.
+            prompt_tokens_bound: The largest number of prompt tokens.
+            generated_tokens_bound: The largest number of generated tokens.
+
+        Returns:
+            The reservation, to be settled after the request.
+
+        Raises:
+            SpendRefused: The request would not fit even if all other reservations were freed, or the time is
+                over.
         """
         entry = LedgerEntry(self, model, self.spending(model, prompt_tokens_bound, generated_tokens_bound))
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -176,7 +243,7 @@ class Ledger:
         return entry
 
     def _admit(self) -> None:
-        """Let in, first come first served, whoever fits; turn away whoever never will."""
+        """Admit waiting requests in order while they fit, and refuse those that never will."""
         while self._waiting:
             entry, admitted = self._waiting[0]
             refusal = self._refusal(entry)

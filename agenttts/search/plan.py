@@ -1,7 +1,7 @@
-"""What a search would take before it is begun: calls, tokens, FLOPs, money, hours, and what it can show.
+"""A forecast of a search before it is begun: calls, tokens, FLOPs, money, hours and statistical power.
 
-A forecast at the spec's expected lengths, as if no sample were used twice; the sample bank makes the real
-search cheaper. Whether servers and data are in order is `check`'s affair.
+It assumes the spec's expected lengths and that no sample is used twice; the sample bank makes the real search
+cheaper. Servers and data are checked in `check`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,25 @@ _N_TYPICAL = 200
 class Plan:
     """The forecast of a search.
 
-    allocations: in the space. trials: at most that many. n_search, n_test: examples.
-    calls, samples, tokens, flops: of all trials and of the confirmation on the test split, without any reuse.
-    cost_usd: US dollars; None when a model has no price. hours: at the assumed samples_per_second.
-    resolvable_difference: of two allocations' scores on the search split, found with a power of 80 %
-    (`stats`). warnings: why the search may not be worth it, one line each.
+    Counts are for all trials and for the confirmation on the test split, without reuse of samples.
+
+    Attributes:
+        budget_units: The budget, in units per query.
+        allocations: The number of allocations within the budget.
+        trials: The largest number of trials.
+        n_search: The number of search examples.
+        n_test: The number of test examples.
+        calls: Requests to servers.
+        samples: Samples drawn.
+        prompt_tokens: Prompt tokens.
+        generated_tokens: Generated tokens.
+        flops: FLOPs.
+        cost_usd: US dollars; None when a model has no price.
+        hours: The duration at `samples_per_second`.
+        samples_per_second: The assumed throughput of all servers together.
+        resolvable_difference: The smallest difference of two allocations' scores on the search split that is
+            detected with a power of 80 % (`agenttts.stats`).
+        warnings: Why the search may not be worth its cost, one line each.
     """
 
     budget_units: float
@@ -61,16 +75,17 @@ class Plan:
 
     @property
     def tokens(self) -> int:
+        """Prompt and generated tokens."""
         return self.prompt_tokens + self.generated_tokens
 
     def to_dict(self) -> dict[str, object]:
-        """JSON-able, with the total of tokens."""
+        """Return the plan as JSON-able data, with the total of tokens."""
         return {**asdict(self), "tokens": self.tokens, "warnings": list(self.warnings)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Query:
-    """What one query takes."""
+    """The mean cost of one query."""
 
     calls: float = 0.0
     samples: float = 0.0
@@ -96,11 +111,24 @@ def plan(
     samples_per_second: float = SAMPLES_PER_SECOND,
     seed: int = 0,
 ) -> Plan:
-    """Forecast a search of `trials` allocations and its confirmation.
+    """Forecast the cost of a search and of its confirmation.
 
-    budget: units; None for the spec's. n_search, n_test: examples in the splits; None to read the dataset.
-    samples_per_second: what all servers together are assumed to draw.
-    Raises SpaceError when the budget is under the cheapest allocation, and what `load_splits` raises.
+    Args:
+        spec: The pipeline.
+        budget: The budget of an allocation, in units per query; None: the spec's.
+        trials: The largest number of allocations to evaluate.
+        n_search: The number of search examples; None: as many as the dataset has.
+        n_test: The number of test examples; None: as many as the dataset has.
+        samples_per_second: The assumed throughput of all servers together.
+        seed: The seed of the draw of typical allocations.
+
+    Returns:
+        The forecast.
+
+    Raises:
+        UserError: `trials` is below 1 or `samples_per_second` is not above 0.
+        SpaceError: The budget is below the cheapest allocation.
+        PipelineError: The dataset can't be read, see `load_splits`.
     """
     if trials < 1 or not samples_per_second > 0:
         raise UserError(f"trials is >= 1 and samples_per_second > 0, got {trials} and {samples_per_second:g}")
@@ -134,7 +162,7 @@ def plan(
 
 
 def _typical_query(space: SearchSpace, seed: int) -> _Query:
-    """The mean over random allocations brought into the budget: a search stays near its limit."""
+    """Return the mean over random allocations projected into the budget: a search stays near its limit."""
     rng = np.random.default_rng(seed)
     total = _Query()
     for _ in range(_N_TYPICAL):
@@ -187,7 +215,9 @@ def _aggregation(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> _
 
 def _priced(spec: PipelineSpec) -> bool:
     used = {model for stage in spec.stages for model in stage.models}
-    used |= spec.verifiers | {own for stage in spec.stages if (own := stage.aggregator.own_model) is not None}
+    used |= spec.verifiers | {
+        model for stage in spec.stages if (model := stage.aggregator.own_model) is not None
+    }
     return all(spec.models[name].price is not None for name in used)
 
 
@@ -198,7 +228,7 @@ def _warnings(space: SearchSpace, n_search: int, resolvable: float) -> Iterable[
             enough += 1
         yield (
             f"{n_search} search examples show differences of {resolvable:.2f} or more only, so that most "
-            f"allocations will not be told apart; {enough} would show {_USEFUL_DIFFERENCE:g}"
+            f"allocations can't be distinguished; {enough} examples would show {_USEFUL_DIFFERENCE:g}"
         )
     if space.size == 1:
         yield f"only {space.cheapest} is within the budget, so there is nothing to search; raise the budget"

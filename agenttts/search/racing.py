@@ -1,6 +1,6 @@
 """Racing: a trial that is clearly losing is pruned (successive halving on paired examples).
 
-A raced trial runs on a growing part of the examples, always the first ones in their order; after each part it
+A raced trial runs on a growing part of the examples, always the first ones in their order. After each part it
 is compared, example by example, with the best trial so far.
 """
 
@@ -13,20 +13,36 @@ import numpy as np
 from agenttts.stats import paired_difference
 
 SHARES = (0.125, 0.25, 0.5)
-"""After these shares of the examples a raced trial is looked at."""
+"""The shares of the examples after which a raced trial is compared with the best."""
 
 CONFIDENCE = 0.9
 _FEWEST = 12  # examples that say anything
 
 
 def rungs(n_examples: int) -> list[int]:
-    """After how many examples a raced trial is looked at; the last entry is all of them."""
+    """Return the numbers of examples after which a raced trial is compared with the best.
+
+    Args:
+        n_examples: The number of all examples.
+
+    Returns:
+        The numbers in ascending order; the last is `n_examples`.
+    """
     looks = sorted({round(share * n_examples) for share in SHARES})
     return [look for look in looks if _FEWEST <= look < n_examples] + [n_examples]
 
 
 def is_losing(scores: Mapping[str, float | None], best: Mapping[str, float | None], seed: int) -> bool:
-    """Whether the paired difference from the best lies below 0, interval and all."""
+    """Return whether a raced trial is clearly worse than the best.
+
+    Args:
+        scores: The scores of the raced trial so far, by example id; None where an example is missing.
+        best: The scores of the best trial.
+        seed: The seed of the bootstrap.
+
+    Returns:
+        Whether the interval of the paired difference lies below 0, on enough examples.
+    """
     rng = np.random.default_rng([seed, len(scores)])
     difference = paired_difference(scores, best, rng, confidence=CONFIDENCE)
     return difference.n >= _FEWEST and difference.high < 0

@@ -1,7 +1,7 @@
-"""A run of a search: opens it (or goes on with an earlier one), drives the graph to its end, and closes it.
+"""A run of a search: begins or resumes it, drives the graph to its end, and closes it.
 
-What is decided is left to the nodes of the graph and the proposers. The database is the one memory: a resumed
-run takes its stored decisions in order and goes on from there.
+The nodes of the graph and the proposers decide. The database is the one memory: a resumed run takes its
+stored decisions in order and continues after them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenSearch:
-    """A search whose arguments are in order and whose database is open."""
+    """A search whose arguments are valid and whose database is open.
+
+    Attributes:
+        settings: The settings of the search.
+        space: The allocations within the budget.
+        store: The open database.
+        proposer: The proposer, or its name.
+        agent: The settings of the agent's endpoint; None when none is configured.
+        approve: Decides on proposals; None: every valid proposal is run.
+        on_event: Called with each event.
+        clock: Returns the time in Unix seconds.
+        environ: The environment variables that keys are read from.
+    """
 
     settings: SearchSettings
     space: SearchSpace
@@ -61,7 +73,17 @@ class OpenSearch:
     environ: Mapping[str, str]
 
     async def result(self, resume: bool) -> SearchResult:
-        """Run the search to its end, or go on with an earlier run; a finished one is returned as it is."""
+        """Run the search to its end.
+
+        Args:
+            resume: Whether to continue an earlier run; a finished one is returned as it is.
+
+        Returns:
+            The result.
+
+        Raises:
+            UserError: There is no run to resume, or the check reports an error.
+        """
         spec, settings, store = self.space.spec, self.settings, self.store
         unfinished = _run_to_resume(store, settings, spec_digest(spec)) if resume else None
         if unfinished is not None and unfinished.status == "complete":
@@ -94,7 +116,7 @@ class OpenSearch:
         return replace(result, examples=splits.search)
 
     async def _splits(self, clients: ModelClients | None) -> Splits:
-        """All examples, read once; UserError for what would fail in the search."""
+        """Check the search and return all examples, read once; UserError when the check reports an error."""
         spec, settings = self.space.spec, self.settings
         read = cache(lambda: load_splits(spec))
         if settings.preflight:
@@ -115,7 +137,7 @@ class OpenSearch:
         rest: Sequence[Example],
         clients: ModelClients | None,
     ) -> SearchWork:
-        """The nodes' work, with all that the store knows of the run."""
+        """Build the context of the nodes, with everything that the store has of the run."""
         from agenttts.search.state import SearchWork  # langgraph takes a second to import
 
         spec, settings, store, run_id = self.space.spec, self.settings, self.store, run.run_id
@@ -145,7 +167,7 @@ class OpenSearch:
         return work
 
     async def _drive(self, work: SearchWork, *, resumed: bool) -> None:
-        """Run the graph to its end and hand on its events."""
+        """Run the graph to its end and pass its events to `on_event`."""
         from agenttts.search.graph import build_graph
 
         self.on_event(
@@ -167,24 +189,22 @@ class OpenSearch:
         self.on_event(RunFinished(run_id=work.run_id))
 
     def _stop(self, run: Run, status: RunStatus, reason: str) -> None:
-        """Mark the run as ended before it was complete; what it paid for is in the store already."""
+        """Mark the run as ended before it was complete; everything that it paid for is stored already."""
         store, run_id, now = self.store, run.run_id, self.clock()
         store.put_event(Event(run_id=run_id, at=now, kind=status, detail=json.dumps({"reason": reason})))
         store.finish_run(run_id, status, None, now)
-        message = (
-            f"run {run_id} is kept in {store.path}; the same command with --resume goes on where it stopped"
-        )
+        message = f"run {run_id} is stored in {store.path}; the same command with --resume continues it"
         self.on_event(RunStopped(run_id=run_id, status=status, reason=reason, message=message))
 
 
 def _run_to_resume(store: Store, settings: SearchSettings, digest: str) -> Run:
-    """The newest unfinished run of this spec and these settings, else the newest finished one.
+    """Return the newest unfinished run of this spec and these settings, else the newest finished one.
 
     UserError, naming what differs from the newest run, when none fits.
     """
     runs = store.runs()
     if not runs:
-        raise UserError(f"{store.path}: --resume needs a run, this database has none; leave --resume out")
+        raise UserError(f"{store.path}: --resume needs a run, but this database has none; leave --resume out")
     fitting = [run for run in runs if not _differences(settings, digest, run)]
     if not fitting:
         raise UserError(
@@ -239,7 +259,7 @@ def _model_record(spec: PipelineSpec, name: str) -> ModelRecord:
 
 
 def _new_run_id(store: Store, now: float, seed: int, digest: str) -> str:
-    """Such as 20261124-073012-ab12: UTC, and four hex digits of what is searched."""
+    """Return an id such as 20261124-073012-ab12: the time in UTC and four hex digits of a hash."""
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%d-%H%M%S")
     taken = {run.run_id for run in store.runs()}
     for attempt in range(1000):

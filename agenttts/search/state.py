@@ -1,4 +1,4 @@
-"""What the nodes of the search share: the state that LangGraph hands on, and the work that they do it on."""
+"""What the nodes of the search share: the state of the graph, and the context that they work on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from pipelines.spec.pipeline import PipelineSpec
 
 
 class SearchState(TypedDict, total=False):
-    """What LangGraph hands from node to node.
+    """The state that LangGraph passes from node to node.
 
     Attributes:
         step: The step of the search, 0 for the defaults.
@@ -44,30 +44,30 @@ class SearchState(TypedDict, total=False):
 
 @dataclass(kw_only=True)
 class SearchWork:
-    """Everything that the nodes of one search work with, and what it has come to so far.
+    """The context of the nodes: everything that they work with, and the results so far.
 
     Attributes:
         run_id: The run in the store.
-        settings: What is searched for, and how.
+        settings: The settings of the search.
         space: The allocations within the budget.
         splits: All examples; those of the test split are for the confirmation alone.
         examples: The search examples that trials are scored on.
         held_back: The search examples held back for the re-test of rivals.
         store: The one memory of the run.
         runtime: Runs examples.
-        ledger: Keeps the limits on spending.
+        ledger: Enforces the limits on spending.
         proposer: Suggests allocations.
-        approve: Asks a person about proposals; None when nobody is asked.
-        clock: Unix seconds.
-        bank: What the samples that this run's trials took say of other allocations.
-        rules: Stand in where the proposer has nothing to say.
+        approve: Decides on proposals; None: every valid proposal is run.
+        clock: Returns the time in Unix seconds.
+        bank: Scores allocations on the samples that this run's trials took.
+        rules: Propose when the proposer has no suggestion.
         inherited: Insights of an earlier run.
         stored: Finished trials of the run from before it was resumed, by number.
         proposals: The proposals of every step whose decisions are stored, by step.
-        insights: What was learnt, in order of the steps.
-        trials: Trials on the search split, in order of decision.
-        extra: Confirmations and trials on the test split.
-        turn: The proposer's last answer.
+        insights: The insights learnt, in order of the steps.
+        trials: The trials on the search split, in order.
+        extra: The trials of the confirmation, those on the test split included.
+        turn: The proposer's last turn.
         drafts: The proposals of the present step.
     """
 
@@ -96,6 +96,7 @@ class SearchWork:
 
     @property
     def spec(self) -> PipelineSpec:
+        """The pipeline."""
         return self.space.spec
 
     @property
@@ -110,7 +111,7 @@ class SearchWork:
         return len(self.trials) + len(self.extra)
 
     def view(self, step: int) -> SearchView:
-        """What a proposer may know at this step: nothing of the test split."""
+        """Return what a proposer may know at a step: nothing of the test split."""
         refused = [
             draft.allocation
             for earlier, drafts in self.proposals.items()
@@ -132,19 +133,24 @@ class SearchWork:
         )
 
     def event(self, kind: str, **detail: object) -> None:
-        """Store an event of the run."""
+        """Store an event of the run.
+
+        Args:
+            kind: The kind of the event.
+            detail: Its JSON-able fields.
+        """
         self.store.put_event(Event(run_id=self.run_id, at=self.clock(), kind=kind, detail=json.dumps(detail)))
 
     def limit_reached(self) -> str | None:
-        """The limit that the search has reached, in words; None while it may go on.
+        """Return the limit that the search has reached, in words; None while it may go on.
 
-        What the confirmation is expected to take is kept back, from the trials as well.
+        The expected cost of the confirmation is reserved out of the limits.
         """
         self.ledger.limits = lessened(self.settings.limits, self._confirmation_cost())
         return self.ledger.reached(len(self.trials))
 
     def _confirmation_cost(self) -> Spending:
-        """What re-test and test trials will take: for each example as much as the dearest trial so far."""
+        """Return the expected cost of re-test and test: for each example that of the dearest trial so far."""
         limits = self.settings.limits
         if self.settings.replay or (limits.tokens is None and limits.flops is None and limits.usd is None):
             return Spending()
@@ -161,5 +167,5 @@ Step = GraphRuntime[SearchWork]
 
 
 def tell(runtime: Step, event: SearchEvent) -> None:
-    """Hand an event to whoever watches the search."""
+    """Pass an event to the caller of the search."""
     runtime.stream_writer(event)

@@ -1,9 +1,9 @@
-"""What the nodes of the search do, step by step: seed, validate, approve, evaluate, reflect, propose.
+"""The nodes of the search, step by step: seed, validate, approve, evaluate, reflect, propose.
 
-Each decision is in the store before its cost: insights and proposals of a step are stored before the step's
-first trial. A node first looks whether its step was decided before; if so, it takes what is stored. What the
-nodes share is in `state`, the wiring in `graph`, running a trial in `search_trial`, what comes after the last
-step in `confirm`, opening and closing a run in `search`.
+Each decision is stored before its cost: the insights and proposals of a step are in the store before the
+step's first trial. A node first looks whether its step was decided before; if so, it takes what is stored.
+The nodes share what is in `state`. The edges between them are in `graph`, a trial is run in `trial`, the
+nodes after the last step are in `confirm`, and a run is opened and closed in `run`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipelines.allocation import Allocation
 
 
 async def seed(state: SearchState, runtime: Step) -> SearchState:
-    """Step 0: the defaults, one model everywhere. They are the baseline of every claim."""
+    """Propose the defaults, one model at every stage, which are the baseline of every claim."""
     work = runtime.context
     tell(runtime, PhaseStarted(phase="seed", step=0))
     inherited = as_told(work.run_id, work.inherited)
@@ -43,7 +43,7 @@ async def seed(state: SearchState, runtime: Step) -> SearchState:
 
 
 async def reflect(state: SearchState, runtime: Step) -> SearchState:
-    """Ask the proposer what the trials teach and what to try; keep the lessons."""
+    """Ask the proposer for its turn, and store the lessons with their verdicts."""
     work, step = runtime.context, state["step"] + 1
     tell(runtime, PhaseStarted(phase="reflect", step=step))
     if step in work.proposals:
@@ -61,7 +61,9 @@ async def reflect(state: SearchState, runtime: Step) -> SearchState:
         turn = work.rules.in_place(work.view(step), count)
         proposer = work.rules.name
     lessons = [(proposer, lesson) for lesson in turn.insights] + _tested_again(work)
-    judged = zip(lessons, verdicts([own for _, own in lessons], work.trials, work.settings.seed), strict=True)
+    judged = zip(
+        lessons, verdicts([lesson for _, lesson in lessons], work.trials, work.settings.seed), strict=True
+    )
     insights = [
         Insight(
             run_id=work.run_id,
@@ -83,7 +85,9 @@ async def reflect(state: SearchState, runtime: Step) -> SearchState:
 
 
 async def propose(state: SearchState, runtime: Step) -> SearchState:
-    """The proposals of this step: those stored, else those of the turn, what came to nothing among them."""
+    """Take the proposals of this step: those stored, else those of the turn with the rejected ones as
+    invalid.
+    """
     work, step = runtime.context, state["step"]
     tell(runtime, PhaseStarted(phase="propose", step=step))
     if step in work.proposals:
@@ -125,7 +129,7 @@ async def validate(state: SearchState, runtime: Step) -> SearchState:
 
 
 def after_validate(state: SearchState, runtime: Step) -> str:
-    """The node that follows `validate`."""
+    """Return the name of the node that follows `validate`."""
     if state.get("ended"):
         return "confirm"
     work = runtime.context
@@ -151,7 +155,7 @@ async def approve(state: SearchState, runtime: Step) -> SearchState:
 
 
 async def evaluate_step(state: SearchState, runtime: Step) -> SearchState:
-    """Store what was decided, then run the step's proposals one after the other, until a limit is reached."""
+    """Store the decisions, then run the step's proposals one after another until a limit is reached."""
     work, step = runtime.context, state["step"]
     tell(runtime, PhaseStarted(phase="evaluate", step=step))
     if step not in work.proposals:
@@ -184,19 +188,19 @@ async def evaluate_step(state: SearchState, runtime: Step) -> SearchState:
 
 
 def after_evaluate(state: SearchState) -> str:
-    """The node that follows `evaluate`."""
+    """Return the name of the node that follows `evaluate`."""
     return "confirm" if state.get("ended") else "reflect"
 
 
 def _tested_again(work: SearchWork) -> list[tuple[str, Lesson]]:
-    """Inherited insights whose allocations both have a score now, each once."""
+    """Return the inherited insights whose allocations both have a score now, each once, with their source."""
     done = {(i.proposer, i.text) for i in work.insights if i.step > 0}
     waiting = [i for i in work.inherited if (i.source, i.text) not in done]
     return [(i.source, lesson) for i in waiting if (lesson := i.tested_again(work.trials)) is not None]
 
 
 def _validated(work: SearchWork, step: int) -> list[Draft]:
-    """The drafts, those that can't be run marked as invalid, with the rules' suggestions in their place."""
+    """Mark the drafts that can't be run as invalid, and add the rules' suggestions in their place."""
     view = work.view(step)
     room = math.inf if work.trials_left is None else work.trials_left
     taken: list[Allocation] = []

@@ -1,4 +1,4 @@
-"""The outcomes of one trial as they come, what they add up to, and their rows in the store."""
+"""The outcomes of one trial as they come, their sums, and their rows in the store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ from pipelines.spec.pipeline import PipelineSpec
 
 
 class Tally:
-    """The outcomes of one trial so far, and what they add up to."""
+    """The outcomes of one trial so far, and their sums.
+
+    Args:
+        trial: The trial as it was begun.
+        spec: The pipeline.
+        n_examples: The number of examples of the trial.
+
+    Attributes:
+        outcomes: The outcomes so far, by example id.
+        started: The trial as it was begun.
+    """
 
     def __init__(self, trial: records.Trial, spec: PipelineSpec, n_examples: int) -> None:
         self.outcomes: dict[str, ExampleOutcome] = {}
@@ -30,6 +40,7 @@ class Tally:
         self._costs_usd: list[float] | None = []
 
     def add(self, outcome: ExampleOutcome) -> None:
+        """Add the outcome of one example."""
         self.outcomes[outcome.example_id] = outcome
         self._missing += outcome.score is None
         for stage in outcome.stages:
@@ -44,6 +55,7 @@ class Tally:
                 self._costs_usd.append(stage.cost_usd)
 
     def progress(self) -> TrialProgress:
+        """Return the progress of the trial, as an event."""
         return TrialProgress(
             number=self.started.number,
             n_examples=self._n_examples,
@@ -58,7 +70,16 @@ class Tally:
         )
 
     def trial(self, max_error_rate: float, n_run: int, *, pruned: bool = False) -> records.Trial:
-        """The finished trial, without the time; it was run on the first n_run examples."""
+        """Return the finished trial, without the time.
+
+        Args:
+            max_error_rate: The largest share of missing examples with which the trial still has a score.
+            n_run: The number of examples that were run, the first ones.
+            pruned: Whether a race stopped the trial early.
+
+        Returns:
+            The trial: complete, pruned, or failed when too many examples are missing.
+        """
         scored = [o for o in self.outcomes.values() if o.score is not None]
         failed = self._missing > max_error_rate * n_run or not scored
         return replace(
@@ -78,9 +99,11 @@ class Tally:
         )
 
     def scores(self, examples: Sequence[Example]) -> dict[str, float | None]:
+        """Return the scores of examples that were run, by example id; None where an example is missing."""
         return {example.id: self.outcomes[example.id].score for example in examples}
 
     def stage_scores(self) -> dict[str, float | None]:
+        """Return the mean of each stage's own metric, by stage; None for a stage without scores."""
         scores: dict[str, list[float]] = {stage.name: [] for stage in self._spec.stages}
         for outcome in self.outcomes.values():
             for stage in outcome.stages:
@@ -89,6 +112,14 @@ class Tally:
         return {stage: mean(values) for stage, values in scores.items()}
 
     def rows(self, outcomes: Iterable[ExampleOutcome]) -> tuple[list[StageResult], list[ExampleScore]]:
+        """Return outcomes as rows of the store.
+
+        Args:
+            outcomes: The outcomes of some of the examples.
+
+        Returns:
+            A row for each stage of each example, and a score for each example.
+        """
         outcomes = list(outcomes)
         stage_rows = [self._stage_row(o.example_id, stage) for o in outcomes for stage in o.stages]
         score_rows = [

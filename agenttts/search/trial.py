@@ -1,4 +1,4 @@
-"""One trial of a search: as the store has it, else evaluated within the limits on spending."""
+"""One trial of a search: taken from the store, or evaluated within the limits on spending."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ _PROGRESS_EVERY_S = 0.25
 
 
 async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, str | None]:
-    """The next trial of the search: as stored when it was finished before, else evaluated now.
+    """Run the next trial of the search, or take it from the store when it was finished before.
+
+    Args:
+        runtime: The graph's runtime, whose context is the work of the search.
+        planned: The trial to run.
 
     Returns:
         The trial, and the limit on spending that stopped it, in words; None when none did. A trial that was
@@ -64,16 +68,24 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
 
 
 def stored_trial(work: SearchWork, allocation: Allocation) -> TrialResult | None:
-    """The next trial, where it was finished before the run was resumed and is of this allocation."""
+    """Return the next trial from the store.
+
+    Args:
+        work: The work of the search.
+        allocation: The allocation that the trial must have.
+
+    Returns:
+        The trial; None unless it was finished before the run was resumed and has this allocation.
+    """
     trial = work.stored.get(work.next_number)
     return trial if trial is not None and trial.allocation == allocation else None
 
 
 def _rival_scores(work: SearchWork, planned: PlannedTrial) -> Mapping[str, float | None] | None:
-    """The scores that a trial of a racing proposer is measured by; None for every other trial."""
-    own = planned.purpose == "search" and planned.proposer == work.proposer.name
+    """Return the scores that a racing proposer's trial is compared with; None for every other trial."""
+    by_proposer = planned.purpose == "search" and planned.proposer == work.proposer.name
     best = next(iter(ranked(work.trials)), None)
-    return best.scores if best is not None and own and races(work.proposer) else None
+    return best.scores if best is not None and by_proposer and races(work.proposer) else None
 
 
 def _stopped_trial(work: SearchWork, number: int, reason: str) -> TrialResult:
@@ -93,7 +105,7 @@ def _stopped_trial(work: SearchWork, number: int, reason: str) -> TrialResult:
 
 
 def _progress(runtime: Step) -> Callable[[TrialProgress], None]:
-    """Hands on the progress of a trial, four times a second at most, and its end."""
+    """Return a callback that passes on a trial's progress, at most four times a second, and its end."""
     last = 0.0
 
     def on_progress(progress: TrialProgress) -> None:

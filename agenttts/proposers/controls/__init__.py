@@ -1,1 +1,1 @@
-"""What every claim of the search is compared with: optimisers, racing, other ways to ask an LLM."""
+"""The controls that every claim of the search is compared with: optimisers, racing and LLM baselines."""

@@ -1,6 +1,6 @@
-"""Stage by stage: first each stage's model, the others unchanged, then each stage's number of samples.
+"""Coordinate ascent: the model of each stage with the others unchanged, then its number of samples.
 
-Choosing models one stage at a time is the manner of LLMSelector (arXiv 2502.14815); it ends when a round
+LLMSelector (arXiv 2502.14815) chooses models one stage at a time in this way. The search ends when a round
 changes nothing.
 """
 
@@ -17,13 +17,21 @@ from pipelines.allocation import Allocation
 
 
 class GreedyProposer:
-    """Deterministic: coordinate ascent from the best trial so far."""
+    """Proposes by coordinate ascent from the best trial so far. Deterministic."""
 
     name = "greedy"
     batch = 1
 
     async def propose(self, view: SearchView, count: int) -> Turn:
-        """One suggestion; finished when no change of one stage is untried."""
+        """Suggest one allocation.
+
+        Args:
+            view: What the proposer may know.
+            count: Ignored; there is one suggestion at most.
+
+        Returns:
+            The turn; `finished` when every change of one stage was tried, or when no default has a score.
+        """
         if not view.scored:
             start = next((a for a in view.space.defaults() if a not in view.tried), None)
             if start is None:

@@ -1,4 +1,4 @@
-"""Successive halving by racing: random allocations, each pruned as soon as it is clearly behind the best."""
+"""Successive halving by racing: each random allocation is pruned as soon as it is clearly behind the best."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ _TRIES = 200
 
 
 class HalvingProposer:
-    """Space-filling candidates, seeded by the view; what a candidate costs depends on when it is pruned."""
+    """Proposes random allocations, seeded by the view, whose cost depends on when they are pruned."""
 
     name = "halving"
     batch = 4
     races = True
 
     async def propose(self, view: SearchView, count: int) -> Turn:
-        """Up to `count` random allocations; finished when the whole space was tried."""
+        """Suggest random allocations.
+
+        Args:
+            view: What the proposer may know.
+            count: The largest number of suggestions.
+
+        Returns:
+            The turn; `finished` when the whole space was tried.
+        """
         suggestions: list[Suggestion] = []
         taken = set(view.tried)
         rng = np.random.default_rng([view.seed, len(view.trials)])

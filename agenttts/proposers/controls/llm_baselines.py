@@ -1,8 +1,9 @@
 """The LLM baselines of AgentTTS's comparison, on the agent's endpoint, written from their papers.
 
-Zero-shot: allocations from the description alone, no feedback. AgentHPO (arXiv 2402.01881): a Creator that
-proposes, one at a time, from an Executor's log of all trials. MLCopilot (arXiv 2304.14979): experiences made
-discrete, knowledge elicited from them, then one recommendation. None of them sees the solver.
+Zero-shot: allocations from the description alone, without feedback. AgentHPO (arXiv 2402.01881): a Creator
+that proposes, one at a time, from an Executor's log of all trials. MLCopilot (arXiv 2304.14979): experiences
+are discretised, knowledge is elicited from them, then one allocation is recommended. None of them sees the
+solver.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ _LEVELS = ("very low", "low", "medium", "high", "very high")
 
 
 class PromptedProposer:
-    """One question a turn: its own system prompt, and as much of the history as it is to see.
+    """Proposes with an LLM, by a system prompt of its own and as much of the history as it may see.
 
     Args:
-        chat: The endpoint.
-        name: The proposer's.
-        system: File of the system prompt in `prompts/`.
-        history: What it sees of the trials.
-        batch: How many suggestions it is asked for at a time.
+        chat: The client of the endpoint.
+        name: The name of the proposer.
+        system: The name of the system prompt's file in `prompts/`.
+        history: What the LLM sees of the trials.
+        batch: How many suggestions it prefers to make in one turn.
     """
 
     def __init__(
@@ -43,7 +44,15 @@ class PromptedProposer:
         self._history: History = history
 
     async def propose(self, view: SearchView, count: int) -> Turn:
-        """At most `count` suggestions; a note when the endpoint fails."""
+        """Suggest allocations.
+
+        Args:
+            view: What the proposer may know.
+            count: The largest number of suggestions.
+
+        Returns:
+            The turn. When the endpoint fails it has a note and no suggestions.
+        """
         try:
             more = await self._more(view)
         except EndpointFailed as error:
@@ -58,24 +67,35 @@ class PromptedProposer:
         await self._chat.aclose()
 
     async def _more(self, view: SearchView) -> dict[str, object]:
-        """What is shown beside the history, JSON-able."""
+        """Return what is shown beside the history, as JSON-able data."""
         return {}
 
 
 def zero_shot(chat: AgentChat) -> PromptedProposer:
-    """Many proposals from one question; a further turn sees only what not to repeat."""
+    """Build the zero-shot baseline: many proposals from one request, without the trials' scores.
+
+    Args:
+        chat: The client of the endpoint.
+
+    Returns:
+        The proposer. In further turns it sees only which allocations not to repeat.
+    """
     return PromptedProposer(
         chat, name="llm-zero-shot", system="zero_shot_system.md", history="blank", batch=10
     )
 
 
 def agent_hpo(chat: AgentChat) -> PromptedProposer:
-    """One proposal a turn, from the log of all trials."""
+    """Build the AgentHPO baseline: one proposal a turn, from the log of all trials."""
     return PromptedProposer(chat, name="agenthpo", system="agenthpo_system.md")
 
 
 class MlCopilotProposer(PromptedProposer):
-    """Two questions a turn: what the experiences teach, then a recommendation."""
+    """Proposes as MLCopilot with two requests a turn: knowledge from the experiences, then a recommendation.
+
+    Args:
+        chat: The client of the endpoint.
+    """
 
     def __init__(self, chat: AgentChat) -> None:
         super().__init__(chat, name="mlcopilot", system="mlcopilot_system.md", history="blank")
@@ -97,7 +117,7 @@ class MlCopilotProposer(PromptedProposer):
 
 
 def _experiences(view: SearchView) -> list[dict[str, object]]:
-    """The best trials, counts and scores in levels."""
+    """Return the best trials, with counts and scores as levels."""
     scored = sorted(view.scored, key=lambda t: (-(t.score or 0.0), t.number))
     scores = np.array([t.score for t in scored], dtype=np.float64)
     return [_experience(view, trial, scores) for trial in scored[:_EXPERIENCES]]

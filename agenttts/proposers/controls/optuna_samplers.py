@@ -1,9 +1,9 @@
-"""Optuna's samplers as proposers: the classical controls that every claim of the search faces.
+"""Optuna's samplers as proposers: the classical controls that every claim of the search is compared with.
 
-A stage is a categorical option, by its text, and an integer n on a logarithmic scale. Allocations over the
-budget are reported to the sampler as infeasible and it is asked again; after some of those the last one is
-made to fit. The study
-is rebuilt from the view at every step, so that a resumed search asks what an undisturbed one would.
+The parameters of a stage are a categorical option, by its text, and an integer n on a logarithmic scale.
+Allocations over the budget are reported to the sampler as infeasible, and it samples again; after several of
+them the last one is projected into the budget. The study is rebuilt from the view at every step, so that a
+resumed search decides as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -43,9 +43,16 @@ logging.getLogger("optuna").setLevel(logging.ERROR)
 
 
 def sampler_class(name: str) -> type[BaseSampler]:
-    """The sampler of a short name, or of a class of `optuna.samplers` by its own.
+    """Return the class of a sampler.
 
-    UserError when there is none, or when a library that it needs is not installed.
+    Args:
+        name: A short name of SAMPLERS, or the name of a class of `optuna.samplers`.
+
+    Returns:
+        The class.
+
+    Raises:
+        UserError: There is no such sampler, or a library that it needs is not installed.
     """
     class_name = SAMPLERS.get(name, name)
     sampler: object = getattr(optuna.samplers, class_name, None)
@@ -59,7 +66,11 @@ def sampler_class(name: str) -> type[BaseSampler]:
 
 
 class ClassicalProposer:
-    """An Optuna sampler; random ones are seeded by the view."""
+    """Proposes with a sampler of Optuna; random samplers are seeded by the view.
+
+    Args:
+        name: A short name of SAMPLERS, or the name of a class of `optuna.samplers`.
+    """
 
     batch = 1
 
@@ -69,11 +80,19 @@ class ClassicalProposer:
         self._asks = _ASKS_OF_GP if self._class.__name__ == "GPSampler" else _ASKS
 
     async def propose(self, view: SearchView, count: int) -> Turn:
-        """One suggestion; finished when the sampler has no more and the space neither."""
+        """Suggest one allocation.
+
+        Args:
+            view: What the proposer may know.
+            count: Ignored; there is one suggestion.
+
+        Returns:
+            The turn; `finished` when every allocation of the space was tried.
+        """
         return self.decide(view)
 
     def decide(self, view: SearchView) -> Turn:
-        """`propose` for code that is not asynchronous."""
+        """Suggest one allocation, as `propose`, for code that is not asynchronous."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             allocation = self._sampled(view)
@@ -85,7 +104,9 @@ class ClassicalProposer:
         return Turn((Suggestion(allocation, f"Optuna's {self._class.__name__} samples it."),))
 
     def _sampled(self, view: SearchView) -> Allocation | None:
-        """The first allocation that is in the space and untried; None after too many that were not."""
+        """Return the first sampled allocation that is in the space and untried; None after too many that were
+        not.
+        """
         space = view.space
         study = _study(view, self._sampler(view))
         tried, last = view.tried, None
@@ -110,7 +131,7 @@ class ClassicalProposer:
         try:
             return make(**settings)
         except TypeError as error:
-            raise UserError(f"the sampler {self.name} can't be made without arguments: {error}") from None
+            raise UserError(f"the sampler {self.name} can't be created without arguments: {error}") from None
 
 
 def _study(view: SearchView, sampler: BaseSampler) -> optuna.Study:
@@ -148,7 +169,7 @@ def _params(space: SearchSpace, allocation: Allocation) -> dict[str, str | int]:
 
 
 def _allocation(space: SearchSpace, params: dict[str, Any]) -> Allocation:
-    """The allocation that parameters stand for; Optuna gives back the values of `_distributions`."""
+    """Return the allocation of a trial's parameters; Optuna returns the values of `_distributions`."""
     return Allocation(
         {
             s.name: s.option(params[f"{s.name}.model"]).with_samples(params[f"{s.name}.n"])
@@ -158,5 +179,5 @@ def _allocation(space: SearchSpace, params: dict[str, Any]) -> Allocation:
 
 
 def _known_score(view: SearchView, allocation: Allocation) -> float:
-    """The score of an allocation that was tried; 0 for one that was refused or failed."""
+    """Return the score of an allocation that was tried; 0 for one that was refused or failed."""
     return next((t.score for t in view.trials if t.allocation == allocation and t.score is not None), 0.0)
