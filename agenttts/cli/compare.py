@@ -172,6 +172,8 @@ def _tables(comparison: Comparison) -> list[Table]:
 
 
 def _regret_table(budget: float | None, rows: list[RegretRow]) -> Table:
+    from rich.table import Table
+
     where = "landscapes" if budget is None else f"{budget:g} units"
     table = Table(title=f"Mean regret [95 % interval], {where}", title_justify="left")
     reached = [
@@ -192,6 +194,8 @@ def _regret_table(budget: float | None, rows: list[RegretRow]) -> Table:
 
 
 def _difference_table(comparison: Comparison) -> Table:
+    from rich.table import Table
+
     title = f"Regret of {comparison.against} minus the regret of another proposer, paired"
     table = Table(title=title, title_justify="left")
     for name in ("other", "budget", "equal", "difference", "p (Holm)"):

@@ -24,7 +24,7 @@ from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.spec.files import load_spec
 from pipelines.spec.pipeline import PipelineSpec, Speed
-from pipelines.spec.variants import BuiltinMetric
+from pipelines.spec.variants import BuiltinMetric, PythonMetric
 from tests.agenttts.small_specs import small_spec, write_examples
 from tests.servers import ScriptedServer
 
@@ -408,9 +408,9 @@ def test_further_metrics_are_told_and_steer_nothing(recorded: Path, tmp_path: Pa
     spec = load_spec(recorded)
     metrics: dict[str, Any] = {
         "f1": BuiltinMetric(kind="token_f1", label="gold"),
-        "length": said_little,
+        "length": PythonMetric(python=said_little),
         "absent": BuiltinMetric(kind="exact_match", label="nowhere"),
-        "broken": raises,
+        "broken": PythonMetric(python=raises),
     }
     more = spec.model_copy(update={"metrics": {k: v for k, v in metrics.items() if k != "absent"}})
     plain = search(spec, trials=8, db=tmp_path / "plain.duckdb", replay=True)
