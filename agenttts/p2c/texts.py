@@ -5,7 +5,6 @@ A pair is two texts of one label with a preference: which of the two is more of 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from agenttts.errors import UserError
 from pipelines.dataset.rows import Row
+from pipelines.dataset.splits import seeded_order
 
 TIE = 0.5
 _MOST_CANDIDATES = 64
@@ -217,9 +217,7 @@ def split_texts(
     Returns:
         A list for each share.
     """
-    order = sorted(
-        {one.text for one in texts}, key=lambda text: hashlib.sha256(f"{seed}|{text}".encode()).digest()
-    )
+    order = seeded_order({one.text for one in texts}, str, seed)
     ends = np.round(np.cumsum(np.asarray(shares) / sum(shares)) * len(order)).astype(int)
     part = {text: int(np.searchsorted(ends, i, side="right")) for i, text in enumerate(order)}
     return [[one for one in texts if part[one.text] == k] for k in range(len(shares))]

@@ -8,7 +8,6 @@ it is one of a stage's `verifiers`, or the model of an aggregator of kind `verif
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from agenttts.replay.judged import drawn_ids, judged_prompts
 from agenttts.training.events import OnTuneEvent
 from agenttts.training.weights import read_tuned
 from datastore.store import Store
-from pipelines.dataset.splits import load_examples
+from pipelines.dataset.splits import load_examples, seeded_order
 from pipelines.extras import library
 from pipelines.jsonvalues import JSON
 from pipelines.spec.pipeline import PipelineSpec
@@ -212,9 +211,7 @@ def train_verifier(
             return await judged_texts(store, run_id, spec, stage, only=lent)
 
     judged = run_blocking(gather())
-    order = sorted(
-        set(judged.groups), key=lambda group: hashlib.sha256(f"{seed}|v|{group}".encode()).digest()
-    )
+    order = seeded_order(set(judged.groups), str, seed, "v")
     n_validation = max(1, len(order) // 5)
     validation, train = judged.part(set(order[:n_validation])), judged.part(set(order[n_validation:]))
     trained = train_classifier(

@@ -6,7 +6,6 @@ well with that very output. Trials on the test split are never read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +16,7 @@ from agenttts.errors import UserError
 from agenttts.replay.bank import attach_spec_bank
 from datastore.records import Sample, StageResult
 from datastore.store import Store
-from pipelines.dataset.splits import load_examples
+from pipelines.dataset.splits import load_examples, seeded_order
 from pipelines.examples import Example
 from pipelines.runtime.runtime import MISSING
 from pipelines.spec.pipeline import PipelineSpec, StageSpec
@@ -69,7 +68,7 @@ def drawn_ids(examples: Sequence[Example], share: float, seed: int) -> set[str]:
     Returns:
         The ids of the examples that were drawn.
     """
-    order = sorted(examples, key=lambda e: hashlib.sha256(f"{seed}|tune|{e.id}".encode()).digest())
+    order = seeded_order(examples, lambda example: example.id, seed, "tune")
     return {example.id for example in order[: max(1, round(share * len(examples)))]}
 
 

@@ -17,11 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from agenttts.errors import UserError
 from agenttts.llm import AgentSettings, JsonChat
-from agenttts.stats import Difference, Interval, mean_interval, paired_difference
+from agenttts.stats import Difference, Interval, Stream, mean_interval, paired_difference, stream_rng
 from agenttts.tasktune.data.dataset import TaskData
 from agenttts.tasktune.data.judge import prefer
 from agenttts.tasktune.data.rows import TaskRow, score_answer
@@ -259,10 +257,10 @@ def _scores(
         ids = {row.id for row in rows if row.task == task}
         of_task = {name: {i: s for i, s in of_model.items() if i in ids} for name, of_model in by_row.items()}
         for number, (name, row_scores) in enumerate(of_task.items()):
-            mean = mean_interval(row_scores.values(), np.random.default_rng([seed, 1, number]))
+            mean = mean_interval(row_scores.values(), stream_rng(seed, Stream.MODEL_SCORE, number))
             if mean is None:
                 continue
-            rng = np.random.default_rng([seed, 2, number])
+            rng = stream_rng(seed, Stream.MODEL_DIFFERENCE, number)
             scores.append(
                 Score(
                     model=name,

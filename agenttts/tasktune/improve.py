@@ -15,8 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
-import yaml
-
 from agenttts.blocking import run_blocking
 from agenttts.errors import UserError
 from agenttts.replay.judged import drawn_ids
@@ -48,6 +46,7 @@ from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.spec.fields import DatasetSpec, ModelSpec
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.yaml_file import yaml_text
 
 ImproveEvent = ImprovePhase | TuneEvent | SearchEvent
 OnEvent = Callable[[ImproveEvent], None]
@@ -242,7 +241,7 @@ def improved_spec(
         lines = [json.dumps({**row.fields, id_field: row.id}, ensure_ascii=False) + "\n" for row in rows]
         (path / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
     data = DatasetSpec(search=str(path / "search.jsonl"), test=str(path / "test.jsonl"), id_field=id_field)
-    bank = None if spec.bank is None else str((spec.root / spec.bank).resolve())
+    bank = None if spec.bank_path is None else str(spec.bank_path.resolve())
     return spec.model_copy(
         update={
             "name": f"{spec.name}-{stage}-tuned",
@@ -257,8 +256,7 @@ def improved_spec(
 
 def pipeline_text(spec: PipelineSpec) -> str:
     """The spec as YAML."""
-    data = spec.model_dump(mode="json", exclude_defaults=True)
-    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110))
+    return yaml_text(spec.model_dump(mode="json", exclude_defaults=True), width=110)
 
 
 class _Searches:

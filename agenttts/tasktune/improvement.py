@@ -11,11 +11,9 @@ import numpy as np
 from agenttts.errors import UserError
 from agenttts.result import SearchResult
 from agenttts.results.trials import TrialResult
-from agenttts.stats import Difference, paired_difference
+from agenttts.stats import Difference, Stream, paired_difference, stream_rng
 from pipelines.allocation import Allocation
 from pipelines.jsonvalues import JSON
-
-_STREAM = 11  # the random stream of the comparisons
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +176,7 @@ def compared(
     """
     first, second = _tested(before), _tested(after)
     same = None if cheapest is None else _tested(cheapest)
-    rng = np.random.default_rng([seed, _STREAM])
+    rng = stream_rng(seed, Stream.IMPROVEMENT)
     return Comparison(
         budget_units=units,
         before=_scored(first),

@@ -5,7 +5,6 @@ The order of the steps is that of `clean`. Which text tells its language, and ho
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import re
 import unicodedata
@@ -18,6 +17,7 @@ from agenttts.tasktune.data.language import language_check
 from agenttts.tasktune.data.rows import Dropped, PreferencePair, TaskRow
 from agenttts.tasktune.data.subtask import SubTask
 from datastore.keys import canonical_json
+from pipelines.dataset.splits import seeded_order
 from pipelines.errors import CustomCodeFailed, DatasetError
 from pipelines.examples import Example
 from pipelines.extras import library
@@ -216,7 +216,7 @@ def split_groups(
     """
 
     def order(groups: Iterable[str]) -> list[str]:
-        return sorted(set(groups), key=lambda group: hashlib.sha256(f"{seed}|{group}".encode()).digest())
+        return seeded_order(set(groups), str, seed)
 
     all_groups = order(row.group for row in rows)
     held_out = set(all_groups[: round(eval_share * len(all_groups))])

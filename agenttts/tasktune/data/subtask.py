@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import jinja2
-import yaml
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import Field, field_validator, model_validator
 
@@ -25,6 +24,7 @@ from pipelines.spec.configfile import load_config
 from pipelines.spec.fields import StageSpec
 from pipelines.spec.strict import Strict
 from pipelines.spec.variants import BuiltinMetric, LinesParser, MetricSpec, ParserSpec, TextParser
+from pipelines.spec.yaml_file import yaml_text
 
 OUTPUT = "output"
 """The field that holds a row's gold value."""
@@ -241,7 +241,7 @@ def subtasks_yaml(tasks: SubTasks) -> str:
             task["metric"] = metric["kind"]
         if task.get("parser") == {"kind": "choice", "allowed": CHOICES}:
             del task["parser"]
-    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100))
+    return yaml_text(data)
 
 
 def template_names() -> list[str]:
