@@ -14,14 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeAlias
 
-import jsonschema
-
 from agenttts.errors import UserError
 from datastore.keys import make_prompt
 from datastore.records import Prompt, Sample
 from datastore.store import Store
 from pipelines.costs import estimated_tokens, prompt_tokens_bound
-from pipelines.jsonvalues import JSON, first_value
+from pipelines.jsonvalues import JSON
+from pipelines.reading.readers import NoAnswer, json_value, strip_thinking
 from pipelines.runtime.sampler import SpendGate
 
 logger = logging.getLogger(__name__)
@@ -273,8 +272,8 @@ class JsonChat:
     async def ask(
         self,
         messages: Sequence[Message],
-        schema: Mapping[str, object],
-        accept: Mapping[str, object] | None = None,
+        schema: Mapping[str, JSON],
+        accept: Mapping[str, JSON] | None = None,
     ) -> Mapping[str, JSON]:
         """Ask for a JSON object.
 
@@ -303,16 +302,18 @@ class JsonChat:
                         f"{error}; run the same command again, earlier answers are in the sample bank"
                     ) from None
                 try:
-                    value = first_value(text)
-                    jsonschema.validate(value, accept or schema)
+                    value: JSON | NoAnswer = strip_thinking(text)
+                    if isinstance(value, str):
+                        value = json_value(value, accept or schema)
+                    if isinstance(value, NoAnswer):
+                        raise ValueError(value.reason)
                     if not isinstance(value, Mapping):
                         raise ValueError("must be an object")
                     return value
-                except (ValueError, jsonschema.ValidationError) as error:
-                    problem = getattr(error, "message", str(error))
+                except ValueError as error:
                     if attempt:
-                        raise ValueError(f"malformed answer: {problem:.200}") from None
-                    repair = f"Not of the form asked for: {problem:.200}. Answer again, JSON only."
+                        raise ValueError(f"malformed answer: {error!s:.200}") from None
+                    repair = f"Not of the form asked for: {error!s:.200}. Answer again, JSON only."
                     chat += [{"role": "assistant", "content": text}, {"role": "user", "content": repair}]
         raise AssertionError
 

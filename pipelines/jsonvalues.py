@@ -1,4 +1,4 @@
-"""JSON values: extracted from a model's text, checked against a schema, built from a function's result.
+"""JSON values: checked against a schema, built from a function's result.
 
 The only module that knows the jsonschema library.
 """
@@ -6,22 +6,14 @@ The only module that knows the jsonschema library.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
 
 import jsonschema
 import referencing
 
 JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
 """A value that JSON can hold."""
-
-_FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.DOTALL)
-_DECODER = json.JSONDecoder(parse_constant=lambda name: _refuse(name))
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def plain(value: object) -> JSON:
@@ -40,29 +32,6 @@ def plain(value: object) -> JSON:
         raise ValueError(f"{type(value).__name__} is not JSON-able: {error}") from None
     value_read: JSON = json.loads(text)
     return value_read
-
-
-def first_value(text: str) -> JSON:
-    """Return the first JSON value in a text.
-
-    The whole text is tried first, then the content of each code fence, then the text from each opening
-    bracket on.
-
-    Raises:
-        ValueError: The text contains no JSON value.
-    """
-    for whole in (text, *_FENCE.findall(text)):
-        try:
-            return plain(_DECODER.decode(whole.strip()))
-        except (ValueError, RecursionError):
-            continue
-    position = 0
-    while opening := re.compile(r"[\[{]").search(text, position):
-        try:
-            return plain(_DECODER.raw_decode(text, opening.start())[0])
-        except (ValueError, RecursionError):
-            position = opening.end()
-    raise ValueError("no JSON value")
 
 
 def schema_problem(schema: dict[str, JSON]) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from agenttts.errors import UserError
+from pipelines.reading.numeric import number_of
 
 if TYPE_CHECKING:
     from pipelines.dataset.rows import Row
@@ -159,8 +160,8 @@ def gold_fields(rows: Sequence[Row], label: str) -> set[str]:
 def suited_metric(rows: Sequence[Row], label: str) -> str:
     """Choose a metric by the type of the label.
 
-    Lists are compared as sets, booleans and few distinct classes by accuracy, long answers token by token,
-    anything else by exact match.
+    Lists are compared as sets, booleans and few distinct classes by accuracy, numbers as numbers, long
+    answers token by token, anything else by exact match.
 
     Args:
         rows: The rows of the data.
@@ -177,6 +178,8 @@ def suited_metric(rows: Sequence[Row], label: str) -> str:
         _FEW_CLASSES, len(labels) // 4
     ):
         return "accuracy"
+    if all(number_of(value) is not None for value in labels):
+        return "number"
     words = sorted(len(str(value).split()) for value in labels)
     return "token_f1" if words[len(words) // 2] > _LONG_ANSWER_WORDS else "exact_match"
 

@@ -22,11 +22,12 @@ from datastore.keys import canonical_json
 from datastore.records import Preference
 from pipelines.dataset.rows import read_file
 from pipelines.files import whole
+from pipelines.jsonvalues import JSON
 
 COLUMNS = ("first", "second", "label", "preferred", "source", "judge")
 """The columns of a CSV file of preferences."""
 _SUSPICIOUS_SHARE = 0.9
-_SCHEMA = {
+_SCHEMA: Mapping[str, JSON] = {
     "type": "object",
     "properties": {"preferred": {"enum": ["A", "B", "none"]}},
     "required": ["preferred"],

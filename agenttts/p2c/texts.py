@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from agenttts.errors import UserError
 from pipelines.dataset.rows import Row
 from pipelines.dataset.splits import seeded_order
+from pipelines.reading.comparing import as_text
 
 TIE = 0.5
 _MOST_CANDIDATES = 64
@@ -262,6 +263,6 @@ def _position(row: Row, column: str, position: Mapping[str, int], *, nullable: b
     value = row.fields.get(column)
     if nullable and value in (None, ""):
         return None
-    if str(value) not in position:
+    if as_text(value) not in position:
         raise UserError(f"{row.place}: {column} is one of {', '.join(position)}, got {value!r:.40}")
-    return position[str(value)]
+    return position[as_text(value)]

@@ -19,6 +19,7 @@ from agenttts.proposers.base import History, Lesson, Rejected, SearchView, Sugge
 from agenttts.proposers.solver import SolverProposer
 from agenttts.space.space import SearchSpace
 from pipelines.allocation import Allocation
+from pipelines.reading.readers import NoAnswer, json_value, strip_thinking
 
 _LONGEST_TEXT = 600  # characters of an insight or a reason
 
@@ -213,19 +214,16 @@ def _insights(data: object, known: Collection[int]) -> list[Lesson]:
 
 
 def json_object(text: str) -> dict[str, object] | None:
-    """Parse the outermost JSON object of a text, ignoring a code fence or words around it.
+    """Parse the JSON object of a text, without thinking, a code fence or words around it.
 
     Args:
         text: The text to search.
 
     Returns:
-        The object; None when the text has none that can be parsed.
+        The object; None when the text has none that can be parsed as a whole.
     """
-    start, end = text.find("{"), text.rfind("}")
-    try:
-        data = json.loads(text[start : end + 1]) if 0 <= start < end else None
-    except (ValueError, RecursionError):
-        return None
+    answer = strip_thinking(text)
+    data = answer if isinstance(answer, NoAnswer) else json_value(answer, {"type": "object"})
     return data if isinstance(data, dict) else None
 
 

@@ -16,11 +16,11 @@ from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.errors import PipelineError
 from pipelines.examples import Example
+from pipelines.reading.comparing import vote_key
 from pipelines.runtime.runtime import Runtime
 from pipelines.spec.pipeline import PipelineSpec, StageSpec
 from pipelines.spec.variants import BestOfN, Plurality, SetVote
 from pipelines.stages import metrics
-from pipelines.stages.aggregators import vote_key
 from pipelines.stages.parsers import Parsed, parse
 
 _RIGHT = 1 - 1e-9
@@ -116,8 +116,8 @@ def _of_stage(
         ]
         passes_1.append(sum(right) / len(right))
         passes_n.append(pass_at_k(len(right), sum(right), n))
-        keys = [vote_key(value) for value in values if value is not None]
-        good = {vote_key(value) for value, hit in zip(values, right, strict=True) if hit}
+        keys = [key for value in values if (key := vote_key(value))]
+        good = {key for value, hit in zip(values, right, strict=True) if hit and (key := vote_key(value))}
         curve = vote_curve(keys, good, rng, n_orders=_ORDERS) if keys else np.zeros(1)
         majorities.append(float(curve[min(n, len(curve)) - 1]))
     pass_at_1, maj_at_n, pass_at_n = (mean_interval(c, rng) for c in (passes_1, majorities, passes_n))

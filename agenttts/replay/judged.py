@@ -18,10 +18,10 @@ from datastore.records import Sample, StageResult
 from datastore.store import Store
 from pipelines.dataset.splits import load_examples, seeded_order
 from pipelines.examples import Example
+from pipelines.reading.comparing import vote_key
 from pipelines.runtime.runtime import MISSING
 from pipelines.spec.pipeline import PipelineSpec, StageSpec
 from pipelines.stages import metrics
-from pipelines.stages.aggregators import vote_key
 from pipelines.stages.parsers import Parsed, parse
 
 RIGHT = 1.0
@@ -112,8 +112,9 @@ async def judged_prompts(
             if result.prompt_key is not None:
                 results.setdefault(result.prompt_key, result)
             score = scores.get(result.example_id)
-            if result.output is not None and score is not None and score.score is not None:
-                key = vote_key(json.loads(result.output))
+            if result.output is None or score is None or score.score is None:
+                continue
+            if key := vote_key(json.loads(result.output)):
                 before = outputs[result.example_id].get(key, False)
                 outputs[result.example_id][key] = before or score.score >= right
     if not results:
@@ -164,6 +165,6 @@ def _is_right(
         if stage.metric is not None:
             score = metrics.score(stage.metric, parsed.value, example)
             return None if score is None else score >= right
-        return outputs.get(vote_key(parsed.value))
+        return outputs.get(vote_key(parsed.value) or "")
     except MISSING:
         return None

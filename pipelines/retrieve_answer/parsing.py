@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 from pipelines.examples import Example
+from pipelines.reading.readers import NoAnswer, clean, final_answer, strip_thinking
 
 _NUMBER = re.compile(r"\d+")
 _RANGE = re.compile(r"(\d+)\s*(?:-|–|to)\s*(\d+)")
-_ANSWER = re.compile(r"(?:the\s+)?(?:final\s+)?answer\s*(?:is|:)\s*[:\-]?\s*(.+)", re.IGNORECASE)
 _LONGEST_RANGE = 20
 
 
@@ -26,13 +26,16 @@ def numbers(text: str, example: Example) -> list[int]:
     Raises:
         ValueError: The text names no candidate and does not say "none".
     """
+    answer = strip_thinking(text)
+    if isinstance(answer, NoAnswer):
+        raise ValueError(answer.reason)
     named = set[int]()
-    for low, high in _RANGE.findall(text):
+    for low, high in _RANGE.findall(answer):
         if 0 <= int(high) - int(low) < _LONGEST_RANGE:
             named |= set(range(int(low), int(high) + 1))
-    named |= {int(number) for number in _NUMBER.findall(text) if len(number) < 6}
+    named |= {int(number) for number in _NUMBER.findall(answer) if len(number) < 6}
     valid = sorted(n for n in named if 1 <= n <= len(example["candidates"]))
-    if not valid and "none" not in text.lower():
+    if not valid and "none" not in answer.lower():
         raise ValueError(f"names none of the {len(example['candidates'])} candidates")
     return valid
 
@@ -43,10 +46,11 @@ def short_answer(text: str, example: Example) -> str:
     Raises:
         ValueError: The answer is empty.
     """
-    match = _ANSWER.search(text)
-    lines = (match.group(1) if match else text).strip().splitlines()
-    answer = lines[0].strip().strip("\"'`*“”").strip() if lines else ""
-    answer = answer[:-1] if answer.endswith(".") and not re.search(r"\b\w\.$", answer) else answer
-    if not answer:
+    answer = strip_thinking(text)
+    if isinstance(answer, NoAnswer):
+        raise ValueError(answer.reason)
+    marked = final_answer(answer)
+    short = clean(answer.strip().partition("\n")[0]) if isinstance(marked, NoAnswer) else marked
+    if not short:
         raise ValueError("empty answer")
-    return answer
+    return short

@@ -16,7 +16,7 @@ _CLOSED = ("yes", "no", "noanswer")
 
 def exact_match(output: JSON, example: Example) -> float:
     """Return 1 when the output equals one of the answers after normalisation, else 0."""
-    return metrics.exact_match(output, example["answers"])
+    return metrics.squad_exact_match(output, example["answers"])
 
 
 def answer_f1(output: JSON, example: Example) -> float:
@@ -43,4 +43,4 @@ def _f1(answer: str, gold: str) -> float:
         return 0.0
     if not answer or not gold:
         return 0.0
-    return metrics.token_f1(answer, gold)
+    return metrics.squad_f1(answer, gold)

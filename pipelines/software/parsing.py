@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
 import warnings
 
 from pipelines.examples import Example
-
-_FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
-_FILE = re.compile(r"([\w./-]+\.\w+)[^\n`]*\n+```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
+from pipelines.reading.readers import NoAnswer, blocks, code, completed, file_name, strip_thinking
 
 
 def function(text: str, example: Example) -> str:
@@ -23,13 +19,14 @@ def function(text: str, example: Example) -> str:
     Raises:
         ValueError: The text contains no valid Python.
     """
-    code = "\n\n".join(_FENCE.findall(text)) or text
-    entry_point = example.get("entry_point")
-    if code.strip() and entry_point and f"def {entry_point}" not in code:
-        body = code if code[:1] in (" ", "\t") else textwrap.indent(code, "    ")
-        code = f"{example['task'].rstrip()}\n{body}"
-    _require_python(code)
-    return code.strip("\n") + "\n"
+    answer, entry_point = strip_thinking(text), example.get("entry_point")
+    program = answer if isinstance(answer, NoAnswer) else code(answer, "python", defining=entry_point or None)
+    if isinstance(program, NoAnswer):
+        raise ValueError(program.reason)
+    if entry_point and f"def {entry_point}" not in program:
+        program = completed(example["task"], program)
+    _require_python(program)
+    return program.strip("\n") + "\n"
 
 
 def files(text: str, example: Example) -> dict[str, str]:
@@ -46,10 +43,13 @@ def files(text: str, example: Example) -> dict[str, str]:
     Raises:
         ValueError: There is no Python file, or one that is not valid Python.
     """
-    by_name = {name.lstrip("./"): code for name, code in _FILE.findall(text) if ".." not in name}
+    answer = strip_thinking(text)
+    if isinstance(answer, NoAnswer):
+        raise ValueError(answer.reason)
+    fenced = blocks(answer)
+    by_name = {name: block.code for block in fenced if (name := file_name(block))}
     if not by_name:
-        fences = _FENCE.findall(text)
-        by_name = {"main.py": "\n\n".join(fences) if fences else text}
+        by_name = {"main.py": "\n\n".join(block.code for block in fenced) if fenced else answer}
     python = [name for name in by_name if name.endswith(".py")]
     if not python:
         raise ValueError(f"no Python file among {', '.join(by_name)}")
@@ -61,12 +61,12 @@ def files(text: str, example: Example) -> dict[str, str]:
     return by_name
 
 
-def _require_python(code: str) -> None:
-    if not code.strip():
+def _require_python(program: str) -> None:
+    if not program.strip():
         raise ValueError("no code")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compile(code, "<written>", "exec", dont_inherit=True)
+            compile(program, "<written>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"not Python: {error}") from None

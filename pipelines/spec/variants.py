@@ -296,7 +296,18 @@ class PythonAggregator(PythonFunction, _AggregatorTraits):
 class BuiltinMetric(Strict):
     """Score an output against the gold value of an example, in [0, 1]."""
 
-    kind: Literal["exact_match", "token_f1", "rouge_l", "set_precision", "set_recall", "set_f1", "accuracy"]
+    kind: Literal[
+        "exact_match",
+        "token_f1",
+        "number",
+        "squad_exact_match",
+        "squad_f1",
+        "rouge_l",
+        "set_precision",
+        "set_recall",
+        "set_f1",
+        "accuracy",
+    ]
     label: str = Field(description="example field that holds the gold value")
 
     @property

@@ -11,15 +11,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from datastore.keys import canonical_json
 from pipelines.errors import AggregationFailed, ConfigurationError, CustomCodeFailed
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON, plain
+from pipelines.reading.comparing import vote_key
 from pipelines.spec.fields import StageSpec
 from pipelines.spec.functions import UserFunction, reference
 from pipelines.spec.strict import PythonFunction
 from pipelines.spec.variants import BestOfN, Plurality, PythonAggregator, SetVote
-from pipelines.stages.parsers import allowed_values, normal_space
+from pipelines.stages.parsers import allowed_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +78,6 @@ def aggregate(
             raise ValueError(f"aggregate() can't apply {other.kind}, which calls a model")
 
 
-def vote_key(value: JSON) -> str:
-    """Return a key that is the same for values that count as the same vote.
-
-    Texts are compared without regard to case and spacing, all other values as canonical JSON.
-    """
-    return f'"{normal_space(value).casefold()}' if isinstance(value, str) else canonical_json(value)
-
-
 def plurality(candidates: Iterable[Candidate]) -> JSON:
     """Return the value with the most votes, written as in its first sample.
 
@@ -93,7 +85,8 @@ def plurality(candidates: Iterable[Candidate]) -> JSON:
     """
     votes: dict[str, list[Candidate]] = {}
     for candidate in _parsed(candidates):
-        votes.setdefault(vote_key(candidate.value), []).append(candidate)
+        if key := vote_key(candidate.value):
+            votes.setdefault(key, []).append(candidate)
     return max(votes.values(), key=len)[0].value if votes else None
 
 
@@ -121,11 +114,11 @@ def set_vote(
     first = dict[str, JSON]()
     votes = dict[str, int]()
     for ballot in ballots:
-        for key, item in {_item_key(item): item for item in ballot}.items():
+        for key, item in {key: item for item in ballot if (key := vote_key(item, case=True))}.items():
             first.setdefault(key, item)
             votes[key] = votes.get(key, 0) + 1
     least = 0.0 if union else threshold * len(ballots) - 1e-9  # so that 0.1 of 10 is 1
-    position = {_item_key(item): i for i, item in reversed(list(enumerate(order or ())))}
+    position = {vote_key(item, case=True): i for i, item in reversed(list(enumerate(order or ())))}
     chosen = [key for key in first if votes[key] >= least]
     return [first[key] for key in sorted(chosen, key=lambda key: position.get(key, len(position)))]
 
@@ -162,10 +155,6 @@ def best_of_n(
 def mean_logprob(candidate: Candidate, example: Example, outputs: Mapping[str, JSON]) -> float | None:
     """Score a sample by the mean log-probability of its tokens; None when the server returned none."""
     return candidate.mean_logprob
-
-
-def _item_key(item: JSON) -> str:
-    return f'"{item}' if isinstance(item, str) else canonical_json(item)
 
 
 def _parsed(candidates: Iterable[Candidate]) -> list[Candidate]:

@@ -1,7 +1,7 @@
 """Score the output of a stage against the gold value of an example, in [0, 1].
 
-Text is compared as SQuAD and HotpotQA do (Rajpurkar et al. 2016, the official evaluation script): lower
-case, no punctuation, no articles, single spaces. An output of None counts as empty. Where an example has no
+Values are compared by `comparing`, as votes are, so that an output that holds nothing equals nothing. The
+metrics named after SQuAD are those of its official evaluation script, bit for bit. Where an example has no
 gold value for a stage's metric the score is None.
 """
 
@@ -16,20 +16,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pipelines.errors import ConfigurationError, CustomCodeFailed
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
+from pipelines.reading.comparing import as_text, equal, same_answer, vote_key
+from pipelines.reading.folding import answer_words, words
+from pipelines.reading.numeric import same_number
 from pipelines.spec.functions import UserFunction, reference
 from pipelines.spec.variants import MetricSpec, PythonMetric
 from pipelines.stages.parsers import normal_space
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_ASIAN = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_ASIAN}]|[^\W_{_ASIAN}]+")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def score(metric: MetricSpec, output: JSON, example: Example) -> float | None:
     """Score an output with a built-in metric or a user-defined function.
 
-    exact_match, token_f1 and rouge_l take the best score over a list of aliases.
+    The metrics of texts and of numbers take the best score over a list of aliases.
 
     Args:
         metric: A built-in metric, or a function that is called as `function(output, example)`.
@@ -55,13 +56,42 @@ def normal_answer(text: str) -> str:
 
 
 def exact_match(output: JSON, gold: JSON) -> float:
-    """Return 1 when the output equals one of the aliases after normalisation, else 0."""
-    return max(float(normal_answer(_text(output)) == normal_answer(_text(alias))) for alias in _aliases(gold))
+    """Return 1 when the output is the same answer as one of the aliases, else 0."""
+    return max(float(same_answer(output, alias)) for alias in _aliases(gold))
 
 
 def token_f1(output: JSON, gold: JSON) -> float:
-    """Compute the F1 of the two bags of tokens after normalisation; the best over the aliases."""
-    return max(_token_f1(_text(output), _text(alias)) for alias in _aliases(gold))
+    """Compute the F1 of the two bags of `folding.answer_words`; the best over the aliases."""
+    tokens = answer_words(as_text(output))
+    return max(_f1(tokens, answer_words(as_text(alias))) for alias in _aliases(gold))
+
+
+def number(output: JSON, gold: JSON) -> float:
+    """Return 1 when the output is the number of one of the aliases, else 0; see `numeric.same_number`."""
+    return max(float(same_number(output, alias)) for alias in _aliases(gold))
+
+
+def squad_exact_match(output: JSON, gold: JSON) -> float:
+    """Compute the exact match of SQuAD's evaluation script (Rajpurkar et al. 2016).
+
+    A missing output is wrong.
+    """
+    if output is None:
+        return 0.0
+    answer = normal_answer(_text(output))
+    return max(float(answer == normal_answer(_text(alias))) for alias in _aliases(gold))
+
+
+def squad_f1(output: JSON, gold: JSON) -> float:
+    """Compute the F1 of SQuAD's evaluation script; 0 for a missing output.
+
+    Two texts without tokens are equal, as they are there.
+    """
+    if output is None:
+        return 0.0
+    tokens = normal_answer(_text(output)).split()
+    golds = [normal_answer(_text(alias)).split() for alias in _aliases(gold)]
+    return max(_f1(tokens, other) if tokens and other else float(tokens == other) for other in golds)
 
 
 def rouge_l(output: JSON, gold: JSON) -> float:
@@ -70,10 +100,7 @@ def rouge_l(output: JSON, gold: JSON) -> float:
     With the longest common subsequence lcs it is 2·lcs / (|output| + |gold|), lengths in words. A Chinese,
     Japanese or Korean character is a word.
     """
-    return max(
-        rouge_l_of(_WORD.findall(_text(output).lower()), _WORD.findall(_text(alias).lower()))
-        for alias in _aliases(gold)
-    )
+    return max(rouge_l_of(words(as_text(output)), words(as_text(alias))) for alias in _aliases(gold))
 
 
 def rouge_l_of(said: Sequence[str], right: Sequence[str]) -> float:
@@ -114,18 +141,13 @@ def set_f1(output: JSON, gold: JSON) -> float:
 
 
 def accuracy(output: JSON, gold: JSON) -> float:
-    """Return 1 when the output equals the gold value, else 0; texts are compared with single spaces."""
-    if isinstance(output, str) or isinstance(gold, str):
-        return float(normal_space(_text(output)) == normal_space(_text(gold)))
-    return float(output == gold)
+    """Return 1 when the output equals the gold value, else 0; case matters, see `comparing.equal`."""
+    return float(equal(output, gold, case=True))
 
 
-def _token_f1(answer: str, gold: str) -> float:
-    answer_tokens, gold_tokens = normal_answer(answer).split(), normal_answer(gold).split()
-    if not answer_tokens or not gold_tokens:
-        return float(answer_tokens == gold_tokens)
-    both = sum((Counter(answer_tokens) & Counter(gold_tokens)).values())
-    return 2 * both / (len(answer_tokens) + len(gold_tokens))
+def _f1(tokens: Sequence[str], gold: Sequence[str]) -> float:
+    both = sum((Counter(tokens) & Counter(gold)).values())
+    return 2 * both / (len(tokens) + len(gold)) if both else 0.0
 
 
 def _text(value: JSON) -> str:
@@ -140,7 +162,7 @@ def _aliases(gold: JSON) -> Sequence[JSON]:
 
 def _items(value: JSON) -> frozenset[str]:
     items = value if isinstance(value, list) else [] if value is None else [value]
-    return frozenset(filter(None, (normal_space(_text(item)) for item in items)))
+    return frozenset(filter(None, (vote_key(item, case=True) for item in items)))
 
 
 def _own(function: UserFunction, output: JSON, example: Example) -> float:
@@ -160,6 +182,9 @@ def _own(function: UserFunction, output: JSON, example: Example) -> float:
 _METRICS: Mapping[str, Callable[[JSON, JSON], float]] = {
     "exact_match": exact_match,
     "token_f1": token_f1,
+    "number": number,
+    "squad_exact_match": squad_exact_match,
+    "squad_f1": squad_f1,
     "rouge_l": rouge_l,
     "set_precision": set_precision,
     "set_recall": set_recall,

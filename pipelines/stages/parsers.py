@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from pipelines.errors import CustomCodeFailed, DatasetError
 from pipelines.examples import Example
-from pipelines.jsonvalues import JSON, first_value, plain, value_problem
+from pipelines.jsonvalues import JSON, plain
+from pipelines.reading.readers import NoAnswer, choice, json_value, quoted_lines, strip_thinking
 from pipelines.spec.functions import UserFunction, reference
 from pipelines.spec.variants import (
     ChoiceParser,
@@ -24,7 +25,7 @@ from pipelines.spec.variants import (
     TextParser,
 )
 
-_BULLET = re.compile(r"^(?:[-*•]|\(?\d+[.):])\s+")
+_READS_THINKING = re.compile(r"think|reason", re.IGNORECASE)  # a pattern that looks for the thinking itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,9 @@ def parse(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFail
     - regex: the first group of the first match, or the match when the pattern has no group, stripped.
     - choice: the one allowed value that the text names.
 
+    Thinking is taken off first, unless a regex looks for it. A text that is cut inside its thinking has no
+    value.
+
     Args:
         parser: The parser of the stage.
         text: What the model wrote.
@@ -70,17 +74,24 @@ def parse(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFail
         return _own(parser.python, text, example)
     if not text.strip():
         return ParseFailure("empty text")
+    answer = (
+        text
+        if isinstance(parser, RegexParser) and _READS_THINKING.search(parser.pattern)
+        else strip_thinking(text)
+    )
+    if isinstance(answer, NoAnswer):
+        return ParseFailure(answer.reason)
     match parser:
         case TextParser():
-            return Parsed(text.strip())
+            return Parsed(answer.strip())
         case LinesParser():
-            return _lines(text, allowed_values(parser, example))
+            return _lines(answer, allowed_values(parser, example))
         case JsonParser(schema_=schema):
-            return _json(text, schema)
+            return _json(answer, schema)
         case RegexParser(pattern=pattern):
-            return _regex(text, pattern)
+            return _regex(answer, pattern)
         case ChoiceParser():
-            return _choice(text, allowed_values(parser, example) or [])
+            return _choice(answer, allowed_values(parser, example) or [])
 
 
 def normal_space(text: str) -> str:
@@ -106,29 +117,16 @@ def allowed_values(parser: ParserSpec, example: Example) -> list[str] | None:
 
 
 def _lines(text: str, allowed: Sequence[str] | None) -> Parsed | ParseFailure:
-    lines = [normal_space(line) for line in text.splitlines()]
     if allowed is None:
+        lines = [normal_space(line) for line in text.splitlines()]
         return Parsed(list(dict.fromkeys(line for line in lines if line)))
-    quoted = {form for line in lines for form in (line, _BULLET.sub("", line).strip("\"'`“”"))}
-    chosen = dict[str, str]()
-    for value in allowed:
-        if normal_space(value) in quoted:
-            chosen.setdefault(normal_space(value), value)
-    if not chosen:
-        return ParseFailure(f"no line is one of the {len(allowed)} allowed values")
-    return Parsed(list(chosen.values()))
+    quoted = quoted_lines(text, allowed)
+    return ParseFailure(quoted.reason) if isinstance(quoted, NoAnswer) else Parsed(quoted)
 
 
 def _json(text: str, schema: Mapping[str, JSON] | None) -> Parsed | ParseFailure:
-    try:
-        value = first_value(text)
-    except ValueError as error:
-        return ParseFailure(str(error))
-    if value is None:
-        return ParseFailure("the JSON value is null")
-    if schema is not None and (problem := value_problem(value, schema)):
-        return ParseFailure(f"breaks the schema: {problem}")
-    return Parsed(value)
+    value = json_value(text, schema)
+    return ParseFailure(value.reason) if isinstance(value, NoAnswer) else Parsed(value)
 
 
 def _regex(text: str, pattern: str) -> Parsed | ParseFailure:
@@ -139,17 +137,9 @@ def _regex(text: str, pattern: str) -> Parsed | ParseFailure:
     return Parsed(value.strip()) if value and value.strip() else ParseFailure("the pattern matches no text")
 
 
-def _choice(text: str, values: Sequence[str]) -> Parsed | ParseFailure:
-    allowed = {normal_space(value).casefold(): value for value in values}
-    answer = normal_space(text).casefold()
-    if answer in allowed:
-        return Parsed(allowed[answer])
-    longest_first = sorted(filter(None, allowed), key=len, reverse=True)
-    pattern = "|".join(re.escape(value) for value in longest_first)
-    named = set(re.findall(rf"(?<!\w)(?:{pattern})(?!\w)", answer)) if pattern else set[str]()
-    if len(named) != 1:
-        return ParseFailure(f"names {len(named)} of the {len(allowed)} allowed values")
-    return Parsed(allowed[named.pop()])
+def _choice(text: str, allowed: Sequence[str]) -> Parsed | ParseFailure:
+    value = choice(text, allowed)
+    return ParseFailure(value.reason) if isinstance(value, NoAnswer) else Parsed(value)
 
 
 def _own(function: UserFunction, text: str, example: Example) -> Parsed | ParseFailure:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from agenttts.llm import JsonChat, Message
 from agenttts.tasktune.data.rows import TaskRow
 from agenttts.tasktune.data.subtask import SubTask
+from pipelines.jsonvalues import JSON
 
-_VERDICT = {
+_VERDICT: Mapping[str, JSON] = {
     "type": "object",
     "properties": {"correct": {"type": "boolean"}, "reason": {"type": "string"}},
     "required": ["correct", "reason"],
     "additionalProperties": False,
 }
-_PREFERENCE = {
+_PREFERENCE: Mapping[str, JSON] = {
     "type": "object",
     "properties": {"better": {"enum": ["A", "B", "tie"]}},
     "required": ["better"],

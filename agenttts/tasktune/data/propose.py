@@ -34,7 +34,7 @@ _OUTPUTS: Mapping[str, Mapping[str, JSON]] = {
 _LONGEST = 6000  # characters of a document
 _ALIKE = 0.5
 _REACHED = 0.5  # the score from which the LLM's second answer counts as its first
-_PROPOSAL = {
+_PROPOSAL: Mapping[str, JSON] = {
     "type": "object",
     "properties": {
         "subtasks": {
@@ -71,7 +71,7 @@ _PROPOSAL = {
     "required": ["subtasks"],
     "additionalProperties": False,
 }
-_ANSWER = {
+_ANSWER: Mapping[str, JSON] = {
     "type": "object",
     "properties": {"answerable": {"type": "boolean"}, "output": {}},
     "required": ["answerable", "output"],

@@ -131,6 +131,7 @@ def test_a_pipeline_without_a_safe_field_is_refused(tmp_path: Path) -> None:
         ([["red", f"{i}"] for i in range(24)], "set_f1"),
         ([i % 2 == 0 for i in range(24)], "accuracy"),
         ([("joy", "fear", "none")[i % 3] for i in range(24)], "accuracy"),
+        ([f"{i},000" for i in range(1, 25)], "number"),
         ([f"a sentence of more than six words, number {i}" for i in range(24)], "token_f1"),
     ],
 )

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from pipelines import BestOfN, Candidate, Example, LinesParser, Plurality, SetVote, StageSpec, TextParser
 from pipelines.errors import AggregationFailed, CustomCodeFailed
-from pipelines.stages.aggregators import aggregate, best_of_n, mean_logprob, plurality, set_vote, vote_key
+from pipelines.reading.comparing import vote_key
+from pipelines.stages.aggregators import aggregate, best_of_n, mean_logprob, plurality, set_vote
 
 EXAMPLE = Example("1", {"candidates": ["c", "b", "a"]})
 ITEMS = "abcd"
@@ -75,7 +76,7 @@ def test_a_vote_for_the_winner_keeps_it(values: list[Any]) -> None:
 def test_plurality_winner_was_drawn_and_is_unbeaten(values: list[Any]) -> None:
     """The output is one of the values, and no other has more votes."""
     winner = plurality(drawn(values))
-    keys = [vote_key(v) for v in values if v is not None]
+    keys = [key for v in values if (key := vote_key(v))]
     assert (winner is None) == (not keys)
     if keys:
         assert winner in values
@@ -154,3 +155,11 @@ def test_functions_aggregate() -> None:
         aggregate(stage(lambda candidates, example: example["nope"]), drawn(["a"]), EXAMPLE, {})
     with pytest.raises(CustomCodeFailed, match="JSON-able"):
         aggregate(stage(lambda candidates, example: object()), drawn(["a"]), EXAMPLE, {})
+
+
+def test_votes_are_counted_as_scores_compare() -> None:
+    """Two forms of Unicode are one text, true and "true" are one value, and a blank has no vote."""
+    assert plurality(drawn(["caf\u00e9", "tea", "cafe\u0301"])) == "caf\u00e9"
+    assert plurality(drawn([True, "no", "true"])) is True
+    assert plurality(drawn([" ", " ", "tea"])) == "tea"
+    assert plurality(drawn([" ", " "])) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 from hypothesis import given
@@ -15,8 +15,18 @@ from pipelines import BuiltinMetric, Example, PythonMetric
 from pipelines.errors import CustomCodeFailed
 from pipelines.stages.metrics import rouge_l, score
 
-Kind = Literal["exact_match", "token_f1", "set_precision", "set_recall", "set_f1", "accuracy"]
-KINDS: tuple[Kind, ...] = ("exact_match", "token_f1", "set_precision", "set_recall", "set_f1", "accuracy")
+Kind = Literal[
+    "exact_match",
+    "token_f1",
+    "number",
+    "squad_exact_match",
+    "squad_f1",
+    "set_precision",
+    "set_recall",
+    "set_f1",
+    "accuracy",
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 WORDS = st.lists(
     st.sampled_from(["the", "The", "a", "cat", "Cat!", "dog", "an", "ran.", "-", "far,"]), max_size=6
 )
@@ -48,9 +58,9 @@ def squad_f1(said: str, gold: str) -> float:
 
 @given(TEXTS, TEXTS)
 def test_text_metrics_agree_with_squad(said: str, gold: str) -> None:
-    """Exact match and token F1 are those of SQuAD's evaluation, step by step."""
-    assert scored("exact_match", said, gold) == float(squad_normalise(said) == squad_normalise(gold))
-    assert scored("token_f1", said, gold) == pytest.approx(squad_f1(said, gold))
+    """The metrics that are named after SQuAD are those of its evaluation, step by step."""
+    assert scored("squad_exact_match", said, gold) == float(squad_normalise(said) == squad_normalise(gold))
+    assert scored("squad_f1", said, gold) == pytest.approx(squad_f1(said, gold))
 
 
 @given(TEXTS, st.lists(TEXTS, min_size=1, max_size=3))
@@ -118,3 +128,29 @@ def test_rouge_l_is_that_of_its_definition() -> None:
     assert rouge_l("被告支付工程款", "被告应支付款") == pytest.approx(2 * 5 / 13)
     assert rouge_l("no", ["yes", "oh no"]) == pytest.approx(2 / 3)
     assert rouge_l(None, "x") == 0.0
+
+
+@pytest.mark.parametrize(
+    "kind", ["exact_match", "token_f1", "number", "accuracy", "squad_exact_match", "squad_f1"]
+)
+def test_no_output_is_wrong_whatever_the_gold_value(kind: Kind) -> None:
+    """Even where the gold value holds nothing but an article or punctuation."""
+    for gold in ("A", "?", "The The", ""):
+        assert scored(kind, None, gold) == 0
+
+
+@pytest.mark.parametrize(
+    ("output", "gold", "right"),
+    [
+        ("1,234", 1234, 1),
+        ("-3", "3", 0),
+        ("3.14", "314", 0),
+        ("50%", 0.5, 1),
+        ("five", 5, 0),
+        (True, 1, 0),
+        ("7", [5, 7.0], 1),
+    ],
+)
+def test_numbers_are_compared_as_numbers(output: Any, gold: Any, right: int) -> None:
+    """With their signs and points; what is no number is wrong."""
+    assert scored("number", output, gold) == right

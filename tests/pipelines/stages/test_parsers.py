@@ -130,3 +130,25 @@ def test_faulty_function_is_named() -> None:
         value(PythonParser(python=lambda text, example: text.nope), "a")
     with pytest.raises(CustomCodeFailed, match="must return a JSON-able value"):
         value(PythonParser(python=lambda text, example: object()), "a")
+
+
+@pytest.mark.parametrize(
+    ("parser", "draft", "answer", "expected"),
+    [
+        (TextParser(), "no", "yes", "yes"),
+        (CHOICE, "no", "yes", "yes"),
+        (LINES, SENTENCES[0], SENTENCES[2], [SENTENCES[2]]),
+        (JsonParser(), '{"city": "Rome"}', '{"city": "Oslo"}', {"city": "Oslo"}),
+        (RegexParser(pattern=r"\w+"), "no", "yes", "yes"),
+    ],
+)
+def test_a_draft_in_the_thinking_is_no_answer(parser: Any, draft: str, answer: str, expected: object) -> None:
+    """The value is read from the answer alone, and a text that is cut inside its thinking has none."""
+    assert value(parser, f"<think>\n{draft}\n</think>\n{answer}") == expected
+    assert value(parser, f"{draft}\n</think>\n{answer}") == expected
+    assert value(parser, f"<think>\n{draft}\n{answer}") is None
+
+
+def test_a_regex_that_looks_for_the_thinking_finds_it() -> None:
+    """All other parsers get the text without it."""
+    assert value(RegexParser(pattern=r"<think>(.*?)</think>"), "<think>hm</think>yes") == "hm"
