@@ -87,7 +87,8 @@ class SearchSettings:
         banks: Files of recorded samples to attach.
 
     Raises:
-        UserError: The objective, the least quality and the frontier do not go together.
+        UserError: The seed is negative, or the objective, the least quality and the frontier do not go
+            together.
     """
 
     budget_units: float
@@ -107,6 +108,8 @@ class SearchSettings:
     banks: tuple[Path, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"a seed is 0 or more, got {self.seed}")
         if self.goal.min_quality is not None and self.frontier:
             raise UserError("a least quality is not sought together with the frontier; leave one out")
 

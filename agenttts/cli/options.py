@@ -40,7 +40,9 @@ Banks = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Db = Annotated[Path, typer.Option("--db", help="The DuckDB file that keeps everything.")]
-Seed = Annotated[int, typer.Option("--seed", help="The same seed and the same bank give the same run.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, help="The same seed and the same bank give the same run.")
+]
 Config = Annotated[Path, typer.Argument(help="The configuration (YAML).", show_default=False)]
 LlmBaseUrl = Annotated[
     str | None, typer.Option("--llm-base-url", help="The LLM's endpoint; else AGENTTTS_AGENT_BASE_URL.")

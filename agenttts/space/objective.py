@@ -36,7 +36,8 @@ class Goal:
             raise UserError(f"an objective is {', '.join(known)}; got {self.objective!r}")
         if (self.objective == "quality") != (self.min_quality is None):
             raise UserError(
-                "a least quality goes with the objectives cost and latency: give both, or neither"
+                "a least quality (--min-quality) goes with the objectives cost and latency: "
+                "give both, or neither"
             )
         if self.min_quality is not None and not 0 < self.min_quality <= 1:
             raise UserError(f"a least quality is a score above 0 and at most 1, got {self.min_quality:g}")

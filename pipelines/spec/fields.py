@@ -82,7 +82,7 @@ class ModelSpec(Strict):
     )
     base_url: str = Field(description="OpenAI-compatible base URL, usually ending in /v1")
     active_params: Annotated[PositiveFloat, Number] = Field(
-        description="active parameters, a count such as 7e9"
+        le=1e15, description="active parameters, a count such as 7e9"
     )
     context_length: Annotated[PositiveInt, Number] | None = Field(
         default=None, description="tokens of prompt and generation together"
@@ -156,7 +156,7 @@ class StageSpec(Strict):
         description="classifiers that may pick the best sample instead of the aggregator: each model with "
         "each is one more choice of the search, written model@verifier",
     )
-    max_samples: Annotated[PositiveInt, Number] = Field(description="largest number of samples")
+    max_samples: Annotated[PositiveInt, Number] = Field(le=10_000, description="largest number of samples")
     sampling: SamplingSpec = SamplingSpec()
     prompt_tokens: Annotated[PositiveInt, Number] = Field(description="expected prompt length, tokens")
     generated_tokens: Annotated[PositiveInt, Number] = Field(
@@ -208,7 +208,7 @@ class DatasetSpec(Strict):
     pool: str | None = Field(
         default=None, description="file or hub split that search and test are drawn from, by seed"
     )
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     shared: dict[str, str] = Field(
         default_factory=dict, description="fields of every row, each read from a JSON file beside the spec"
     )

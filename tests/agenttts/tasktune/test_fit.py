@@ -328,7 +328,7 @@ def test_places_that_can_not_be_made(folder: Path) -> None:
         fit(fit_config(out="file/x", epochs=1), folder)
     with pytest.raises(UserError, match="must be free"):
         fit(fit_config(out="file", epochs=1), folder)
-    with pytest.raises(UserError, match="can't be made"):
+    with pytest.raises(UserError, match="can't be created"):
         merge([folder / "a", folder / "b"], folder / "file" / "x")
 
 

@@ -148,6 +148,7 @@ BAD: list[tuple[str, str, str, int, str, str]] = [
         "models.large.active_params",
         "'7e9'",
     ),
+    ("no bound", "active_params: 7e9", "active_params: 1e308", 22, "models.large.active_params", "1e+15"),
     ("number for text", "name: two-hops", "name: 2", 1, "name", "put it in quotes"),
     ("infinite", "units: 7e1", "units: .inf", 25, "budget.units", "finite"),
     (
