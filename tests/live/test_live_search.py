@@ -76,7 +76,8 @@ def test_a_server_that_dies_leaves_missing_values_and_never_zeros(vllm: None, tm
         result = search(spec, trials=4, proposer="insights", db=tmp_path / "dies.duckdb", on_event=on_event)
     scored = [trial for trial in result.trials if trial.status == "complete"]
     dead = [trial for trial in result.trials if trial.status == "failed"]
-    assert len(scored) == 2 and dead, [trial.status for trial in result.trials]
+    assert len(scored) >= 2 and dead, [trial.status for trial in result.trials]
+    assert all(trial.samples_drawn == 0 for trial in scored[2:])  # the bank answers them
     assert all(score is not None for trial in scored for score in trial.scores.values())
     assert all(trial.score is None and trial.error for trial in dead)
     with Store.read(tmp_path / "dies.duckdb") as store:

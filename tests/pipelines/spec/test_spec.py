@@ -148,7 +148,14 @@ BAD: list[tuple[str, str, str, int, str, str]] = [
         "models.large.active_params",
         "'7e9'",
     ),
-    ("no bound", "active_params: 7e9", "active_params: 1e308", 22, "models.large.active_params", "1e+15"),
+    (
+        "no bound",
+        "active_params: 7e9",
+        "active_params: 1e308",
+        22,
+        "models.large.active_params",
+        "must be <= 1000000000000000",
+    ),
     ("number for text", "name: two-hops", "name: 2", 1, "name", "put it in quotes"),
     ("infinite", "units: 7e1", "units: .inf", 25, "budget.units", "finite"),
     (
