@@ -1,4 +1,4 @@
-"""Whether a server is what it was, and whether its samples are samples. Each is told once."""
+"""Whether a server is what it was, and whether its samples are samples. Each is reported once."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class SameServer:
     def __init__(self, model: str) -> None:
         self._model = model
         self._seen: tuple[Any, Any] | None = None
-        self._told = False
+        self._reported = False
 
     def add(self, answer: Mapping[str, Any]) -> Negotiated | None:
-        """Look at an answer; what to tell, the first time that it differs from those before."""
+        """Look at an answer; what to report, the first time that it differs from those before."""
         seen = (answer.get("model"), answer.get("system_fingerprint"))
         before = self._seen
         self._seen = seen
-        if before is None or before == seen or self._told:
+        if before is None or before == seen or self._reported:
             return None
         changed = [
             (field, old, new)
@@ -32,7 +32,7 @@ class SameServer:
         ]
         if not changed:
             return None
-        self._told = True
+        self._reported = True
         field, old, new = changed[0]
         return Negotiated(
             model=self._model,
@@ -53,17 +53,17 @@ class EqualTexts:
         self._model = model
         self.n_prompts = 0
         self.n_equal = 0
-        self._told = False
+        self._reported = False
 
     def add(self, texts: Sequence[str], temperature: float | None) -> Negotiated | None:
-        """Look at the samples of a prompt; what to tell, once most of at least ten prompts are so."""
+        """Look at the samples of a prompt; what to report, once most of at least ten prompts are so."""
         if len(texts) < 2 or not temperature:
             return None
         self.n_prompts += 1
         self.n_equal += len(set(texts)) == 1
-        if self._told or self.n_prompts < _FEWEST_PROMPTS or 2 * self.n_equal <= self.n_prompts:
+        if self._reported or self.n_prompts < _FEWEST_PROMPTS or 2 * self.n_equal <= self.n_prompts:
             return None
-        self._told = True
+        self._reported = True
         return Negotiated(
             model=self._model,
             field="texts",

@@ -28,7 +28,7 @@ class FieldRefused(Exception):
     """A field, or something unknown, is refused; on which terms the request was sent is the caller's."""
 
     def __init__(self, refusal: Refusal, body: Mapping[str, Any]) -> None:
-        super().__init__(refusal.said)
+        super().__init__(refusal.quoted)
         self.refusal = refusal
         self.body = body
 
@@ -89,7 +89,7 @@ class Negotiator:
             raise
 
     async def _negotiate(self, ask: Ask, refused: FieldRefused) -> Draw:
-        """Change the terms until the request is accepted; what helped is kept and told.
+        """Change the terms until the request is accepted; what helped is kept and reported.
 
         Where a change makes no difference to the server's words it is taken back before the next is tried,
         and at last all that the words name are made at once.
@@ -105,15 +105,15 @@ class Negotiator:
                 n_sent += 1
                 outcome = await self._tried(ask, change.terms)
                 if isinstance(outcome, Draw):
-                    return self._accepted([*made, (change, refused.refusal.said)], outcome)
+                    return self._accepted([*made, (change, refused.refusal.quoted)], outcome)
                 if len(options) == 1 or not terms.same_words(outcome.refusal, refused.refusal):
-                    made.append((change, refused.refusal.said))
+                    made.append((change, refused.refusal.quoted))
                     current, refused = change.terms, outcome
                     break
             else:
                 n_sent += 1
                 together = terms.together(refused.refusal, refused.body, current)
-                made += [(change, refused.refusal.said) for change in together]
+                made += [(change, refused.refusal.quoted) for change in together]
                 current = together[-1].terms
                 outcome = await self._tried(ask, current)
                 if isinstance(outcome, Draw):
@@ -134,23 +134,23 @@ class Negotiator:
 
     def _raise_if_final(self, ask: Ask, refused: FieldRefused) -> None:
         """ConfigurationError where the user's own field, or a value, is what the server refuses."""
-        where, said = self.where, refused.refusal.said
+        where, quoted = self.where, refused.refusal.quoted
         own = terms.refused_field(refused.refusal, ask.fields, refused.body)
         if own is not None:
             raise ConfigurationError(
-                f"{where}: the server refuses {own} ({refused.refusal.status}: {said}), which the model's "
+                f"{where}: the server refuses {own} ({refused.refusal.status}: {quoted}), which the model's "
                 "request sets; correct it, or leave it out"
             )
         value = terms.value_refused(refused.refusal, refused.body)
         if value is not None:
             raise ConfigurationError(
                 f"{where}: the server refuses {value} = {refused.body[value]!r} ({refused.refusal.status}: "
-                f"{said}); correct it in sampling, of the stage or of the model"
+                f"{quoted}); correct it in sampling, of the stage or of the model"
             )
 
     def _accepted(self, changes: list[tuple[terms.Change, str]], draw: Draw) -> Draw:
         self.terms = changes[-1][0].terms
-        by_field = {change.field: change.told(self._model, words) for change, words in changes}
+        by_field = {change.field: change.negotiated(self._model, words) for change, words in changes}
         for negotiated in by_field.values():
             self._tell(negotiated)
         return replace(draw, most_n=self.terms.most_n)
@@ -173,7 +173,7 @@ class Negotiator:
             spent = (probe.prompt_tokens or 0, probe.generated_tokens, 1)
         else:
             spent = (0, 0, 0)
-        failure = PromptRefused(f"{where}: the prompt is refused ({refusal.status}: {refusal.said})")
+        failure = PromptRefused(refusal.message(where, "the prompt is refused"))
         failure.prompt_tokens, failure.generated_tokens, failure.calls = spent
         raise failure
 
@@ -182,7 +182,7 @@ class Negotiator:
             for change in terms.guesses(refused.body, self.terms):
                 outcome = await self._tried(ask, change.terms)
                 if isinstance(outcome, Draw):
-                    return self._accepted([(change, refused.refusal.said)], outcome)
+                    return self._accepted([(change, refused.refusal.quoted)], outcome)
         raise refusals.unexplained(refused.refusal, self.where, self._key_env)
 
 

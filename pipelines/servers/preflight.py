@@ -171,7 +171,7 @@ async def _refused_n(spec: PipelineSpec, clients: ModelClients, name: str, n: in
         if change.field == "n":
             return Problem(
                 place=f"models.{name}.max_n",
-                message=f"the server refuses n = {n}: {refusal.said}",
+                message=f"the server refuses n = {n}: {refusal.quoted}",
                 remedy=f"requests are split; max_n: {change.terms.most_n} spares asking",
                 advice=True,
             )

@@ -75,9 +75,13 @@ class Refusal:
     retry_after_s: float | None = None
 
     @property
-    def said(self) -> str:
+    def quoted(self) -> str:
         """The words as messages quote them."""
         return self.words if len(self.words) <= 300 else self.words[:299] + "…"
+
+    def message(self, where: str, what: str) -> str:
+        """Return what the server refuses and where, with its status and its words."""
+        return f"{where}: {what} ({self.status}: {self.quoted})"
 
 
 def read_refusal(status: int, content: bytes, *, secret: str | None, retry_after_s: float | None) -> Refusal:
@@ -108,26 +112,25 @@ def meaning(refusal: Refusal, body: Mapping[str, Any], where: str, key_env: str 
         A Fault, a PromptRefused, or the ConfigurationError that stops a run.
     """
     status, words = refusal.status, f"{refusal.code} {refusal.words}"
-    quoted = f"{where}: {{}} ({status}: {refusal.said})"
     if status == 402 or (status in (403, 429) and _NO_MONEY.search(words)):
         why = "the account has no quota or credit left; top it up or use another server"
-        return ConfigurationError(quoted.format(why))
+        return ConfigurationError(refusal.message(where, why))
     if status == 429 and _never_fits(words):
-        return PromptRefused(quoted.format("the request is larger than the account's rate limit"))
+        return PromptRefused(refusal.message(where, "the request is larger than the account's rate limit"))
     if status in OVERLOAD or (status not in (401, 404, 422) and _OVERLOADED.search(words)):
         return Fault(f"status {status}", "overload", retry_after_s=refusal.retry_after_s)
     if status in PASSING or (status >= 500 and status != 501) or status < 300:
         return Fault(
-            f"status {status}" if status >= 300 else f"an error in place of an answer: {refusal.said}"
+            f"status {status}" if status >= 300 else f"an error in place of an answer: {refusal.quoted}"
         )
     if status == 401 or (status == 403 and _ACCOUNT.search(words)):
         return key_refused(refusal, where, key_env)
     if status == 407:
-        return ConfigurationError(quoted.format("the proxy wants a user and password"))
+        return ConfigurationError(refusal.message(where, "the proxy wants a user and password"))
     if _FILTERED.search(words) and not refusal.param.startswith("safety_settings"):
-        return PromptRefused(quoted.format("the prompt is refused by a content filter"))
+        return PromptRefused(refusal.message(where, "the prompt is refused by a content filter"))
     if _OVERFLOW.search(words):
-        return _overflow(quoted, words, body)
+        return _overflow(refusal, where, words, body)
     return None
 
 
@@ -136,21 +139,16 @@ def unexplained(refusal: Refusal, where: str, key_env: str | None) -> Configurat
     if refusal.status == 403:
         return key_refused(refusal, where, key_env)
     if refusal.status in (404, 405):
-        return ConfigurationError(
-            f"{where}: not served there ({refusal.status}: {refusal.said}); correct served_name or base_url"
-        )
-    return ConfigurationError(
-        f"{where}: the server refuses the request ({refusal.status}: {refusal.said}); correct the stage, or "
-        "the model's request and sampling"
-    )
+        missing = refusal.message(where, "not served there")
+        return ConfigurationError(f"{missing}; correct served_name or base_url")
+    refused = refusal.message(where, "the server refuses the request")
+    return ConfigurationError(f"{refused}; correct the stage, or the model's request and sampling")
 
 
 def key_refused(refusal: Refusal, where: str, key_env: str | None) -> ConfigurationError:
     """A wrong or missing API key."""
     remedy = f"correct the key in {key_env}" if key_env else "name the variable that holds it in api_key_env"
-    return ConfigurationError(
-        f"{where}: the server refuses the API key ({refusal.status}: {refusal.said}); {remedy}"
-    )
+    return ConfigurationError(f"{refusal.message(where, 'the server refuses the API key')}; {remedy}")
 
 
 def concerns_all(refusal: Refusal) -> bool:
@@ -158,14 +156,14 @@ def concerns_all(refusal: Refusal) -> bool:
     return refusal.status in (401, 402, 404, 405) or bool(_LOAD.search(refusal.words))
 
 
-def _overflow(quoted: str, words: str, body: Mapping[str, Any]) -> Exception:
+def _overflow(refusal: Refusal, where: str, words: str, body: Mapping[str, Any]) -> Exception:
     window = _WINDOW.search(words)
     limit = body.get("max_tokens") or body.get("max_completion_tokens") or 0
     if window is not None and limit >= int(window[1]):
         why = f"sampling.max_tokens, {limit}, leaves no room for a prompt; lower it"
-        return ConfigurationError(quoted.format(why))
+        return ConfigurationError(refusal.message(where, why))
     return ContextOverflow(
-        quoted.format("prompt and generation exceed the context length")
+        refusal.message(where, "prompt and generation exceed the context length")
         + "; shorten the prompt, lower max_tokens or take a model with a longer context"
     )
 

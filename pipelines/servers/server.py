@@ -131,7 +131,7 @@ class ServerClient:
 
     @property
     def negotiated(self) -> tuple[Negotiated, ...]:
-        """What was found out about the server, in the order in which it was told."""
+        """What was found out about the server, in the order in which it was reported."""
         return tuple(self._negotiated)
 
     def most_n(self, served_name: str) -> int | None:
@@ -188,8 +188,8 @@ class ServerClient:
             async with asyncio.timeout(min(self._timeout_s, 30.0)):
                 answer = await self._transport.get(self._transport.url(path), self._most_bytes)
             if answer.status >= 300:
-                said = self._refusal(answer).said
-                raise StatusError(f"{self.address}: status {answer.status} ({said})", answer.status)
+                quoted = self._refusal(answer).quoted
+                raise StatusError(f"{self.address}: status {answer.status} ({quoted})", answer.status)
             return json.loads(answer.content)
         except ServerError:
             raise

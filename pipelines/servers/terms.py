@@ -56,7 +56,7 @@ _VALUES = ("max_tokens", "max_completion_tokens", "temperature", "top_p")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Other terms, and what a user is told of them once they are accepted."""
+    """Other terms, and what is reported to the user once they are accepted."""
 
     terms: Terms
     field: str
@@ -64,8 +64,8 @@ class Change:
     consequence: str
     warning: bool
 
-    def told(self, model: str, words: str) -> Negotiated:
-        """The change as it is told, with the server's words."""
+    def negotiated(self, model: str, words: str) -> Negotiated:
+        """Return the change as it is reported, with the server's words."""
         return Negotiated(
             model=model,
             field=self.field,

@@ -24,7 +24,7 @@ class Usage:
         self._count = count
         self._tell = tell
         self._counts = True  # until the server turns out not to
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     async def completed(self, ask: Ask, draw: Draw) -> Draw:
         """The draw with counted tokens where they can be counted, else as it is."""
@@ -45,8 +45,8 @@ class Usage:
                     for sample, count in zip(draw.samples, known, strict=True)
                 )
                 draw, counted = replace(draw, samples=samples, estimated=bool(draw.missing)), True
-        if ask.served_name not in self._told:
-            self._told.add(ask.served_name)
+        if ask.served_name not in self._reported:
+            self._reported.add(ask.served_name)
             self._tell(_notice(ask.served_name, counted))
         return draw
 

@@ -179,7 +179,13 @@ async def test_a_value_out_of_range_is_the_users_to_correct(
 
 @pytest.mark.parametrize(
     "words",
-    ["blocked by the content filter", "Content Exists Risk", "your prompt was flagged", "no, not this one"],
+    [
+        "blocked by the content filter",
+        "content filter: {'hate': {}} {0}",
+        "Content Exists Risk",
+        "your prompt was flagged",
+        "no, not this one",
+    ],
 )
 async def test_one_prompt_that_is_refused_is_missing(
     make_server: MakeServer, connect: MakeClient, words: str
