@@ -20,7 +20,7 @@ from datastore.records import Prompt, Sample
 from datastore.store import Store
 from pipelines.costs import estimated_tokens, prompt_tokens_bound
 from pipelines.jsonvalues import JSON
-from pipelines.reading.readers import NoAnswer, json_value, strip_thinking
+from pipelines.reading.readers import json_value, required, strip_thinking
 from pipelines.runtime.sampler import SpendGate
 
 logger = logging.getLogger(__name__)
@@ -302,11 +302,7 @@ class JsonChat:
                         f"{error}; run the same command again, earlier answers are in the sample bank"
                     ) from None
                 try:
-                    value: JSON | NoAnswer = strip_thinking(text)
-                    if isinstance(value, str):
-                        value = json_value(value, accept or schema)
-                    if isinstance(value, NoAnswer):
-                        raise ValueError(value.reason)
+                    value = required(json_value(required(strip_thinking(text)), accept or schema))
                     if not isinstance(value, Mapping):
                         raise ValueError("must be an object")
                     return value

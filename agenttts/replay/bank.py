@@ -6,7 +6,6 @@ stay UNKNOWN, so that an incomplete bank still answers what it can.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agenttts.replay.arrays import FAILED, UNKNOWN, Outcomes, StageOutcomes, Walk
-from agenttts.results.trials import REPLAYED, TrialResult
+from agenttts.results.trials import REPLAYED, TrialResult, mean
 from agenttts.space.units import planned_units
 from datastore.store import Store
 from pipelines.allocation import Allocation, StageOption
@@ -175,7 +174,7 @@ class BankOutcomes:
             proposer="",
             reason="",
             status="complete",
-            score=math.fsum(present) / len(present) if present else None,
+            score=mean(present),
             scores=scores,
             n_scored=len(present),
             n_missing=len(scores) - len(present),
@@ -197,7 +196,7 @@ class BankOutcomes:
             model, n = outcomes.choice(k, allocation)
             scores = self._stages[k].stage_score[nodes[nodes >= 0], model, n - 1]
             present = scores[~np.isnan(scores)]
-            means[self._stages[k].spec.name] = math.fsum(present) / len(present) if len(present) else None
+            means[self._stages[k].spec.name] = mean(present)
         return means
 
     def unknown_options(self) -> list[tuple[str, StageOption]]:

@@ -116,8 +116,8 @@ def _of_stage(
         ]
         passes_1.append(sum(right) / len(right))
         passes_n.append(pass_at_k(len(right), sum(right), n))
-        keys = [key for value in values if (key := vote_key(value))]
-        good = {key for value, hit in zip(values, right, strict=True) if hit and (key := vote_key(value))}
+        votes = [(key, hit) for value, hit in zip(values, right, strict=True) if (key := vote_key(value))]
+        keys, good = [key for key, _ in votes], {key for key, hit in votes if hit}
         curve = vote_curve(keys, good, rng, n_orders=_ORDERS) if keys else np.zeros(1)
         majorities.append(float(curve[min(n, len(curve)) - 1]))
     pass_at_1, maj_at_n, pass_at_n = (mean_interval(c, rng) for c in (passes_1, majorities, passes_n))

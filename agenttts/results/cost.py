@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from agenttts.results.trials import TrialResult
 from agenttts.space.units import rounds
 from datastore.store import Store
+from pipelines.costs import stage_cost_usd, stage_flops
 from pipelines.spec.pipeline import ModelSpec, PipelineSpec
 
 
@@ -64,18 +65,16 @@ def cost_of(store: Store, run_id: str, spec: PipelineSpec, trials: Sequence[Tria
         trials: The run's trials.
     """
     calls = drawn = prompt_tokens = generated_tokens = 0
-    flops, usd, priced = 0.0, 0.0, True
+    flops = 0.0
+    costs_usd = list[float | None]()
     keys = {spec.model_key(name): model for name, model in spec.models.items()}
     for key, model in keys.items():
         paid = store.run_cost(run_id, models=[key])
         calls, drawn = calls + paid.calls, drawn + paid.samples_drawn
         prompt_tokens += paid.prompt_tokens
         generated_tokens += paid.generated_tokens
-        flops += 2.0 * model.active_params * (paid.prompt_tokens + paid.generated_tokens)
-        priced = priced and model.price is not None
-        if model.price is not None:
-            usd += paid.prompt_tokens * model.price.prompt_usd_per_million / 1e6
-            usd += paid.generated_tokens * model.price.generated_usd_per_million / 1e6
+        flops += stage_flops(model.active_params, paid.prompt_tokens, paid.generated_tokens)
+        costs_usd.append(stage_cost_usd(model, paid.prompt_tokens, paid.generated_tokens))
     total = store.run_cost(run_id)
     n_search = max((t.n_scored + t.n_missing for t in trials if t.split == "search"), default=0)
     unrun = [(t, n_search - t.n_scored - t.n_missing) for t in trials if t.status == "pruned"]
@@ -91,7 +90,7 @@ def cost_of(store: Store, run_id: str, spec: PipelineSpec, trials: Sequence[Tria
         flops_without_bank=sum((t.flops_per_query or 0.0) * t.n_scored for t in trials),
         flops_spared_by_stops=sum((t.flops_per_query or 0.0) * n_unrun for t, n_unrun in unrun),
         flops_spared_by_shared_prompts=_flops_of_shared_prompts(store, run_id, spec, keys),
-        usd=usd if priced else None,
+        usd=None if None in costs_usd else sum(cost for cost in costs_usd if cost is not None),
     )
 
 
@@ -119,4 +118,4 @@ def _flops_of_shared_prompts(
         [run_id, sharing],
     )
     tokens_by_key = zip(rows["model_key"], rows["tokens"], strict=True)
-    return sum(2.0 * models[key].active_params * float(n) for key, n in tokens_by_key if key in models)
+    return sum(stage_flops(models[key].active_params, int(n), 0) for key, n in tokens_by_key if key in models)

@@ -87,7 +87,7 @@ def inherited(store: Store, run: Run) -> list[Inherited]:
     return list(insights.values())
 
 
-def as_told(run_id: str, insights: Sequence[Inherited]) -> list[Insight]:
+def open_insights(run_id: str, insights: Sequence[Inherited]) -> list[Insight]:
     """Return inherited insights in the form that a run stores before its first step, all of them open."""
     return [
         Insight(

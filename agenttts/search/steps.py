@@ -19,7 +19,7 @@ from agenttts.search.approval import decided, question
 from agenttts.search.drafts import Draft
 from agenttts.search.evaluate import PlannedTrial
 from agenttts.search.events import InsightLearnt, Note, PhaseStarted, ProposalMade
-from agenttts.search.insights import as_told
+from agenttts.search.insights import open_insights
 from agenttts.search.state import SearchState, SearchWork, Step, tell
 from agenttts.search.trial import run_trial, stored_trial
 from datastore.records import Insight
@@ -30,7 +30,7 @@ async def seed(state: SearchState, runtime: Step) -> SearchState:
     """Propose the defaults, one model at every stage, which are the baseline of every claim."""
     work = runtime.context
     tell(runtime, PhaseStarted(phase="seed", step=0))
-    inherited = as_told(work.run_id, work.inherited)
+    inherited = open_insights(work.run_id, work.inherited)
     work.store.put_insights(inherited)
     work.insights = inherited + [i for i in work.insights if i.step > 0]
     for insight in inherited:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
+
+ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,3 +17,17 @@ class NoAnswer:
     """
 
     reason: str
+
+
+def required(value: ValueT | NoAnswer) -> ValueT:
+    """Return what a reader has read, for callers to whom a text without a value is an error.
+
+    Args:
+        value: The result of a reader.
+
+    Raises:
+        ValueError: The reader found no value; the message is its reason.
+    """
+    if isinstance(value, NoAnswer):
+        raise ValueError(value.reason)
+    return value

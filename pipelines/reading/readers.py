@@ -10,7 +10,7 @@ from pipelines.reading.code import code, completed
 from pipelines.reading.fences import Block, blocks, file_name
 from pipelines.reading.jsontext import json_value
 from pipelines.reading.lines import quoted_lines
-from pipelines.reading.noanswer import NoAnswer
+from pipelines.reading.noanswer import NoAnswer, required
 from pipelines.reading.thinking import strip_thinking
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "final_answer",
     "json_value",
     "quoted_lines",
+    "required",
     "strip_thinking",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pipelines.examples import Example
-from pipelines.reading.readers import NoAnswer, clean, final_answer, strip_thinking
+from pipelines.reading.readers import NoAnswer, clean, final_answer, required, strip_thinking
 
 _NUMBER = re.compile(r"\d+")
 _RANGE = re.compile(r"(\d+)\s*(?:-|–|to)\s*(\d+)")
@@ -26,9 +26,7 @@ def numbers(text: str, example: Example) -> list[int]:
     Raises:
         ValueError: The text names no candidate and does not say "none".
     """
-    answer = strip_thinking(text)
-    if isinstance(answer, NoAnswer):
-        raise ValueError(answer.reason)
+    answer = required(strip_thinking(text))
     named = set[int]()
     for low, high in _RANGE.findall(answer):
         if 0 <= int(high) - int(low) < _LONGEST_RANGE:
@@ -46,9 +44,7 @@ def short_answer(text: str, example: Example) -> str:
     Raises:
         ValueError: The answer is empty.
     """
-    answer = strip_thinking(text)
-    if isinstance(answer, NoAnswer):
-        raise ValueError(answer.reason)
+    answer = required(strip_thinking(text))
     marked = final_answer(answer)
     short = clean(answer.strip().partition("\n")[0]) if isinstance(marked, NoAnswer) else marked
     if not short:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 from pipelines.examples import Example
-from pipelines.reading.readers import NoAnswer, blocks, code, completed, file_name, strip_thinking
+from pipelines.reading.readers import blocks, code, completed, file_name, required, strip_thinking
 
 
 def function(text: str, example: Example) -> str:
@@ -19,10 +19,8 @@ def function(text: str, example: Example) -> str:
     Raises:
         ValueError: The text contains no valid Python.
     """
-    answer, entry_point = strip_thinking(text), example.get("entry_point")
-    program = answer if isinstance(answer, NoAnswer) else code(answer, "python", defining=entry_point or None)
-    if isinstance(program, NoAnswer):
-        raise ValueError(program.reason)
+    entry_point = example.get("entry_point")
+    program = required(code(required(strip_thinking(text)), "python", defining=entry_point or None))
     if entry_point and f"def {entry_point}" not in program:
         program = completed(example["task"], program)
     _require_python(program)
@@ -43,9 +41,7 @@ def files(text: str, example: Example) -> dict[str, str]:
     Raises:
         ValueError: There is no Python file, or one that is not valid Python.
     """
-    answer = strip_thinking(text)
-    if isinstance(answer, NoAnswer):
-        raise ValueError(answer.reason)
+    answer = required(strip_thinking(text))
     fenced = blocks(answer)
     by_name = {name: block.code for block in fenced if (name := file_name(block))}
     if not by_name:

@@ -103,16 +103,16 @@ def rouge_l(output: JSON, gold: JSON) -> float:
     return max(rouge_l_of(words(as_text(output)), words(as_text(alias))) for alias in _aliases(gold))
 
 
-def rouge_l_of(said: Sequence[str], right: Sequence[str]) -> float:
+def rouge_l_of(tokens: Sequence[str], gold: Sequence[str]) -> float:
     """Compute ROUGE-L's F-measure of two sequences of tokens; 0 when they have no token in common."""
-    row = [0] * (len(right) + 1)
-    for token in said:
+    row = [0] * (len(gold) + 1)
+    for token in tokens:
         before = 0
-        for i, other in enumerate(right):
+        for i, other in enumerate(gold):
             above = row[i + 1]
             row[i + 1] = before + 1 if token == other else max(above, row[i])
             before = above
-    return 2 * row[-1] / (len(said) + len(right)) if row[-1] else 0.0
+    return 2 * row[-1] / (len(tokens) + len(gold)) if row[-1] else 0.0
 
 
 def set_precision(output: JSON, gold: JSON) -> float:

@@ -7,7 +7,7 @@ returns None, the text does not parse; any other exception is an error of the fu
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.errors import CustomCodeFailed, DatasetError
@@ -87,11 +87,11 @@ def parse(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFail
         case LinesParser():
             return _lines(answer, allowed_values(parser, example))
         case JsonParser(schema_=schema):
-            return _json(answer, schema)
+            return _result(json_value(answer, schema))
         case RegexParser(pattern=pattern):
             return _regex(answer, pattern)
         case ChoiceParser():
-            return _choice(answer, allowed_values(parser, example) or [])
+            return _result(choice(answer, allowed_values(parser, example) or []))
 
 
 def normal_space(text: str) -> str:
@@ -120,13 +120,7 @@ def _lines(text: str, allowed: Sequence[str] | None) -> Parsed | ParseFailure:
     if allowed is None:
         lines = [normal_space(line) for line in text.splitlines()]
         return Parsed(list(dict.fromkeys(line for line in lines if line)))
-    quoted = quoted_lines(text, allowed)
-    return ParseFailure(quoted.reason) if isinstance(quoted, NoAnswer) else Parsed(quoted)
-
-
-def _json(text: str, schema: Mapping[str, JSON] | None) -> Parsed | ParseFailure:
-    value = json_value(text, schema)
-    return ParseFailure(value.reason) if isinstance(value, NoAnswer) else Parsed(value)
+    return _result(quoted_lines(text, allowed))
 
 
 def _regex(text: str, pattern: str) -> Parsed | ParseFailure:
@@ -137,8 +131,7 @@ def _regex(text: str, pattern: str) -> Parsed | ParseFailure:
     return Parsed(value.strip()) if value and value.strip() else ParseFailure("the pattern matches no text")
 
 
-def _choice(text: str, allowed: Sequence[str]) -> Parsed | ParseFailure:
-    value = choice(text, allowed)
+def _result(value: JSON | NoAnswer) -> Parsed | ParseFailure:
     return ParseFailure(value.reason) if isinstance(value, NoAnswer) else Parsed(value)
 
 

@@ -51,9 +51,9 @@ def steps_rouge_l(output: Sequence[JSON] | None, example: Example) -> float:
     return rouge_l(" ".join(map(str, output or ())), " ".join(example["steps"]))
 
 
-def rouge_l(said: str, right: str) -> float:
+def rouge_l(answer: str, gold: str) -> float:
     """Compute ROUGE-L's F-measure of two texts, over lower-case alphanumeric tokens."""
-    return rouge_l_of(_TOKEN.findall(said.lower()), _TOKEN.findall(right.lower()))
+    return rouge_l_of(_TOKEN.findall(answer.lower()), _TOKEN.findall(gold.lower()))
 
 
 def node_f1(output: Selection | list[Call] | None, example: Example) -> float:
