@@ -45,6 +45,7 @@ _BARE_HARMONY = re.compile(r"\Aanalysis(?=[A-Z]|[^\x00-\x7f])|\Aanalysis\b(?=.*a
 _BARE_FINAL = re.compile(r"assistant\s*final(?=\W|[A-Z0-9_]|$)")
 _GRANITE = re.compile(r"\A\s*Here(?:'s| is) my thought process:", re.IGNORECASE)
 _GRANITE_ANSWER = re.compile(r"^[ \t]*Here(?:'s| is) my (?:response|answer):", re.IGNORECASE | re.MULTILINE)
+_BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 _MOST_LOOKS = 20  # so that texts that repeat themselves are read in linear time
 _QUOTES = "\"'`“”‘’「」«»"
 _OPENING = re.compile(r"[\[{]")
@@ -78,8 +79,6 @@ def strip_thinking(text: str) -> str | NoAnswer:
     if isinstance(without_tags, NoAnswer):
         return without_tags
     without_soft = _SOFT_BLOCK.sub("", without_tags) if without_tags.lstrip()[:1] == "<" else without_tags
-    if without_soft is text:
-        return text
     return text if without_soft == text else _rest(without_soft)
 
 
@@ -193,10 +192,4 @@ def _rest(text: str) -> str | NoAnswer:
     """Leave out the line ends that follow the thinking, and tags around all that is left."""
     if wrapped := _WRAPPER.match(text):
         text = next(group for group in wrapped.groups()[1:] if group is not None)
-    first, line_end, further = text.partition("\n")
-    while line_end and not first.strip():
-        text = further
-        first, line_end, further = text.partition("\n")
-    else:
-        text = text if text.strip() else ""
-    return text.rstrip() if text.strip() else NOTHING_AFTER
+    return _BLANK_LINES.sub("", text).rstrip() or NOTHING_AFTER
