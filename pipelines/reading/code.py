@@ -110,14 +110,26 @@ def _flat(all_blocks: Sequence[Block]) -> list[Block]:
     return flat
 
 
-def _is_python(code: str) -> bool:
+def python_problem(program: str) -> str | None:
+    """Say why a text is not Python.
+
+    Args:
+        program: The text; it is compiled and not run.
+
+    Returns:
+        The compiler's words; None where the text is Python.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compile(code, "<written>", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+            compile(program, "<written>", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return str(error)
+    return None
+
+
+def _is_python(code: str) -> bool:
+    return python_problem(code) is None
 
 
 def _without_prose(text: str) -> str:

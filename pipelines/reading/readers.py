@@ -6,7 +6,7 @@ is pure and returns `NoAnswer`, with its reason, where a text holds no such valu
 
 from pipelines.reading.answers import boxed_answer, clean, final_answer
 from pipelines.reading.choices import choice
-from pipelines.reading.code import code, completed
+from pipelines.reading.code import code, completed, python_problem
 from pipelines.reading.fences import Block, blocks, file_name
 from pipelines.reading.jsontext import json_value
 from pipelines.reading.lines import quoted_lines
@@ -25,6 +25,7 @@ __all__ = [
     "file_name",
     "final_answer",
     "json_value",
+    "python_problem",
     "quoted_lines",
     "required",
     "strip_thinking",

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-
 from pipelines.examples import Example
-from pipelines.reading.readers import blocks, code, completed, file_name, required, strip_thinking
+from pipelines.reading.readers import (
+    blocks,
+    code,
+    completed,
+    file_name,
+    python_problem,
+    required,
+    strip_thinking,
+)
 
 
 def function(text: str, example: Example) -> str:
@@ -60,9 +66,5 @@ def files(text: str, example: Example) -> dict[str, str]:
 def _require_python(program: str) -> None:
     if not program.strip():
         raise ValueError("no code")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compile(program, "<written>", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"not Python: {error}") from None
+    if (problem := python_problem(program)) is not None:
+        raise ValueError(f"not Python: {problem}")

@@ -18,7 +18,7 @@ from agenttts.search.events import TrialProgress
 from agenttts.search.limits import Ledger
 from agenttts.settings import SearchLimits
 from agenttts.space.space import SearchSpace
-from datastore import Run, Store
+from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.errors import ConfigurationError, ReplayMiss, SpendRefused
 from pipelines.examples import Example
@@ -26,6 +26,7 @@ from pipelines.runtime.runtime import Runtime
 from pipelines.servers.clients import ModelClients
 from pipelines.spec.pipeline import PipelineSpec
 from tests.agenttts.small_specs import small_spec
+from tests.datastore import made
 from tests.servers import ScriptedServer
 
 EXAMPLES = [Example(f"e{i}", {"question": f"number {i}", "gold": "red"}) for i in range(10)]
@@ -39,18 +40,7 @@ def allocation(n_retrieve: int, n_answer: int, model: str = "small") -> Allocati
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     with Store.open(tmp_path / "run.duckdb") as opened:
-        opened.start_run(
-            Run(
-                run_id="r1",
-                spec="{}",
-                spec_digest="",
-                settings="{}",
-                status="running",
-                started_at=0.0,
-                finished_at=None,
-                outcome=None,
-            )
-        )
+        opened.start_run(made.run("r1", started_at=0.0))
         yield opened
 
 

@@ -12,9 +12,10 @@ import pytest
 from agenttts.errors import UserError
 from agenttts.search.limits import Ledger, LedgerEntry, Spending
 from agenttts.settings import SearchLimits
-from datastore import Prompt, Run, Sample, Store, make_prompt, model_key
+from datastore import Prompt, Sample, Store, make_prompt, model_key
 from pipelines.errors import SpendRefused
 from tests.agenttts.small_specs import small_spec
+from tests.datastore import made
 
 SPEC = small_spec(model={"price": {"prompt_usd_per_million": 1.0, "generated_usd_per_million": 2.0}})
 
@@ -156,18 +157,7 @@ def test_money_needs_prices() -> None:
 async def test_a_resumed_ledger_knows_what_was_spent(tmp_path: Path) -> None:
     """The store's samples of a run, those of a model outside the pipeline too, are spent already."""
     with Store.open(tmp_path / "run.duckdb") as store:
-        store.start_run(
-            Run(
-                run_id="r1",
-                spec="{}",
-                spec_digest="",
-                settings="{}",
-                status="running",
-                started_at=0.0,
-                finished_at=None,
-                outcome=None,
-            )
-        )
+        store.start_run(made.run("r1", started_at=0.0))
         for name in ("small", "agent"):
             content = {"messages": [{"role": "user", "content": "x"}]}
             prompt = make_prompt(model_key(name, None), content, {"temperature": 1.0})
