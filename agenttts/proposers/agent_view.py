@@ -23,6 +23,7 @@ from agenttts.results.trials import TrialResult, merit
 from agenttts.space.space import SearchSpace
 from agenttts.stats import mean_interval, paired_difference
 from pipelines.allocation import Allocation, StageOption
+from pipelines.jsonvalues import JSON
 from pipelines.spec.pipeline import StageSpec
 from pipelines.spec.variants import BuiltinMetric, PythonAggregator
 
@@ -98,7 +99,7 @@ def repair_message(problems: Sequence[str], count: int, accepted: Sequence[Alloc
     return {"role": "user", "content": text}
 
 
-def answer_schema(space: SearchSpace, count: int) -> dict[str, object]:
+def answer_schema(space: SearchSpace, count: int) -> dict[str, JSON]:
     """Build the JSON schema of an answer, for servers with structured output.
 
     The schema does not express the budget, which is checked after the answer.
@@ -126,8 +127,8 @@ def answer_schema(space: SearchSpace, count: int) -> dict[str, object]:
     )
 
 
-def _choice_schema(stage: StageSpec) -> dict[str, object]:
-    verifiers = (
+def _choice_schema(stage: StageSpec) -> dict[str, JSON]:
+    verifiers: dict[str, JSON] = (
         {"verifier": {"type": ["string", "null"], "enum": [None, *stage.verifiers]}}
         if stage.verifiers
         else {}
@@ -139,7 +140,7 @@ def _choice_schema(stage: StageSpec) -> dict[str, object]:
     )
 
 
-def knowledge_schema() -> dict[str, object]:
+def knowledge_schema() -> dict[str, JSON]:
     """Build the JSON schema of the statements that the MLCopilot baseline asks for."""
     return _object(knowledge={"type": "array", "items": {"type": "string"}, "maxItems": 8})
 
@@ -239,7 +240,7 @@ def _trial(view: SearchView, trial: TrialResult, best: TrialResult | None) -> di
     return data
 
 
-def _object(**properties: object) -> dict[str, object]:
+def _object(**properties: JSON) -> dict[str, JSON]:
     return {
         "type": "object",
         "properties": properties,
