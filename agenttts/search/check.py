@@ -7,6 +7,7 @@ search's cost is in `plan`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -38,7 +39,7 @@ class Finding:
 
     Attributes:
         severity: "error" for what will fail, "warning" for what may.
-        place: A field of the spec, or a file and line; empty when there is none.
+        place: A field of the spec, after its file and line where they are known; empty when there is none.
         message: What is wrong, and the remedy.
     """
 
@@ -95,7 +96,15 @@ async def check(
                 examples = both
                 findings += _truncated(spec, both)
     findings += _lengths(spec, examples) if clients is None else await _servers(spec, clients, examples)
-    return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity)
+    placed = [replace(finding, place=_in_file(spec, finding.place)) for finding in findings]
+    return sorted(dict.fromkeys(placed), key=lambda finding: finding.severity)
+
+
+def _in_file(spec: PipelineSpec, place: str) -> str:
+    """The place of a finding; where it is a field of the spec alone, with the spec's file and line."""
+    root = re.match(r"\w+", place)
+    is_field = root is not None and root[0] in PipelineSpec.model_fields
+    return spec.place_of(place) if is_field and not re.search(r":( |\d+$)", place) else place
 
 
 def _templates(spec: PipelineSpec) -> Iterator[Finding]:

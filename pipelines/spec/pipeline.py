@@ -146,6 +146,11 @@ class PipelineSpec(Strict):
         line = None if self._source is None else self._source.line_of(field)
         return SpecError(message, file=file, line=line, field=field, remedy=remedy)
 
+    def place_of(self, field: str) -> str:
+        """Return a field as messages name it: after file and line, if the spec was read from a file."""
+        line = None if self._source is None else self._source.line_of(field)
+        return field if self._source is None or line is None else f"{self._source.file}:{line}: {field}"
+
 
 def _with_inputs(stages: Sequence[StageSpec]) -> list[StageSpec]:
     completed = []

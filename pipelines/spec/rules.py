@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pipelines.errors import SpecError
 from pipelines.jsonvalues import schema_problem
@@ -296,13 +297,24 @@ def _lengths(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> I
             )
 
 
+def _address_problem(base_url: str) -> str | None:
+    """The rule that a server's address breaks; None when it breaks none."""
+    if not re.match(r"https?://[^/\s]", base_url):
+        return "must start with http:// or https://"
+    try:
+        parts = urlsplit(base_url)
+        if parts.port == 0 or not parts.hostname:
+            raise ValueError
+    except ValueError:
+        return "must have a host, and a port from 1 to 65535 if any"
+    return None
+
+
 def _models(models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
     for name, model in models.items():
-        if not re.match(r"https?://[^/\s]", model.base_url):
-            yield SpecError(
-                f"must start with http:// or https://, got {model.base_url!r}",
-                field=f"models.{name}.base_url",
-            )
+        address_problem = _address_problem(model.base_url)
+        if address_problem is not None:
+            yield SpecError(f"{address_problem}, got {model.base_url!r}", field=f"models.{name}.base_url")
         if model.parent is None:
             continue
         parent = models.get(model.parent)

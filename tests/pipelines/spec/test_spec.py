@@ -415,6 +415,8 @@ BAD: list[tuple[str, str, str, int, str, str]] = [
         "another model",
     ),
     ("no url", "http://localhost:8002/v1", "localhost:8002", 22, "models.large.base_url", "http://"),
+    ("no port", "localhost:8002/v1", "localhost:99999/v1", 22, "models.large.base_url", "from 1 to 65535 if"),
+    ("port 0", "localhost:8002/v1", "localhost:0/v1", 22, "models.large.base_url", "from 1 to 65535 if any"),
     (
         "longer than allowed",
         "generated_tokens: 20",
