@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pipelines
-from agenttts.cli.options import Banks, Json, out, print_json, say, talk
+from agenttts.cli.options import Banks, Json, in_a_directory, out, print_json, say, talk
 from agenttts.errors import UserError
 from agenttts.proposers.registry import ABLATIONS, CLASSICAL, OWN
 
@@ -49,7 +49,9 @@ def compare(
     write: Annotated[
         Path, typer.Option("--out", help="Parquet file with every trial of every search.")
     ] = Path("compare.parquet"),
-    html: Annotated[Path | None, typer.Option("--html", help="Write plots of regret too.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", callback=in_a_directory, help="Write plots of regret too.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; as many as cores where not given.")
     ] = None,

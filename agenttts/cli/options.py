@@ -38,6 +38,17 @@ Banks = Annotated[
     list[Path] | None,
     typer.Option("--bank", help="Recorded samples to read; the spec's own where not given."),
 ]
+
+
+def in_a_directory(path: Path | None) -> Path | None:
+    """Return the path of a page to write; UserError before any work is done when its directory is missing."""
+    if path is not None:
+        from agenttts.report.html import require_place
+
+        require_place(path)
+    return path
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Db = Annotated[Path, typer.Option("--db", help="The DuckDB file that keeps everything.")]
 Seed = Annotated[

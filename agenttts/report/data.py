@@ -255,7 +255,7 @@ def read_report(
         curves=tuple(stage_curves(points, best, options)) if best else (),
         headroom=tuple(spare),
         marginals=tuple(marginal_values(points, best)) if best else (),
-        insights=tuple(store.insights(run.run_id)),
+        insights=_each_once(store.insights(run.run_id)),
         proposals=tuple(store.proposals(run.run_id)),
         faults=_faults(store, rows),
         truncated=_truncated(store, run.run_id),
@@ -284,6 +284,16 @@ def _steps(trials: Iterable[TrialResult]) -> Iterable[Step]:
                 flops=flops,
                 flops_drawn=flops_drawn,
             )
+
+
+def _each_once(insights: Sequence[Insight]) -> tuple[Insight, ...]:
+    """The insights without those of an earlier run that were tested here: they follow with their verdict."""
+    tested = [(i.proposer, i.text) for i in insights if i.step > 0]
+    return tuple(
+        i
+        for i in insights
+        if i.step > 0 or not any(i.proposer == p and i.text.endswith(text) for p, text in tested)
+    )
 
 
 def _faults(store: Store, trials: Iterable[Trial]) -> tuple[FaultCount, ...]:

@@ -30,7 +30,7 @@ def save_html(data: ReportData, path: Path | str) -> Path:
         The absolute path of the file.
 
     Raises:
-        UserError: The file can't be written.
+        UserError: The file can't be written, or its directory does not exist.
     """
     return _write(to_html(data), path)
 
@@ -47,7 +47,7 @@ def save_figures(figures: Sequence[go.Figure], title: str, path: Path | str) -> 
         The absolute path of the file.
 
     Raises:
-        UserError: The file can't be written.
+        UserError: The file can't be written, or its directory does not exist.
     """
     parts = [
         figure.to_html(full_html=False, include_plotlyjs=i == 0, config=_CONFIG)
@@ -57,8 +57,19 @@ def save_figures(figures: Sequence[go.Figure], title: str, path: Path | str) -> 
     return _write(page + "".join(parts), path)
 
 
+def require_place(path: Path) -> None:
+    """Check that a page can be put somewhere: directories are not made along with it.
+
+    Raises:
+        UserError: The directory does not exist.
+    """
+    if not path.expanduser().parent.is_dir():
+        raise UserError(f"{path}: its directory does not exist; create it, or name another file")
+
+
 def _write(page: str, path: Path | str) -> Path:
     path = Path(path).expanduser().resolve()
+    require_place(path)
     try:
         with whole(path) as beside:
             beside.write_text(page, encoding="utf-8")

@@ -126,8 +126,10 @@ def _insight_table(data: ReportData) -> Table:
     table = Table(header_style="bold", box=None, pad_edge=False, title="insights", title_justify="left")
     table.add_column("step", justify="right")
     table.add_column("insight", overflow="fold")
+    table.add_column("by", overflow="fold")
     table.add_column("rests on", overflow="fold")
     table.add_column("tested")
     for insight in data.insights:
-        table.add_row(str(insight.step), escape(insight.text), words.cited(insight.trials), insight.verdict)
+        by, rests_on = escape(insight.proposer), words.cited(insight.trials)
+        table.add_row(str(insight.step), escape(insight.text), by, rests_on, insight.verdict)
     return table

@@ -153,7 +153,8 @@ def test_field_that_is_a_stage_says_how_to_get_its_output(root: Path) -> None:
     stages = (spec.stage("retrieve"), spec.stage("answer").model_copy(update={"name": "draft"}))
     last = spec.stage("answer").model_copy(update={"inputs": ("draft",)})
     with pytest.raises(
-        SpecError, match=r"'answer' names 'retrieve', which no row has.*output of stage 'retrieve'.*the inputs"
+        SpecError,
+        match=r"'answer' names 'retrieve', which no row has.*output of stage 'retrieve'.*the inputs",
     ):
         load_examples(PipelineSpec(**{**dict(spec), "stages": (*stages, last)}), "search")
 
