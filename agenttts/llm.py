@@ -25,8 +25,10 @@ from pipelines.errors import ConfigurationError, DrawFailed
 from pipelines.jsonvalues import JSON
 from pipelines.reading.readers import json_value, required, strip_thinking
 from pipelines.runtime.sampler import SpendGate
+from pipelines.servers.server import ServerClient
 from pipelines.servers.wire import PromptRefused
 from pipelines.spec import SamplingSpec
+from pipelines.spec.rules import address_law
 
 AGENT_SHARE = 1 / 3
 """The default share of the trials that an LLM proposes itself."""
@@ -55,7 +57,7 @@ class AgentSettings:
             the others.
 
     Raises:
-        UserError: The share is out of range.
+        UserError: The address is none, or the share is out of range.
     """
 
     base_url: str
@@ -66,6 +68,9 @@ class AgentSettings:
     share: float = AGENT_SHARE
 
     def __post_init__(self) -> None:
+        law = address_law(self.base_url)
+        if law is not None:
+            raise UserError(f"the address of the LLM's endpoint {law}, got {self.base_url!r}")
         if not 0 < self.share <= 1:
             raise UserError(f"the agent's share of the trials is above 0 and at most 1, got {self.share}")
 
@@ -143,8 +148,6 @@ class AgentChat:
         gate: SpendGate | None,
         replay: bool = False,
     ) -> None:
-        from pipelines.servers.server import ServerClient  # aiohttp takes a while to import
-
         self.model_key = f"agent:{settings.model}"
         self._model = settings.model
         self._sampling = SamplingSpec(temperature=None, top_p=None, max_tokens=settings.max_tokens)

@@ -297,8 +297,8 @@ def _lengths(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> I
             )
 
 
-def _address_problem(base_url: str) -> str | None:
-    """The rule that a server's address breaks; None when it breaks none."""
+def address_law(base_url: str) -> str | None:
+    """Return the rule that a server's address breaks; None when it breaks none."""
     if not re.match(r"https?://[^/\s]", base_url):
         return "must start with http:// or https://"
     try:
@@ -312,9 +312,9 @@ def _address_problem(base_url: str) -> str | None:
 
 def _models(models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
     for name, model in models.items():
-        address_problem = _address_problem(model.base_url)
-        if address_problem is not None:
-            yield SpecError(f"{address_problem}, got {model.base_url!r}", field=f"models.{name}.base_url")
+        law = address_law(model.base_url)
+        if law is not None:
+            yield SpecError(f"{law}, got {model.base_url!r}", field=f"models.{name}.base_url")
         if model.parent is None:
             continue
         parent = models.get(model.parent)

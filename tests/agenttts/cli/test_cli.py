@@ -276,6 +276,10 @@ def bad_arguments(small: Path, folder: Path) -> dict[str, tuple[list[object], st
             "none/r.html: its directory does not exist; create it",
         ),
         "a table for a database": (["report", table], "rows.csv: not a DuckDB database"),
+        "an agent at no port": (
+            [*search, "--agent-base-url", "http://agents.example:99999/v1", "--agent-model", "m"],
+            "a port from 1 to 65535 if any, got 'http://agents.example:99999/v1'",
+        ),
         "a cost without quality": ([*search, "--objective", "cost"], "least quality"),
         "an unknown objective": ([*search, "--objective", "speed"], "quality, cost, latency"),
         "a frontier of another's": ([*search, "--frontier", "--proposer", "tpe"], "frontier"),
