@@ -96,3 +96,12 @@ def test_a_plain_spec_runs_and_nothing_is_missing(
     assert counts.limited > 0 and counts.refused < 12
     body = server.bodies[-1]
     assert "max_completion_tokens" in body and not {"temperature", "logprobs", "max_tokens"} & set(body)
+
+
+def test_the_bill_is_the_servers(searched: tuple[SearchResult, Counts, HostedServer]) -> None:
+    """Calls, tokens, thinking included, and money are what the server counted, to one per cent."""
+    cost, counts = searched[0].cost, searched[1]
+    assert cost.calls == pytest.approx(counts.answered, rel=0.01)
+    assert cost.prompt_tokens == pytest.approx(counts.prompt_tokens, rel=0.01)
+    assert cost.generated_tokens == pytest.approx(counts.generated_tokens, rel=0.01)
+    assert cost.usd == pytest.approx(counts.usd, rel=0.01)
