@@ -64,12 +64,12 @@ def units_text(units: float, measure: MeasureName) -> str:
 
 
 def usd_text(usd: float) -> str:
-    """Format US dollars: cents, and below a dollar three significant digits.
+    """Format US dollars: cents, and below ten cents three significant digits.
 
     Args:
         usd: The amount.
     """
-    return f"${usd:,.2f}" if usd >= 1 or usd == 0 else f"${number_text(usd, 'usd', 3)}"
+    return f"${usd:,.2f}" if usd >= 0.1 or usd == 0 else f"${number_text(usd, 'usd', 3)}"
 
 
 def time_text(at: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agenttts.results.trials import TrialResult
 from agenttts.space.units import rounds
@@ -65,45 +65,51 @@ def cost_of(store: Store, run_id: str, spec: PipelineSpec, trials: Sequence[Tria
         trials: The run's trials.
     """
     calls = drawn = prompt_tokens = generated_tokens = 0
-    flops, costs_usd = list[float | None](), list[float | None]()
+    flops = 0.0
+    costs_usd = list[float | None]()
     keys = {spec.model_key(name): model for name, model in spec.models.items()}
+    used = {spec.model_key(name) for name in spec.used_models}
     for key, model in keys.items():
         paid = store.run_cost(run_id, models=[key])
         calls, drawn = calls + paid.calls, drawn + paid.samples_drawn
         prompt_tokens += paid.prompt_tokens
         generated_tokens += paid.generated_tokens
-        if paid.calls or model.active_params is not None:
-            flops.append(model_flops(model, paid.prompt_tokens, paid.generated_tokens))
-        costs_usd.append(stage_cost_usd(model, paid.prompt_tokens, paid.generated_tokens))
+        flops += model_flops(model, paid.prompt_tokens, paid.generated_tokens) or 0.0
+        if key in used:
+            costs_usd.append(stage_cost_usd(model, paid.prompt_tokens, paid.generated_tokens))
     total = store.run_cost(run_id)
     n_search = max((t.n_scored + t.n_missing for t in trials if t.split == "search"), default=0)
     unrun = [(t, n_search - t.n_scored - t.n_missing) for t in trials if t.status == "pruned"]
-    return SearchCost(
+    cost = SearchCost(
         calls=calls,
         samples_drawn=drawn,
         samples_reused=sum(t.samples_reused for t in trials),
         prompt_tokens=prompt_tokens,
         generated_tokens=generated_tokens,
-        flops=known_sum(flops),
         agent_tokens=total.prompt_tokens + total.generated_tokens - prompt_tokens - generated_tokens,
         agent_calls=total.calls - calls,
-        flops_without_bank=known_sum(_flops(t, t.n_scored) for t in trials),
-        flops_spared_by_stops=known_sum(_flops(t, n_unrun) for t, n_unrun in unrun),
-        flops_spared_by_shared_prompts=_flops_of_shared_prompts(store, run_id, spec, keys),
         usd=known_sum(costs_usd),
     )
-
-
-def _flops(trial: TrialResult, n_examples: int) -> float | None:
-    """FLOPs of a trial on as many examples; 0 where it scored none."""
-    if trial.flops_per_query is None:
-        return None if trial.n_scored else 0.0
-    return trial.flops_per_query * n_examples
+    if any(keys[key].active_params is None for key in used):
+        return replace(
+            cost,
+            flops=None,
+            flops_without_bank=None,
+            flops_spared_by_stops=None,
+            flops_spared_by_shared_prompts=None,
+        )
+    return replace(
+        cost,
+        flops=flops,
+        flops_without_bank=sum((t.flops_per_query or 0.0) * t.n_scored for t in trials),
+        flops_spared_by_stops=sum((t.flops_per_query or 0.0) * n_unrun for t, n_unrun in unrun),
+        flops_spared_by_shared_prompts=_flops_of_shared_prompts(store, run_id, spec, keys),
+    )
 
 
 def _flops_of_shared_prompts(
     store: Store, run_id: str, spec: PipelineSpec, models: Mapping[str, ModelSpec]
-) -> float | None:
+) -> float:
     """FLOPs of reading every prompt once more for each sample after the first; a refined one shares none.
 
     What a further model read (a fuser, a verifier) is in the tokens too: such results are left out.
@@ -125,4 +131,4 @@ def _flops_of_shared_prompts(
         [run_id, sharing],
     )
     tokens_by_key = zip(rows["model_key"], rows["tokens"], strict=True)
-    return known_sum(model_flops(models[key], int(n), 0) for key, n in tokens_by_key if key in models)
+    return sum(model_flops(models[key], int(n), 0) or 0.0 for key, n in tokens_by_key if key in models)

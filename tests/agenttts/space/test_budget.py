@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agenttts.errors import SpaceError
-from agenttts.space.measure import Measure
+from agenttts.errors import SpaceError, UserError
+from agenttts.space.measure import Measure, amount_text, chosen_budget
+from agenttts.space.space import SearchSpace
 from agenttts.space.units import flops, planned_stage_flops, units
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.spec.pipeline import ReferenceSpec
@@ -98,3 +99,57 @@ def test_an_allocation_names_every_stage() -> None:
     """Units of something that is no allocation of the spec are refused."""
     with pytest.raises(SpaceError, match="every stage once"):
         Measure.of(small_spec()).planned(Allocation({"retrieve": StageChoice("small", 1)}))
+
+
+PRICES = {"price": {"prompt_usd_per_million": 1.0, "generated_usd_per_million": 10.0}, "active_params": None}
+
+
+def test_dollars_are_planned_as_they_are_billed() -> None:
+    """The prompt is billed once for each request that max_n makes, for each round of refinement, and with the
+    calls of a fuser.
+    """
+    choice = StageChoice("small", 5)
+    for max_n, prompts in ((None, 1), (8, 1), (2, 3), (1, 5)):
+        spec = small_spec(model={**PRICES, "max_n": max_n}, budget=None, usd=0.01)
+        assert Measure.of(spec).planned_stage(spec.stages[0], choice) == (16 * prompts + 10 * 8 * 5) / 1e6
+        assert planned_stage_flops(spec, spec.stages[0], choice) is None
+    fusion = {"kind": "fusion", "model": "large", "prompt": "fuse {{ samples }}", "prompt_tokens": 5}
+    spec = small_spec(stages=[{"aggregator": fusion}], model=PRICES, budget=None, usd=0.01)
+    fused = 5 + 5 * 8 + 10 * 8
+    assert Measure.of(spec).planned_stage(spec.stages[0], choice) == (16 + 10 * 8 * 5 + fused) / 1e6
+
+
+def test_a_budget_is_chosen_once() -> None:
+    """`--budget` is in the spec's own measure, --budget-usd in dollars, both are too many; a model without a
+    price or without parameters is named.
+    """
+    units = small_spec()
+    assert chosen_budget(units, None, None) == (Measure(units, "units"), 40.0)
+    priced = small_spec(model={**PRICES, "active_params": 1e6})
+    assert chosen_budget(priced, None, 0.002) == (Measure(priced, "usd"), 0.002)
+    with pytest.raises(UserError, match=r"given once, got 5 and 0.002 USD"):
+        chosen_budget(priced, 5, 0.002)
+    with pytest.raises(SpaceError, match=r"models.small.price: a budget in US dollars needs the price"):
+        chosen_budget(units, None, 0.002)
+    dollars = small_spec(model=PRICES, budget=None, usd=0.01)
+    assert chosen_budget(dollars, 0.02, None) == (Measure(dollars, "usd"), 0.02)
+    with pytest.raises(SpaceError, match=r"models.small.active_params: a budget in units needs"):
+        Measure(dollars, "units")
+
+
+def test_a_space_in_dollars() -> None:
+    """Membership, the cheapest, defaults and messages are in dollars, and options rank by cost."""
+    spec = small_spec(model=PRICES, budget=None, usd=0.001)
+    space = SearchSpace(spec, 0.001)
+    assert space.cheapest == Allocation({s: StageChoice("small", 1) for s in ("retrieve", "answer")})
+    assert space.units(space.cheapest) == pytest.approx(2 * 96e-6)
+    assert all(space.units(allocation) <= 0.001 for allocation in space.enumerate())
+    over = Allocation({s: StageChoice("large", 8) for s in ("retrieve", "answer")})
+    assert space.problem(over) == (
+        "over budget by 0.000312 USD: it takes 0.001312 (retrieve 0.000656, answer 0.000656), "
+        "and 0.001 are allowed"
+    )
+    assert space.magnitude("answer", space.cheapest["answer"].option) == pytest.approx(96e-6)
+    with pytest.raises(SpaceError, match=r"takes 0.000192 USD; got 0.0001: raise the budget"):
+        SearchSpace(spec, 0.0001)
+    assert amount_text(1.25e-5, "usd") == "0.0000125 USD" and amount_text(35.8199, "units") == "35.82 units"
