@@ -32,7 +32,8 @@ def improve(
         ),
     ] = None,
     budget: Annotated[
-        list[float] | None, typer.Option("--budget", help="Units per query to compare at. May be repeated.")
+        list[float] | None,
+        typer.Option("--budget", help="Budget per query to compare at, as the run's. Repeatable."),
     ] = None,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Directory of the results.")] = None,
     tune_share: Annotated[
