@@ -230,7 +230,7 @@ class AgentChat:
 
     def _payment(self, prompt: Prompt, answer: Mapping[str, Any]) -> Payment:
         """What an answer was billed; lengths of texts stand in for tokens that the server did not count."""
-        usage = answer.get("usage") or {}
+        usage, text = answer.get("usage") or {}, _text(answer)
         return Payment(
             run_id=self._run_id or "",
             model_key=self.model_key,
@@ -238,7 +238,7 @@ class AgentChat:
             calls=1,
             samples_drawn=1,
             prompt_tokens=int(usage.get("prompt_tokens") or estimated_tokens(prompt.content)),
-            generated_tokens=int(usage.get("completion_tokens") or estimated_tokens(_text(answer) or "")),
+            generated_tokens=int(usage.get("completion_tokens") or (estimated_tokens(text) if text else 0)),
         )
 
     async def _answer(

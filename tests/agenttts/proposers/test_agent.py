@@ -139,9 +139,12 @@ def test_a_repaired_answer_is_taken(run: Callable[..., SearchResult], tmp_path: 
 def test_an_endpoint_that_fails_leaves_the_search_to_the_rules(
     fault: str, run: Callable[..., SearchResult], tmp_path: Path
 ) -> None:
-    """The search ends as usual, with a note of what failed."""
+    """The search ends as usual, with a note of what failed, and what was billed is told."""
     with planner(lambda r, i: "", fault=lambda r: fault) as server:
         result = run(server, trials=5)
+        billed = server.prompt_tokens + server.generated_tokens
+    assert (result.cost.agent_calls, result.cost.agent_tokens) == (server.n_answered, billed)
+    assert (billed > 0) == (fault == "empty")
     assert result.status == "complete" and len(result.trials) == 5
     _, _, events = stored(tmp_path / "run.duckdb", result)
     notes = [event for event in events if event.kind == "note"]

@@ -17,7 +17,8 @@ from pipelines.errors import SpendRefused
 from tests.agenttts.small_specs import small_spec
 from tests.datastore import made
 
-SPEC = small_spec(model={"price": {"prompt_usd_per_million": 1.0, "generated_usd_per_million": 2.0}})
+PRICED = {"price": {"prompt_usd_per_million": 1.0, "generated_usd_per_million": 2.0}}
+SPEC = small_spec(model=PRICED)
 
 
 class Clock:
@@ -199,3 +200,10 @@ async def test_a_resumed_ledger_knows_what_was_spent(tmp_path: Path) -> None:
     assert kept.spent.usd == pytest.approx(30e-6)
     with pytest.raises(SpendRefused, match="50 allowed, 40 spent"):
         await kept.reserve("small", 10, 5)
+
+
+def test_a_limit_in_flops_needs_active_parameters() -> None:
+    """FLOPs that nobody knows can't be limited: the model is named, and what to limit instead."""
+    spec = small_spec(params={"small": 1}, model={**PRICED, "active_params": None}, budget=None, usd=0.01)
+    with pytest.raises(UserError, match=r"needs the active parameters of every model, and small has none"):
+        Ledger(SearchLimits(flops=1e9), spec.models, clock=Clock())
