@@ -17,7 +17,7 @@ from typing import Self, TypeAlias
 
 from agenttts.errors import UserError
 from datastore.keys import make_prompt, well_formed
-from datastore.records import Prompt, Sample
+from datastore.records import Payment, Prompt, Sample
 from datastore.store import Store
 from pipelines.content import Content
 from pipelines.costs import estimated_tokens, prompt_tokens_bound
@@ -25,8 +25,9 @@ from pipelines.errors import ConfigurationError, DrawFailed
 from pipelines.jsonvalues import JSON
 from pipelines.reading.readers import json_value, required, strip_thinking
 from pipelines.runtime.sampler import SpendGate
+from pipelines.servers.billing import Bill
 from pipelines.servers.server import ServerClient
-from pipelines.servers.wire import PromptRefused
+from pipelines.servers.wire import Draw, PromptRefused
 from pipelines.spec import SamplingSpec
 from pipelines.spec.rules import address_law
 
@@ -203,29 +204,33 @@ class AgentChat:
 
     async def _paid_answer(self, prompt: Prompt, content: Content) -> str:
         """Draw one answer, its tokens reserved before and settled after, and put it into the bank."""
-        reservation = None
+        bill, reservation, samples = Bill(), None, list[Sample]()
+        bounds = prompt_tokens_bound(prompt.content, None), self._max_tokens
         if self._gate is not None:
-            bound = prompt_tokens_bound(prompt.content, None)
-            reservation = await self._gate.reserve(self.model_key, bound, self._max_tokens)
-        prompt_tokens = generated_tokens = 0
+            reservation = await self._gate.reserve(self.model_key, *bounds)
         try:
-            draw = await self._server.draw(self._model, content, self._sampling, 1, logprobs=False)
-            prompt_tokens = draw.prompt_tokens or estimated_tokens(prompt.content)
-            generated_tokens = draw.generated_tokens
+            draw = await self._server.draw(self._model, content, self._sampling, 1, logprobs=False, bill=bill)
+            prompt = replace(prompt, prompt_tokens=draw.prompt_tokens or estimated_tokens(prompt.content))
+            samples = [self._sample(prompt, draw)]
         except DrawFailed as failure:
-            prompt_tokens, generated_tokens = failure.prompt_tokens, failure.generated_tokens
             kind = QuestionFailed if isinstance(failure, PromptRefused) else EndpointFailed
             raise kind(f"the agent's endpoint: {failure}") from failure
         except ConfigurationError as error:
             raise EndpointFailed(f"the agent's endpoint: {error}") from error
         finally:
+            paid = bill.prompt_tokens_within(bounds[0]), bill.generated_tokens_within(bounds[1])
             if reservation is not None:
-                reservation.settle(prompt_tokens, generated_tokens)
+                reservation.settle(*paid)
+            await self._bank(prompt, samples, bill.calls, paid)
+        return samples[0].text
+
+    def _sample(self, prompt: Prompt, draw: Draw) -> Sample:
+        """The answer of a draw; QuestionFailed when it has no text."""
         if not draw.samples:
             why = draw.missing[0] if draw.missing else "an answer without choices"
             raise QuestionFailed(f"the agent's endpoint: model {self._model!r}: {why}")
-        (drawn,) = draw.samples
-        sample = Sample(
+        drawn = draw.samples[0]
+        return Sample(
             prompt_key=prompt.key,
             index=0,
             text=well_formed(drawn.text),
@@ -235,8 +240,26 @@ class AgentChat:
             run_id=self._run_id,
             request_id=draw.request_id,
         )
-        await self._store.put_samples(replace(prompt, prompt_tokens=prompt_tokens), [sample])
-        return sample.text
+
+    async def _bank(
+        self, prompt: Prompt, samples: Sequence[Sample], calls: int, paid: tuple[int, int]
+    ) -> None:
+        """Store what was drawn together with what it was billed, or the bill alone."""
+        payment = None
+        if self._run_id is not None and calls:
+            payment = Payment(
+                run_id=self._run_id,
+                model_key=self.model_key,
+                prompt_key=prompt.key,
+                calls=calls,
+                samples_drawn=len(samples),
+                prompt_tokens=paid[0],
+                generated_tokens=paid[1],
+            )
+        if samples:
+            await self._store.put_samples(prompt, samples, payment)
+        elif payment is not None:
+            await self._store.put_payment(payment)
 
 
 class JsonChat:

@@ -185,9 +185,12 @@ def test_a_repaired_answer_is_taken(run: Callable[..., SearchResult], tmp_path: 
 def test_an_endpoint_that_fails_leaves_the_search_to_the_rules(
     fault: str, run: Callable[..., SearchResult], tmp_path: Path
 ) -> None:
-    """The search ends as usual, with a note of what failed."""
+    """The search ends as usual, with a note of what failed, and what was billed is told."""
     with planner(lambda r, i: "", fault=lambda r: fault) as server:
         result = run(server, trials=5)
+        billed = server.prompt_tokens + server.generated_tokens
+    assert (result.cost.agent_calls, result.cost.agent_tokens) == (server.n_answered, billed)
+    assert (billed > 0) == (fault == "empty")
     assert result.status == "complete" and len(result.trials) == 5
     _, _, events = stored(tmp_path / "run.duckdb", result)
     notes = [event for event in events if event.kind == "note"]
@@ -265,7 +268,7 @@ def test_no_agent_ends_worse_than_the_rules(
         result = run(server, trials=10)
     rules = search(recorded, trials=10, proposer="insights", db=tmp_path / "rules.duckdb", replay=True)
     assert result.status == "complete" and len(result.trials) <= 10
-    assert all(t.budget_units <= result.spec.budget.units + 1e-6 for t in result.trials)
+    assert all(t.budget_units <= result.spec.budget.amount + 1e-6 for t in result.trials)
     mine, theirs = result.best_trial(), rules.best_trial()
     assert mine is not None and theirs is not None
     assert paired_difference(mine.scores, theirs.scores, np.random.default_rng(0)).high >= 0
