@@ -1,36 +1,44 @@
 """Asking an LLM through the sample bank, so that no question is paid for twice.
 
-An answer is a Sample of a Prompt whose model key is `agent:` and the model's name. After a server has refused
-structured output (400), requests to it are for plain JSON. The API key stays in the client: it is neither
-stored nor in messages. `AgentChat` gives the text of an answer, `JsonChat` a value that fits a JSON schema.
+An answer is a Sample of a Prompt whose model key is `agent:` and the model's name. Requests are those of the
+pipeline's models: what the server refuses of them is negotiated, faults are tried again, and an answer
+without a text is none. The API key stays in the client: it is neither stored nor in messages. `AgentChat`
+gives the text of an answer, `JsonChat` a value that fits a JSON schema.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, TypeAlias
+from typing import Self, TypeAlias
 
 from agenttts.errors import UserError
-from datastore.keys import make_prompt
-from datastore.records import Prompt, Sample
+from datastore.keys import make_prompt, well_formed
+from datastore.records import Payment, Prompt, Sample
 from datastore.store import Store
+from pipelines.content import Content
 from pipelines.costs import estimated_tokens, prompt_tokens_bound
+from pipelines.errors import ConfigurationError, DrawFailed
 from pipelines.jsonvalues import JSON
 from pipelines.reading.readers import json_value, required, strip_thinking
 from pipelines.runtime.sampler import SpendGate
-
-logger = logging.getLogger(__name__)
+from pipelines.servers.billing import Bill
+from pipelines.servers.server import ServerClient
+from pipelines.servers.wire import Draw, PromptRefused
+from pipelines.spec import SamplingSpec
+from pipelines.spec.rules import address_law
 
 AGENT_SHARE = 1 / 3
 """The default share of the trials that an LLM proposes itself."""
 AT_ONCE = 8
-"""How many questions of a JsonChat are in flight at most."""
+"""How many questions of a chat are asked and not yet in the bank at most."""
+_API_KEY = "AGENTTTS_AGENT_API_KEY"
 _RETRIES = 2
-_LONGEST_ANSWER = 200_000  # characters
+_REFUSED_PATIENCE_S = 5.0
+_OVERLOAD_PATIENCE_S = 180.0  # longer than a limit of requests a minute asks to wait
 
 Message: TypeAlias = Mapping[str, str]
 """One message of a chat: its `role` and its `content`."""
@@ -50,7 +58,7 @@ class AgentSettings:
             the others.
 
     Raises:
-        UserError: The share is out of range.
+        UserError: The address is none, or the share is out of range.
     """
 
     base_url: str
@@ -61,6 +69,9 @@ class AgentSettings:
     share: float = AGENT_SHARE
 
     def __post_init__(self) -> None:
+        law = address_law(self.base_url)
+        if law is not None:
+            raise UserError(f"the address of the LLM's endpoint {law}, got {self.base_url!r}")
         if not 0 < self.share <= 1:
             raise UserError(f"the agent's share of the trials is above 0 and at most 1, got {self.share}")
 
@@ -85,7 +96,7 @@ class AgentSettings:
             raise UserError(
                 "AGENTTTS_AGENT_BASE_URL needs AGENTTTS_AGENT_MODEL beside it; export the model's name"
             )
-        return cls(base_url=base_url, model=model, api_key=environ.get("AGENTTTS_AGENT_API_KEY") or None)
+        return cls(base_url=base_url, model=model, api_key=environ.get(_API_KEY) or None)
 
 
 def require_llm(settings: AgentSettings | None, what: str, instead: str = "") -> AgentSettings:
@@ -105,11 +116,11 @@ def require_llm(settings: AgentSettings | None, what: str, instead: str = "") ->
 
 
 class EndpointFailed(Exception):
-    """There is no answer after the retries. The message holds neither the key nor the prompt."""
+    """There is no answer after the retries. The message has the server's words, neither key nor prompt."""
 
 
-class _SchemaRefused(Exception):
-    """The server does not take this response format."""
+class QuestionFailed(EndpointFailed):
+    """This question has no answer, others may: the model or a filter refuses it, or it has no text."""
 
 
 class AgentChat:
@@ -124,6 +135,9 @@ class AgentChat:
 
     Attributes:
         model_key: The key of the model in the bank: `agent:` and the model's name.
+
+    Raises:
+        ConfigurationError: The environment names a proxy that can't be used.
     """
 
     def __init__(
@@ -135,119 +149,117 @@ class AgentChat:
         gate: SpendGate | None,
         replay: bool = False,
     ) -> None:
-        import openai  # takes a while to import
-
         self.model_key = f"agent:{settings.model}"
-        self._settings = settings
+        self._model = settings.model
+        self._sampling = SamplingSpec(temperature=None, top_p=None, max_tokens=settings.max_tokens)
+        self._max_tokens = settings.max_tokens
         self._store = store
         self._run_id = run_id
         self._gate = gate
         self._replay = replay
-        self._structured = True
-        self._client = openai.AsyncOpenAI(
-            base_url=settings.base_url,
-            api_key=settings.api_key or "none",
-            timeout=settings.timeout_s,
-            max_retries=_RETRIES,
+        self._server = ServerClient(
+            settings.base_url,
+            settings.api_key,
+            key_env=_API_KEY,
+            rng=random.Random(0),  # spreads waits
+            timeout_s=settings.timeout_s,
+            retries=_RETRIES,
+            max_in_flight=AT_ONCE,
+            overload_patience_s=_OVERLOAD_PATIENCE_S,
+            refused_patience_s=_REFUSED_PATIENCE_S,
         )
 
-    async def ask(self, messages: Sequence[Message], schema: Mapping[str, object]) -> str:
+    async def ask(self, messages: Sequence[Message], schema: Mapping[str, JSON]) -> str:
         """Return the bank's answer to a question where there is one, else ask the server.
 
         Args:
             messages: The chat up to the answer.
-            schema: A JSON schema that the server is to follow. The answer is not checked against it.
+            schema: A JSON schema that the server is to follow, if it can. The answer is not checked against
+                it.
 
         Returns:
-            The answer's text, cut after 200,000 characters.
+            The answer's text.
 
         Raises:
-            EndpointFailed: The server gives no answer, or the bank has none in a replay.
+            EndpointFailed: The server gives no answer, or the bank has none in a replay; QuestionFailed where
+                it may answer other questions.
             SpendRefused: A limit leaves no room for the question.
         """
-        prompts = {structured: self._prompt(messages, structured) for structured in (True, False)}
-        banked = await self._store.get_samples([prompt.key for prompt in prompts.values()])
-        for structured, prompt in prompts.items():
-            if banked[prompt.key]:
-                self._structured = structured
-                return banked[prompt.key][0].text
+        form: dict[str, JSON] = {"name": "turn", "strict": True, "schema": dict(schema)}
+        content: Content = {
+            "messages": [dict(message) for message in messages],
+            "response_format": {"type": "json_schema", "json_schema": form},
+        }
+        prompt = make_prompt(self.model_key, content, self._sampling.model_dump(mode="json"))
+        banked = (await self._store.get_samples([prompt.key]))[prompt.key]
+        if banked:
+            return banked[0].text
         if self._replay:
             raise EndpointFailed("a replay asks no agent, and the bank has no answer to this question")
-        if self._structured:
-            try:
-                return await self._draw(prompts[True], messages, schema)
-            except _SchemaRefused:
-                logger.info("the agent's server takes no JSON schema: further requests are for plain JSON")
-                self._structured = False
-        return await self._draw(prompts[False], messages, None)
+        return await self._paid_answer(prompt, content)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self._server.aclose()
 
-    def _prompt(self, messages: Sequence[Message], structured: bool) -> Prompt:
-        sampling = {
-            "max_tokens": self._settings.max_tokens,
-            "response_format": "json_schema" if structured else "text",
-        }
-        return make_prompt(self.model_key, {"messages": [dict(m) for m in messages]}, sampling)
-
-    async def _draw(
-        self, prompt: Prompt, messages: Sequence[Message], schema: Mapping[str, object] | None
-    ) -> str:
-        reservation = None
+    async def _paid_answer(self, prompt: Prompt, content: Content) -> str:
+        """Draw one answer, its tokens reserved before and settled after, and put it into the bank."""
+        bill, reservation, samples = Bill(), None, list[Sample]()
+        bounds = prompt_tokens_bound(prompt.content, None), self._max_tokens
         if self._gate is not None:
-            bound = prompt_tokens_bound(prompt.content, None)
-            reservation = await self._gate.reserve(self.model_key, bound, self._settings.max_tokens)
-        prompt_tokens = generated_tokens = 0
+            reservation = await self._gate.reserve(self.model_key, *bounds)
         try:
-            answer = await self._answer(messages, schema)
-            text, finish_reason = _first_choice(answer)
-            usage = answer.get("usage") or {}
-            prompt_tokens = int(usage.get("prompt_tokens") or estimated_tokens(prompt.content))
-            generated_tokens = int(usage.get("completion_tokens") or estimated_tokens(text))
+            draw = await self._server.draw(self._model, content, self._sampling, 1, logprobs=False, bill=bill)
+            prompt = replace(prompt, prompt_tokens=draw.prompt_tokens or estimated_tokens(prompt.content))
+            samples = [self._sample(prompt, draw)]
+        except DrawFailed as failure:
+            kind = QuestionFailed if isinstance(failure, PromptRefused) else EndpointFailed
+            raise kind(f"the agent's endpoint: {failure}") from failure
+        except ConfigurationError as error:
+            raise EndpointFailed(f"the agent's endpoint: {error}") from error
         finally:
+            paid = bill.prompt_tokens_within(bounds[0]), bill.generated_tokens_within(bounds[1])
             if reservation is not None:
-                reservation.settle(prompt_tokens, generated_tokens)
-        sample = Sample(
+                reservation.settle(*paid)
+            await self._bank(prompt, samples, bill.calls, paid)
+        return samples[0].text
+
+    def _sample(self, prompt: Prompt, draw: Draw) -> Sample:
+        """The answer of a draw; QuestionFailed when it has no text."""
+        if not draw.samples:
+            why = draw.missing[0] if draw.missing else "an answer without choices"
+            raise QuestionFailed(f"the agent's endpoint: model {self._model!r}: {why}")
+        drawn = draw.samples[0]
+        return Sample(
             prompt_key=prompt.key,
             index=0,
-            text=text,
-            generated_tokens=generated_tokens,
+            text=well_formed(drawn.text),
+            generated_tokens=drawn.generated_tokens,
             mean_logprob=None,
-            finish_reason=finish_reason,
+            finish_reason=drawn.finish_reason,
             run_id=self._run_id,
-            request_id=None,
+            request_id=draw.request_id,
         )
-        await self._store.put_samples(replace(prompt, prompt_tokens=prompt_tokens), [sample])
-        return text
 
-    async def _answer(
-        self, messages: Sequence[Message], schema: Mapping[str, object] | None
-    ) -> Mapping[str, Any]:
-        import openai
-
-        body: dict[str, Any] = {"max_tokens": self._settings.max_tokens}
-        if schema is not None:
-            named = {"name": "turn", "strict": True, "schema": dict(schema)}
-            body["response_format"] = {"type": "json_schema", "json_schema": named}
-        try:
-            completion = await self._client.chat.completions.create(
-                model=self._settings.model,
-                messages=[dict(m) for m in messages],  # type: ignore[misc]
-                **body,
+    async def _bank(
+        self, prompt: Prompt, samples: Sequence[Sample], calls: int, paid: tuple[int, int]
+    ) -> None:
+        """Store what was drawn together with what it was billed, or the bill alone."""
+        payment = None
+        if self._run_id is not None and calls:
+            payment = Payment(
+                run_id=self._run_id,
+                model_key=self.model_key,
+                prompt_key=prompt.key,
+                calls=calls,
+                samples_drawn=len(samples),
+                prompt_tokens=paid[0],
+                generated_tokens=paid[1],
             )
-            return completion.to_dict()
-        except openai.BadRequestError as error:
-            if schema is not None:
-                raise _SchemaRefused from error
-            raise EndpointFailed("the agent's endpoint refuses the request (400)") from error
-        except openai.APIStatusError as error:
-            raise EndpointFailed(f"the agent's endpoint answers with status {error.status_code}") from error
-        except openai.APIConnectionError as error:
-            raise EndpointFailed(f"the agent's endpoint does not answer ({type(error).__name__})") from error
-        except Exception as error:
-            raise EndpointFailed(f"the agent's endpoint answers garbage ({type(error).__name__})") from error
+        if samples:
+            await self._store.put_samples(prompt, samples, payment)
+        elif payment is not None:
+            await self._store.put_payment(payment)
 
 
 class JsonChat:
@@ -289,28 +301,31 @@ class JsonChat:
             The object.
 
         Raises:
-            ValueError: The second answer does not match the schema either.
+            ValueError: The second answer does not match the schema either, or the model gives none to this
+                question.
             UserError: The endpoint gives no answer.
         """
         chat = [dict(message) for message in messages]
-        async with self._slots:
-            for attempt in range(2):
-                try:
+        for attempt in range(2):
+            try:
+                async with self._slots:
                     text = await self._chat.ask(chat, schema)
-                except EndpointFailed as error:
-                    raise UserError(
-                        f"{error}; run the same command again, earlier answers are in the sample bank"
-                    ) from None
-                try:
-                    value = required(json_value(required(strip_thinking(text)), accept or schema))
-                    if not isinstance(value, Mapping):
-                        raise ValueError("must be an object")
-                    return value
-                except ValueError as error:
-                    if attempt:
-                        raise ValueError(f"malformed answer: {error!s:.200}") from None
-                    repair = f"Not of the form asked for: {error!s:.200}. Answer again, JSON only."
-                    chat += [{"role": "assistant", "content": text}, {"role": "user", "content": repair}]
+            except QuestionFailed as error:
+                raise ValueError(str(error)) from None
+            except EndpointFailed as error:
+                raise UserError(
+                    f"{error}; run the same command again, earlier answers are in the sample bank"
+                ) from None
+            try:
+                value = required(json_value(required(strip_thinking(text)), accept or schema))
+                if not isinstance(value, Mapping):
+                    raise ValueError("must be an object")
+                return value
+            except ValueError as error:
+                if attempt:
+                    raise ValueError(f"malformed answer: {error!s:.200}") from None
+                repair = f"Not of the form asked for: {error!s:.200}. Answer again, JSON only."
+                chat += [{"role": "assistant", "content": text}, {"role": "user", "content": repair}]
         raise AssertionError
 
     async def __aenter__(self) -> Self:
@@ -330,15 +345,3 @@ def prompt_text(value: object) -> str:
         A text as it is, anything else as JSON.
     """
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _first_choice(answer: Mapping[str, Any]) -> tuple[str, str]:
-    """The text and the finish reason of a completion's first choice."""
-    try:
-        choice = answer["choices"][0]
-        text, finish_reason = choice["message"]["content"], choice.get("finish_reason")
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise EndpointFailed("the agent's endpoint answers without a choice") from error
-    if not isinstance(text, str) or not text.strip():
-        raise EndpointFailed("the agent's endpoint answers with an empty text")
-    return text[:_LONGEST_ANSWER], str(finish_reason or "stop")

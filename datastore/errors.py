@@ -101,8 +101,6 @@ def translate(error: duckdb.Error | OSError, path: Path) -> StoreError:
     if any(phrase in text for phrase in _LOCKED):
         pid = re.search(r"PID (\d+)", text)
         return locked(path, f"another process (PID {pid[1]})" if pid else "this process")
-    if "not a valid DuckDB database file" in text:
-        return ForeignFile(f"{path}: not a DuckDB database; name another file, this one was left as it is")
     if "with version number" in text:
         return NewerSchema(f"{path}: written by another version of DuckDB; upgrade duckdb ({text})")
     if any(phrase in text for phrase in _TRUNCATED):

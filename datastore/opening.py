@@ -18,7 +18,7 @@ from pathlib import Path
 import duckdb
 
 from datastore import migrations
-from datastore.errors import StoreError, TruncatedFile, locked, translate
+from datastore.errors import ForeignFile, StoreError, TruncatedFile, locked, translate
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
@@ -86,9 +86,10 @@ def open_for_writing(path: Path, *, create: bool, created_at: float) -> duckdb.D
         NewerSchema: A newer version of this package or of DuckDB wrote the file.
         StoreError: The file cannot be opened for another reason. In all cases it is left as it was.
     """
-    with _guard:
+    with _guard, _reporting(path):
         if path in _writing or _reading[path] > 0:
             raise locked(path, "this process")
+        _refuse_foreign(path)
         _writing.add(path)
     try:
         with _reporting(path):
@@ -126,9 +127,11 @@ def open_for_reading(path: Path) -> duckdb.DuckDBPyConnection:
         StoreLocked: A writer has the file open.
         StoreError: The file cannot be opened; the subclasses are those of `open_for_writing`.
     """
-    with _guard:
+    with _guard, _reporting(path):
         if path in _writing:
             raise locked(path, "this process")
+        if not _reading[path]:
+            _refuse_foreign(path)
         _reading[path] += 1
     try:
         with _reporting(path):
@@ -206,6 +209,18 @@ def _put_in_place(new: Path, path: Path) -> None:
                 os.rename(new, path)
         finally:
             claim.unlink(missing_ok=True)
+
+
+def is_database(path: Path) -> bool:
+    """Tell whether a file has DuckDB's mark, after its header's checksum. OSError if it can't be read."""
+    with path.open("rb") as file:
+        return file.read(12)[8:] == b"DUCK"
+
+
+def _refuse_foreign(path: Path) -> None:
+    """ForeignFile for what is there and no database: by name or content DuckDB would read some of it."""
+    if path.is_dir() or (path.exists() and not is_database(path)):
+        raise ForeignFile(f"{path}: not a DuckDB database; name another file, this one was left as it is")
 
 
 def _refuse_truncated(connection: duckdb.DuckDBPyConnection, path: Path) -> None:

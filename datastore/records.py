@@ -25,7 +25,7 @@ class ModelRecord:
         key: `name` or `name@revision`; it is part of every sample's identity.
         name: What the server calls the model.
         revision: The revision of its weights or the digest of its adapter; None when it is not stated.
-        active_params: Parameters used for one token, a count.
+        active_params: Parameters used for one token, a count; None when it is not stated.
         context_length: Tokens of prompt and answer together; None when it is not stated.
         parent: The model that an adapter belongs to; None for a whole model.
         usd_per_million_prompt_tokens: None without a price.
@@ -35,7 +35,7 @@ class ModelRecord:
     key: str
     name: str
     revision: str | None
-    active_params: float
+    active_params: float | None
     context_length: int | None
     parent: str | None
     usd_per_million_prompt_tokens: float | None
@@ -87,6 +87,29 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Payment:
+    """What the answered requests of one draw were billed: an entry of a run's ledger.
+
+    Attributes:
+        run_id: The run that paid.
+        model_key: The model.
+        prompt_key: The prompt; None for a request of a check.
+        calls: Requests that the server answered, those that brought no text included.
+        samples_drawn: Samples that they brought.
+        prompt_tokens: As billed, so that every request reads its prompt; a bound where nobody counted.
+        generated_tokens: As billed, answers without a text included; a bound where nobody counted.
+    """
+
+    run_id: str
+    model_key: str
+    prompt_key: str | None
+    calls: int
+    samples_drawn: int
+    prompt_tokens: int
+    generated_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
     """A search.
 
@@ -128,8 +151,9 @@ class Trial:
         score: Mean over the scored examples; None while there is none.
         n_scored: Examples with a score.
         n_missing: Examples without one, for errors.
-        budget_units: Planned units per query.
-        flops_per_query: Realised, mean over the scored examples; None while there is none.
+        budget_units: Planned cost per query in the measure of the run's budget, units or US dollars.
+        flops_per_query: Realised, mean over the scored examples; None while there is none, or where a model's
+            active parameters are not known.
         prompt_tokens: Of all samples that the trial uses, whether drawn or taken from the bank.
         generated_tokens: Of the same samples.
         cost_usd: Of the same samples; None when a model has no price.
@@ -202,7 +226,7 @@ class StageResult:
         reason: Why there is none; None otherwise.
         prompt_tokens: Of the samples used.
         generated_tokens: Of the samples used.
-        flops: Of the samples used.
+        flops: Of the samples used; None where the model's active parameters are not known.
         cost_usd: Of the samples used; None when the model has no price.
         samples_drawn: Samples that were paid for.
         samples_reused: Samples taken from the bank.
@@ -220,7 +244,7 @@ class StageResult:
     reason: str | None
     prompt_tokens: int
     generated_tokens: int
-    flops: float
+    flops: float | None
     cost_usd: float | None
     samples_drawn: int
     samples_reused: int

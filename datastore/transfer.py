@@ -122,8 +122,7 @@ def read_bank(path: Path) -> pa.Table:
 
 def _is_store(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
-            return file.read(12)[8:] == b"DUCK"
+        return opening.is_database(path)
     except FileNotFoundError:
         raise StoreError(f"{path}: no such bank; check the path") from None
     except OSError as error:

@@ -107,7 +107,7 @@ def test_a_result_is_printed_in_a_few_lines(tmp_path: Path) -> None:
 def test_a_run_without_a_score_is_printed_too() -> None:
     """A run of which nothing is known yet; what comes from outside is escaped in the table."""
     cost = SearchCost(usd=0.5)
-    outcome = SimpleNamespace(best=None, baseline=None, trials=(), cost=cost)
+    outcome = SimpleNamespace(best=None, baseline=None, trials=(), cost=cost, measure="units")
     run = SimpleNamespace(run_id="1", status="running", db="<b>.duckdb", outcome=outcome)
     printed = show.text(cast(show.Run, run))
     assert "no trial has a score" in printed and "0, 0 with a score" in printed and "$0.50" in printed

@@ -14,6 +14,7 @@ from pipelines import load_spec
 from tests.agenttts.commands import agenttts
 from tests.public import assert_imports_are_public
 from tests.servers import Request, ScriptedServer
+from tests.servers.hosted import HostedServer, reading_answer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -89,6 +90,35 @@ def test_the_commands_of_your_own_pipeline_run_one_after_the_other(
     outputs = [json.loads(line) for line in last.out.splitlines()]
     assert len(outputs) == 30 and all(output["status"] == "ok" for output in outputs)
     assert (folder / "report.html").exists() and sum(served.samples.values()) > 0
+
+
+def test_hosted_and_thinking_models_are_searched_as_shown(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other models in place of the first: check and search, with the fields of each in its requests."""
+
+    def thinking(request: Request, index: int) -> str:
+        return f"<think>\nIt is grey. No, wait.\n</think>\n\n{answer(request, index)}"
+
+    (models,) = (block for block in blocks("yaml") if block.startswith("# in place of the models"))
+    text = re.sub(r"^models:\n(  .*\n)+", models, (folder / "pipeline.yaml").read_text(), flags=re.MULTILINE)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-hosted")
+    hosted = HostedServer(reading_answer, model="gpt-5-mini", most_in=(100_000, 60.0))
+    with hosted, ScriptedServer({"Qwen/Qwen3-32B": 40_960}, answer=thinking) as local:
+        text = text.replace("https://api.openai.com/v1", hosted.base_url)
+        (folder / "pipeline.yaml").write_text(text.replace("http://127.0.0.1:8002/v1", local.base_url))
+        checked = agenttts("check", "pipeline.yaml")
+        assert checked.code == 0, checked.err
+        done = agenttts("search", "pipeline.yaml", "--trials", "3", "--db", "run.duckdb", "--json")
+        assert done.code == 0, done.err
+    trials = json.loads(done.out)["trials"]
+    assert len(trials) == 3 and all(t["n_missing"] == 0 and t["score"] > 0 for t in trials)
+    sent = hosted.bodies[-1]
+    assert sent["reasoning_effort"] == "low" and sent["max_completion_tokens"] == 4096
+    assert not {"temperature", "top_p", "max_tokens", "logprobs"} & set(sent)
+    body = local.arrived[-1].body
+    assert body["top_k"] == 20 and body["chat_template_kwargs"] == {"enable_thinking": True}
+    assert body["temperature"] == 0.6 and body["max_tokens"] == 4096
 
 
 def test_the_python_lines_run(folder: Path, served: ScriptedServer) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pipelines
-from agenttts.cli.options import Banks, Json, out, print_json, say, talk
+from agenttts.cli.options import Banks, Json, in_a_directory, out, print_json, say, talk
 from agenttts.errors import UserError
 from agenttts.proposers.registry import ABLATIONS, CLASSICAL, OWN
 
@@ -43,13 +43,15 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Searches of each proposer on each landscape.")] = 10,
     trials: Annotated[int, typer.Option(min=1, help="Allocations that each search evaluates.")] = 20,
     budget: Annotated[
-        list[float] | None, typer.Option("--budget", help="Units per query; may be given several times.")
+        list[float] | None, typer.Option("--budget", help="Budget per query, as in the file; repeatable.")
     ] = None,
     bank: Banks = None,
     write: Annotated[
         Path, typer.Option("--out", help="Parquet file with every trial of every search.")
     ] = Path("compare.parquet"),
-    html: Annotated[Path | None, typer.Option("--html", help="Write plots of regret too.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", callback=in_a_directory, help="Write plots of regret too.")
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; as many as cores where not given.")
     ] = None,
@@ -101,7 +103,7 @@ def compare(
         print_json(comparison.to_json_dict())
         return
     console = out()
-    for table in _tables(comparison):
+    for table in _tables(comparison, loaded):
         console.print(table)
     say(f"every trial is in {write}", "dim")
 
@@ -125,7 +127,7 @@ def _on_bank(
         raise UserError(
             f"{path}: a comparison needs recorded samples; name a bank in the file or with --bank"
         )
-    jobs = comparing.bank_jobs(spec, budgets or [spec.budget.units], seeds, trials, names)
+    jobs = comparing.bank_jobs(spec, budgets or [spec.budget.amount], seeds, trials, names)
     say("reading the bank", "dim")
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "bank.duckdb") as store:
         for file in files:
@@ -161,20 +163,26 @@ def _bar() -> Progress:
     )
 
 
-def _tables(comparison: Comparison) -> list[Table]:
+def _tables(comparison: Comparison, spec: pipelines.PipelineSpec | None) -> list[Table]:
+    """The tables; spec: of the bank, None for landscapes, whose budgets are in units."""
+    from agenttts.space.measure import Measure, amount_text
+
+    measure = "units" if spec is None else Measure.of(spec).name
+    in_flops = spec is None or all(spec.models[m].active_params is not None for m in spec.used_models)
     overall = [row for row in comparison.table if row.landscapes == "all"]
     tables = []
     for budget in dict.fromkeys(row.budget_units for row in overall):
-        tables.append(_regret_table(budget, [row for row in overall if row.budget_units == budget]))
+        where = "landscapes" if budget is None else amount_text(budget, measure, 6)
+        rows = [row for row in overall if row.budget_units == budget]
+        tables.append(_regret_table(where, rows, "FLOPs" if in_flops else "USD"))
     if comparison.differences:
         tables.append(_difference_table(comparison))
     return tables
 
 
-def _regret_table(budget: float | None, rows: list[RegretRow]) -> Table:
+def _regret_table(where: str, rows: list[RegretRow], spent: str) -> Table:
     from rich.table import Table
 
-    where = "landscapes" if budget is None else f"{budget:g} units"
     table = Table(title=f"Mean regret [95 % interval], {where}", title_justify="left")
     reached = [
         i for i in range(len(rows[0].by_trials)) if any(row.by_trials[i].mean is not None for row in rows)
@@ -183,8 +191,8 @@ def _regret_table(budget: float | None, rows: list[RegretRow]) -> Table:
     for i in reached:
         table.add_column(f"{rows[0].by_trials[i].after} trials", justify="right")
     for i in reached[-1:]:
-        table.add_column(f"FLOPs of {rows[0].by_flops[i].after}", justify="right")
-    table.add_column("FLOPs", justify="right")
+        table.add_column(f"{spent} of {rows[0].by_flops[i].after}", justify="right")
+    table.add_column(spent, justify="right")
     table.add_column("s / proposal", justify="right")
     for row in rows:
         checkpoints = [*(row.by_trials[i] for i in reached), *(row.by_flops[i] for i in reached[-1:])]

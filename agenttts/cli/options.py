@@ -21,7 +21,17 @@ Spec = Annotated[Path, typer.Argument(help="The pipeline file (YAML).", show_def
 Budget = Annotated[
     float | None,
     typer.Option(
-        "--budget", help="Units per query; the pipeline file's where not given.", show_default=False
+        "--budget",
+        help="Budget per query, in units or US dollars as the pipeline file's; its own where not given.",
+        show_default=False,
+    ),
+]
+BudgetUsd = Annotated[
+    float | None,
+    typer.Option(
+        "--budget-usd",
+        help="Budget per query in US dollars, whatever the file's is in; needs prices.",
+        show_default=False,
     ),
 ]
 Data = Annotated[
@@ -38,6 +48,17 @@ Banks = Annotated[
     list[Path] | None,
     typer.Option("--bank", help="Recorded samples to read; the spec's own where not given."),
 ]
+
+
+def in_a_directory(path: Path | None) -> Path | None:
+    """Return the path of a page to write; UserError before any work is done when its directory is missing."""
+    if path is not None:
+        from agenttts.report.html import require_place
+
+        require_place(path)
+    return path
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Db = Annotated[Path, typer.Option("--db", help="The DuckDB file that keeps everything.")]
 Seed = Annotated[
@@ -51,7 +72,18 @@ LlmModel = Annotated[
     str | None, typer.Option("--llm-model", help="The LLM's model; else AGENTTTS_AGENT_MODEL.")
 ]
 
-__all__ = ["DEFAULT_DB", "Banks", "Budget", "Config", "Data", "Db", "Json", "LlmBaseUrl", "LlmModel"]
+__all__ = [
+    "DEFAULT_DB",
+    "Banks",
+    "Budget",
+    "BudgetUsd",
+    "Config",
+    "Data",
+    "Db",
+    "Json",
+    "LlmBaseUrl",
+    "LlmModel",
+]
 __all__ += ["NSearch", "NTest", "Seed", "Spec"]
 __all__ += ["complain", "out", "print_json", "read_spec", "say", "status_line", "talk"]
 

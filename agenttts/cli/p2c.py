@@ -20,6 +20,7 @@ from agenttts.cli.options import (
     LlmModel,
     Seed,
     Spec,
+    in_a_directory,
     out,
     print_json,
     say,
@@ -40,7 +41,10 @@ if TYPE_CHECKING:
 def classifier(
     config: Config,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Write a plot of accuracy against confidence here.")
+        Path | None,
+        typer.Option(
+            "--html", callback=in_a_directory, help="Write a plot of accuracy against confidence here."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

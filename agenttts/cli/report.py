@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from agenttts.cli.options import Json, out, print_json, say
+from agenttts.cli.options import Json, in_a_directory, out, print_json, say
 
 
 def report(
     db: Annotated[Path, typer.Argument(help="The DuckDB file of the search.", show_default=False)],
     run: Annotated[str | None, typer.Argument(help="A run's id; the newest where not given.")] = None,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Also write the report with plots here.")
+        Path | None,
+        typer.Option("--html", callback=in_a_directory, help="Also write the report with plots here."),
     ] = None,
     json: Json = False,
 ) -> None:

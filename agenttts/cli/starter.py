@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -53,15 +54,17 @@ class StarterModel:
         Raises:
             UserError: The text has another form.
         """
-        match = re.fullmatch(r"([\w.-]+)=(https?://[^\s,]+),([\d.eE+]+)", text.strip())
+        match = re.fullmatch(r"([\w.-]+)=(https?://[^\s,]+),(\S+)", text.strip())
         try:
-            if match is None or not float(match[3]) > 0:
-                raise ValueError
+            params = float("" if match is None else match[3])
         except ValueError:
+            params = math.nan
+        if match is None or not 0 < params < math.inf:
             raise UserError(
-                f"--model is NAME=URL,PARAMS such as small=http://127.0.0.1:8001/v1,3e9; got {text!r}"
-            ) from None
-        return cls(name=match[1], base_url=match[2], active_params=float(match[3]))
+                "--model is NAME=URL,PARAMS such as small=http://127.0.0.1:8001/v1,3e9, with PARAMS, the "
+                f"active parameters, a number above 0; got {text!r}"
+            )
+        return cls(name=match[1], base_url=match[2], active_params=params)
 
 
 @dataclass(frozen=True, kw_only=True)

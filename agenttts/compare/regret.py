@@ -49,12 +49,12 @@ class RegretRow:
 
     Attributes:
         proposer: The name of the proposer.
-        budget_units: The budget in units per query; None when the landscapes have budgets of their own.
+        budget_units: The budget per query, in the pipeline's measure; None: the landscapes have their own.
         landscapes: The name of the class, or "all".
         searches: The number of searches that the means are over.
         by_trials: Regret after each number of CHECKPOINTS.
         by_flops: Regret after the FLOPs that so many trials of seeded random search take.
-        mean_flops: The mean FLOPs of a search's planned trials.
+        mean_flops: The mean FLOPs of a search's planned trials; US dollars where parameters are unknown.
         seconds_per_proposal: The mean time that the proposer took for a suggestion, in seconds.
     """
 
@@ -90,7 +90,7 @@ class RegretDifference:
     Attributes:
         first: The name of the first proposer.
         second: The name of the second, whose regret is subtracted.
-        budget_units: The budget in units per query; None when the landscapes have budgets of their own.
+        budget_units: The budget per query, in the pipeline's measure; None: the landscapes have their own.
         equal: Whether both are compared at equal trials or at equal FLOPs.
         after: The number of trials, or of the trials of seeded random search that the FLOPs are worth.
         difference: The mean difference.

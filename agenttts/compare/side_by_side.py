@@ -37,7 +37,7 @@ class Job:
     Attributes:
         landscape: The class of the landscape, or the pipeline's name.
         seed: The seed of the landscape and of the searches.
-        budget_units: The budget in units per query; None: the landscape's own.
+        budget_units: The budget per query, in the measure of the pipeline's; None: the landscape's own.
         trials: The number of allocations that each search evaluates.
         proposers: The names of the proposers.
     """
@@ -69,7 +69,7 @@ class SearchMoment:
     Attributes:
         landscape: The class of the landscape, or the pipeline's name.
         seed: The seed of the landscape and of the search.
-        budget_units: The budget in units per query; None: the landscape's own.
+        budget_units: The budget per query, in the measure of the pipeline's; None: the landscape's own.
         proposer: The name of the proposer.
         trial: The number of trials so far, from 1.
         trials_asked: The number of planned trials; more follow while FLOPs are left.
@@ -136,7 +136,7 @@ def bank_jobs(
 
     Args:
         spec: The pipeline that the bank was recorded for.
-        budgets: The budgets, in units per query.
+        budgets: The budgets per query, in the measure of the pipeline's.
         seeds: The number of searches of each proposer at each budget.
         trials: The number of allocations that each search evaluates.
         proposers: The names of the proposers.

@@ -15,7 +15,7 @@ from agenttts.p2c.backbone import Tokenizer
 from agenttts.p2c.network import Network, Prediction, predict
 from agenttts.p2c.settings import P2CSettings
 from agenttts.training.checkpoints import quiet, save_json, saving
-from agenttts.training.weights import CARD
+from agenttts.training.weights import CARD, require_servable
 from pipelines.files import whole
 from pipelines.jsonvalues import JSON
 
@@ -95,8 +95,8 @@ class TrainedClassifier:
             The path.
 
         Raises:
-            UserError: The place is taken, the disk is full, or the backbone was frozen: no head of a
-                checkpoint reads mean states.
+            UserError: The place is taken, the disk is full, the weights are not finite, or the backbone was
+                frozen: no head of a checkpoint reads mean states.
         """
         settings = self.card.settings
         if settings.freeze:
@@ -111,6 +111,7 @@ class TrainedClassifier:
         with quiet(), saving(self.work), whole(path) as beside:
             model.save_pretrained(str(beside), safe_serialization=True)
             tokenizer.save_pretrained(str(beside))
+            require_servable(beside)
             save_json(beside / CARD, self.card.to_json_dict())
         shutil.rmtree(self.work, ignore_errors=True)
         return path

@@ -42,6 +42,7 @@ from agenttts.training.checkpoints import (
     work_state,
 )
 from agenttts.training.events import OnTuneEvent, TuneScore
+from agenttts.training.finite import finite_or_stop
 from agenttts.training.weights import base_digest
 
 
@@ -95,7 +96,7 @@ def train_classifier(
             train_dataset=dataset,
             eval_dataset=[0],
             data_collator=Collator(tokenizer, settings, weights),  # type: ignore[arg-type]
-            callbacks=[_Redraw(dataset, network, tokenizer)],
+            callbacks=[_Redraw(dataset, network, tokenizer), finite_or_stop(settings.learning_rate)],
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.validation, trainer.tokenizer_used, trainer.on_event = validation, tokenizer, on_event

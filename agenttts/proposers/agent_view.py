@@ -23,6 +23,7 @@ from agenttts.results.trials import TrialResult, merit
 from agenttts.space.space import SearchSpace
 from agenttts.stats import mean_interval, paired_difference
 from pipelines.allocation import Allocation, StageOption
+from pipelines.jsonvalues import JSON
 from pipelines.spec.pipeline import StageSpec
 from pipelines.spec.variants import BuiltinMetric, PythonAggregator
 
@@ -98,7 +99,7 @@ def repair_message(problems: Sequence[str], count: int, accepted: Sequence[Alloc
     return {"role": "user", "content": text}
 
 
-def answer_schema(space: SearchSpace, count: int) -> dict[str, object]:
+def answer_schema(space: SearchSpace, count: int) -> dict[str, JSON]:
     """Build the JSON schema of an answer, for servers with structured output.
 
     The schema does not express the budget, which is checked after the answer.
@@ -126,8 +127,8 @@ def answer_schema(space: SearchSpace, count: int) -> dict[str, object]:
     )
 
 
-def _choice_schema(stage: StageSpec) -> dict[str, object]:
-    verifiers = (
+def _choice_schema(stage: StageSpec) -> dict[str, JSON]:
+    verifiers: dict[str, JSON] = (
         {"verifier": {"type": ["string", "null"], "enum": [None, *stage.verifiers]}}
         if stage.verifiers
         else {}
@@ -139,7 +140,7 @@ def _choice_schema(stage: StageSpec) -> dict[str, object]:
     )
 
 
-def knowledge_schema() -> dict[str, object]:
+def knowledge_schema() -> dict[str, JSON]:
     """Build the JSON schema of the statements that the MLCopilot baseline asks for."""
     return _object(knowledge={"type": "array", "items": {"type": "string"}, "maxItems": 8})
 
@@ -153,6 +154,7 @@ def shown(view: SearchView) -> dict[str, object]:
         "score": metric.kind if isinstance(metric, BuiltinMetric) else "a function, from 0 to 1",
         "search_examples": view.n_examples,
         "budget_units": view.space.budget_units,
+        **({"a_unit_is": "a US dollar"} if view.space.measure.name == "usd" else {}),
         "stages": [_stage(view.space, stage) for stage in view.space.stages],
         "trials_left": view.trials_left,
         "trials": [_trial(view, trial, best) for trial in view.trials],
@@ -173,7 +175,7 @@ def shown_outlook(outlook: Outlook | None, space: SearchSpace) -> dict[str, obje
                 "allocation": expected.allocation.to_dict(),
                 "score": round(expected.score, 4),
                 "standard_deviation": round(expected.std, 4),
-                "planned_units": round(space.units(expected.allocation), 4),
+                "planned_units": _rounded(space, space.units(expected.allocation), 4),
             }
             for expected in outlook.expected
         ],
@@ -184,16 +186,17 @@ def shown_outlook(outlook: Outlook | None, space: SearchSpace) -> dict[str, obje
 def _stage(space: SearchSpace, stage: StageSpec) -> dict[str, object]:
     models = []
     for option in space.options[stage.name]:
+        params = space.active_params(option)
         first = space.stage_units(stage.name, option.with_samples(1))
         each = space.stage_units(stage.name, option.with_samples(2)) - first
         models.append(
             {
                 "model": option.model,
                 **({} if option.verifier is None else {"verifier": option.verifier}),
-                "active_params": space.active_params(option),
+                **({} if params is None else {"active_params": params}),
                 "aggregator": _aggregator(stage, option),
-                "units_of_first_sample": round(first, 6),
-                "units_of_each_further_sample": round(each, 6),
+                "units_of_first_sample": _rounded(space, first, 6),
+                "units_of_each_further_sample": _rounded(space, each, 6),
             }
         )
     return {
@@ -205,6 +208,11 @@ def _stage(space: SearchSpace, stage: StageSpec) -> dict[str, object]:
     }
 
 
+def _rounded(space: SearchSpace, amount: float, digits: int) -> float:
+    """Units to so many decimals; dollars, which are small, to as many significant digits."""
+    return round(amount, digits) if space.measure.name == "units" else float(f"{amount:.{digits}g}")
+
+
 def _aggregator(stage: StageSpec, option: StageOption) -> str:
     aggregator = stage.aggregator_for(option)
     return "a function" if isinstance(aggregator, PythonAggregator) else aggregator.kind
@@ -214,7 +222,7 @@ def _trial(view: SearchView, trial: TrialResult, best: TrialResult | None) -> di
     data: dict[str, object] = {
         "trial": trial.number,
         "allocation": trial.allocation.to_dict(),
-        "planned_units": round(trial.budget_units, 4),
+        "planned_units": _rounded(view.space, trial.budget_units, 4),
         "status": trial.status,
     }
     if trial.error:
@@ -239,7 +247,7 @@ def _trial(view: SearchView, trial: TrialResult, best: TrialResult | None) -> di
     return data
 
 
-def _object(**properties: object) -> dict[str, object]:
+def _object(**properties: JSON) -> dict[str, JSON]:
     return {
         "type": "object",
         "properties": properties,

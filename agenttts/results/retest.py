@@ -39,10 +39,14 @@ def held_back(
         UserError: The share is out of range, or it leaves the re-test without an example.
     """
     if not 0 <= share <= 0.5:
-        raise UserError(f"the share held back for the re-test is 0 to 0.5, got {share:g}")
+        raise UserError(
+            f"retest (--retest), the share of the search examples held back, is 0 to 0.5, got {share:g}"
+        )
     count = math.floor(share * len(examples))
     if share and not count:
-        raise UserError(f"a share of {share:g} of {len(examples)} search examples is none; raise it")
+        raise UserError(
+            f"retest (--retest): a share of {share:g} of {len(examples)} search examples is none; raise it"
+        )
     drawn = seeded_order(examples, lambda example: example.id, seed)[:count]
     held_out_ids = {example.id for example in drawn}
     return [e for e in examples if e.id not in held_out_ids], [e for e in examples if e.id in held_out_ids]

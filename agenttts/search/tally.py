@@ -88,7 +88,7 @@ class Tally:
             score=None if failed else mean(o.score for o in scored if o.score is not None),
             n_scored=len(scored),
             n_missing=self._missing,
-            flops_per_query=mean(math.fsum(stage.flops for stage in o.stages) for o in scored),
+            flops_per_query=_flops_per_query(scored),
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated_tokens,
             cost_usd=self._cost_usd,
@@ -165,3 +165,9 @@ class Tally:
             f"{self._missing} of {n_run} examples are missing, more than {max_error_rate:.0%}; "
             f"{count} of them for: {reason}"
         )
+
+
+def _flops_per_query(scored: Sequence[ExampleOutcome]) -> float | None:
+    by_example = [[stage.flops for stage in outcome.stages] for outcome in scored]
+    known = [[flops for flops in of_stages if flops is not None] for of_stages in by_example]
+    return mean(map(math.fsum, known)) if known == by_example else None

@@ -39,6 +39,7 @@ from agenttts.training.checkpoints import (
     work_state,
 )
 from agenttts.training.events import OnTuneEvent, TuneScore, TuneStep
+from agenttts.training.finite import finite_or_stop
 from agenttts.training.lora import LoraSettings, Rate
 from agenttts.training.weights import (
     CARD,
@@ -271,7 +272,7 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
         eval_dataset=datasets.Dataset.from_list(held_out) if held_out else None,
         processing_class=tokenizer,
         peft_config=_peft_config(config, model),
-        callbacks=[_reporter(transformers, on_event)],
+        callbacks=[_reporter(transformers, on_event), finite_or_stop(config.learning_rate)],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.examiner, trainer.patience, trainer.on_event = examiner, config.patience, on_event
@@ -357,6 +358,7 @@ def _preference_optimised(
         ),
         train_dataset=datasets.Dataset.from_list(fitting),
         processing_class=tokenizer,
+        callbacks=[finite_or_stop(dpo.learning_rate)],
     )
     trainer.remove_callback(library("transformers").PrinterCallback)
     trainer.train()

@@ -136,6 +136,7 @@ def merge_into_base(adapter: Path, out: Path) -> TunedModel:
         model = _loaded([tuned], library("torch"), library("peft")).merge_and_unload()
         model.save_pretrained(str(beside), safe_serialization=True)
         library("transformers").AutoTokenizer.from_pretrained(tuned.base).save_pretrained(str(beside))
+        require_servable(beside)
         save_json(beside / CARD, {**tuned.card.to_json_dict(), "merged": str(tuned.path)})
     return read_tuned(out)
 

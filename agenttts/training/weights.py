@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from agenttts.errors import UserError
@@ -27,6 +28,14 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 ADAPTER_CONFIG = "adapter_config.json"
 CARD = "tuning.json"
 _LONGEST_HEADER = 1 << 30  # bytes
+_EXPONENTS = {
+    "F64": ("<u8", 0x7FF << 52),
+    "F32": ("<u4", 0x7F800000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+}
+"""Of the types of weights that know NaN: an integer as wide, and the bits of the exponent."""
+_AT_ONCE = 1 << 24  # values
 
 
 class CurvePoint(BaseModel):
@@ -147,11 +156,15 @@ class TensorInfo:
     """One tensor of a safetensors file.
 
     Attributes:
+        dtype: The type of its values, such as BF16.
         shape: The size of each dimension.
-        end: The position after its last byte, counted from the end of the header.
+        start: The position of its first byte in the file.
+        end: The position after its last byte.
     """
 
+    dtype: str
     shape: tuple[int, ...]
+    start: int
     end: int
 
 
@@ -210,13 +223,19 @@ def tensors(file: Path) -> dict[str, TensorInfo]:
                 raise ValueError("its header is too long")
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
+        places = {name: [8 + length + int(n) for n in header[name]["data_offsets"]] for name in header}
         entries = {
-            name: TensorInfo(shape=tuple(entry["shape"]), end=int(entry["data_offsets"][1]))
+            name: TensorInfo(
+                dtype=str(entry["dtype"]),
+                shape=tuple(entry["shape"]),
+                start=places[name][0],
+                end=places[name][1],
+            )
             for name, entry in header.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
         raise UserError(f"{file}: must be a safetensors file: {error}") from None
-    size = 8 + length + max((tensor.end for tensor in entries.values()), default=0)
+    size = max((tensor.end for tensor in entries.values()), default=8 + length)
     if file.stat().st_size < size:
         raise UserError(f"{file}: is cut short, {file.stat().st_size} bytes of {size}")
     return entries
@@ -250,20 +269,23 @@ def base_digest(base: str) -> str | None:
 
 
 def require_servable(path: Path) -> None:
-    """Check that vLLM would load what is in a directory.
+    """Check that vLLM would load what is in a directory, and that all of its weights are finite.
 
     Args:
         path: The directory of an adapter or a checkpoint.
 
     Raises:
-        UserError: A rule of vLLM's is broken, or weights are cut short.
+        UserError: A rule of vLLM's is broken, or weights are cut short or not finite.
     """
     config = _read_json(path / ADAPTER_CONFIG)
     if config is not None and (problem := _servable_problem(config)):
         raise UserError(f"{path / ADAPTER_CONFIG}: {problem}")
-    names = [name for file in path.glob("*.safetensors") for name in tensors(file)]
+    files = sorted(path.glob("*.safetensors"))
+    names = [name for file in files for name in tensors(file)]
     if config is not None and (others := [name for name in names if ".lora_" not in name]):
         raise UserError(f"{path}: an adapter holds LoRA weights only, got {others[0]}")
+    for file in files:
+        _require_finite(file)
 
 
 def require_base(adapter: TunedModel, base: Path) -> None:
@@ -338,6 +360,27 @@ def register(
     )
     store.put_models([model])
     store.put_tunings([tuning])
+
+
+def _require_finite(file: Path) -> None:
+    """UserError when a weight in a safetensors file is NaN or infinite. Types without either are passed over.
+
+    Such a number has all bits of its exponent set, which is seen without a library that knows the type.
+    """
+    for name, tensor in tensors(file).items():
+        if tensor.dtype not in _EXPONENTS or tensor.start == tensor.end:
+            continue
+        dtype, exponent = _EXPONENTS[tensor.dtype]
+        bits = np.memmap(file, dtype, mode="r", offset=tensor.start, shape=(math.prod(tensor.shape),))
+        n_broken = sum(
+            int(np.count_nonzero((bits[i : i + _AT_ONCE] & exponent) == exponent))
+            for i in range(0, len(bits), _AT_ONCE)
+        )
+        if n_broken:
+            raise UserError(
+                f"{file}: weights must be finite, {n_broken} of {len(bits)} values of {name} are not; train "
+                "again with a lower learning_rate"
+            )
 
 
 def _servable_problem(config: Mapping[str, Any]) -> str | None:

@@ -15,11 +15,11 @@ from typing import Literal, TypeVar
 
 from datastore.keys import canonical_json
 from pipelines.dataset.rows import Row, made_row, read_file, read_hub
-from pipelines.errors import DatasetError
+from pipelines.errors import DatasetError, SpecError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.spec.pipeline import PipelineSpec
-from pipelines.spec.templates import needed_fields, used_fields
+from pipelines.spec.templates import needed_fields, place_of, used_fields
 from pipelines.spec.variants import BuiltinMetric
 
 __all__ = [
@@ -43,10 +43,11 @@ _BAD = (ValueError, LookupError, TypeError, AttributeError)
 
 @dataclass(frozen=True)
 class _Need:
-    """A field that every row must have, what needs it, and which values it may have."""
+    """A field that every row must have, what needs it, where in the spec, and the values it may have."""
 
     field: str
     needer: str
+    place: str
     nullable: bool = False
     texts: bool = False
     items: bool = False
@@ -79,7 +80,8 @@ def load_splits(spec: PipelineSpec) -> Splits:
         spec: The pipeline, whose dataset is read.
 
     Raises:
-        SpecError: A file is missing, a split is empty, or the pool has too few usable rows.
+        SpecError: A file is missing, a split is empty, the pool has too few usable rows, or the spec names a
+            field that no row has.
         DatasetError: A row lacks a field, an id occurs twice, a test row repeats the inputs of a search row,
             or more than a tenth of the rows is unusable.
         MissingDependency: A hub dataset needs the datasets library, which is not installed.
@@ -88,6 +90,7 @@ def load_splits(spec: PipelineSpec) -> Splits:
     left_out: list[str] = []
     if spec.dataset.pool is None:
         rows = {split: _prepared(spec, split, left_out) for split in _SPLITS}
+        _refuse_unknown([row for split_rows in rows.values() for row in split_rows], needs, spec)
         for split_rows in rows.values():
             _check(split_rows, needs, spec)
         _refuse_overlap(spec, rows["search"], rows["test"])
@@ -187,7 +190,7 @@ def _drawn(spec: PipelineSpec, needs: Sequence[_Need], left_out: list[str]) -> d
     seen = dict[str, str]()
     bad, repeats = list[str](), list[str]()
     counts = {split: int(getattr(dataset, split)) for split in _SPLITS}
-    drawn: list[Row] = []
+    drawn, prepared = list[Row](), list[Row]()
     for position in seeded_order(range(len(pool)), str, dataset.seed):
         if len(drawn) == sum(counts.values()):
             break
@@ -197,6 +200,7 @@ def _drawn(spec: PipelineSpec, needs: Sequence[_Need], left_out: list[str]) -> d
         except _BadRow as problem:
             bad.append(str(problem))
             continue
+        prepared.append(row)
         broken = next((f"field {n.field!r} {law}" for n in needs if (law := _broken(row, n))), None)
         row_inputs = _inputs_key(row, inputs)
         if broken is not None:
@@ -206,6 +210,7 @@ def _drawn(spec: PipelineSpec, needs: Sequence[_Need], left_out: list[str]) -> d
         else:
             seen[row_inputs] = row.place
             drawn.append(row)
+    _refuse_unknown(prepared, needs, spec)
     _refuse_many(bad, len(bad) + len(repeats) + len(drawn))
     if len(drawn) < sum(counts.values()):
         raise spec.error_at(
@@ -294,21 +299,44 @@ def _read(spec: PipelineSpec, field: str, wanted: str) -> Sequence[Row]:
 
 def _needs(spec: PipelineSpec, *, labels: bool) -> Iterator[_Need]:
     for stage in spec.stages:
+        place = f"stages[{stage.name}]"
         for field in sorted(needed_fields(stage)):
-            yield _Need(field, f"the prompt of stage {stage.name!r}")
+            yield _Need(field, f"the prompt of stage {stage.name!r}", place_of(stage, field))
         if stage.parser.allowed_field is not None:
-            yield _Need(stage.parser.allowed_field, f"the parser of stage {stage.name!r}", texts=True)
+            needer = f"the parser of stage {stage.name!r}"
+            yield _Need(stage.parser.allowed_field, needer, f"{place}.parser.allowed", texts=True)
         if labels and isinstance(stage.metric, BuiltinMetric):
-            yield _gold(stage.metric, f"the metric of stage {stage.name!r}", nullable=True)
+            yield _gold(stage.metric, f"the metric of stage {stage.name!r}", f"{place}.metric", nullable=True)
     for name, metric in spec.metrics.items() if labels else ():
         if isinstance(metric, BuiltinMetric):
-            yield _gold(metric, f"the metric {name!r}", nullable=True)
+            yield _gold(metric, f"the metric {name!r}", f"metrics.{name}", nullable=True)
     if labels and isinstance(spec.metric, BuiltinMetric):
-        yield _gold(spec.metric, "the pipeline's metric", nullable=False)
+        yield _gold(spec.metric, "the pipeline's metric", "metric", nullable=False)
 
 
-def _gold(metric: BuiltinMetric, needer: str, *, nullable: bool) -> _Need:
-    return _Need(metric.label, needer, nullable=nullable, items=metric.of_sets, label=True)
+def _gold(metric: BuiltinMetric, needer: str, place: str, *, nullable: bool) -> _Need:
+    return _Need(metric.label, needer, f"{place}.label", nullable=nullable, items=metric.of_sets, label=True)
+
+
+def _refuse_unknown(rows: Sequence[Row], needs: Sequence[_Need], spec: PipelineSpec) -> None:
+    """SpecError where no row has a field that the spec names: the spec is at fault, not the rows."""
+    unknown = [need for need in needs if rows and all(need.field not in row.fields for row in rows)]
+    problems = [
+        spec.error_at(
+            need.place,
+            f"{need.needer} names {need.field!r}, which no row has",
+            remedy=f"the rows have {', '.join(rows[0].fields)}{_or_stage(need, spec)}",
+        )
+        for need in unknown
+    ]
+    if problems:
+        raise SpecError.all_of(problems)
+
+
+def _or_stage(need: _Need, spec: PipelineSpec) -> str:
+    if need.label or need.field not in {stage.name for stage in spec.stages}:
+        return ""
+    return f"; for the output of stage {need.field!r}, name it among the inputs"
 
 
 def _check(rows: Sequence[Row], needs: Sequence[_Need], spec: PipelineSpec) -> None:
@@ -316,9 +344,7 @@ def _check(rows: Sequence[Row], needs: Sequence[_Need], spec: PipelineSpec) -> N
         for need in needs:
             law = _broken(row, need)
             if law is not None:
-                remedy = f"; {need.needer} needs it"
-                if need.field in {stage.name for stage in spec.stages} and not need.label:
-                    remedy += f", or the output of stage {need.field!r}, which must then be among its inputs"
+                remedy = f"; {need.needer} needs it{_or_stage(need, spec)}"
                 raise DatasetError(f"{row.place}: field {need.field!r} {law}{remedy}")
 
 

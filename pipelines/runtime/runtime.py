@@ -15,7 +15,7 @@ from typing import TypeAlias
 from datastore.records import ResultStatus
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.content import Content
-from pipelines.costs import stage_cost_usd, stage_flops
+from pipelines.costs import known_sum, model_flops, n_requests, stage_cost_usd
 from pipelines.errors import AggregationFailed, CustomCodeFailed, DrawFailed, PipelineError, ReplayMiss
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
@@ -42,8 +42,9 @@ class StageOutcome:
 
     value: JSON-able; None when no sample parsed, or on an error. reason: of the error, or what was truncated.
     score: by the stage's metric; None without one.
-    Tokens, flops and cost_usd (None: no price) are those of the samples used, banked or not; samples_drawn
-    and calls are what was paid for now. A fuser's are in all of them.
+    Tokens, flops (None: active parameters unknown) and cost_usd (None: no price; the prompt is billed to each
+    request, of which max_n says how many there are) are those of the samples used, banked or not;
+    samples_drawn and calls are what was paid for now. A fuser's are in all of them.
     """
 
     stage: str
@@ -56,7 +57,7 @@ class StageOutcome:
     reason: str | None
     prompt_tokens: int
     generated_tokens: int
-    flops: float
+    flops: float | None
     cost_usd: float | None
     samples_drawn: int
     samples_reused: int
@@ -281,22 +282,28 @@ class _Ledger:
         self._models = spec.models
         self.prompt_key: str | None = None
         self.prompt_tokens = self.generated_tokens = self.n_drawn = self.n_reused = self.calls = 0
-        self.flops = 0.0
-        self.cost_usd: float | None = None
-        self._priced = True
+        self._flops: list[float | None] = []
+        self._costs_usd: list[float | None] = []
 
     def add(self, model: str, drawn: Samples) -> None:
         spec, generated_tokens = self._models[model], drawn.generated_tokens
         self.prompt_key = self.prompt_key or drawn.prompt.key
         self.prompt_tokens += drawn.prompt_tokens
         self.generated_tokens += generated_tokens
-        self.flops += stage_flops(spec.active_params, drawn.prompt_tokens, generated_tokens)
-        cost_usd = stage_cost_usd(spec, drawn.prompt_tokens, generated_tokens)
-        self._priced = self._priced and cost_usd is not None
-        self.cost_usd = (self.cost_usd or 0.0) + (cost_usd or 0.0) if self._priced else None
+        self._flops.append(model_flops(spec, drawn.prompt_tokens, generated_tokens))
+        billed = drawn.prompt_tokens * n_requests(spec, max(1, len(drawn.samples)))
+        self._costs_usd.append(stage_cost_usd(spec, billed, generated_tokens))
         self.n_drawn += drawn.n_drawn
         self.n_reused += drawn.n_reused
         self.calls += drawn.calls
+
+    @property
+    def flops(self) -> float | None:
+        return known_sum(self._flops)
+
+    @property
+    def cost_usd(self) -> float | None:
+        return known_sum(self._costs_usd) if self._costs_usd else None
 
 
 async def _outcome(

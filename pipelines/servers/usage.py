@@ -57,7 +57,7 @@ def _notice(model: str, counted: bool) -> Negotiated:
         model=model,
         field="usage",
         action="counted" if counted else "estimated",
-        consequence=f"the server's count of tokens is absent or can't be right; {instead}, and caps on "
-        "spending take the most that a request can use for what is not counted",
+        consequence=f"the server's count of tokens is absent or can't be right; {instead}, and the "
+        "ledger and its limits take the most that a request can use for what is not counted",
         warning=not counted,
     )

@@ -28,7 +28,7 @@ from pipelines.spec.fields import (
     StageSpec,
     TruncateSpec,
 )
-from pipelines.spec.rules import broken_laws, in_order, listed
+from pipelines.spec.rules import broken_laws, in_order, listed, used_models
 from pipelines.spec.strict import Strict
 from pipelines.spec.variants import JsonParser, MetricSpec, Verifier
 
@@ -74,7 +74,7 @@ class PipelineSpec(Strict):
     @model_validator(mode="after")
     def _complete(self) -> PipelineSpec:
         stages = _with_inputs(self.stages)
-        problems = broken_laws(stages, self.models, self.dataset, self.root)
+        problems = broken_laws(stages, self.models, self.dataset, self.budget, self.root)
         if problems:
             raise SpecError.all_of(problems)
         ordered = tuple(_with_files(stage, self.root) for stage in in_order(stages))
@@ -118,6 +118,11 @@ class PipelineSpec(Strict):
         fixed = {s.aggregator.model for s in self.stages if isinstance(s.aggregator, Verifier)}
         return frozenset(fixed.union(*(stage.verifiers for stage in self.stages)))
 
+    @property
+    def used_models(self) -> tuple[str, ...]:
+        """Keys of the models that a stage may call, those that aggregate included, in `models`' order."""
+        return used_models(self.stages, self.models)
+
     def served_name(self, model: str) -> str:
         """Return the name that requests to the server use for a model."""
         return self.model(model).served_name or model
@@ -145,6 +150,11 @@ class PipelineSpec(Strict):
         file = None if self._source is None else self._source.file
         line = None if self._source is None else self._source.line_of(field)
         return SpecError(message, file=file, line=line, field=field, remedy=remedy)
+
+    def place_of(self, field: str) -> str:
+        """Return a field as messages name it: after file and line, if the spec was read from a file."""
+        line = None if self._source is None else self._source.line_of(field)
+        return field if self._source is None or line is None else f"{self._source.file}:{line}: {field}"
 
 
 def _with_inputs(stages: Sequence[StageSpec]) -> list[StageSpec]:

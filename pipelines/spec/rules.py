@@ -10,17 +10,22 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pipelines.errors import SpecError
 from pipelines.jsonvalues import schema_problem
-from pipelines.spec.fields import DatasetSpec, ModelSpec, SamplingSpec, StageSpec
+from pipelines.spec.fields import BudgetSpec, DatasetSpec, ModelSpec, SamplingSpec, StageSpec
 from pipelines.spec.variants import Fusion, JsonParser, PythonParser, Refine, SetVote, Verifier
 
 ROLES = ("system", "developer", "user", "assistant")
 
 
 def broken_laws(
-    stages: Sequence[StageSpec], models: Mapping[str, ModelSpec], dataset: DatasetSpec, root: Path
+    stages: Sequence[StageSpec],
+    models: Mapping[str, ModelSpec],
+    dataset: DatasetSpec,
+    budget: BudgetSpec,
+    root: Path,
 ) -> list[SpecError]:
     """Check a description against every rule.
 
@@ -28,6 +33,7 @@ def broken_laws(
         stages: The stages in the order of the file, with their inputs filled in.
         models: The models by key.
         dataset: The description of the dataset.
+        budget: The budget of a search.
         root: The directory from which relative paths start.
 
     Returns:
@@ -48,6 +54,7 @@ def broken_laws(
         problems += _verifiers(field, stage, models, answering)
         problems += _lengths(field, stage, models)
     problems += _models(models)
+    problems += _budget(budget, models, used_models(stages, models))
     problems += _pool(dataset)
     if dataset.config is not None and dataset.hub is None:
         problems.append(SpecError("needs hub", field="dataset.config", remedy="add hub or remove config"))
@@ -65,6 +72,19 @@ def in_order(stages: Sequence[StageSpec]) -> list[StageSpec]:
         waiting.remove(ready)
         placed[ready.name] = ready
     return list(placed.values())
+
+
+def used_models(stages: Iterable[StageSpec], models: Iterable[str]) -> tuple[str, ...]:
+    """Return the keys of the models that a stage may call, verifiers and fusing models included.
+
+    Args:
+        stages: The stages.
+        models: The keys of all models, whose order the result has.
+    """
+    used = {
+        name for stage in stages for name in (*stage.models, *stage.verifiers, stage.aggregator.own_model)
+    }
+    return tuple(name for name in models if name in used)
 
 
 def listed(names: Iterable[str]) -> str:
@@ -179,6 +199,32 @@ def _truncation(field: str, stage: StageSpec) -> Iterator[SpecError]:
             )
         if cut.field in [other.field for other in stage.truncate[:index]]:
             yield SpecError(f"each field comes once, got {cut.field!r} twice", field=f"{place}.field")
+
+
+def _budget(
+    budget: BudgetSpec, models: Mapping[str, ModelSpec], used: Collection[str]
+) -> Iterator[SpecError]:
+    if (budget.units is None) == (budget.usd is None):
+        given = "none" if budget.units is None else f"units: {budget.units:g} and usd: {budget.usd:g}"
+        yield SpecError(
+            f"must have exactly one of units and usd, got {given}",
+            field="budget",
+            remedy="units are compute per query, usd is US dollars per query",
+        )
+        return
+    for name, model in models.items():
+        if budget.usd is None and model.active_params is None:
+            yield SpecError(
+                f"must be given where the budget is in units, got none with units: {budget.units:g}",
+                field=f"models.{name}.active_params",
+                remedy="add it, or give every model a price and the budget in usd",
+            )
+        if budget.usd is not None and model.price is None and name in used:
+            yield SpecError(
+                f"must be given where the budget is in US dollars, got none with usd: {budget.usd:g}",
+                field=f"models.{name}.price",
+                remedy="add prompt_usd_per_million and generated_usd_per_million, or a budget in units",
+            )
 
 
 def _pool(dataset: DatasetSpec) -> Iterator[SpecError]:
@@ -296,13 +342,24 @@ def _lengths(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> I
             )
 
 
+def address_law(base_url: str) -> str | None:
+    """Return the rule that a server's address breaks; None when it breaks none."""
+    if not re.match(r"https?://[^/\s]", base_url):
+        return "must start with http:// or https://"
+    try:
+        parts = urlsplit(base_url)
+        if parts.port == 0 or not parts.hostname:
+            raise ValueError
+    except ValueError:
+        return "must have a host, and a port from 1 to 65535 if any"
+    return None
+
+
 def _models(models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
     for name, model in models.items():
-        if not re.match(r"https?://[^/\s]", model.base_url):
-            yield SpecError(
-                f"must start with http:// or https://, got {model.base_url!r}",
-                field=f"models.{name}.base_url",
-            )
+        law = address_law(model.base_url)
+        if law is not None:
+            yield SpecError(f"{law}, got {model.base_url!r}", field=f"models.{name}.base_url")
         if model.parent is None:
             continue
         parent = models.get(model.parent)

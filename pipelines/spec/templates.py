@@ -67,6 +67,12 @@ def used_fields(stage: StageSpec) -> frozenset[str]:
     return frozenset(used - _own_names(stage) - set(stage.input_names) - set(_ENVIRONMENT.globals))
 
 
+def place_of(stage: StageSpec, name: str) -> str:
+    """Return the field of the spec whose template uses a name that `used_fields` returns."""
+    users = (p.field for p in _all_parts(stage) if name in jinja2.meta.find_undeclared_variables(_parsed(p)))
+    return next(users, f"stages[{stage.name}]")
+
+
 def _own_names(stage: StageSpec) -> frozenset[str]:
     """The variables of a template that are neither fields nor inputs."""
     return frozenset({"draft", "feedback"} if isinstance(stage.aggregator, Refine) else ())

@@ -41,7 +41,8 @@ REFERENCE = {"active_params": 1e6, "prompt_tokens": 16, "generated_tokens": 8}
 def small_spec(
     *,
     params: Mapping[str, float] | None = None,
-    budget: float = 40.0,
+    budget: float | None = 40.0,
+    usd: float | None = None,
     base_url: str = "http://127.0.0.1:9/v1",
     stages: Sequence[Mapping[str, Any]] = ({}, {}),
     model: Mapping[str, Any] | None = None,
@@ -71,7 +72,7 @@ def small_spec(
         },
         "dataset": {"search": "search.jsonl", "test": "test.jsonl"},
         "metric": {"kind": "exact_match", "label": "gold"},
-        "budget": {"units": budget, "reference": REFERENCE},
+        "budget": {"units": budget, "usd": usd, "reference": REFERENCE},
     }
     return PipelineSpec.model_validate({**fields, **spec})
 

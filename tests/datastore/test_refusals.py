@@ -83,6 +83,20 @@ def test_a_file_that_is_not_duckdb(path: Path, content: bytes) -> None:
     _refused(path, ForeignFile, "not a DuckDB database")
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.json", "rows.parquet", "other.sqlite"])
+def test_a_file_that_duckdb_would_read_in_another_way(tmp_path: Path, name: str) -> None:
+    """A table or another program's database is foreign, whatever DuckDB makes of its name or content."""
+    content = {"rows.csv": b"a,b\n1,2\n", "rows.json": b'{"a": 1}', "other.sqlite": b"SQLite format 3\0"}
+    (tmp_path / name).write_bytes(content.get(name, b"PAR1"))
+    _refused(tmp_path / name, ForeignFile, "not a DuckDB database")
+
+
+def test_a_directory_is_no_database(tmp_path: Path) -> None:
+    """Said as of any other place that holds no database."""
+    (tmp_path / "runs").mkdir()
+    _refused(tmp_path / "runs", ForeignFile, "not a DuckDB database")
+
+
 @pytest.mark.parametrize(
     "sql",
     [

@@ -21,6 +21,7 @@ from optuna.trial import TrialState
 
 from agenttts.errors import UserError
 from agenttts.proposers.base import SearchView, Suggestion, Turn
+from agenttts.proposers.registry import OWN
 from agenttts.proposers.rules import InsightsProposer
 from agenttts.space.space import SearchSpace
 from pipelines.allocation import Allocation
@@ -58,7 +59,8 @@ def sampler_class(name: str) -> type[BaseSampler]:
     sampler: object = getattr(optuna.samplers, class_name, None)
     if not (inspect.isclass(sampler) and issubclass(sampler, BaseSampler)):
         raise UserError(
-            f"a sampler is one of {', '.join(SAMPLERS)} or a class of optuna.samplers, got {name!r}"
+            f"a proposer without an LLM is one of default, {', '.join((*OWN, *SAMPLERS))}, or a sampler's "
+            f"class in optuna.samplers; got {name!r}"
         )
     if class_name == "GPSampler":
         library("torch", "the proposer gp")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
+from agenttts.space.measure import Measure
 from agenttts.space.space import SearchSpace
-from agenttts.space.units import planned_units
 from datastore import Store
 from pipelines.allocation import Allocation
 from pipelines.spec.files import load_spec
@@ -57,7 +60,7 @@ def test_the_demo_searches_the_bank_and_leaves_a_report(demo: tuple[Path, Done])
     assert found["cost"]["samples_reused"] > 0
     assert len(found["trials"]) == 8
     spec = load_spec(SPEC)
-    assert planned_units(spec, Allocation.from_dict(found["best"]["allocation"])) == pytest.approx(
+    assert Measure.of(spec).planned(Allocation.from_dict(found["best"]["allocation"])) == pytest.approx(
         found["best"]["budget_units"]
     )
     assert found["best"]["budget_units"] <= spec.budget.units
@@ -250,6 +253,8 @@ def bad_arguments(small: Path, folder: Path) -> dict[str, tuple[list[object], st
     foreign, text = folder / "foreign.duckdb", folder / "list.json"
     foreign.write_bytes(b"not a database" * 1000)
     text.write_text("[]")
+    table = folder / "rows.csv"
+    table.write_text("a,b\n1,2\n")
     db = folder / "run.duckdb"
     search = ["search", small, "--db", db]
     return {
@@ -257,6 +262,24 @@ def bad_arguments(small: Path, folder: Path) -> dict[str, tuple[list[object], st
         "an unknown proposer": ([*search, "--proposer", "oracle"], "oracle"),
         "an agent without endpoint": ([*search, "--proposer", "agent"], "AGENTTTS_AGENT_BASE_URL"),
         "an agent's model without endpoint": ([*search, "--agent-model", "m"], "--agent-base-url"),
+        "a re-test of twice all": ([*search, "--retest", "2"], "retest (--retest), the share of the search"),
+        "an unknown rival": (
+            ["compare", "--landscapes", "all", "--proposers", "foo"],
+            "one of default, solve, insights, greedy, halving, random",
+        ),
+        "a page in no directory": (
+            ["report", db, "--html", folder / "none" / "r.html"],
+            "none/r.html: its directory does not exist; create it",
+        ),
+        "a plot in no directory": (
+            ["compare", "--landscapes", "all", "--html", folder / "none" / "r.html"],
+            "none/r.html: its directory does not exist; create it",
+        ),
+        "a table for a database": (["report", table], "rows.csv: not a DuckDB database"),
+        "an agent at no port": (
+            [*search, "--agent-base-url", "http://agents.example:99999/v1", "--agent-model", "m"],
+            "a port from 1 to 65535 if any, got 'http://agents.example:99999/v1'",
+        ),
         "a cost without quality": ([*search, "--objective", "cost"], "least quality"),
         "an unknown objective": ([*search, "--objective", "speed"], "quality, cost, latency"),
         "a frontier of another's": ([*search, "--frontier", "--proposer", "tpe"], "frontier"),
@@ -306,3 +329,12 @@ def test_a_second_writer_is_refused_at_once(small: Path, tmp_path: Path) -> None
     with Store.open(db):
         done = agenttts("search", small, "--db", db)
     assert done.code == 2 and "one writer per database" in done.err
+
+
+def test_ctrl_c_while_the_program_is_imported(tmp_path: Path) -> None:
+    """Exit code 130 without a traceback, however early it is pressed."""
+    (tmp_path / "typer.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)\n")
+    environ = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[3]}"}
+    command = [sys.executable, "-m", "agenttts", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

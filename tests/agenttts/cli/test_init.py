@@ -62,6 +62,8 @@ def test_every_family_can_be_copied(family: str, tmp_path: Path) -> None:
         (["--data", "ROWS", "--label", "gold"], "field 'gold' must be in every row"),
         (["--data", "ROWS", "--input", "title"], "field 'title' must be in every row"),
         (["--data", "ROWS", "--model", "small"], "--model is NAME=URL,PARAMS"),
+        (["--data", "ROWS", "--model", "s=http://x/v1,-3"], "active parameters, a number above 0; got"),
+        (["--data", "ROWS", "--model", "s=http://x/v1,inf"], "active parameters, a number above 0; got"),
         (["--data", "ROWS", "--model", "s=http://x/v1,none"], "--model is NAME=URL,PARAMS"),
         (["--data", "ROWS", "--metric", "bleu"], "--metric is one of exact_match, token_f1"),
         (["--data", "ROWS", "--stage", "two words"], "stages have names of their own"),

@@ -93,6 +93,52 @@ def test_a_server_without_structured_output_gets_a_plain_request(run: Callable[.
     assert "response_format" not in server.arrived[-1].body
 
 
+def test_a_hosted_reasoning_model_is_asked_as_it_wants_to_be(run: Callable[..., SearchResult]) -> None:
+    """max_completion_tokens, no schema, parts with thinking, a limit with a date: all calls are counted."""
+
+    def in_parts(request: Request, text: str) -> dict[str, Any]:
+        return {"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": text}]}
+
+    with planner(
+        lambda r, i: "<think>{}</think>" + turn(("small", 4, "medium", 3)),
+        refuses=("response_format", "max_tokens"),
+        message=in_parts,
+        most_in=(1, 1.0),
+    ) as server:
+        result = run(server, trials=4)
+    assert any(t.proposer == "agent" for t in result.trials)
+    body = server.arrived[-1].body
+    assert body["max_completion_tokens"] == 4096 and not {"max_tokens", "temperature", "logprobs"} & set(body)
+    assert result.cost.agent_calls == server.n_answered
+    assert result.cost.agent_tokens == server.prompt_tokens + server.generated_tokens
+
+
+FAILING: dict[str, tuple[dict[str, Any], str]] = {
+    "a wrong key": (
+        {"reply": lambda r: (401, {"error": {"message": "Incorrect API key: " + KEY}}, {})},
+        "Incorrect API key: ***); correct the key in AGENTTTS_AGENT_API_KEY",
+    ),
+    "no money": ({"reply": lambda r: (402, {"error": {"message": "top up {now}"}}, {})}, "top up {now}"),
+    "a refusal": ({"message": lambda r, t: {"content": None, "refusal": "I'd rather not"}}, "rather not"),
+    "reasoning alone": (
+        {"message": lambda r, t: {"content": None, "reasoning_content": "hm", "finish_reason": "length"}},
+        "cut at the token limit while it reasoned",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAILING)
+def test_the_endpoints_own_words_are_shown(
+    case: str, run: Callable[..., SearchResult], tmp_path: Path
+) -> None:
+    """The note of a failure says what the server said, without the key; the rules propose."""
+    settings, words = FAILING[case]
+    with planner(lambda r, i: "{}", **settings) as server:
+        result = run(server, trials=4)
+    notes = [event.detail for event in stored(tmp_path / "run.duckdb", result)[2] if event.kind == "note"]
+    assert len(result.trials) == 4 and words in notes[0] and KEY not in notes[0]
+
+
 BAD = {
     "over budget": turn(("large", 8, "large", 8)),
     "off the space": turn(("huge", 1, "small", 1)),
@@ -139,9 +185,12 @@ def test_a_repaired_answer_is_taken(run: Callable[..., SearchResult], tmp_path: 
 def test_an_endpoint_that_fails_leaves_the_search_to_the_rules(
     fault: str, run: Callable[..., SearchResult], tmp_path: Path
 ) -> None:
-    """The search ends as usual, with a note of what failed."""
+    """The search ends as usual, with a note of what failed, and what was billed is told."""
     with planner(lambda r, i: "", fault=lambda r: fault) as server:
         result = run(server, trials=5)
+        billed = server.prompt_tokens + server.generated_tokens
+    assert (result.cost.agent_calls, result.cost.agent_tokens) == (server.n_answered, billed)
+    assert (billed > 0) == (fault == "empty")
     assert result.status == "complete" and len(result.trials) == 5
     _, _, events = stored(tmp_path / "run.duckdb", result)
     notes = [event for event in events if event.kind == "note"]
@@ -219,7 +268,7 @@ def test_no_agent_ends_worse_than_the_rules(
         result = run(server, trials=10)
     rules = search(recorded, trials=10, proposer="insights", db=tmp_path / "rules.duckdb", replay=True)
     assert result.status == "complete" and len(result.trials) <= 10
-    assert all(t.budget_units <= result.spec.budget.units + 1e-6 for t in result.trials)
+    assert all(t.budget_units <= result.spec.budget.amount + 1e-6 for t in result.trials)
     mine, theirs = result.best_trial(), rules.best_trial()
     assert mine is not None and theirs is not None
     assert paired_difference(mine.scores, theirs.scores, np.random.default_rng(0)).high >= 0

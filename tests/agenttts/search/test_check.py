@@ -11,8 +11,9 @@ import pytest
 
 from agenttts.search.check import Finding, check
 from pipelines.servers.clients import ModelClients
+from pipelines.spec.files import load_spec
 from pipelines.spec.pipeline import PipelineSpec
-from tests.agenttts.small_specs import small_spec, write_examples
+from tests.agenttts.small_specs import SPEC, small_spec, write_examples
 from tests.servers import ScriptedServer
 
 
@@ -57,7 +58,13 @@ async def test_a_sound_pipeline(server: ScriptedServer, root: Path) -> None:
             "stages[retrieve].prompt",
             "template error",
         ),
-        ({"stages": [{"prompt": "{{ city }}"}, {}]}, None, "error", "", "field 'city' is missing"),
+        (
+            {"stages": [{"prompt": "{{ city }}"}, {}]},
+            None,
+            "error",
+            "stages[retrieve].prompt",
+            "names 'city', which no row has; the rows have question, gold",
+        ),
         (
             {"stages": [{"prompt": "{{ question.name }}"}, {}]},
             None,
@@ -98,6 +105,18 @@ async def test_offline(
     assert matching[0].severity == severity
     assert all("\n" not in str(finding) for finding in found)
     assert json.loads(json.dumps(matching[0].to_dict())) == matching[0].to_dict()
+
+
+async def test_what_a_file_says_has_its_line(server: ScriptedServer, root: Path) -> None:
+    """Findings about a spec that was read from a file name the file and the line, those of servers too."""
+    text = SPEC.format(url=server.base_url).replace("label: answer", "label: gold")
+    text = text.replace("served_name: large", "served_name: huge")
+    (root / "pipeline.yaml").write_text(text.replace("answer {{ question }}", "answer {{ question.name }}"))
+    places = [finding.place for finding in await checked(load_spec(root / "pipeline.yaml"), 1.0)]
+    file = root / "pipeline.yaml"
+    assert f"{file}:4: models.large.served_name" in places
+    assert f"{file}:14: stages[answer].prompt" in places
+    assert any(place.endswith(": budget.units") for place in places)
 
 
 async def test_few_examples(tmp_path: Path) -> None:

@@ -12,12 +12,13 @@ import pytest
 from agenttts.errors import UserError
 from agenttts.search.limits import Ledger, LedgerEntry, Spending
 from agenttts.settings import SearchLimits
-from datastore import Prompt, Sample, Store, make_prompt, model_key
+from datastore import Payment, Prompt, Sample, Store, make_prompt, model_key
 from pipelines.errors import SpendRefused
 from tests.agenttts.small_specs import small_spec
 from tests.datastore import made
 
-SPEC = small_spec(model={"price": {"prompt_usd_per_million": 1.0, "generated_usd_per_million": 2.0}})
+PRICED = {"price": {"prompt_usd_per_million": 1.0, "generated_usd_per_million": 2.0}}
+SPEC = small_spec(model=PRICED)
 
 
 class Clock:
@@ -183,6 +184,15 @@ async def test_a_resumed_ledger_knows_what_was_spent(tmp_path: Path) -> None:
                     )
                     for index in range(2)
                 ],
+                Payment(
+                    run_id="r1",
+                    model_key=prompt.model_key,
+                    prompt_key=prompt.key,
+                    calls=2,
+                    samples_drawn=2,
+                    prompt_tokens=10,
+                    generated_tokens=10,
+                ),
             )
         limits = SearchLimits(tokens=50)
         kept = Ledger.resumed(limits, SPEC, clock=Clock(), store=store, run_id="r1")
@@ -190,3 +200,10 @@ async def test_a_resumed_ledger_knows_what_was_spent(tmp_path: Path) -> None:
     assert kept.spent.usd == pytest.approx(30e-6)
     with pytest.raises(SpendRefused, match="50 allowed, 40 spent"):
         await kept.reserve("small", 10, 5)
+
+
+def test_a_limit_in_flops_needs_active_parameters() -> None:
+    """FLOPs that nobody knows can't be limited: the model is named, and what to limit instead."""
+    spec = small_spec(params={"small": 1}, model={**PRICED, "active_params": None}, budget=None, usd=0.01)
+    with pytest.raises(UserError, match=r"needs the active parameters of every model, and small has none"):
+        Ledger(SearchLimits(flops=1e9), spec.models, clock=Clock())

@@ -46,6 +46,20 @@ def test_money_and_fusion() -> None:
     assert found.cost_usd == pytest.approx((280 + 2 * 160) / 1e6)
 
 
+def test_a_plan_in_dollars_reads_the_prompt_for_each_request() -> None:
+    """With max_n = 1 every sample is a request that is billed its prompt; FLOPs are not known."""
+    price = {"prompt_usd_per_million": 1.0, "generated_usd_per_million": 2.0}
+    model = {"price": price, "active_params": None, "max_n": 1}
+    stages = [{"max_samples": 4, "models": ["small"]}]
+    spec = small_spec(params={"small": 1}, model=model, stages=stages, budget=None, usd=1e-3)
+    forecast = plan(spec, 32.5e-6, trials=1, n_search=10, n_test=0)
+    assert (forecast.measure, forecast.allocations, forecast.flops) == ("usd", 1, None)
+    forecast = plan(spec, n_search=10, n_test=0)
+    assert forecast.allocations == 4 and forecast.calls == forecast.samples
+    assert forecast.prompt_tokens == pytest.approx(2 * forecast.generated_tokens, abs=2)
+    assert forecast.cost_usd == pytest.approx((16 + 2 * 8) * forecast.calls / 1e6, rel=0.01)
+
+
 def test_few_examples_are_hopeless() -> None:
     """A warning says what few examples can show and how many would do; many examples bring none."""
     few = plan(small_spec(), n_search=20, n_test=20)

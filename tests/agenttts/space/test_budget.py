@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agenttts.errors import SpaceError
-from agenttts.space.units import flops, planned_stage_flops, planned_units, units
+from agenttts.errors import SpaceError, UserError
+from agenttts.space.measure import Measure, amount_text, chosen_budget
+from agenttts.space.space import SearchSpace
+from agenttts.space.units import flops, planned_stage_flops, units
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.spec.pipeline import ReferenceSpec
 from tests.agenttts.small_specs import small_spec
@@ -67,13 +69,13 @@ def test_an_allocation_takes_the_sum_of_its_stages() -> None:
     """Planned units add up over stages, at each stage's expected lengths."""
     spec = small_spec()
     allocation = Allocation({"retrieve": StageChoice("small", 3), "answer": StageChoice("large", 2)})
-    assert planned_units(spec, allocation) == 3 + (4 * (16 + 16) - 16) / 8
+    assert Measure.of(spec).planned(allocation) == 3 + (4 * (16 + 16) - 16) / 8
 
 
 def test_a_stage_far_below_the_reference_is_negative() -> None:
     """The published formula is kept where it goes below zero."""
     spec = small_spec(params={"tiny": 1e3}, stages=[{}])
-    assert planned_units(spec, Allocation({"retrieve": StageChoice("tiny", 1)})) == pytest.approx(-1.997)
+    assert Measure.of(spec).planned(Allocation({"retrieve": StageChoice("tiny", 1)})) == pytest.approx(-1.997)
 
 
 def test_a_fuser_is_paid_for() -> None:
@@ -96,4 +98,58 @@ def test_a_verifier_is_paid_for() -> None:
 def test_an_allocation_names_every_stage() -> None:
     """Units of something that is no allocation of the spec are refused."""
     with pytest.raises(SpaceError, match="every stage once"):
-        planned_units(small_spec(), Allocation({"retrieve": StageChoice("small", 1)}))
+        Measure.of(small_spec()).planned(Allocation({"retrieve": StageChoice("small", 1)}))
+
+
+PRICES = {"price": {"prompt_usd_per_million": 1.0, "generated_usd_per_million": 10.0}, "active_params": None}
+
+
+def test_dollars_are_planned_as_they_are_billed() -> None:
+    """The prompt is billed once for each request that max_n makes, for each round of refinement, and with the
+    calls of a fuser.
+    """
+    choice = StageChoice("small", 5)
+    for max_n, prompts in ((None, 1), (8, 1), (2, 3), (1, 5)):
+        spec = small_spec(model={**PRICES, "max_n": max_n}, budget=None, usd=0.01)
+        assert Measure.of(spec).planned_stage(spec.stages[0], choice) == (16 * prompts + 10 * 8 * 5) / 1e6
+        assert planned_stage_flops(spec, spec.stages[0], choice) is None
+    fusion = {"kind": "fusion", "model": "large", "prompt": "fuse {{ samples }}", "prompt_tokens": 5}
+    spec = small_spec(stages=[{"aggregator": fusion}], model=PRICES, budget=None, usd=0.01)
+    fused = 5 + 5 * 8 + 10 * 8
+    assert Measure.of(spec).planned_stage(spec.stages[0], choice) == (16 + 10 * 8 * 5 + fused) / 1e6
+
+
+def test_a_budget_is_chosen_once() -> None:
+    """`--budget` is in the spec's own measure, --budget-usd in dollars, both are too many; a model without a
+    price or without parameters is named.
+    """
+    units = small_spec()
+    assert chosen_budget(units, None, None) == (Measure(units, "units"), 40.0)
+    priced = small_spec(model={**PRICES, "active_params": 1e6})
+    assert chosen_budget(priced, None, 0.002) == (Measure(priced, "usd"), 0.002)
+    with pytest.raises(UserError, match=r"given once, got 5 and 0.002 USD"):
+        chosen_budget(priced, 5, 0.002)
+    with pytest.raises(SpaceError, match=r"models.small.price: a budget in US dollars needs the price"):
+        chosen_budget(units, None, 0.002)
+    dollars = small_spec(model=PRICES, budget=None, usd=0.01)
+    assert chosen_budget(dollars, 0.02, None) == (Measure(dollars, "usd"), 0.02)
+    with pytest.raises(SpaceError, match=r"models.small.active_params: a budget in units needs"):
+        Measure(dollars, "units")
+
+
+def test_a_space_in_dollars() -> None:
+    """Membership, the cheapest, defaults and messages are in dollars, and options rank by cost."""
+    spec = small_spec(model=PRICES, budget=None, usd=0.001)
+    space = SearchSpace(spec, 0.001)
+    assert space.cheapest == Allocation({s: StageChoice("small", 1) for s in ("retrieve", "answer")})
+    assert space.units(space.cheapest) == pytest.approx(2 * 96e-6)
+    assert all(space.units(allocation) <= 0.001 for allocation in space.enumerate())
+    over = Allocation({s: StageChoice("large", 8) for s in ("retrieve", "answer")})
+    assert space.problem(over) == (
+        "over budget by 0.000312 USD: it takes 0.001312 (retrieve 0.000656, answer 0.000656), "
+        "and 0.001 are allowed"
+    )
+    assert space.magnitude("answer", space.cheapest["answer"].option) == pytest.approx(96e-6)
+    with pytest.raises(SpaceError, match=r"takes 0.000192 USD; got 0.0001: raise the budget"):
+        SearchSpace(spec, 0.0001)
+    assert amount_text(1.25e-5, "usd") == "0.0000125 USD" and amount_text(35.8199, "units") == "35.82 units"

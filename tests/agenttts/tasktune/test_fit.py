@@ -174,6 +174,67 @@ def test_what_vllm_would_not_load(folder: Path, tmp_path: Path) -> None:
         require_servable(cut)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_weights_that_are_not_finite_are_refused(dtype: str, value: str, tmp_path: Path) -> None:
+    """In any type, wherever the weights come from; the largest finite numbers are no fault."""
+    import torch
+    from safetensors.torch import save_file
+
+    kind = getattr(torch, dtype)
+    good = torch.tensor([[torch.finfo(kind).max, 0.0, -1.0]], dtype=kind)
+    save_file({"a": good, "none": good[:0], "ids": torch.tensor([-1])}, str(tmp_path / "model.safetensors"))
+    require_servable(tmp_path)
+    bad = torch.tensor([1.0, float(value), 2.0], dtype=kind)
+    save_file({"a": good, "b": bad}, str(tmp_path / "model.safetensors"))
+    with pytest.raises(UserError, match="must be finite, 1 of 3 values of b"):
+        require_servable(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"learning_rate": 1e12}, "the loss or its gradients must be finite; lower learning_rate, 1e+12"),
+        (
+            {"learning_rate": 1e39, "batch_size": 400, "warmup_share": 0},
+            "at step 1 of 1: the weights must be",
+        ),
+    ],
+)
+def test_a_training_that_is_lost_is_no_success(
+    changes: dict[str, object], words: str, folder: Path, tmp_path: Path
+) -> None:
+    """One line, exit code 2, no adapter and nothing in the store."""
+    config = {**fit_config(epochs=1, **changes).model_dump(mode="json"), "data": str(folder / "museum")}
+    (tmp_path / "fit.yaml").write_text(json.dumps({**config, "out": "lost"}))
+    db = tmp_path / "runs.duckdb"
+    done = agenttts("tune", "fit", tmp_path / "fit.yaml", "--db", db)
+    assert done.code == 2 and words in done.err and not (tmp_path / "lost").exists()
+    if db.exists():
+        with Store.read(db) as store:
+            assert not store.tunings()
+
+
+def test_a_classifier_that_is_lost_is_no_success(tmp_path: Path) -> None:
+    """The same for a classifier."""
+    from agenttts.p2c.classifier import ClassifierConfig, fit_classifier
+
+    write_backbone(tmp_path / "backbone")
+    lines = [f"{WORDS[n % 2][n % 4]} {n},{'no' if n % 2 == 0 else 'yes'}\n" for n in range(80)]
+    (tmp_path / "texts.csv").write_text("text,label\n" + "".join(lines))
+    config = {
+        "base": "backbone",
+        "data": "texts.csv",
+        "out": "lost",
+        "labels": ["no", "yes"],
+        "label": "label",
+        "settings": {"method": "plain", "epochs": 2, "max_tokens": 9, "learning_rate": 1e12},
+    }
+    with pytest.raises(UserError, match="must be finite; lower learning_rate, 1e\\+12"):
+        fit_classifier(ClassifierConfig.model_validate(config), tmp_path)
+    assert not (tmp_path / "lost").exists()
+
+
 FULL = """
 import resource, signal, sys
 from pathlib import Path

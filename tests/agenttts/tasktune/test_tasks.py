@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agenttts.errors import UserError
 from agenttts.llm import AgentSettings, JsonChat
 from agenttts.tasktune.data.judge import prefer
 from agenttts.tasktune.data.subtask import SubTask, load_subtasks
@@ -123,3 +125,29 @@ def test_the_judge_is_asked_in_both_orders(
 
     assert asyncio.run(ask()) == expected
     assert len(server.arrived) == 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "raised", "words"),
+    [
+        ((400, {"error": {"message": "flagged", "code": "content_filter"}}, {}), ValueError, "flagged"),
+        ((401, {"error": {"message": "who are you?"}}, {}), UserError, "who are you?"),
+    ],
+)
+def test_a_question_that_is_refused_is_one_and_a_key_is_all(
+    tmp_path: Path,
+    make_server: Callable[..., ScriptedServer],
+    reply: Any,
+    raised: type[Exception],
+    words: str,
+) -> None:
+    """A filtered question is a ValueError, which leaves one row out; a wrong key ends the command."""
+    server = make_server(models=ROOMY, reply=lambda request: reply if "bad" in request.prompt else None)
+
+    async def ask() -> None:
+        with Store.open(tmp_path / "s.duckdb") as store:
+            async with JsonChat(AgentSettings(base_url=server.base_url, model="small"), store) as chat:
+                await chat.ask([{"role": "user", "content": "bad"}], {"type": "object"})
+
+    with pytest.raises(raised, match=re.escape(words)):
+        asyncio.run(ask())

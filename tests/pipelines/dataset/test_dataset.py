@@ -24,9 +24,10 @@ from pipelines import (
     StageSpec,
     examples_from_rows,
     load_examples,
+    load_spec,
 )
 from pipelines.dataset.rows import read_file
-from pipelines.dataset.splits import examples_digest
+from pipelines.dataset.splits import examples_digest, load_splits
 from pipelines.errors import DatasetError, MissingDependency
 
 SEARCH: list[dict[str, Any]] = [
@@ -152,9 +153,65 @@ def test_field_that_is_a_stage_says_how_to_get_its_output(root: Path) -> None:
     stages = (spec.stage("retrieve"), spec.stage("answer").model_copy(update={"name": "draft"}))
     last = spec.stage("answer").model_copy(update={"inputs": ("draft",)})
     with pytest.raises(
-        DatasetError, match=r"'retrieve' is missing .*output of stage 'retrieve'.*among its inputs"
+        SpecError,
+        match=r"'answer' names 'retrieve', which no row has.*output of stage 'retrieve'.*the inputs",
     ):
         load_examples(PipelineSpec(**{**dict(spec), "stages": (*stages, last)}), "search")
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize(
+    ("typo", "line", "message"),
+    [
+        (
+            ("{{ question }}", "{{ qestion }}"),
+            6,
+            "stages[only].prompt: the prompt of stage 'only' names 'qes",
+        ),
+        (
+            ("label: answer", "label: anser"),
+            12,
+            "metric.label: the pipeline's metric names 'anser', which no",
+        ),
+        (
+            ("allowed: tones", "allowed: tone"),
+            7,
+            "stages[only].parser.allowed: the parser of stage 'only' na",
+        ),
+    ],
+)
+def test_a_field_that_no_row_has_is_the_specs_fault(
+    tmp_path: Path, typo: tuple[str, str], line: int, message: str, pool: bool
+) -> None:
+    """A typo is told with the spec's file and line, the stage and the field, and what the rows have."""
+    rows = [{"question": f"q{i}", "answer": "a", "tones": ["a", "b"]} for i in range(8)]
+    write(tmp_path / "a.jsonl", rows[:4])
+    write(tmp_path / "b.jsonl", rows[4:])
+    write(tmp_path / "pool.jsonl", rows)
+    data = "{pool: pool.jsonl, search: 4, test: 4}" if pool else "{search: a.jsonl, test: b.jsonl}"
+    text = f"""\
+name: typos
+models:
+  m: {{base_url: "http://127.0.0.1:9/v1", active_params: 1e9}}
+stages:
+  - name: only
+    prompt: "{{{{ question }}}}"
+    parser: {{kind: choice, allowed: tones}}
+    models: [m]
+    max_samples: 2
+    prompt_tokens: 8
+    generated_tokens: 8
+metric: {{kind: exact_match, label: answer}}
+dataset: {data}
+budget: {{units: 10}}
+"""
+    (tmp_path / "pipeline.yaml").write_text(text)
+    assert load_splits(load_spec(tmp_path / "pipeline.yaml")).search
+    (tmp_path / "pipeline.yaml").write_text(text.replace(*typo))
+    with pytest.raises(SpecError) as caught:
+        load_splits(load_spec(tmp_path / "pipeline.yaml"))
+    assert f"pipeline.yaml:{line}: {message}" in str(caught.value)
+    assert "the rows have question, answer, tones" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,23 @@ BAD: list[tuple[str, str, str, int, str, str]] = [
     ("number for text", "name: two-hops", "name: 2", 1, "name", "put it in quotes"),
     ("infinite", "units: 7e1", "units: .inf", 25, "budget.units", "finite"),
     (
+        "two budgets",
+        "units: 7e1",
+        "units: 7e1, usd: 0.01",
+        25,
+        "budget",
+        "must have exactly one of units and usd, got units: 70 and usd: 0.01",
+    ),
+    ("no budget", "units: 7e1", "reference: {}", 25, "budget", "got none; units are compute per query"),
+    (
+        "no parameters",
+        ", active_params: 7e9",
+        "",
+        22,
+        "models.large.active_params",
+        "must be given where the budget is in units, got none with units: 70; add it, or give every model",
+    ),
+    (
         "below bound",
         "max_samples: 8",
         "max_samples: 0",
@@ -423,6 +440,8 @@ BAD: list[tuple[str, str, str, int, str, str]] = [
         "another model",
     ),
     ("no url", "http://localhost:8002/v1", "localhost:8002", 22, "models.large.base_url", "http://"),
+    ("no port", "localhost:8002/v1", "localhost:99999/v1", 22, "models.large.base_url", "from 1 to 65535 if"),
+    ("port 0", "localhost:8002/v1", "localhost:0/v1", 22, "models.large.base_url", "from 1 to 65535 if any"),
     (
         "longer than allowed",
         "generated_tokens: 20",
@@ -500,14 +519,30 @@ def test_bad_field_is_named_with_its_line(
     assert "\n" not in message
 
 
+def test_a_budget_in_dollars_needs_prices_and_no_parameters(directory: Path) -> None:
+    """With `usd` the models that stages use have a price, others need none, and no model needs its size."""
+    price = "price: {prompt_usd_per_million: 0.1, generated_usd_per_million: 0.4}"
+    text = GOOD.replace("units: 7e1", "usd: 1e-4").replace("active_params: 3.5e5", price)
+    with pytest.raises(SpecError) as caught:
+        load_spec(written(directory, text=text))
+    assert str(caught.value).startswith(
+        f"{directory}/pipeline.yaml:22: models.large.price: must be given where"
+    )
+    assert "got none with usd: 0.0001; add prompt_usd_per_million" in str(caught.value)
+    spec = load_spec(written(directory, text=text.replace("[small, large]", "[small]")))
+    assert spec.used_models == ("small",) and spec.models["small"].active_params is None
+    assert (spec.budget.amount, spec.budget.units) == (1e-4, None)
+    assert dump_spec(restore_spec(dump_spec(spec))) == dump_spec(spec)
+
+
 def test_all_problems_of_a_file_are_listed(directory: Path) -> None:
     """Several broken fields give several lines, in the order of the file."""
     text = GOOD.replace("max_samples: 8", "max_samples: 0").replace("units: 7e1", "unit: 7")
     with pytest.raises(SpecError) as caught:
         load_spec(written(directory, text=text))
     lines = str(caught.value).splitlines()
-    assert [problem.line for problem in caught.value.problems] == [8, 16, 25, 25]
-    assert len(lines) == 4 and all(line.startswith(f"{directory}/pipeline.yaml:") for line in lines)
+    assert [problem.line for problem in caught.value.problems] == [8, 16, 25]
+    assert len(lines) == 3 and all(line.startswith(f"{directory}/pipeline.yaml:") for line in lines)
 
 
 @pytest.mark.parametrize(
