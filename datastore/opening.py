@@ -144,7 +144,8 @@ def open_for_reading(path: Path) -> duckdb.DuckDBPyConnection:
                 if version < migrations.current_version():
                     raise StoreError(
                         f"{path}: schema version {version} is older than {migrations.current_version()}; "
-                        "open it once for writing to bring it up to date"
+                        "open it once for writing to bring it up to date: "
+                        f'python -c "from datastore import Store; Store.open({str(path)!r}).close()"'
                     )
             except BaseException:
                 connection.close()

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.servers.billing import Bill
 from pipelines.servers.wire import Draw, DrawnSample, Fault
 
 _CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "token_limit"})
@@ -91,17 +92,13 @@ def read_draw(
     )
 
 
-def read_usage(answer: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Prompt and generated tokens that an answer which is no completion bills; None where it bills none."""
-    usage = answer.get("usage")
-    if not isinstance(usage, Mapping):
-        return None
-    prompt_tokens = _count(usage.get("prompt_tokens"), 1, None)
-    return (
-        None
-        if prompt_tokens is None
-        else (prompt_tokens, _count(usage.get("completion_tokens"), 0, None) or 0)
-    )
+def bill_unread(bill: Bill, answer: Any) -> None:
+    """Bill an answer from which no text is taken, as far as it says what it took."""
+    usage = answer.get("usage") if isinstance(answer, Mapping) else None
+    if isinstance(usage, Mapping):
+        prompt_tokens = _count(usage.get("prompt_tokens"), 1, None)
+        if prompt_tokens is not None:
+            bill.add(prompt_tokens, _count(usage.get("completion_tokens"), 0, None) or 0, n_answers=0)
 
 
 def read_classes(answer: Any) -> Draw:

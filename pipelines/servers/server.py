@@ -25,7 +25,7 @@ from pydantic import JsonValue
 from datastore.keys import well_formed
 from pipelines.errors import ConfigurationError, DrawFailed, ServerError
 from pipelines.servers import refusals
-from pipelines.servers.answers import read_classes, read_draw, read_usage
+from pipelines.servers.answers import bill_unread, read_classes, read_draw
 from pipelines.servers.billing import Bill
 from pipelines.servers.identity import SameServer
 from pipelines.servers.limiter import AdaptiveLimiter
@@ -224,7 +224,7 @@ class ServerClient:
         if answer.status >= 300:
             return self._refusal(answer)
         with suppress(ValueError):
-            _bill_unread(bill, _decoded(answer.content))
+            bill_unread(bill, _decoded(answer.content))
         return None
 
     async def aclose(self) -> None:
@@ -263,7 +263,7 @@ class ServerClient:
         try:
             draw = _read(ask, agreed, answer, n, len(encoded))
         except Fault:
-            _bill_unread(ask.bill, answer)
+            bill_unread(ask.bill, answer)
             raise
         if draw.prompt_tokens is None or draw.estimated:
             draw = await self._usage.completed(ask, draw)
@@ -382,13 +382,6 @@ def _read(ask: Ask, agreed: Terms, answer: Any, n: int, n_bytes: int) -> Draw:
         most_tokens=window if agreed.limit is None else min(2 * max_tokens + 16, window or 10**9),
         most_prompt_tokens=window or n_bytes + _HIDDEN_PROMPT_TOKENS,
     )
-
-
-def _bill_unread(bill: Bill, answer: Any) -> None:
-    """Bill an answer from which no text is taken, as far as it says what it took."""
-    usage = read_usage(answer) if isinstance(answer, dict) else None
-    if usage is not None:
-        bill.add(*usage, n_answers=0)
 
 
 def _decoded(content: bytes) -> Any:
