@@ -21,12 +21,22 @@ from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings, Proposer, ProposerContext, make_proposer
 from agenttts.replay.bank import BankOutcomes
 from agenttts.result import SearchResult
+from agenttts.results.meter import SampleMeter
+from agenttts.results.negotiated import keep_negotiated
 from agenttts.results.retest import held_back
 from agenttts.results.trials import load_trial
 from agenttts.search.approval import Approve
 from agenttts.search.check import check
 from agenttts.search.drafts import Draft
-from agenttts.search.events import Note, OnEvent, RunFinished, RunStarted, RunStopped, SearchEvent
+from agenttts.search.events import (
+    Note,
+    OnEvent,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    SearchEvent,
+    TermsFound,
+)
 from agenttts.search.insights import inherited
 from agenttts.search.limits import Ledger
 from agenttts.settings import SearchSettings
@@ -37,6 +47,7 @@ from pipelines.dataset.splits import Splits, load_splits
 from pipelines.examples import Example
 from pipelines.runtime.runtime import Runtime
 from pipelines.servers.clients import ModelClients
+from pipelines.servers.wire import Negotiated
 from pipelines.spec.files import dump_spec, spec_digest
 from pipelines.spec.pipeline import PipelineSpec
 
@@ -100,6 +111,8 @@ class OpenSearch:
             for bank in settings.banks:
                 store.attach_bank(bank)
             run = _begin(store, spec, settings, unfinished, self.clock())
+            if clients is not None:
+                clients.on_negotiated = self._terms_keeper(run)
             work = self._work(run, splits, examples, rest, clients)
             close = getattr(work.proposer, "aclose", None)
             if close is not None:
@@ -128,6 +141,15 @@ class OpenSearch:
             if errors:
                 raise UserError("\n".join(errors))
         return read()
+
+    def _terms_keeper(self, run: Run) -> Callable[[Negotiated], None]:
+        """Return a function that stores what is found out about a server and passes it on."""
+
+        def keep(negotiated: Negotiated) -> None:
+            keep_negotiated(self.store, run.run_id, negotiated, self.clock())
+            self.on_event(TermsFound(negotiated=negotiated))
+
+        return keep
 
     def _work(
         self,
@@ -158,6 +180,7 @@ class OpenSearch:
             approve=self.approve,
             clock=self.clock,
             bank=BankOutcomes(spec, store, examples),
+            meter=SampleMeter(spec, store, splits.search),
             inherited=inherited(store, run),
             stored={t.number: load_trial(store, t) for t in store.trials(run_id) if t.status != "running"},
             insights=store.insights(run_id),

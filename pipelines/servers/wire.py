@@ -78,6 +78,13 @@ class Negotiated:
     words: str = ""
     warning: bool = False
 
+    @property
+    def clause(self) -> str:
+        """The finding without the server's words, as a clause of a report."""
+        if self.action == "dropped":
+            return f"{self.model} takes no {self.field}: {self.consequence}"
+        return f"{self.model}: {self.field} {self.action}: {self.consequence}"
+
     def __str__(self) -> str:
         quoted = f" (the server: {self.words})" if self.words else ""
         return f"{self.model}: {self.field} {self.action}: {self.consequence}{quoted}"
