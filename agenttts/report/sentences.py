@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from agenttts.results.health import percent
+from agenttts.results.negotiated import clauses
 
 if TYPE_CHECKING:
     from agenttts.report.data import ReportData
@@ -255,8 +256,8 @@ def doubt_lines(data: ReportData) -> Iterator[str]:
     for health in data.outcome.health:
         if health.warning is not None:
             yield f"{health.warning}."
-    for negotiated in data.outcome.negotiated:
-        yield f"{negotiated.clause}."
+    for clause in clauses(data.outcome.negotiated):
+        yield f"{clause}."
 
 
 def trial_score_text(trial: TrialResult) -> str:

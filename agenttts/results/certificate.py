@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from agenttts.results.negotiated import clauses
 from agenttts.results.outcome import Certificate, Equivalent, Finalist, Outcome
 
 _MOST_DOUBTFUL = 3
@@ -73,7 +74,7 @@ def _doubtful(outcome: Outcome, best: Finalist) -> Iterator[str]:
         rest = len(notable) - len(places)
         more = f"; and {rest} more" if rest else ""
         yield f"Some samples are doubtful ({'; '.join(places)}{more})."
-    warnings = [negotiated.clause for negotiated in outcome.negotiated if negotiated.warning]
+    warnings = clauses(negotiated for negotiated in outcome.negotiated if negotiated.warning)
     if warnings:
         yield f"Not all went as the pipeline says ({'; '.join(warnings)})."
 

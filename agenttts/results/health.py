@@ -58,21 +58,25 @@ class SampleHealth:
     @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong, a clause for each notable share; none where fewer than FEWEST are known."""
-        return tuple(clause for clause, _ in self._found())
+        return tuple(clause for clause, _ in self._found(FEWEST))
 
     @property
     def warning(self) -> str | None:
         """What is wrong and what to do about it, in one line; None when no share is notable."""
-        found = [f"{clause}; {remedy}" for clause, remedy in self._found()]
+        return self.warning_of()
+
+    def warning_of(self, fewest: int = FEWEST) -> str | None:
+        """Return the warning where at least so many samples are known; None when no share is notable."""
+        found = [f"{clause}; {remedy}" for clause, remedy in self._found(fewest)]
         return f"{self.stage} × {self.model}: {'. '.join(found)}" if found else None
 
     def to_json_dict(self) -> dict[str, JSON]:
         """Return the shares with the warning as JSON-able data."""
         return {**asdict(self), "warning": self.warning}
 
-    def _found(self) -> Iterator[tuple[str, str]]:
+    def _found(self, fewest: int) -> Iterator[tuple[str, str]]:
         """For each notable share what is wrong, and what to do about it."""
-        enough = self.n_samples >= FEWEST
+        enough = self.n_samples >= fewest
         is_cut = enough and self.cut > MOST_CUT
         if is_cut:
             limit = "the server's own limit" if self.max_tokens is None else f"max_tokens {self.max_tokens}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 
 from pydantic import TypeAdapter, ValidationError
@@ -43,6 +44,29 @@ def keep_negotiated(store: Store, run_id: str, negotiated: Negotiated, at: float
     """
     if _identity(negotiated) not in map(_identity, load_negotiated(store, run_id)):
         store.put_event(Event(run_id=run_id, at=at, kind=EVENT, detail=json.dumps(asdict(negotiated))))
+
+
+def clauses(negotiated: Iterable[Negotiated]) -> list[str]:
+    """Put findings into words for a report, without the server's own; what several models share is said once.
+
+    Args:
+        negotiated: The findings.
+
+    Returns:
+        A clause for each, such as `small takes no temperature: it is not sent, …`.
+    """
+    models: dict[tuple[str, ...], list[str]] = {}
+    for one in negotiated:
+        models.setdefault((one.field, one.action, one.consequence), []).append(one.model)
+    texts = []
+    for (field, action, consequence), names in models.items():
+        subject = " and ".join(names)
+        if action == "dropped":
+            subject += f" take{'s' * (len(names) == 1)} no {field}"
+        else:
+            subject += f": {field} {action}"
+        texts.append(f"{subject}: {consequence}")
+    return texts
 
 
 def _identity(negotiated: Negotiated) -> tuple[str, ...]:

@@ -19,7 +19,6 @@ from pipelines.content import Content
 from pipelines.costs import estimated_tokens, generated_tokens_bound, prompt_tokens_bound
 from pipelines.errors import DrawFailed, ReplayMiss
 from pipelines.servers.clients import ModelClients
-from pipelines.servers.identity import EqualTexts
 from pipelines.servers.wire import Draw, PromptRefused
 from pipelines.spec.pipeline import PipelineSpec, SamplingSpec
 from pipelines.spec.request_fields import sent_fields
@@ -102,7 +101,6 @@ class Sampler:
             for name, model in spec.models.items()
         }
         self._most_n: dict[str, int] = {}  # as their servers were found to limit it
-        self._equal_texts = {name: EqualTexts(name) for name in spec.models}
         self._prompt_tokens: dict[str, int | None] = {}  # of the prompts met so far
         self._refused: dict[str, PromptRefused] = {}  # prompts that need not be asked again
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -183,12 +181,7 @@ class Sampler:
                         raise ending
             missing = [index for index in missing if index not in drawing.samples]
         have.update(drawing.samples)
-        samples = self._complete(drawing.prompt, have, drawing)
-        equal = self._equal_texts[model].add([s.text for s in samples.samples], sampling.temperature)
-        if equal is not None:
-            assert self._clients is not None
-            self._clients.tell(equal)
-        return samples
+        return self._complete(drawing.prompt, have, drawing)
 
     async def _draw_part(
         self,

@@ -208,17 +208,6 @@ class ServerClient:
             logger.debug("%s: no token count: %s", self.address, self._reason(error))
             return None
 
-    async def refusal_of(self, path: str, body: Mapping[str, Any]) -> Refusal | None:
-        """What the server says against a request; None when it accepts it. ServerError on a fault."""
-        try:
-            async with asyncio.timeout(min(self._timeout_s, 30.0)):
-                answer = await self._transport.post(
-                    self._transport.url(path), _encoded(body), self._most_bytes
-                )
-        except Exception as error:
-            raise ServerError(f"{self.address}: {self._reason(error)}") from error
-        return None if answer.status < 300 else self._refusal(answer)
-
     async def aclose(self) -> None:
         await self._transport.aclose()
 

@@ -19,9 +19,7 @@ CLASSIFY = "/classify"
 """vLLM's own endpoint, beside /v1."""
 SYSTEM_ROLES = ("system", "developer")
 
-Action = Literal[
-    "renamed", "dropped", "weakened", "moved", "split", "counted", "estimated", "changed", "equal"
-]
+Action = Literal["renamed", "dropped", "weakened", "moved", "split", "counted", "estimated", "changed"]
 
 
 class Fault(Exception):
@@ -77,13 +75,6 @@ class Negotiated:
     consequence: str
     words: str = ""
     warning: bool = False
-
-    @property
-    def clause(self) -> str:
-        """The finding without the server's words, as a clause of a report."""
-        if self.action == "dropped":
-            return f"{self.model} takes no {self.field}: {self.consequence}"
-        return f"{self.model}: {self.field} {self.action}: {self.consequence}"
 
     def __str__(self) -> str:
         quoted = f" (the server: {self.words})" if self.words else ""

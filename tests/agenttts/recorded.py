@@ -17,7 +17,7 @@ from datastore import Store
 from pipelines.dataset import load_examples
 from pipelines.runtime import Runtime
 from pipelines.runtime.recording import record_full_bank
-from pipelines.servers.wire import Draw, DrawnSample, Negotiated
+from pipelines.servers.wire import Draw, DrawnSample
 from pipelines.spec import SamplingSpec
 from pipelines.spec.files import load_spec
 
@@ -97,9 +97,6 @@ class ByChance:
             DrawnSample(text=t, generated_tokens=2, mean_logprob=-0.5, finish_reason="stop") for t in texts
         )
         return Draw(samples=drawn, prompt_tokens=len(text.split()), request_id=None)
-
-    def tell(self, negotiated: Negotiated) -> None:
-        """What real clients tell of a server."""
 
 
 def _row(name: str) -> dict[str, Any]:
