@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from agenttts.blocking import run_blocking
 from agenttts.results.health import SampleHealth
+from datastore.errors import StoreError
 from datastore.records import StageResult
 from datastore.store import Store
 from pipelines.allocation import Allocation
@@ -189,20 +190,22 @@ def load_health(
     """Compute the health of a run's samples from the store.
 
     Args:
-        store: The database, open for reading.
+        store: The database, open for reading; the spec's bank is attached to it where the file exists.
         run_id: The run.
         spec: The run's pipeline.
         examples: The examples of the search split; None to read the spec's dataset.
 
     Returns:
-        The shares by stage and model. A live snapshot has no samples: of it, those shares that were notable
-        when the run stored them. None where the dataset can't be read any more.
+        The shares by stage and model, of the samples in the store and the bank. Of a live snapshot, which has
+        no samples, and where dataset or bank can't be read: those that were notable when the run stored them.
     """
     if store.as_of is not None:
         return warned(store, run_id)
     try:
         examples = load_examples(spec, "search") if examples is None else examples
-    except (PipelineError, OSError):
+        if spec.bank_path is not None and spec.bank_path.is_file():
+            store.attach_bank(spec.bank_path)
+    except (PipelineError, StoreError, OSError):
         return warned(store, run_id)
     meter = SampleMeter(spec, store, examples)
     run_blocking(_add_all(meter, store, run_id))

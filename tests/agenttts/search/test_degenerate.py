@@ -88,9 +88,10 @@ def test_cut_samples_are_told_after_the_first_trial_and_in_every_report(
         data = read_report(store)
         assert [e.kind for e in store.events(result.run_id)].count("sample_health") == 1
     assert all(warning in text for text in told(data))
-    stored = {f"{h['stage']} × {h['model']}": h for h in result.to_json_dict()["health"]}  # type: ignore[union-attr]
+    whole: Any = result.to_json_dict()
+    stored = {f"{h['stage']} × {h['model']}": h for h in whole["health"]}
     assert stored["answer × small"]["warning"] == warning and stored["answer × large"]["warning"] is None
-    assert data.to_json_dict()["health"] == result.to_json_dict()["health"]
+    assert data.to_json_dict()["health"] == whole["health"]
 
 
 def test_the_shares_are_those_of_the_store_whoever_counts_them(
