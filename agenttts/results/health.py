@@ -27,13 +27,15 @@ _LONGEST_REASON = 120
 
 @dataclass(frozen=True, kw_only=True)
 class SampleHealth:
-    """Shares of the samples that a model gave at a stage, those from the bank included.
+    """Shares of the answers that a model gave at a stage, samples from the bank included.
 
     Attributes:
         stage: The stage.
         model: The model.
-        n_samples: Samples that the shares are of; each counts once, however many trials used it.
+        n_samples: Answers that the shares are of: samples, each once however many trials used it, and answers
+            without a text, which are no samples.
         empty: Share without any text, or without text after the thinking.
+        empty_because: The commonest reason for answers without a text; None without any.
         cut: Share that ended at the token limit (`finish_reason` length).
         unparsed: Share with a text in which the stage's parser finds no value.
         unparsed_because: The commonest reason of these; None without any.
@@ -47,6 +49,7 @@ class SampleHealth:
     model: str
     n_samples: int
     empty: float
+    empty_because: str | None
     cut: float
     unparsed: float
     unparsed_because: str | None
@@ -80,13 +83,14 @@ class SampleHealth:
         is_cut = enough and self.cut > MOST_CUT
         if is_cut:
             limit = "the server's own limit" if self.max_tokens is None else f"max_tokens {self.max_tokens}"
-            lost = f", {percent(self.unparsed)} have no value" if self.unparsed else ""
+            lost_share = self.empty + self.unparsed
+            lost = f", {percent(lost_share)} have no value" if lost_share else ""
             remedy = "set sampling.max_tokens" if self.max_tokens is None else "raise sampling.max_tokens"
             yield f"{percent(self.cut)} of the samples were cut at {limit}{lost}", remedy
-        if enough and self.empty > MOST_EMPTY:
-            none = "hold no answer: no text, or none after the thinking"
-            remedy = "correct the prompt or sampling.stop, or leave the model out of the stage"
-            yield f"{percent(self.empty)} of the samples {none}", remedy
+        if enough and self.empty > MOST_EMPTY and not is_cut:
+            reason = (self.empty_because or "no text, or none after the thinking")[:_LONGEST_REASON]
+            remedy = "correct the prompt, sampling.stop or the model's request, such as its thinking"
+            yield f"{percent(self.empty)} of the samples hold no answer ({reason})", remedy
         if enough and self.unparsed > MOST_UNPARSED and not is_cut:
             reason = (self.unparsed_because or "")[:_LONGEST_REASON]
             remedy = "state the answer's form in the prompt, or correct the parser"

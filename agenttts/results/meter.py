@@ -1,14 +1,14 @@
 """Counting the health of a run's samples: from the samples in the store and the stages' parsers alone.
 
-What is stored are samples and the results that name them, so that a search that goes on, a resumed one and a
-report come to the same figures. Samples on the test split are not counted: it is sealed until everything is
-decided.
+What is stored are samples and the results that name them, and an event for answers that are no samples, so
+that a search that goes on, a resumed one and a report come to the same figures. Samples on the test split are
+not counted: it is sealed until everything is decided.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
@@ -31,8 +31,42 @@ from pipelines.stages.parsers import Parsed, parse
 
 EVENT = "sample_health"
 """The kind of the stored event that holds the shares of a stage and model when they became notable."""
+TEXTLESS = "answers_without_text"
+"""The kind of the stored events that count answers which are no samples, trial by trial."""
 _HEALTH = TypeAdapter(SampleHealth)
 _MOST_REASONS = 100  # told apart; some hold a part of the sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextlessAnswers:
+    """Answers of a trial that are no samples, since they have no text: refusals, nothing but reasoning, …
+
+    Attributes:
+        stage: The stage.
+        model: The model.
+        n: How many.
+        cut: How many of them ended at the token limit.
+        reason: Why most of them have no text.
+    """
+
+    stage: str
+    model: str
+    n: int
+    cut: int
+    reason: str
+
+
+_TEXTLESS = TypeAdapter(TextlessAnswers)
+
+
+def load_textless(store: Store, run_id: str) -> list[TextlessAnswers]:
+    """Return the answers without a text that the trials of a run have met, as the run stored them.
+
+    Args:
+        store: The database, open for reading.
+        run_id: The run.
+    """
+    return [_TEXTLESS.validate_json(event.detail) for event in store.events(run_id) if event.kind == TEXTLESS]
 
 
 @dataclass(slots=True)
@@ -59,6 +93,7 @@ class SampleCounts:
         self._sampling = sampling
         self._n = self._empty = self._cut = self._unparsed = self._several = self._equal = 0
         self._reasons: Counter[str] = Counter()
+        self._textless: Counter[str] = Counter()
         self._prompts: dict[str, _Prompt] = {}
 
     def has(self, prompt_key: str, n: int) -> bool:
@@ -96,6 +131,19 @@ class SampleCounts:
             if value.reason in self._reasons or len(self._reasons) < _MOST_REASONS:
                 self._reasons[value.reason] += 1
 
+    def add_textless(self, n: int, cut: int, reason: str) -> None:
+        """Count answers without a text, which are no samples.
+
+        Args:
+            n: How many.
+            cut: How many of them ended at the token limit.
+            reason: Why there is no text.
+        """
+        self._n += n
+        self._empty += n
+        self._cut += cut
+        self._textless[reason] += n
+
     @property
     def health(self) -> SampleHealth:
         """The shares of what was counted."""
@@ -105,14 +153,24 @@ class SampleCounts:
             model=self._model,
             n_samples=n,
             empty=self._empty / n if n else 0.0,
+            empty_because=commonest(self._textless),
             cut=self._cut / n if n else 0.0,
             unparsed=self._unparsed / n if n else 0.0,
-            unparsed_because=min(self._reasons, key=lambda r: (-self._reasons[r], r), default=None),
+            unparsed_because=commonest(self._reasons),
             n_prompts=several,
             identical=self._equal / several if several else None,
             max_tokens=self._sampling.max_tokens,
             temperature=self._sampling.temperature,
         )
+
+
+def commonest(reasons: Mapping[str, int]) -> str | None:
+    """Return the reason of the largest count; None without any.
+
+    Args:
+        reasons: Counts by reason.
+    """
+    return min(reasons, key=lambda reason: (-reasons[reason], reason), default=None)
 
 
 def _value(parser: ParserSpec, text: str, example: Example) -> Parsed | NoAnswer | None:
@@ -148,7 +206,7 @@ class SampleMeter:
             results: The results, as the store has them.
         """
         wanted = [
-            (self._of(allocation, result), result.prompt_key, result)
+            (self._of(result.stage, allocation[result.stage].model), result.prompt_key, result)
             for result in results
             if result.prompt_key is not None and result.example_id in self._examples
         ]
@@ -174,11 +232,14 @@ class SampleMeter:
             and (allocation is None or allocation[stage.name].model == model)
         )
 
-    def _of(self, allocation: Allocation, result: StageResult) -> SampleCounts:
-        model = allocation[result.stage].model
-        key = (result.stage, model)
+    def add_textless(self, answers: TextlessAnswers) -> None:
+        """Count answers without a text."""
+        self._of(answers.stage, answers.model).add_textless(answers.n, answers.cut, answers.reason)
+
+    def _of(self, stage_name: str, model: str) -> SampleCounts:
+        key = (stage_name, model)
         if key not in self._counts:
-            stage = self._spec.stage(result.stage)
+            stage = self._spec.stage(stage_name)
             sampling = self._spec.models[model].sampled(stage.sampling)
             self._counts[key] = SampleCounts(stage, model, sampling)
         return self._counts[key]
@@ -208,6 +269,8 @@ def load_health(
     except (PipelineError, StoreError, OSError):
         return warned(store, run_id)
     meter = SampleMeter(spec, store, examples)
+    for answers in load_textless(store, run_id):
+        meter.add_textless(answers)
     run_blocking(_add_all(meter, store, run_id))
     return meter.health()
 

@@ -96,9 +96,8 @@ class Rehearsed:
         empty, cut, unparsed = (
             round(n * share) for share in (self.health.empty, self.health.cut, self.health.unparsed)
         )
-        parts = [f"{n} of {self.n_asked} samples, {tokens}", f"{n - empty - unparsed} parse"]
+        parts = [f"{len(self.texts)} of {self.n_asked} samples, {tokens}", f"{n - empty - unparsed} parse"]
         parts += [f"{count} {what}" for count, what in ((cut, "cut"), (empty, "empty")) if count]
-        parts += [f"{len(self.missing)} without a text"] if self.missing else []
         parts += ["all one text"] if self.health.identical == 1 else []
         parts.append(f"log-probabilities {'come' if self.logprobs else 'do not come'}")
         return f"{self.stage} × {self.model}: {'; '.join(parts)}"
@@ -109,9 +108,6 @@ class Rehearsed:
         found: list[tuple[bool, str]] = []
         if self.failure is not None:
             found.append((self.fatal, f"{self.model}: {self.failure}"))
-        if self.missing:
-            of = f"{len(self.missing)} of {len(self.missing) + len(self.texts)} answers of {self.model}"
-            found.append((False, f"{of} are no text ({self.missing[0]})"))
         if self.health is not None and (warning := self.health.warning_of(fewest=1)) is not None:
             found.append((False, warning))
         return [
@@ -269,4 +265,6 @@ def _health(request: PlannedRequest, example: Example, draw: Draw) -> SampleHeal
     counts = SampleCounts(request.stage, request.model, request.sampling)
     for index, sample in enumerate(draw.samples):
         counts.add("", index, sample.text, sample.finish_reason, example)
+    if draw.missing:
+        counts.add_textless(len(draw.missing), draw.missing_cut, draw.missing[0])
     return counts.health

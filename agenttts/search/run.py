@@ -21,7 +21,7 @@ from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings, Proposer, ProposerContext, make_proposer
 from agenttts.replay.bank import BankOutcomes
 from agenttts.result import SearchResult
-from agenttts.results.meter import SampleMeter
+from agenttts.results.meter import SampleMeter, load_textless
 from agenttts.results.negotiated import keep_negotiated
 from agenttts.results.retest import held_back
 from agenttts.results.trials import load_trial
@@ -166,6 +166,9 @@ class OpenSearch:
         replay = settings.replay
         ledger = Ledger.resumed(settings.limits, spec, clock=self.clock, store=store, run_id=run_id)
         context = ProposerContext(store=store, run_id=run_id, gate=ledger, agent=self.agent, replay=replay)
+        meter = SampleMeter(spec, store, splits.search)
+        for answers in load_textless(store, run_id):
+            meter.add_textless(answers)
         work = SearchWork(
             run_id=run_id,
             settings=settings,
@@ -180,7 +183,7 @@ class OpenSearch:
             approve=self.approve,
             clock=self.clock,
             bank=BankOutcomes(spec, store, examples),
-            meter=SampleMeter(spec, store, splits.search),
+            meter=meter,
             inherited=inherited(store, run),
             stored={t.number: load_trial(store, t) for t in store.trials(run_id) if t.status != "running"},
             insights=store.insights(run_id),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from agenttts.proposers.base import races
 from agenttts.results.health import SampleHealth
-from agenttts.results.meter import EVENT, warned
+from agenttts.results.meter import EVENT, TEXTLESS, TextlessAnswers, commonest, warned
 from agenttts.results.ranking import ranked
 from agenttts.results.trials import TrialResult, load_trial, trial_id
 from agenttts.search.evaluate import PlannedTrial, evaluate
@@ -67,6 +67,7 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
             )
         except SpendRefused as error:
             trial, refusal = _stopped_trial(work, number, str(error)), str(error)
+    _count_textless(work, trial)
     shown = replace(trial, score=None, scores={}, stage_scores={}) if trial.purpose == "test" else trial
     health = () if trial.split == "test" else work.meter.health(allocation)
     tell(
@@ -75,6 +76,21 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
     )
     _warn(runtime, health)
     return trial, refusal
+
+
+def _count_textless(work: SearchWork, trial: TrialResult) -> None:
+    """Count and store the answers without a text that the trial has met, but those on the test split."""
+    for (stage, model), answers in work.runtime.sampler.take_textless().items():
+        if trial.split != "test":
+            met = TextlessAnswers(
+                stage=stage,
+                model=model,
+                n=answers.n,
+                cut=answers.cut,
+                reason=commonest(answers.reasons) or "",
+            )
+            work.meter.add_textless(met)
+            work.event(TEXTLESS, **asdict(met))
 
 
 def _warn(runtime: Step, healths: Sequence[SampleHealth]) -> None:

@@ -159,6 +159,7 @@ class Draw:
         request_id: The server's; None when it gave none.
         missing: A reason for each answer that is no text, such as a refusal; these are paid for too.
         missing_tokens: What was generated for them.
+        missing_cut: How many of them ended at the token limit.
         estimated: Whether generated tokens are estimates, because the server did not count them.
         most_n: Samples that one request may ask for, where the server was found to limit them.
     """
@@ -168,6 +169,7 @@ class Draw:
     request_id: str | None
     missing: tuple[str, ...] = ()
     missing_tokens: int = 0
+    missing_cut: int = 0
     estimated: bool = False
     most_n: int | None = None
 

@@ -21,6 +21,7 @@ SOUND = SampleHealth(
     model="small",
     n_samples=100,
     empty=0.0,
+    empty_because=None,
     cut=0.0,
     unparsed=0.0,
     unparsed_because=None,

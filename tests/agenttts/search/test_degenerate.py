@@ -204,3 +204,27 @@ def test_progress_says_what_is_wrong(tmp_path: Path, make_server: Callable[..., 
     assert done.code == 0
     assert "answer × small 100 % cut" in done.err and "raise sampling.max_tokens" in done.err
     assert "small: temperature dropped: it is not sent" in done.err
+
+
+def test_answers_without_a_text_are_in_the_shares(tmp_path: Path, server: ScriptedServer) -> None:
+    """Nothing but reasoning is no sample, but it is told, stored, and counted once by a resumed run."""
+
+    def message(request: Request, text: str) -> Mapping[str, Any]:
+        cut = request.model == "small" and request.prompt.startswith("answer") and text != "red"
+        return {"content": None, "reasoning": "hm", "finish_reason": "length"} if cut else {}
+
+    server.message = message
+    spec, db = write_pipeline(tmp_path, server.base_url), tmp_path / "run.duckdb"
+    events: list[SearchEvent] = []
+    proposer = Breaks()
+    with pytest.raises(RuntimeError, match="broke"):
+        search(spec, trials=5, db=db, proposer=proposer, on_event=events.append)
+    (warning,) = [event.message for event in events if isinstance(event, SamplesWarned)]
+    assert "of the samples were cut at max_tokens 8" in warning and "have no value" in warning
+    unfinished = of(load_run(db).outcome.health)["answer × small"]
+    assert unfinished.empty == unfinished.cut > 0.3
+    assert unfinished.empty_because == "cut at the token limit while it reasoned; raise sampling.max_tokens"
+    proposer.broken = False
+    result = search(spec, trials=5, db=db, proposer=proposer, resume=True)
+    with Store.read(db) as store:
+        assert load_health(store, result.run_id, restore_spec(store.run().spec)) == result.outcome.health

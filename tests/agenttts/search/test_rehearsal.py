@@ -100,11 +100,11 @@ async def test_cost_and_findings_are_the_servers_own(tmp_path: Path, make_server
         ),
         (
             {"content": None, "reasoning_content": "let me see"},
-            "8 of 8 answers of small are no text (nothing but",
+            "100 % of the samples hold no answer (nothing but reasoning)",
         ),
         (
             {"content": None, "reasoning": "hm", "finish_reason": "length"},
-            "(cut at the token limit while it reasoned; raise sampling.max_tokens)",
+            "100 % of the samples were cut at max_tokens 16, 100 % have no value; raise sampling.max_tokens",
         ),
         ({"content": ""}, "100 % of the samples hold no answer"),
         ({"content": "<think>so</think>"}, "100 % of the samples hold no answer"),
