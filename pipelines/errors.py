@@ -3,7 +3,7 @@
 A message is one line: the place, the rule, the offending value and the remedy. `SpecError`, `DatasetError`,
 `ConfigurationError` and `ReplayMiss` stop a run. `DrawFailed`, `AggregationFailed` and `CustomCodeFailed`
 concern one example and become a missing value. `SpendRefused` ends a search at its limit. Text of a model
-that does not parse is not an error: see `pipelines.stages.parsers.ParseFailure`.
+that does not parse is not an error: see `pipelines.reading.noanswer.NoAnswer`.
 """
 
 from __future__ import annotations

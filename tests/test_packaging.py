@@ -74,6 +74,7 @@ def test_the_core_install_works_against_a_server(core: Path, server: ScriptedSer
     write_pipeline(tmp_path, server.base_url)
     command = core / "agenttts"
     run(tmp_path, command, "check", "pipeline.yaml")
+    server.samples.clear()
     search = ("search", "pipeline.yaml", "--trials", "3", "--db", "run.duckdb", "--json")
     result = json.loads(run(tmp_path, command, *search).stdout)
     assert len(result["trials"]) == 3 and result["cost"]["calls"] > 0

@@ -1,9 +1,11 @@
-"""`agenttts check`: report what would fail in a search, before any token is spent."""
+"""`agenttts check`: report what would fail in a search, and send one request for each stage and model."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import asdict
+from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +26,12 @@ from agenttts.cli.options import (
 
 if TYPE_CHECKING:
     from agenttts.search.check import Finding
+    from agenttts.search.rehearsal import Rehearsed
+    from pipelines import PipelineSpec
+    from pipelines.dataset.splits import Splits
+    from pipelines.servers.wire import Negotiated
+
+_WAITED_S = 60.0  # for a server that is overloaded
 
 
 def check(
@@ -31,6 +39,13 @@ def check(
     budget: Budget = None,
     budget_usd: BudgetUsd = None,
     offline: Annotated[bool, typer.Option("--offline", help="Send no request to any server.")] = False,
+    requests: Annotated[
+        bool,
+        typer.Option(
+            "--requests/--no-requests",
+            help="Send a real request for each stage and model, as the search will; what it costs is shown.",
+        ),
+    ] = True,
     data: Data = None,
     n_search: NSearch = None,
     n_test: NTest = None,
@@ -38,26 +53,31 @@ def check(
 ) -> None:
     """Look for what would fail: servers, models, prompts, context lengths, data, budget. Exit code 2 if any.
 
+    Where nothing would fail, one real request for each stage and model shows whether samples come, parse and
+    end before the token limit.
+
     Example: `agenttts check pipeline.yaml --budget 400`
     """
     loaded = read_spec(spec, data, n_search, n_test)
-    from agenttts.search.check import check as look
-    from pipelines.servers.clients import ModelClients
-
-    async def findings_of_spec() -> list[Finding]:
-        if offline:
-            return await look(loaded, budget, budget_usd=budget_usd)
-        clients = ModelClients(loaded, rng=random.Random(0), retries=0)
-        try:
-            return await look(loaded, budget, budget_usd=budget_usd, clients=clients)
-        finally:
-            await clients.aclose()
-
-    findings = asyncio.run(findings_of_spec())
+    findings, rehearsed, negotiated = asyncio.run(_checked(loaded, budget, budget_usd, offline, requests))
     errors = [finding for finding in findings if finding.severity == "error"]
     if json:
-        print_json({"ok": not errors, "findings": [finding.to_dict() for finding in findings]})
+        print_json(
+            {
+                "ok": not errors,
+                "findings": [finding.to_dict() for finding in findings],
+                "requests": [one.to_json_dict() for one in rehearsed],
+                "negotiated": [asdict(one) for one in negotiated],
+                "cost": _cost(rehearsed),
+            }
+        )
     else:
+        for one in rehearsed:
+            say(one.line, "dim")
+        for finding_of_server in negotiated:
+            say(str(finding_of_server), "yellow" if finding_of_server.warning else "dim")
+        if rehearsed:
+            say(_cost_text(rehearsed), "dim")
         for finding in findings:
             if finding.severity == "error":
                 complain(finding.line)
@@ -68,3 +88,57 @@ def check(
             say(f"{spec}: ready to search ({servers})", "green")
     if errors:
         raise typer.Exit(2)
+
+
+async def _checked(
+    spec: PipelineSpec, budget: float | None, budget_usd: float | None, offline: bool, requests: bool
+) -> tuple[list[Finding], list[Rehearsed], tuple[Negotiated, ...]]:
+    """What is wrong, what came of the real requests, and what these showed of the servers."""
+    from agenttts.search.check import check as look
+    from agenttts.search.rehearsal import announcement, plan_rehearsal, rehearse
+    from agenttts.space.measure import chosen_budget
+    from agenttts.space.space import SearchSpace
+    from pipelines.dataset import load_splits
+    from pipelines.servers.clients import ModelClients
+
+    @cache
+    def read() -> Splits:
+        return load_splits(spec)
+
+    if offline:
+        return await look(spec, budget, budget_usd=budget_usd, read_splits=read), [], ()
+    clients = ModelClients(
+        spec, rng=random.Random(0), retries=1, overload_patience_s=_WAITED_S, refused_patience_s=0.0
+    )
+    try:
+        findings = await look(spec, budget, budget_usd=budget_usd, clients=clients, read_splits=read)
+        if not requests or any(finding.severity == "error" for finding in findings):
+            return findings, [], ()
+        example = read().search[0]
+        measure, amount = chosen_budget(spec, budget, budget_usd)
+        planned = plan_rehearsal(SearchSpace(spec, amount, measure), example)
+        say(announcement(spec, planned, example))
+        rehearsed = await rehearse(spec, planned, example, clients)
+        findings += [finding for one in rehearsed for finding in one.findings()]
+        return sorted(findings, key=lambda finding: finding.severity), rehearsed, clients.negotiated
+    finally:
+        await clients.aclose()
+
+
+def _cost(rehearsed: list[Rehearsed]) -> dict[str, int | float | None]:
+    usd = [one.cost_usd for one in rehearsed]
+    return {
+        "calls": sum(one.calls for one in rehearsed),
+        "prompt_tokens": sum(one.prompt_tokens for one in rehearsed),
+        "generated_tokens": sum(one.generated_tokens for one in rehearsed),
+        "usd": None if None in usd else sum(cost for cost in usd if cost is not None),
+    }
+
+
+def _cost_text(rehearsed: list[Rehearsed]) -> str:
+    cost = _cost(rehearsed)
+    money = "" if cost["usd"] is None else f", ${cost['usd']:.4g}"
+    return (
+        f"this took {cost['calls']:,} calls, {cost['prompt_tokens']:,} prompt and "
+        f"{cost['generated_tokens']:,} generated tokens{money}"
+    )

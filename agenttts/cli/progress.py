@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from agenttts.report.sentences import count_text, usd_text
+from agenttts.results.health import health_text
 from agenttts.results.trials import TrialResult
 from agenttts.search.events import (
     InsightLearnt,
@@ -29,7 +30,9 @@ from agenttts.search.events import (
     PhaseStarted,
     RunStarted,
     RunStopped,
+    SamplesWarned,
     SearchEvent,
+    TermsFound,
     TrialFinished,
     TrialProgress,
     TrialStarted,
@@ -82,6 +85,10 @@ class SearchProgress:
                 self._bars.update(self._trials, description="confirming")
             case InsightLearnt():
                 self._print(f"     learnt: {event.insight.text}", style="green")
+            case SamplesWarned():
+                self._print(f"     {event.message}", style="yellow")
+            case TermsFound():
+                self._print(f"     {event.negotiated}", style="yellow" if event.negotiated.warning else "dim")
             case Note():
                 self._print(f"     {event.message}", style="yellow")
             case TrialStarted():
@@ -126,7 +133,7 @@ class SearchProgress:
     def _trial_progress(self, event: TrialProgress) -> None:
         missing = f", {event.n_missing} missing" if event.n_missing else ""
         cost = f", {usd_text(event.cost_usd)}" if event.cost_usd else ""
-        figures = f"{_samples(event)}{missing}{cost}"
+        figures = f"{_samples(event)}{missing}{cost}{_health(event)}"
         self._bars.update(self._examples, total=event.n_examples, completed=event.n_done, figures=figures)
 
     def _trial_finished(self, event: TrialFinished) -> None:
@@ -136,7 +143,7 @@ class SearchProgress:
         self._bars.update(self._trials, completed=self._n_trials)
         self._bars.update(self._examples, visible=False)
         missing = f", {trial.n_missing} missing" if trial.n_missing else ""
-        figures = f"{_samples(trial)}{missing}"
+        figures = f"{_samples(trial)}{missing}{_health(event)}"
         if trial.purpose == "test":
             self._print(f"     scored once on the sealed test split; {figures}")
         elif trial.score is None:
@@ -152,6 +159,11 @@ class SearchProgress:
 
     def _print(self, text: str, style: str = "") -> None:
         self._console.print(escape(text), style=style or None, soft_wrap=not self._console.is_terminal)
+
+
+def _health(event: TrialProgress | TrialFinished) -> str:
+    text = health_text(event.health)
+    return f"; {text}" if text else ""
 
 
 def _samples(trial: TrialProgress | TrialResult) -> str:

@@ -228,7 +228,7 @@ def read_report(
     run = store.run(run_id)
     spec = _spec(run)
     settings: dict[str, Any] = json.loads(run.settings or "{}")
-    outcome = load_outcome(store, run, spec)
+    outcome = load_outcome(store, run, spec, examples)
     rows = store.trials(run.run_id)
     running = [load_trial(store, row) for row in rows if row.status == "running"]
     trials = sorted((*outcome.trials, *outcome.confirmation, *running), key=lambda trial: trial.number)

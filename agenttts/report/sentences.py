@@ -9,10 +9,13 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from agenttts.results.health import percent
+from agenttts.results.negotiated import clauses
 from agenttts.space.measure import MeasureName, label_of, number_text
 
 if TYPE_CHECKING:
     from agenttts.report.data import ReportData
+    from agenttts.results.health import SampleHealth
     from agenttts.results.outcome import Finalist
     from agenttts.results.trials import TrialResult
     from agenttts.stats import Interval
@@ -240,6 +243,37 @@ def fault_lines(data: ReportData) -> Iterator[str]:
         yield f"At {cut.stage}, {share} results rest on prompts that were cut as planned."
     if failed:
         yield f"Failed, not scored, for too many missing examples: {', '.join(failed)}."
+
+
+HEALTH_COLUMNS = ("samples", "empty", "cut", "unparsed", "prompts", "all one text")
+"""The columns of a table of the samples' health, behind stage and model."""
+
+
+def health_cells(health: SampleHealth) -> list[str]:
+    """Format the cells of `HEALTH_COLUMNS`.
+
+    Args:
+        health: The shares of a stage and model.
+    """
+    shares = [percent(share) for share in (health.empty, health.cut, health.unparsed)]
+    identical = "–" if health.identical is None else percent(health.identical)
+    return [count_text(health.n_samples), *shares, count_text(health.n_prompts), identical]
+
+
+def doubt_lines(data: ReportData) -> Iterator[str]:
+    """Describe what is wrong with samples and what to do, then what was found out about the servers.
+
+    Args:
+        data: The report.
+
+    Yields:
+        The sentences.
+    """
+    for health in data.outcome.health:
+        if health.warning is not None:
+            yield f"{health.warning}."
+    for clause in clauses(data.outcome.negotiated):
+        yield f"{clause}."
 
 
 def trial_score_text(trial: TrialResult) -> str:

@@ -18,7 +18,7 @@ _WIDE = 140  # columns that leave room for reasons
 
 
 def print_report(data: ReportData, console: Console) -> None:
-    """Print the whole report: trials, winner, curves, the best next step, insights, cost, faults.
+    """Print the whole report: trials, winner, curves, the best next step, insights, samples, cost, faults.
 
     Args:
         data: The report.
@@ -39,6 +39,10 @@ def print_report(data: ReportData, console: Console) -> None:
         )
     if data.insights:
         console.print(_insight_table(data))
+    if data.outcome.health:
+        console.print(_health_table(data))
+    for line in words.doubt_lines(data):
+        console.print(Text(line, style="yellow"))
     for line in (*words.cost_lines(data), *words.fault_lines(data)):
         console.print(Text(line))
     for fault in data.faults[:5]:
@@ -116,6 +120,18 @@ def _curve_table(data: ReportData) -> Table:
         ]
         others = " · ".join(f"{stage} {choice}" for stage, choice in curve.others.items())
         table.add_row(escape(curve.stage), escape(str(curve.option)), *cells, escape(others))
+    return table
+
+
+def _health_table(data: ReportData) -> Table:
+    table = Table(header_style="bold", box=None, pad_edge=False, title="samples", title_justify="left")
+    table.add_column("stage")
+    table.add_column("model")
+    for name in words.HEALTH_COLUMNS:
+        table.add_column(name, justify="right")
+    for health in data.outcome.health:
+        style = "yellow" if health.problems else ""
+        table.add_row(escape(health.stage), escape(health.model), *words.health_cells(health), style=style)
     return table
 
 

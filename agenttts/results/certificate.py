@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from agenttts.results.negotiated import clauses
 from agenttts.results.outcome import Certificate, Finalist, Outcome
 from agenttts.space.measure import amount_text
+
+_MOST_DOUBTFUL = 3
 
 
 def certificate(outcome: Outcome) -> Certificate:
@@ -60,7 +63,22 @@ def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
         yield (
             f"{n_missing} results are missing after errors; comparisons rest on the examples that both have."
         )
+    yield from _doubtful(outcome, best)
     yield "Intervals are 95 %, by bootstrap over examples; the search's own choice is not in them."
+
+
+def _doubtful(outcome: Outcome, best: Finalist) -> Iterator[str]:
+    """What makes scores say less of the models than they seem to; the winner's own samples first."""
+    notable = [health for health in outcome.health if health.problems]
+    notable.sort(key=lambda health: best.allocation[health.stage].model != health.model)
+    if notable:
+        places = [f"{h.stage} × {h.model}: {', '.join(h.problems)}" for h in notable[:_MOST_DOUBTFUL]]
+        rest = len(notable) - len(places)
+        more = f"; and {rest} more" if rest else ""
+        yield f"Some samples are doubtful ({'; '.join(places)}{more})."
+    warnings = clauses(negotiated for negotiated in outcome.negotiated if negotiated.warning)
+    if warnings:
+        yield f"Not all went as the pipeline says ({'; '.join(warnings)})."
 
 
 def _superlative(outcome: Outcome, best: Finalist) -> str:

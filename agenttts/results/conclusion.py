@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from agenttts.results.certificate import certificate
 from agenttts.results.cost import SearchCost
+from agenttts.results.health import SampleHealth
 from agenttts.results.outcome import Equivalent, Finalist, MetricSummary, Outcome, Retest, Rival
 from agenttts.results.ranking import baseline_of, by_phase, frontier, hypervolume, latest, winner_of
 from agenttts.results.retest import SPLIT
@@ -19,6 +20,7 @@ from datastore.store import Store
 from pipelines.allocation import Allocation
 from pipelines.errors import CustomCodeFailed
 from pipelines.examples import Example
+from pipelines.servers.wire import Negotiated
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.stages import metrics
 
@@ -36,6 +38,8 @@ def conclude(
     ended: str | None,
     goal: Goal = BEST,
     test_metrics: Mapping[Allocation, Summaries] | None = None,
+    health: Sequence[SampleHealth] = (),
+    negotiated: Sequence[Negotiated] = (),
 ) -> Outcome:
     """Compute the outcome of a run, finished or not.
 
@@ -49,6 +53,8 @@ def conclude(
         ended: Why the search went no further; None when that is not known.
         goal: What was sought.
         test_metrics: Further metrics of the allocations that were scored on the test split; None without any.
+        health: Shares of empty, cut, unparsed and equal samples, by stage and model.
+        negotiated: What was found out about the servers.
     """
     searched, extra = by_phase(trials)
     candidates = latest(searched, extra)
@@ -85,6 +91,8 @@ def conclude(
         stopped_because=ended,
         n_search=max((t.n_scored + t.n_missing for t in searched), default=0),
         n_test=n_test,
+        health=tuple(health),
+        negotiated=tuple(negotiated),
     )
     return replace(outcome, certificate=certificate(outcome))
 

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 
 from agenttts.results.conclusion import conclude
 from agenttts.results.cost import cost_of
+from agenttts.results.meter import load_health
+from agenttts.results.negotiated import load_negotiated
 from agenttts.results.outcome import Outcome
 from agenttts.results.trials import load_trial
 from agenttts.space.measure import Measure
 from agenttts.space.objective import Goal
 from datastore.records import Run
 from datastore.store import Store
+from pipelines.examples import Example
 from pipelines.spec.files import restore_spec
 from pipelines.spec.pipeline import PipelineSpec
 
 
-def load_outcome(store: Store, run: Run, spec: PipelineSpec | None = None) -> Outcome:
+def load_outcome(
+    store: Store,
+    run: Run,
+    spec: PipelineSpec | None = None,
+    examples: Sequence[Example] | None = None,
+) -> Outcome:
     """Load the outcome that a run stored, or compute the one that it would have if it ended now.
 
     A stored outcome of an older version that lacks a key is completed from the run's trials.
@@ -26,6 +35,7 @@ def load_outcome(store: Store, run: Run, spec: PipelineSpec | None = None) -> Ou
         store: The database, open for reading.
         run: The run.
         spec: The run's pipeline; None to restore it from the store where it is needed.
+        examples: The search examples; None to read the spec's dataset where they are needed.
 
     Raises:
         SpecError: No complete outcome is stored, and a function of the stored pipeline can't be imported any
@@ -47,5 +57,7 @@ def load_outcome(store: Store, run: Run, spec: PipelineSpec | None = None) -> Ou
         seed=int(settings.get("seed", 0)),
         ended=f"the run is {run.status}",
         goal=Goal(settings.get("objective", "quality"), settings.get("min_quality")),
+        health=load_health(store, run.run_id, spec, examples),
+        negotiated=load_negotiated(store, run.run_id),
     )
     return Outcome.from_json_dict({**so_far.to_json_dict(), **stored}, trials) if stored else so_far

@@ -14,11 +14,13 @@ from pydantic import PlainValidator, TypeAdapter
 from pydantic_core import to_jsonable_python
 
 from agenttts.results.cost import SearchCost
+from agenttts.results.health import SampleHealth
 from agenttts.results.ranking import by_phase, frontier
 from agenttts.results.trials import TrialResult
 from agenttts.space.measure import MeasureName
 from pipelines.allocation import Allocation
 from pipelines.jsonvalues import JSON
+from pipelines.servers.wire import Negotiated
 
 Bounds = tuple[float, float]
 """Lower and upper end of a 95 % interval."""
@@ -167,6 +169,8 @@ class Outcome:
         stopped_because: Why the search went no further; None when that is not known.
         n_search: Examples of the search split.
         n_test: Examples of the test split that the comparison rests on.
+        health: Shares of empty, cut, unparsed and equal samples, by stage and model.
+        negotiated: What was found out about the servers.
         certificate: What is claimed.
     """
 
@@ -189,6 +193,8 @@ class Outcome:
     stopped_because: str | None
     n_search: int
     n_test: int
+    health: tuple[SampleHealth, ...] = ()
+    negotiated: tuple[Negotiated, ...] = ()
     certificate: Certificate = Certificate()
 
     def to_json_dict(self) -> dict[str, JSON]:
@@ -197,6 +203,7 @@ class Outcome:
             "frontier": [_front_json(trial) for trial in self.frontier],
             "trials": [trial_json(trial) for trial in self.trials],
             "confirmation": [trial_json(trial) for trial in self.confirmation],
+            "health": [health.to_json_dict() for health in self.health],
         }
         return {name: jsonable(value) for name, value in values.items()}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from agenttts.errors import SpaceError
 from agenttts.search.plan import HOPELESS_DIFFERENCE
@@ -22,6 +22,7 @@ from pipelines.costs import estimated_tokens
 from pipelines.dataset.splits import Splits, load_splits
 from pipelines.errors import PipelineError, SpecError
 from pipelines.examples import Example
+from pipelines.jsonvalues import JSON
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.preflight import preflight
 from pipelines.spec.files import spec_functions
@@ -184,7 +185,7 @@ def _prompts(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Findin
     """
     for stage in spec.stages:
         for example in examples:
-            outputs = {name: _stand_in(spec.stage(name), example) for name in stage.input_names}
+            outputs = stand_ins(spec, stage, example)
             try:
                 render(stage, example, outputs)
                 if isinstance(stage.aggregator, Fusion):
@@ -198,10 +199,21 @@ def _prompts(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Findin
                 break
 
 
-def _stand_in(stage: StageSpec, example: Example) -> Any:
+def stand_ins(spec: PipelineSpec, stage: StageSpec, example: Example) -> dict[str, JSON]:
+    """Return plausible outputs of the stages that a stage takes as inputs, by name.
+
+    Args:
+        spec: The pipeline.
+        stage: The stage.
+        example: The example, whose gold values stand in where there are some.
+    """
+    return {name: _stand_in(spec.stage(name), example) for name in stage.input_names}
+
+
+def _stand_in(stage: StageSpec, example: Example) -> JSON:
     """Return a plausible output of the stage: the gold value, else an empty list or an empty text."""
     listed = stage.parser.list_valued
-    gold = example.fields.get(stage.metric.label) if isinstance(stage.metric, BuiltinMetric) else None
+    gold: JSON = example.fields.get(stage.metric.label) if isinstance(stage.metric, BuiltinMetric) else None
     if gold is None:
         return [] if listed else ""
     return gold[0] if isinstance(gold, list) and gold and not listed else gold
@@ -234,7 +246,7 @@ async def _servers(spec: PipelineSpec, clients: ModelClients, examples: Sequence
         return list(_errors(error))
     return [
         Finding(
-            severity="warning" if problem.estimated or problem.advice else "error",
+            severity="warning" if problem.estimated else "error",
             place=problem.place,
             message=f"{problem.message}; {problem.remedy}",
         )

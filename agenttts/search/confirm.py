@@ -14,6 +14,7 @@ from dataclasses import replace
 from agenttts.proposers.base import finalists
 from agenttts.results.conclusion import conclude, summarise_metrics
 from agenttts.results.cost import cost_of
+from agenttts.results.negotiated import load_negotiated
 from agenttts.results.ranking import baseline_of, latest, ranked, winner_of
 from agenttts.results.retest import SPLIT, rivals
 from agenttts.search.evaluate import PlannedTrial
@@ -100,6 +101,8 @@ async def finish(state: SearchState, runtime: Step) -> SearchState:
         ended=state.get("ended"),
         goal=work.settings.goal,
         test_metrics=test_metrics,
+        health=work.meter.health(),
+        negotiated=load_negotiated(work.store, work.run_id),
     )
     now = work.clock()
     work.event("finished", reason=state.get("ended"))

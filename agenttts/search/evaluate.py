@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agenttts.errors import AgentTTSError, UserError
+from agenttts.results.meter import SampleMeter
 from agenttts.results.trials import TrialResult, result_of, trial_id
 from agenttts.search.events import TrialProgress
 from agenttts.search.racing import is_losing, rungs
@@ -88,6 +89,7 @@ async def evaluate(
     on_progress: Callable[[TrialProgress], None] | None = None,
     race_with: Mapping[str, float | None] | None = None,
     seed: int = 0,
+    meter: SampleMeter | None = None,
 ) -> TrialResult:
     """Run an allocation on every example at once and store the outcomes as they come.
 
@@ -104,6 +106,7 @@ async def evaluate(
         race_with: The scores of the best trial so far; the examples are then run part by part, and the trial
             is "pruned" as soon as it is clearly worse (`racing`). None: no race.
         seed: The seed of the comparison in a race.
+        meter: Counts the health of the samples as results are stored; None, or the test split: not counted.
 
     Returns:
         The trial, as stored.
@@ -130,9 +133,10 @@ async def evaluate(
     )
     store.begin_trial(started)
     tally = Tally(started, runtime.spec, len(examples))
+    keep = _Keeper(store, tally, allocation, None if started.split == "test" else meter)
     pruned, n_run = False, 0
     for end in [len(examples)] if race_with is None else rungs(len(examples)):
-        await _run_all(allocation, examples[n_run:end], runtime, store, tally, on_progress)
+        await _run_all(allocation, examples[n_run:end], runtime, keep, on_progress)
         n_run = end
         if race_with is not None and end < len(examples):
             pruned = is_losing(tally.scores(examples[:end]), race_with, seed)
@@ -143,12 +147,36 @@ async def evaluate(
     return result_of(finished, allocation, tally.scores(examples[:n_run]), tally.stage_scores())
 
 
+class _Keeper:
+    """Stores outcomes as they come, adds them to the tally, and has their samples counted."""
+
+    def __init__(self, store: Store, tally: Tally, allocation: Allocation, meter: SampleMeter | None) -> None:
+        self.tally = tally
+        self._store = store
+        self._allocation = allocation
+        self._meter = meter
+
+    async def __call__(self, batch: Sequence[asyncio.Task[ExampleOutcome]]) -> None:
+        outcomes = [task.result() for task in batch if not task.cancelled() and task.exception() is None]
+        for outcome in outcomes:
+            self.tally.add(outcome)
+        stage_rows, score_rows = self.tally.rows(outcomes)
+        if outcomes:
+            await self._store.put_stage_results(stage_rows)
+            await self._store.put_scores(score_rows)
+            if self._meter is not None:
+                await self._meter.add(self._allocation, stage_rows)
+
+    def progress(self) -> TrialProgress:
+        health = () if self._meter is None else self._meter.health(self._allocation)
+        return replace(self.tally.progress(), health=health)
+
+
 async def _run_all(
     allocation: Allocation,
     examples: Sequence[Example],
     runtime: Runtime,
-    store: Store,
-    tally: Tally,
+    keep: _Keeper,
     on_progress: Callable[[TrialProgress], None] | None,
 ) -> None:
     """Run one task for each example and store outcomes as they come, those of one moment together.
@@ -170,20 +198,18 @@ async def _run_all(
             n_seen += len(batch)
             faults = [task.exception() for task in batch if not task.cancelled()]
             stop = stop or next((fault for fault in faults if fault is not None), None)
-            await _keep(batch, store, tally)
+            await keep(batch)
             if stop is not None and not isinstance(stop, SpendRefused):
                 break
             if on_progress is not None:
-                on_progress(tally.progress())
+                on_progress(keep.progress())
     finally:
         if n_seen < len(tasks):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             rest = [task for task in tasks if not task.cancelled() and task.exception() is None]
-            await _keep(
-                [task for task in rest if task.result().example_id not in tally.outcomes], store, tally
-            )
+            await keep([task for task in rest if task.result().example_id not in keep.tally.outcomes])
     if stop is not None:
         raise stop
 
@@ -199,13 +225,3 @@ async def _outcome(runtime: Runtime, allocation: Allocation, example: Example) -
         return ExampleOutcome(
             example_id=example.id, stages=(), output=None, score=None, status="error", reason=reason
         )
-
-
-async def _keep(batch: Sequence[asyncio.Task[ExampleOutcome]], store: Store, tally: Tally) -> None:
-    outcomes = [task.result() for task in batch if not task.cancelled() and task.exception() is None]
-    for outcome in outcomes:
-        tally.add(outcome)
-    stage_rows, score_rows = tally.rows(outcomes)
-    if outcomes:
-        await store.put_stage_results(stage_rows)
-        await store.put_scores(score_rows)

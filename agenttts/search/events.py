@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias
 
+from agenttts.results.health import SampleHealth
 from agenttts.results.trials import TrialResult
 from agenttts.search.drafts import Draft
 from agenttts.search.limits import Spending
 from agenttts.settings import SearchSettings
 from datastore.records import Insight, RunStatus, TrialPurpose
 from pipelines.allocation import Allocation
+from pipelines.servers.wire import Negotiated
 
 Phase = Literal["seed", "reflect", "propose", "validate", "evaluate", "confirm", "finish"]
 
@@ -127,6 +129,7 @@ class TrialProgress(Event):
         prompt_tokens: Prompt tokens, banked or not.
         generated_tokens: Generated tokens, banked or not.
         cost_usd: US dollars, banked or not; None when a model has no price.
+        health: The shares of empty, cut, unparsed and equal samples of the trial's models in this run.
     """
 
     kind: ClassVar[str] = "trial_progress"
@@ -140,6 +143,7 @@ class TrialProgress(Event):
     prompt_tokens: int
     generated_tokens: int
     cost_usd: float | None
+    health: tuple[SampleHealth, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +154,42 @@ class TrialFinished(Event):
         trial: The trial; without its scores on the test split, which are not shown before the search is over.
         from_store: Whether the trial was run before the run was resumed.
         spent: What the whole search has spent so far.
+        health: The shares of empty, cut, unparsed and equal samples of the trial's models in this run.
     """
 
     kind: ClassVar[str] = "trial_finished"
     trial: TrialResult
     from_store: bool
     spent: Spending
+    health: tuple[SampleHealth, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesWarned(Event):
+    """The samples of a model at a stage are notably often empty, cut, unparsed or all one text.
+
+    This is raised after the trial that shows it, once for each stage and model.
+
+    Attributes:
+        health: The shares so far.
+        message: What is wrong and what to do about it.
+    """
+
+    kind: ClassVar[str] = "samples_warned"
+    health: SampleHealth
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermsFound(Event):
+    """A server does not take requests as the pipeline writes them, or does not answer as it should.
+
+    Attributes:
+        negotiated: What was found, and what follows from it.
+    """
+
+    kind: ClassVar[str] = "terms_found"
+    negotiated: Negotiated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +242,8 @@ SearchEvent: TypeAlias = (
     | TrialStarted
     | TrialProgress
     | TrialFinished
+    | SamplesWarned
+    | TermsFound
     | Note
     | RunFinished
     | RunStopped

@@ -21,22 +21,33 @@ from agenttts.errors import UserError
 from agenttts.proposers import AgentSettings, Proposer, ProposerContext, make_proposer
 from agenttts.replay.bank import BankOutcomes
 from agenttts.result import SearchResult
+from agenttts.results.meter import SampleMeter, load_textless
+from agenttts.results.negotiated import keep_negotiated
 from agenttts.results.retest import held_back
 from agenttts.results.trials import load_trial
 from agenttts.search.approval import Approve
 from agenttts.search.check import check
 from agenttts.search.drafts import Draft
-from agenttts.search.events import Note, OnEvent, RunFinished, RunStarted, RunStopped, SearchEvent
+from agenttts.search.events import (
+    Note,
+    OnEvent,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    SearchEvent,
+    TermsFound,
+)
 from agenttts.search.insights import inherited
 from agenttts.search.limits import Ledger
 from agenttts.settings import SearchSettings
 from agenttts.space.space import SearchSpace
-from datastore.records import Event, ModelRecord, Payment, Run, RunStatus
+from datastore.records import Event, ModelRecord, Run, RunStatus
 from datastore.store import Store
 from pipelines.dataset.splits import Splits, load_splits
 from pipelines.examples import Example
 from pipelines.runtime.runtime import Runtime
 from pipelines.servers.clients import ModelClients
+from pipelines.servers.wire import Negotiated
 from pipelines.spec.files import dump_spec, spec_digest
 from pipelines.spec.pipeline import PipelineSpec
 
@@ -101,7 +112,7 @@ class OpenSearch:
                 store.attach_bank(bank)
             run = _begin(store, spec, settings, unfinished, self.clock())
             if clients is not None:
-                await _pay_checks(store, run.run_id, spec, clients)
+                clients.on_negotiated = self._terms_keeper(run)
             work = self._work(run, splits, examples, rest, clients)
             close = getattr(work.proposer, "aclose", None)
             if close is not None:
@@ -137,6 +148,15 @@ class OpenSearch:
                 raise UserError("\n".join(errors))
         return read()
 
+    def _terms_keeper(self, run: Run) -> Callable[[Negotiated], None]:
+        """Return a function that stores what is found out about a server and passes it on."""
+
+        def keep(negotiated: Negotiated) -> None:
+            keep_negotiated(self.store, run.run_id, negotiated, self.clock())
+            self.on_event(TermsFound(negotiated=negotiated))
+
+        return keep
+
     def _work(
         self,
         run: Run,
@@ -152,6 +172,9 @@ class OpenSearch:
         replay = settings.replay
         ledger = Ledger.resumed(settings.limits, spec, clock=self.clock, store=store, run_id=run_id)
         context = ProposerContext(store=store, run_id=run_id, gate=ledger, agent=self.agent, replay=replay)
+        meter = SampleMeter(spec, store, splits.search)
+        for answers in load_textless(store, run_id):
+            meter.add_textless(answers)
         work = SearchWork(
             run_id=run_id,
             settings=settings,
@@ -166,6 +189,7 @@ class OpenSearch:
             approve=self.approve,
             clock=self.clock,
             bank=BankOutcomes(spec, store, examples, self.space.measure),
+            meter=meter,
             inherited=inherited(store, run),
             stored={t.number: load_trial(store, t) for t in store.trials(run_id) if t.status != "running"},
             insights=store.insights(run_id),
@@ -249,22 +273,6 @@ def _begin(
     kind = "resumed" if unfinished else "started"
     store.put_event(Event(run_id=run.run_id, at=now, kind=kind, detail=run.settings))
     return run
-
-
-async def _pay_checks(store: Store, run_id: str, spec: PipelineSpec, clients: ModelClients) -> None:
-    """Enter in the run's ledger what the requests of its check were billed."""
-    for name, bill in clients.checked.items():
-        if bill.calls:
-            payment = Payment(
-                run_id=run_id,
-                model_key=spec.model_key(name),
-                prompt_key=None,
-                calls=bill.calls,
-                samples_drawn=0,
-                prompt_tokens=bill.prompt_tokens,
-                generated_tokens=bill.generated_tokens,
-            )
-            await store.put_payment(payment)
 
 
 def _model_record(spec: PipelineSpec, name: str) -> ModelRecord:

@@ -12,6 +12,7 @@ from langgraph.runtime import Runtime as GraphRuntime
 from agenttts.proposers.base import Proposer, SearchView, Turn
 from agenttts.proposers.rules import InsightsProposer
 from agenttts.replay.bank import BankOutcomes
+from agenttts.results.meter import SampleMeter
 from agenttts.results.retest import MOST_RIVALS
 from agenttts.results.trials import TrialResult
 from agenttts.search.approval import Approve
@@ -60,6 +61,7 @@ class SearchWork:
         approve: Decides on proposals; None: every valid proposal is run.
         clock: Returns the time in Unix seconds.
         bank: Scores allocations on the samples that this run's trials took.
+        meter: Counts the health of these samples.
         rules: Propose when the proposer has no suggestion.
         inherited: Insights of an earlier run.
         stored: Finished trials of the run from before it was resumed, by number.
@@ -69,6 +71,7 @@ class SearchWork:
         extra: The trials of the confirmation, those on the test split included.
         turn: The proposer's last turn.
         drafts: The proposals of the present step.
+        warned: Stages and models whose samples were warned of.
     """
 
     run_id: str
@@ -84,6 +87,7 @@ class SearchWork:
     approve: Approve | None
     clock: Callable[[], float]
     bank: BankOutcomes
+    meter: SampleMeter
     rules: InsightsProposer = field(default_factory=InsightsProposer)
     inherited: Sequence[Inherited] = ()
     stored: dict[int, TrialResult] = field(default_factory=dict)
@@ -93,6 +97,7 @@ class SearchWork:
     extra: list[TrialResult] = field(default_factory=list)
     turn: Turn = field(default_factory=Turn)
     drafts: list[Draft] = field(default_factory=list)
+    warned: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def spec(self) -> PipelineSpec:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 
 from agenttts.proposers.base import races
+from agenttts.results.health import SampleHealth
+from agenttts.results.meter import EVENT, TEXTLESS, TextlessAnswers, commonest, warned
 from agenttts.results.ranking import ranked
 from agenttts.results.trials import TrialResult, load_trial, trial_id
 from agenttts.search.evaluate import PlannedTrial, evaluate
-from agenttts.search.events import TrialFinished, TrialProgress, TrialStarted
+from agenttts.search.events import SamplesWarned, TrialFinished, TrialProgress, TrialStarted
 from agenttts.search.state import SearchWork, Step, tell
 from pipelines.allocation import Allocation
 from pipelines.errors import SpendRefused
@@ -45,6 +47,8 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
     stored, refusal = stored_trial(work, allocation), None
     if stored is not None:
         trial = stored
+        if trial.split != "test":
+            await work.meter.add(allocation, work.store.stage_results(trial_id(work.run_id, number)))
     else:
         try:
             trial = await evaluate(
@@ -59,12 +63,46 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
                 on_progress=_progress(runtime),
                 race_with=_rival_scores(work, planned),
                 seed=work.settings.seed,
+                meter=work.meter,
             )
         except SpendRefused as error:
             trial, refusal = _stopped_trial(work, number, str(error)), str(error)
+    _count_textless(work, trial)
     shown = replace(trial, score=None, scores={}, stage_scores={}) if trial.purpose == "test" else trial
-    tell(runtime, TrialFinished(trial=shown, from_store=stored is not None, spent=work.ledger.spent))
+    health = () if trial.split == "test" else work.meter.health(allocation)
+    tell(
+        runtime,
+        TrialFinished(trial=shown, from_store=stored is not None, spent=work.ledger.spent, health=health),
+    )
+    _warn(runtime, health)
     return trial, refusal
+
+
+def _count_textless(work: SearchWork, trial: TrialResult) -> None:
+    """Count and store the answers without a text that the trial has met, but those on the test split."""
+    for (stage, model), answers in work.runtime.sampler.take_textless().items():
+        if trial.split != "test":
+            met = TextlessAnswers(
+                stage=stage,
+                model=model,
+                n=answers.n,
+                cut=answers.cut,
+                reason=commonest(answers.reasons) or "",
+            )
+            work.meter.add_textless(met)
+            work.event(TEXTLESS, **asdict(met))
+
+
+def _warn(runtime: Step, healths: Sequence[SampleHealth]) -> None:
+    """Warn of notable shares, once for each stage and model, and store those that the run has not."""
+    work = runtime.context
+    for health in healths:
+        place, warning = (health.stage, health.model), health.warning
+        if warning is not None and place not in work.warned:
+            if place not in {(known.stage, known.model) for known in warned(work.store, work.run_id)}:
+                work.event(EVENT, **health.to_json_dict())
+            work.warned.add(place)
+            tell(runtime, SamplesWarned(health=health, message=warning))
 
 
 def stored_trial(work: SearchWork, allocation: Allocation) -> TrialResult | None:

@@ -8,6 +8,7 @@ is the runtime's affair.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -20,7 +21,6 @@ from pipelines.costs import estimated_tokens, generated_tokens_bound, prompt_tok
 from pipelines.errors import DrawFailed, ReplayMiss
 from pipelines.servers.billing import Bill
 from pipelines.servers.clients import ModelClients
-from pipelines.servers.identity import EqualTexts
 from pipelines.servers.wire import Draw, PromptRefused
 from pipelines.spec.pipeline import PipelineSpec, SamplingSpec
 from pipelines.spec.request_fields import sent_fields
@@ -52,6 +52,21 @@ class SpendGate(Protocol):
 
     async def reserve(self, model: str, prompt_tokens_bound: int, generated_tokens_bound: int) -> Reservation:
         """Set aside as many tokens as the request can use; SpendRefused when a limit leaves no room."""
+
+
+@dataclass(slots=True)
+class Textless:
+    """Answers that brought no text and are no samples, of one stage and model.
+
+    Attributes:
+        n: How many.
+        cut: How many of them ended at the token limit.
+        reasons: Why, with counts.
+    """
+
+    n: int = 0
+    cut: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,8 +117,8 @@ class Sampler:
             name: {field: value for field, value in sent_fields(model.request).items() if field != "logprobs"}
             for name, model in spec.models.items()
         }
+        self._textless: dict[tuple[str, str], Textless] = {}
         self._most_n: dict[str, int] = {}  # as their servers were found to limit it
-        self._equal_texts = {name: EqualTexts(name) for name in spec.models}
         self._prompt_tokens: dict[str, int | None] = {}  # of the prompts met so far
         self._refused: dict[str, PromptRefused] = {}  # prompts that need not be asked again
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -150,7 +165,13 @@ class Sampler:
                 raise miss
             if prompt.key in self._refused:
                 return self._complete(prompt, have, _Drawing(prompt, failure=self._refused[prompt.key]))
-            return await self._fill(prompt, model, content, sampling, have, missing)
+            drawing = _Drawing(prompt, stage)
+            return await self._fill(drawing, model, content, sampling, have, missing)
+
+    def take_textless(self) -> dict[tuple[str, str], Textless]:
+        """Return the answers without a text since the last call, by stage and model."""
+        taken, self._textless = self._textless, {}
+        return taken
 
     async def _known_prompt_tokens(self, key: str) -> int | None:
         if key not in self._prompt_tokens:
@@ -160,7 +181,7 @@ class Sampler:
 
     async def _fill(
         self,
-        prompt: Prompt,
+        drawing: _Drawing,
         model: str,
         content: Content,
         sampling: SamplingSpec,
@@ -171,7 +192,6 @@ class Sampler:
 
         What a round of requests did not bring is drawn in the next, until all are there or one has failed.
         """
-        drawing = _Drawing(prompt)
         while missing and drawing.failure is None:
             size = min(filter(None, (self._models[model].max_n, self._most_n.get(model), len(missing))))
             parts = [missing[i : i + size] for i in range(0, len(missing), size)]
@@ -184,12 +204,7 @@ class Sampler:
                         raise ending
             missing = [index for index in missing if index not in drawing.samples]
         have.update(drawing.samples)
-        samples = self._complete(drawing.prompt, have, drawing)
-        equal = self._equal_texts[model].add([s.text for s in samples.samples], sampling.temperature)
-        if equal is not None:
-            assert self._clients is not None
-            self._clients.tell(equal)
-        return samples
+        return self._complete(drawing.prompt, have, drawing)
 
     async def _draw_part(
         self,
@@ -221,6 +236,11 @@ class Sampler:
         if draw.prompt_tokens is not None:
             drawing.prompt = replace(prompt, prompt_tokens=draw.prompt_tokens)
             self._prompt_tokens[prompt.key] = draw.prompt_tokens
+        if draw.missing:
+            textless = self._textless.setdefault((drawing.stage, model), Textless())
+            textless.n += len(draw.missing)
+            textless.cut += draw.missing_cut
+            textless.reasons.update(draw.missing)
         drawn = [
             Sample(
                 prompt_key=prompt.key,
@@ -308,6 +328,7 @@ class _Drawing:
     """What the requests for one prompt have brought so far."""
 
     prompt: Prompt
+    stage: str = ""
     samples: dict[int, Sample] = field(default_factory=dict)
     calls: int = 0
     failure: DrawFailed | None = None

@@ -86,6 +86,7 @@ def read_draw(
         prompt_tokens=_count(usage.get("prompt_tokens"), 1, most_prompt_tokens),
         request_id=None if request_id is None else str(request_id),
         missing=tuple(choice.missing for choice in choices if choice.missing is not None),
+        missing_cut=sum(c.missing is not None and c.finish_reason == "length" for c in choices),
         missing_tokens=sum(tokens) - sum(count for _, count in texts),
         total_tokens=total,
         estimated=estimated,

@@ -56,7 +56,6 @@ class ModelClients:
         self.on_negotiated = on_negotiated
         self._models = dict(spec.models)
         self._fields = {name: sent_fields(model.request) for name, model in spec.models.items()}
-        self.checked = {name: Bill() for name in spec.models}
         self._negotiated: list[Negotiated] = []
         self._servers: dict[tuple[str, str | None], ServerClient] = {}
         self._by_model: dict[str, ServerClient] = {}

@@ -1,7 +1,7 @@
 """What a pipeline's servers would refuse, found before a token is spent.
 
-Servers that are not up, models they do not serve, context lengths and sample counts beyond theirs, prompts
-that do not fit. The spec by itself, the dataset and the budget are checked elsewhere.
+Servers that are not up, models they do not serve, context lengths beyond theirs, prompts that do not fit. The
+spec by itself, the dataset and the budget are checked elsewhere.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 from datastore.keys import canonical_json
 from pipelines.content import Content
@@ -21,14 +20,10 @@ from pipelines.errors import ServerError
 from pipelines.examples import Example
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.server import StatusError
-from pipelines.servers.terms import changes
-from pipelines.servers.wire import Ask, Terms, request_body
-from pipelines.spec.pipeline import ModelSpec, PipelineSpec, SamplingSpec, StageSpec
+from pipelines.spec.pipeline import ModelSpec, PipelineSpec, StageSpec
 from pipelines.stages.prompts import render
 
 _LONGEST_PROMPTS = 8  # counted by the server, for each stage and model
-_INVALID = "presence_penalty"
-_MOST_REFUSALS = 6
 _MOST_NAMES = 5
 
 
@@ -39,14 +34,12 @@ class Problem:
     Attributes:
         place: A field of the spec.
         estimated: Whether tokens were guessed.
-        advice: Whether a search can do without the remedy.
     """
 
     place: str
     message: str
     remedy: str
     estimated: bool = False
-    advice: bool = False
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message}; {self.remedy}"
@@ -66,15 +59,14 @@ async def preflight(
     """Every problem with the servers, in the order of the spec; [] when the pipeline can run.
 
     examples: whose prompts must fit; None for both splits of the dataset. Raises what `load_examples` does,
-    and SpecError when a prompt does not render. Costs nothing: requests that would draw are made invalid.
+    and SpecError when a prompt does not render. Costs nothing: no sample is drawn.
     """
     if examples is None:
         examples = [*load_examples(spec, "search"), *load_examples(spec, "test")]
-    used = _largest_n(spec)
+    used = _used(spec)
     found = dict(zip(used, await asyncio.gather(*(_ask(spec, clients, name) for name in used)), strict=True))
     problems = [answer.problem for answer in found.values() if answer.problem is not None]
     up = [name for name, answer in found.items() if answer.problem is None]
-    refusals = await asyncio.gather(*(_refused_n(spec, clients, name, used[name]) for name in up))
     windows = {name: window for name in up if (window := found[name].window) is not None}
     lengths = await asyncio.gather(
         *(
@@ -84,20 +76,16 @@ async def preflight(
             if name in windows
         )
     )
-    return [*problems, *(problem for problem in (*refusals, *lengths) if problem is not None)]
+    return [*problems, *(problem for problem in lengths if problem is not None)]
 
 
-def _largest_n(spec: PipelineSpec) -> dict[str, int]:
-    """The models that stages use, and the most samples that one request asks of each."""
-    largest: dict[str, int] = {}
+def _used(spec: PipelineSpec) -> list[str]:
+    """The models that stages use, each once."""
+    names: dict[str, None] = {}
     for stage in spec.stages:
-        for name in stage.models:
-            largest[name] = max(largest.get(name, 1), stage.max_samples)
-        if stage.aggregator.own_model is not None:
-            largest.setdefault(stage.aggregator.own_model, 1)
-    for name in spec.verifiers:
-        largest.setdefault(name, 1)
-    return {name: min(n, spec.models[name].max_n or n) for name, n in largest.items()}
+        own = stage.aggregator.own_model
+        names |= dict.fromkeys([*stage.models, *([own] if own else [])])
+    return list(names | dict.fromkeys(sorted(spec.verifiers)))
 
 
 async def _ask(spec: PipelineSpec, clients: ModelClients, name: str) -> _Found:
@@ -140,43 +128,6 @@ def _unlisted(name: str, model: ModelSpec, error: StatusError) -> Problem | None
         return Problem(place=f"models.{name}.api_key_env", message=str(error), remedy=remedy)
     remedy = "try later or correct the address"
     return Problem(place=f"models.{name}.base_url", message=f"no server: {error}", remedy=remedy)
-
-
-async def _refused_n(spec: PipelineSpec, clients: ModelClients, name: str, n: int) -> Problem | None:
-    """A problem when the server refuses n samples in one request.
-
-    The request is invalid in another way too, so that no server answers it with samples. What the server
-    refuses before it comes to n is changed as a draw would.
-    """
-    if n == 1:
-        return None
-    completion = any(stage.completion for stage in spec.stages if name in stage.models)
-    content: dict[str, Any] = (
-        {"prompt": "a"} if completion else {"messages": [{"role": "user", "content": "a"}]}
-    )
-    sampling, invalid = SamplingSpec(max_tokens=1), {_INVALID: 99}
-    ask = Ask(served_name=clients.served_name(name), content=content, sampling=sampling, n=n, fields=invalid)
-    agreed = Terms()
-    for _ in range(_MOST_REFUSALS):
-        body = request_body(ask, agreed)
-        try:
-            refusal = await clients.server(name).refusal_of(ask.path, body, clients.checked[name])
-        except ServerError:
-            return None
-        if refusal is None or _INVALID in refusal.words:
-            return None
-        change = next(changes(refusal, body, agreed), None)
-        if change is None:
-            return None
-        if change.field == "n":
-            return Problem(
-                place=f"models.{name}.max_n",
-                message=f"the server refuses n = {n}: {refusal.quoted}",
-                remedy=f"requests are split; max_n: {change.terms.most_n} spares asking",
-                advice=True,
-            )
-        agreed = change.terms
-    return None
 
 
 async def _overflow(

@@ -14,7 +14,6 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -211,21 +210,6 @@ class ServerClient:
         except Exception as error:
             logger.debug("%s: no token count: %s", self.address, self._reason(error))
             return None
-
-    async def refusal_of(self, path: str, body: Mapping[str, Any], bill: Bill) -> Refusal | None:
-        """What the server says against a request; None when it accepts and bills it. Raises ServerError."""
-        try:
-            async with asyncio.timeout(min(self._timeout_s, 30.0)):
-                answer = await self._transport.post(
-                    self._transport.url(path), _encoded(body), self._most_bytes
-                )
-        except Exception as error:
-            raise ServerError(f"{self.address}: {self._reason(error)}") from error
-        if answer.status >= 300:
-            return self._refusal(answer)
-        with suppress(ValueError):
-            bill_unread(bill, _decoded(answer.content))
-        return None
 
     async def aclose(self) -> None:
         await self._transport.aclose()

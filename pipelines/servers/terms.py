@@ -198,7 +198,7 @@ def _limit(refusal: Refusal, body: Mapping[str, Any], terms: Terms) -> Change | 
         )
     if terms.limit is None:
         return None
-    consequence = "not sent; answers end at the server's own limit, and caps on spending may be passed"
+    consequence = "it is not sent, answers end at the server's own limit, and caps on spending may be passed"
     return Change(replace(terms, limit=None), "max_tokens", "dropped", consequence, True)
 
 
@@ -247,6 +247,6 @@ _RULES: dict[str, Callable[[Refusal, Mapping[str, Any], Terms], Change | None]] 
     "max_tokens": _limit,
     "messages": _system,
     "temperature": _dropped(
-        "temperature", "not sent; samples are drawn at the server's own temperature", warning=True
+        "temperature", "it is not sent, samples are drawn at the server's own", warning=True
     ),
 }

@@ -20,9 +20,7 @@ CLASSIFY = "/classify"
 """vLLM's own endpoint, beside /v1."""
 SYSTEM_ROLES = ("system", "developer")
 
-Action = Literal[
-    "renamed", "dropped", "weakened", "moved", "split", "counted", "estimated", "changed", "equal"
-]
+Action = Literal["renamed", "dropped", "weakened", "moved", "split", "counted", "estimated", "changed"]
 
 
 class Fault(Exception):
@@ -165,6 +163,7 @@ class Draw:
         missing: A reason for each answer that is no text, such as a refusal; these are paid for too.
         missing_tokens: What was generated for them.
         total_tokens: Generated for all answers, as the server bills them; None when it did not say.
+        missing_cut: How many of them ended at the token limit.
         estimated: Whether generated tokens are estimates, because the server did not count them.
         most_n: Samples that one request may ask for, where the server was found to limit them.
     """
@@ -175,6 +174,7 @@ class Draw:
     missing: tuple[str, ...] = ()
     missing_tokens: int = 0
     total_tokens: int | None = None
+    missing_cut: int = 0
     estimated: bool = False
     most_n: int | None = None
 

@@ -1,4 +1,4 @@
-"""Turn the text of a sample into a value. Text that does not parse gives a ParseFailure, not an exception.
+"""Turn the text of a sample into a value. Text that does not parse gives a NoAnswer, not an exception.
 
 A user-defined function is called as `function(text, example)`. If it raises ValueError or LookupError, or
 returns None, the text does not parse; any other exception is an error of the function.
@@ -37,6 +37,7 @@ from pipelines.spec.variants import (
     TextParser,
 )
 
+EMPTY = NoAnswer("empty text")
 _READS_THINKING = re.compile(r"think|reason", re.IGNORECASE)  # a pattern that looks for the thinking itself
 
 
@@ -47,14 +48,7 @@ class Parsed:
     value: JSON
 
 
-@dataclass(frozen=True, slots=True)
-class ParseFailure:
-    """The reason why a text did not parse."""
-
-    reason: str
-
-
-def parse(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFailure:
+def parse(parser: ParserSpec, text: str, example: Example) -> Parsed | NoAnswer:
     r"""Parse the text of a sample.
 
     The value depends on the kind of the parser:
@@ -88,14 +82,14 @@ def parse(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFail
     if isinstance(parser, PythonParser):
         return _own(parser.python, text, example)
     if not text.strip():
-        return ParseFailure("empty text")
+        return EMPTY
     answer = (
         text
         if isinstance(parser, RegexParser) and _READS_THINKING.search(parser.pattern)
         else strip_thinking(text)
     )
     if isinstance(answer, NoAnswer):
-        return ParseFailure(answer.reason)
+        return answer
     match parser:
         case TextParser():
             return Parsed(answer.strip())
@@ -135,7 +129,7 @@ def allowed_values(parser: ParserSpec, example: Example) -> list[str] | None:
     return values
 
 
-def _lines(text: str, allowed: Sequence[str] | None) -> Parsed | ParseFailure:
+def _lines(text: str, allowed: Sequence[str] | None) -> Parsed | NoAnswer:
     if allowed is None:
         lines = [normal_space(line) for line in text.splitlines()]
         return Parsed(list(dict.fromkeys(line for line in lines if line)))
@@ -147,29 +141,29 @@ def _marked_or_short(text: str) -> str | NoAnswer:
     return clean(text) if marked == UNMARKED and "\n" not in text else marked
 
 
-def _regex(text: str, pattern: str) -> Parsed | ParseFailure:
+def _regex(text: str, pattern: str) -> Parsed | NoAnswer:
     match = re.search(pattern, text)
     if match is None:
-        return ParseFailure("the pattern does not match")
+        return NoAnswer("the pattern does not match")
     value = match.group(1) if match.re.groups else match.group()
-    return Parsed(value.strip()) if value and value.strip() else ParseFailure("the pattern matches no text")
+    return Parsed(value.strip()) if value and value.strip() else NoAnswer("the pattern matches no text")
 
 
-def _result(value: JSON | NoAnswer) -> Parsed | ParseFailure:
-    return ParseFailure(value.reason) if isinstance(value, NoAnswer) else Parsed(value)
+def _result(value: JSON | NoAnswer) -> Parsed | NoAnswer:
+    return value if isinstance(value, NoAnswer) else Parsed(value)
 
 
-def _own(function: UserFunction, text: str, example: Example) -> Parsed | ParseFailure:
+def _own(function: UserFunction, text: str, example: Example) -> Parsed | NoAnswer:
     try:
         value = function(text, example)
     except (ValueError, LookupError) as error:
-        return ParseFailure(f"{type(error).__name__}: {error}")
+        return NoAnswer(f"{type(error).__name__}: {error}")
     except Exception as error:
         raise CustomCodeFailed(
             f"parser {reference(function)} raised {type(error).__name__}: {error}"
         ) from error
     if value is None:
-        return ParseFailure("the parser returned None")
+        return NoAnswer("the parser returned None")
     try:
         return Parsed(plain(value))
     except ValueError as error:

@@ -18,7 +18,7 @@ from pipelines.dataset import load_examples
 from pipelines.runtime import Runtime
 from pipelines.runtime.recording import record_full_bank
 from pipelines.servers.billing import Bill
-from pipelines.servers.wire import Draw, DrawnSample, Negotiated
+from pipelines.servers.wire import Draw, DrawnSample
 from pipelines.spec import SamplingSpec
 from pipelines.spec.files import load_spec
 
@@ -107,9 +107,6 @@ class ByChance:
         draw = Draw(samples=drawn, prompt_tokens=len(text.split()), request_id=None)
         draw.billed_to(bill)
         return draw
-
-    def tell(self, negotiated: Negotiated) -> None:
-        """What real clients tell of a server."""
 
 
 def _row(name: str) -> dict[str, Any]:

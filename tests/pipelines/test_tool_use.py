@@ -15,7 +15,8 @@ from agenttts.space.space import SearchSpace
 from pipelines import Candidate, Example, StageChoice, load_spec
 from pipelines.dataset.splits import load_splits, with_data
 from pipelines.errors import SpecError
-from pipelines.stages.parsers import ParseFailure, parse
+from pipelines.reading.readers import NoAnswer
+from pipelines.stages.parsers import parse
 from pipelines.stages.prompts import render
 from pipelines.tool_use import scoring, voting
 from pipelines.tool_use.rows import example
@@ -102,7 +103,7 @@ def test_selections_parse_or_have_no_vote(text: str, parses: bool) -> None:
     """Prose around it is passed over; JSON cut in the middle, wrong types and empty lists do not parse."""
     stage = load_spec(FAMILY / "taskbench_dailylife.yaml").stage("select")
     found = parse(stage.parser, text, Example("e", {}))
-    assert isinstance(found, ParseFailure) != parses
+    assert isinstance(found, NoAnswer) != parses
 
 
 def drawn(*values: Any) -> list[Candidate]:

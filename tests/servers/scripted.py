@@ -341,8 +341,6 @@ class ScriptedServer:
             return 400, _error(
                 f"n must be 1 when using greedy sampling, got {request.n}.", "BadRequestError", 400
             )
-        if abs(request.body.get("presence_penalty") or 0) > 2:
-            return 400, _error("presence_penalty must be in [-2, 2]", "BadRequestError", 400)
         for field in self.refuses & request.body.keys():
             return 400, _error(f"{field} is not supported by this server", "BadRequestError", 400)
         return None

@@ -109,6 +109,7 @@ def test_a_live_search_from_check_to_run(small: Path, server: ScriptedServer, tm
     db = tmp_path / "run.duckdb"
     checked = agenttts("check", small)
     assert (checked.code, checked.errors) == (0, []), checked.err
+    server.samples.clear()
     planned = agenttts("plan", small, "--trials", 6, "--json").json
     assert planned["allocations"] == SearchSpace(load_spec(small), 60.0).size > 1
     assert planned["n_search"] == 24

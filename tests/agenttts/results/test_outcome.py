@@ -75,7 +75,7 @@ def test_a_stored_outcome_is_read_as_it_was_written(searched: Path) -> None:
     assert run.outcome == Outcome.from_json_dict(stored, (*run.trials, *run.confirmation))
 
 
-@pytest.mark.parametrize("key", ["retest", "hypervolume", "difference", "objective", "certificate"])
+@pytest.mark.parametrize("key", ["retest", "hypervolume", "difference", "objective", "health", "certificate"])
 def test_an_older_outcome_is_completed_from_the_trials(key: str, searched: Path, tmp_path: Path) -> None:
     """A key that an older version did not write has the value that its trials give."""
     whole = load_run(searched).to_json_dict()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.servers.answers import read_draw
-from pipelines.servers.identity import EqualTexts, SameServer
+from pipelines.servers.identity import SameServer
 from pipelines.servers.server import ServerClient
 from pipelines.spec.fields import SamplingSpec
 from tests.servers import ScriptedServer
@@ -115,13 +115,3 @@ async def test_another_model_under_way_is_told_once(
     assert [(one.field, one.action) for one in client.negotiated] == [("system_fingerprint", "changed")]
     same = SameServer("small")
     assert same.add({"model": "a"}) is None and same.add({}) is None and same.add({"model": "a"}) is None
-
-
-def test_texts_that_are_all_equal_are_told_once() -> None:
-    """Most of ten prompts with one text for all samples at a temperature over 0; greedy ones do not count."""
-    equal = EqualTexts("small")
-    assert all(equal.add(["a", "a"], 0.0) is None for _ in range(30))
-    assert all(equal.add(["a"], 1.0) is None for _ in range(30))
-    told = [equal.add(["a", "a"] if k % 3 else ["a", "b"], 1.0) for k in range(30)]
-    assert [one is not None for one in told].index(True) == 9
-    assert sum(one is not None for one in told) == 1

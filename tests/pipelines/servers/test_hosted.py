@@ -161,11 +161,3 @@ def test_laws_look_at_the_models_own_sampling() -> None:
     """A model that samples greedily can't be a candidate where several samples may be drawn."""
     with pytest.raises(SpecError, match=r"models\.small\.sampling\.temperature: must be > 0"):
         small_spec(params={"small": 1e6}, model={"sampling": {"temperature": 0}})
-
-
-async def test_most_prompts_with_one_text_are_told(tmp_path: Path, server: ScriptedServer) -> None:
-    """A server that gives every sample the same text is noticed, once."""
-    server.answer = lambda request, index: "red"
-    with Store.open(tmp_path / "equal.duckdb") as store:
-        _, clients = await run(small_only(server), store)
-    assert [(one.field, one.action) for one in clients.negotiated] == [("texts", "equal")]

@@ -20,7 +20,8 @@ from pipelines import (
     TextParser,
 )
 from pipelines.errors import CustomCodeFailed, DatasetError
-from pipelines.stages.parsers import Parsed, ParseFailure, parse
+from pipelines.reading.readers import NoAnswer
+from pipelines.stages.parsers import Parsed, parse
 
 SENTENCES = ["Anna runs Lumen.", "Lumen  sits in Belmar.", "Karin runs Ember."]
 EXAMPLE = Example("1", {"candidates": SENTENCES, "labels": ["yes", "no", "New York", "York"]})
@@ -55,8 +56,8 @@ def test_lines_do_not_depend_on_order(quoted: list[str]) -> None:
 
 def test_lines_without_a_quote_do_not_parse() -> None:
     """Text that quotes no candidate is a failure with its reason."""
-    assert parse(LINES, "Anna runs", EXAMPLE) == ParseFailure("no line is one of the 3 allowed values")
-    assert isinstance(parse(LINES, " \n", EXAMPLE), ParseFailure)
+    assert parse(LINES, "Anna runs", EXAMPLE) == NoAnswer("no line is one of the 3 allowed values")
+    assert isinstance(parse(LINES, " \n", EXAMPLE), NoAnswer)
 
 
 def test_lines_without_allowed_are_distinct_lines() -> None:
@@ -96,7 +97,7 @@ def test_json_is_checked_against_its_schema() -> None:
     parser = JsonParser(schema={"type": "object", "properties": {"n": {"type": "integer"}}})
     assert value(parser, '{"n": 3}') == {"n": 3}
     failure = parse(parser, '{"n": "3"}', EXAMPLE)
-    assert failure == ParseFailure("breaks the schema: n: '3' is not of type 'integer'")
+    assert failure == NoAnswer("breaks the schema: n: '3' is not of type 'integer'")
 
 
 def test_regex_takes_the_first_group_or_the_match() -> None:

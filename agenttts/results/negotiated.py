@@ -1,0 +1,74 @@
+"""What a run found out about its servers, kept as events in the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from pydantic import TypeAdapter, ValidationError
+
+from datastore.records import Event
+from datastore.store import Store
+from pipelines.servers.wire import Negotiated
+
+EVENT = "terms_found"
+_NEGOTIATED = TypeAdapter(Negotiated)
+
+
+def load_negotiated(store: Store, run_id: str) -> tuple[Negotiated, ...]:
+    """Return what a run found out about its servers, in the order in which it was found.
+
+    Args:
+        store: The database, open for reading.
+        run_id: The run.
+    """
+    found: list[Negotiated] = []
+    for event in store.events(run_id):
+        if event.kind == EVENT:
+            try:
+                found.append(_NEGOTIATED.validate_json(event.detail))
+            except ValidationError:
+                continue  # of another version
+    return tuple(found)
+
+
+def keep_negotiated(store: Store, run_id: str, negotiated: Negotiated, at: float) -> None:
+    """Store a finding, unless the run has it already, as a resumed one that finds it again.
+
+    Args:
+        store: The database, open for writing.
+        run_id: The run.
+        negotiated: The finding.
+        at: Unix seconds.
+    """
+    if _identity(negotiated) not in map(_identity, load_negotiated(store, run_id)):
+        store.put_event(Event(run_id=run_id, at=at, kind=EVENT, detail=json.dumps(asdict(negotiated))))
+
+
+def clauses(negotiated: Iterable[Negotiated]) -> list[str]:
+    """Put findings into words for a report, without the server's own; what several models share is said once.
+
+    Args:
+        negotiated: The findings.
+
+    Returns:
+        A clause for each, such as `small takes no temperature: it is not sent, …`.
+    """
+    models: dict[tuple[str, ...], list[str]] = {}
+    for one in negotiated:
+        models.setdefault((one.field, one.action, one.consequence), []).append(one.model)
+    texts = []
+    for (field, action, consequence), names in models.items():
+        subject = " and ".join(names)
+        if action == "dropped":
+            subject += f" take{'s' * (len(names) == 1)} no {field}"
+        else:
+            subject += f": {field} {action}"
+        texts.append(f"{subject}: {consequence}")
+    return texts
+
+
+def _identity(negotiated: Negotiated) -> tuple[str, ...]:
+    """All but the server's words, which may hold the number of a request."""
+    return negotiated.model, negotiated.field, negotiated.action, negotiated.consequence

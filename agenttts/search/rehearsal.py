@@ -1,0 +1,265 @@
+"""A rehearsal of the search: one real request for each stage and model, of the shape that the search sends.
+
+It asks for as many samples of the first search example's own prompt as the search may, with the same fields,
+so that what a server refuses, cuts or leaves empty is seen before the crowd of requests. Inputs of a stage
+are stand-ins. Nothing of it is kept: the search has no samples from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from agenttts.results.health import SampleHealth
+from agenttts.results.meter import SampleCounts
+from agenttts.search.check import Finding, stand_ins
+from agenttts.space.space import SearchSpace
+from datastore.keys import canonical_json
+from pipelines.content import Content
+from pipelines.costs import estimated_tokens, generated_tokens_bound, prompt_tokens_bound, stage_cost_usd
+from pipelines.errors import PipelineError, SpecError
+from pipelines.examples import Example
+from pipelines.jsonvalues import JSON
+from pipelines.runtime.runtime import VERIFYING
+from pipelines.servers.billing import Bill
+from pipelines.servers.clients import ModelClients
+from pipelines.servers.wire import Draw, PromptRefused
+from pipelines.spec.fields import SamplingSpec, StageSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.variants import Fusion, Refine
+from pipelines.stages.prompts import render, render_fusion, verified_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRequest:
+    """A request that is to be sent.
+
+    Attributes:
+        stage: The stage.
+        model: The model's key in the spec: one that draws samples, one that fuses them, or a verifier.
+        content: The prompt, or the text to classify.
+        sampling: How the samples are drawn.
+        n: How many samples it asks for.
+    """
+
+    stage: StageSpec
+    model: str
+    content: Content
+    sampling: SamplingSpec
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsed:
+    """What came of a request.
+
+    Attributes:
+        stage: The stage.
+        model: The model's key in the spec.
+        n_asked: Samples asked for.
+        calls: Requests that the server answered.
+        prompt_tokens: Tokens of the prompt.
+        generated_tokens: Tokens of all answers, those that are no text included.
+        cost_usd: US dollars; None when the model has no price.
+        logprobs: Whether log-probabilities came.
+        health: The shares of empty, cut and unparsed samples; None for a verifier.
+        texts: The samples.
+        missing: A reason for each answer that is no text, such as a refusal or nothing but reasoning.
+        failure: Why there is no answer; None when there is one.
+        fatal: Whether the failure would end the search, or leave it without samples.
+    """
+
+    stage: str
+    model: str
+    n_asked: int
+    calls: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    cost_usd: float | None = None
+    logprobs: bool = False
+    health: SampleHealth | None = None
+    texts: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    failure: str | None = None
+    fatal: bool = False
+
+    @property
+    def line(self) -> str:
+        """What came of the request, in one line."""
+        if self.failure is not None:
+            return f"{self.stage} × {self.model}: no answer"
+        money = "" if self.cost_usd is None else f", ${self.cost_usd:.4g}"
+        tokens = f"{self.prompt_tokens:,} + {self.generated_tokens:,} tokens{money}"
+        if self.health is None:
+            return f"{self.stage} × {self.model}: one classification, {tokens}"
+        n = self.health.n_samples
+        empty, cut, unparsed = (
+            round(n * share) for share in (self.health.empty, self.health.cut, self.health.unparsed)
+        )
+        parts = [f"{len(self.texts)} of {self.n_asked} samples, {tokens}", f"{n - empty - unparsed} parse"]
+        parts += [f"{count} {what}" for count, what in ((cut, "cut"), (empty, "empty")) if count]
+        parts += ["all one text"] if self.health.identical == 1 else []
+        parts.append(f"log-probabilities {'come' if self.logprobs else 'do not come'}")
+        return f"{self.stage} × {self.model}: {'; '.join(parts)}"
+
+    def findings(self) -> list[Finding]:
+        """Return what a search would suffer from."""
+        place = f"stages[{self.stage}]"
+        found: list[tuple[bool, str]] = []
+        if self.failure is not None:
+            found.append((self.fatal, f"{self.model}: {self.failure}"))
+        if self.health is not None and (warning := self.health.warning_of(fewest=1)) is not None:
+            found.append((False, warning))
+        return [
+            Finding(severity="error" if fatal else "warning", place=place, message=message)
+            for fatal, message in found
+        ]
+
+    def to_json_dict(self) -> dict[str, JSON]:
+        """Return it as JSON-able data."""
+        health = self.health and {**asdict(self.health), "warning": self.health.warning_of(fewest=1)}
+        return {**asdict(self), "health": health, "texts": list(self.texts), "missing": list(self.missing)}
+
+
+def plan_rehearsal(space: SearchSpace, example: Example) -> list[PlannedRequest]:
+    """Plan a request for each stage and each of its models that the budget allows.
+
+    A stage whose prompt can't be rendered with stand-ins for its inputs is left out.
+
+    Args:
+        space: The allocations within the budget.
+        example: The example whose prompts are sent.
+    """
+    spec = space.spec
+    requests = []
+    for stage in spec.stages:
+        others = space.units(space.cheapest) - space.stage_units(stage.name, space.cheapest[stage.name])
+        most = dict[str, int]()
+        for option in stage.options:
+            n = space.max_samples(stage.name, option, space.budget_units - others)
+            most[option.model] = max(most.get(option.model, 0), n)
+        try:
+            content = render(stage, example, stand_ins(spec, stage, example))
+        except SpecError:
+            continue  # the stand-ins do not fit, which `check` warns of
+        for name in stage.models:
+            n = min(most[name], spec.models[name].max_n or most[name])
+            if n:
+                sampling = spec.models[name].sampled(stage.sampling)
+                n = 1 if isinstance(stage.aggregator, Refine) else n
+                requests.append(
+                    PlannedRequest(stage=stage, model=name, content=content, sampling=sampling, n=n)
+                )
+    return requests
+
+
+def announcement(spec: PipelineSpec, requests: Sequence[PlannedRequest], example: Example) -> str:
+    """Say what will be sent, and the most that it can cost.
+
+    Args:
+        spec: The pipeline.
+        requests: The requests.
+        example: The example whose prompts are sent.
+    """
+    n_samples = sum(request.n for request in requests)
+    parts = [f"at most {n_samples:,} samples"]
+    generated = [
+        r.n * generated_tokens_bound(r.sampling, spec.models[r.model].context_length) for r in requests
+    ]
+    parts.append(f"{sum(generated):,} generated tokens")
+    costs = [
+        stage_cost_usd(
+            spec.models[r.model],
+            prompt_tokens_bound(canonical_json(r.content), spec.models[r.model].context_length),
+            tokens,
+        )
+        for r, tokens in zip(requests, generated, strict=True)
+    ]
+    if costs and None not in costs:
+        parts.append(f"${sum(cost or 0.0 for cost in costs):.4g}")
+    further = any(stage.verifiers or stage.aggregator.own_model for stage in spec.stages)
+    beside = ", and one for each model that picks or fuses samples" if further else ""
+    return (
+        f"sending {len(requests)} real request{'s' * (len(requests) != 1)}, one for each stage and model, on "
+        f"search example {example.id!r}{beside}: {', '.join(parts)}; --no-requests leaves them out"
+    )
+
+
+async def rehearse(
+    spec: PipelineSpec, requests: Sequence[PlannedRequest], example: Example, clients: ModelClients
+) -> list[Rehearsed]:
+    """Send the requests, all at once, and then one for each model that picks or fuses their samples.
+
+    Args:
+        spec: The pipeline.
+        requests: The requests.
+        example: The example whose prompts are sent.
+        clients: The clients of the servers.
+    """
+    drawn = await asyncio.gather(*(_sent(spec, request, example, clients) for request in requests))
+    texts = {one.stage: one.texts for one in reversed(drawn) if one.texts}
+    further = [r for stage in spec.stages for r in _aggregation(spec, stage, example, texts)]
+    return [*drawn, *await asyncio.gather(*(_sent(spec, request, example, clients) for request in further))]
+
+
+def _aggregation(
+    spec: PipelineSpec, stage: StageSpec, example: Example, texts: Mapping[str, Sequence[str]]
+) -> list[PlannedRequest]:
+    """The requests of a stage's fuser and verifiers, on samples that came."""
+    samples = texts.get(stage.name)
+    if not samples:
+        return []
+    outputs = stand_ins(spec, stage, example)
+    if isinstance(stage.aggregator, Fusion):
+        model = stage.aggregator.model
+        content = render_fusion(stage, samples, example, outputs)
+        sampling = spec.models[model].sampled(stage.sampling)
+        return [PlannedRequest(stage=stage, model=model, content=content, sampling=sampling, n=1)]
+    own = stage.aggregator.own_model
+    text: Content = {"classify": verified_text(render(stage, example, outputs), samples[0])}
+    return [
+        PlannedRequest(stage=stage, model=name, content=text, sampling=VERIFYING, n=1)
+        for name in dict.fromkeys([*([own] if own else []), *stage.verifiers])
+    ]
+
+
+async def _sent(
+    spec: PipelineSpec, request: PlannedRequest, example: Example, clients: ModelClients
+) -> Rehearsed:
+    result = Rehearsed(stage=request.stage.name, model=request.model, n_asked=request.n)
+    model, bill = spec.models[request.model], Bill()
+    draw: Draw | None = None
+    try:
+        draw = await clients.draw(request.model, request.content, request.sampling, request.n, bill=bill)
+    except PipelineError as error:
+        result = replace(result, failure=str(error), fatal=not isinstance(error, PromptRefused))
+    prompt_tokens = bill.prompt_tokens_within(estimated_tokens(canonical_json(request.content)))
+    generated_tokens = bill.generated_tokens_within(
+        generated_tokens_bound(request.sampling, model.context_length)
+    )
+    result = replace(
+        result,
+        calls=bill.calls,
+        prompt_tokens=prompt_tokens,
+        generated_tokens=generated_tokens,
+        cost_usd=stage_cost_usd(model, prompt_tokens, generated_tokens),
+    )
+    if draw is None:
+        return result
+    return replace(
+        result,
+        logprobs=any(sample.mean_logprob is not None for sample in draw.samples),
+        health=None if "classify" in request.content else _health(request, example, draw),
+        texts=tuple(sample.text for sample in draw.samples),
+        missing=draw.missing,
+    )
+
+
+def _health(request: PlannedRequest, example: Example, draw: Draw) -> SampleHealth:
+    counts = SampleCounts(request.stage, request.model, request.sampling)
+    for index, sample in enumerate(draw.samples):
+        counts.add("", index, sample.text, sample.finish_reason, example)
+    if draw.missing:
+        counts.add_textless(len(draw.missing), draw.missing_cut, draw.missing[0])
+    return counts.health
