@@ -30,8 +30,9 @@ from pipelines.stages.candidates import Candidate
 from pipelines.stages.counts import Count, share_above
 from pipelines.stages.parsers import allowed_values
 
-LEAST_MASS = 0.01
-"""Below this probability of all texts seen together, texts practically never repeat."""
+LEAST_MASS = 0.1
+"""Below this probability of all texts seen together, texts practically never repeat: what their
+probabilities say of the whole is noise. On the zoo's retrieval the weights are worth something from here on."""
 SLACK = 1e-9
 """So that 0.1 of 10 is 1."""
 VALUE_FEATURES = (
@@ -259,12 +260,13 @@ class Ballots:
         plain and length_weighted: the probability that the best value is more frequent than the second, or
         that each item is on its side of the threshold, is at least `level`, by the beta posterior from the
         votes (adaptive consistency, arXiv 2305.11860). weighted: the output stays if a share `level` of the
-        probability still unseen all speaks against it; 1 means all of it.
+        probability still unseen all speaks against it; 1 means all of it. Where it steps back, too little
+        is seen: never.
         """
         if not self.n_ballots:
             return False
-        if count.kind == "weighted" and not self.steps_back(count):
-            return self._discount(count) >= level
+        if count.kind == "weighted":
+            return not self.steps_back(count) and self._discount(count) >= level
         weights, total = self._weights(count)
         if count.threshold is None:
             best = _first_best(weights)
