@@ -16,7 +16,7 @@ from typing import Any, Self, TypeAlias
 
 from agenttts.errors import UserError
 from datastore.keys import make_prompt
-from datastore.records import Prompt, Sample
+from datastore.records import Payment, Prompt, Sample
 from datastore.store import Store
 from pipelines.costs import estimated_tokens, prompt_tokens_bound
 from pipelines.jsonvalues import JSON
@@ -199,28 +199,47 @@ class AgentChat:
         if self._gate is not None:
             bound = prompt_tokens_bound(prompt.content, None)
             reservation = await self._gate.reserve(self.model_key, bound, self._settings.max_tokens)
-        prompt_tokens = generated_tokens = 0
+        payment = None
         try:
             answer = await self._answer(messages, schema)
-            text, finish_reason = _first_choice(answer)
-            usage = answer.get("usage") or {}
-            prompt_tokens = int(usage.get("prompt_tokens") or estimated_tokens(prompt.content))
-            generated_tokens = int(usage.get("completion_tokens") or estimated_tokens(text))
+            payment = self._payment(prompt, answer)
         finally:
             if reservation is not None:
-                reservation.settle(prompt_tokens, generated_tokens)
+                used = (0, 0) if payment is None else (payment.prompt_tokens, payment.generated_tokens)
+                reservation.settle(*used)
+        paid = payment if self._run_id is not None else None
+        try:
+            text, finish_reason = _first_choice(answer)
+        except EndpointFailed:
+            if paid is not None:
+                await self._store.put_payment(replace(paid, samples_drawn=0))
+            raise
         sample = Sample(
             prompt_key=prompt.key,
             index=0,
             text=text,
-            generated_tokens=generated_tokens,
+            generated_tokens=payment.generated_tokens,
             mean_logprob=None,
             finish_reason=finish_reason,
             run_id=self._run_id,
             request_id=None,
         )
-        await self._store.put_samples(replace(prompt, prompt_tokens=prompt_tokens), [sample])
+        prompt = replace(prompt, prompt_tokens=payment.prompt_tokens)
+        await self._store.put_samples(prompt, [sample], paid)
         return text
+
+    def _payment(self, prompt: Prompt, answer: Mapping[str, Any]) -> Payment:
+        """What an answer was billed; lengths of texts stand in for tokens that the server did not count."""
+        usage = answer.get("usage") or {}
+        return Payment(
+            run_id=self._run_id or "",
+            model_key=self.model_key,
+            prompt_key=prompt.key,
+            calls=1,
+            samples_drawn=1,
+            prompt_tokens=int(usage.get("prompt_tokens") or estimated_tokens(prompt.content)),
+            generated_tokens=int(usage.get("completion_tokens") or estimated_tokens(_text(answer) or "")),
+        )
 
     async def _answer(
         self, messages: Sequence[Message], schema: Mapping[str, object] | None
@@ -334,11 +353,18 @@ def prompt_text(value: object) -> str:
 
 def _first_choice(answer: Mapping[str, Any]) -> tuple[str, str]:
     """The text and the finish reason of a completion's first choice."""
-    try:
-        choice = answer["choices"][0]
-        text, finish_reason = choice["message"]["content"], choice.get("finish_reason")
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise EndpointFailed("the agent's endpoint answers without a choice") from error
-    if not isinstance(text, str) or not text.strip():
+    text = _text(answer)
+    if text is None:
+        raise EndpointFailed("the agent's endpoint answers without a choice")
+    if not text.strip():
         raise EndpointFailed("the agent's endpoint answers with an empty text")
-    return text[:_LONGEST_ANSWER], str(finish_reason or "stop")
+    return text[:_LONGEST_ANSWER], str(answer["choices"][0].get("finish_reason") or "stop")
+
+
+def _text(answer: Mapping[str, Any]) -> str | None:
+    """The text of a completion's first choice, "" where it has none; None where there is no choice."""
+    try:
+        content = answer["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return None
+    return content if isinstance(content, str) else ""

@@ -17,7 +17,47 @@ from datastore.errors import ForeignFile, NewerSchema, StoreError
 FORMAT = "sample-store"
 FIRST_VERSION = 3
 """The schema of release 0.1.0. Files from before it are refused."""
-STEPS: dict[int, str] = {}
+_PAYMENTS = """
+CREATE TABLE payments (
+    run_id VARCHAR NOT NULL,
+    model_key VARCHAR NOT NULL,
+    prompt_key VARCHAR,
+    calls BIGINT NOT NULL,
+    samples_drawn BIGINT NOT NULL,
+    prompt_tokens BIGINT NOT NULL,
+    generated_tokens BIGINT NOT NULL
+);
+COMMENT ON TABLE payments IS 'the ledger: what answered requests were billed, one row for each draw';
+COMMENT ON COLUMN payments.run_id IS 'runs.run_id that paid';
+COMMENT ON COLUMN payments.model_key IS 'models.key, or agent: and the name of the agent''s model';
+COMMENT ON COLUMN payments.prompt_key IS 'prompts.key; NULL: a request of a check';
+COMMENT ON COLUMN payments.calls IS 'requests that the server answered, those without a text included';
+COMMENT ON COLUMN payments.samples_drawn IS 'samples that they brought';
+COMMENT ON COLUMN payments.prompt_tokens IS 'as billed: each request reads its prompt; a bound where nobody counted';
+COMMENT ON COLUMN payments.generated_tokens IS 'as billed, answers without a text included; a bound where nobody counted';
+INSERT INTO payments
+SELECT drawn.run_id, prompts.model_key, drawn.prompt_key, drawn.calls, drawn.samples,
+       coalesce(prompts.prompt_tokens, 0), drawn.generated_tokens
+FROM (SELECT run_id, prompt_key,
+             count(DISTINCT coalesce(request_id, '')) AS calls,
+             count(*) AS samples,
+             sum(generated_tokens) AS generated_tokens
+      FROM samples WHERE run_id IS NOT NULL GROUP BY run_id, prompt_key) AS drawn
+JOIN prompts ON prompts.key = drawn.prompt_key;
+DROP VIEW run_costs;
+CREATE VIEW run_costs AS
+SELECT run_id,
+       model_key,
+       sum(calls)::BIGINT AS calls,
+       sum(samples_drawn)::BIGINT AS samples_drawn,
+       sum(prompt_tokens)::BIGINT AS prompt_tokens,
+       sum(generated_tokens)::BIGINT AS generated_tokens
+FROM payments GROUP BY run_id, model_key;
+ALTER TABLE models ALTER COLUMN active_params DROP NOT NULL;
+ALTER TABLE stage_results ALTER COLUMN flops DROP NOT NULL;
+"""
+"""Before, what a run paid was derived from its samples: each prompt once, requests by their ids."""
+STEPS: dict[int, str] = {3: _PAYMENTS}
 
 
 def current_version() -> int:

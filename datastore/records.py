@@ -25,7 +25,7 @@ class ModelRecord:
         key: `name` or `name@revision`; it is part of every sample's identity.
         name: What the server calls the model.
         revision: The revision of its weights or the digest of its adapter; None when it is not stated.
-        active_params: Parameters used for one token, a count.
+        active_params: Parameters used for one token, a count; None when it is not stated.
         context_length: Tokens of prompt and answer together; None when it is not stated.
         parent: The model that an adapter belongs to; None for a whole model.
         usd_per_million_prompt_tokens: None without a price.
@@ -35,7 +35,7 @@ class ModelRecord:
     key: str
     name: str
     revision: str | None
-    active_params: float
+    active_params: float | None
     context_length: int | None
     parent: str | None
     usd_per_million_prompt_tokens: float | None
@@ -84,6 +84,29 @@ class Sample:
     finish_reason: str
     run_id: str | None
     request_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Payment:
+    """What the answered requests of one draw were billed: an entry of a run's ledger.
+
+    Attributes:
+        run_id: The run that paid.
+        model_key: The model.
+        prompt_key: The prompt; None for a request of a check.
+        calls: Requests that the server answered, those that brought no text included.
+        samples_drawn: Samples that they brought.
+        prompt_tokens: As billed, so that every request reads its prompt; a bound where nobody counted.
+        generated_tokens: As billed, answers without a text included; a bound where nobody counted.
+    """
+
+    run_id: str
+    model_key: str
+    prompt_key: str | None
+    calls: int
+    samples_drawn: int
+    prompt_tokens: int
+    generated_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

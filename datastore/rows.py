@@ -41,6 +41,7 @@ TABLES: Mapping[type, Table] = {
     records.ModelRecord: Table(name="models", key=("key",), order="name, key"),
     records.Prompt: Table(name="prompts", order="key"),
     records.Sample: Table(name="samples", order='prompt_key, "index"'),
+    records.Payment: Table(name="payments", order="rowid"),
     records.Run: Table(name="runs", key=("run_id",), order="started_at, rowid"),
     records.Trial: Table(name="trials", key=("trial_id",), order="number, trial_id"),
     records.ExampleScore: Table(name="example_scores", key=("trial_id", "example_id"), order="rowid"),

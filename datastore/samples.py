@@ -14,7 +14,7 @@ import duckdb
 
 from datastore import rows
 from datastore.bank import Bank
-from datastore.records import Prompt, Sample
+from datastore.records import Payment, Prompt, Sample
 from datastore.writer import Transaction
 
 _INDICES = """
@@ -26,7 +26,7 @@ FROM {batch} AS counted WHERE prompts.key = counted.key AND prompts.prompt_token
 """
 
 Samples = tuple[Sample, ...]
-Put = tuple[Prompt, Samples]
+Put = tuple[Prompt, Samples, Payment | None]
 
 
 def merged(first: Iterable[Sample], then: Iterable[Sample]) -> Samples:
@@ -165,13 +165,16 @@ class SampleTable:
             self._cache.put(key, of_key)
 
     def put(self, transaction: Transaction, payloads: Sequence[Put]) -> list[None]:
-        """Insert the prompts and samples that are new; an index that is already stored is ignored."""
+        """Insert the prompts and samples that are new, and what was paid for them; an index that is already
+        stored is ignored.
+        """
         connection = transaction.connection
-        self._learn_indices(connection, {prompt.key for prompt, _ in payloads})
+        rows.insert(connection, Payment, [payment for *_, payment in payloads if payment is not None])
+        self._learn_indices(connection, {prompt.key for prompt, *_ in payloads})
         new_prompts: dict[str, Prompt] = {}
         now_counted: dict[str, Prompt] = {}
         fresh: dict[str, list[Sample]] = {}
-        for prompt, samples in payloads:
+        for prompt, samples, _ in payloads:
             known = self._counted.get(prompt.key)
             if known is None and (
                 prompt.key not in new_prompts or new_prompts[prompt.key].prompt_tokens is None
@@ -184,7 +187,7 @@ class SampleTable:
                 if sample.index not in indices:
                     indices.add(sample.index)
                     fresh.setdefault(prompt.key, []).append(sample)
-        touched = {prompt.key: self._counted.get(prompt.key) for prompt, _ in payloads}
+        touched = {prompt.key: self._counted.get(prompt.key) for prompt, *_ in payloads}
         transaction.after_rollback.append(lambda: self._forget(touched))
         self._counted.update((key, prompt.prompt_tokens is not None) for key, prompt in new_prompts.items())
         self._counted.update((key, True) for key in now_counted)

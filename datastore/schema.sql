@@ -16,7 +16,7 @@ CREATE TABLE models (
     key VARCHAR PRIMARY KEY,
     name VARCHAR NOT NULL,
     revision VARCHAR,
-    active_params DOUBLE NOT NULL,
+    active_params DOUBLE,
     context_length BIGINT,
     parent VARCHAR,
     usd_per_million_prompt_tokens DOUBLE,
@@ -26,7 +26,7 @@ COMMENT ON TABLE models IS 'what a server answers as';
 COMMENT ON COLUMN models.key IS 'name, or name@revision';
 COMMENT ON COLUMN models.name IS 'name in requests to the server';
 COMMENT ON COLUMN models.revision IS 'weights revision or adapter digest; NULL: not stated';
-COMMENT ON COLUMN models.active_params IS 'active parameters, a count';
+COMMENT ON COLUMN models.active_params IS 'active parameters, a count; NULL: not known';
 COMMENT ON COLUMN models.context_length IS 'tokens of prompt and generation together; NULL: not known';
 COMMENT ON COLUMN models.parent IS 'for an adapter: the base model; NULL: not an adapter';
 COMMENT ON COLUMN models.usd_per_million_prompt_tokens IS 'US dollars per million tokens; NULL: no price';
@@ -65,6 +65,24 @@ COMMENT ON COLUMN samples.mean_logprob IS 'natural log, mean over the generated 
 COMMENT ON COLUMN samples.finish_reason IS 'as the server said: stop, length, ...';
 COMMENT ON COLUMN samples.run_id IS 'runs.run_id that paid for it; NULL: imported';
 COMMENT ON COLUMN samples.request_id IS 'one request draws several samples; NULL: not known';
+
+CREATE TABLE payments (
+    run_id VARCHAR NOT NULL,
+    model_key VARCHAR NOT NULL,
+    prompt_key VARCHAR,
+    calls BIGINT NOT NULL,
+    samples_drawn BIGINT NOT NULL,
+    prompt_tokens BIGINT NOT NULL,
+    generated_tokens BIGINT NOT NULL
+);
+COMMENT ON TABLE payments IS 'the ledger: what answered requests were billed, one row for each draw';
+COMMENT ON COLUMN payments.run_id IS 'runs.run_id that paid';
+COMMENT ON COLUMN payments.model_key IS 'models.key, or agent: and the name of the agent''s model';
+COMMENT ON COLUMN payments.prompt_key IS 'prompts.key; NULL: a request of a check';
+COMMENT ON COLUMN payments.calls IS 'requests that the server answered, those without a text included';
+COMMENT ON COLUMN payments.samples_drawn IS 'samples that they brought';
+COMMENT ON COLUMN payments.prompt_tokens IS 'as billed: each request reads its prompt; a bound where nobody counted';
+COMMENT ON COLUMN payments.generated_tokens IS 'as billed, answers without a text included; a bound where nobody counted';
 
 CREATE TABLE runs (
     run_id VARCHAR PRIMARY KEY,
@@ -120,8 +138,8 @@ COMMENT ON COLUMN trials.status IS 'running, complete, failed, or pruned: stoppe
 COMMENT ON COLUMN trials.score IS 'mean over the scored examples, 0 to 1; NULL: none was scored';
 COMMENT ON COLUMN trials.n_scored IS 'examples';
 COMMENT ON COLUMN trials.n_missing IS 'examples without a score, for an error';
-COMMENT ON COLUMN trials.budget_units IS 'planned compute per query, in samples of the reference model';
-COMMENT ON COLUMN trials.flops_per_query IS 'realised FLOPs, mean over the scored examples; NULL: none was scored';
+COMMENT ON COLUMN trials.budget_units IS 'planned cost per query in the budget''s measure: units of the reference, or US dollars';
+COMMENT ON COLUMN trials.flops_per_query IS 'realised FLOPs, mean over the scored examples; NULL: none was scored, or parameters are not known';
 COMMENT ON COLUMN trials.prompt_tokens IS 'realised tokens of what the allocation uses, banked or not';
 COMMENT ON COLUMN trials.generated_tokens IS 'realised tokens of what the allocation uses, banked or not';
 COMMENT ON COLUMN trials.cost_usd IS 'US dollars of what the allocation uses; NULL: a model has no price';
@@ -145,7 +163,7 @@ CREATE TABLE stage_results (
     reason VARCHAR,
     prompt_tokens BIGINT NOT NULL,
     generated_tokens BIGINT NOT NULL,
-    flops DOUBLE NOT NULL,
+    flops DOUBLE,
     cost_usd DOUBLE,
     samples_drawn BIGINT NOT NULL,
     samples_reused BIGINT NOT NULL,
@@ -160,7 +178,7 @@ COMMENT ON COLUMN stage_results.status IS 'ok or error';
 COMMENT ON COLUMN stage_results.reason IS 'why it is missing; of a good one what its prompt lacks; else NULL';
 COMMENT ON COLUMN stage_results.prompt_tokens IS 'tokens, banked or not';
 COMMENT ON COLUMN stage_results.generated_tokens IS 'tokens, banked or not';
-COMMENT ON COLUMN stage_results.flops IS 'realised FLOPs, banked or not';
+COMMENT ON COLUMN stage_results.flops IS 'realised FLOPs, banked or not; NULL: the model''s parameters are not known';
 COMMENT ON COLUMN stage_results.cost_usd IS 'US dollars, banked or not; NULL: the model has no price';
 COMMENT ON COLUMN stage_results.samples_drawn IS 'samples paid for here';
 COMMENT ON COLUMN stage_results.samples_reused IS 'samples found in the bank';
@@ -268,7 +286,7 @@ COMMENT ON COLUMN preferences.judge IS 'the annotator or model';
 COMMENT ON COLUMN preferences.prompt IS 'what an LLM was asked in the first order; NULL: nobody was';
 COMMENT ON COLUMN preferences.created_at IS 'Unix seconds, UTC';
 
--- The two views are tables of the same name in a live snapshot, which has no prompts and samples.
+-- The two views are tables of the same name in a live snapshot, which has no prompts, samples and payments.
 CREATE VIEW bank_summary AS
 SELECT prompts.model_key,
        count(*) AS prompts,
@@ -281,16 +299,10 @@ JOIN prompts ON prompts.key = drawn.prompt_key
 GROUP BY prompts.model_key;
 
 CREATE VIEW run_costs AS
-SELECT drawn.run_id,
-       prompts.model_key,
-       sum(drawn.calls)::BIGINT AS calls,
-       sum(drawn.samples)::BIGINT AS samples_drawn,
-       coalesce(sum(prompts.prompt_tokens), 0)::BIGINT AS prompt_tokens,
-       sum(drawn.generated_tokens)::BIGINT AS generated_tokens
-FROM (SELECT run_id, prompt_key,
-             count(DISTINCT coalesce(request_id, '')) AS calls,
-             count(*) AS samples,
-             sum(generated_tokens) AS generated_tokens
-      FROM samples WHERE run_id IS NOT NULL GROUP BY run_id, prompt_key) AS drawn
-JOIN prompts ON prompts.key = drawn.prompt_key
-GROUP BY drawn.run_id, prompts.model_key;
+SELECT run_id,
+       model_key,
+       sum(calls)::BIGINT AS calls,
+       sum(samples_drawn)::BIGINT AS samples_drawn,
+       sum(prompt_tokens)::BIGINT AS prompt_tokens,
+       sum(generated_tokens)::BIGINT AS generated_tokens
+FROM payments GROUP BY run_id, model_key;

@@ -1,7 +1,7 @@
 """The live snapshot: a small database beside the real one, for looking at a run that is going on.
 
-It holds every table but prompts and samples. Of these two it holds the summary and each run's cost, as tables
-with the names of the views. The writer's thread replaces it atomically, every few seconds while something
+It holds every table but prompts, samples and payments. Of these it holds the summary and each run's cost, as
+tables with the names of the views. The writer's thread replaces it atomically, every few seconds while something
 changes.
 """
 
@@ -21,7 +21,7 @@ from datastore import migrations, opening
 from datastore.errors import StoreError, translate
 
 _log = logging.getLogger(__name__)
-_LEFT_OUT = ("prompts", "samples")
+_LEFT_OUT = ("prompts", "samples", "payments")
 _VIEWS = ("bank_summary", "run_costs")
 _MOST_SHARE_OF_TIME = 0.1  # of the writer's thread
 

@@ -26,6 +26,7 @@ from datastore.records import (
     ExampleScore,
     Insight,
     ModelRecord,
+    Payment,
     Preference,
     Prompt,
     Proposal,
@@ -184,7 +185,9 @@ class Store:
     def _prompts(self, transaction: Transaction, prompt_keys: Sequence[str]) -> list[Prompt | None]:
         return [self._samples.prompt(transaction.connection, key) for key in prompt_keys]
 
-    async def put_samples(self, prompt: Prompt, samples: Sequence[Sample]) -> None:
+    async def put_samples(
+        self, prompt: Prompt, samples: Sequence[Sample], payment: Payment | None = None
+    ) -> None:
         """Store a prompt and its new samples; return when they are durable.
 
         A sample of an index that is already stored is ignored. The stored prompt's `prompt_tokens` are
@@ -193,6 +196,7 @@ class Store:
         Args:
             prompt: The prompt.
             samples: Samples of this prompt, in any order.
+            payment: What they were billed, stored together with them; None: no run paid.
 
         Raises:
             StoreError: The prompt's key is not the hash of its parts, or a sample has another prompt's key or
@@ -210,11 +214,24 @@ class Store:
                     f"prompt {prompt.key}: a sample must have its key and an index >= 0, "
                     f"got {sample.prompt_key}, {sample.index}"
                 )
-        await self._writer.submit(self._put_samples, (prompt, tuple(map(_well_formed, samples))))
+        await self._writer.submit(self._put_samples, (prompt, tuple(map(_well_formed, samples)), payment))
 
     def _put_samples(self, transaction: Transaction, payloads: Sequence[Put]) -> Sequence[None]:
         self._touch(transaction)
         return self._samples.put(transaction, payloads)
+
+    async def put_payment(self, payment: Payment) -> None:
+        """Store what requests without a sample were billed; return when it is durable.
+
+        Raises:
+            ReadOnlyStore: The store was opened for reading.
+        """
+        self._must_write()
+        await self._writer.submit(self._put_payments, payment)
+
+    def _put_payments(self, transaction: Transaction, payloads: Sequence[Payment]) -> list[None]:
+        self._insert(transaction, Payment, payloads)
+        return [None] * len(payloads)
 
     # Results
 
@@ -362,18 +379,15 @@ class Store:
         return self._select(Event, "run_id = ?", run_id)
 
     def run_cost(self, run_id: str, *, models: Iterable[str] | None = None) -> RunCost:
-        """Count what a run paid for: the samples that carry its `run_id`. Samples from a bank cost nothing.
-
-        Requests that failed left no sample and are not counted.
+        """Sum what a run was billed, from its payments. Samples from a bank cost nothing.
 
         Args:
             run_id: The run.
             models: Model keys to count; None counts all models.
 
         Returns:
-            The cost. `calls` is the number of distinct requests, where samples without a request id count as
-            one request per prompt. `prompt_tokens` counts each prompt once, as with prefix caching, however
-            many requests drew from it.
+            The cost as billed: a server that was asked several times for one prompt has read it each time.
+            Of a run of before schema version 4 each prompt is counted once, and requests by their ids.
         """
         wanted = None if models is None else list(models)
         query = (

@@ -86,14 +86,7 @@ class DrawFailed(ServerError):
     Attributes:
         transient: Whether another try at another time may succeed. False: the server refuses this prompt, or
             its answer is no text.
-        prompt_tokens: Paid for nevertheless.
-        generated_tokens: Paid for nevertheless.
-        calls: Requests that were answered and brought no sample.
     """
-
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    calls: int = 0
 
     def __init__(self, reason: str, transient: bool) -> None:
         self.reason = reason

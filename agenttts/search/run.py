@@ -31,7 +31,7 @@ from agenttts.search.insights import inherited
 from agenttts.search.limits import Ledger
 from agenttts.settings import SearchSettings
 from agenttts.space.space import SearchSpace
-from datastore.records import Event, ModelRecord, Run, RunStatus
+from datastore.records import Event, ModelRecord, Payment, Run, RunStatus
 from datastore.store import Store
 from pipelines.dataset.splits import Splits, load_splits
 from pipelines.examples import Example
@@ -100,6 +100,8 @@ class OpenSearch:
             for bank in settings.banks:
                 store.attach_bank(bank)
             run = _begin(store, spec, settings, unfinished, self.clock())
+            if clients is not None:
+                await _pay_checks(store, run.run_id, spec, clients)
             work = self._work(run, splits, examples, rest, clients)
             close = getattr(work.proposer, "aclose", None)
             if close is not None:
@@ -241,6 +243,22 @@ def _begin(
     kind = "resumed" if unfinished else "started"
     store.put_event(Event(run_id=run.run_id, at=now, kind=kind, detail=run.settings))
     return run
+
+
+async def _pay_checks(store: Store, run_id: str, spec: PipelineSpec, clients: ModelClients) -> None:
+    """Enter in the run's ledger what the requests of its check were billed."""
+    for name, bill in clients.checked.items():
+        if bill.calls:
+            payment = Payment(
+                run_id=run_id,
+                model_key=spec.model_key(name),
+                prompt_key=None,
+                calls=bill.calls,
+                samples_drawn=0,
+                prompt_tokens=bill.prompt_tokens,
+                generated_tokens=bill.generated_tokens,
+            )
+            await store.put_payment(payment)
 
 
 def _model_record(spec: PipelineSpec, name: str) -> ModelRecord:

@@ -14,10 +14,11 @@ from typing import Protocol
 from weakref import WeakValueDictionary
 
 from datastore.keys import make_prompt, well_formed
-from datastore.records import Prompt, Sample
+from datastore.records import Payment, Prompt, Sample
 from pipelines.content import Content
 from pipelines.costs import estimated_tokens, generated_tokens_bound, prompt_tokens_bound
 from pipelines.errors import DrawFailed, ReplayMiss
+from pipelines.servers.billing import Bill
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.identity import EqualTexts
 from pipelines.servers.wire import Draw, PromptRefused
@@ -32,7 +33,11 @@ class SampleBank(Protocol):
 
     async def get_prompt(self, key: str) -> Prompt | None: ...
 
-    async def put_samples(self, prompt: Prompt, samples: Sequence[Sample]) -> None: ...
+    async def put_samples(
+        self, prompt: Prompt, samples: Sequence[Sample], payment: Payment | None = None
+    ) -> None: ...
+
+    async def put_payment(self, payment: Payment) -> None: ...
 
 
 class Reservation(Protocol):
@@ -58,9 +63,7 @@ class Samples:
         prompt_tokens: Of the prompt, once, as the server counted them, else an estimate from the length.
         n_drawn: Samples that were drawn now.
         n_reused: Samples from the bank.
-        calls: Requests that the server answered now, those that brought no text included.
-        paid_prompt_tokens: Of all these requests, as the server counts: each has the prompt's.
-        paid_generated_tokens: Of all these requests, answers that are no text included.
+        calls: Requests that the server answered and billed now, those that brought no text included.
     """
 
     prompt: Prompt
@@ -70,8 +73,6 @@ class Samples:
     n_reused: int
     calls: int
     failure: DrawFailed | None
-    paid_prompt_tokens: int = 0
-    paid_generated_tokens: int = 0
 
     @property
     def generated_tokens(self) -> int:
@@ -199,22 +200,27 @@ class Sampler:
         indices: Sequence[int],
     ) -> None:
         """One request for these indices; what it brings is banked, why it brings nothing is kept."""
-        prompt = drawing.prompt
+        prompt, bill = drawing.prompt, Bill()
+        window = self._models[model].context_length
+        bounds = (
+            prompt_tokens_bound(prompt.content, window),
+            generated_tokens_bound(sampling, window),
+        )
         try:
-            draw = await self._paid_draw(prompt, model, content, sampling, indices)
-        except DrawFailed as failure:
-            drawing.failure = failure
-            if isinstance(failure, PromptRefused):
-                self._refused[prompt.key] = failure
-            drawing.paid(failure.prompt_tokens, failure.generated_tokens, failure.calls)
+            draw = await self._reserved_draw(bill, bounds, model, content, sampling, indices)
+        except BaseException as error:
+            await self._pay(drawing, bill, bounds)
+            if not isinstance(error, DrawFailed):
+                raise
+            drawing.failure = error
+            if isinstance(error, PromptRefused):
+                self._refused[prompt.key] = error
             return
         if draw.most_n is not None:
             self._most_n[model] = draw.most_n
         if draw.prompt_tokens is not None:
             drawing.prompt = replace(prompt, prompt_tokens=draw.prompt_tokens)
             self._prompt_tokens[prompt.key] = draw.prompt_tokens
-        tokens = estimated_tokens(prompt.content) if draw.prompt_tokens is None else draw.prompt_tokens
-        drawing.paid(tokens, draw.generated_tokens, 1)
         drawn = [
             Sample(
                 prompt_key=prompt.key,
@@ -231,8 +237,7 @@ class Sampler:
         if not drawn:
             why = draw.missing[0] if draw.missing else "an answer without choices"
             drawing.failure = DrawFailed(f"model {model!r}: {why}", transient=False)
-            return
-        await self._bank.put_samples(drawing.prompt, drawn)
+        await self._pay(drawing, bill, bounds, drawn)
         drawing.samples.update((sample.index, sample) for sample in drawn)
 
     def _complete(
@@ -252,52 +257,57 @@ class Sampler:
             n_reused=len(have) - n_drawn,
             calls=drawing.calls,
             failure=drawing.failure,
-            paid_prompt_tokens=drawing.prompt_tokens,
-            paid_generated_tokens=drawing.generated_tokens,
         )
 
-    async def _paid_draw(
+    async def _reserved_draw(
         self,
-        prompt: Prompt,
+        bill: Bill,
+        bounds: tuple[int, int],
         model: str,
         content: Content,
         sampling: SamplingSpec,
         indices: Sequence[int],
     ) -> Draw:
-        """One request, its tokens reserved before and settled after."""
+        """One request, its tokens reserved before and settled after, whatever came of it."""
         assert self._clients is not None
-        n, window = len(indices), self._models[model].context_length
-        if self._gate is None:
-            return await self._clients.draw(model, content, sampling, n, first=indices[0])
-        bound = prompt_tokens_bound(prompt.content, window)
-        most = generated_tokens_bound(sampling, window)
-        reservation = await self._gate.reserve(model, bound, n * most)
+        n, reservation = len(indices), None
+        if self._gate is not None:
+            reservation = await self._gate.reserve(model, bounds[0], n * bounds[1])
         try:
-            draw = await self._clients.draw(model, content, sampling, n, first=indices[0])
-        except BaseException as error:
-            spent = error if isinstance(error, DrawFailed) else None
-            reservation.settle(spent.prompt_tokens if spent else 0, spent.generated_tokens if spent else 0)
-            raise
-        n_answers = len(draw.samples) + len(draw.missing)
-        reservation.settle(
-            bound if draw.prompt_tokens is None else draw.prompt_tokens,
-            n_answers * most if draw.estimated else draw.generated_tokens,
-        )
-        return draw
+            return await self._clients.draw(model, content, sampling, n, first=indices[0], bill=bill)
+        finally:
+            if reservation is not None:
+                reservation.settle(
+                    bill.prompt_tokens_within(bounds[0]), bill.generated_tokens_within(bounds[1])
+                )
+
+    async def _pay(
+        self, drawing: _Drawing, bill: Bill, bounds: tuple[int, int], drawn: Sequence[Sample] = ()
+    ) -> None:
+        """Enter a draw's bill in the run's ledger, together with the samples that it brought."""
+        prompt, payment = drawing.prompt, None
+        drawing.calls += bill.calls
+        if self._run_id is not None and bill.calls:
+            payment = Payment(
+                run_id=self._run_id,
+                model_key=prompt.model_key,
+                prompt_key=prompt.key,
+                calls=bill.calls,
+                samples_drawn=len(drawn),
+                prompt_tokens=bill.prompt_tokens_within(bounds[0]),
+                generated_tokens=bill.generated_tokens_within(bounds[1]),
+            )
+        if drawn:
+            await self._bank.put_samples(prompt, drawn, payment)
+        elif payment is not None:
+            await self._bank.put_payment(payment)
 
 
 @dataclass(slots=True)
 class _Drawing:
-    """What the requests for one prompt have brought and cost so far."""
+    """What the requests for one prompt have brought so far."""
 
     prompt: Prompt
     samples: dict[int, Sample] = field(default_factory=dict)
     calls: int = 0
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
     failure: DrawFailed | None = None
-
-    def paid(self, prompt_tokens: int, generated_tokens: int, calls: int) -> None:
-        self.prompt_tokens += prompt_tokens
-        self.generated_tokens += generated_tokens
-        self.calls += calls

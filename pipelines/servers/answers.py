@@ -86,7 +86,21 @@ def read_draw(
         request_id=None if request_id is None else str(request_id),
         missing=tuple(choice.missing for choice in choices if choice.missing is not None),
         missing_tokens=sum(tokens) - sum(count for _, count in texts),
+        total_tokens=total,
         estimated=estimated,
+    )
+
+
+def read_usage(answer: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Prompt and generated tokens that an answer which is no completion bills; None where it bills none."""
+    usage = answer.get("usage")
+    if not isinstance(usage, Mapping):
+        return None
+    prompt_tokens = _count(usage.get("prompt_tokens"), 1, None)
+    return (
+        None
+        if prompt_tokens is None
+        else (prompt_tokens, _count(usage.get("completion_tokens"), 0, None) or 0)
     )
 
 

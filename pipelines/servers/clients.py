@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from pipelines.content import Content
 from pipelines.errors import ConfigurationError, ServerError
+from pipelines.servers.billing import Bill
 from pipelines.servers.server import OnNegotiated, ServerClient
 from pipelines.servers.wire import Draw, Negotiated
 from pipelines.spec import ModelSpec, PipelineSpec, SamplingSpec
@@ -35,7 +36,7 @@ class ModelClients:
 
     environ: where API keys and proxies are read from; ConfigurationError when a variable that the spec
     names is not set, or names a proxy that can't be used. Further arguments are those of `ServerClient`.
-    Use it on one event loop, and close it there.
+    Use it on one event loop, and close it there. `checked`: what requests of checks were billed, by model.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class ModelClients:
         self.on_negotiated = on_negotiated
         self._models = dict(spec.models)
         self._fields = {name: sent_fields(model.request) for name, model in spec.models.items()}
+        self.checked = {name: Bill() for name in spec.models}
         self._negotiated: list[Negotiated] = []
         self._servers: dict[tuple[str, str | None], ServerClient] = {}
         self._by_model: dict[str, ServerClient] = {}
@@ -104,12 +106,14 @@ class ModelClients:
         *,
         first: int = 0,
         logprobs: bool = True,
+        bill: Bill | None = None,
     ) -> Draw:
         """At most n samples in one request; see `ServerClient.draw`.
 
         Args:
             model: The key in the spec.
             sampling: With what the model has of its own already in it (`ModelSpec.sampled`).
+            bill: Gets what the server bills, also when the draw fails; None: nobody wants to know.
         """
         fields = {} if "classify" in content else self._fields[model]
         return await self._by_model[model].draw(
@@ -121,6 +125,7 @@ class ModelClients:
             fields=fields,
             logprobs=logprobs and "logprobs" not in fields,
             context_length=self._models[model].context_length,
+            bill=bill,
         )
 
     async def served(self, model: str) -> ServedModel:

@@ -170,12 +170,7 @@ class Negotiator:
                 probe = await self._sent(replace(ask, content=_harmless(ask.content)), self.terms)
             if probe is None:
                 return await self._guessed(ask, refused)
-            spent = (probe.prompt_tokens or 0, probe.generated_tokens, 1)
-        else:
-            spent = (0, 0, 0)
-        failure = PromptRefused(refusal.message(where, "the prompt is refused"))
-        failure.prompt_tokens, failure.generated_tokens, failure.calls = spent
-        raise failure
+        raise PromptRefused(refusal.message(where, "the prompt is refused"))
 
     async def _guessed(self, ask: Ask, refused: FieldRefused) -> Draw:
         if refused.refusal.status in (400, 422, 501):

@@ -160,7 +160,7 @@ async def _refused_n(spec: PipelineSpec, clients: ModelClients, name: str, n: in
     for _ in range(_MOST_REFUSALS):
         body = request_body(ask, agreed)
         try:
-            refusal = await clients.server(name).refusal_of(ask.path, body)
+            refusal = await clients.server(name).refusal_of(ask.path, body, clients.checked[name])
         except ServerError:
             return None
         if refusal is None or _INVALID in refusal.words:

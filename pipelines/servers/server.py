@@ -14,6 +14,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -24,7 +25,8 @@ from pydantic import JsonValue
 from datastore.keys import well_formed
 from pipelines.errors import ConfigurationError, DrawFailed, ServerError
 from pipelines.servers import refusals
-from pipelines.servers.answers import read_classes, read_draw
+from pipelines.servers.answers import read_classes, read_draw, read_usage
+from pipelines.servers.billing import Bill
 from pipelines.servers.identity import SameServer
 from pipelines.servers.limiter import AdaptiveLimiter
 from pipelines.servers.negotiation import FieldRefused, Negotiator
@@ -149,6 +151,7 @@ class ServerClient:
         fields: Mapping[str, JsonValue] | None = None,
         logprobs: bool = True,
         context_length: int | None = None,
+        bill: Bill | None = None,
     ) -> Draw:
         """At most n samples of one prompt, in one request; see `Ask` for the arguments.
 
@@ -165,6 +168,7 @@ class ServerClient:
             fields=fields or {},
             logprobs=logprobs,
             context_length=context_length,
+            bill=Bill() if bill is None else bill,
         )
         tries = overloads = 0
         while True:
@@ -208,8 +212,8 @@ class ServerClient:
             logger.debug("%s: no token count: %s", self.address, self._reason(error))
             return None
 
-    async def refusal_of(self, path: str, body: Mapping[str, Any]) -> Refusal | None:
-        """What the server says against a request; None when it accepts it. ServerError on a fault."""
+    async def refusal_of(self, path: str, body: Mapping[str, Any], bill: Bill) -> Refusal | None:
+        """What the server says against a request; None when it accepts, and bills, it. ServerError on a fault."""
         try:
             async with asyncio.timeout(min(self._timeout_s, 30.0)):
                 answer = await self._transport.post(
@@ -217,7 +221,11 @@ class ServerClient:
                 )
         except Exception as error:
             raise ServerError(f"{self.address}: {self._reason(error)}") from error
-        return None if answer.status < 300 else self._refusal(answer)
+        if answer.status >= 300:
+            return self._refusal(answer)
+        with suppress(ValueError):
+            _bill_unread(bill, _decoded(answer.content))
+        return None
 
     async def aclose(self) -> None:
         await self._transport.aclose()
@@ -246,26 +254,20 @@ class ServerClient:
     async def _send(self, ask: Ask, agreed: Terms) -> Draw:
         """One request. Raises FieldRefused, Fault, PromptRefused or ConfigurationError."""
         body = request_body(ask, agreed)
-        n, max_tokens = int(body.get("n", 1)), ask.sampling.max_tokens or _UNLIMITED_TOKENS
-        encoded = _encoded(body)
+        n, encoded = int(body.get("n", 1)), _encoded(body)
         answer = await self._exchange(ask, body, encoded, n)
         if isinstance(answer, dict):
             changed = self._same[ask.served_name].add(answer)
             if changed is not None:
                 self.tell(changed)
-        if ask.path == CLASSIFY:
-            draw = read_classes(answer)
-        else:
-            window = ask.context_length
-            draw = read_draw(
-                answer,
-                n,
-                stop=ask.sampling.stop if "stop" in agreed.dropped else (),
-                most_tokens=window if agreed.limit is None else min(2 * max_tokens + 16, window or 10**9),
-                most_prompt_tokens=window or len(encoded) + _HIDDEN_PROMPT_TOKENS,
-            )
+        try:
+            draw = _read(ask, agreed, answer, n, len(encoded))
+        except Fault:
+            _bill_unread(ask.bill, answer)
+            raise
         if draw.prompt_tokens is None or draw.estimated:
             draw = await self._usage.completed(ask, draw)
+        draw.billed_to(ask.bill)
         return draw
 
     async def _exchange(self, ask: Ask, body: Mapping[str, Any], encoded: bytes, n: int) -> Any:
@@ -366,6 +368,27 @@ class ServerClient:
 
     def _jittered_s(self, attempt: int) -> float:
         return self._rng.uniform(0, min(LONGEST_WAIT_S, self._backoff_s * 2.0 ** min(attempt, 30)))
+
+
+def _read(ask: Ask, agreed: Terms, answer: Any, n: int, n_bytes: int) -> Draw:
+    """What an answer to a request of so many bytes holds. Raises Fault."""
+    if ask.path == CLASSIFY:
+        return read_classes(answer)
+    window, max_tokens = ask.context_length, ask.sampling.max_tokens or _UNLIMITED_TOKENS
+    return read_draw(
+        answer,
+        n,
+        stop=ask.sampling.stop if "stop" in agreed.dropped else (),
+        most_tokens=window if agreed.limit is None else min(2 * max_tokens + 16, window or 10**9),
+        most_prompt_tokens=window or n_bytes + _HIDDEN_PROMPT_TOKENS,
+    )
+
+
+def _bill_unread(bill: Bill, answer: Any) -> None:
+    """Bill an answer from which no text is taken, as far as it says what it took."""
+    usage = read_usage(answer) if isinstance(answer, dict) else None
+    if usage is not None:
+        bill.add(*usage, n_answers=0)
 
 
 def _decoded(content: bytes) -> Any:

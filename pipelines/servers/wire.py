@@ -7,12 +7,13 @@ Pure values and functions, without a socket. Reading an answer is in `answers`, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import JsonValue
 
 from pipelines.errors import DrawFailed
+from pipelines.servers.billing import Bill
 from pipelines.spec import SamplingSpec
 
 CLASSIFY = "/classify"
@@ -115,6 +116,7 @@ class Ask:
         fields: Further fields of the body, from the user; never left out.
         logprobs: Whether log-probabilities are wanted.
         context_length: Tokens of prompt and generation together; None when unknown.
+        bill: Gets every answer that the server bills.
     """
 
     served_name: str
@@ -125,6 +127,7 @@ class Ask:
     fields: Mapping[str, JsonValue]
     logprobs: bool = True
     context_length: int | None = None
+    bill: Bill = field(default_factory=Bill, compare=False)
 
     @property
     def path(self) -> str:
@@ -161,6 +164,7 @@ class Draw:
         request_id: The server's; None when it gave none.
         missing: A reason for each answer that is no text, such as a refusal; these are paid for too.
         missing_tokens: What was generated for them.
+        total_tokens: Generated for all answers, as the server bills them; None when it did not say.
         estimated: Whether generated tokens are estimates, because the server did not count them.
         most_n: Samples that one request may ask for, where the server was found to limit them.
     """
@@ -170,6 +174,7 @@ class Draw:
     request_id: str | None
     missing: tuple[str, ...] = ()
     missing_tokens: int = 0
+    total_tokens: int | None = None
     estimated: bool = False
     most_n: int | None = None
 
@@ -177,6 +182,12 @@ class Draw:
     def generated_tokens(self) -> int:
         """Tokens of all answers, missing ones included."""
         return sum(sample.generated_tokens for sample in self.samples) + self.missing_tokens
+
+    def billed_to(self, bill: Bill) -> None:
+        """Add the request that brought this to a bill."""
+        counted = None if self.estimated else self.generated_tokens
+        total = counted if self.total_tokens is None else self.total_tokens
+        bill.add(self.prompt_tokens, total, len(self.samples) + len(self.missing))
 
 
 def request_body(ask: Ask, terms: Terms) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from datastore import Store
 from pipelines.dataset import load_examples
 from pipelines.runtime import Runtime
 from pipelines.runtime.recording import record_full_bank
+from pipelines.servers.billing import Bill
 from pipelines.servers.wire import Draw, DrawnSample, Negotiated
 from pipelines.spec import SamplingSpec
 from pipelines.spec.files import load_spec
@@ -82,7 +83,14 @@ class ByChance:
         self._golds = golds
 
     async def draw(
-        self, model: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int, *, first: int = 0
+        self,
+        model: str,
+        content: Mapping[str, Any],
+        sampling: SamplingSpec,
+        n: int,
+        *,
+        first: int = 0,
+        bill: Bill,
     ) -> Draw:
         text = str(content["messages"][0]["content"])
         kind, question = text.split()[0], text.split()[1]
@@ -96,7 +104,9 @@ class ByChance:
         drawn = tuple(
             DrawnSample(text=t, generated_tokens=2, mean_logprob=-0.5, finish_reason="stop") for t in texts
         )
-        return Draw(samples=drawn, prompt_tokens=len(text.split()), request_id=None)
+        draw = Draw(samples=drawn, prompt_tokens=len(text.split()), request_id=None)
+        draw.billed_to(bill)
+        return draw
 
     def tell(self, negotiated: Negotiated) -> None:
         """What real clients tell of a server."""

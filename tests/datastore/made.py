@@ -9,6 +9,7 @@ from datastore import (
     ExampleScore,
     Insight,
     ModelRecord,
+    Payment,
     Preference,
     Prompt,
     Proposal,
@@ -62,6 +63,21 @@ def run(run_id: str = "run-1", *, started_at: float = 100.0) -> Run:
         started_at=started_at,
         finished_at=None,
         outcome=None,
+    )
+
+
+def payment(
+    of: Prompt | None = None, *, run_id: str = "run-1", calls: int = 1, samples_drawn: int = 1
+) -> Payment:
+    """Each call reads 10 tokens, each sample has 3."""
+    return Payment(
+        run_id=run_id,
+        model_key="small" if of is None else of.model_key,
+        prompt_key=None if of is None else of.key,
+        calls=calls,
+        samples_drawn=samples_drawn,
+        prompt_tokens=10 * calls,
+        generated_tokens=3 * samples_drawn,
     )
 
 

@@ -29,7 +29,9 @@ async def test_a_reader_sees_a_live_run(store: Store, path: Path) -> None:
     prompt = made.prompt()
     store.start_run(made.run())
     store.begin_trial(made.trial(0))
-    await store.put_samples(prompt, [made.sample(prompt, i) for i in range(3)])
+    await store.put_samples(
+        prompt, [made.sample(prompt, i) for i in range(3)], made.payment(prompt, samples_drawn=3)
+    )
     await store.put_stage_results([made.stage_result("a")])
     await store.put_scores([made.score("a", None)])
     store.put_insights([made.insight(0)])
@@ -104,13 +106,13 @@ def test_the_snapshot_goes_with_the_writer(store: Store, path: Path, tmp_path: P
 
 
 def test_a_snapshot_is_a_plain_database(store: Store, path: Path) -> None:
-    """Any DuckDB client can read the snapshot file; it holds no prompts and no samples."""
+    """Any DuckDB client can read the snapshot file; it holds no prompts, samples and payments."""
     store.start_run(made.run())
     store.refresh_live_snapshot()
     with duckdb.connect(live_path(path), read_only=True) as connection:
         names = {row[0] for row in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
         assert names >= {"runs", "trials", "bank_summary", "run_costs", "snapshot"}
-        assert not names & {"prompts", "samples"}
+        assert not names & {"prompts", "samples", "payments"}
 
 
 async def test_a_snapshot_that_fails_disturbs_nobody(

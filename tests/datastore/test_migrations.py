@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from datastore import NewerSchema, Store, StoreError, migrations
+from datastore import NewerSchema, RunCost, Store, StoreError, migrations
 from tests.datastore import made
 
 
@@ -39,6 +40,33 @@ def test_an_older_file_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(NewerSchema, match=f"up to {now} can be read, the file has {now + 2}"):
         Store.open(path)
     assert made.digest(path) == before
+
+
+_VERSION_3 = """
+DROP VIEW run_costs;
+DROP TABLE payments;
+CREATE VIEW run_costs AS SELECT 1 AS derived;
+ALTER TABLE models ALTER COLUMN active_params SET NOT NULL;
+ALTER TABLE stage_results ALTER COLUMN flops SET NOT NULL;
+UPDATE schema_version SET version = 3;
+"""
+
+
+async def test_a_run_of_before_payments_keeps_its_cost(path: Path) -> None:
+    """A file of version 3 gets payments that sum up to what its samples told, and the schema of a new file."""
+    prompt = made.prompt()
+    with Store.open(path) as store:
+        await store.put_samples(prompt, [made.sample(prompt, i) for i in range(3)])
+        await store.put_samples(prompt, [replace(made.sample(prompt, 3), request_id="another")])
+        schema = store.sql("SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns()")
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(_VERSION_3)
+    with Store.open(path) as store:
+        cost = RunCost(calls=2, samples_drawn=4, prompt_tokens=10, generated_tokens=12)
+        assert store.run_cost("run-1") == cost
+        store.put_models([replace(made.model(), active_params=None)])
+        now = store.sql("SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns()")
+        assert set(map(tuple, now.values)) == set(map(tuple, schema.values))
 
 
 def test_a_failed_step_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,19 +108,18 @@ async def test_a_put_is_seen_by_the_next_call(store: Store) -> None:
 
 
 async def test_what_a_run_cost(store: Store) -> None:
-    """Calls are distinct requests, a prompt's tokens count once, and what another run drew does not count."""
-    small, large = made.prompt(0), made.prompt(1, model_key="large", prompt_tokens=100)
-    await store.put_samples(small, [made.sample(small, i) for i in range(4)])
-    await store.put_samples(small, [replace(made.sample(small, 4), request_id="second")])
-    await store.put_samples(
-        small, [made.sample(small, 5, run_id="run-2"), made.sample(small, 6, run_id=None)]
-    )
-    await store.put_samples(large, [replace(made.sample(large, i), request_id=None) for i in range(2)])
-    both = RunCost(calls=3, samples_drawn=7, prompt_tokens=110, generated_tokens=21)
+    """A run's cost is the sum of its payments: with samples, without, and of checks; another run's is not."""
+    small, large = made.prompt(0), made.prompt(1, model_key="large")
+    samples = [made.sample(small, i) for i in range(4)]
+    await store.put_samples(small, samples, made.payment(small, samples_drawn=4))
+    await store.put_samples(small, [made.sample(small, 4)], made.payment(small, calls=2))
+    await store.put_samples(small, [made.sample(small, 5)], made.payment(small, run_id="run-2"))
+    await store.put_samples(small, [made.sample(small, 6, run_id=None)])
+    await store.put_payment(made.payment(large, samples_drawn=0))
+    await store.put_payment(made.payment(calls=3, samples_drawn=0))
+    both = RunCost(calls=7, samples_drawn=5, prompt_tokens=70, generated_tokens=15)
     assert store.run_cost("run-1") == both
-    assert store.run_cost("run-1", models=["small"]) == RunCost(
-        calls=2, samples_drawn=5, prompt_tokens=10, generated_tokens=15
-    )
+    assert store.run_cost("run-1", models=["small"]) == replace(both, calls=6, prompt_tokens=60)
     assert store.run_cost("run-2").samples_drawn == 1
     nothing = RunCost(calls=0, samples_drawn=0, prompt_tokens=0, generated_tokens=0)
     assert store.run_cost("run-3") == store.run_cost("run-1", models=[]) == nothing

@@ -130,7 +130,9 @@ async def test_text_is_never_sql(store: Store) -> None:
     """SQL in a sample, a key or an id is data."""
     evil = "'); DROP TABLE samples; --"
     prompt = made.prompt(model_key=evil)
-    await store.put_samples(prompt, [made.sample(prompt, 0, evil, run_id=evil)])
+    await store.put_samples(
+        prompt, [made.sample(prompt, 0, evil, run_id=evil)], made.payment(prompt, run_id=evil)
+    )
     await store.put_scores([replace(made.score("e", 1.0), trial_id=evil)])
     assert (await store.get_samples([prompt.key, evil]))[prompt.key][0].text == evil
     assert store.run_cost(evil, models=[evil]).samples_drawn == 1

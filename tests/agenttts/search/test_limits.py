@@ -12,7 +12,7 @@ import pytest
 from agenttts.errors import UserError
 from agenttts.search.limits import Ledger, LedgerEntry, Spending
 from agenttts.settings import SearchLimits
-from datastore import Prompt, Sample, Store, make_prompt, model_key
+from datastore import Payment, Prompt, Sample, Store, make_prompt, model_key
 from pipelines.errors import SpendRefused
 from tests.agenttts.small_specs import small_spec
 from tests.datastore import made
@@ -183,6 +183,15 @@ async def test_a_resumed_ledger_knows_what_was_spent(tmp_path: Path) -> None:
                     )
                     for index in range(2)
                 ],
+                Payment(
+                    run_id="r1",
+                    model_key=prompt.model_key,
+                    prompt_key=prompt.key,
+                    calls=2,
+                    samples_drawn=2,
+                    prompt_tokens=10,
+                    generated_tokens=10,
+                ),
             )
         limits = SearchLimits(tokens=50)
         kept = Ledger.resumed(limits, SPEC, clock=Clock(), store=store, run_id="r1")

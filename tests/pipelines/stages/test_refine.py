@@ -18,6 +18,7 @@ from pipelines import Allocation, Example, SpecError, StageChoice
 from pipelines.dataset import load_examples
 from pipelines.runtime import Runtime
 from pipelines.runtime.recording import record_full_bank
+from pipelines.servers.billing import Bill
 from pipelines.servers.wire import Draw, DrawnSample, Negotiated
 from pipelines.spec import PipelineSpec, SamplingSpec
 from pipelines.spec.variants import Plurality
@@ -49,13 +50,22 @@ class Lengthening:
         self.asked: list[str] = []
 
     async def draw(
-        self, model: str, content: Mapping[str, Any], sampling: SamplingSpec, n: int, *, first: int = 0
+        self,
+        model: str,
+        content: Mapping[str, Any],
+        sampling: SamplingSpec,
+        n: int,
+        *,
+        first: int = 0,
+        bill: Bill,
     ) -> Draw:
         prompt = str(content["messages"][0]["content"])
         self.asked.append(prompt)
         text = "x" if "[" not in prompt else prompt.partition("[")[2].partition("]")[0] + "x"
         drawn = DrawnSample(text=text, generated_tokens=len(text), mean_logprob=-0.5, finish_reason="stop")
-        return Draw(samples=(drawn,) * n, prompt_tokens=len(prompt), request_id=None)
+        draw = Draw(samples=(drawn,) * n, prompt_tokens=len(prompt), request_id=None)
+        draw.billed_to(bill)
+        return draw
 
     def tell(self, negotiated: Negotiated) -> None:
         """What real clients tell of a server."""
