@@ -17,9 +17,11 @@ from pipelines.spec.pipeline import (
 )
 from pipelines.spec.variants import (
     AggregatorSpec,
+    AnswerParser,
     BestOfN,
     BuiltinMetric,
     ChoiceParser,
+    CodeParser,
     Fusion,
     JsonParser,
     LengthWeighted,
@@ -42,11 +44,13 @@ from pipelines.stages.candidates import Candidate
 __all__ = [
     "AggregatorSpec",
     "Allocation",
+    "AnswerParser",
     "BestOfN",
     "BudgetSpec",
     "BuiltinMetric",
     "Candidate",
     "ChoiceParser",
+    "CodeParser",
     "DatasetSpec",
     "Example",
     "Fusion",

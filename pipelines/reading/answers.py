@@ -18,6 +18,8 @@ class _Marked:
     text: str
 
 
+UNMARKED = NoAnswer("no marked answer")
+"""What `final_answer` returns for a text that marks no answer; a cut mark has another reason."""
 _BOX = re.compile(r"\\f?boxed\s*\{|\\fbox\s*\{|\\boxed\s+(?=[^\s{$])")
 _TAG = re.compile(r"<\s*(answer|final_answer|final|ans)(?:\s[^<>]*)?>", re.IGNORECASE)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -88,36 +90,20 @@ def final_answer(text: str) -> str | NoAnswer:
         text: What the model wrote, without its thinking.
 
     Returns:
-        The answer without markup, quotes, the sentence's full stop and what follows that. NoAnswer where
-        nothing is marked, or where the last box is cut.
+        The answer without markup, quotes, the sentence's full stop and what follows that. UNMARKED where
+        nothing is marked, another NoAnswer where the last box is cut.
     """
     boxed = _boxed(text)
     if isinstance(boxed, NoAnswer):
         return boxed
     marks = [mark for mark in (boxed, _tagged(text), _hashed(text), _phrased(text)) if mark is not None]
     if not marks:
-        return NoAnswer("no marked answer")
+        return UNMARKED
     last = max(marks, key=lambda mark: (mark.end, mark.start))
     if last is boxed:
         return _without_wrappers(last.text)
     inner = final_answer(last.text)
     return inner if isinstance(inner, str) else clean(last.text)
-
-
-def boxed_answer(text: str) -> str | NoAnswer:
-    """Read what the last `\\boxed{...}` of a text holds.
-
-    Args:
-        text: What the model wrote, without its thinking.
-
-    Returns:
-        The content, `\\text{}` and the like unwrapped, LaTeX otherwise as it stands; NoAnswer where there is
-        none or the last one is cut.
-    """
-    box = _boxed(text)
-    if isinstance(box, NoAnswer):
-        return box
-    return NoAnswer("no box") if box is None else _without_wrappers(box.text)
 
 
 def clean(text: str) -> str:

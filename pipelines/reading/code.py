@@ -16,9 +16,7 @@ _NO_LANGUAGE = frozenset(("", "code", "text", "txt", "plaintext", "plain", "outp
 _TOP_LEVEL = re.compile(r"^(?:def|class|import|from|async def|@)\b|^@", re.MULTILINE)
 
 
-def code(
-    text: str, language: str = "python", *, defining: str | None = None, cut: bool = False
-) -> str | NoAnswer:
+def code(text: str, language: str = "python", *, defining: str | None = None) -> str | NoAnswer:
     """Take the code that a text gives as its answer.
 
     Of the blocks in the language, else of those that name none, the last closed one counts, else the last
@@ -29,7 +27,6 @@ def code(
         text: What the model wrote, without its thinking.
         language: Name of the language wanted.
         defining: A name that the answer defines; blocks that do so are preferred. None prefers none.
-        cut: Whether the text ended at its token limit: then code whose fence is open is no value.
 
     Returns:
         The code, with the indent of its first line; NoAnswer where there is none.
@@ -47,13 +44,11 @@ def code(
     definition = _definition(defining) if defining else None
     for candidates in (in_language, without_language):
         usable = [b for b in candidates if definition is None or definition.search(b.code)]
-        if usable := [b for b in usable if b.closed] or ([] if cut else usable):
+        if usable := [b for b in usable if b.closed] or usable:
             chosen = usable[-1]
             earlier = [b.code for b in fenced[: fenced.index(chosen)] if b.closed and b in candidates]
             return _with_helpers(chosen.code, earlier) if wanted == "python" else chosen.code
-    if definition is not None:
-        return code(text, language, cut=cut)
-    return NoAnswer("the code is cut off")
+    return code(text, language)
 
 
 def completed(prompt: str, body: str) -> str:

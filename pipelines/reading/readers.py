@@ -4,7 +4,7 @@ Take the thinking off first (`strip_thinking`), then read a value of the kind th
 is pure and returns `NoAnswer`, with its reason, where a text holds no such value; none raises.
 """
 
-from pipelines.reading.answers import boxed_answer, clean, final_answer
+from pipelines.reading.answers import UNMARKED, clean, final_answer
 from pipelines.reading.choices import choice
 from pipelines.reading.code import code, completed, python_problem
 from pipelines.reading.fences import Block, blocks, file_name
@@ -14,10 +14,10 @@ from pipelines.reading.noanswer import NoAnswer, required
 from pipelines.reading.thinking import strip_thinking
 
 __all__ = [
+    "UNMARKED",
     "Block",
     "NoAnswer",
     "blocks",
-    "boxed_answer",
     "choice",
     "clean",
     "code",

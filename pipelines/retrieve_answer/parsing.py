@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from pipelines.examples import Example
-from pipelines.reading.readers import NoAnswer, clean, final_answer, required, strip_thinking
+from pipelines.reading.readers import UNMARKED, clean, final_answer, required, strip_thinking
 
 _NUMBER = re.compile(r"\d+")
 _RANGE = re.compile(r"(\d+)\s*(?:-|–|to)\s*(\d+)")
@@ -42,11 +42,11 @@ def short_answer(text: str, example: Example) -> str:
     """Extract a short answer: the text after "answer:", else the first line, without quotes and full stop.
 
     Raises:
-        ValueError: The answer is empty.
+        ValueError: The answer is empty or cut.
     """
     answer = required(strip_thinking(text))
     marked = final_answer(answer)
-    short = clean(answer.strip().partition("\n")[0]) if isinstance(marked, NoAnswer) else marked
+    short = clean(answer.strip().partition("\n")[0]) if marked == UNMARKED else required(marked)
     if not short:
         raise ValueError("empty answer")
     return short

@@ -22,9 +22,11 @@ from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.strict import PythonFunction, Strict
 from pipelines.spec.variants import (
     AggregatorSpec,
+    AnswerParser,
     BestOfN,
     BuiltinMetric,
     ChoiceParser,
+    CodeParser,
     Fusion,
     JsonParser,
     LinesParser,
@@ -43,10 +45,12 @@ from pipelines.spec.variants import (
 
 __all__ = [
     "AggregatorSpec",
+    "AnswerParser",
     "BestOfN",
     "BudgetSpec",
     "BuiltinMetric",
     "ChoiceParser",
+    "CodeParser",
     "DatasetSpec",
     "Fusion",
     "JsonParser",

@@ -147,6 +147,19 @@ class ChoiceParser(_Variant, _ParserTraits):
         return self.allowed
 
 
+class AnswerParser(_Variant, _ParserTraits):
+    """Take the final answer that the text marks, as in `\\boxed{}` "The answer is", or a text of a line."""
+
+    kind: Literal["answer"] = "answer"
+
+
+class CodeParser(_Variant, _ParserTraits):
+    """Take the code of the text, from the last complete block in the language."""
+
+    kind: Literal["code"] = "code"
+    language: str = Field(default="python", min_length=1, description="language of the code")
+
+
 class PythonParser(PythonFunction, _ParserTraits):
     """A function (text, example) -> value. A ValueError, a LookupError or None: the text does not parse."""
 
@@ -372,6 +385,8 @@ ParserSpec = Annotated[
     | Annotated[JsonParser, Tag("<json>")]
     | Annotated[RegexParser, Tag("<regex>")]
     | Annotated[ChoiceParser, Tag("<choice>")]
+    | Annotated[AnswerParser, Tag("<answer>")]
+    | Annotated[CodeParser, Tag("<code>")]
     | Annotated[PythonParser, Tag("<function>")],
     _by_kind("text"),
 ]

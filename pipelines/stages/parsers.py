@@ -13,10 +13,22 @@ from dataclasses import dataclass
 from pipelines.errors import CustomCodeFailed, DatasetError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON, plain
-from pipelines.reading.readers import NoAnswer, choice, json_value, quoted_lines, strip_thinking
+from pipelines.reading.readers import (
+    UNMARKED,
+    NoAnswer,
+    choice,
+    clean,
+    code,
+    final_answer,
+    json_value,
+    quoted_lines,
+    strip_thinking,
+)
 from pipelines.spec.functions import UserFunction, reference
 from pipelines.spec.variants import (
+    AnswerParser,
     ChoiceParser,
+    CodeParser,
     JsonParser,
     LinesParser,
     ParserSpec,
@@ -43,7 +55,7 @@ class ParseFailure:
 
 
 def parse(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFailure:
-    """Parse the text of a sample.
+    r"""Parse the text of a sample.
 
     The value depends on the kind of the parser:
 
@@ -53,6 +65,9 @@ def parse(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFail
     - json: the first JSON value, checked against the schema.
     - regex: the first group of the first match, or the match when the pattern has no group, stripped.
     - choice: the one allowed value that the text names.
+    - answer: the final answer that the text marks (`\boxed{}`, `<answer>`, "The answer is", "答案是");
+      without a mark, a text of one line as it stands, and no value for a longer one.
+    - code: the last complete block in the language, or a text that is code as a whole.
 
     Thinking is taken off first, unless a regex looks for it. A text that is cut inside its thinking has no
     value.
@@ -92,6 +107,10 @@ def parse(parser: ParserSpec, text: str, example: Example) -> Parsed | ParseFail
             return _regex(answer, pattern)
         case ChoiceParser():
             return _result(choice(answer, allowed_values(parser, example) or []))
+        case AnswerParser():
+            return _result(_marked_or_short(answer.strip()))
+        case CodeParser(language=language):
+            return _result(code(answer, language))
 
 
 def normal_space(text: str) -> str:
@@ -121,6 +140,11 @@ def _lines(text: str, allowed: Sequence[str] | None) -> Parsed | ParseFailure:
         lines = [normal_space(line) for line in text.splitlines()]
         return Parsed(list(dict.fromkeys(line for line in lines if line)))
     return _result(quoted_lines(text, allowed))
+
+
+def _marked_or_short(text: str) -> str | NoAnswer:
+    marked = final_answer(text)
+    return clean(text) if marked == UNMARKED and "\n" not in text else marked
 
 
 def _regex(text: str, pattern: str) -> Parsed | ParseFailure:

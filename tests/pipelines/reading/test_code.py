@@ -68,14 +68,6 @@ def test_without_a_name_the_last_closed_block_of_the_language_counts() -> None:
         assert code(empty) == NoAnswer("no code")
 
 
-def test_code_that_the_token_limit_cut_is_no_value() -> None:
-    """The caller says so; a closed block before it still counts."""
-    cut = "```python\ndef twice(n):\n    return 2"
-    assert code(cut) == "def twice(n):\n    return 2\n"
-    assert code(cut, cut=True) == NoAnswer("the code is cut off")
-    assert code(f"```python\nx = 1\n```\n{cut}", cut=True) == "x = 1\n"
-
-
 def test_helpers_in_earlier_blocks_come_along() -> None:
     """Only those that the answer uses and does not define; a failed draft stays out."""
     text = (

@@ -181,9 +181,17 @@ BAD: list[tuple[str, str, str, int, str, str]] = [
         "kind: line",
         5,
         "stages[retrieve].parser.kind",
-        "must be 'text', 'lines', 'json', 'regex' or 'choice', got 'line'; did you mean lines?",
+        "must be 'text', 'lines', 'json', 'regex', 'choice', 'answer' or 'code', got 'line'; did you mean "
+        "lines?",
     ),
-    ("no kind at all", "kind: lines", "kind: 7", 5, "stages[retrieve].parser.kind", "or 'choice', got 7"),
+    (
+        "no kind at all",
+        "kind: lines",
+        "kind: 7",
+        5,
+        "stages[retrieve].parser.kind",
+        "'answer' or 'code', got 7",
+    ),
     (
         "unknown kind of metric",
         "kind: exact_match",

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import ChoiceParser, Example, JsonParser, LinesParser, PythonParser, RegexParser, TextParser
+from pipelines import (
+    AnswerParser,
+    ChoiceParser,
+    CodeParser,
+    Example,
+    JsonParser,
+    LinesParser,
+    PythonParser,
+    RegexParser,
+    TextParser,
+)
 from pipelines.errors import CustomCodeFailed, DatasetError
 from pipelines.stages.parsers import Parsed, ParseFailure, parse
 
@@ -112,6 +122,30 @@ def test_regex_takes_the_first_group_or_the_match() -> None:
 def test_choice_is_the_one_value_named(text: str, expected: str | None) -> None:
     """A choice is the whole text, or the only allowed value named as a word; the longer name wins."""
     assert value(CHOICE, text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (r"Adding up, \boxed{42}.", "42"),
+        ("<think>\\boxed{1}</think>\nFirst this.\nThe answer is 7 km.", "7 km"),
+        ("先算一遍。\n答案是：北京。", "北京"),
+        ("42", "42"),
+        ("It may be 42,\nor it may not.", None),
+        (r"So \boxed{4", None),
+    ],
+)
+def test_answer_is_what_the_text_marks(text: str, expected: str | None) -> None:
+    """A text of one line is its own answer; a longer one needs a mark, and a cut mark is no answer."""
+    assert value(AnswerParser(), text) == expected
+
+
+def test_code_is_the_last_complete_block() -> None:
+    """Prose and other languages stay out."""
+    text = "First:\n```python\nx = 1\n```\nBetter:\n```python\nx = 2\n```\n```sql\nSELECT 1\n```"
+    assert value(CodeParser(), text) == "x = 2\n"
+    assert value(CodeParser(language="sql"), text) == "SELECT 1\n"
+    assert value(CodeParser(language="java"), text) is None
 
 
 def test_functions_parse() -> None:
