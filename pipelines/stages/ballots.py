@@ -31,8 +31,8 @@ from pipelines.stages.counts import Count, share_above
 from pipelines.stages.parsers import allowed_values
 
 LEAST_MASS = 0.1
-"""Below this probability of all texts seen together, texts practically never repeat: what their
-probabilities say of the whole is noise. On the zoo's retrieval the weights are worth something from here on."""
+"""Below this probability of all texts seen together, texts practically never repeat, and their probabilities
+say little of the whole: on the zoo's retrieval, sets by weights are no better than by votes up to here."""
 SLACK = 1e-9
 """So that 0.1 of 10 is 1."""
 VALUE_FEATURES = (
