@@ -36,7 +36,10 @@ class PolicyOutcome:
         n_samples: Samples used, banked or not, each once.
         flops: FLOPs of these samples and their prompts, each once; a fuser's and a verifier's included.
         cost_usd: US dollars of the same; None where a model has no price.
+        prompt_tokens: Tokens of these prompts.
+        generated_tokens: Tokens of these samples.
         samples_drawn: Samples that were drawn now.
+        samples_reused: Samples that the bank had.
         calls: Requests that were answered now.
         seconds: From the first request to the outcome.
     """
@@ -48,7 +51,10 @@ class PolicyOutcome:
     n_samples: int
     flops: float
     cost_usd: float | None
+    prompt_tokens: int
+    generated_tokens: int
     samples_drawn: int
+    samples_reused: int
     calls: int
     seconds: float
 
@@ -142,7 +148,10 @@ class PolicyRunner:
             n_samples=used.n_samples,
             flops=used.flops,
             cost_usd=used.cost_usd,
+            prompt_tokens=used.prompt_tokens,
+            generated_tokens=used.generated_tokens,
             samples_drawn=used.n_drawn,
+            samples_reused=used.n_reused,
             calls=used.calls,
             seconds=self._clock() - started,
         )
