@@ -176,13 +176,18 @@ class Runtime:
         if count is None:
             value = self._value(stage, choice, example, outputs, ledger)
             outcome = await _outcome(stage, choice, example, outputs, ledger, value, with_score=with_score)
-            return PlannedOutcome(outcome=outcome, ledger=ledger, features=())
+            return PlannedOutcome(outcome=outcome, ledger=ledger)
         ballots = Ballots.of(stage, count, example)
         value = self._voted(stage, plan, count, ballots, example, outputs, ledger)
         outcome = await _outcome(stage, choice, example, outputs, ledger, value, with_score=with_score)
         if outcome.status == "ok":
             outcome = replace(outcome, n_samples=ballots.n_samples)
-        return PlannedOutcome(outcome=outcome, ledger=ledger, features=ballots.features(count))
+        return PlannedOutcome(
+            outcome=outcome,
+            ledger=ledger,
+            features=ballots.features(count),
+            steps_back=ballots.steps_back(count),
+        )
 
     async def _voted(
         self,
