@@ -170,7 +170,7 @@ def test_a_policy_runs_on_new_inputs(small: Path, server: ScriptedServer, tmp_pa
     file.write_text(POLICY.replace("small", "huge"))
     refused = agenttts("run", small, "--policy", file, "--db", db, stdin=inputs)
     assert refused.code == 2
-    assert refused.errors == ["error: rung 1, stage 'retrieve': may use small, large, got 'huge'"]
+    assert refused.errors == ["rung 1, stage 'retrieve': may use small, large, got 'huge'"]
 
 
 def test_an_input_that_fails_is_told_and_the_others_have_their_output(
