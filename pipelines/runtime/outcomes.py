@@ -163,8 +163,10 @@ class PlannedOutcome:
         outcome: The outcome; `n_samples` are those that were used before it stopped.
         ledger: What it used.
         features: What a calibrated confidence reads; none of a stage that takes no vote.
+        steps_back: Whether a weighted vote was counted as a plain one.
     """
 
     outcome: StageOutcome
     ledger: Ledger
-    features: tuple[float, ...]
+    features: tuple[float, ...] = ()
+    steps_back: bool = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipelines.errors import SpecError
 from pipelines.examples import Example
@@ -33,6 +33,7 @@ class PolicyOutcome:
         rung: The rung whose outcome stands, from 0.
         confidence: How sure the outcome is, from 0 to 1; None on an error, and without a calibrated
             confidence.
+        stepped_back: The stages of that rung whose weighted vote was counted as a plain one.
         n_samples: Samples used, banked or not, each once.
         flops: FLOPs of these samples and their prompts, each once; a fuser's and a verifier's included.
         cost_usd: US dollars of the same; None where a model has no price.
@@ -48,6 +49,7 @@ class PolicyOutcome:
     n_rungs: int
     rung: int
     confidence: float | None
+    stepped_back: tuple[str, ...]
     n_samples: int
     flops: float
     cost_usd: float | None
@@ -99,52 +101,22 @@ class PolicyRunner:
             run = await self._run_rung(number, rung, example, used, with_score)
             runs.append(run)
             if run.fault is not None:
-                outcome = missing_example(example.id, run.stages, run.fault)
-                return self._with_cost(outcome, used, started, len(runs), number, None)
+                stands = Standing(rung=number, confidence=0.0)
+                break
             stands = standing([run.answer for run in runs], [run.confidence or 0.0 for run in runs])
             if number < len(self.policy.thresholds) and stands.confidence >= self.policy.thresholds[number]:
                 break
-        outcome = await self.runtime.scored(runs[stands.rung].stages, example, with_score=with_score)
-        sure = stands.confidence if self.policy.confidences and outcome.status == "ok" else None
-        return self._with_cost(outcome, used, started, len(runs), stands.rung, sure)
-
-    async def _run_rung(
-        self, number: int, rung: Rung, example: Example, used: Ledger, with_score: bool
-    ) -> _RungRun:
-        outputs: dict[str, JSON] = {}
-        stages, features = list[StageOutcome](), list[float]()
-        for stage in self.runtime.spec.stages:
-            planned = await self.runtime.planned_outcome(
-                stage, rung[stage.name], example, outputs, with_score=with_score
-            )
-            used.include(planned.ledger)
-            stages.append(planned.outcome)
-            if planned.outcome.status == "error":
-                place = f"rung {number + 1}, {stage.name}" if len(self.policy.rungs) > 1 else stage.name
-                return _RungRun(stages=stages, fault=f"{place}: {planned.outcome.reason}")
-            outputs[stage.name] = planned.outcome.value
-            features += planned.features
-        confidences = self.policy.confidences
-        return _RungRun(
-            stages=stages,
-            answer=vote_key(stages[-1].value),
-            confidence=confidences[number].of(features) if confidences else None,
-        )
-
-    def _with_cost(
-        self,
-        outcome: ExampleOutcome,
-        used: Ledger,
-        started: float,
-        n_rungs: int,
-        rung: int,
-        confidence: float | None,
-    ) -> PolicyOutcome:
+        chosen = runs[stands.rung]
+        if chosen.fault is not None:
+            outcome = missing_example(example.id, chosen.stages, chosen.fault)
+        else:
+            outcome = await self.runtime.scored(chosen.stages, example, with_score=with_score)
         return PolicyOutcome(
             outcome=outcome,
-            n_rungs=n_rungs,
-            rung=rung,
-            confidence=confidence,
+            n_rungs=len(runs),
+            rung=stands.rung,
+            confidence=stands.confidence if self.policy.confidences and outcome.status == "ok" else None,
+            stepped_back=tuple(chosen.stepped_back),
             n_samples=used.n_samples,
             flops=used.flops,
             cost_usd=used.cost_usd,
@@ -156,12 +128,36 @@ class PolicyRunner:
             seconds=self._clock() - started,
         )
 
+    async def _run_rung(
+        self, number: int, rung: Rung, example: Example, used: Ledger, with_score: bool
+    ) -> _RungRun:
+        outputs: dict[str, JSON] = {}
+        run, features = _RungRun(), list[float]()
+        for stage in self.runtime.spec.stages:
+            planned = await self.runtime.planned_outcome(
+                stage, rung[stage.name], example, outputs, with_score=with_score
+            )
+            used.include(planned.ledger)
+            run.stages.append(planned.outcome)
+            if planned.outcome.status == "error":
+                place = f"rung {number + 1}, {stage.name}" if len(self.policy.rungs) > 1 else stage.name
+                run.fault = f"{place}: {planned.outcome.reason}"
+                return run
+            outputs[stage.name] = planned.outcome.value
+            features += planned.features
+            run.stepped_back += [stage.name] if planned.steps_back else []
+        run.answer = vote_key(run.stages[-1].value)
+        if self.policy.confidences:
+            run.confidence = self.policy.confidences[number].of(features)
+        return run
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+
+@dataclass(kw_only=True, slots=True)
 class _RungRun:
     """The stages of a rung, and why it failed or what it answers."""
 
-    stages: list[StageOutcome]
+    stages: list[StageOutcome] = field(default_factory=list)
+    stepped_back: list[str] = field(default_factory=list)
     fault: str | None = None
     answer: str | None = None
     confidence: float | None = None

@@ -176,13 +176,18 @@ class Runtime:
         if count is None:
             value = self._value(stage, choice, example, outputs, ledger)
             outcome = await _outcome(stage, choice, example, outputs, ledger, value, with_score=with_score)
-            return PlannedOutcome(outcome=outcome, ledger=ledger, features=())
+            return PlannedOutcome(outcome=outcome, ledger=ledger)
         ballots = Ballots.of(stage, count, example)
         value = self._voted(stage, plan, count, ballots, example, outputs, ledger)
         outcome = await _outcome(stage, choice, example, outputs, ledger, value, with_score=with_score)
         if outcome.status == "ok":
             outcome = replace(outcome, n_samples=ballots.n_samples)
-        return PlannedOutcome(outcome=outcome, ledger=ledger, features=ballots.features(count))
+        return PlannedOutcome(
+            outcome=outcome,
+            ledger=ledger,
+            features=ballots.features(count),
+            steps_back=ballots.steps_back(count),
+        )
 
     async def _voted(
         self,
@@ -196,13 +201,12 @@ class Runtime:
     ) -> JSON:
         """What the samples drawn by the plan's stop come to; they are left in the ballots."""
         content, most = prompts.render(stage, example, outputs), plan.choice.n_samples
-        for n in plan.stop.checks(most):
+        while not ballots.stops(count, plan.stop, most):
+            n = ballots.next_check(count, plan.stop, most)
             drawn = await self._samples(stage, plan.choice.model, content, n, ledger)
             new = replace(drawn, samples=drawn.samples[ballots.n_samples :])
             for candidate in _candidates(stage, new, example):
                 ballots.add(candidate)
-            if ballots.stops(count, plan.stop, most):
-                break
         return ballots.output(count)
 
     async def _verified_prefixes(
