@@ -159,7 +159,7 @@ class Answerer:
     def __init__(self, folder: Path, max_tokens: int) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self._network = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self._end: int = self._network.config.eos_token_id
+        self._end = int(self.tokenizer.eos_token_id)
         self._max_tokens = max_tokens
 
     def prompt_ids(self, content: Content) -> list[int]:
