@@ -22,6 +22,7 @@ from pipelines.spec.variants import (
     ChoiceParser,
     Fusion,
     JsonParser,
+    LengthWeighted,
     LinesParser,
     MetricSpec,
     ParserSpec,
@@ -34,8 +35,9 @@ from pipelines.spec.variants import (
     SetVote,
     TextParser,
     Verifier,
+    Weighted,
 )
-from pipelines.stages.aggregators import Candidate
+from pipelines.stages.candidates import Candidate
 
 __all__ = [
     "AggregatorSpec",
@@ -49,6 +51,7 @@ __all__ = [
     "Example",
     "Fusion",
     "JsonParser",
+    "LengthWeighted",
     "LinesParser",
     "MetricSpec",
     "ModelSpec",
@@ -72,6 +75,7 @@ __all__ = [
     "TextParser",
     "TruncateSpec",
     "Verifier",
+    "Weighted",
     "examples_from_rows",
     "load_examples",
     "load_spec",

@@ -27,7 +27,7 @@ from pipelines.spec.functions import reference
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.variants import BuiltinMetric, Fusion, MetricSpec, Refine, Verifier
 from pipelines.stages import aggregators, metrics, parsers, prompts
-from pipelines.stages.aggregators import Candidate
+from pipelines.stages.candidates import Candidate
 
 VERIFYING = SamplingSpec(temperature=0.0, max_tokens=1)
 """A verifier draws nothing: this only completes what identifies its answer."""
@@ -351,7 +351,8 @@ async def _aggregated(
 
 def _candidates(stage: StageSpec, drawn: Samples, example: Example) -> list[Candidate]:
     return [
-        Candidate(s.index, s.text, _parsed(stage, s.text, example), s.mean_logprob) for s in drawn.samples
+        Candidate(s.index, s.text, _parsed(stage, s.text, example), s.mean_logprob, s.generated_tokens)
+        for s in drawn.samples
     ]
 
 
