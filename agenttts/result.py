@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from agenttts.blocking import run_blocking
 from agenttts.errors import UserError
@@ -20,12 +20,16 @@ from agenttts.results.loading import load_outcome
 from agenttts.results.outcome import Equivalent, Finalist, Outcome
 from agenttts.results.ranking import latest
 from agenttts.results.trials import TrialResult
+from agenttts.space.units import query_units
 from datastore.records import Insight
 from datastore.store import Store
 from pipelines.allocation import Allocation
 from pipelines.dataset.splits import examples_from_rows
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
+from pipelines.policy import Policy
+from pipelines.runtime.outcomes import ExampleOutcome
+from pipelines.runtime.policies import PolicyRunner
 from pipelines.runtime.runtime import Runtime
 from pipelines.servers.clients import ModelClients
 from pipelines.spec.files import restore_spec
@@ -216,68 +220,78 @@ class LoadedRun(SearchResult):
         inputs: Iterable[Mapping[str, Any]],
         *,
         allocation: Allocation | None = None,
+        policy: Policy | None = None,
         db: Path | str | None = None,
     ) -> list[dict[str, Any]]:
-        """Run an allocation on new inputs; nothing is scored.
+        """Run an allocation or a policy on new inputs; nothing is scored.
 
         Args:
             inputs: The fields of an example, one mapping for each input.
             allocation: The allocation to run; None for the run's best.
+            policy: The policy to run in its place.
             db: The database that keeps the samples; None for the run's own.
 
         Returns:
             A mapping for each input, in the order of the inputs: `id`, `output`, `stages` (each stage's
-            output), `status`, and `reason` (why there is no output).
+            output), `status`, and `reason` (why there is no output). Of a policy also `confidence`, `n_rungs`
+            (how many were run), `n_samples`, `units`, `seconds`, and `stepped_back` (the stages whose
+            weighted vote was counted as a plain one).
 
         Raises:
-            UserError: The run has no best allocation.
+            UserError: The run has no best allocation, or both an allocation and a policy are given.
+            SpecError: The policy does not fit the pipeline.
         """
-        return run_blocking(self.run_async(inputs, allocation=allocation, db=db))
+        return run_blocking(self.run_async(inputs, allocation=allocation, policy=policy, db=db))
 
     async def run_async(
         self,
         inputs: Iterable[Mapping[str, Any]],
         *,
         allocation: Allocation | None = None,
+        policy: Policy | None = None,
         db: Path | str | None = None,
     ) -> list[dict[str, Any]]:
-        """Run an allocation on new inputs, from code that is already asynchronous.
+        """Run an allocation or a policy on new inputs, from code that is already asynchronous.
 
         Args:
             inputs: As in `run`.
             allocation: As in `run`.
+            policy: As in `run`.
             db: As in `run`.
 
         Returns:
             As `run` does.
 
         Raises:
-            UserError: The run has no best allocation.
+            UserError, SpecError: As `run` does.
         """
-        if allocation is None:
+        if allocation is not None and policy is not None:
+            raise UserError("one of allocation and policy says what to run; give one")
+        chosen = policy or allocation
+        if chosen is None:
             if self.best is None:
                 raise UserError(
                     f"run {self.run_id} has no scored allocation; pass allocation= or search again"
                 )
-            allocation = self.best.allocation
+            chosen = self.best.allocation
         with Store.open(db or self.db) as store:
-            return await run_inputs(self.spec, allocation, inputs, store)
+            return await run_inputs(self.spec, chosen, inputs, store)
 
 
 async def run_inputs(
     spec: PipelineSpec,
-    allocation: Allocation,
+    chosen: Allocation | Policy,
     inputs: Iterable[Mapping[str, Any]],
     store: Store,
     *,
     replay: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> list[dict[str, Any]]:
-    """Run an allocation on new inputs; nothing is scored, and no run pays.
+    """Run an allocation or a policy on new inputs; nothing is scored, and no run pays.
 
     Args:
         spec: The pipeline.
-        allocation: The allocation to run.
+        chosen: What to run.
         inputs: The fields of an example, one mapping for each input.
         store: The database that samples are read from and written to; the spec's bank is attached where it
             exists.
@@ -296,22 +310,51 @@ async def run_inputs(
     clients = None if replay else ModelClients(spec, rng=random.Random(0), environ=environ)
     runtime = Runtime(spec, store, clients, run_id=None, replay=replay)
     try:
-        outcomes = await asyncio.gather(
-            *(runtime.run_example(allocation, example, with_score=False) for example in examples)
+        run_one = (
+            _by_policy(runtime, chosen) if isinstance(chosen, Policy) else _by_allocation(runtime, chosen)
         )
+        return list(await asyncio.gather(*map(run_one, examples)))
     finally:
         if clients is not None:
             await clients.aclose()
-    return [
-        {
-            "id": outcome.example_id,
-            "output": outcome.output,
-            "stages": {stage.stage: stage.value for stage in outcome.stages},
-            "status": outcome.status,
-            "reason": outcome.reason,
+
+
+_RunOne: TypeAlias = Callable[[Example], Awaitable[dict[str, Any]]]
+
+
+def _by_allocation(runtime: Runtime, allocation: Allocation) -> _RunOne:
+    async def run_one(example: Example) -> dict[str, Any]:
+        return _answer(await runtime.run_example(allocation, example, with_score=False))
+
+    return run_one
+
+
+def _by_policy(runtime: Runtime, policy: Policy) -> _RunOne:
+    runner = PolicyRunner(runtime, policy)
+
+    async def run_one(example: Example) -> dict[str, Any]:
+        ran = await runner.run_example(example, with_score=False)
+        return {
+            **_answer(ran.outcome),
+            "confidence": ran.confidence,
+            "n_rungs": ran.n_rungs,
+            "n_samples": ran.n_samples,
+            "units": round(query_units(runtime.spec, ran.flops), 3),
+            "seconds": round(ran.seconds, 3),
+            "stepped_back": list(ran.stepped_back),
         }
-        for outcome in outcomes
-    ]
+
+    return run_one
+
+
+def _answer(outcome: ExampleOutcome) -> dict[str, Any]:
+    return {
+        "id": outcome.example_id,
+        "output": outcome.output,
+        "stages": {stage.stage: stage.value for stage in outcome.stages},
+        "status": outcome.status,
+        "reason": outcome.reason,
+    }
 
 
 def load_run(db: Path | str, run_id: str | None = None) -> LoadedRun:

@@ -2,6 +2,7 @@ from pipelines import zoo
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.dataset.splits import Example, examples_from_rows, load_examples
 from pipelines.errors import PipelineError, SpecError
+from pipelines.policy import Confidence, Policy, Rung, StagePlan, Stop, Vote
 from pipelines.spec.files import load_spec, spec_digest, spec_schema
 from pipelines.spec.pipeline import (
     BudgetSpec,
@@ -15,6 +16,7 @@ from pipelines.spec.pipeline import (
     StageSpec,
     TruncateSpec,
 )
+from pipelines.spec.policyfile import load_policy
 from pipelines.spec.variants import (
     AggregatorSpec,
     BestOfN,
@@ -47,6 +49,7 @@ __all__ = [
     "BuiltinMetric",
     "Candidate",
     "ChoiceParser",
+    "Confidence",
     "DatasetSpec",
     "Example",
     "Fusion",
@@ -59,6 +62,7 @@ __all__ = [
     "PipelineError",
     "PipelineSpec",
     "Plurality",
+    "Policy",
     "Price",
     "PythonAggregator",
     "PythonMetric",
@@ -66,18 +70,23 @@ __all__ = [
     "ReferenceSpec",
     "Refine",
     "RegexParser",
+    "Rung",
     "SamplingSpec",
     "SetVote",
     "SpecError",
     "Speed",
     "StageChoice",
+    "StagePlan",
     "StageSpec",
+    "Stop",
     "TextParser",
     "TruncateSpec",
     "Verifier",
+    "Vote",
     "Weighted",
     "examples_from_rows",
     "load_examples",
+    "load_policy",
     "load_spec",
     "spec_digest",
     "spec_schema",

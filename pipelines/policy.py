@@ -65,7 +65,8 @@ class Stop:
     After `first` samples, and then each time their number has grown by the factor `growth`, it is asked
     whether to stop. So the number of requests that follow each other grows with the logarithm of the
     samples, each request draws several samples, as servers that decode in batches like it, and at most
-    `growth` times the samples needed are drawn.
+    `growth` times the samples needed are drawn. Where it is known how many more are needed at least before
+    the rule can hold, so many are drawn at once (see `Ballots.next_check`).
 
     Attributes:
         kind: fixed: never. decided: nothing that can still come changes the output. confidence: it is
@@ -82,7 +83,7 @@ class Stop:
 
     kind: StopKind = "fixed"
     level: float | None = None
-    first: int = 4
+    first: int = 2
     growth: float = 1.5
 
     def __post_init__(self) -> None:
@@ -93,13 +94,9 @@ class Stop:
         if self.first < 1 or not self.growth > 1:
             raise ValueError(f"first must be >= 1 and growth > 1, got {self.first} and {self.growth}")
 
-    def checks(self, n_samples: int) -> tuple[int, ...]:
-        """Return the numbers of samples after which it is asked whether to stop; the last is `n_samples`."""
-        counts, count = list[int](), self.first
-        while self.kind != "fixed" and count < n_samples:
-            counts.append(count)
-            count = max(count + 1, math.ceil(count * self.growth))
-        return (*counts, n_samples)
+    def following(self, n_samples: int) -> int:
+        """Return after how many samples in all it is asked next, when so many are there."""
+        return max(self.first, n_samples + 1, math.ceil(n_samples * self.growth))
 
     def __str__(self) -> str:
         if self.kind == "fixed":

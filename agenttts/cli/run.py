@@ -1,4 +1,4 @@
-"""`agenttts run`: run an allocation on new inputs."""
+"""`agenttts run`: run an allocation or a policy on new inputs."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ def run(
             "--allocation", help="JSON: {stage: {model, n_samples, verifier}}, or what search --json printed."
         ),
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option("--policy", help="A policy (YAML or JSON): rungs of plans, thresholds, confidences."),
+    ] = None,
     run_id: Annotated[
         str | None, typer.Option("--run", help="Take the best allocation of this run of --db; or: latest.")
     ] = None,
@@ -36,23 +40,21 @@ def run(
     ] = False,
     json: Json = True,
 ) -> None:
-    """Run an allocation on JSON lines from stdin; a JSON line for each goes to stdout, in their order.
+    """Run an allocation or a policy on JSON lines from stdin; a JSON line for each goes to stdout, in order.
 
     Example: `agenttts run pipeline.yaml --run latest --db run.duckdb < inputs.jsonl > outputs.jsonl`
     """
-    if (allocation is None) == (run_id is None):
-        raise UserError("one of --allocation FILE and --run RUN says what to run; give exactly one")
+    if [allocation, policy, run_id].count(None) != 2:
+        raise UserError(
+            "one of --allocation FILE, --policy FILE and --run RUN says what to run; give exactly one"
+        )
     loaded = pipelines.load_spec(spec)
+    chosen = (
+        pipelines.load_policy(policy) if policy is not None else _allocation(loaded, allocation, db, run_id)
+    )
     from agenttts.result import run_inputs
-    from agenttts.space.space import SearchSpace
     from datastore import Store
 
-    chosen = best_allocation(db, run_id) if run_id is not None else _read_allocation(allocation)
-    space = SearchSpace(loaded, math.inf)
-    chosen = space.resolve(chosen)
-    problem = space.problem(chosen)
-    if problem is not None:
-        raise UserError(problem)
     inputs = [_input(number, line) for number, line in enumerate(sys.stdin, 1) if line.strip()]
     with Store.open(db) as store:
         outputs = asyncio.run(run_inputs(loaded, chosen, inputs, store, replay=replay))
@@ -62,6 +64,17 @@ def run(
     if failed:
         say(f"{len(failed)} of {len(outputs)} inputs have no output: {failed[0]['reason']}", "yellow")
         raise typer.Exit(1)
+
+
+def _allocation(spec: pipelines.PipelineSpec, file: Path | None, db: Path, run_id: str | None) -> Allocation:
+    from agenttts.space.space import SearchSpace
+
+    space = SearchSpace(spec, math.inf)
+    chosen = space.resolve(_read_allocation(file) if run_id is None else best_allocation(db, run_id))
+    problem = space.problem(chosen)
+    if problem is not None:
+        raise UserError(problem)
+    return chosen
 
 
 def best_allocation(db: Path, run_id: str) -> Allocation:

@@ -37,7 +37,8 @@ from pipelines.errors import (
     SpendRefused,
 )
 from pipelines.examples import Example
-from pipelines.runtime.runtime import ExampleOutcome, Runtime
+from pipelines.runtime.outcomes import ExampleOutcome
+from pipelines.runtime.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from agenttts.search.events import TrialProgress
 from datastore import records
 from datastore.records import ExampleScore, StageResult
 from pipelines.examples import Example
-from pipelines.runtime.runtime import ExampleOutcome, StageOutcome
+from pipelines.runtime.outcomes import ExampleOutcome, StageOutcome
 from pipelines.spec.pipeline import PipelineSpec
 
 

@@ -14,7 +14,8 @@ from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.errors import ConfigurationError, ReplayMiss
 from pipelines.examples import Example
-from pipelines.runtime.runtime import ExampleOutcome, Runtime
+from pipelines.runtime.outcomes import ExampleOutcome
+from pipelines.runtime.runtime import Runtime
 from pipelines.servers.clients import ModelClients
 from pipelines.spec.pipeline import PipelineSpec
 from tests.agenttts.small_specs import small_spec

@@ -227,8 +227,41 @@ def test_a_vote_takes_the_place_of_the_aggregator() -> None:
         Count.of(BestOfN(), Vote(kind="weighted"))
 
 
+def asked(candidates: list[Candidate], count: Count, stop: Stop) -> list[int]:
+    """After how many samples it is asked whether to stop, to the end."""
+    ballots, n_max, asked_at = counted([], count), len(candidates), list[int]()
+    while not ballots.stops(count, stop, n_max):
+        asked_at.append(ballots.next_check(count, stop, n_max))
+        for candidate in candidates[ballots.n_samples : asked_at[-1]]:
+            ballots.add(candidate)
+    return asked_at
+
+
 def test_a_stop_asks_ever_less_often() -> None:
-    """After the first samples, and then each time their number has grown by half."""
-    assert Stop(kind="decided").checks(32) == (4, 6, 9, 14, 21, 32)
-    assert Stop(kind="decided").checks(3) == (3,)
-    assert Stop().checks(32) == (32,)
+    """After the first samples, and then each time their number has grown by half; if fixed, never."""
+    values = [Candidate(i, f"{i}", "ab"[i % 2]) for i in range(32)]
+    assert asked(values, PLAIN, Stop(kind="confidence", level=1.0)) == [2, 3, 5, 8, 12, 18, 27, 32]
+    assert asked(values, PLAIN, Stop()) == [32]
+
+
+def test_nothing_is_asked_before_it_can_be_decided() -> None:
+    """Half of the samples of a plain vote are drawn at once, and all but a share of those for sets."""
+    alike = [Candidate(i, "a", "a") for i in range(32)]
+    assert asked(alike, PLAIN, Stop(kind="decided")) == [16]
+    split = [Candidate(i, f"{i}", "b" if i % 3 == 0 else "a") for i in range(32)]
+    assert asked(split, PLAIN, Stop(kind="decided")) == [16, 22, 24, 25, 26]
+    lists = [Candidate(i, "a", ["a"]) for i in range(32)]
+    assert asked(lists, Count(threshold=0.25), Stop(kind="decided")) == [25]
+
+
+@pytest.mark.parametrize("of_lists", [False, True])
+@given(data=st.data(), threshold=THRESHOLDS)
+def test_a_plain_vote_is_asked_at_the_first_sample_that_decides_it(
+    of_lists: bool, data: st.DataObject, threshold: float
+) -> None:
+    """No sample is drawn needlessly: where it is asked last is the first n that is decided."""
+    candidates = data.draw(draws(of_lists))
+    count = Count(threshold=threshold if of_lists else None)
+    n_max = len(candidates)
+    first = next(n for n in range(1, n_max + 1) if counted(candidates[:n], count).decided(count, n_max))
+    assert asked(candidates, count, Stop(kind="decided"))[-1] == first
