@@ -339,7 +339,8 @@ def _by_policy(runtime: Runtime, policy: Policy) -> _RunOne:
             "confidence": ran.confidence,
             "n_rungs": ran.n_rungs,
             "n_samples": ran.n_samples,
-            "units": round(query_units(runtime.spec, ran.flops), 3),
+            "units": None if ran.flops is None else round(query_units(runtime.spec, ran.flops), 3),
+            "cost_usd": ran.cost_usd,
             "seconds": round(ran.seconds, 3),
             "stepped_back": list(ran.stepped_back),
         }

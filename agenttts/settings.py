@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agenttts.errors import UserError
+from agenttts.space.measure import MeasureName
 from agenttts.space.objective import Goal, Objective
 from pipelines.spec.pipeline import ModelSpec
 
@@ -44,14 +45,20 @@ class SearchLimits:
                 raise UserError(f"a limit on {cap.name} is > 0, got {value}; leave it out for no limit")
 
     def require_prices(self, models: Mapping[str, ModelSpec]) -> None:
-        """Check that every model has a price where US dollars are limited.
+        """Check that every model has a price where US dollars are limited, and parameters where FLOPs are.
 
         Args:
             models: The models of the pipeline, by name.
 
         Raises:
-            UserError: US dollars are limited, and a model has no price.
+            UserError: US dollars are limited and a model has no price, or FLOPs and it has no parameters.
         """
+        unsized = [name for name, model in models.items() if model.active_params is None]
+        if self.flops is not None and unsized:
+            raise UserError(
+                f"a limit in FLOPs needs the active parameters of every model, and {', '.join(unsized)} has "
+                "none; add active_params or limit tokens or US dollars instead"
+            )
         unpriced = [name for name, model in models.items() if model.price is None]
         if self.usd is not None and unpriced:
             raise UserError(
@@ -68,7 +75,8 @@ class SearchSettings:
     resumed (approval, limits, error rate, requests in flight, preflight, banks) is not compared.
 
     Attributes:
-        budget_units: The budget of an allocation, in units per query.
+        budget_units: The budget of an allocation per query, in its measure.
+        measure: The measure of the budget: "units" or "usd".
         seed: The seed of every random stream.
         proposer: The name of the proposer.
         agent_model: The model of the LLM agent; None when another proposer decides.
@@ -92,6 +100,7 @@ class SearchSettings:
     """
 
     budget_units: float
+    measure: MeasureName = "units"
     seed: int = 0
     proposer: str
     agent_model: str | None = None

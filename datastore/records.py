@@ -152,8 +152,9 @@ class Trial:
         score: Mean over the scored examples; None while there is none.
         n_scored: Examples with a score.
         n_missing: Examples without one, for errors.
-        budget_units: Planned units per query.
-        flops_per_query: Realised, mean over the scored examples; None while there is none.
+        budget_units: Planned cost per query in the measure of the run's budget, units or US dollars.
+        flops_per_query: Realised, mean over the scored examples; None while there is none, or where a model's
+            active parameters are not known.
         prompt_tokens: Of all samples that the trial uses, whether drawn or taken from the bank.
         generated_tokens: Of the same samples.
         cost_usd: Of the same samples; None when a model has no price.
@@ -227,7 +228,7 @@ class StageResult:
         reason: Why there is none; None otherwise.
         prompt_tokens: Of the samples used.
         generated_tokens: Of the samples used.
-        flops: Of the samples used.
+        flops: Of the samples used; None where the model's active parameters are not known.
         cost_usd: Of the samples used; None when the model has no price.
         samples_drawn: Samples that were paid for.
         samples_reused: Samples taken from the bank.
@@ -245,7 +246,7 @@ class StageResult:
     reason: str | None
     prompt_tokens: int
     generated_tokens: int
-    flops: float
+    flops: float | None
     cost_usd: float | None
     samples_drawn: int
     samples_reused: int

@@ -81,8 +81,8 @@ COMMENT ON COLUMN payments.model_key IS 'models.key, or agent: and the name of t
 COMMENT ON COLUMN payments.prompt_key IS 'prompts.key; NULL: a request of a check';
 COMMENT ON COLUMN payments.calls IS 'requests that the server answered, those without a text included';
 COMMENT ON COLUMN payments.samples_drawn IS 'samples that they brought';
-COMMENT ON COLUMN payments.prompt_tokens IS 'as billed: each request reads its prompt; a bound where nobody counted';
-COMMENT ON COLUMN payments.generated_tokens IS 'as billed, answers without a text included; a bound where nobody counted';
+COMMENT ON COLUMN payments.prompt_tokens IS 'as billed, for each request; a bound where nobody counted';
+COMMENT ON COLUMN payments.generated_tokens IS 'as billed; a bound where nobody counted';
 
 CREATE TABLE runs (
     run_id VARCHAR PRIMARY KEY,

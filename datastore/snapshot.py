@@ -1,8 +1,8 @@
 """The live snapshot: a small database beside the real one, for looking at a run that is going on.
 
 It holds every table but prompts, samples and payments. Of these it holds the summary and each run's cost, as
-tables with the names of the views. The writer's thread replaces it atomically, every few seconds while something
-changes.
+tables with the names of the views. The writer's thread replaces it atomically, every few seconds while
+something changes.
 """
 
 from __future__ import annotations

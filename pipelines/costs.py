@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pipelines.spec.fields import ModelSpec, SamplingSpec
 
 UNLIMITED_TOKENS = 32_768
@@ -25,12 +27,52 @@ def stage_flops(active_params: float, prompt_tokens: int, generated_tokens_total
     return 2.0 * active_params * (prompt_tokens + generated_tokens_total)
 
 
+def model_flops(model: ModelSpec, prompt_tokens: int, generated_tokens_total: int) -> float | None:
+    """Compute the FLOPs of samples of a model, as `stage_flops` does.
+
+    Args:
+        model: The model.
+        prompt_tokens: Tokens read.
+        generated_tokens_total: Tokens generated.
+
+    Returns:
+        The FLOPs; None when the model's active parameters are not known.
+    """
+    if model.active_params is None:
+        return None
+    return stage_flops(model.active_params, prompt_tokens, generated_tokens_total)
+
+
+def n_requests(model: ModelSpec, n_samples: int) -> int:
+    """Return how many requests draw n samples of one prompt, each of which is billed the prompt.
+
+    Args:
+        model: The model, with the most samples that one request may ask for.
+        n_samples: The number of samples.
+    """
+    return 1 if model.max_n is None else -(-n_samples // model.max_n)
+
+
+def known_sum(amounts: Iterable[float | None]) -> float | None:
+    """Add amounts up; None when one of them is not known.
+
+    Args:
+        amounts: The amounts.
+    """
+    total = 0.0
+    for amount in amounts:
+        if amount is None:
+            return None
+        total += amount
+    return total
+
+
 def stage_cost_usd(model: ModelSpec, prompt_tokens: int, generated_tokens_total: int) -> float | None:
     """Compute the price of the samples for one prompt.
 
     Args:
         model: The model with its price.
-        prompt_tokens: Length of the prompt, in tokens; it is paid once.
+        prompt_tokens: Tokens of the prompt, once for each request that is billed it.
         generated_tokens_total: Length of all samples together, in tokens.
 
     Returns:

@@ -27,7 +27,7 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from agenttts.policies.orders import sample_order
-from datastore import Prompt, Sample, Store
+from datastore import Payment, Prompt, Sample, Store
 from datastore.bank import Bank, read_parquet
 from pipelines.content import Content
 from pipelines.dataset.splits import load_examples
@@ -144,7 +144,12 @@ class _NoBank:
     async def get_prompt(self, key: str) -> Prompt | None:
         return None
 
-    async def put_samples(self, prompt: Prompt, samples: Sequence[Sample]) -> None:
+    async def put_samples(
+        self, prompt: Prompt, samples: Sequence[Sample], payment: Payment | None = None
+    ) -> None:
+        raise NotImplementedError
+
+    async def put_payment(self, payment: Payment) -> None:
         raise NotImplementedError
 
 

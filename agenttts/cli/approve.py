@@ -12,6 +12,7 @@ from rich.markup import escape
 from agenttts.cli.progress import SearchProgress
 from agenttts.errors import UserError
 from agenttts.search.approval import Approve, Decision, Pending
+from agenttts.space.measure import amount_text
 from pipelines.allocation import StageChoice
 
 _HELP = "Enter or a: approve · e: edit · r: refuse · all: approve this and all that follow"
@@ -55,7 +56,8 @@ def at_terminal(console: Console, progress: SearchProgress, read: Callable[[str]
 
 
 def _answer(console: Console, pending: Pending, read: Callable[[str], str]) -> str:
-    console.print(f"\n[bold]{escape(str(pending.allocation))}[/]  ({pending.budget_units:.4g} units)")
+    planned = amount_text(pending.budget_units, pending.measure)
+    console.print(f"\n[bold]{escape(str(pending.allocation))}[/]  ({planned})")
     console.print(escape(f"{pending.proposer}: {pending.reason}"), style="dim")
     if pending.problem:
         console.print(escape(f"this allocation can't be run: {pending.problem}"), style="red")

@@ -10,6 +10,7 @@ import typer
 
 from agenttts.cli.options import (
     Budget,
+    BudgetUsd,
     Data,
     Json,
     NSearch,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 def check(
     spec: Spec,
     budget: Budget = None,
+    budget_usd: BudgetUsd = None,
     offline: Annotated[bool, typer.Option("--offline", help="Send no request to any server.")] = False,
     data: Data = None,
     n_search: NSearch = None,
@@ -44,10 +46,10 @@ def check(
 
     async def findings_of_spec() -> list[Finding]:
         if offline:
-            return await look(loaded, budget)
+            return await look(loaded, budget, budget_usd=budget_usd)
         clients = ModelClients(loaded, rng=random.Random(0), retries=0)
         try:
-            return await look(loaded, budget, clients=clients)
+            return await look(loaded, budget, budget_usd=budget_usd, clients=clients)
         finally:
             await clients.aclose()
 

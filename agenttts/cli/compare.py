@@ -125,7 +125,7 @@ def _on_bank(
         raise UserError(
             f"{path}: a comparison needs recorded samples; name a bank in the file or with --bank"
         )
-    jobs = comparing.bank_jobs(spec, budgets or [spec.budget.units], seeds, trials, names)
+    jobs = comparing.bank_jobs(spec, budgets or [spec.budget.amount], seeds, trials, names)
     say("reading the bank", "dim")
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "bank.duckdb") as store:
         for file in files:

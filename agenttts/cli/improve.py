@@ -107,13 +107,13 @@ def show(improvement: Improvement) -> None:
         scores = (model.score_before, model.score_after)
         tuned.add_row(
             name,
-            f"{model.active_params:,.0f}",
+            "–" if model.active_params is None else f"{model.active_params:,.0f}",
             str(model.rows),
             *("–" if score is None else f"{score:.3f}" for score in scores),
             f"{model.seconds:.0f}",
         )
     console.print(tuned)
-    table = Table("budget", "", "allocation", "units", "test", "minus before, 95 %")
+    table = Table("budget", "", "allocation", "cost", "test", "minus before, 95 %")
     for comparison in improvement.comparisons:
         for row in _rows(comparison):
             table.add_row(*row)
@@ -128,7 +128,14 @@ def _rows(comparison: Comparison) -> list[tuple[str, ...]]:
         interval = ""
         if difference is not None:
             interval = f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
-        return (budget, name, str(scored.allocation), f"{scored.units:.1f}", f"{scored.score:.3f}", interval)
+        return (
+            budget,
+            name,
+            str(scored.allocation),
+            f"{scored.units:.1f}" if scored.units >= 1 else f"{scored.units:.3g}",
+            f"{scored.score:.3f}",
+            interval,
+        )
 
     return [
         row(f"{comparison.budget_units:g}", "before", comparison.before, None),

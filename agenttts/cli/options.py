@@ -21,7 +21,17 @@ Spec = Annotated[Path, typer.Argument(help="The pipeline file (YAML).", show_def
 Budget = Annotated[
     float | None,
     typer.Option(
-        "--budget", help="Units per query; the pipeline file's where not given.", show_default=False
+        "--budget",
+        help="Budget per query, in units or US dollars as the pipeline file's; its own where not given.",
+        show_default=False,
+    ),
+]
+BudgetUsd = Annotated[
+    float | None,
+    typer.Option(
+        "--budget-usd",
+        help="Budget per query in US dollars, whatever the file's is in; needs prices.",
+        show_default=False,
     ),
 ]
 Data = Annotated[
@@ -51,7 +61,18 @@ LlmModel = Annotated[
     str | None, typer.Option("--llm-model", help="The LLM's model; else AGENTTTS_AGENT_MODEL.")
 ]
 
-__all__ = ["DEFAULT_DB", "Banks", "Budget", "Config", "Data", "Db", "Json", "LlmBaseUrl", "LlmModel"]
+__all__ = [
+    "DEFAULT_DB",
+    "Banks",
+    "Budget",
+    "BudgetUsd",
+    "Config",
+    "Data",
+    "Db",
+    "Json",
+    "LlmBaseUrl",
+    "LlmModel",
+]
 __all__ += ["NSearch", "NTest", "Seed", "Spec"]
 __all__ += ["complain", "out", "print_json", "read_spec", "say", "status_line", "talk"]
 

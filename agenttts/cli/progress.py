@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from agenttts.report.sentences import count_text
+from agenttts.report.sentences import count_text, usd_text
 from agenttts.results.trials import TrialResult
 from agenttts.search.events import (
     InsightLearnt,
@@ -34,6 +34,7 @@ from agenttts.search.events import (
     TrialProgress,
     TrialStarted,
 )
+from agenttts.space.measure import MeasureName, amount_text
 
 
 class SearchProgress:
@@ -62,6 +63,7 @@ class SearchProgress:
         self._examples = self._bars.add_task("examples", total=None, figures="", visible=False)
         self._best = float("-inf")
         self._n_trials = 0
+        self._measure: MeasureName = "units"
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -101,10 +103,12 @@ class SearchProgress:
             self._bars.start()
 
     def _run_started(self, event: RunStarted) -> None:
+        self._measure = event.settings.measure
         verb = "resuming" if event.resumed else "run"
+        budget = amount_text(event.settings.budget_units, self._measure, 6)
         self._print(
             f"{verb} {event.run_id}: {event.allocations:,} allocations within "
-            f"{event.settings.budget_units:g} units, {event.n_examples} search examples, "
+            f"{budget}, {event.n_examples} search examples, "
             f"proposer {event.settings.proposer}, {event.db}",
             style="dim",
         )
@@ -115,12 +119,13 @@ class SearchProgress:
         name = "test split" if event.purpose == "test" else f"trial {event.number}"
         self._bars.update(self._examples, description=name)
         reason = f"{event.proposer}: {event.reason}"
-        self._print(f"{event.number:>4} {event.allocation}  ({event.budget_units:.4g} units)", style="bold")
+        planned = amount_text(event.budget_units, self._measure)
+        self._print(f"{event.number:>4} {event.allocation}  ({planned})", style="bold")
         self._print(f"     {reason}", style="dim")
 
     def _trial_progress(self, event: TrialProgress) -> None:
         missing = f", {event.n_missing} missing" if event.n_missing else ""
-        cost = f", ${event.cost_usd:.2f}" if event.cost_usd else ""
+        cost = f", {usd_text(event.cost_usd)}" if event.cost_usd else ""
         figures = f"{_samples(event)}{missing}{cost}"
         self._bars.update(self._examples, total=event.n_examples, completed=event.n_done, figures=figures)
 
@@ -141,7 +146,7 @@ class SearchProgress:
             self._best = max(self._best, trial.score)
             style = "bold cyan" if best else ""
             self._print(f"     {trial.score:.3f}{' best so far' if best else ''}; {figures}", style=style)
-        usd = f" · ${spent.usd:.2f}" if spent.usd else ""
+        usd = f" · {usd_text(spent.usd)}" if spent.usd else ""
         totals = f"paid {count_text(spent.tokens)} tokens{usd} · best {max(self._best, 0.0):.3f}"
         self._bars.update(self._trials, figures=totals)
 

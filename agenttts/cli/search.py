@@ -12,6 +12,7 @@ from agenttts.cli.options import (
     DEFAULT_DB,
     Banks,
     Budget,
+    BudgetUsd,
     Data,
     Db,
     Json,
@@ -48,6 +49,7 @@ Proposer = Annotated[
 def search(
     spec: Spec,
     budget: Budget = None,
+    budget_usd: BudgetUsd = None,
     trials: Trials = 20,
     proposer: Proposer = "auto",
     seed: Seed = 0,
@@ -115,6 +117,7 @@ def search(
         result = agenttts.search(
             loaded,
             budget=budget,
+            budget_usd=budget_usd,
             proposer=proposer,
             seed=seed,
             db=db,

@@ -160,7 +160,7 @@ def pipeline(
     spec = _spec(kind, name, rng)
     n_search = int(rng.choice(kind.examples))
     parts = _Stages(kind, spec, n_search + n_truth, rng)
-    return SearchSpace(spec, spec.budget.units), parts(0, n_search), parts(n_search, n_search + n_truth)
+    return SearchSpace(spec, spec.budget.amount), parts(0, n_search), parts(n_search, n_search + n_truth)
 
 
 def true_means(outcomes: Outcomes, allocations: Sequence[Allocation]) -> _Floats:
@@ -289,7 +289,7 @@ class _Stages:
             part = values[first:end]
             count, inputs = part.shape[:2]
             start = np.arange(count, dtype=np.int32)[:, None, None, None] * _VALUES
-            sizes = [self.spec.models[m].active_params for m in stage.models]
+            sizes = [self.spec.models[m].active_params or np.nan for m in stage.models]
             tokens = stage.prompt_tokens + stage.generated_tokens * np.arange(1, stage.max_samples + 1)
             flops = 2.0 * np.array(sizes)[:, None] * tokens
             nodes = (count * inputs, len(sizes), stage.max_samples)

@@ -66,7 +66,10 @@ class SimulatedSearch:
         self.landscape = landscape
         self.proposer = proposer
         self.settings = SearchSettings(
-            budget_units=landscape.space.budget_units, proposer=proposer.name, seed=seed
+            budget_units=landscape.space.budget_units,
+            measure=landscape.space.measure.name,
+            proposer=proposer.name,
+            seed=seed,
         )
         self.bank = Bank(landscape.outcomes)
         self.trials: list[TrialResult] = []

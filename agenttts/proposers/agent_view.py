@@ -153,6 +153,7 @@ def shown(view: SearchView) -> dict[str, object]:
         "score": metric.kind if isinstance(metric, BuiltinMetric) else "a function, from 0 to 1",
         "search_examples": view.n_examples,
         "budget_units": view.space.budget_units,
+        **({"a_unit_is": "a US dollar"} if view.space.measure.name == "usd" else {}),
         "stages": [_stage(view.space, stage) for stage in view.space.stages],
         "trials_left": view.trials_left,
         "trials": [_trial(view, trial, best) for trial in view.trials],
@@ -173,7 +174,7 @@ def shown_outlook(outlook: Outlook | None, space: SearchSpace) -> dict[str, obje
                 "allocation": expected.allocation.to_dict(),
                 "score": round(expected.score, 4),
                 "standard_deviation": round(expected.std, 4),
-                "planned_units": round(space.units(expected.allocation), 4),
+                "planned_units": _rounded(space, space.units(expected.allocation), 4),
             }
             for expected in outlook.expected
         ],
@@ -184,16 +185,17 @@ def shown_outlook(outlook: Outlook | None, space: SearchSpace) -> dict[str, obje
 def _stage(space: SearchSpace, stage: StageSpec) -> dict[str, object]:
     models = []
     for option in space.options[stage.name]:
+        params = space.active_params(option)
         first = space.stage_units(stage.name, option.with_samples(1))
         each = space.stage_units(stage.name, option.with_samples(2)) - first
         models.append(
             {
                 "model": option.model,
                 **({} if option.verifier is None else {"verifier": option.verifier}),
-                "active_params": space.active_params(option),
+                **({} if params is None else {"active_params": params}),
                 "aggregator": _aggregator(stage, option),
-                "units_of_first_sample": round(first, 6),
-                "units_of_each_further_sample": round(each, 6),
+                "units_of_first_sample": _rounded(space, first, 6),
+                "units_of_each_further_sample": _rounded(space, each, 6),
             }
         )
     return {
@@ -205,6 +207,11 @@ def _stage(space: SearchSpace, stage: StageSpec) -> dict[str, object]:
     }
 
 
+def _rounded(space: SearchSpace, amount: float, digits: int) -> float:
+    """Units to so many decimals; dollars, which are small, to as many significant digits."""
+    return round(amount, digits) if space.measure.name == "units" else float(f"{amount:.{digits}g}")
+
+
 def _aggregator(stage: StageSpec, option: StageOption) -> str:
     aggregator = stage.aggregator_for(option)
     return "a function" if isinstance(aggregator, PythonAggregator) else aggregator.kind
@@ -214,7 +221,7 @@ def _trial(view: SearchView, trial: TrialResult, best: TrialResult | None) -> di
     data: dict[str, object] = {
         "trial": trial.number,
         "allocation": trial.allocation.to_dict(),
-        "planned_units": round(trial.budget_units, 4),
+        "planned_units": _rounded(view.space, trial.budget_units, 4),
         "status": trial.status,
     }
     if trial.error:

@@ -89,10 +89,11 @@ class SearchView:
             allocation: The allocation.
 
         Returns:
-            Planned seconds per query when the objective is latency, else planned units per query.
+            Planned seconds per query when the objective is latency, else the planned cost per query, in the
+            budget's measure.
         """
         if self.goal.objective == "latency":
-            return self.goal.burden(self.space.spec, allocation)
+            return self.goal.burden(self.space.measure, allocation)
         return self.space.units(allocation)
 
     @property

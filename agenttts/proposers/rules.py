@@ -180,7 +180,7 @@ def winning_options(view: SearchView) -> Allocation:
             for move in moves.models_at_equal_budget(view.space, base.allocation)
             if move.stage == stage.name and move.allocation in by_allocation
         ]
-        rivals.sort(key=lambda t: view.space.active_params(t.allocation[stage.name].option))
+        rivals.sort(key=lambda t: view.space.magnitude(stage.name, t.allocation[stage.name].option))
         winner = rivals[0]
         for larger in rivals[1:]:
             rng = np.random.default_rng([view.seed, larger.number, winner.number])

@@ -212,7 +212,7 @@ class SolverProposer:
         return Suggestion(
             untried[pick],
             f"{untried[pick]}: expected {mean:.3f} ± {std:.3f} against {best.score:.3f} of the best, "
-            f"{view.space.units(untried[pick]):.4g} of {view.space.budget_units:g} units.",
+            f"{view.space.share_text(untried[pick])}.",
         )
 
     def _candidates(self, view: SearchView) -> list[Allocation]:

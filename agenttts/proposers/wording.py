@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -71,8 +72,7 @@ def move_reason(move: Move, best: TrialResult, promise: Promise, view: SearchVie
         The reason.
     """
     changes = _changes(best.allocation, move.allocation)
-    units = view.space.units(move.allocation)
-    end = f"; {promise}, {units:.4g} of {view.space.budget_units:g} units."
+    end = f"; {promise}, {view.space.share_text(move.allocation)}."
     if move.rule == "combine":
         return f"The model kept at each stage, together: {move.allocation}{end}"
     if move.rule == "explore" or move.stage is None:
@@ -80,7 +80,8 @@ def move_reason(move: Move, best: TrialResult, promise: Promise, view: SearchVie
             f"No small step from trial {best.number} is expected to help; further off, {move.allocation}{end}"
         )
     if move.rule == "shift":
-        return f"Units move from {move.giver} to {move.stage}: {changes}{end}"
+        what = "Units" if view.space.measure.name == "units" else "Dollars"
+        return f"{what} move from {move.giver} to {move.stage}: {changes}{end}"
     if move.rule == "model":
         return f"Another model at {move.stage}: {changes}{end}"
     words = "More" if move.rule == "climb" else "Fewer"
@@ -137,10 +138,11 @@ def _option_lesson(
     if change.low > 0 or change.high < 0:
         winner, loser = (new, old) if change.low > 0 else (old, new)
         return f"At {stage}, {winner} is clearly better than {loser}: {figures}."
-    smaller = min((old.option, new.option), key=view.space.active_params)
+    smaller = min((old.option, new.option), key=partial(view.space.magnitude, stage))
+    word = "smaller" if view.space.active_params(smaller) is not None else "cheaper"
     return (
         f"At {stage}, {new} and {old} are not told apart: {figures}; "
-        f"the smaller, {smaller}, is as good within noise."
+        f"the {word}, {smaller}, is as good within noise."
     )
 
 

@@ -33,7 +33,7 @@ class StageOutcomes:
         name: The name of the stage.
         options: The options along axis 1.
         leads_to: The node of the next stage, UNKNOWN or FAILED; at the last stage 0 where there is a score.
-        flops: The FLOPs of the samples 0 to n - 1 with their prompt.
+        flops: The FLOPs of the samples 0 to n - 1 with their prompt; US dollars where parameters are unknown.
         stage_score: The score by the stage's own metric, NaN where there is none; None without such a metric.
     """
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from agenttts.replay.arrays import FAILED, UNKNOWN, Outcomes, StageOutcomes, Walk
 from agenttts.results.trials import REPLAYED, TrialResult, mean
-from agenttts.space.units import planned_units
+from agenttts.space.measure import Measure
 from datastore.store import Store
 from pipelines.allocation import Allocation, StageOption
 from pipelines.errors import CustomCodeFailed, ReplayMiss
@@ -83,10 +83,15 @@ class BankOutcomes:
         spec: The pipeline that the samples were recorded for.
         store: The store, with the banks attached.
         examples: The examples to score on.
+        measure: The measure of planned amounts; None: that of the spec's budget.
     """
 
-    def __init__(self, spec: PipelineSpec, store: Store, examples: Sequence[Example]) -> None:
+    def __init__(
+        self, spec: PipelineSpec, store: Store, examples: Sequence[Example], measure: Measure | None = None
+    ) -> None:
         self.spec = spec
+        self._measure = Measure.of(spec) if measure is None else measure
+        self._in_flops = all(spec.models[name].active_params is not None for name in spec.used_models)
         self._examples = tuple(examples)
         self._runtime = Runtime(spec, store, None, run_id=None, replay=True)
         self._stages = [
@@ -178,7 +183,7 @@ class BankOutcomes:
             scores=scores,
             n_scored=len(present),
             n_missing=len(scores) - len(present),
-            budget_units=planned_units(self.spec, allocation),
+            budget_units=self._measure.planned(allocation),
             flops_per_query=None,
             prompt_tokens=0,
             generated_tokens=0,
@@ -227,7 +232,7 @@ class BankOutcomes:
         last = k + 1 == len(self._stages)
         for outcome in outcomes:
             at = (number, m, outcome.n_samples - 1)
-            stage.flops[at] = outcome.flops
+            stage.flops[at] = outcome.flops if self._in_flops else outcome.cost_usd
             stage.stage_score[at] = np.nan if outcome.score is None else outcome.score
             if outcome.status == "error":
                 stage.leads_to[at] = FAILED

@@ -236,7 +236,7 @@ def _steps(
         if _others(trial.allocation, stage) != _others(base.allocation, stage):
             continue
         option = trial.allocation[stage].option
-        if trial.budget_units <= base.budget_units + 1e-9:
+        if trial.budget_units <= base.budget_units + 1e-9 * min(1.0, abs(base.budget_units)):
             continue
         if option not in nearest or trial.budget_units < nearest[option].budget_units:
             nearest[option] = trial

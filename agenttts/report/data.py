@@ -21,6 +21,7 @@ from agenttts.results.loading import load_outcome
 from agenttts.results.outcome import Outcome, jsonable, trial_json
 from agenttts.results.ranking import SEARCHING, by_phase, latest
 from agenttts.results.trials import TrialResult, load_trial
+from agenttts.space.measure import Measure
 from agenttts.stats import Interval
 from datastore import Insight, Proposal, Run, Store, StoreError, Trial
 from pipelines.allocation import Allocation, StageOption
@@ -41,14 +42,15 @@ class Step:
         allocation: The allocation with the best score so far.
         score: Its score on the search split.
         flops: FLOPs of all trials so far, whether their samples were drawn or came from the bank.
-        flops_drawn: The part of them that the trials paid for, by their share of the samples.
+        flops_drawn: The part of them that the trials paid for, by their share of the samples. Both are None
+            where active parameters of a model are not known.
     """
 
     trial: int
     allocation: Allocation
     score: Interval
-    flops: float
-    flops_drawn: float
+    flops: float | None
+    flops_drawn: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,8 @@ class ReportData:
         as_of: Unix time of the snapshot of a run in progress; None otherwise.
         started_at: Unix time.
         finished_at: Unix time; None while the run is not finished.
-        budget_units: The most that an allocation may cost per query; None when the run does not tell.
+        budget_units: The most that an allocation may cost per query, in the outcome's measure; None when the
+            run does not tell.
         proposer: Name of the proposer; None when the run does not tell.
         seed: The run's seed; None when the run does not tell.
         replay: Whether the run was replayed on recorded samples alone.
@@ -233,7 +236,8 @@ def read_report(
     replayed: list[TrialResult] = []
     spare: list[StageHeadroom] = []
     if solve and best is not None and spec is not None and store.as_of is None:
-        replayed, spare = _replayed(spec, store, best, int(settings.get("seed") or 0), examples)
+        measure = Measure(spec, outcome.measure)
+        replayed, spare = _replayed(measure, store, best, int(settings.get("seed") or 0), examples)
     points = merged(latest(outcome.trials, outcome.confirmation), replayed)
     options = {stage.name: stage.options for stage in spec.stages} if spec else _options_tried(trials)
     rule = json.loads(run.spec) if run.spec else {}
@@ -267,9 +271,11 @@ def read_report(
 def _steps(trials: Iterable[TrialResult]) -> Iterable[Step]:
     best: TrialResult | None = None
     flops = flops_drawn = 0.0
+    known = True
     for trial in trials:
         if trial.split != "search" or trial.purpose not in SEARCHING:
             continue
+        known = known and (trial.flops_per_query is not None or not trial.n_scored)
         trial_flops = (trial.flops_per_query or 0.0) * trial.n_scored
         n_samples = trial.samples_drawn + trial.samples_reused
         flops += trial_flops
@@ -281,8 +287,8 @@ def _steps(trials: Iterable[TrialResult]) -> Iterable[Step]:
                 trial=trial.number,
                 allocation=best.allocation,
                 score=best.interval,
-                flops=flops,
-                flops_drawn=flops_drawn,
+                flops=flops if known else None,
+                flops_drawn=flops_drawn if known else None,
             )
 
 
@@ -342,13 +348,14 @@ def _tuned(store: Store, spec: Mapping[str, Any]) -> tuple[TunedRow, ...]:
 
 
 def _replayed(
-    spec: PipelineSpec, store: Store, best: Allocation, seed: int, examples: Sequence[Example] | None
+    measure: Measure, store: Store, best: Allocation, seed: int, examples: Sequence[Example] | None
 ) -> tuple[list[TrialResult], list[StageHeadroom]]:
     """Recorded samples around the best allocation, and its headroom; empty where data or bank are gone."""
+    spec = measure.spec
     try:
         attach_spec_bank(spec, store)
         examples = load_examples(spec, "search") if examples is None else examples
-        around = solve_around(BankOutcomes(spec, store, examples), best)
+        around = solve_around(BankOutcomes(spec, store, examples, measure), best)
         return around, headroom(spec, store, examples, best, seed)
     except (PipelineError, StoreError, OSError):
         return [], []

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from agenttts.space.measure import amount_text, label_of
 from pipelines.allocation import StageOption
 
 if TYPE_CHECKING:
@@ -56,15 +57,16 @@ def best_so_far(data: ReportData, against: str = "trials") -> go.Figure:
                 name="trials",
                 marker={"color": GREY, "size": 6, "opacity": 0.7},
                 error_y=_error_bars(_intervals(trials), GREY),
-                text=[_trial_hover(t) for t in trials],
+                text=[_trial_hover(data, t) for t in trials],
                 hovertemplate="%{text}<extra></extra>",
             )
         )
     else:
-        name = "all samples used" if any(s.flops_drawn < s.flops for s in steps) else "samples drawn"
-        series = [(name, [s.flops for s in steps], ACCENT, "solid")]
-        if steps and 0 < steps[-1].flops_drawn < steps[-1].flops:
-            series.append(("samples paid for", [s.flops_drawn for s in steps], PALETTE[1], "dash"))
+        flops, drawn = [s.flops or 0.0 for s in steps], [s.flops_drawn or 0.0 for s in steps]
+        name = "all samples used" if drawn < flops else "samples drawn"
+        series = [(name, flops, ACCENT, "solid")]
+        if steps and 0 < drawn[-1] < flops[-1]:
+            series.append(("samples paid for", drawn, PALETTE[1], "dash"))
     for name, x, colour, dash in series:
         if name in ("best so far", "all samples used", "samples drawn"):
             _band(figure, x, [s.score for s in steps], colour, step=True)
@@ -132,10 +134,10 @@ def quality_against_budget(data: ReportData) -> go.Figure:
     """
     import plotly.graph_objects as go
 
-    figure = _figure(f"score ({data.metric})", "budget, units per query")
+    figure = _figure(f"score ({data.metric})", f"budget, {label_of(data.outcome.measure)} per query")
     front, best = data.outcome.frontier, data.outcome.best
     others = [t for t in data.trials if t.split == "search" and t.interval and t.number not in data.frontier]
-    figure.add_trace(_budget_points(others, "trials", GREY, 8, 0.6))
+    figure.add_trace(_budget_points(data, others, "trials", GREY, 8, 0.6))
     figure.add_trace(
         go.Scatter(
             x=[t.budget_units for t in front],
@@ -146,7 +148,7 @@ def quality_against_budget(data: ReportData) -> go.Figure:
             showlegend=False,
         )
     )
-    figure.add_trace(_budget_points(front, "Pareto front", ACCENT, 10, 1.0))
+    figure.add_trace(_budget_points(data, front, "Pareto front", ACCENT, 10, 1.0))
     if best is not None:
         figure.add_trace(
             go.Scatter(
@@ -171,7 +173,8 @@ def next_unit(data: ReportData) -> go.Figure:
     """
     import plotly.graph_objects as go
 
-    figure = _figure("", "gain in score per further unit")
+    measure = data.outcome.measure
+    figure = _figure("", f"gain in score per further {'unit' if measure == 'units' else 'USD'}")
     steps = list(reversed(data.marginals))
     colours = model_styles(data)
     figure.add_trace(
@@ -196,7 +199,7 @@ def next_unit(data: ReportData) -> go.Figure:
             text=[
                 _hover(
                     step_label(m),
-                    f"{m.extra_units:+.3g} units: {_interval(m.gain, signed=True)}",
+                    f"+{amount_text(m.extra_units, measure, 3)}: {_interval(m.gain, signed=True)}",
                     f"from {m.base}",
                 )
                 for m in steps
@@ -362,7 +365,7 @@ def _band(
 
 
 def _budget_points(
-    trials: Sequence[TrialResult], name: str, colour: str, size: int, opacity: float
+    data: ReportData, trials: Sequence[TrialResult], name: str, colour: str, size: int, opacity: float
 ) -> go.Scatter:
     import plotly.graph_objects as go
 
@@ -373,7 +376,7 @@ def _budget_points(
         name=name,
         marker={"color": colour, "size": size, "opacity": opacity},
         error_y=_error_bars(_intervals(trials), colour),
-        text=[_trial_hover(t) for t in trials],
+        text=[_trial_hover(data, t) for t in trials],
         hovertemplate="%{text}<extra></extra>",
     )
 
@@ -401,11 +404,10 @@ def _interval(score: Interval, *, signed: bool = False) -> str:
     return f"{score.mean:.3f} [{score.low:.3f}, {score.high:.3f}]"
 
 
-def _trial_hover(trial: TrialResult) -> str:
+def _trial_hover(data: ReportData, trial: TrialResult) -> str:
     score = _interval(trial.interval) if trial.interval else trial.status
-    return _hover(
-        f"trial {trial.number}", str(trial.allocation), f"{score} at {trial.budget_units:.4g} units"
-    )
+    planned = amount_text(trial.budget_units, data.outcome.measure)
+    return _hover(f"trial {trial.number}", str(trial.allocation), f"{score} at {planned}")
 
 
 def _curve_hover(curve: StageCurve, point: CurvePoint) -> str:

@@ -11,6 +11,7 @@ from agenttts.errors import UserError
 from agenttts.report import figures as plots
 from agenttts.report import sentences as words
 from agenttts.report.data import ReportData
+from agenttts.space.measure import label_of
 from pipelines.files import whole
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def to_html(data: ReportData) -> str:
     return template.render(
         data=data,
         words=words,
+        label=label_of(data.outcome.measure),
         figures={name: Markup(_fragment(name, figure)) for name, figure in _figures(data).items()},
         stages=list(dict.fromkeys(curve.stage for curve in data.curves)),
         tiles=_tiles(data),
@@ -100,7 +102,8 @@ def _figures(data: ReportData) -> dict[str, go.Figure]:
     figures = {}
     if data.steps:
         figures["by-trial"] = plots.best_so_far(data, "trials")
-        figures["by-flops"] = plots.best_so_far(data, "flops")
+        if all(step.flops is not None for step in data.steps):
+            figures["by-flops"] = plots.best_so_far(data, "flops")
         figures["budget"] = plots.quality_against_budget(data)
     for stage in dict.fromkeys(curve.stage for curve in data.curves):
         figures[f"stage-{stage}"] = plots.score_against_samples(data, stage)
@@ -139,8 +142,10 @@ def _tiles(data: ReportData) -> list[tuple[str, str, str]]:
         interval = words.interval_text(outcome.difference_ci, signed=True)
         tiles.append(("difference, paired", f"{outcome.difference:+.3f}", interval))
     if best is not None:
-        of = f"of {words.units_text(data.budget_units)} allowed" if data.budget_units is not None else ""
-        tiles.append(("units per query", words.units_text(best.budget_units), of))
+        measure, allowed = outcome.measure, data.budget_units
+        of = f"of {words.units_text(allowed, measure)} allowed" if allowed is not None else ""
+        planned = words.units_text(best.budget_units, measure)
+        tiles.append((f"{label_of(measure)} per query", planned, of))
     used = f"of {words.count_text(cost.samples_used)} used"
     tiles.append(("samples from the bank", f"{cost.reused_share:.0%}", used))
     return tiles

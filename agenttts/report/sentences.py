@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from agenttts.space.measure import MeasureName, label_of, number_text
+
 if TYPE_CHECKING:
     from agenttts.report.data import ReportData
     from agenttts.results.outcome import Finalist
@@ -51,13 +53,23 @@ def count_text(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def units_text(units: float) -> str:
-    """Format units with three significant digits, from a hundred on as whole numbers.
+def units_text(units: float, measure: MeasureName) -> str:
+    """Format a planned cost with three significant digits, from a hundred on as a whole number.
 
     Args:
-        units: The units.
+        units: The amount, without its label.
+        measure: What it is measured in.
     """
-    return f"{units:.0f}" if abs(units) >= 100 else f"{units:.3g}"
+    return f"{units:.0f}" if abs(units) >= 100 else number_text(units, measure, 3)
+
+
+def usd_text(usd: float) -> str:
+    """Format US dollars: cents, and below a dollar three significant digits.
+
+    Args:
+        usd: The amount.
+    """
+    return f"${usd:,.2f}" if usd >= 1 or usd == 0 else f"${number_text(usd, 'usd', 3)}"
 
 
 def time_text(at: float) -> str:
@@ -120,8 +132,9 @@ def headline(data: ReportData) -> str:
     best = data.outcome.best
     if best is None:
         return f"No trial of {data.pipeline} has a score yet."
-    budget = units_text(best.budget_units)
-    of = f" of {units_text(data.budget_units)}" if data.budget_units is not None else ""
+    measure = data.outcome.measure
+    budget = units_text(best.budget_units, measure)
+    of = f" of {units_text(data.budget_units, measure)}" if data.budget_units is not None else ""
     lead = (
         "The best allocation found"
         if data.confirmed
@@ -129,7 +142,7 @@ def headline(data: ReportData) -> str:
     )
     return (
         f"{lead} is {best.allocation}: {finalist_score(best)} ({data.metric}), "
-        f"for {budget}{of} units per query."
+        f"for {budget}{of} {label_of(measure)} per query."
     )
 
 
@@ -145,16 +158,17 @@ def cost_lines(data: ReportData) -> Iterator[str]:
     cost = data.outcome.cost
     tokens = count_text(cost.prompt_tokens + cost.generated_tokens)
     agent = f", {count_text(cost.agent_tokens)} more of the agent's" if cost.agent_tokens else ""
-    money = f" and ${cost.usd:.2f}" if cost.usd is not None else ""
+    money = f" and {usd_text(cost.usd)}" if cost.usd is not None else ""
+    flops = "FLOPs not known" if cost.flops is None else f"{count_text(cost.flops)} FLOPs"
     time = f" in {minutes_text(data.minutes)}" if data.minutes is not None else ""
     yield (
         f"The search drew {count_text(cost.samples_drawn)} samples in {count_text(cost.calls)} calls{time}: "
-        f"{tokens} tokens{agent}, {count_text(cost.flops)} FLOPs{money}."
+        f"{tokens} tokens{agent}, {flops}{money}."
     )
     if cost.samples_reused:
         of_used = f"{count_text(cost.samples_reused)} of the {count_text(cost.samples_used)} samples"
         yield f"The bank answered {of_used} that the trials used ({cost.reused_share:.0%})."
-    if cost.flops_without_bank:
+    if cost.flops_without_bank and cost.flops_spared_by_shared_prompts is not None:
         yield (
             f"Without the bank the same trials would take {count_text(cost.flops_without_bank)} FLOPs, "
             f"and {count_text(cost.flops_spared_by_shared_prompts)} more if each sample read its own prompt."
@@ -165,21 +179,24 @@ def cost_lines(data: ReportData) -> Iterator[str]:
 
 
 def next_unit_text(data: ReportData) -> str:
-    """Describe which dearer choice gains most per unit of compute, and how sure that is.
+    """Describe which dearer choice gains most per unit of the budget's measure, and how sure that is.
 
     Args:
         data: The report.
     """
     if not data.marginals:
-        return "No two trials differ in one stage alone: what a further unit would buy is not known."
+        return "No two trials differ in one stage alone: what a dearer choice would buy is not known."
     first = data.marginals[0]
     step = f"{first.before} → {first.after} at {first.stage}"
-    gain = f"{interval_text(first.gain, signed=True)} for {units_text(first.extra_units)} more units"
+    measure = data.outcome.measure
+    of_compute, unit = (" of compute", "unit") if measure == "units" else ("", "dollar")
+    extra = f"{units_text(first.extra_units, measure)} more {label_of(measure)}"
+    gain = f"{interval_text(first.gain, signed=True)} for {extra}"
     if first.gain.low > 0:
-        return f"The next unit of compute would buy most with {step}: {gain}."
+        return f"The next {unit}{of_compute} would buy most with {step}: {gain}."
     if first.gain.mean > 0:
         return (
-            f"The next unit would buy most with {step} ({gain}), if it buys anything: the interval holds 0."
+            f"The next {unit} would buy most with {step} ({gain}), if it buys anything: the interval holds 0."
         )
     return f"No dearer choice at one stage has scored better; the least bad is {step} ({gain})."
 

@@ -6,8 +6,9 @@ from html import escape
 from pathlib import Path
 from typing import Protocol
 
-from agenttts.report.sentences import count_text, interval_text, score_text, units_text
+from agenttts.report.sentences import count_text, interval_text, score_text, units_text, usd_text
 from agenttts.results.outcome import Finalist, Outcome
+from agenttts.space.measure import MeasureName, label_of
 
 
 class Run(Protocol):
@@ -61,21 +62,21 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     cost = run.outcome.cost
     tokens = count_text(cost.prompt_tokens + cost.generated_tokens)
     samples = count_text(cost.samples_drawn)
-    money = "" if cost.usd is None else f", ${cost.usd:,.2f}"
+    money = "" if cost.usd is None else f", {usd_text(cost.usd)}"
+    flops = "FLOPs not known" if cost.flops is None else f"{count_text(cost.flops)} FLOPs"
     return [
         ("run", f"{run.run_id}, {run.status}, in {run.db}"),
-        ("best", _finalist(run.outcome.best)),
-        ("baseline", _finalist(run.outcome.baseline)),
+        ("best", _finalist(run.outcome.best, run.outcome.measure)),
+        ("baseline", _finalist(run.outcome.baseline, run.outcome.measure)),
         ("trials", f"{len(run.outcome.trials)}, {scored} with a score"),
         (
             "cost",
-            f"{count_text(cost.calls)} calls, {samples} samples, {tokens} tokens, "
-            f"{count_text(cost.flops)} FLOPs{money}",
+            f"{count_text(cost.calls)} calls, {samples} samples, {tokens} tokens, {flops}{money}",
         ),
     ]
 
 
-def _finalist(finalist: Finalist | None) -> str:
+def _finalist(finalist: Finalist | None, measure: MeasureName) -> str:
     if finalist is None:
         return "no trial has a score"
     split = "search" if finalist.test_score is None else "test"
@@ -85,5 +86,5 @@ def _finalist(finalist: Finalist | None) -> str:
         else (finalist.test_score, finalist.test_ci)
     )
     bounds = f" {interval_text(interval)}" if interval else ""
-    units = units_text(finalist.budget_units)
-    return f"{finalist.allocation}: {score_text(score)}{bounds} on the {split} split, {units} units per query"
+    planned = f"{units_text(finalist.budget_units, measure)} {label_of(measure)} per query"
+    return f"{finalist.allocation}: {score_text(score)}{bounds} on the {split} split, {planned}"

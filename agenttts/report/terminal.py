@@ -12,6 +12,7 @@ from rich.text import Text
 
 from agenttts.report import sentences as words
 from agenttts.report.data import ReportData
+from agenttts.space.measure import label_of
 
 _WIDE = 140  # columns that leave room for reasons
 
@@ -68,7 +69,7 @@ def trial_table(data: ReportData, *, reasons: bool = True) -> Table:
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     table.add_column("allocation", min_width=20)
-    table.add_column("units", justify="right", no_wrap=True)
+    table.add_column(label_of(data.outcome.measure), justify="right", no_wrap=True)
     table.add_column("score [95 %]", no_wrap=True)
     table.add_column("examples", justify="right", no_wrap=True)
     table.add_column("drawn", justify="right", no_wrap=True)
@@ -85,7 +86,7 @@ def trial_table(data: ReportData, *, reasons: bool = True) -> Table:
             str(trial.number),
             "●" if trial.number in data.frontier else "",
             escape(str(trial.allocation)),
-            words.units_text(trial.budget_units),
+            words.units_text(trial.budget_units, data.outcome.measure),
             words.trial_score_text(trial),
             f"{trial.n_scored}{missing}",
             words.count_text(trial.samples_drawn),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agenttts.results.outcome import Certificate, Equivalent, Finalist, Outcome
+from agenttts.results.outcome import Certificate, Finalist, Outcome
+from agenttts.space.measure import amount_text
 
 
 def certificate(outcome: Outcome) -> Certificate:
@@ -34,8 +35,9 @@ def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
     seconds = outcome.planned_seconds
     planned = "" if seconds is None else f", {seconds:.3g} s as planned"
     yield (
-        f"{best.allocation} ({best.budget_units:.4g} units{planned}) is {_superlative(outcome, best)} of "
-        f"{n_tried} allocations tried, with {best.search_score:.3f} on {outcome.n_search} search examples."
+        f"{best.allocation} ({amount_text(best.budget_units, outcome.measure)}{planned}) is "
+        f"{_superlative(outcome, best)} of {n_tried} allocations tried, with {best.search_score:.3f} on "
+        f"{outcome.n_search} search examples."
     )
     yield from _retested(outcome, best)
     if best.test_score is None or best.test_ci is None:
@@ -52,7 +54,7 @@ def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
         ]
         yield f"Further metrics there: {', '.join(summaries)}."
     yield _against_default(outcome, best)
-    yield _equivalents(outcome.equivalent, best)
+    yield _equivalents(outcome, best)
     n_missing = sum(trial.n_missing for trial in outcome.trials)
     if n_missing:
         yield (
@@ -100,7 +102,8 @@ def _against_default(outcome: Outcome, best: Finalist) -> str:
     return f"It is {'better' if low > 0 else 'worse'} than {against}: {figures}."
 
 
-def _equivalents(equivalent: tuple[Equivalent, ...], best: Finalist) -> str:
+def _equivalents(outcome: Outcome, best: Finalist) -> str:
+    equivalent = outcome.equivalent
     n_others = sum(entry.allocation != best.allocation for entry in equivalent)
     if not n_others:
         return "No other allocation tried is as good within noise."
@@ -109,4 +112,5 @@ def _equivalents(equivalent: tuple[Equivalent, ...], best: Finalist) -> str:
     claim = f"{count} can't be told apart from it on the search examples"
     if cheapest.allocation == best.allocation:
         return f"{claim}; none is cheaper."
-    return f"{claim}; the cheapest is {cheapest.allocation}, {cheapest.budget_units:.4g} units."
+    cost = amount_text(cheapest.budget_units, outcome.measure)
+    return f"{claim}; the cheapest is {cheapest.allocation}, {cost}."

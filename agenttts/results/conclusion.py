@@ -12,6 +12,7 @@ from agenttts.results.outcome import Equivalent, Finalist, MetricSummary, Outcom
 from agenttts.results.ranking import baseline_of, by_phase, frontier, hypervolume, latest, winner_of
 from agenttts.results.retest import SPLIT
 from agenttts.results.trials import TrialResult, trial_id
+from agenttts.space.measure import Measure
 from agenttts.space.objective import BEST, Goal
 from agenttts.stats import Stream, mean_interval, paired_difference, stream_rng
 from datastore.store import Store
@@ -27,7 +28,7 @@ Summaries = Mapping[str, MetricSummary]
 def conclude(
     run_id: str,
     trials: Sequence[TrialResult],
-    spec: PipelineSpec,
+    measure: Measure,
     *,
     budget_units: float,
     cost: SearchCost,
@@ -41,8 +42,8 @@ def conclude(
     Args:
         run_id: The run.
         trials: All of its trials, those on the test split included; without these the test figures are None.
-        spec: The run's pipeline.
-        budget_units: The most that an allocation may cost, in units per query.
+        measure: The measure of the budget of the run's pipeline.
+        budget_units: The most that an allocation may cost per query, in that measure.
         cost: What the run paid.
         seed: The run's seed, which the bootstraps draw from.
         ended: Why the search went no further; None when that is not known.
@@ -52,7 +53,7 @@ def conclude(
     searched, extra = by_phase(trials)
     candidates = latest(searched, extra)
     tests = {t.allocation: t for t in extra if t.purpose == "test" and t.score is not None}
-    best, baseline = winner_of(searched, extra, spec, goal), baseline_of(searched, extra)
+    best, baseline = winner_of(searched, extra, measure, goal), baseline_of(searched, extra)
     front = frontier(searched, extra)
     difference, difference_ci = None, None
     n_test = max((t.n_scored for t in tests.values()), default=0)
@@ -64,9 +65,12 @@ def conclude(
         difference_ci = (0.0, 0.0) if same else (paired.low, paired.high)
     outcome = Outcome(
         run_id=run_id,
+        measure=measure.name,
         objective=goal.objective,
         min_quality=goal.min_quality,
-        planned_seconds=goal.burden(spec, best.allocation) if best and goal.objective == "latency" else None,
+        planned_seconds=goal.burden(measure, best.allocation)
+        if best and goal.objective == "latency"
+        else None,
         best=_finalist(best, tests, seed, test_metrics or {}),
         baseline=_finalist(baseline, tests, seed, test_metrics or {}),
         difference=difference,

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from agenttts.results.trials import TrialResult
 from agenttts.space.units import rounds
 from datastore.store import Store
-from pipelines.costs import stage_cost_usd, stage_flops
+from pipelines.costs import known_sum, model_flops, stage_cost_usd
 from pipelines.spec.pipeline import ModelSpec, PipelineSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchCost:
-    """What one run paid. The agent's tokens and calls are not among the pipeline's.
+    """What one run was billed, by its ledger. The agent's tokens and calls are not among the pipeline's.
 
     Attributes:
-        calls: Requests to the pipeline's models.
+        calls: Requests that the servers of the pipeline's models answered.
         samples_drawn: Samples that the run paid for.
         samples_reused: Samples that trials took from the bank, counted each time they were taken.
-        prompt_tokens: Tokens that the pipeline's models read.
+        prompt_tokens: Tokens that the pipeline's models read, a prompt once for each request.
         generated_tokens: Tokens that the pipeline's models wrote.
-        flops: FLOPs of these tokens.
+        flops: FLOPs of these tokens. All FLOPs are None where active parameters of a model are not known.
         agent_tokens: Tokens that the agent read and wrote.
         agent_calls: Requests to the agent.
         flops_without_bank: FLOPs of the same trials if each had drawn its own samples.
@@ -36,12 +36,12 @@ class SearchCost:
     samples_reused: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
-    flops: float = 0.0
+    flops: float | None = 0.0
     agent_tokens: int = 0
     agent_calls: int = 0
-    flops_without_bank: float = 0.0
-    flops_spared_by_stops: float = 0.0
-    flops_spared_by_shared_prompts: float = 0.0
+    flops_without_bank: float | None = 0.0
+    flops_spared_by_stops: float | None = 0.0
+    flops_spared_by_shared_prompts: float | None = 0.0
     usd: float | None = None
 
     @property
@@ -65,15 +65,15 @@ def cost_of(store: Store, run_id: str, spec: PipelineSpec, trials: Sequence[Tria
         trials: The run's trials.
     """
     calls = drawn = prompt_tokens = generated_tokens = 0
-    flops = 0.0
-    costs_usd = list[float | None]()
+    flops, costs_usd = list[float | None](), list[float | None]()
     keys = {spec.model_key(name): model for name, model in spec.models.items()}
     for key, model in keys.items():
         paid = store.run_cost(run_id, models=[key])
         calls, drawn = calls + paid.calls, drawn + paid.samples_drawn
         prompt_tokens += paid.prompt_tokens
         generated_tokens += paid.generated_tokens
-        flops += stage_flops(model.active_params, paid.prompt_tokens, paid.generated_tokens)
+        if paid.calls or model.active_params is not None:
+            flops.append(model_flops(model, paid.prompt_tokens, paid.generated_tokens))
         costs_usd.append(stage_cost_usd(model, paid.prompt_tokens, paid.generated_tokens))
     total = store.run_cost(run_id)
     n_search = max((t.n_scored + t.n_missing for t in trials if t.split == "search"), default=0)
@@ -84,19 +84,26 @@ def cost_of(store: Store, run_id: str, spec: PipelineSpec, trials: Sequence[Tria
         samples_reused=sum(t.samples_reused for t in trials),
         prompt_tokens=prompt_tokens,
         generated_tokens=generated_tokens,
-        flops=flops,
+        flops=known_sum(flops),
         agent_tokens=total.prompt_tokens + total.generated_tokens - prompt_tokens - generated_tokens,
         agent_calls=total.calls - calls,
-        flops_without_bank=sum((t.flops_per_query or 0.0) * t.n_scored for t in trials),
-        flops_spared_by_stops=sum((t.flops_per_query or 0.0) * n_unrun for t, n_unrun in unrun),
+        flops_without_bank=known_sum(_flops(t, t.n_scored) for t in trials),
+        flops_spared_by_stops=known_sum(_flops(t, n_unrun) for t, n_unrun in unrun),
         flops_spared_by_shared_prompts=_flops_of_shared_prompts(store, run_id, spec, keys),
-        usd=None if None in costs_usd else sum(cost for cost in costs_usd if cost is not None),
+        usd=known_sum(costs_usd),
     )
+
+
+def _flops(trial: TrialResult, n_examples: int) -> float | None:
+    """FLOPs of a trial on as many examples; 0 where it scored none."""
+    if trial.flops_per_query is None:
+        return None if trial.n_scored else 0.0
+    return trial.flops_per_query * n_examples
 
 
 def _flops_of_shared_prompts(
     store: Store, run_id: str, spec: PipelineSpec, models: Mapping[str, ModelSpec]
-) -> float:
+) -> float | None:
     """FLOPs of reading every prompt once more for each sample after the first; a refined one shares none.
 
     What a further model read (a fuser, a verifier) is in the tokens too: such results are left out.
@@ -118,4 +125,4 @@ def _flops_of_shared_prompts(
         [run_id, sharing],
     )
     tokens_by_key = zip(rows["model_key"], rows["tokens"], strict=True)
-    return sum(stage_flops(models[key].active_params, int(n), 0) for key, n in tokens_by_key if key in models)
+    return known_sum(model_flops(models[key], int(n), 0) for key, n in tokens_by_key if key in models)

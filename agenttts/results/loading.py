@@ -9,6 +9,7 @@ from agenttts.results.conclusion import conclude
 from agenttts.results.cost import cost_of
 from agenttts.results.outcome import Outcome
 from agenttts.results.trials import load_trial
+from agenttts.space.measure import Measure
 from agenttts.space.objective import Goal
 from datastore.records import Run
 from datastore.store import Store
@@ -31,16 +32,17 @@ def load_outcome(store: Store, run: Run, spec: PipelineSpec | None = None) -> Ou
             more.
     """
     trials = [load_trial(store, trial) for trial in store.trials(run.run_id) if trial.status != "running"]
-    stored = json.loads(run.outcome) if run.outcome else {}
+    stored = {"measure": "units", **json.loads(run.outcome)} if run.outcome else {}
     if {f.name for f in fields(Outcome)} <= set(stored):
         return Outcome.from_json_dict(stored, trials)
     spec = spec or restore_spec(run.spec)
     settings = json.loads(run.settings)
+    measure = Measure(spec, settings.get("measure", "units"))
     so_far = conclude(
         run.run_id,
         trials,
-        spec,
-        budget_units=float(settings.get("budget_units", spec.budget.units)),
+        measure,
+        budget_units=float(settings.get("budget_units", spec.budget.amount)),
         cost=cost_of(store, run.run_id, spec, trials),
         seed=int(settings.get("seed", 0)),
         ended=f"the run is {run.status}",

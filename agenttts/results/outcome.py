@@ -16,6 +16,7 @@ from pydantic_core import to_jsonable_python
 from agenttts.results.cost import SearchCost
 from agenttts.results.ranking import by_phase, frontier
 from agenttts.results.trials import TrialResult
+from agenttts.space.measure import MeasureName
 from pipelines.allocation import Allocation
 from pipelines.jsonvalues import JSON
 
@@ -47,7 +48,7 @@ class Finalist:
 
     Attributes:
         allocation: The allocation.
-        budget_units: Its planned compute per query, in units.
+        budget_units: Its planned cost per query, in the budget's measure.
         search_score: Mean score on the search split.
         search_ci: Interval of that mean.
         test_score: Mean score on the test split; None when it was not scored there.
@@ -72,7 +73,7 @@ class Equivalent:
 
     Attributes:
         allocation: The allocation.
-        budget_units: Its planned compute per query, in units.
+        budget_units: Its planned cost per query, in the budget's measure.
         search_score: Mean score on the search split.
         difference: Its score minus the winner's, paired by example.
         difference_ci: Interval of that difference.
@@ -148,6 +149,7 @@ class Outcome:
 
     Attributes:
         run_id: The run.
+        measure: The measure of the budget and of all that is called units here: "units", or "usd".
         objective: What was sought: quality, cost or latency.
         min_quality: The least score that the winner had to reach; None when the best score was sought.
         planned_seconds: The winner's planned seconds per query; None unless latency was sought.
@@ -169,6 +171,7 @@ class Outcome:
     """
 
     run_id: str
+    measure: MeasureName = "units"
     objective: str
     min_quality: float | None
     planned_seconds: float | None

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from agenttts.results.retest import pooled
 from agenttts.results.trials import TrialResult, merit
+from agenttts.space.measure import Measure
 from agenttts.space.objective import BEST, Goal
 from pipelines.allocation import Allocation
-from pipelines.spec.pipeline import PipelineSpec
 
 SEARCHING = ("search", "baseline")
 """Purposes of the trials that the search itself ran."""
@@ -64,7 +64,7 @@ def latest(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> list[
 
 
 def winner_of(
-    trials: Sequence[TrialResult], extra: Sequence[TrialResult], spec: PipelineSpec, goal: Goal = BEST
+    trials: Sequence[TrialResult], extra: Sequence[TrialResult], measure: Measure, goal: Goal = BEST
 ) -> TrialResult | None:
     """Return the winner's trial on the search split.
 
@@ -74,7 +74,7 @@ def winner_of(
     Args:
         trials: The trials of the search itself.
         extra: Trials of the confirmation.
-        spec: The pipeline.
+        measure: The measure of the budget.
         goal: What is sought.
 
     Returns:
@@ -84,7 +84,7 @@ def winner_of(
     ranking = ranked(pooled(candidates, extra))
     if goal.min_quality is not None:
         reaching = [t for t in ranking if (t.score or 0.0) >= goal.min_quality]
-        reaching.sort(key=lambda t: (goal.burden(spec, t.allocation), t.budget_units, -(t.score or 0.0)))
+        reaching.sort(key=lambda t: (goal.burden(measure, t.allocation), t.budget_units, -(t.score or 0.0)))
         ranking = reaching or ranking
     return next((t for t in candidates if ranking and t.allocation == ranking[0].allocation), None)
 
@@ -120,11 +120,11 @@ def frontier(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> lis
 def hypervolume(front: Sequence[TrialResult], budget_units: float) -> float:
     """Compute the area below the frontier, over units from 0 to the budget: 1 for a score of 1 at no cost.
 
-    Below the units of the cheapest trial the score counts as 0.
+    Units are amounts of the budget's measure. Below those of the cheapest trial the score counts as 0.
 
     Args:
         front: The trials on the frontier, cheapest first.
-        budget_units: The budget, in units per query.
+        budget_units: The budget per query, in its measure.
     """
     ends = [max(t.budget_units, 0.0) for t in front[1:]] + [budget_units]
     widths = [end - max(t.budget_units, 0.0) for t, end in zip(front, ends, strict=True)] if front else []

@@ -42,11 +42,13 @@ class TrialResult:
         scores: Score by example id; None where the example is missing.
         n_scored: Examples with a score.
         n_missing: Examples without one, after an error.
-        budget_units: Planned compute per query, in units.
-        flops_per_query: Realised FLOPs, mean over the scored examples; None without any.
+        budget_units: Planned cost per query, in the budget's measure: units, or US dollars.
+        flops_per_query: Realised FLOPs, mean over the scored examples; None without any, or where active
+            parameters are not known.
         prompt_tokens: Tokens that the allocation reads over all examples, banked or not.
         generated_tokens: Tokens that it writes over all examples, banked or not.
-        cost_usd: What these tokens cost; None when a model has no price.
+        cost_usd: What these tokens cost, a prompt once for each request that `max_n` makes; None when a model
+            has no price.
         samples_drawn: Samples that this trial paid for.
         samples_reused: Samples that it took from the bank.
         calls: Requests that it paid for.

@@ -11,6 +11,7 @@ from typing import Literal
 
 from agenttts.errors import UserError
 from agenttts.search.drafts import Draft
+from agenttts.space.measure import MeasureName
 from agenttts.space.space import SearchSpace
 from pipelines.allocation import Allocation
 
@@ -26,7 +27,8 @@ class Pending:
         allocation: The allocation to run.
         proposer: The name of the proposer.
         reason: Why it is proposed, in words.
-        budget_units: The planned compute of the allocation, in units per query.
+        budget_units: The planned cost of the allocation per query, in its measure.
+        measure: What that is measured in: "units" or "usd".
         problem: What was wrong with the last edit of it; None before any edit.
     """
 
@@ -35,6 +37,7 @@ class Pending:
     proposer: str
     reason: str
     budget_units: float
+    measure: MeasureName
     problem: str | None
 
 
@@ -87,6 +90,7 @@ def question(drafts: Sequence[Draft], space: SearchSpace, problems: Mapping[int,
             proposer=draft.proposer,
             reason=draft.reason,
             budget_units=space.units(draft.allocation),
+            measure=space.measure.name,
             problem=problems.get(draft.position),
         )
         for draft in drafts

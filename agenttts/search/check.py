@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from agenttts.errors import SpaceError
 from agenttts.search.plan import HOPELESS_DIFFERENCE
+from agenttts.space.measure import chosen_budget
 from agenttts.space.space import SearchSpace
 from agenttts.stats import smallest_resolvable_difference
 from datastore.keys import canonical_json
@@ -63,6 +64,7 @@ async def check(
     spec: PipelineSpec,
     budget: float | None = None,
     *,
+    budget_usd: float | None = None,
     clients: ModelClients | None = None,
     read_splits: Callable[[], Splits] | None = None,
 ) -> list[Finding]:
@@ -70,7 +72,8 @@ async def check(
 
     Args:
         spec: The pipeline.
-        budget: The budget in units per query; None: the spec's.
+        budget: The budget per query in the measure of the spec's own; None: the spec's.
+        budget_usd: The budget in US dollars per query instead; None: not in dollars.
         clients: The clients of the servers; None: no server is contacted, and the lengths of prompts are
             estimated.
         read_splits: Reads the examples, raising as `load_splits` does; None: `load_splits`.
@@ -79,7 +82,7 @@ async def check(
         What is wrong, errors first; empty when a search can begin.
     """
     templates = list(_templates(spec))
-    findings = [*templates, *_space(spec, spec.budget.units if budget is None else budget), *_bank(spec)]
+    findings = [*templates, *_space(spec, budget, budget_usd), *_bank(spec)]
     findings += _functions(spec)
     examples: list[Example] = []
     if not templates:
@@ -113,18 +116,21 @@ def _functions(spec: PipelineSpec) -> Iterator[Finding]:
             yield from _errors(error)
 
 
-def _space(spec: PipelineSpec, budget: float) -> Iterator[Finding]:
+def _space(spec: PipelineSpec, budget: float | None, budget_usd: float | None) -> Iterator[Finding]:
+    in_usd = budget_usd is not None or spec.budget.usd is not None
     try:
-        space = SearchSpace(spec, budget)
+        measure, amount = chosen_budget(spec, budget, budget_usd)
+        space = SearchSpace(spec, amount, measure)
     except SpaceError as error:
-        yield Finding(severity="error", place="budget.units", message=str(error))
+        yield Finding(severity="error", place=f"budget.{'usd' if in_usd else 'units'}", message=str(error))
         return
     for stage in spec.stages:
         others = space.units(space.cheapest) - space.stage_units(stage.name, space.cheapest[stage.name])
         for option in stage.options:
             if space.max_samples(stage.name, option, space.budget_units - others) == 0:
                 message = (
-                    f"one sample of {str(option)!r} is over the budget of {budget:g} units; it is never tried"
+                    f"one sample of {str(option)!r} is over the budget of {space.budget_text} "
+                    f"{space.measure.label}; it is never tried"
                 )
                 yield Finding(severity="warning", place=f"stages[{stage.name}].models", message=message)
 

@@ -61,7 +61,7 @@ def _planned(work: SearchWork, step: int) -> Iterator[PlannedTrial]:
     ):
         reason = f"Trial {rival.number} on examples held back: the best of many scores is too high by luck."
         yield replace(_again(work, rival.allocation, reason), examples=work.held_back, split=SPLIT)
-    best = winner_of(work.trials, work.extra, work.spec, work.settings.goal)
+    best = winner_of(work.trials, work.extra, work.space.measure, work.settings.goal)
     baseline = baseline_of(work.trials, work.extra)
     for allocation in dict.fromkeys(t.allocation for t in (best, baseline) if t is not None):
         role = "winner" if best is not None and allocation == best.allocation else "best default"
@@ -93,7 +93,7 @@ async def finish(state: SearchState, runtime: Step) -> SearchState:
     outcome = conclude(
         work.run_id,
         trials,
-        work.spec,
+        work.space.measure,
         budget_units=work.space.budget_units,
         cost=cost_of(work.store, work.run_id, work.spec, trials),
         seed=work.settings.seed,

@@ -21,6 +21,7 @@ from agenttts.search.approval import Approve
 from agenttts.search.events import OnEvent
 from agenttts.search.run import OpenSearch
 from agenttts.settings import MAX_ERROR_RATE, SearchLimits, SearchSettings
+from agenttts.space.measure import chosen_budget
 from agenttts.space.objective import Objective
 from agenttts.space.space import SearchSpace
 from datastore.store import Store
@@ -32,6 +33,7 @@ async def async_search(
     spec: PipelineSpec | Path | str,
     *,
     budget: float | None = None,
+    budget_usd: float | None = None,
     trials: int | None = 20,
     proposer: str | Proposer = "auto",
     seed: int = 0,
@@ -61,8 +63,10 @@ async def async_search(
         proposer = DEFAULT if agent is None else "agent"
     name = proposer if isinstance(proposer, str) else proposer.name
     limits = limits or SearchLimits()
+    measure, amount = chosen_budget(spec, budget, budget_usd)
     settings = SearchSettings(
-        budget_units=spec.budget.units if budget is None else float(budget),
+        budget_units=amount,
+        measure=measure.name,
         seed=seed,
         proposer=name,
         agent_model=agent.model if agent is not None and name == "agent" else None,
@@ -83,7 +87,7 @@ async def async_search(
         sought = "frontier" if frontier else f"least {objective}"
         raise UserError(f"the {sought} is sought by {' and '.join(SEEK_FRONTIER)} only, got {name!r}")
     settings.limits.require_prices(spec.models)
-    space = SearchSpace(spec, settings.budget_units)
+    space = SearchSpace(spec, settings.budget_units, measure)
     settings.goal.require_speeds(spec)
     with Store.open(DEFAULT_DB if db is None else db, clock=clock) as store:
         opened = OpenSearch(
@@ -110,7 +114,9 @@ def search(*args: Any, **kwargs: Any) -> SearchResult:
 
     Args:
         spec: The pipeline: a PipelineSpec, or the path of its YAML file.
-        budget: The budget of an allocation, in units per query; None: the spec's.
+        budget: The budget of an allocation per query, in the measure of the spec's own (units or US dollars);
+            None: the spec's.
+        budget_usd: The budget in US dollars per query instead, where the models have prices; None: not.
         trials: The largest number of allocations to evaluate; None: no such limit. `limits.trials`, when set,
             replaces it.
         proposer: The proposer: a name of `agenttts.proposers.NAMES`, the name of a sampler's class in
@@ -124,8 +130,8 @@ def search(*args: Any, **kwargs: Any) -> SearchResult:
         approve: Called with the proposals of each step before they cost anything; returns a decision for
             each. None: every valid proposal is run.
         frontier: Whether to seek the best score at every cost up to the budget, not at the budget alone.
-        objective: What to seek: "quality", or the least "cost" (planned units) or "latency" (planned seconds,
-            by the models' speeds) at a score of `min_quality`.
+        objective: What to seek: "quality", or the least "cost" (as planned, in the budget's measure) or
+            "latency" (planned seconds, by the models' speeds) at a score of `min_quality`.
         min_quality: The score to reach, above 0 and at most 1; None with the objective "quality".
         retest: The share of the search examples, 0 to 0.5, to hold back from the trials. At the end the best
             allocation, and those whose scores do not differ clearly from it, are scored on them.

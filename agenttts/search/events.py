@@ -100,7 +100,7 @@ class TrialStarted(Event):
         allocation: The allocation to run.
         proposer: The name of the proposer.
         reason: Why the trial is run, in words.
-        budget_units: The planned compute of the allocation, in units per query.
+        budget_units: The planned cost of the allocation per query, in the measure of the run's settings.
     """
 
     kind: ClassVar[str] = "trial_started"

@@ -13,9 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from agenttts.settings import SearchLimits
-from agenttts.space.units import flops
 from datastore.store import Store
-from pipelines.costs import stage_cost_usd
+from pipelines.costs import model_flops, stage_cost_usd
 from pipelines.errors import SpendRefused
 from pipelines.spec.pipeline import ModelSpec, PipelineSpec
 
@@ -26,7 +25,7 @@ class Spending:
 
     Attributes:
         tokens: Prompt and generated tokens.
-        flops: FLOPs.
+        flops: FLOPs of the models whose active parameters are known.
         usd: US dollars.
     """
 
@@ -138,7 +137,7 @@ class Ledger:
         store: Store,
         run_id: str,
     ) -> Ledger:
-        """Build the ledger of a stored run: the samples that it paid for and the duration of its trials.
+        """Build the ledger of a stored run: its payments and the duration of its trials.
 
         Args:
             limits: The limits of the search.
@@ -179,7 +178,7 @@ class Ledger:
             return Spending(tokens=tokens)
         return Spending(
             tokens=tokens,
-            flops=flops(spec.active_params, prompt_tokens, generated_tokens, 1),
+            flops=model_flops(spec, prompt_tokens, generated_tokens) or 0.0,
             usd=stage_cost_usd(spec, prompt_tokens, generated_tokens) or 0.0,
         )
 

@@ -6,23 +6,18 @@ cheaper. Servers and data are checked in `check`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from agenttts.errors import UserError
+from agenttts.space.measure import MeasureName, chosen_budget
 from agenttts.space.space import SearchSpace
-from agenttts.space.units import (
-    planned_aggregation,
-    planned_aggregation_flops,
-    planned_stage_flops,
-    rounds,
-)
+from agenttts.space.units import planned_aggregation, planned_aggregation_flops, planned_prompts
 from agenttts.stats import smallest_resolvable_difference
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.costs import stage_cost_usd
+from pipelines.costs import model_flops, stage_cost_usd
 from pipelines.dataset.splits import load_splits
 from pipelines.spec.pipeline import PipelineSpec, StageSpec
 
@@ -39,16 +34,17 @@ class Plan:
     Counts are for all trials and for the confirmation on the test split, without reuse of samples.
 
     Attributes:
-        budget_units: The budget, in units per query.
+        measure: The measure of the budget: "units" or "usd".
+        budget_units: The budget per query, in its measure.
         allocations: The number of allocations within the budget.
         trials: The largest number of trials.
         n_search: The number of search examples.
         n_test: The number of test examples.
         calls: Requests to servers.
         samples: Samples drawn.
-        prompt_tokens: Prompt tokens.
+        prompt_tokens: Prompt tokens, a prompt once for each request.
         generated_tokens: Generated tokens.
-        flops: FLOPs.
+        flops: FLOPs; None when active parameters of a model are not known.
         cost_usd: US dollars; None when a model has no price.
         hours: The duration at `samples_per_second`.
         samples_per_second: The assumed throughput of all servers together.
@@ -57,6 +53,7 @@ class Plan:
         warnings: Why the search may not be worth its cost, one line each.
     """
 
+    measure: MeasureName
     budget_units: float
     allocations: int
     trials: int
@@ -66,7 +63,7 @@ class Plan:
     samples: int
     prompt_tokens: int
     generated_tokens: int
-    flops: float
+    flops: float | None
     cost_usd: float | None
     hours: float
     samples_per_second: float
@@ -106,6 +103,7 @@ def plan(
     budget: float | None = None,
     trials: int = 20,
     *,
+    budget_usd: float | None = None,
     n_search: int | None = None,
     n_test: int | None = None,
     samples_per_second: float = SAMPLES_PER_SECOND,
@@ -115,8 +113,9 @@ def plan(
 
     Args:
         spec: The pipeline.
-        budget: The budget of an allocation, in units per query; None: the spec's.
+        budget: The budget of an allocation per query, in the measure of the spec's own; None: the spec's.
         trials: The largest number of allocations to evaluate.
+        budget_usd: The budget in US dollars per query instead; None: not in dollars.
         n_search: The number of search examples; None: as many as the dataset has.
         n_test: The number of test examples; None: as many as the dataset has.
         samples_per_second: The assumed throughput of all servers together.
@@ -127,12 +126,13 @@ def plan(
 
     Raises:
         UserError: `trials` is below 1 or `samples_per_second` is not above 0.
-        SpaceError: The budget is below the cheapest allocation.
+        SpaceError: The budget is below the cheapest allocation, or a model lacks what its measure needs.
         PipelineError: The dataset can't be read, see `load_splits`.
     """
     if trials < 1 or not samples_per_second > 0:
         raise UserError(f"trials is >= 1 and samples_per_second > 0, got {trials} and {samples_per_second:g}")
-    space = SearchSpace(spec, spec.budget.units if budget is None else budget)
+    measure, amount = chosen_budget(spec, budget, budget_usd)
+    space = SearchSpace(spec, amount, measure)
     if n_search is None or n_test is None:
         splits = load_splits(spec)
         n_search = len(splits.search) if n_search is None else n_search
@@ -142,7 +142,9 @@ def plan(
     confirmed = 2  # the winner and the best default
     total = typical * (trials * n_search + confirmed * n_test)
     resolvable = smallest_resolvable_difference(n_search)
+    used = [spec.models[name] for name in spec.used_models]
     return Plan(
+        measure=measure.name,
         budget_units=space.budget_units,
         allocations=space.size,
         trials=trials,
@@ -152,8 +154,8 @@ def plan(
         samples=round(total.samples),
         prompt_tokens=round(total.prompt_tokens),
         generated_tokens=round(total.generated_tokens),
-        flops=total.flops,
-        cost_usd=total.cost_usd if _priced(spec) else None,
+        flops=total.flops if all(model.active_params is not None for model in used) else None,
+        cost_usd=total.cost_usd if all(model.price is not None for model in used) else None,
         hours=total.samples / samples_per_second / 3600,
         samples_per_second=samples_per_second,
         resolvable_difference=resolvable,
@@ -182,16 +184,14 @@ def _query(spec: PipelineSpec, allocation: Allocation) -> _Query:
         choice = allocation[stage.name]
         model = spec.models[choice.model]
         generated = choice.n_samples * stage.generated_tokens
-        read = rounds(stage, choice.n_samples) * stage.prompt_tokens
+        calls = planned_prompts(spec, stage, choice)
+        read = calls * stage.prompt_tokens
         total += _Query(
-            calls=max(
-                rounds(stage, choice.n_samples),
-                math.ceil(choice.n_samples / (model.max_n or choice.n_samples)),
-            ),
+            calls=calls,
             samples=choice.n_samples,
             prompt_tokens=read,
             generated_tokens=generated,
-            flops=planned_stage_flops(spec, stage, choice) - planned_aggregation_flops(spec, stage, choice),
+            flops=model_flops(model, read, generated) or 0.0,
             cost_usd=stage_cost_usd(model, read, generated) or 0.0,
         )
         total += _aggregation(spec, stage, choice)
@@ -208,17 +208,9 @@ def _aggregation(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> _
         samples=calls.n_calls,
         prompt_tokens=read,
         generated_tokens=generated,
-        flops=planned_aggregation_flops(spec, stage, choice),
+        flops=planned_aggregation_flops(spec, stage, choice) or 0.0,
         cost_usd=stage_cost_usd(spec.models[calls.model], read, generated) or 0.0,
     )
-
-
-def _priced(spec: PipelineSpec) -> bool:
-    used = {model for stage in spec.stages for model in stage.models}
-    used |= spec.verifiers | {
-        model for stage in spec.stages if (model := stage.aggregator.own_model) is not None
-    }
-    return all(spec.models[name].price is not None for name in used)
 
 
 def _warnings(space: SearchSpace, n_search: int, resolvable: float) -> Iterable[str]:

@@ -122,7 +122,13 @@ class OpenSearch:
         spec, settings = self.space.spec, self.settings
         read = cache(lambda: load_splits(spec))
         if settings.preflight:
-            findings = await check(spec, settings.budget_units, clients=clients, read_splits=read)
+            findings = await check(
+                spec,
+                settings.budget_units if settings.measure == "units" else None,
+                budget_usd=settings.budget_units if settings.measure == "usd" else None,
+                clients=clients,
+                read_splits=read,
+            )
             errors = [finding.line for finding in findings if finding.severity == "error"]
             for finding in findings:
                 if finding.severity != "error":
@@ -159,7 +165,7 @@ class OpenSearch:
             proposer=make_proposer(self.proposer, context),
             approve=self.approve,
             clock=self.clock,
-            bank=BankOutcomes(spec, store, examples),
+            bank=BankOutcomes(spec, store, examples, self.space.measure),
             inherited=inherited(store, run),
             stored={t.number: load_trial(store, t) for t in store.trials(run_id) if t.status != "running"},
             insights=store.insights(run_id),

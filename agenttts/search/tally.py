@@ -12,6 +12,7 @@ from agenttts.results.trials import mean
 from agenttts.search.events import TrialProgress
 from datastore import records
 from datastore.records import ExampleScore, PolicyResult, StageResult
+from pipelines.costs import known_sum
 from pipelines.examples import Example
 from pipelines.runtime.outcomes import ExampleOutcome, StageOutcome
 from pipelines.runtime.policies import PolicyOutcome
@@ -94,7 +95,7 @@ class Tally:
             score=None if failed else mean(o.score for o in scored if o.score is not None),
             n_scored=len(scored),
             n_missing=self._missing,
-            flops_per_query=mean(math.fsum(part.flops for part in self._parts(o)) for o in scored),
+            flops_per_query=self._flops_per_query(scored),
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated_tokens,
             cost_usd=self._cost_usd,
@@ -162,6 +163,10 @@ class Tally:
         """What counts the use of an example: its stages, or the policy that ran several rungs of them."""
         policy = self.policy_outcomes.get(outcome.example_id)
         return outcome.stages if policy is None else (policy,)
+
+    def _flops_per_query(self, scored: Sequence[ExampleOutcome]) -> float | None:
+        total = known_sum(part.flops for outcome in scored for part in self._parts(outcome))
+        return None if total is None or not scored else total / len(scored)
 
     @property
     def _cost_usd(self) -> float | None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from agenttts.errors import UserError
-from agenttts.space.units import planned_seconds, planned_stage_seconds, planned_units
+from agenttts.space.measure import Measure
+from agenttts.space.units import planned_seconds, planned_stage_seconds
 from pipelines.allocation import StageChoice
 from pipelines.spec.pipeline import PipelineSpec
 
@@ -19,8 +20,8 @@ class Goal:
     """An objective, with the score to reach where it has one.
 
     Attributes:
-        objective: `quality`: the best score. `cost`, `latency`: the least planned units or planned seconds at
-            a score of `min_quality`.
+        objective: `quality`: the best score. `cost`, `latency`: the least planned cost, in the budget's
+            measure, or planned seconds at a score of `min_quality`.
         min_quality: The score to reach, above 0 and at most 1; None for `quality`.
 
     Raises:
@@ -56,14 +57,16 @@ class Goal:
                 for option in stage.options:
                     planned_stage_seconds(spec, stage, option.with_samples(1))
 
-    def burden(self, spec: PipelineSpec, allocation: Mapping[str, StageChoice]) -> float:
-        """Return the quantity that is to be small: planned seconds for latency, else planned units.
+    def burden(self, measure: Measure, allocation: Mapping[str, StageChoice]) -> float:
+        """Return the quantity that is to be small: planned seconds for latency, else the planned cost.
 
         Args:
-            spec: The pipeline.
+            measure: The measure of the budget.
             allocation: The allocation.
         """
-        return (planned_seconds if self.objective == "latency" else planned_units)(spec, allocation)
+        if self.objective == "latency":
+            return planned_seconds(measure.spec, allocation)
+        return measure.planned(allocation)
 
 
 BEST = Goal()

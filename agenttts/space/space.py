@@ -1,4 +1,4 @@
-"""The search space: the allocations of a pipeline whose planned budget is within a number of units.
+"""The search space: the allocations of a pipeline whose planned cost per query is within a budget.
 
 Sample counts are integers from 1 to the stage's largest. Sums are compared in whole ticks, a billionth of the
 budget each, so that membership, size and enumeration agree exactly. A small space can be listed; a large one
@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
 
 from agenttts.errors import SpaceError
-from agenttts.space.units import planned_stage_units, planned_units
+from agenttts.space.measure import Measure, amount_text, number_text
 from pipelines.allocation import Allocation, StageChoice, StageOption
+from pipelines.costs import known_sum
 from pipelines.spec.pipeline import PipelineSpec, StageSpec
 
 _Ints = npt.NDArray[np.int64]
@@ -27,27 +28,32 @@ _MOST_PARTIAL_SUMS = 8_000_000
 class SearchSpace:
     """All allocations of a pipeline within a budget.
 
+    What is called units here is an amount of the budget's measure: units of the reference, or US dollars.
     The planned units of each choice of a stage are computed once and cached.
 
     Args:
         spec: The pipeline.
-        budget_units: The budget, in units of the spec's reference (`budget.units`).
+        budget_units: The budget per query, in its measure.
+        measure: The measure of the budget; None: that of the spec's own.
 
     Attributes:
         spec: The pipeline.
-        budget_units: The budget in units per query.
+        measure: The measure of the budget and of every planned amount.
+        budget_units: The budget per query, in its measure.
         stages: The stages of the spec, in their order.
         options: The options of each stage (a model, and a verifier where it has one), by the stage's name, in
             the order of the spec.
         cheapest: The allocation with the fewest planned units.
 
     Raises:
-        SpaceError: The budget is not positive, or even the cheapest allocation is over it.
+        SpaceError: The budget is not positive, even the cheapest allocation is over it, or a model lacks what
+            the measure needs.
     """
 
-    def __init__(self, spec: PipelineSpec, budget_units: float) -> None:
+    def __init__(self, spec: PipelineSpec, budget_units: float, measure: Measure | None = None) -> None:
+        self.measure = Measure.of(spec) if measure is None else measure
         if not budget_units > 0:
-            raise SpaceError(f"a budget is > 0 units, got {budget_units:g}")
+            raise SpaceError(f"a budget is > 0 {self.measure.label}, got {budget_units:g}")
         self.spec = spec
         self.budget_units = float(budget_units)
         self.stages: tuple[StageSpec, ...] = spec.stages
@@ -60,7 +66,7 @@ class SearchSpace:
         if not self._fits(self.cheapest):
             raise SpaceError(
                 f"a budget covers at least the cheapest allocation, {self.cheapest}, which takes "
-                f"{self.units(self.cheapest):.4g} units; got {self.budget_units:g}: raise the budget"
+                f"{self.text(self.units(self.cheapest))}; got {self.budget_text}: raise the budget"
             )
 
     def units(self, allocation: Mapping[str, StageChoice]) -> float:
@@ -73,7 +79,7 @@ class SearchSpace:
             SpaceError: The allocation does not name every stage once.
         """
         if allocation.keys() != self._stage_of.keys():
-            return planned_units(self.spec, allocation)  # says what is wrong
+            return self.measure.planned(allocation)  # says what is wrong
         return sum(self.stage_units(stage, allocation[stage]) for stage in self._stage_of)
 
     def stage_units(self, stage: str, choice: StageChoice) -> float:
@@ -85,15 +91,46 @@ class SearchSpace:
         """
         return self._cost(stage, choice)[0]
 
-    def active_params(self, option: StageOption) -> float:
+    def text(self, amount: float) -> str:
+        """Format an amount of the budget's measure with its label.
+
+        Args:
+            amount: The amount.
+        """
+        return amount_text(amount, self.measure.name)
+
+    def share_text(self, allocation: Mapping[str, StageChoice]) -> str:
+        """Format what an allocation takes of the budget: `35.82 of 150 units`.
+
+        Args:
+            allocation: The allocation.
+        """
+        return f"{self._number(self.units(allocation))} of {self.budget_text} {self.measure.label}"
+
+    def active_params(self, option: StageOption) -> float | None:
         """Return the active parameters of an option: of the model that draws, and of the verifier where it
         has one.
 
         Args:
             option: The option.
+
+        Returns:
+            The number; None where it is not known.
         """
-        params = self.spec.models[option.model].active_params
-        return params if option.verifier is None else params + self.spec.models[option.verifier].active_params
+        models = [option.model] if option.verifier is None else [option.model, option.verifier]
+        return known_sum(self.spec.models[name].active_params for name in models)
+
+    def magnitude(self, stage: str, option: StageOption) -> float:
+        """Return what options of a stage are ranked by: their active parameters, else the cost of one sample.
+
+        Args:
+            stage: The name of the stage.
+            option: The option.
+        """
+        params = self.active_params(option)
+        if params is None or any(self.spec.models[m].active_params is None for m in self.spec.used_models):
+            return self.stage_units(stage, option.with_samples(1))
+        return params
 
     def max_samples(self, stage: str, option: StageOption, units_left: float) -> int:
         """Return the largest number of samples of an option that a number of units pays for.
@@ -148,11 +185,9 @@ class SearchSpace:
         if self._fits(allocation):
             return None
         total = self.units(allocation)
-        parts = ", ".join(f"{s} {self.stage_units(s, allocation[s]):.4g}" for s in self._stage_of)
-        return (
-            f"over budget by {total - self.budget_units:.4g} units: it takes {total:.4g} ({parts}), "
-            f"and {self.budget_units:g} are allowed"
-        )
+        parts = ", ".join(f"{s} {self._number(self.stage_units(s, allocation[s]))}" for s in self._stage_of)
+        over, taken = self.text(total - self.budget_units), self._number(total)
+        return f"over budget by {over}: it takes {taken} ({parts}), and {self.budget_text} are allowed"
 
     def enumerate(self, limit: int = 200_000) -> Iterator[Allocation]:
         """List every allocation of the space, in the order of stages, models and sample counts.
@@ -227,6 +262,14 @@ class SearchSpace:
         cheapest = {stage: choice.option for stage, choice in self.cheapest.items()}
         return list(dict.fromkeys(defaults)) or [self._shared_equally(cheapest)]
 
+    def _number(self, amount: float) -> str:
+        return number_text(amount, self.measure.name)
+
+    @property
+    def budget_text(self) -> str:
+        """The budget as a number without its label."""
+        return number_text(self.budget_units, self.measure.name, 6)
+
     @property
     def _ticks_per_unit(self) -> float:
         return _TICKS_PER_BUDGET / self.budget_units
@@ -235,7 +278,7 @@ class SearchSpace:
         """Planned units and ticks of a stage's choice."""
         cost = self._planned.get((stage, choice))
         if cost is None:
-            units = planned_stage_units(self.spec, self._stage_of[stage], choice)
+            units = self.measure.planned_stage(self._stage_of[stage], choice)
             cost = self._planned[stage, choice] = (units, round(units * self._ticks_per_unit))
         return cost
 
@@ -343,7 +386,7 @@ class SearchSpace:
         if common:
             return
         ranked = {
-            s.name: sorted(map(StageOption, s.models), key=lambda option: self.active_params(option))
+            s.name: sorted(map(StageOption, s.models), key=partial(self.magnitude, s.name))
             for s in self.stages
         }
         ranks = max(len(options) for options in ranked.values())

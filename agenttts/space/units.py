@@ -1,8 +1,8 @@
-"""The budget of an allocation: planned FLOPs per query, in units of the reference model's samples.
+"""The planned cost of an allocation per query: FLOPs, units of the reference model's samples, and US dollars.
 
-This is the definition of AgentTTS (arXiv 2508.00890). The prefill of a prompt is counted once for all of its
-samples, as with prefix caching. Realised tokens and FLOPs are recorded by the runtime; `limits` caps what the
-search itself may spend.
+Units are the definition of AgentTTS (arXiv 2508.00890): the prefill of a prompt is counted once for all of
+its samples, as with prefix caching. Dollars are as servers bill them. `measure` chooses between them.
+Realised tokens and FLOPs are recorded by the runtime; `limits` caps what the search itself may spend.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from agenttts.errors import SpaceError
 from pipelines.allocation import StageChoice
-from pipelines.costs import stage_flops
+from pipelines.costs import known_sum, model_flops, n_requests, stage_cost_usd, stage_flops
 from pipelines.spec.pipeline import PipelineSpec, ReferenceSpec, StageSpec
 from pipelines.spec.variants import PlannedCalls
 
@@ -77,18 +77,21 @@ def query_units(spec: PipelineSpec, flops_of_query: float) -> float:
     return flops_to_units(flops_of_query, reference) - further
 
 
-def planned_stage_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
+def planned_stage_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float | None:
     """Compute the planned FLOPs of one stage for one query, fusion and verifier included.
 
     Args:
         spec: The pipeline.
         stage: The stage, with its expected lengths.
         choice: The stage's choice.
+
+    Returns:
+        The FLOPs; None when the active parameters of a model are not known.
     """
     model = spec.models[choice.model]
     prompt_tokens = rounds(stage, choice.n_samples) * stage.prompt_tokens
-    drawn = flops(model.active_params, prompt_tokens, stage.generated_tokens, choice.n_samples)
-    return drawn + planned_aggregation_flops(spec, stage, choice)
+    drawn = model_flops(model, prompt_tokens, choice.n_samples * stage.generated_tokens)
+    return known_sum((drawn, planned_aggregation_flops(spec, stage, choice)))
 
 
 def rounds(stage: StageSpec, n_samples: int) -> int:
@@ -115,7 +118,7 @@ def planned_aggregation(stage: StageSpec, choice: StageChoice) -> PlannedCalls |
     return aggregator.planned_calls(choice.n_samples, stage.prompt_tokens, stage.generated_tokens)
 
 
-def planned_aggregation_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
+def planned_aggregation_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float | None:
     """Compute the planned FLOPs per query of the model that aggregates.
 
     Args:
@@ -124,12 +127,14 @@ def planned_aggregation_flops(spec: PipelineSpec, stage: StageSpec, choice: Stag
         choice: The stage's choice.
 
     Returns:
-        The FLOPs; 0 where no model aggregates.
+        The FLOPs; 0 where no model aggregates, None when its active parameters are not known.
     """
     calls = planned_aggregation(stage, choice)
     if calls is None:
         return 0.0
     params = spec.models[calls.model].active_params
+    if params is None:
+        return None
     return calls.n_calls * flops(params, calls.prompt_tokens, calls.generated_tokens, 1)
 
 
@@ -143,8 +148,52 @@ def planned_stage_units(spec: PipelineSpec, stage: StageSpec, choice: StageChoic
 
     Returns:
         The units; negative for a stage far below the reference.
+
+    Raises:
+        SpaceError: The active parameters of a model are not known.
     """
-    return flops_to_units(planned_stage_flops(spec, stage, choice), spec.budget.reference)
+    planned = planned_stage_flops(spec, stage, choice)
+    if planned is None:
+        raise SpaceError(f"stages[{stage.name}]: units need the active_params of every model; add them")
+    return flops_to_units(planned, spec.budget.reference)
+
+
+def planned_prompts(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> int:
+    """Return how often the prompt of a stage is billed per query: once for each request.
+
+    Args:
+        spec: The pipeline.
+        stage: The stage.
+        choice: The stage's choice.
+    """
+    requests = n_requests(spec.models[choice.model], choice.n_samples)
+    return max(rounds(stage, choice.n_samples), requests)
+
+
+def planned_stage_usd(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
+    """Compute the planned US dollars of one stage for one query, fusion and verifier included.
+
+    The prompt is billed once for each request, of which `max_n` says how many there are.
+
+    Args:
+        spec: The pipeline.
+        stage: The stage, with its expected lengths.
+        choice: The stage's choice.
+
+    Raises:
+        SpaceError: A model has no price.
+    """
+    prompt_tokens = planned_prompts(spec, stage, choice) * stage.prompt_tokens
+    generated_tokens = choice.n_samples * stage.generated_tokens
+    costs = [stage_cost_usd(spec.models[choice.model], prompt_tokens, generated_tokens)]
+    calls = planned_aggregation(stage, choice)
+    if calls is not None:
+        read, written = calls.n_calls * calls.prompt_tokens, calls.n_calls * calls.generated_tokens
+        costs.append(stage_cost_usd(spec.models[calls.model], read, written))
+    cost = known_sum(costs)
+    if cost is None:
+        raise SpaceError(f"stages[{stage.name}]: US dollars need the price of every model; add price")
+    return cost
 
 
 def planned_seconds(spec: PipelineSpec, allocation: Mapping[str, StageChoice]) -> float:
@@ -190,18 +239,3 @@ def _seconds(spec: PipelineSpec, model: str, prompt_tokens: int, generated_token
         )
     read = prompt_tokens / speed.prompt_tokens_per_second
     return read + generated_tokens / speed.generated_tokens_per_second
-
-
-def planned_units(spec: PipelineSpec, allocation: Mapping[str, StageChoice]) -> float:
-    """Compute the planned budget units of an allocation, the sum over its stages.
-
-    Args:
-        spec: The pipeline.
-        allocation: The allocation.
-
-    Raises:
-        SpaceError: The allocation does not name every stage.
-    """
-    if set(allocation) != {stage.name for stage in spec.stages}:
-        raise SpaceError(f"an allocation names every stage once, got {sorted(allocation)}")
-    return sum(planned_stage_units(spec, stage, allocation[stage.name]) for stage in spec.stages)

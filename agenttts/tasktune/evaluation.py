@@ -148,7 +148,7 @@ async def evaluate(
     if not rows:
         raise UserError(f"{data.path} has no rows in its split {split!r}; see its README.md")
     spec = rivals_spec(places)
-    params = {name: float(spec.models[name].active_params) for name in places}
+    params = {name: spec.models[name].active_params or 0.0 for name in places}
     local = {name: read_tuned(place) for name, place in places.items() if "://" not in place}
     cards = {name: one.card for name, one in local.items() if one.is_tuned}
     untuned = [name for name in places if name not in cards]

@@ -23,6 +23,7 @@ from agenttts.result import SearchResult
 from agenttts.search.entry import search
 from agenttts.search.events import RunStarted, SearchEvent
 from agenttts.settings import SearchLimits
+from agenttts.space.measure import Measure, MeasureName, amount_text
 from agenttts.tasktune.data.cleaning import clean
 from agenttts.tasktune.data.dataset import TaskData, load_dataset, write_dataset
 from agenttts.tasktune.data.rows import Gathered
@@ -41,6 +42,8 @@ from agenttts.training.checkpoints import save_json
 from agenttts.training.events import TuneEvent
 from agenttts.training.weights import TunedModel, register
 from datastore.store import Store
+from pipelines.allocation import StageChoice
+from pipelines.costs import known_sum
 from pipelines.dataset.splits import load_examples
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
@@ -129,8 +132,10 @@ def improve(
     with Store.open(db) as store:
         for name, one in tuned.items():
             register(store, name, one, at=clock(), served_length=new.models[name].context_length)
-    levels = list(budgets) or [float(json.loads(run.settings).get("budget_units") or spec.budget.units)]
-    searches = _Searches(path, state, db, trials, seed, on_event)
+    settings = json.loads(run.settings)
+    measure: MeasureName = settings.get("measure", "units")
+    levels = list(budgets) or [float(settings.get("budget_units") or spec.budget.amount)]
+    searches = _Searches(path, state, db, trials, seed, on_event, measure)
     comparisons = []
     on_event(ImprovePhase(text="starting the servers that do not answer yet"))
     with served(new, list(new.models), log_dir=path / "logs"):
@@ -175,7 +180,11 @@ def bottleneck(db: Path, run_id: str) -> tuple[str, str]:
     steps = [m for m in report.marginals if m.gain.mean > 0]
     if steps:
         best = max(steps, key=lambda m: m.gain_per_unit)
-        return best.stage, f"a step there gains {best.gain.mean:+.3f} for {best.extra_units:.1f} units"
+        extra = amount_text(best.extra_units, report.outcome.measure, 3)
+        return (
+            best.stage,
+            f"a step there gains {best.gain.mean:+.3f} for {extra}",
+        )
     if room:
         stage = max(room, key=lambda name: room[name])
         return stage, f"any of its samples is right {room[stage]:.3f} more often than its output"
@@ -192,8 +201,9 @@ def smaller_models(spec: PipelineSpec, stage: str) -> list[str]:
     Raises:
         UserError: There is none.
     """
-    untuned = [name for name in spec.stage(stage).models if spec.models[name].parent is None]
-    largest = max(untuned, key=lambda name: spec.models[name].active_params)
+    measure, parts = Measure.of(spec), spec.stage(stage)
+    untuned = [name for name in parts.models if spec.models[name].parent is None]
+    largest = max(untuned, key=lambda name: measure.planned_stage(parts, StageChoice(name, 1)))
     smaller = [name for name in untuned if (name != largest or len(untuned) == 1) and spec.models[name].path]
     if not smaller:
         raise UserError(
@@ -229,7 +239,7 @@ def improved_spec(
                 "path": str(one.path),
                 "parent": parent,
                 "revision": one.digest[:16],
-                "active_params": base.active_params + one.n_params,
+                "active_params": None if base.active_params is None else base.active_params + one.n_params,
             }
         )
     stages = tuple(
@@ -263,10 +273,18 @@ class _Searches:
     """The searches of an improvement; each is resumed where it was begun before."""
 
     def __init__(
-        self, path: Path, state: _State, db: Path, trials: int, seed: int, on_event: OnEvent
+        self,
+        path: Path,
+        state: _State,
+        db: Path,
+        trials: int,
+        seed: int,
+        on_event: OnEvent,
+        measure: MeasureName,
     ) -> None:
         self._path, self._state, self._db = path, state, db
         self._trials, self._seed, self._on_event = trials, seed, on_event
+        self._measure = measure
         self.bought = Bought(rows={})
 
     def cheapest(self, spec: PipelineSpec, units: float, least: float) -> SearchResult | None:
@@ -278,7 +296,7 @@ class _Searches:
     def run(self, name: str, spec: PipelineSpec, units: float, **goal: Any) -> SearchResult:
         """A search within a budget. The goal is the best quality, or what `goal` says."""
         key, known = f"{name}@{units:g}", self._state["searches"]
-        self._on_event(ImprovePhase(text=f"search {name} at {units:g} units"))
+        self._on_event(ImprovePhase(text=f"search {name} at {amount_text(units, self._measure, 6)}"))
 
         def on_event(event: SearchEvent) -> None:
             if isinstance(event, RunStarted):
@@ -288,7 +306,8 @@ class _Searches:
 
         result = search(
             spec,
-            budget=units,
+            budget=units if self._measure == "units" else None,
+            budget_usd=units if self._measure == "usd" else None,
             db=self._db,
             seed=self._seed,
             proposer="solve",
@@ -297,9 +316,10 @@ class _Searches:
             on_event=on_event,
             **goal,
         )
-        names = ("samples_drawn", "calls", "flops", "generated_tokens")
+        names = ("samples_drawn", "calls", "generated_tokens")
         sums = {field: getattr(self.bought, field) + getattr(result.cost, field) for field in names}
-        self.bought = replace(self.bought, **sums)
+        flops = known_sum((self.bought.flops, result.cost.flops))
+        self.bought = replace(self.bought, **sums, flops=flops)
         return result
 
 

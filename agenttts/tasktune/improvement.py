@@ -83,7 +83,8 @@ class TunedChoice:
 
     Attributes:
         parent: The model that was tuned.
-        active_params: The number of parameters that are at work, base and adapter together.
+        active_params: The number of parameters that are at work, base and adapter together; None where the
+            spec does not say.
         rows: The number of training rows.
         score_before: The score of the parent on the held-out rows; None without such rows.
         score_after: The score of the tuned model on them; None without such rows.
@@ -92,7 +93,7 @@ class TunedChoice:
     """
 
     parent: str | None
-    active_params: float
+    active_params: float | None
     rows: int
     score_before: float | None
     score_after: float | None
@@ -107,14 +108,14 @@ class Bought:
     Attributes:
         samples_drawn: The number of samples that were drawn.
         calls: The number of requests.
-        flops: The FLOPs of what was drawn.
+        flops: The FLOPs of what was drawn; None where active parameters are not known.
         generated_tokens: The number of tokens that were generated.
         rows: The number of rows of the dataset in each split.
     """
 
     samples_drawn: float = 0
     calls: float = 0
-    flops: float = 0.0
+    flops: float | None = 0.0
     generated_tokens: float = 0
     rows: Mapping[str, int]
 

@@ -112,7 +112,7 @@ def _adapter(name: str, adapter: TunedModel, parent: str, base: ModelSpec) -> Mo
         served_name=name,
         base_url=base.base_url,
         path=str(adapter.path.resolve()),
-        active_params=base.active_params + adapter.n_params,
+        active_params=(base.active_params or 0.0) + adapter.n_params,
         context_length=base.context_length,
         revision=adapter.digest[:16],
         parent=parent,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datastore.records import ResultStatus
-from pipelines.costs import stage_cost_usd, stage_flops
+from pipelines.costs import known_sum, model_flops, n_requests, stage_cost_usd
 from pipelines.jsonvalues import JSON
 from pipelines.runtime.sampler import Samples
 from pipelines.spec.fields import ModelSpec
@@ -19,8 +19,9 @@ class StageOutcome:
 
     value: JSON-able; None when no sample parsed, or on an error. reason: of the error, or what was truncated.
     score: by the stage's metric; None without one.
-    Tokens, flops and cost_usd (None: no price) are those of the samples used, banked or not; samples_drawn
-    and calls are what was paid for now. A fuser's are in all of them.
+    Tokens, flops (None: active parameters unknown) and cost_usd (None: no price; the prompt is billed to each
+    request, of which max_n says how many there are) are those of the samples used, banked or not;
+    samples_drawn and calls are what was paid for now. A fuser's are in all of them.
     """
 
     stage: str
@@ -33,7 +34,7 @@ class StageOutcome:
     reason: str | None
     prompt_tokens: int
     generated_tokens: int
-    flops: float
+    flops: float | None
     cost_usd: float | None
     samples_drawn: int
     samples_reused: int
@@ -137,22 +138,29 @@ class Ledger:
         return self.n_samples - self.n_drawn
 
     @property
-    def flops(self) -> float:
-        """FLOPs of the samples used and their prompts."""
-        return sum(
-            stage_flops(read.model.active_params, read.prompt_tokens, read.generated_tokens)
+    def flops(self) -> float | None:
+        """FLOPs of the samples used and their prompts; None where the active parameters are not known."""
+        return known_sum(
+            model_flops(read.model, read.prompt_tokens, read.generated_tokens)
             for read in self._reads.values()
         )
 
     @property
     def cost_usd(self) -> float | None:
-        """US dollars of the samples used and their prompts; None for none, and where a price is missing."""
-        costs = [
-            stage_cost_usd(read.model, read.prompt_tokens, read.generated_tokens)
+        """US dollars of the samples used and their prompts; None for none, and where a price is missing.
+
+        The prompt is billed to each request, of which the model's `max_n` says how many there are.
+        """
+        if not self._reads:
+            return None
+        return known_sum(
+            stage_cost_usd(
+                read.model,
+                read.prompt_tokens * n_requests(read.model, max(1, read.n_samples)),
+                read.generated_tokens,
+            )
             for read in self._reads.values()
-        ]
-        priced = [cost for cost in costs if cost is not None]
-        return sum(priced) if priced and len(priced) == len(costs) else None
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

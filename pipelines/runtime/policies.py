@@ -35,7 +35,8 @@ class PolicyOutcome:
             confidence.
         stepped_back: The stages of that rung whose weighted vote was counted as a plain one.
         n_samples: Samples used, banked or not, each once.
-        flops: FLOPs of these samples and their prompts, each once; a fuser's and a verifier's included.
+        flops: FLOPs of these samples and their prompts, each once; a fuser's and a verifier's included. None
+            where active parameters are not known.
         cost_usd: US dollars of the same; None where a model has no price.
         prompt_tokens: Tokens of these prompts.
         generated_tokens: Tokens of these samples.
@@ -51,7 +52,7 @@ class PolicyOutcome:
     confidence: float | None
     stepped_back: tuple[str, ...]
     n_samples: int
-    flops: float
+    flops: float | None
     cost_usd: float | None
     prompt_tokens: int
     generated_tokens: int

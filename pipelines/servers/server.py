@@ -213,7 +213,7 @@ class ServerClient:
             return None
 
     async def refusal_of(self, path: str, body: Mapping[str, Any], bill: Bill) -> Refusal | None:
-        """What the server says against a request; None when it accepts, and bills, it. ServerError on a fault."""
+        """What the server says against a request; None when it accepts and bills it. Raises ServerError."""
         try:
             async with asyncio.timeout(min(self._timeout_s, 30.0)):
                 answer = await self._transport.post(

@@ -81,8 +81,9 @@ class ModelSpec(Strict):
         default=None, description="name in requests; the key in `models` if absent"
     )
     base_url: str = Field(description="OpenAI-compatible base URL, usually ending in /v1")
-    active_params: Annotated[PositiveFloat, Number] = Field(
-        le=1e15, description="active parameters, a count such as 7e9"
+    active_params: Annotated[PositiveFloat, Number, Field(le=1e15)] | None = Field(
+        default=None,
+        description="active parameters, a count such as 7e9; needed where the budget is in units",
     )
     context_length: Annotated[PositiveInt, Number] | None = Field(
         default=None, description="tokens of prompt and generation together"
@@ -91,7 +92,7 @@ class ModelSpec(Strict):
         default=None, description="weights revision or adapter digest; part of a sample's identity"
     )
     parent: str | None = Field(default=None, description="for an adapter: the base model's key in `models`")
-    price: Price | None = None
+    price: Price | None = Field(default=None, description="needed where the budget is in US dollars")
     speed: Speed | None = Field(default=None, description="for searches whose objective is latency")
     api_key_env: str | None = Field(default=None, description="environment variable that holds the API key")
     max_n: Annotated[PositiveInt, Number] | None = Field(
@@ -227,9 +228,17 @@ class ReferenceSpec(Strict):
 
 
 class BudgetSpec(Strict):
-    """The budget of a search, unless `--budget` gives another."""
+    """The budget of a search, in units or in US dollars, unless `--budget` gives another."""
 
-    units: Annotated[PositiveFloat, Number] = Field(
-        description="planned compute per query, in units of the reference"
+    units: Annotated[PositiveFloat, Number] | None = Field(
+        default=None, description="planned compute per query, in units of the reference"
+    )
+    usd: Annotated[PositiveFloat, Number] | None = Field(
+        default=None, description="instead of units: planned US dollars per query, by the models' prices"
     )
     reference: ReferenceSpec = ReferenceSpec()
+
+    @property
+    def amount(self) -> float:
+        """The budget per query, in the measure that it is given in."""
+        return float(self.units if self.usd is None else self.usd)  # type: ignore[arg-type]  # one is set

@@ -28,7 +28,7 @@ from pipelines.spec.fields import (
     StageSpec,
     TruncateSpec,
 )
-from pipelines.spec.rules import broken_laws, in_order, listed
+from pipelines.spec.rules import broken_laws, in_order, listed, used_models
 from pipelines.spec.strict import Strict
 from pipelines.spec.variants import JsonParser, MetricSpec, Verifier
 
@@ -74,7 +74,7 @@ class PipelineSpec(Strict):
     @model_validator(mode="after")
     def _complete(self) -> PipelineSpec:
         stages = _with_inputs(self.stages)
-        problems = broken_laws(stages, self.models, self.dataset, self.root)
+        problems = broken_laws(stages, self.models, self.dataset, self.budget, self.root)
         if problems:
             raise SpecError.all_of(problems)
         ordered = tuple(_with_files(stage, self.root) for stage in in_order(stages))
@@ -117,6 +117,11 @@ class PipelineSpec(Strict):
         """Keys of the models that serve as verifiers, in an aggregator or as an option of a stage."""
         fixed = {s.aggregator.model for s in self.stages if isinstance(s.aggregator, Verifier)}
         return frozenset(fixed.union(*(stage.verifiers for stage in self.stages)))
+
+    @property
+    def used_models(self) -> tuple[str, ...]:
+        """Keys of the models that a stage may call, those that aggregate included, in `models`' order."""
+        return used_models(self.stages, self.models)
 
     def served_name(self, model: str) -> str:
         """Return the name that requests to the server use for a model."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipelines.errors import SpecError
 from pipelines.jsonvalues import schema_problem
-from pipelines.spec.fields import DatasetSpec, ModelSpec, SamplingSpec, StageSpec
+from pipelines.spec.fields import BudgetSpec, DatasetSpec, ModelSpec, SamplingSpec, StageSpec
 from pipelines.spec.variants import (
     Fusion,
     JsonParser,
@@ -29,7 +29,11 @@ ROLES = ("system", "developer", "user", "assistant")
 
 
 def broken_laws(
-    stages: Sequence[StageSpec], models: Mapping[str, ModelSpec], dataset: DatasetSpec, root: Path
+    stages: Sequence[StageSpec],
+    models: Mapping[str, ModelSpec],
+    dataset: DatasetSpec,
+    budget: BudgetSpec,
+    root: Path,
 ) -> list[SpecError]:
     """Check a description against every rule.
 
@@ -37,6 +41,7 @@ def broken_laws(
         stages: The stages in the order of the file, with their inputs filled in.
         models: The models by key.
         dataset: The description of the dataset.
+        budget: The budget of a search.
         root: The directory from which relative paths start.
 
     Returns:
@@ -57,6 +62,7 @@ def broken_laws(
         problems += _verifiers(field, stage, models, answering)
         problems += _lengths(field, stage, models)
     problems += _models(models)
+    problems += _budget(budget, models, used_models(stages, models))
     problems += _pool(dataset)
     if dataset.config is not None and dataset.hub is None:
         problems.append(SpecError("needs hub", field="dataset.config", remedy="add hub or remove config"))
@@ -74,6 +80,19 @@ def in_order(stages: Sequence[StageSpec]) -> list[StageSpec]:
         waiting.remove(ready)
         placed[ready.name] = ready
     return list(placed.values())
+
+
+def used_models(stages: Iterable[StageSpec], models: Iterable[str]) -> tuple[str, ...]:
+    """Return the keys of the models that a stage may call, verifiers and fusing models included.
+
+    Args:
+        stages: The stages.
+        models: The keys of all models, whose order the result has.
+    """
+    used = {
+        name for stage in stages for name in (*stage.models, *stage.verifiers, stage.aggregator.own_model)
+    }
+    return tuple(name for name in models if name in used)
 
 
 def listed(names: Iterable[str]) -> str:
@@ -188,6 +207,32 @@ def _truncation(field: str, stage: StageSpec) -> Iterator[SpecError]:
             )
         if cut.field in [other.field for other in stage.truncate[:index]]:
             yield SpecError(f"each field comes once, got {cut.field!r} twice", field=f"{place}.field")
+
+
+def _budget(
+    budget: BudgetSpec, models: Mapping[str, ModelSpec], used: Collection[str]
+) -> Iterator[SpecError]:
+    if (budget.units is None) == (budget.usd is None):
+        given = "none" if budget.units is None else f"units: {budget.units:g} and usd: {budget.usd:g}"
+        yield SpecError(
+            f"must have exactly one of units and usd, got {given}",
+            field="budget",
+            remedy="units are compute per query, usd is US dollars per query",
+        )
+        return
+    for name, model in models.items():
+        if budget.usd is None and model.active_params is None:
+            yield SpecError(
+                f"must be given where the budget is in units, got none with units: {budget.units:g}",
+                field=f"models.{name}.active_params",
+                remedy="add it, or give every model a price and the budget in usd",
+            )
+        if budget.usd is not None and model.price is None and name in used:
+            yield SpecError(
+                f"must be given where the budget is in US dollars, got none with usd: {budget.usd:g}",
+                field=f"models.{name}.price",
+                remedy="add prompt_usd_per_million and generated_usd_per_million, or a budget in units",
+            )
 
 
 def _pool(dataset: DatasetSpec) -> Iterator[SpecError]:

@@ -55,7 +55,7 @@ UPDATE schema_version SET version = 3;
 
 
 async def test_a_run_of_before_payments_keeps_its_cost(path: Path) -> None:
-    """A file of version 3 gets payments that sum up to what its samples told, and the schema of a new file."""
+    """A file of version 3 gets payments that sum up to what its samples told, and the newest schema."""
     prompt = made.prompt()
     with Store.open(path) as store:
         await store.put_samples(prompt, [made.sample(prompt, i) for i in range(3)])

@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
+from agenttts.space.measure import Measure
 from agenttts.space.space import SearchSpace
-from agenttts.space.units import planned_units
 from datastore import Store
 from pipelines.allocation import Allocation
 from pipelines.spec.files import load_spec
@@ -57,7 +57,7 @@ def test_the_demo_searches_the_bank_and_leaves_a_report(demo: tuple[Path, Done])
     assert found["cost"]["samples_reused"] > 0
     assert len(found["trials"]) == 8
     spec = load_spec(SPEC)
-    assert planned_units(spec, Allocation.from_dict(found["best"]["allocation"])) == pytest.approx(
+    assert Measure.of(spec).planned(Allocation.from_dict(found["best"]["allocation"])) == pytest.approx(
         found["best"]["budget_units"]
     )
     assert found["best"]["budget_units"] <= spec.budget.units

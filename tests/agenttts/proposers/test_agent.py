@@ -219,7 +219,7 @@ def test_no_agent_ends_worse_than_the_rules(
         result = run(server, trials=10)
     rules = search(recorded, trials=10, proposer="insights", db=tmp_path / "rules.duckdb", replay=True)
     assert result.status == "complete" and len(result.trials) <= 10
-    assert all(t.budget_units <= result.spec.budget.units + 1e-6 for t in result.trials)
+    assert all(t.budget_units <= result.spec.budget.amount + 1e-6 for t in result.trials)
     mine, theirs = result.best_trial(), rules.best_trial()
     assert mine is not None and theirs is not None
     assert paired_difference(mine.scores, theirs.scores, np.random.default_rng(0)).high >= 0

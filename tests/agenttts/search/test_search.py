@@ -85,8 +85,8 @@ def test_a_search_ends_with_a_confirmed_winner(recorded: Path, tmp_path: Path) -
     assert 0 < result.hypervolume <= best.search_score
     front = [(trial.budget_units, trial.score) for trial in outcome.frontier]
     assert front == sorted(front) and front[-1][1] == best.search_score
-    assert result.cost.flops_without_bank > 0 == result.cost.flops_spared_by_stops
-    assert result.cost.flops_spared_by_shared_prompts > 0
+    assert (result.cost.flops_without_bank or 0) > 0 == result.cost.flops_spared_by_stops
+    assert (result.cost.flops_spared_by_shared_prompts or 0) > 0
     assert str(best.allocation) in result.certificate
     assert result.cost.calls == 0 and result.cost.samples_reused > 0
     phases = [event.phase for event in events if isinstance(event, PhaseStarted)]

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agenttts.errors import SpaceError
-from agenttts.space.units import flops, planned_stage_flops, planned_units, units
+from agenttts.space.measure import Measure
+from agenttts.space.units import flops, planned_stage_flops, units
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.spec.pipeline import ReferenceSpec
 from tests.agenttts.small_specs import small_spec
@@ -67,13 +68,13 @@ def test_an_allocation_takes_the_sum_of_its_stages() -> None:
     """Planned units add up over stages, at each stage's expected lengths."""
     spec = small_spec()
     allocation = Allocation({"retrieve": StageChoice("small", 3), "answer": StageChoice("large", 2)})
-    assert planned_units(spec, allocation) == 3 + (4 * (16 + 16) - 16) / 8
+    assert Measure.of(spec).planned(allocation) == 3 + (4 * (16 + 16) - 16) / 8
 
 
 def test_a_stage_far_below_the_reference_is_negative() -> None:
     """The published formula is kept where it goes below zero."""
     spec = small_spec(params={"tiny": 1e3}, stages=[{}])
-    assert planned_units(spec, Allocation({"retrieve": StageChoice("tiny", 1)})) == pytest.approx(-1.997)
+    assert Measure.of(spec).planned(Allocation({"retrieve": StageChoice("tiny", 1)})) == pytest.approx(-1.997)
 
 
 def test_a_fuser_is_paid_for() -> None:
@@ -96,4 +97,4 @@ def test_a_verifier_is_paid_for() -> None:
 def test_an_allocation_names_every_stage() -> None:
     """Units of something that is no allocation of the spec are refused."""
     with pytest.raises(SpaceError, match="every stage once"):
-        planned_units(small_spec(), Allocation({"retrieve": StageChoice("small", 1)}))
+        Measure.of(small_spec()).planned(Allocation({"retrieve": StageChoice("small", 1)}))

@@ -15,6 +15,7 @@ from agenttts.space.units import planned_units, query_units
 from datastore import Store
 from pipelines import load_examples, load_spec, zoo
 from pipelines.allocation import Allocation, StageChoice
+from pipelines.costs import known_sum
 from pipelines.errors import SpecError
 from pipelines.examples import Example
 from pipelines.policy import Confidence, Policy, Rung, StagePlan, Stop, Vote
@@ -88,7 +89,7 @@ async def test_a_fixed_policy_is_its_allocation(
     outcome = await Runtime(spec, store, None, run_id=None).run_example(allocation, EXAMPLE)
     assert by_policy.outcome == outcome
     assert by_policy.n_samples == 8 and by_policy.confidence is None
-    assert by_policy.flops == sum(stage.flops for stage in outcome.stages)
+    assert by_policy.flops == known_sum(stage.flops for stage in outcome.stages)
 
 
 async def test_a_stage_stops_when_it_is_decided(server: ScriptedServer, run: Callable[..., Any]) -> None:
