@@ -268,6 +268,7 @@ class Stream(IntEnum):
     FURTHER_METRIC = 6
     HEADROOM = 7
     IMPROVEMENT = 11
+    POLICY_TEST = 14
     MODEL_SCORE = 1
     MODEL_DIFFERENCE = 2
 

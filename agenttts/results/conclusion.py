@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from agenttts.results.adaptive import AdaptivePolicy
 from agenttts.results.certificate import certificate
 from agenttts.results.cost import SearchCost
 from agenttts.results.outcome import Equivalent, Finalist, MetricSummary, Outcome, Retest, Rival
@@ -36,6 +37,7 @@ def conclude(
     ended: str | None,
     goal: Goal = BEST,
     test_metrics: Mapping[Allocation, Summaries] | None = None,
+    adaptive: AdaptivePolicy | None = None,
 ) -> Outcome:
     """Compute the outcome of a run, finished or not.
 
@@ -49,6 +51,7 @@ def conclude(
         ended: Why the search went no further; None when that is not known.
         goal: What was sought.
         test_metrics: Further metrics of the allocations that were scored on the test split; None without any.
+        adaptive: The policy that the run chose; None without one.
     """
     searched, extra = by_phase(trials)
     candidates = latest(searched, extra)
@@ -85,6 +88,7 @@ def conclude(
         stopped_because=ended,
         n_search=max((t.n_scored + t.n_missing for t in searched), default=0),
         n_test=n_test,
+        adaptive=adaptive,
     )
     return replace(outcome, certificate=certificate(outcome))
 
