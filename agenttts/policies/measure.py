@@ -1,0 +1,62 @@
+"""What reading a prompt and drawing samples costs, in the measure of the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipelines.costs import stage_cost_usd, stage_flops
+from pipelines.runtime.runtime import StageOutcome
+from pipelines.spec.pipeline import PipelineSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A measure of cost that is linear in tokens.
+
+    Attributes:
+        name: units or usd.
+        prompt: By model, the cost of one token of a prompt.
+        generated: By model, the cost of one generated token.
+        per_query: What is added to the cost of every query: of units, the prefills of the reference model
+            that are taken off, one for each stage of the spec. Further rungs take off none.
+        per_flop: The cost of a FLOP, for calls that are counted in FLOPs only; None where they are priced.
+    """
+
+    name: str
+    prompt: Mapping[str, float]
+    generated: Mapping[str, float]
+    per_query: float
+    per_flop: float | None
+
+    @classmethod
+    def units(cls, spec: PipelineSpec) -> Measure:
+        """Measure in budget units, the FLOPs of one sample of the spec's reference model."""
+        reference = spec.budget.reference
+        per_flop = 1 / (2.0 * reference.active_params * reference.generated_tokens)
+        rates = {
+            name: stage_flops(model.active_params, 1, 0) * per_flop for name, model in spec.models.items()
+        }
+        return cls(
+            name="units",
+            prompt=rates,
+            generated=rates,
+            per_query=-len(spec.stages) * reference.prompt_tokens / reference.generated_tokens,
+            per_flop=per_flop,
+        )
+
+    @classmethod
+    def usd(cls, spec: PipelineSpec) -> Measure:
+        """Measure in US dollars; models without a price cost nothing."""
+        priced = spec.models.items()
+        return cls(
+            name="usd",
+            prompt={name: stage_cost_usd(model, 1, 0) or 0.0 for name, model in priced},
+            generated={name: stage_cost_usd(model, 0, 1) or 0.0 for name, model in priced},
+            per_query=0.0,
+            per_flop=None,
+        )
+
+    def of(self, outcome: StageOutcome) -> float:
+        """Return the cost of a stage's outcome, what its aggregator calls included."""
+        return (outcome.cost_usd or 0.0) if self.per_flop is None else outcome.flops * self.per_flop
