@@ -17,7 +17,7 @@ from agenttts.policies.confidence import confidences
 from agenttts.policies.family import Family
 from agenttts.policies.fits import Fit, Fitter, Limits
 from agenttts.policies.paths import Path, Tables
-from agenttts.policies.readings import Bools, Floats, Ints
+from agenttts.policies.readings import Floats, Ints
 from agenttts.stats import Difference, Stream, paired_difference, stream_rng
 from pipelines.policy import Policy
 

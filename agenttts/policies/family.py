@@ -63,7 +63,8 @@ class Family:
 
     def up_to(self, kind: str) -> npt.NDArray[np.bool_]:
         """Return which sketches are of a kind or of a simpler one, of shape [sketch]."""
-        return np.arange(len(self.sketches)) < self._ends[self.kinds.index(kind)]
+        before: npt.NDArray[np.bool_] = np.arange(len(self.sketches)) < self._ends[self.kinds.index(kind)]
+        return before
 
     def kind_of(self, number: int) -> str:
         """Return the kind of a sketch."""
@@ -109,9 +110,7 @@ def family(spec: PipelineSpec, weighable: Collection[str]) -> Family:
     pairs = [(a, b) for a in first for b in second if _draws_more(spec, a, b)]
     pairs = pairs[:: -(-len(pairs) // MAX_PAIRS) or 1]
     cascades = (Sketch(rungs=pair, thresholds=(t,)) for pair in pairs for t in THRESHOLDS)
-    return Family(
-        {"fixed": fixed, "weighted": weighted, "stopping": stopping, "cascade": tuple(cascades)}
-    )
+    return Family({"fixed": fixed, "weighted": weighted, "stopping": stopping, "cascade": tuple(cascades)})
 
 
 def _singles(rungs: Iterable[Rung]) -> tuple[Sketch, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agenttts.policies.cascades import Scored, Sketch, scored
+from agenttts.policies.cascades import scored
 from agenttts.policies.confidence import confidences, fit_confidence
 from agenttts.policies.family import Family
 from agenttts.policies.paths import Path

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipelines.costs import stage_cost_usd, stage_flops
-from pipelines.runtime.runtime import StageOutcome
+from pipelines.costs import model_flops, stage_cost_usd
+from pipelines.runtime.outcomes import StageOutcome
 from pipelines.spec.pipeline import PipelineSpec
 
 
@@ -34,9 +34,7 @@ class Measure:
         """Measure in budget units, the FLOPs of one sample of the spec's reference model."""
         reference = spec.budget.reference
         per_flop = 1 / (2.0 * reference.active_params * reference.generated_tokens)
-        rates = {
-            name: stage_flops(model.active_params, 1, 0) * per_flop for name, model in spec.models.items()
-        }
+        rates = {name: (model_flops(model, 1, 0) or 0.0) * per_flop for name, model in spec.models.items()}
         return cls(
             name="units",
             prompt=rates,
@@ -59,4 +57,4 @@ class Measure:
 
     def of(self, outcome: StageOutcome) -> float:
         """Return the cost of a stage's outcome, what its aggregator calls included."""
-        return (outcome.cost_usd or 0.0) if self.per_flop is None else outcome.flops * self.per_flop
+        return (outcome.cost_usd or 0.0) if self.per_flop is None else (outcome.flops or 0.0) * self.per_flop

@@ -55,7 +55,8 @@ class Path:
     @property
     def known(self) -> Bools:
         """Where all samples were drawn and there is a score."""
-        return (self.answer != UNKNOWN) & ~np.isnan(self.score)
+        known: Bools = (self.answer != UNKNOWN) & ~np.isnan(self.score)
+        return known
 
     def further_cost(self, before: Sequence[Path]) -> Floats:
         """Compute what the rung costs after others have run: samples that they drew are not paid again.
@@ -161,9 +162,7 @@ class Tables:
 
     def _node(self, rung: Rung, position: int) -> Ints:
         """The nodes of the examples at a stage, after the stages before it were read."""
-        node: Ints = np.broadcast_to(
-            np.arange(len(self.examples)), (self._n_orders, len(self.examples))
-        )
+        node: Ints = np.broadcast_to(np.arange(len(self.examples)), (self._n_orders, len(self.examples)))
         for stage in self._stages[:position]:
             reading = stage.readings[rung[stage.stage.name]]
             there = reading.leads_to[np.arange(self._n_orders)[:, None], np.maximum(node, 0)]

@@ -141,7 +141,13 @@ class StageReadings:
         self.stage: StageSpec = spec.stages[position]
         self.nodes: list[Node] = []
         self.readings: dict[StagePlan, Reading] = {}
-        self._spec, self._store, self._measure, self._orders, self._after = spec, store, measure, orders, after
+        self._spec, self._store, self._measure, self._orders, self._after = (
+            spec,
+            store,
+            measure,
+            orders,
+            after,
+        )
         self._needed = {name for later in spec.stages[position:] for name in later.input_names}
         self._numbers: dict[str, int] = {}
         self._answers: dict[tuple[str, str], int] = {}
@@ -299,9 +305,7 @@ class StageReadings:
         if outcome.status == "error":
             return
         cost = self._measure.of(outcome)
-        self._note(
-            plan, r, number, plan.choice.n_samples, cost, *self._result(number, outcome.value), ()
-        )
+        self._note(plan, r, number, plan.choice.n_samples, cost, *self._result(number, outcome.value), ())
 
     def _result(self, number: int, output: JSON) -> tuple[int, float]:
         """Return the next node or the number of the answer, and the score."""

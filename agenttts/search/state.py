@@ -12,6 +12,7 @@ from langgraph.runtime import Runtime as GraphRuntime
 from agenttts.proposers.base import Proposer, SearchView, Turn
 from agenttts.proposers.rules import InsightsProposer
 from agenttts.replay.bank import BankOutcomes
+from agenttts.results.adaptive import AdaptivePolicy
 from agenttts.results.retest import MOST_RIVALS
 from agenttts.results.trials import TrialResult
 from agenttts.search.approval import Approve
@@ -67,6 +68,7 @@ class SearchWork:
         insights: The insights learnt, in order of the steps.
         trials: The trials on the search split, in order.
         extra: The trials of the confirmation, those on the test split included.
+        adaptive: The policy that was chosen at the end; None without one.
         turn: The proposer's last turn.
         drafts: The proposals of the present step.
     """
@@ -91,6 +93,7 @@ class SearchWork:
     insights: list[Insight] = field(default_factory=list)
     trials: list[TrialResult] = field(default_factory=list)
     extra: list[TrialResult] = field(default_factory=list)
+    adaptive: AdaptivePolicy | None = None
     turn: Turn = field(default_factory=Turn)
     drafts: list[Draft] = field(default_factory=list)
 
@@ -146,8 +149,16 @@ class SearchWork:
 
         The expected cost of the confirmation is reserved out of the limits.
         """
-        self.ledger.limits = lessened(self.settings.limits, self._confirmation_cost())
+        self.reserve()
         return self.ledger.reached(len(self.trials))
+
+    def reserve(self) -> None:
+        """Set the expected cost of the confirmation aside, out of the limits."""
+        self.ledger.limits = lessened(self.settings.limits, self._confirmation_cost())
+
+    def spend_reserve(self) -> None:
+        """Allow what was set aside to be spent."""
+        self.ledger.limits = self.settings.limits
 
     def _confirmation_cost(self) -> Spending:
         """Return the expected cost of re-test and test: for each example that of the dearest trial so far."""
@@ -155,7 +166,8 @@ class SearchWork:
         if self.settings.replay or (limits.tokens is None and limits.flops is None and limits.usd is None):
             return Spending()
         n_search = max(1, len(self.examples))
-        n_examples = 2 * len(self.splits.test) + MOST_RIVALS * len(self.held_back)
+        n_tests = 4 if self.settings.seeks_policy else 2
+        n_examples = n_tests * len(self.splits.test) + MOST_RIVALS * len(self.held_back)
         times = 1.1 * n_examples / n_search  # a tenth for prompts that differ
         tokens = max((t.prompt_tokens + t.generated_tokens for t in self.trials), default=0)
         flops = max(((t.flops_per_query or 0.0) * n_search for t in self.trials), default=0.0)
