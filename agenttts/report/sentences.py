@@ -161,7 +161,10 @@ def policy_headline(data: ReportData) -> str | None:
         score = f"{score_text(tested.score)} {interval_text(tested.ci)} on the test split"
     cost = adaptive.cost if tested is None or tested.cost is None else tested.cost
     amount = amount_text(cost.mean, data.outcome.measure, 3)
-    return f"Spent on the queries that need it: {score}, for {amount} per query on average, by {adaptive.policy}."
+    return (
+        f"Spent on the queries that need it: {score}, for {amount} per query on average, by "
+        f"{adaptive.policy}."
+    )
 
 
 def cost_lines(data: ReportData) -> Iterator[str]:
