@@ -69,7 +69,8 @@ def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
 def _policy_sentences(outcome: Outcome, adaptive: AdaptivePolicy) -> Iterator[str]:
     yield (
         f"A policy spends the budget, on average, on the queries that need it: {adaptive.policy}. On "
-        f"examples that took no part in its choice it scored {adaptive.cross_fitted_score:.3f} on the search split."
+        f"examples that took no part in its choice it scored {adaptive.cross_fitted_score:.3f} on the search "
+        "split."
     )
     tested = adaptive.tested
     if tested is None:
