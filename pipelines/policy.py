@@ -146,7 +146,7 @@ class Rung(Mapping[str, StagePlan]):
         return len(self._plans)
 
     def __hash__(self) -> int:
-        return hash(tuple(self._plans.items()))
+        return hash(frozenset(self._plans.items()))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Rung) and self._plans == other._plans
@@ -231,7 +231,7 @@ class Policy:
                 "a policy has at least one rung, one threshold fewer, and a confidence for each rung of "
                 f"several, got {n}, {len(self.thresholds)} and {len(self.confidences)}"
             )
-        if len({tuple(rung) for rung in self.rungs}) > 1:
+        if len({frozenset(rung) for rung in self.rungs}) > 1:
             raise ValueError(
                 f"the rungs must name the same stages, got {[list(rung) for rung in self.rungs]}"
             )
