@@ -52,10 +52,8 @@ class Vote:
     def __str__(self) -> str:
         if self == Vote():
             return ""
-        parts = (self.kind, self.threshold, None if self.t0 is None else f"t0 {self.t0:g}")
-        return " ".join(
-            f"{part:g}" if isinstance(part, float) else part for part in parts if part is not None
-        )
+        threshold = "" if self.threshold is None else f" {self.threshold:g}"
+        return self.kind + threshold + ("" if self.t0 is None else f" t0 {self.t0:g}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

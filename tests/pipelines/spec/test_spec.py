@@ -338,7 +338,7 @@ BAD: list[tuple[str, str, str, int, str, str]] = [
         "an item-by-item vote over texts",
         "models: [small]",
         "models: [small]\n    aggregator: {kind: weighted, threshold: 0.2}",
-        17,
+        16,
         "stages[answer].aggregator.kind",
         "a vote with a threshold needs a parser that gives lists, got text",
     ),
