@@ -267,7 +267,7 @@ async def test_no_examples(server: ScriptedServer, store: Store) -> None:
 
 
 async def test_a_policys_trial(server: ScriptedServer, store: Store) -> None:
-    """Each sample of all rungs counts once, how far each example went is stored, and the policy is read back."""
+    """Each sample of all rungs counts once; how far each example went is stored, and the policy read back."""
     server.answer = lambda request, index: "blue" if index % 2 else "red"
     first, second = allocation(2, 2), allocation(2, 6)
     rungs = tuple(Policy.fixed(chosen).rungs[0] for chosen in (first, second))
