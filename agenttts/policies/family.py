@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from agenttts.policies.cascades import Sketch
-from pipelines.allocation import StageOption
-from pipelines.policy import Rung, StagePlan, Stop, Vote
+from pipelines.allocation import Allocation, StageOption
+from pipelines.policy import Policy, Rung, StagePlan, Stop, Vote
 from pipelines.spec.fields import StageSpec
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.stages.counts import Count
@@ -63,7 +63,7 @@ class Family:
 
     def up_to(self, kind: str) -> npt.NDArray[np.bool_]:
         """Return which sketches are of a kind or of a simpler one, of shape [sketch]."""
-        return np.arange(len(self.sketches)) < self._ends[self.kinds.index(kind)]
+        return np.asarray(np.arange(len(self.sketches)) < self._ends[self.kinds.index(kind)])
 
     def kind_of(self, number: int) -> str:
         """Return the kind of a sketch."""
@@ -89,29 +89,34 @@ class StagePlans:
     second: Sequence[Sequence[StagePlan]]
 
 
-def fixed_rungs(spec: PipelineSpec) -> tuple[Rung, ...]:
-    """Return the fixed allocations with the stages' own votes."""
-    return _rungs(spec, [plans.fixed for plans in _plans(spec, ())])
+def fixed_rungs(spec: PipelineSpec, further: Collection[Allocation] = ()) -> tuple[Rung, ...]:
+    """Return the fixed allocations with the stages' own votes.
+
+    Args:
+        spec: The pipeline.
+        further: Fixed allocations that are considered too.
+    """
+    others = (Policy.fixed(allocation).rungs[0] for allocation in further)
+    return tuple(dict.fromkeys((*_rungs(spec, [plans.fixed for plans in _plans(spec, ())]), *others)))
 
 
-def family(spec: PipelineSpec, weighable: Collection[str]) -> Family:
+def family(spec: PipelineSpec, weighable: Collection[str], further: Collection[Allocation] = ()) -> Family:
     """Build the family for a pipeline.
 
     Args:
         spec: The pipeline.
+        further: Fixed allocations that are considered too.
         weighable: The stages whose samples have log-probabilities and repeat (`Tables.weighable`).
     """
     plans = _plans(spec, weighable)
-    fixed = _singles(_rungs(spec, [p.fixed for p in plans]))
+    fixed = _singles(fixed_rungs(spec, further))
     weighted = _singles(_rungs(spec, [p.weighted for p in plans])) if weighable else ()
     stopping = _singles(_rungs(spec, [p.stopping for p in plans]))
     first, second = _rungs(spec, [p.first for p in plans]), _rungs(spec, [p.second for p in plans])
     pairs = [(a, b) for a in first for b in second if _draws_more(spec, a, b)]
     pairs = pairs[:: -(-len(pairs) // MAX_PAIRS) or 1]
     cascades = (Sketch(rungs=pair, thresholds=(t,)) for pair in pairs for t in THRESHOLDS)
-    return Family(
-        {"fixed": fixed, "weighted": weighted, "stopping": stopping, "cascade": tuple(cascades)}
-    )
+    return Family({"fixed": fixed, "weighted": weighted, "stopping": stopping, "cascade": tuple(cascades)})
 
 
 def _singles(rungs: Iterable[Rung]) -> tuple[Sketch, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agenttts.policies.measure import Measure
+from agenttts.policies.rates import Rates
 from agenttts.policies.readings import UNKNOWN, Bools, Floats, Ints, StageReadings
 from datastore.store import Store
 from pipelines.allocation import StageOption
@@ -55,7 +55,7 @@ class Path:
     @property
     def known(self) -> Bools:
         """Where all samples were drawn and there is a score."""
-        return (self.answer != UNKNOWN) & ~np.isnan(self.score)
+        return np.asarray((self.answer != UNKNOWN) & ~np.isnan(self.score))
 
     def further_cost(self, before: Sequence[Path]) -> Floats:
         """Compute what the rung costs after others have run: samples that they drew are not paid again.
@@ -80,12 +80,12 @@ class Tables:
         spec: The pipeline that the samples were recorded for.
         store: The store, with the banks attached.
         examples: The examples.
-        measure: The measure of cost.
+        rates: What tokens cost.
         orders: The numbers of the orders in which samples are read (`orders.sample_order`).
 
     Attributes:
         examples: The examples, along the last axis of every array.
-        measure: The measure of cost.
+        rates: What tokens cost.
     """
 
     def __init__(
@@ -94,16 +94,16 @@ class Tables:
         store: Store,
         examples: Sequence[Example],
         *,
-        measure: Measure | None = None,
+        rates: Rates,
         orders: Sequence[int] = (0, 1, 2),
     ) -> None:
         self.examples = tuple(examples)
-        self.measure = measure or Measure.units(spec)
+        self.rates = rates
         self._n_orders = len(orders)
         after: StageReadings | None = None
         stages = list[StageReadings]()
         for position in reversed(range(len(spec.stages))):
-            after = StageReadings(spec, position, store, self.measure, orders, after)
+            after = StageReadings(spec, position, store, self.rates, orders, after)
             stages.append(after)
         self._stages = stages[::-1]
         for example in self.examples:
@@ -161,9 +161,7 @@ class Tables:
 
     def _node(self, rung: Rung, position: int) -> Ints:
         """The nodes of the examples at a stage, after the stages before it were read."""
-        node: Ints = np.broadcast_to(
-            np.arange(len(self.examples)), (self._n_orders, len(self.examples))
-        )
+        node: Ints = np.broadcast_to(np.arange(len(self.examples)), (self._n_orders, len(self.examples)))
         for stage in self._stages[:position]:
             reading = stage.readings[rung[stage.stage.name]]
             there = reading.leads_to[np.arange(self._n_orders)[:, None], np.maximum(node, 0)]

@@ -7,67 +7,27 @@ about a tenth. A more complex kind of policy is chosen only where its cross-fitt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from agenttts.errors import UserError
 from agenttts.policies.cascades import Replayed, Sketch, Steps
+from agenttts.policies.chosen import CostPerQuery, FrontPoint, PolicyChoice
 from agenttts.policies.confidence import confidences
 from agenttts.policies.family import Family
 from agenttts.policies.fits import Fit, Fitter, Limits
 from agenttts.policies.paths import Path, Tables
-from agenttts.policies.readings import Bools, Floats, Ints
-from agenttts.stats import Difference, Stream, paired_difference, stream_rng
+from agenttts.policies.readings import Floats, Ints
+from agenttts.stats import Difference, Interval, Stream, mean_interval, paired_difference, stream_rng
 from pipelines.policy import Policy
 
 N_FOLDS = 5
-PAYS = 0.5
+PAYS = 0.25
 """A more complex kind must be better by this many standard errors of the paired difference."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CostPerQuery:
-    """The distribution of the cost of queries, in the measure of the budget."""
-
-    mean: float
-    median: float
-    p95: float
-    max: float
-
-    @classmethod
-    def of(cls, costs: Floats) -> CostPerQuery:
-        """Summarise costs of any shape."""
-        median, p95 = np.quantile(costs, (0.5, 0.95))
-        return cls(mean=float(costs.mean()), median=float(median), p95=float(p95), max=float(costs.max()))
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyChoice:
-    """A policy chosen within a budget, and what it is estimated to score.
-
-    Attributes:
-        policy: The policy, with confidences fitted on all examples of the choice.
-        kind: fixed, weighted, stopping or cascade.
-        search_score: The mean score on the examples of the choice, which is too high.
-        cross_fitted_score: The mean score of examples that took no part in the choice.
-        cost: Per query, on the examples of the choice.
-        ended_at: For each rung, the share of the queries that end there.
-        known: The share of the examples for which every sample that the policy needs was drawn.
-        fixed: The best fixed allocation at the policy's own mean cost; None where none is so cheap.
-        fixed_difference: The policy's scores minus those of the best fixed allocation that costs no more,
-            both cross-fitted; None where none is so cheap.
-    """
-
-    policy: Policy
-    kind: str
-    search_score: float
-    cross_fitted_score: float
-    cost: CostPerQuery
-    ended_at: tuple[float, ...]
-    known: float
-    fixed: Policy | None
-    fixed_difference: Difference | None
+FRONT = (0.15, 0.25, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0)
+"""Parts of the budget at which the figure of scores against cost has a point of each kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +36,18 @@ class _LeftOut:
 
     Attributes:
         scores: Of the policy; NaN where none is within the limits.
+        costs: Its costs.
         fixed_scores: Of the best fixed allocation that costs no more; NaN where there is none.
     """
 
     scores: Floats
+    costs: Floats
     fixed_scores: Floats
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a policy was within the limits in every fold."""
+        return not np.isnan(self.scores).any()
 
 
 class Choices:
@@ -97,7 +64,7 @@ class Choices:
         self._tables, self._family, self._seed = tables, of, seed
         self._on = np.arange(len(tables.examples)) if on is None else on
         self._paths = {rung: tables.path(rung) for rung in of.rungs}
-        fitter = Fitter(of, self._paths, tables.measure.per_query)
+        fitter = Fitter(of, self._paths, tables.rates.per_query)
         fold = stream_rng(seed, Stream.FOLDS).permutation(len(self._on)) % N_FOLDS
         self._whole = fitter.fit(self._on)
         self._parts = [
@@ -122,27 +89,39 @@ class Choices:
             others = self._left_out(other, limits)
             gain = others.scores - left_out.scores
             noise = np.std(gain) / np.sqrt(len(gain))
-            if np.isnan(left_out.scores).any() or gain.mean() > PAYS * noise + 1e-9:
+            if not left_out.is_whole or gain.mean() > PAYS * noise + 1e-9:
                 kind, left_out = other, others
         number = self._whole.best(limits, self._family.up_to(kind))
         if number is None:
             raise UserError(
-                f"no policy costs at most {limits.mean:g} {self._tables.measure.name} per query on average; "
+                f"no policy costs at most {limits.mean:g} {self._tables.rates.measure} per query on average; "
                 "raise the budget"
             )
         return self._choice(number, left_out)
 
+    def front(self, limits: Limits) -> tuple[FrontPoint, ...]:
+        """Return cross-fitted scores against cost, for each kind at parts and multiples of a budget."""
+        points = []
+        for kind in self._family.kinds:
+            for part in FRONT:
+                left_out = self._left_out(kind, Limits(mean=limits.mean * part, dearest=limits.dearest))
+                if left_out.is_whole:
+                    score, cost = float(left_out.scores.mean()), float(left_out.costs.mean())
+                    points.append(FrontPoint(kind=kind, cost=cost, score=score))
+        return tuple(points)
+
     def _left_out(self, kind: str, limits: Limits) -> _LeftOut:
-        scores, fixed_scores = np.full((2, len(self._on)), np.nan)
+        scores, costs, fixed_scores = np.full((3, len(self._on)), np.nan)
         for fit, places in self._parts:
             number = fit.best(limits, self._family.up_to(kind))
             if number is None:
                 continue
-            scores[places] = fit.scores[number, self._on[places]]
+            examples = self._on[places]
+            scores[places], costs[places] = fit.scores[number, examples], fit.costs[number, examples]
             fixed = self._fixed(fit, number)
             if fixed is not None:
-                fixed_scores[places] = fit.scores[fixed, self._on[places]]
-        return _LeftOut(scores=scores, fixed_scores=fixed_scores)
+                fixed_scores[places] = fit.scores[fixed, examples]
+        return _LeftOut(scores=scores, costs=costs, fixed_scores=fixed_scores)
 
     def _fixed(self, fit: Fit, number: int) -> int | None:
         """The best fixed allocation that costs no more than a sketch does."""
@@ -152,22 +131,29 @@ class Choices:
     def _choice(self, number: int, left_out: _LeftOut) -> PolicyChoice:
         sketch, fixed = self._family.sketches[number], self._fixed(self._whole, number)
         replayed = self._replayed(sketch)
-        last, known = replayed.last_rung[:, self._on], ~np.isnan(replayed.scores[:, self._on])
+        last, costs = replayed.last_rung[:, self._on], replayed.costs[:, self._on]
+        known = ~np.isnan(replayed.scores[:, self._on])
+        has_fixed = fixed is not None and not np.isnan(left_out.fixed_scores).any()
         return PolicyChoice(
             policy=self._policy(sketch),
             kind=self._family.kind_of(number),
             search_score=float(self._whole.scores[number, self._on].mean()),
-            cross_fitted_score=float(np.nanmean(left_out.scores)),
-            cost=CostPerQuery.of(replayed.costs[:, self._on] + self._tables.measure.per_query),
-            ended_at=tuple(float((last == k).mean()) for k in range(len(sketch.rungs))),
-            known=float(known.all(axis=0).mean()),
-            fixed=None if fixed is None else self._policy(self._family.sketches[fixed]),
-            fixed_difference=self._difference(left_out),
+            cross_fitted_score=self._interval(left_out.scores),
+            cost=CostPerQuery.of(costs[known] + self._tables.rates.per_query),
+            ended_at=tuple(float((last[known] == k).mean()) for k in range(len(sketch.rungs))),
+            known=float(known.any(axis=0).mean()),
+            fixed=self._family.sketches[fixed].rungs[0].allocation if fixed is not None else None,
+            fixed_score=self._interval(left_out.fixed_scores) if has_fixed else None,
+            fixed_difference=self._difference(left_out) if has_fixed and left_out.is_whole else None,
+            n_policies=len(self._family.sketches),
         )
 
-    def _difference(self, left_out: _LeftOut) -> Difference | None:
-        if np.isnan(left_out.fixed_scores).any() or np.isnan(left_out.scores).any():
-            return None
+    def _interval(self, scores: Floats) -> Interval:
+        present = scores[~np.isnan(scores)].tolist()
+        interval = mean_interval(present, stream_rng(self._seed, Stream.POLICY_DIFFERENCE))
+        return interval or Interval(mean=0.0, low=0.0, high=1.0, n=0)
+
+    def _difference(self, left_out: _LeftOut) -> Difference:
         ids = [self._tables.examples[i].id for i in self._on]
         return paired_difference(
             dict(zip(ids, left_out.scores.tolist(), strict=True)),
@@ -187,8 +173,16 @@ class Choices:
         return replay_policy(self._policy(sketch), [self._paths[rung] for rung in sketch.rungs])
 
 
-def replay_policy(policy: Policy, paths: list[Path]) -> Replayed:
-    """Replay a policy on the paths of its rungs; costs are without what the measure adds to every query."""
+def replay_policy(policy: Policy, paths: Sequence[Path]) -> Replayed:
+    """Replay a policy on the paths of its rungs.
+
+    Args:
+        policy: The policy.
+        paths: The path of each rung.
+
+    Returns:
+        What it comes to; costs are without what the measure adds to every query.
+    """
     if not policy.thresholds:
         return Steps.of(paths, [np.ones(paths[0].score.shape)]).until(())
     sure = [confidences(c, path.features) for c, path in zip(policy.confidences, paths, strict=True)]
