@@ -67,10 +67,10 @@ class Steps:
         steps = cls(scores=[paths[0].score], confidences=[1 - own[0]], costs=[paths[0].further_cost(())])
         for k, path in enumerate(paths[1:], start=1):
             mine = own[k]
-            for i, before in enumerate(paths[:k]):
+            for i, before in reversed(list(enumerate(paths[:k]))):
                 agree = path.answer == before.answer
-                mine = np.where(agree, mine * own[i], mine)
                 joint[i] = np.where(agree, joint[i] * own[k], joint[i])
+                mine = np.where(agree, joint[i], mine)
             joint.append(mine)
             doubts = np.stack(joint)
             surest = np.argmin(doubts, axis=0)[None]  # of equals the earliest

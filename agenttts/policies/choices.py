@@ -7,7 +7,7 @@ about a tenth. A more complex kind of policy is chosen only where its cross-fitt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +18,11 @@ from agenttts.policies.chosen import CostPerQuery, FrontPoint, PolicyChoice
 from agenttts.policies.confidence import confidences
 from agenttts.policies.family import Family
 from agenttts.policies.fits import Fit, Fitter, Limits
-from agenttts.policies.paths import Path, Tables
+from agenttts.policies.paths import Path
+from agenttts.policies.rates import Rates
 from agenttts.policies.readings import Floats, Ints
 from agenttts.stats import Difference, Interval, Stream, mean_interval, paired_difference, stream_rng
-from pipelines.policy import Policy
+from pipelines.policy import Policy, Rung
 
 N_FOLDS = 5
 PAYS = 0.25
@@ -54,24 +55,33 @@ class Choices:
     """Chooses policies of a family for any budget; the fits are made once for all.
 
     Args:
-        tables: The tables, to which the family's rungs were added.
         of: The family.
+        paths: The path of each of its rungs.
+        rates: What the budget is measured in.
         on: The numbers of the examples to choose on; None for all.
         seed: The seed of the folds and of the intervals.
     """
 
-    def __init__(self, tables: Tables, of: Family, *, on: Ints | None = None, seed: int = 0) -> None:
-        self._tables, self._family, self._seed = tables, of, seed
-        self._on = np.arange(len(tables.examples)) if on is None else on
-        self._paths = {rung: tables.path(rung) for rung in of.rungs}
-        fitter = Fitter(of, self._paths, tables.rates.per_query)
+    def __init__(
+        self,
+        of: Family,
+        paths: Mapping[Rung, Path],
+        rates: Rates,
+        *,
+        on: Ints | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._family, self._paths, self._rates, self._seed = of, paths, rates, seed
+        n_examples = next(iter(paths.values())).score.shape[1]
+        self._on: Ints = np.arange(n_examples) if on is None else on
+        fitter = Fitter(of, paths, rates.per_query)
         fold = stream_rng(seed, Stream.FOLDS).permutation(len(self._on)) % N_FOLDS
         self._whole = fitter.fit(self._on)
         self._parts = [
             (fitter.fit(self._on[fold != f]), np.flatnonzero(fold == f)) for f in range(N_FOLDS) if f in fold
         ]
 
-    def best(self, limits: Limits) -> PolicyChoice:
+    def best(self, limits: Limits, *, kind: str | None = None) -> PolicyChoice:
         """Choose the policy with the best score within limits.
 
         The simplest kind stays unless a more complex one has better cross-fitted scores, by `PAYS` standard
@@ -79,25 +89,30 @@ class Choices:
 
         Args:
             limits: What a query may cost.
+            kind: Choose from this kind and all simpler ones, whatever pays; None for the rule above.
 
         Raises:
             UserError: No policy of the family is within the limits.
         """
-        kinds = self._family.kinds
-        kind, left_out = kinds[0], self._left_out(kinds[0], limits)
-        for other in kinds[1:]:
-            others = self._left_out(other, limits)
-            gain = others.scores - left_out.scores
-            noise = np.std(gain) / np.sqrt(len(gain))
-            if not left_out.is_whole or gain.mean() > PAYS * noise + 1e-9:
-                kind, left_out = other, others
-        number = self._whole.best(limits, self._family.up_to(kind))
+        chosen, left_out = self._kind(limits) if kind is None else (kind, self._left_out(kind, limits))
+        number = self._whole.best(limits, self._family.up_to(chosen))
         if number is None:
             raise UserError(
-                f"no policy costs at most {limits.mean:g} {self._tables.rates.measure} per query on average; "
+                f"no policy costs at most {limits.mean:g} {self._rates.measure} per query on average; "
                 "raise the budget"
             )
         return self._choice(number, left_out)
+
+    def _kind(self, limits: Limits) -> tuple[str, _LeftOut]:
+        first, *others = self._family.kinds
+        kind, left_out = first, self._left_out(first, limits)
+        for other in others:
+            further = self._left_out(other, limits)
+            gain = further.scores - left_out.scores
+            noise = np.std(gain) / np.sqrt(len(gain))
+            if not left_out.is_whole or gain.mean() > PAYS * noise + 1e-9:
+                kind, left_out = other, further
+        return kind, left_out
 
     def front(self, limits: Limits) -> tuple[FrontPoint, ...]:
         """Return cross-fitted scores against cost, for each kind at parts and multiples of a budget."""
@@ -139,7 +154,7 @@ class Choices:
             kind=self._family.kind_of(number),
             search_score=float(self._whole.scores[number, self._on].mean()),
             cross_fitted_score=self._interval(left_out.scores),
-            cost=CostPerQuery.of(costs[known] + self._tables.rates.per_query),
+            cost=CostPerQuery.of(costs[known] + self._rates.per_query),
             ended_at=tuple(float((last[known] == k).mean()) for k in range(len(sketch.rungs))),
             known=float(known.any(axis=0).mean()),
             fixed=self._family.sketches[fixed].rungs[0].allocation if fixed is not None else None,
@@ -154,7 +169,7 @@ class Choices:
         return interval or Interval(mean=0.0, low=0.0, high=1.0, n=0)
 
     def _difference(self, left_out: _LeftOut) -> Difference:
-        ids = [self._tables.examples[i].id for i in self._on]
+        ids = [str(i) for i in self._on]
         return paired_difference(
             dict(zip(ids, left_out.scores.tolist(), strict=True)),
             dict(zip(ids, left_out.fixed_scores.tolist(), strict=True)),

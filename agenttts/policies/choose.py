@@ -57,7 +57,8 @@ async def choose_policy(
     policies = family(spec, tables.weighable(), further)
     await tables.add(policies.rungs)
     limits = Limits(mean=budget, dearest=max_cost_per_query)
-    choices = Choices(tables, policies, seed=seed)
+    paths = {rung: tables.path(rung) for rung in policies.rungs}
+    choices = Choices(policies, paths, tables.rates, seed=seed)
     try:
         choice = choices.best(limits)
     except UserError:

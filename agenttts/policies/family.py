@@ -22,7 +22,7 @@ from pipelines.spec.fields import StageSpec
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.stages.counts import Count
 
-COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Numbers of samples of fixed allocations, up to each stage's largest."""
 WEIGHTED_THRESHOLD = 0.8
 """The share of the weight that an item of a list needs, as a part of the stage's own threshold."""
@@ -155,7 +155,7 @@ def _stage_plans(spec: PipelineSpec, stage: StageSpec, weighable: bool) -> Stage
         first = stopping = plans(options, (8,), DECIDED_BY_MASS)
         second = plans(options[1:] or options, (16,), DECIDED_BY_MASS)
     else:
-        stopping = plans(options, (4, 8, 16, 32), *LIKELY_BY_VOTES)
+        stopping = plans(options, (4, 8, 16, 32, 64), *LIKELY_BY_VOTES)
         first = [a + b for a, b in zip(
             plans(options, (2, 4, 8), Stop()), plans(options, (16,), *LIKELY_BY_VOTES), strict=True
         )]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -56,6 +56,22 @@ class Path:
     def known(self) -> Bools:
         """Where all samples were drawn and there is a score."""
         return np.asarray((self.answer != UNKNOWN) & ~np.isnan(self.score))
+
+    def in_orders(self, rows: Sequence[int]) -> Path:
+        """Return the path in some of the orders.
+
+        Args:
+            rows: Which of the orders, counted from 0 along axis 0.
+        """
+        at = list(rows)
+        stages = tuple(replace(stage, node=stage.node[at], cost=stage.cost[at]) for stage in self.stages)
+        return replace(
+            self,
+            stages=stages,
+            answer=self.answer[at],
+            score=self.score[at],
+            features=self.features[at],
+        )
 
     def further_cost(self, before: Sequence[Path]) -> Floats:
         """Compute what the rung costs after others have run: samples that they drew are not paid again.

@@ -67,8 +67,8 @@ class Reading:
 
     @classmethod
     def empty(cls, n_orders: int, n_nodes: int, n_features: int) -> Reading:
-        """Return a reading of nothing yet."""
-        shape = (n_orders, n_nodes)
+        """Return a reading of nothing yet, with room for at least one node."""
+        shape = (n_orders, max(1, n_nodes))
         return cls(
             n_samples=np.zeros(shape, np.int64),
             leads_to=np.full(shape, UNKNOWN),
