@@ -16,8 +16,10 @@ have the recorded number of tokens and texts the recorded log-probability.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,18 +35,24 @@ from pipelines.content import Content
 from pipelines.dataset.splits import load_examples
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
+from pipelines.policy import Vote
 from pipelines.runtime.sampler import Sampler
 from pipelines.spec.files import load_spec
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.stages import prompts
-from pipelines.stages.parsers import Parsed, allowed_values, parse
+from pipelines.stages.ballots import Ballots
+from pipelines.stages.candidates import Candidate
+from pipelines.stages.counts import Count
+from pipelines.stages.parsers import Parsed, parse
 from pipelines.zoo import SPEC
 
 log = logging.getLogger("zoo.sets")
 ORDERS = range(5)
 """The orders of the samples whose sets are answered; 0 is the bank's own."""
-VOTES = ((False, 0.25), (True, 0.15), (True, 0.2), (True, 0.25))
-"""The votes whose sets are answered: whether weighted, and the threshold."""
+VOTES = tuple(
+    Vote(kind=kind, threshold=threshold) for kind in ("plain", "weighted") for threshold in (0.15, 0.2, 0.25)
+)
+"""The votes whose sets are answered: the stage's own is plain 0.25."""
 SEED = 14
 N_SAMPLES = 32
 N_CHECKED = 200
@@ -79,9 +87,7 @@ class Draw:
     logprob: float
 
 
-def evidence_sets(
-    spec: PipelineSpec, example: Example, bank: Bank, sampler: Sampler
-) -> list[list[str] | None]:
+def evidence_sets(spec: PipelineSpec, example: Example, bank: Bank, sampler: Sampler) -> list[JSON]:
     """Find every set of sentences that a number of samples, an order and a vote can select.
 
     Args:
@@ -91,48 +97,39 @@ def evidence_sets(
         sampler: Gives the keys of prompts.
 
     Returns:
-        The sets, without doubles, as the aggregator returns them; None is what no parsed sample yields.
+        The outputs of the stage, without doubles.
     """
     stage = spec.stages[0]
-    sentences = allowed_values(stage.parser, example) or []
-    place = {sentence: i for i, sentence in reversed(list(enumerate(sentences)))}
-    sets: dict[tuple[int, ...] | None, None] = {}
+    counts = [count for vote in VOTES if (count := Count.of(stage.aggregator, vote)) is not None]
+    outputs: dict[str, JSON] = {}
     for model in stage.models:
         key = sampler.prompt(model, prompts.render(stage, example, {}), stage.sampling).key
-        samples = bank.samples(key)
-        values = [parse(stage.parser, sample.text, example) for sample in samples]
-        named = np.zeros((len(samples), len(sentences)))
-        for row, value in zip(named, values, strict=True):
-            if isinstance(value, Parsed) and isinstance(value.value, list):
-                row[[place[item] for item in value.value if isinstance(item, str)]] = 1.0
-        ballot = np.array([isinstance(value, Parsed) for value in values])
-        mass = np.exp([(s.mean_logprob or 0.0) * s.generated_tokens for s in samples])
-        texts = [sample.text for sample in samples]
+        candidates = []
+        for s in bank.samples(key):
+            parsed = parse(stage.parser, s.text, example)
+            value = parsed.value if isinstance(parsed, Parsed) else None
+            candidates.append(Candidate(s.index, s.text, value, s.mean_logprob, s.generated_tokens))
         for order in ORDERS:
-            drawn = sample_order(key, order, len(samples))
-            first = np.array([texts.index(texts[i]) for i in drawn])  # equal texts have one mass
-            new = np.array([first[k] not in first[:k] for k in range(len(first))])
-            votes = np.cumsum(named[drawn], 0) / np.maximum(np.cumsum(ballot[drawn]), 1)[:, None]
-            weight = np.where(new & ballot[drawn], mass[drawn], 0.0)
-            total = np.maximum(np.cumsum(weight), 1e-300)[:, None]
-            shares = np.cumsum(named[drawn] * weight[:, None], 0) / total
-            for weighted, threshold in VOTES:
-                chosen = ((votes + shares) / 2 if weighted else votes) >= threshold - 1e-9
-                for k in range(len(drawn)):
-                    sets[tuple(np.flatnonzero(chosen[k])) if ballot[drawn[: k + 1]].any() else None] = None
-    return [None if chosen is None else [sentences[i] for i in chosen] for chosen in sets]
+            ballots = Ballots.of(stage, counts[0], example)
+            for index in sample_order(key, order, len(candidates)):
+                ballots.add(candidates[index])
+                for count in counts:
+                    output = ballots.output(count)
+                    outputs[repr(output)] = output
+    return list(outputs.values())
 
 
-def requests(spec: PipelineSpec, bank: Bank, model: str) -> Iterator[Request]:
-    """Yield the answer prompts of all sets of both splits for a model, those of the bank included."""
+def requests(spec: PipelineSpec, bank: Bank) -> Iterator[tuple[str, Request]]:
+    """Yield each model's answer prompts of all sets of both splits, those of the bank included."""
     sampler = Sampler(spec, _NoBank(), None, run_id=None, replay=True, gate=None)
     stage = spec.stages[1]
     for split in ("search", "test"):
         for example in load_examples(spec, split):
             for chosen in evidence_sets(spec, example, bank, sampler):
-                value: JSON = None if chosen is None else [*chosen]
-                content = prompts.render(stage, example, {spec.stages[0].name: value})
-                yield Request(prompt=sampler.prompt(model, content, stage.sampling), content=content)
+                content = prompts.render(stage, example, {spec.stages[0].name: chosen})
+                for model in stage.models:
+                    prompt = sampler.prompt(model, content, stage.sampling)
+                    yield model, Request(prompt=prompt, content=content)
 
 
 class _NoBank:
@@ -283,8 +280,10 @@ def samples(request: Request, draws: Sequence[Draw], answerer: Answerer) -> list
 async def record(spec: PipelineSpec, bank: Bank, store: Store) -> int:
     """Draw what the bank lacks into a store and return the number of prompts."""
     stage, count = spec.stages[1], 0
-    for model in stage.models:
-        every = {request.prompt.key: request for request in requests(spec, bank, model)}
+    by_model: dict[str, dict[str, Request]] = defaultdict(dict)
+    for model, request in requests(spec, bank):
+        by_model[model][request.prompt.key] = request
+    for model, every in by_model.items():
         known = [request for key, request in every.items() if key in bank]
         missing = [request for key, request in every.items() if key not in bank]
         path = spec.root / str(spec.models[model].path)
@@ -319,8 +318,6 @@ def main() -> None:
     bank_path: Path = parser.parse_args().bank
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    import asyncio
-
     bank = Bank(read_parquet(bank_path), str(bank_path))
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "sets.duckdb") as store:
         store.import_bank(bank_path)

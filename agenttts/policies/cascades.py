@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agenttts.policies.paths import Path
-from agenttts.policies.readings import NOTHING, UNKNOWN, Floats, Ints
+from agenttts.policies.readings import NOTHING, UNKNOWN, Bools, Floats, Ints
 from pipelines.policy import Rung
 
 
@@ -67,15 +67,16 @@ class Steps:
         steps = cls(scores=[paths[0].score], confidences=[1 - own[0]], costs=[paths[0].further_cost(())])
         for k, path in enumerate(paths[1:], start=1):
             mine = own[k]
-            for i, before in enumerate(paths[:k]):
+            for i, before in reversed(list(enumerate(paths[:k]))):
                 agree = path.answer == before.answer
-                mine = np.where(agree, mine * own[i], mine)
                 joint[i] = np.where(agree, joint[i] * own[k], joint[i])
+                mine = np.where(agree, joint[i], mine)
             joint.append(mine)
             doubts = np.stack(joint)
             surest = np.argmin(doubts, axis=0)[None]  # of equals the earliest
             scores = np.take_along_axis(np.stack([p.score for p in paths[: k + 1]]), surest, 0)[0]
-            steps.scores.append(np.where(np.isnan(path.score), np.nan, scores))
+            missing = np.isnan(path.score) | np.isnan(steps.scores[-1])
+            steps.scores.append(np.where(missing, np.nan, scores))
             steps.confidences.append(1 - np.take_along_axis(doubts, surest, 0)[0])
             steps.costs.append(path.further_cost(paths[:k]))
         return steps
@@ -99,12 +100,14 @@ def _doubt(path: Path, sure: Floats) -> Floats:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """What many sketches come to, averaged over the orders of the samples. Arrays are [sketch, example].
+    """What many sketches come to, on average over the orders in which all samples are there.
+
+    Arrays are of shape [sketch, example].
 
     Attributes:
         sketches: The sketches, along axis 0.
-        scores: The scores; NaN where an order lacks a sample.
-        costs: In the measure.
+        scores: The scores; NaN where every order lacks a sample.
+        costs: In the measure of the budget.
         dearest: The largest cost over the orders.
     """
 
@@ -128,18 +131,24 @@ def scored(
         sure: The confidences of the outcomes of each rung of a cascade, of shape [order, example].
         per_query: What is added to the cost of every query.
     """
-    known = tuple(sketches)
-    shape = (len(known), next(iter(paths.values())).score.shape[1] if paths else 0)
+    every = tuple(sketches)
+    shape = (len(every), next(iter(paths.values())).score.shape[1] if paths else 0)
     scores, costs, dearest = np.empty(shape), np.empty(shape), np.empty(shape)
     rungs: tuple[Rung, ...] = ()
-    for i, sketch in enumerate(known):
+    for i, sketch in enumerate(every):
         if sketch.rungs != rungs:
             rungs = sketch.rungs
             of = [paths[rung] for rung in rungs]
             confident = [sure[rung] for rung in rungs] if len(rungs) > 1 else [np.ones(of[0].score.shape)]
             steps = Steps.of(of, confident)
         result = steps.until(sketch.thresholds)
-        scores[i] = result.scores.mean(axis=0)
-        costs[i] = result.costs.mean(axis=0) + per_query
-        dearest[i] = result.costs.max(axis=0) + per_query
-    return Scored(sketches=known, scores=scores, costs=costs, dearest=dearest)
+        known = ~np.isnan(result.scores)
+        scores[i], costs[i] = _mean(result.scores, known), _mean(result.costs, known) + per_query
+        dearest[i] = np.where(known, result.costs, -np.inf).max(axis=0) + per_query
+    return Scored(sketches=every, scores=scores, costs=costs, dearest=dearest)
+
+
+def _mean(values: Floats, known: Bools) -> Floats:
+    """The mean over the orders that are known; NaN where none is."""
+    n = known.sum(axis=0)
+    return np.where(n > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(n, 1), np.nan)

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from agenttts.policies.cascades import Sketch
-from pipelines.allocation import StageOption
-from pipelines.policy import Rung, StagePlan, Stop, Vote
+from pipelines.allocation import Allocation, StageOption
+from pipelines.policy import Policy, Rung, StagePlan, Stop, Vote
 from pipelines.spec.fields import StageSpec
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.stages.counts import Count
 
-COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 """Numbers of samples of fixed allocations, up to each stage's largest."""
 WEIGHTED_THRESHOLD = 0.8
 """The share of the weight that an item of a list needs, as a part of the stage's own threshold."""
@@ -63,8 +63,7 @@ class Family:
 
     def up_to(self, kind: str) -> npt.NDArray[np.bool_]:
         """Return which sketches are of a kind or of a simpler one, of shape [sketch]."""
-        before: npt.NDArray[np.bool_] = np.arange(len(self.sketches)) < self._ends[self.kinds.index(kind)]
-        return before
+        return np.asarray(np.arange(len(self.sketches)) < self._ends[self.kinds.index(kind)])
 
     def kind_of(self, number: int) -> str:
         """Return the kind of a sketch."""
@@ -90,20 +89,27 @@ class StagePlans:
     second: Sequence[Sequence[StagePlan]]
 
 
-def fixed_rungs(spec: PipelineSpec) -> tuple[Rung, ...]:
-    """Return the fixed allocations with the stages' own votes."""
-    return _rungs(spec, [plans.fixed for plans in _plans(spec, ())])
+def fixed_rungs(spec: PipelineSpec, further: Collection[Allocation] = ()) -> tuple[Rung, ...]:
+    """Return the fixed allocations with the stages' own votes.
+
+    Args:
+        spec: The pipeline.
+        further: Fixed allocations that are considered too.
+    """
+    others = (Policy.fixed(allocation).rungs[0] for allocation in further)
+    return tuple(dict.fromkeys((*_rungs(spec, [plans.fixed for plans in _plans(spec, ())]), *others)))
 
 
-def family(spec: PipelineSpec, weighable: Collection[str]) -> Family:
+def family(spec: PipelineSpec, weighable: Collection[str], further: Collection[Allocation] = ()) -> Family:
     """Build the family for a pipeline.
 
     Args:
         spec: The pipeline.
+        further: Fixed allocations that are considered too.
         weighable: The stages whose samples have log-probabilities and repeat (`Tables.weighable`).
     """
     plans = _plans(spec, weighable)
-    fixed = _singles(_rungs(spec, [p.fixed for p in plans]))
+    fixed = _singles(fixed_rungs(spec, further))
     weighted = _singles(_rungs(spec, [p.weighted for p in plans])) if weighable else ()
     stopping = _singles(_rungs(spec, [p.stopping for p in plans]))
     first, second = _rungs(spec, [p.first for p in plans]), _rungs(spec, [p.second for p in plans])
@@ -149,7 +155,7 @@ def _stage_plans(spec: PipelineSpec, stage: StageSpec, weighable: bool) -> Stage
         first = stopping = plans(options, (8,), DECIDED_BY_MASS)
         second = plans(options[1:] or options, (16,), DECIDED_BY_MASS)
     else:
-        stopping = plans(options, (4, 8, 16, 32), *LIKELY_BY_VOTES)
+        stopping = plans(options, (4, 8, 16, 32, 64), *LIKELY_BY_VOTES)
         first = [a + b for a, b in zip(
             plans(options, (2, 4, 8), Stop()), plans(options, (16,), *LIKELY_BY_VOTES), strict=True
         )]  # fmt: skip

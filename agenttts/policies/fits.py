@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -49,6 +50,10 @@ class Fit:
     costs: Floats
     dearest: Floats
 
+    @cached_property
+    def _means(self) -> tuple[Floats, Floats]:
+        return self.scores[:, self.on].mean(axis=1), self.costs[:, self.on].mean(axis=1)
+
     def best(self, limits: Limits, among: Bools) -> int | None:
         """Return the sketch with the best mean score within limits; of equals, the cheapest.
 
@@ -59,7 +64,7 @@ class Fit:
         Returns:
             Its number; None where none is within the limits.
         """
-        scores, costs = self.scores[:, self.on].mean(axis=1), self.costs[:, self.on].mean(axis=1)
+        scores, costs = self._means
         allowed = among & np.isfinite(scores) & (costs <= limits.mean)
         if limits.dearest is not None:
             allowed &= self.dearest.max(axis=1) <= limits.dearest

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from agenttts.policies.measure import Measure
+from agenttts.policies.rates import Rates
 from agenttts.policies.readings import UNKNOWN, Bools, Floats, Ints, StageReadings
 from datastore.store import Store
 from pipelines.allocation import StageOption
@@ -55,8 +55,23 @@ class Path:
     @property
     def known(self) -> Bools:
         """Where all samples were drawn and there is a score."""
-        known: Bools = (self.answer != UNKNOWN) & ~np.isnan(self.score)
-        return known
+        return np.asarray((self.answer != UNKNOWN) & ~np.isnan(self.score))
+
+    def in_orders(self, rows: Sequence[int]) -> Path:
+        """Return the path in some of the orders.
+
+        Args:
+            rows: Which of the orders, counted from 0 along axis 0.
+        """
+        at = list(rows)
+        stages = tuple(replace(stage, node=stage.node[at], cost=stage.cost[at]) for stage in self.stages)
+        return replace(
+            self,
+            stages=stages,
+            answer=self.answer[at],
+            score=self.score[at],
+            features=self.features[at],
+        )
 
     def further_cost(self, before: Sequence[Path]) -> Floats:
         """Compute what the rung costs after others have run: samples that they drew are not paid again.
@@ -81,12 +96,12 @@ class Tables:
         spec: The pipeline that the samples were recorded for.
         store: The store, with the banks attached.
         examples: The examples.
-        measure: The measure of cost.
+        rates: What tokens cost.
         orders: The numbers of the orders in which samples are read (`orders.sample_order`).
 
     Attributes:
         examples: The examples, along the last axis of every array.
-        measure: The measure of cost.
+        rates: What tokens cost.
     """
 
     def __init__(
@@ -95,16 +110,16 @@ class Tables:
         store: Store,
         examples: Sequence[Example],
         *,
-        measure: Measure | None = None,
+        rates: Rates,
         orders: Sequence[int] = (0, 1, 2),
     ) -> None:
         self.examples = tuple(examples)
-        self.measure = measure or Measure.units(spec)
+        self.rates = rates
         self._n_orders = len(orders)
         after: StageReadings | None = None
         stages = list[StageReadings]()
         for position in reversed(range(len(spec.stages))):
-            after = StageReadings(spec, position, store, self.measure, orders, after)
+            after = StageReadings(spec, position, store, self.rates, orders, after)
             stages.append(after)
         self._stages = stages[::-1]
         for example in self.examples:

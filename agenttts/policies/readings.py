@@ -7,6 +7,7 @@ fall live.
 
 from __future__ import annotations
 
+from asyncio import gather
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from agenttts.policies.measure import Measure
 from agenttts.policies.orders import sample_order
+from agenttts.policies.rates import Rates
 from datastore.store import Store
 from pipelines.allocation import StageOption
 from pipelines.costs import estimated_tokens
@@ -25,7 +26,7 @@ from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.policy import StagePlan, Vote
 from pipelines.reading.comparing import vote_key
-from pipelines.runtime.runtime import Runtime
+from pipelines.runtime import Runtime
 from pipelines.spec.fields import StageSpec
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.stages import metrics, parsers, prompts
@@ -66,8 +67,8 @@ class Reading:
 
     @classmethod
     def empty(cls, n_orders: int, n_nodes: int, n_features: int) -> Reading:
-        """Return a reading of nothing yet."""
-        shape = (n_orders, n_nodes)
+        """Return a reading of nothing yet, with room for at least one node."""
+        shape = (n_orders, max(1, n_nodes))
         return cls(
             n_samples=np.zeros(shape, np.int64),
             leads_to=np.full(shape, UNKNOWN),
@@ -119,7 +120,7 @@ class StageReadings:
         spec: The pipeline.
         position: Which of its stages.
         store: The store, with the banks attached.
-        measure: The measure of cost.
+        rates: What tokens cost.
         orders: The numbers of the orders in which samples are read.
         after: The readings of the next stage, whose nodes the outputs lead to; None at the last stage.
 
@@ -134,23 +135,18 @@ class StageReadings:
         spec: PipelineSpec,
         position: int,
         store: Store,
-        measure: Measure,
+        rates: Rates,
         orders: Sequence[int],
         after: StageReadings | None,
     ) -> None:
         self.stage: StageSpec = spec.stages[position]
         self.nodes: list[Node] = []
         self.readings: dict[StagePlan, Reading] = {}
-        self._spec, self._store, self._measure, self._orders, self._after = (
-            spec,
-            store,
-            measure,
-            orders,
-            after,
-        )
+        self._spec, self._store, self._rates, self._orders, self._after = spec, store, rates, orders, after
         self._needed = {name for later in spec.stages[position:] for name in later.input_names}
         self._numbers: dict[str, int] = {}
         self._answers: dict[tuple[str, str], int] = {}
+        self._counts: dict[StagePlan, Count | None] = {}
         self._runtime = Runtime(spec, store, None, run_id=None, replay=True)
         self._drawn: dict[tuple[int, StageOption], Drawn] = {}
 
@@ -172,7 +168,9 @@ class StageReadings:
         return tuple(f"{self.stage.name}.{name}" for name in names)
 
     def _count(self, plan: StagePlan) -> Count | None:
-        return Count.of(self.stage.aggregator_for(plan.choice.option), plan.vote)
+        if plan not in self._counts:
+            self._counts[plan] = Count.of(self.stage.aggregator_for(plan.choice.option), plan.vote)
+        return self._counts[plan]
 
     async def read(self, wanted: Mapping[StagePlan, Bools]) -> None:
         """Read plans at nodes.
@@ -226,9 +224,9 @@ class StageReadings:
                 prompt = sampler.prompt(option.model, contents[number], self.stage.sampling)
                 prompt_of[number, option] = prompt
         recorded = await self._store.get_samples([prompt.key for prompt in prompt_of.values()])
-        for (number, option), prompt in prompt_of.items():
+        banked = await gather(*(self._store.get_prompt(prompt.key) for prompt in prompt_of.values()))
+        for ((number, option), prompt), known in zip(prompt_of.items(), banked, strict=True):
             samples = recorded[prompt.key]
-            known = await self._store.get_prompt(prompt.key) if samples else None
             tokens = None if known is None else known.prompt_tokens
             whole = [sample for index, sample in enumerate(samples) if sample.index == index]
             self._drawn[number, option] = Drawn(
@@ -257,7 +255,7 @@ class StageReadings:
         asked: dict[int, list[tuple[StagePlan, Count]]] = defaultdict(list)  # by the number of samples
         for plan, count in voted:
             asked[ballots.next_check(count, plan.stop, plan.choice.n_samples)].append((plan, count))
-        rates, option = self._measure, voted[0][0].choice.option
+        rates, option = self._rates, voted[0][0].choice.option
         cost = rates.prompt[option.model] * drawn.prompt_tokens
         order = sample_order(drawn.key, self._orders[r], len(drawn.candidates))
         for n, index in enumerate(order.tolist(), start=1):
@@ -304,7 +302,7 @@ class StageReadings:
             return
         if outcome.status == "error":
             return
-        cost = self._measure.of(outcome)
+        cost = self._rates.cost(outcome)
         self._note(plan, r, number, plan.choice.n_samples, cost, *self._result(number, outcome.value), ())
 
     def _result(self, number: int, output: JSON) -> tuple[int, float]:

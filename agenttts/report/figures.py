@@ -164,8 +164,8 @@ def quality_against_budget(data: ReportData) -> go.Figure:
     if adaptive is not None:
         figure.add_trace(
             go.Scatter(
-                x=[adaptive.cost.mean],
-                y=[adaptive.cross_fitted_score],
+                x=[adaptive.choice.cost.mean],
+                y=[adaptive.choice.cross_fitted_score.mean],
                 mode="markers",
                 name="policy, cross-fitted",
                 marker={"symbol": "diamond", "size": 13, "color": PALETTE[2]},

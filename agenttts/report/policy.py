@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agenttts.report import figures as plots
-from agenttts.results.adaptive import AdaptivePolicy, CostPerQuery
+from agenttts.results.adaptive import AdaptivePolicy, CostPerQuery, FrontPoint
 from agenttts.results.trials import TrialResult, trial_id
 from agenttts.space.measure import Measure, amount_text, label_of, number_text
 from datastore import Store
@@ -75,17 +75,24 @@ def policy_rows(data: ReportData, adaptive: AdaptivePolicy) -> Iterator[tuple[st
     tested = adaptive.tested
     yield (
         "score",
-        f"{adaptive.cross_fitted_score:.3f} cross-fitted, {adaptive.search_score:.3f} on its own examples",
+        f"{adaptive.choice.cross_fitted_score.mean:.3f} cross-fitted, {adaptive.choice.search_score:.3f} on the "
+        "examples of the choice",
         "–" if tested is None else f"{tested.score:.3f} [{tested.ci[0]:.3f}, {tested.ci[1]:.3f}]",
     )
     realised = None if tested is None else tested.cost
     for name in ("mean", "median", "p95", "max"):
-        yield (_COST_NAMES[name], _cost(data, adaptive.cost, name), _cost(data, realised, name))
-    for k, share in enumerate(adaptive.ended_at):
+        yield (_COST_NAMES[name], _cost(data, adaptive.choice.cost, name), _cost(data, realised, name))
+    for k, share in enumerate(adaptive.choice.ended_at):
         on_test = "–" if tested is None else f"{tested.ended_at[k]:.0%}"
         yield (f"queries that end at rung {k + 1}", f"{share:.0%}", on_test)
 
 
+_KIND_NAMES = {
+    "fixed": "fixed, plain votes",
+    "weighted": "and weighted votes",
+    "stopping": "and early stops",
+    "cascade": "and escalation",
+}
 _COST_NAMES = {
     "mean": "cost per query, mean",
     "median": "cost per query, median",
@@ -108,6 +115,8 @@ def policy_figures(data: ReportData) -> dict[str, go.Figure]:
         The figures by name; none where no policy was run on the test split.
     """
     figures = {}
+    if data.outcome.adaptive is not None and data.outcome.adaptive.choice.front:
+        figures["policy-front"] = _front_figure(data, data.outcome.adaptive.choice.front)
     costs = [query.cost for query in data.policy_queries if query.cost is not None]
     if costs:
         figures["policy-cost"] = _cost_figure(data, costs)
@@ -119,6 +128,25 @@ def policy_figures(data: ReportData) -> dict[str, go.Figure]:
     if len(sure) >= _BINS:
         figures["policy-trust"] = plots.reliability(_bins(sure), "test examples")
     return figures
+
+
+def _front_figure(data: ReportData, front: Sequence[FrontPoint]) -> go.Figure:
+    import plotly.graph_objects as go
+
+    x_title = f"cost per query, mean, {label_of(data.outcome.measure)}"
+    figure = plots.bare_figure(f"score ({data.metric}), cross-fitted", x_title)
+    for i, kind in enumerate(dict.fromkeys(point.kind for point in front)):
+        points = sorted((p for p in front if p.kind == kind), key=lambda p: p.cost)
+        figure.add_trace(
+            go.Scatter(
+                x=[p.cost for p in points],
+                y=[p.score for p in points],
+                mode="lines+markers",
+                name=_KIND_NAMES.get(kind, kind),
+                line={"color": plots.PALETTE[i % len(plots.PALETTE)], "width": 2},
+            )
+        )
+    return figure
 
 
 def _cost_figure(data: ReportData, costs: Sequence[float]) -> go.Figure:

@@ -156,10 +156,10 @@ def policy_headline(data: ReportData) -> str | None:
     if adaptive is None:
         return None
     tested = adaptive.tested
-    score = f"{adaptive.cross_fitted_score:.3f} by cross-fit on the search split"
+    score = f"{adaptive.choice.cross_fitted_score.mean:.3f} by cross-fit on the search split"
     if tested is not None:
         score = f"{score_text(tested.score)} {interval_text(tested.ci)} on the test split"
-    cost = adaptive.cost if tested is None or tested.cost is None else tested.cost
+    cost = adaptive.choice.cost if tested is None or tested.cost is None else tested.cost
     amount = amount_text(cost.mean, data.outcome.measure, 3)
     return (
         f"Spent on the queries that need it: {score}, for {amount} per query on average, by "

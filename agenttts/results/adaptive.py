@@ -5,16 +5,17 @@ These are values only. `agenttts.policies` chooses a policy and `agenttts.search
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
 from agenttts.results.trials import TrialResult, trial_id
 from agenttts.space.measure import Measure
-from agenttts.stats import Stream, mean_interval, paired_difference, stream_rng
+from agenttts.stats import Difference, Interval, Stream, mean_interval, paired_difference, stream_rng
 from datastore.store import Store
 from pipelines.allocation import Allocation
 from pipelines.jsonvalues import JSON
@@ -44,9 +45,9 @@ class CostPerQuery:
     max: float
 
     @classmethod
-    def of(cls, costs: Iterable[float]) -> CostPerQuery:
-        """Summarise the costs of one query or more."""
-        values = np.asarray(list(costs), dtype=float)
+    def of(cls, costs: npt.ArrayLike) -> CostPerQuery:
+        """Summarise costs, of any shape and at least one."""
+        values = np.asarray(costs, dtype=float)
         median, p95 = np.quantile(values, (0.5, 0.95))
         return cls(mean=float(values.mean()), median=float(median), p95=float(p95), max=float(values.max()))
 
@@ -94,41 +95,80 @@ class TestedPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptivePolicy:
-    """The policy that a run chose on the search split.
+class FrontPoint:
+    """A point of the figure of scores against cost.
 
     Attributes:
-        policy: The policy.
+        kind: fixed, weighted, stopping or cascade, with all simpler kinds.
+        cost: Mean realised cost per query, cross-fitted.
+        score: Mean score, cross-fitted.
+    """
+
+    kind: str
+    cost: float
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyChoice:
+    """A policy chosen by replay, with what it is estimated to score and cost on the search split.
+
+    Attributes:
+        policy: The policy, with confidences fitted on all examples of the choice.
         kind: fixed, weighted, stopping or cascade.
-        search_score: Mean score on the examples that it was chosen on, which is too high.
-        cross_fitted_score: Mean score of examples that took no part in the choice.
-        cost: Estimated, per query.
-        ended_at: For each rung, the share of the queries whose last rung it is, as estimated.
-        fixed: The best fixed allocation at no more than the same mean cost; None where none is so cheap.
-        fixed_difference: The policy's scores minus those of the best fixed allocation at no more than the
-            same cost, both cross-fitted; None where none is so cheap.
-        fixed_difference_ci: The 95 % interval of that difference.
-        tested: What it came to on the test split; None where it was not scored there.
+        search_score: The mean score on the examples of the choice, which is too high.
+        cross_fitted_score: The mean score of examples that took no part in the choice.
+        cost: Per query, on the examples of the choice.
+        ended_at: For each rung, the share of the queries that end there.
+        known: The share of the examples for which every sample that the policy needs was drawn; the scores of
+            the others are filled in.
+        fixed: The best fixed allocation that costs no more than the policy; None where none is so cheap.
+        fixed_score: Its mean score, cross-fitted, chosen for each fold anew.
+        fixed_difference: The policy's scores minus the fixed allocation's, both cross-fitted.
+        n_policies: How many policies were compared.
+        front: Scores against cost of each kind.
     """
 
     policy: _Policy
     kind: str
     search_score: float
-    cross_fitted_score: float
+    cross_fitted_score: Interval
     cost: CostPerQuery
     ended_at: tuple[float, ...]
+    known: float
     fixed: _Allocation | None
-    fixed_difference: float | None
-    fixed_difference_ci: Bounds | None
+    fixed_score: Interval | None
+    fixed_difference: Difference | None
+    n_policies: int
+    front: tuple[FrontPoint, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptivePolicy:
+    """The policy of a run.
+
+    Attributes:
+        choice: What was chosen on the search split, and why.
+        tested: What it came to on the test split; None where it was not scored there.
+    """
+
+    choice: PolicyChoice
     tested: TestedPolicy | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """The policy."""
+        return self.choice.policy
 
     def to_json_dict(self) -> dict[str, JSON]:
         """Return the policy and its figures as JSON-able data."""
-        data: dict[str, JSON] = ADAPTIVE.dump_python(self, mode="json")
+        data: dict[str, JSON] = _ADAPTIVE.dump_python(self, mode="json")
         return data
 
 
-ADAPTIVE: TypeAdapter[AdaptivePolicy] = TypeAdapter(AdaptivePolicy)
+CHOICE: TypeAdapter[PolicyChoice] = TypeAdapter(PolicyChoice)
+"""Writes a choice as JSON and reads it."""
+_ADAPTIVE: TypeAdapter[AdaptivePolicy] = TypeAdapter(AdaptivePolicy)
 
 
 def tested_policy(

@@ -67,10 +67,11 @@ def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
 
 
 def _policy_sentences(outcome: Outcome, adaptive: AdaptivePolicy) -> Iterator[str]:
+    expected = adaptive.choice.cross_fitted_score
     yield (
-        f"A policy spends the budget, on average, on the queries that need it: {adaptive.policy}. On "
-        f"examples that took no part in its choice it scored {adaptive.cross_fitted_score:.3f} on the search "
-        "split."
+        f"A policy spends the budget, on average, on the queries that need it: {adaptive.policy}. On search "
+        f"examples that took no part in its choice it scored {expected.mean:.3f} [{expected.low:.3f}, "
+        f"{expected.high:.3f}]."
     )
     tested = adaptive.tested
     if tested is None:

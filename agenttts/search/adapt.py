@@ -11,13 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from agenttts.errors import UserError
-from agenttts.policies.choice import Choices, PolicyChoice
-from agenttts.policies.family import family, fixed_rungs
-from agenttts.policies.fits import Limits
-from agenttts.policies.measure import Measure as Rates
-from agenttts.policies.paths import Tables
-from agenttts.results.adaptive import ADAPTIVE, AdaptivePolicy, CostPerQuery
+from agenttts.policies.choose import choose_policy
+from agenttts.results.adaptive import CHOICE, AdaptivePolicy, PolicyChoice
+from agenttts.results.ranking import winner_of
 from agenttts.search.evaluate import PlannedTrial
 from agenttts.search.events import Note, PhaseStarted
 from agenttts.search.state import SearchWork, Step, tell
@@ -48,7 +44,7 @@ async def adapt(runtime: Step, step: int) -> tuple[AdaptivePolicy | None, str | 
     tell(runtime, PhaseStarted(phase="adapt", step=step))
     stored = [e for e in work.store.events(work.run_id) if e.kind in (_CHOSEN, _WANTED)]
     wanted = [read_policy(json.loads(e.detail)["policy"]) for e in stored if e.kind == _WANTED]
-    decided = [json.loads(e.detail)["adaptive"] for e in stored if e.kind == _CHOSEN]
+    decided = [json.loads(e.detail)["choice"] for e in stored if e.kind == _CHOSEN]
     choice: PolicyChoice | None = None
     for purchase in range(MOST_PURCHASES):
         if purchase < len(wanted):
@@ -57,7 +53,7 @@ async def adapt(runtime: Step, step: int) -> tuple[AdaptivePolicy | None, str | 
             break
         else:
             choice = await _choice(work)
-            if choice is None or choice.kind == "fixed" or choice.known >= 1 or work.settings.replay:
+            if choice is None or choice.known >= 1 or work.settings.replay:
                 break
             policy = choice.policy
             work.event(_WANTED, policy=policy.to_dict())
@@ -68,13 +64,12 @@ async def adapt(runtime: Step, step: int) -> tuple[AdaptivePolicy | None, str | 
             break
     if not decided:
         choice = await _choice(work)
-        adaptive = None if choice is None or choice.kind == "fixed" else _described(choice)
-        decided = [None if adaptive is None else adaptive.to_json_dict()]
-        work.event(_CHOSEN, adaptive=decided[0])
+        decided = [None if choice is None else CHOICE.dump_python(choice, mode="json")]
+        work.event(_CHOSEN, choice=decided[0])
     if decided[0] is None:
         tell(runtime, Note(message="No policy is expected to score better than the fixed allocations."))
         return None, refusal
-    return ADAPTIVE.validate_python(decided[0]), refusal
+    return AdaptivePolicy(choice=CHOICE.validate_python(decided[0])), refusal
 
 
 def test_of(work: SearchWork, adaptive: AdaptivePolicy) -> PlannedTrial:
@@ -83,7 +78,7 @@ def test_of(work: SearchWork, adaptive: AdaptivePolicy) -> PlannedTrial:
         adaptive.policy,
         work.splits.test,
         "test",
-        adaptive.cost.mean,
+        adaptive.choice.cost.mean,
         "The policy, once on the sealed test split.",
     )
 
@@ -112,31 +107,15 @@ def _trial(policy: Policy, examples: Sequence[Example], split: str, cost: float,
 
 
 async def _choice(work: SearchWork) -> PolicyChoice | None:
-    """Choose a policy on everything that is banked for the search examples; None where none is affordable."""
-    spec, measure = work.spec, work.space.measure
-    rates = Rates.units(spec) if measure.name == "units" else Rates.usd(spec)
-    tables = Tables(spec, work.store, work.examples, measure=rates)
-    await tables.add(fixed_rungs(spec))
-    policies = family(spec, tables.weighable())
-    await tables.add(policies.rungs)
-    limits = Limits(mean=work.space.budget_units, dearest=work.settings.max_units_per_query)
-    try:
-        return Choices(tables, policies, seed=work.settings.seed).best(limits)
-    except UserError:
-        return None
-
-
-def _described(choice: PolicyChoice) -> AdaptivePolicy:
-    difference = choice.fixed_difference
-    cost = choice.cost
-    return AdaptivePolicy(
-        policy=choice.policy,
-        kind=choice.kind,
-        search_score=choice.search_score,
-        cross_fitted_score=choice.cross_fitted_score,
-        cost=CostPerQuery(mean=cost.mean, median=cost.median, p95=cost.p95, max=cost.max),
-        ended_at=choice.ended_at,
-        fixed=None if choice.fixed is None else choice.fixed.rungs[0].allocation,
-        fixed_difference=None if difference is None else difference.mean,
-        fixed_difference_ci=None if difference is None else (difference.low, difference.high),
+    """Choose a policy on everything that is banked for the search examples."""
+    best = winner_of(work.trials, work.extra, work.space.measure, work.settings.goal)
+    return await choose_policy(
+        work.spec,
+        work.store,
+        work.examples,
+        budget=work.space.budget_units,
+        measure=work.space.measure.name,
+        seed=work.settings.seed,
+        max_cost_per_query=work.settings.max_units_per_query,
+        best_fixed=None if best is None else best.allocation,
     )

@@ -95,8 +95,8 @@ def tested_allocations(work: SearchWork) -> dict[Allocation, str]:
         roles[best.allocation] = "winner"
     if baseline is not None:
         roles.setdefault(baseline.allocation, "best default")
-    if work.adaptive is not None and work.adaptive.fixed is not None:
-        roles.setdefault(work.adaptive.fixed, "best fixed allocation at the policy's cost")
+    if work.adaptive is not None and work.adaptive.choice.fixed is not None:
+        roles.setdefault(work.adaptive.choice.fixed, "best fixed allocation at the policy's cost")
     return roles
 
 

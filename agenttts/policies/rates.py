@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from pipelines.costs import model_flops, stage_cost_usd
-from pipelines.runtime.outcomes import StageOutcome
+from pipelines.runtime import StageOutcome
 from pipelines.spec.pipeline import PipelineSpec
+
+MeasureName = Literal["units", "usd"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure:
-    """A measure of cost that is linear in tokens.
+class Rates:
+    """Prices in the measure of a budget, by token.
 
     Attributes:
-        name: units or usd.
+        measure: units or usd.
         prompt: By model, the cost of one token of a prompt.
         generated: By model, the cost of one generated token.
         per_query: What is added to the cost of every query: of units, the prefills of the reference model
@@ -23,20 +26,25 @@ class Measure:
         per_flop: The cost of a FLOP, for calls that are counted in FLOPs only; None where they are priced.
     """
 
-    name: str
+    measure: MeasureName
     prompt: Mapping[str, float]
     generated: Mapping[str, float]
     per_query: float
     per_flop: float | None
 
     @classmethod
-    def units(cls, spec: PipelineSpec) -> Measure:
+    def of(cls, spec: PipelineSpec, measure: MeasureName) -> Rates:
+        """Return a pipeline's prices in a measure."""
+        return cls.units(spec) if measure == "units" else cls.usd(spec)
+
+    @classmethod
+    def units(cls, spec: PipelineSpec) -> Rates:
         """Measure in budget units, the FLOPs of one sample of the spec's reference model."""
         reference = spec.budget.reference
         per_flop = 1 / (2.0 * reference.active_params * reference.generated_tokens)
         rates = {name: (model_flops(model, 1, 0) or 0.0) * per_flop for name, model in spec.models.items()}
         return cls(
-            name="units",
+            measure="units",
             prompt=rates,
             generated=rates,
             per_query=-len(spec.stages) * reference.prompt_tokens / reference.generated_tokens,
@@ -44,17 +52,17 @@ class Measure:
         )
 
     @classmethod
-    def usd(cls, spec: PipelineSpec) -> Measure:
+    def usd(cls, spec: PipelineSpec) -> Rates:
         """Measure in US dollars; models without a price cost nothing."""
         priced = spec.models.items()
         return cls(
-            name="usd",
+            measure="usd",
             prompt={name: stage_cost_usd(model, 1, 0) or 0.0 for name, model in priced},
             generated={name: stage_cost_usd(model, 0, 1) or 0.0 for name, model in priced},
             per_query=0.0,
             per_flop=None,
         )
 
-    def of(self, outcome: StageOutcome) -> float:
+    def cost(self, outcome: StageOutcome) -> float:
         """Return the cost of a stage's outcome, what its aggregator calls included."""
         return (outcome.cost_usd or 0.0) if self.per_flop is None else (outcome.flops or 0.0) * self.per_flop
