@@ -75,8 +75,8 @@ def policy_rows(data: ReportData, adaptive: AdaptivePolicy) -> Iterator[tuple[st
     tested = adaptive.tested
     yield (
         "score",
-        f"{adaptive.choice.cross_fitted_score.mean:.3f} cross-fitted, {adaptive.choice.search_score:.3f} on the "
-        "examples of the choice",
+        f"{adaptive.choice.cross_fitted_score.mean:.3f} cross-fitted, "
+        f"{adaptive.choice.search_score:.3f} on the examples of the choice",
         "–" if tested is None else f"{tested.score:.3f} [{tested.ci[0]:.3f}, {tested.ci[1]:.3f}]",
     )
     realised = None if tested is None else tested.cost
