@@ -18,6 +18,8 @@ from agenttts.tasktune.evaluation import evaluate
 from agenttts.tasktune.fit import FitConfig, fit
 from agenttts.training.weights import TunedModel, read_tuned
 from pipelines.allocation import Allocation, StageChoice
+from pipelines.policy import Policy
+from pipelines.spec.policyfile import load_policy
 
 __all__ = [
     "AgentSettings",
@@ -31,6 +33,7 @@ __all__ = [
     "LoadedRun",
     "Outcome",
     "Pending",
+    "Policy",
     "ReportData",
     "SearchLimits",
     "SearchResult",
@@ -44,6 +47,7 @@ __all__ = [
     "build",
     "evaluate",
     "fit",
+    "load_policy",
     "load_run",
     "paired_difference",
     "plots",

@@ -5,6 +5,8 @@ Figures are those that the run stored; they are computed anew only for a run tha
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,12 +22,17 @@ from agenttts.results.loading import load_outcome
 from agenttts.results.outcome import Equivalent, Finalist, Outcome
 from agenttts.results.ranking import latest
 from agenttts.results.trials import TrialResult
+from agenttts.space.units import query_flops, query_units
 from datastore.records import Insight
 from datastore.store import Store
 from pipelines.allocation import Allocation
 from pipelines.dataset.splits import examples_from_rows
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
+from pipelines.policy import Policy
+from pipelines.runtime.outcomes import ExampleOutcome
+from pipelines.runtime.pace import Pace, run_paced
+from pipelines.runtime.policies import PolicyRunner
 from pipelines.runtime.runtime import Runtime
 from pipelines.servers.clients import ModelClients
 from pipelines.spec.files import restore_spec
@@ -216,79 +223,96 @@ class LoadedRun(SearchResult):
         inputs: Iterable[Mapping[str, Any]],
         *,
         allocation: Allocation | None = None,
+        policy: Policy | None = None,
+        mean_units: float | None = None,
         db: Path | str | None = None,
     ) -> list[dict[str, Any]]:
-        """Run an allocation on new inputs; nothing is scored.
+        """Run an allocation or a policy on new inputs; nothing is scored.
 
         Args:
             inputs: The fields of an example, one mapping for each input.
             allocation: The allocation to run; None for the run's best.
+            policy: The policy to run in its place.
+            mean_units: Units that a query of the policy may cost on average: while they cost more, the
+                thresholds of its further rungs are lowered. None leaves them as they are.
             db: The database that keeps the samples; None for the run's own.
 
         Returns:
             A mapping for each input, in the order of the inputs: `id`, `output`, `stages` (each stage's
-            output), `status`, and `reason` (why there is no output).
+            output), `status`, and `reason` (why there is no output). Of a policy also `confidence`, `n_rungs`
+            (how many were run), `n_samples`, `units`, `seconds`, `thresholds` (which decided on further
+            rungs), and `stepped_back` (the stages whose weighted vote was counted as a plain one).
 
         Raises:
-            UserError: The run has no best allocation.
+            UserError: The run has no best allocation, or both an allocation and a policy are given.
+            SpecError: The policy does not fit the pipeline.
         """
-        return run_blocking(self.run_async(inputs, allocation=allocation, db=db))
+        return run_blocking(
+            self.run_async(inputs, allocation=allocation, policy=policy, mean_units=mean_units, db=db)
+        )
 
     async def run_async(
         self,
         inputs: Iterable[Mapping[str, Any]],
         *,
         allocation: Allocation | None = None,
+        policy: Policy | None = None,
+        mean_units: float | None = None,
         db: Path | str | None = None,
     ) -> list[dict[str, Any]]:
-        """Run an allocation on new inputs, from code that is already asynchronous.
+        """Run an allocation or a policy on new inputs, from code that is already asynchronous.
 
         Args:
             inputs: As in `run`.
             allocation: As in `run`.
+            policy: As in `run`.
+            mean_units: As in `run`.
             db: As in `run`.
 
         Returns:
             As `run` does.
 
         Raises:
-            UserError: The run has no best allocation.
+            UserError, SpecError: As `run` does.
         """
-        if allocation is None:
+        if allocation is not None and policy is not None:
+            raise UserError("one of allocation and policy says what to run; give one")
+        chosen = policy or allocation
+        if chosen is None:
             if self.best is None:
                 raise UserError(
                     f"run {self.run_id} has no scored allocation; pass allocation= or search again"
                 )
-            allocation = self.best.allocation
+            chosen = self.best.allocation
         with Store.open(db or self.db) as store:
-            return await run_inputs(self.spec, allocation, inputs, store)
+            return await run_inputs(self.spec, chosen, inputs, store, mean_units=mean_units)
 
 
 async def run_inputs(
     spec: PipelineSpec,
-    allocation: Allocation,
+    chosen: Allocation | Policy,
     inputs: Iterable[Mapping[str, Any]],
     store: Store,
     *,
+    mean_units: float | None = None,
     replay: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> list[dict[str, Any]]:
-    """Run an allocation on new inputs; nothing is scored, and no run pays.
+    """Run an allocation or a policy on new inputs; nothing is scored, and no run pays.
 
     Args:
         spec: The pipeline.
-        allocation: The allocation to run.
+        chosen: What to run.
         inputs: The fields of an example, one mapping for each input.
         store: The database that samples are read from and written to; the spec's bank is attached where it
             exists.
+        mean_units: Of a policy, as in `LoadedRun.run`.
         replay: Whether only recorded samples answer.
         environ: The environment variables, which hold the servers' API keys.
 
     Returns:
         A mapping for each input, as `LoadedRun.run` returns it.
     """
-    import asyncio
-
     examples = examples_from_rows(spec, inputs)
     bank = spec.bank_path
     if bank is not None and bank.is_file():
@@ -296,22 +320,56 @@ async def run_inputs(
     clients = None if replay else ModelClients(spec, rng=random.Random(0), environ=environ)
     runtime = Runtime(spec, store, clients, run_id=None, replay=replay)
     try:
-        outcomes = await asyncio.gather(
-            *(runtime.run_example(allocation, example, with_score=False) for example in examples)
-        )
+        if isinstance(chosen, Policy):
+            return await _by_policy(PolicyRunner(runtime, chosen), examples, mean_units)
+        outcomes = (runtime.run_example(chosen, example, with_score=False) for example in examples)
+        return [_answer(outcome) for outcome in await asyncio.gather(*outcomes)]
     finally:
         if clients is not None:
             await clients.aclose()
+
+
+async def _by_policy(
+    runner: PolicyRunner, examples: Sequence[Example], mean_units: float | None
+) -> list[dict[str, Any]]:
+    spec = runner.runtime.spec
+    if mean_units is None:
+        outcomes = await asyncio.gather(*(runner.run_example(e, with_score=False) for e in examples))
+    else:
+        unknown = [name for name in spec.used_models if spec.models[name].active_params is None]
+        if unknown:
+            raise UserError(f"mean_units needs active_params, which {', '.join(unknown)} lacks")
+        flops = query_flops(spec, mean_units)
+        if not 0 < flops < math.inf:
+            raise UserError(
+                f"mean_units must be above {query_units(spec, 0.0):g} and finite, got {mean_units}"
+            )
+        pace = Pace(runner.policy.thresholds, flops)
+        outcomes = await run_paced(runner, examples, pace, with_score=False)
     return [
         {
-            "id": outcome.example_id,
-            "output": outcome.output,
-            "stages": {stage.stage: stage.value for stage in outcome.stages},
-            "status": outcome.status,
-            "reason": outcome.reason,
+            **_answer(ran.outcome),
+            "confidence": ran.confidence,
+            "n_rungs": ran.n_rungs,
+            "n_samples": ran.n_samples,
+            "units": None if ran.flops is None else round(query_units(spec, ran.flops), 3),
+            "cost_usd": ran.cost_usd,
+            "seconds": round(ran.seconds, 3),
+            "thresholds": list(ran.thresholds),
+            "stepped_back": list(ran.stepped_back),
         }
-        for outcome in outcomes
+        for ran in outcomes
     ]
+
+
+def _answer(outcome: ExampleOutcome) -> dict[str, Any]:
+    return {
+        "id": outcome.example_id,
+        "output": outcome.output,
+        "stages": {stage.stage: stage.value for stage in outcome.stages},
+        "status": outcome.status,
+        "reason": outcome.reason,
+    }
 
 
 def load_run(db: Path | str, run_id: str | None = None) -> LoadedRun:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from agenttts.errors import UserError
 from agenttts.space.measure import MeasureName
@@ -14,6 +14,7 @@ from agenttts.space.objective import Goal, Objective
 from pipelines.spec.pipeline import ModelSpec
 
 MAX_ERROR_RATE = 0.2
+PolicyKind: TypeAlias = Literal["adaptive", "fixed"]
 _NOT_STORED = ("max_in_flight", "preflight", "banks")
 
 
@@ -85,6 +86,10 @@ class SearchSettings:
             budget alone.
         objective: What is sought: quality, or the least cost or latency at a score of `min_quality`.
         min_quality: The score to reach, above 0 and at most 1; None for the objective quality.
+        policy: "adaptive" when a policy is chosen at the end, which spends more on the queries that need it;
+            "fixed" when every query gets the same numbers of samples.
+        max_units_per_query: The most that a policy may spend on any one query, in the budget's measure; None
+            for no such limit.
         retest: The share of the search examples that is held out for scoring the best trials again at the
             end, 0 to 0.5.
         approve: Whether a person decides on each proposal before it costs anything.
@@ -95,8 +100,8 @@ class SearchSettings:
         banks: Files of recorded samples to attach.
 
     Raises:
-        UserError: The seed is negative, or the objective, the least quality and the frontier do not go
-            together.
+        UserError: The seed is negative, the limit on a query is not above 0, or the objective, the least
+            quality and the frontier do not go together.
     """
 
     budget_units: float
@@ -108,6 +113,8 @@ class SearchSettings:
     frontier: bool = False
     objective: Objective = "quality"
     min_quality: float | None = None
+    policy: PolicyKind = "adaptive"
+    max_units_per_query: float | None = None
     retest: float = 0.0
     approve: bool = field(default=False, compare=False)
     limits: SearchLimits = field(default_factory=SearchLimits, compare=False)
@@ -119,6 +126,10 @@ class SearchSettings:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"a seed is 0 or more, got {self.seed}")
+        if self.policy not in get_args(PolicyKind):
+            raise UserError(f"a policy is {' or '.join(get_args(PolicyKind))}, got {self.policy!r}")
+        if self.max_units_per_query is not None and not self.max_units_per_query > 0:
+            raise UserError(f"the most that a query may cost is > 0, got {self.max_units_per_query}")
         if self.goal.min_quality is not None and self.frontier:
             raise UserError("a least quality is not sought together with the frontier; leave one out")
 
@@ -126,6 +137,11 @@ class SearchSettings:
     def goal(self) -> Goal:
         """The objective together with the score to reach."""
         return Goal(self.objective, self.min_quality)
+
+    @property
+    def seeks_policy(self) -> bool:
+        """Whether a policy is chosen at the end. Only the best score within the budget is sought by one."""
+        return self.policy == "adaptive" and self.objective == "quality"
 
     def to_json_dict(self) -> dict[str, object]:
         """Return the settings as a run stores them, without keys, addresses and local paths."""

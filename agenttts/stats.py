@@ -267,7 +267,10 @@ class Stream(IntEnum):
     RETEST = 5
     FURTHER_METRIC = 6
     HEADROOM = 7
+    FOLDS = 8
+    POLICY_DIFFERENCE = 9
     IMPROVEMENT = 11
+    POLICY_TEST = 14
     MODEL_SCORE = 1
     MODEL_DIFFERENCE = 2
 

@@ -57,7 +57,33 @@ ALTER TABLE models ALTER COLUMN active_params DROP NOT NULL;
 ALTER TABLE stage_results ALTER COLUMN flops DROP NOT NULL;
 """
 """Before, what a run paid was derived from its samples: each prompt once, requests by their ids."""
-STEPS: dict[int, str] = {3: _PAYMENTS}
+_POLICIES = """
+ALTER TABLE trials ADD COLUMN policy VARCHAR;
+COMMENT ON COLUMN trials.policy IS 'JSON of the policy that was run; NULL: the allocation was';
+COMMENT ON COLUMN trials.allocation IS 'JSON: {stage: {model, n_samples}}; of a policy its first rung';
+COMMENT ON COLUMN trials.purpose IS 'search, baseline, confirm, policy or test';
+CREATE TABLE policy_results (
+    trial_id VARCHAR NOT NULL,
+    example_id VARCHAR NOT NULL,
+    n_rungs INTEGER NOT NULL,
+    rung INTEGER NOT NULL,
+    confidence DOUBLE,
+    n_samples BIGINT NOT NULL,
+    flops DOUBLE,
+    cost_usd DOUBLE,
+    seconds DOUBLE NOT NULL,
+    PRIMARY KEY (trial_id, example_id)
+);
+COMMENT ON TABLE policy_results IS 'how far one example went in one trial of a policy';
+COMMENT ON COLUMN policy_results.n_rungs IS 'rungs that were run';
+COMMENT ON COLUMN policy_results.rung IS '0-based: the rung whose outcome stands';
+COMMENT ON COLUMN policy_results.confidence IS 'of the outcome, 0 to 1; NULL: none was computed, or an error';
+COMMENT ON COLUMN policy_results.n_samples IS 'samples of all rungs, each once, banked or not';
+COMMENT ON COLUMN policy_results.flops IS 'realised FLOPs, each sample once, banked or not; NULL: not known';
+COMMENT ON COLUMN policy_results.cost_usd IS 'US dollars of the same; NULL: a model has no price';
+COMMENT ON COLUMN policy_results.seconds IS 'seconds from the first request to the outcome';
+"""
+STEPS: dict[int, str] = {3: _PAYMENTS, 4: _POLICIES}
 
 
 def current_version() -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 TrialStatus = Literal["running", "complete", "failed", "pruned"]
-TrialPurpose = Literal["search", "baseline", "confirm", "test"]
+TrialPurpose = Literal["search", "baseline", "confirm", "policy", "test"]
 ResultStatus = Literal["ok", "error"]
 ProposalStatus = Literal["accepted", "edited", "refused", "invalid"]
 Verdict = Literal["supported", "refuted", "open"]
@@ -144,7 +144,8 @@ class Trial:
         number: From 0, in the order of decision within the run.
         purpose: Why it was run.
         split: `search` or `test`.
-        allocation: JSON, `{stage: {"model": ..., "n_samples": ...}}`.
+        allocation: JSON, `{stage: {"model": ..., "n_samples": ...}}`; of a policy its first rung.
+        policy: JSON of the policy that was run; None when the allocation was.
         proposer: Who proposed it.
         reason: Why, in the proposer's words.
         status: Whether it has ended, and how.
@@ -171,6 +172,7 @@ class Trial:
     purpose: TrialPurpose
     split: str
     allocation: str
+    policy: str | None = None
     proposer: str
     reason: str
     status: TrialStatus
@@ -248,6 +250,33 @@ class StageResult:
     cost_usd: float | None
     samples_drawn: int
     samples_reused: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyResult:
+    """How far one example went in a trial of a policy.
+
+    Attributes:
+        trial_id: The trial.
+        example_id: The example.
+        n_rungs: How many rungs were run.
+        rung: The rung whose outcome stands, from 0.
+        confidence: How sure the outcome is, from 0 to 1; None where none was computed, and on an error.
+        n_samples: Samples of all rungs, each once, banked or not.
+        flops: FLOPs of these samples and their prompts; None where parameters are not known.
+        cost_usd: US dollars of the same; None when a model has no price.
+        seconds: From the first request to the outcome.
+    """
+
+    trial_id: str
+    example_id: str
+    n_rungs: int
+    rung: int
+    confidence: float | None
+    n_samples: int
+    flops: float | None
+    cost_usd: float | None
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

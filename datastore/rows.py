@@ -46,6 +46,7 @@ TABLES: Mapping[type, Table] = {
     records.Trial: Table(name="trials", key=("trial_id",), order="number, trial_id"),
     records.ExampleScore: Table(name="example_scores", key=("trial_id", "example_id"), order="rowid"),
     records.StageResult: Table(name="stage_results", key=("trial_id", "example_id", "stage"), order="rowid"),
+    records.PolicyResult: Table(name="policy_results", key=("trial_id", "example_id"), order="rowid"),
     records.Proposal: Table(name="proposals", key=("run_id", "step", "position"), order="step, position"),
     records.Insight: Table(name="insights", key=("run_id", "step", "position"), order="step, position"),
     records.Tuning: Table(name="tunings", key=("model_key",), order="created_at, model_key"),

@@ -110,6 +110,7 @@ CREATE TABLE trials (
     purpose VARCHAR NOT NULL,
     split VARCHAR NOT NULL,
     allocation VARCHAR NOT NULL,
+    policy VARCHAR,
     proposer VARCHAR NOT NULL,
     reason VARCHAR NOT NULL,
     status VARCHAR NOT NULL,
@@ -130,9 +131,10 @@ CREATE TABLE trials (
 );
 COMMENT ON TABLE trials IS 'an allocation run on a set of examples';
 COMMENT ON COLUMN trials.number IS '0-based, in order of decision within the run';
-COMMENT ON COLUMN trials.purpose IS 'search, baseline, confirm or test';
+COMMENT ON COLUMN trials.purpose IS 'search, baseline, confirm, policy or test';
 COMMENT ON COLUMN trials.split IS 'search or test';
-COMMENT ON COLUMN trials.allocation IS 'JSON: {stage: {model, n_samples}}';
+COMMENT ON COLUMN trials.allocation IS 'JSON: {stage: {model, n_samples}}; of a policy its first rung';
+COMMENT ON COLUMN trials.policy IS 'JSON of the policy that was run; NULL: the allocation was';
 COMMENT ON COLUMN trials.reason IS 'why the proposer wanted it';
 COMMENT ON COLUMN trials.status IS 'running, complete, failed, or pruned: stopped early, clearly worse than the best';
 COMMENT ON COLUMN trials.score IS 'mean over the scored examples, 0 to 1; NULL: none was scored';
@@ -195,6 +197,27 @@ COMMENT ON TABLE example_scores IS 'the pipeline metric of one example in one tr
 COMMENT ON COLUMN example_scores.score IS '0 to 1; NULL: missing, see status and reason';
 COMMENT ON COLUMN example_scores.status IS 'ok or error';
 COMMENT ON COLUMN example_scores.reason IS 'why it is missing; NULL: it is not';
+
+CREATE TABLE policy_results (
+    trial_id VARCHAR NOT NULL,
+    example_id VARCHAR NOT NULL,
+    n_rungs INTEGER NOT NULL,
+    rung INTEGER NOT NULL,
+    confidence DOUBLE,
+    n_samples BIGINT NOT NULL,
+    flops DOUBLE,
+    cost_usd DOUBLE,
+    seconds DOUBLE NOT NULL,
+    PRIMARY KEY (trial_id, example_id)
+);
+COMMENT ON TABLE policy_results IS 'how far one example went in one trial of a policy';
+COMMENT ON COLUMN policy_results.n_rungs IS 'rungs that were run';
+COMMENT ON COLUMN policy_results.rung IS '0-based: the rung whose outcome stands';
+COMMENT ON COLUMN policy_results.confidence IS 'of the outcome, 0 to 1; NULL: none was computed, or an error';
+COMMENT ON COLUMN policy_results.n_samples IS 'samples of all rungs, each once, banked or not';
+COMMENT ON COLUMN policy_results.flops IS 'realised FLOPs, each sample once, banked or not; NULL: not known';
+COMMENT ON COLUMN policy_results.cost_usd IS 'US dollars of the same; NULL: a model has no price';
+COMMENT ON COLUMN policy_results.seconds IS 'seconds from the first request to the outcome';
 
 CREATE TABLE proposals (
     run_id VARCHAR NOT NULL,

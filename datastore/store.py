@@ -27,6 +27,7 @@ from datastore.records import (
     Insight,
     ModelRecord,
     Payment,
+    PolicyResult,
     Preference,
     Prompt,
     Proposal,
@@ -262,6 +263,26 @@ class Store:
     def _put_scores(self, transaction: Transaction, payloads: Sequence[Sequence[ExampleScore]]) -> list[None]:
         self._insert(transaction, ExampleScore, [score for scores in payloads for score in scores])
         return [None] * len(payloads)
+
+    async def put_policy_results(self, results: Sequence[PolicyResult]) -> None:
+        """Store how far examples went in a policy, each replacing the same trial and example's; return when
+        they are durable.
+
+        Raises:
+            ReadOnlyStore: The store was opened for reading.
+        """
+        self._must_write()
+        await self._writer.submit(self._put_policy_results, results)
+
+    def _put_policy_results(
+        self, transaction: Transaction, payloads: Sequence[Sequence[PolicyResult]]
+    ) -> list[None]:
+        self._insert(transaction, PolicyResult, [result for results in payloads for result in results])
+        return [None] * len(payloads)
+
+    def policy_results(self, trial_id: str) -> list[PolicyResult]:
+        """Return how far the examples of a policy's trial went, in the order in which they were stored."""
+        return self._select(PolicyResult, "trial_id = ?", trial_id)
 
     def scores(self, trial_id: str) -> dict[str, ExampleScore]:
         """Return a trial's scores by example id."""

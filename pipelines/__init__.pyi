@@ -2,6 +2,7 @@ from pipelines import zoo
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.dataset.splits import Example, examples_from_rows, load_examples
 from pipelines.errors import PipelineError, SpecError
+from pipelines.policy import Confidence, Policy, Rung, StagePlan, Stop, Vote
 from pipelines.spec.files import load_spec, spec_digest, spec_schema
 from pipelines.spec.pipeline import (
     BudgetSpec,
@@ -15,6 +16,7 @@ from pipelines.spec.pipeline import (
     StageSpec,
     TruncateSpec,
 )
+from pipelines.spec.policyfile import load_policy
 from pipelines.spec.variants import (
     AggregatorSpec,
     AnswerParser,
@@ -24,6 +26,7 @@ from pipelines.spec.variants import (
     CodeParser,
     Fusion,
     JsonParser,
+    LengthWeighted,
     LinesParser,
     MetricSpec,
     ParserSpec,
@@ -36,8 +39,9 @@ from pipelines.spec.variants import (
     SetVote,
     TextParser,
     Verifier,
+    Weighted,
 )
-from pipelines.stages.aggregators import Candidate
+from pipelines.stages.candidates import Candidate
 
 __all__ = [
     "AggregatorSpec",
@@ -49,10 +53,12 @@ __all__ = [
     "Candidate",
     "ChoiceParser",
     "CodeParser",
+    "Confidence",
     "DatasetSpec",
     "Example",
     "Fusion",
     "JsonParser",
+    "LengthWeighted",
     "LinesParser",
     "MetricSpec",
     "ModelSpec",
@@ -60,6 +66,7 @@ __all__ = [
     "PipelineError",
     "PipelineSpec",
     "Plurality",
+    "Policy",
     "Price",
     "PythonAggregator",
     "PythonMetric",
@@ -67,17 +74,23 @@ __all__ = [
     "ReferenceSpec",
     "Refine",
     "RegexParser",
+    "Rung",
     "SamplingSpec",
     "SetVote",
     "SpecError",
     "Speed",
     "StageChoice",
+    "StagePlan",
     "StageSpec",
+    "Stop",
     "TextParser",
     "TruncateSpec",
     "Verifier",
+    "Vote",
+    "Weighted",
     "examples_from_rows",
     "load_examples",
+    "load_policy",
     "load_spec",
     "spec_digest",
     "spec_schema",

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import load_spec
+from pipelines import load_policy, load_spec
+from pipelines.stages.plans import policy_problem
 from tests.agenttts.commands import agenttts
 from tests.public import assert_imports_are_public
 from tests.servers import Request, ScriptedServer
@@ -178,6 +179,13 @@ def test_every_file_that_is_linked_is_there() -> None:
     """Links and pictures lead somewhere."""
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_policy_fits_the_pipeline_beside_it(folder: Path) -> None:
+    """policy.yaml is read, and can be run on pipeline.yaml."""
+    (text,) = (block for block in blocks("yaml") if block.startswith("# policy.yaml"))
+    (folder / "policy.yaml").write_text(text)
+    assert policy_problem(load_spec(folder / "pipeline.yaml"), load_policy(folder / "policy.yaml")) is None
 
 
 def test_the_files_of_tuning_read_as_they_are_shown(tmp_path: Path) -> None:

@@ -83,6 +83,8 @@ class SearchProgress:
                 self._run_started(event)
             case PhaseStarted(phase="confirm"):
                 self._bars.update(self._trials, description="confirming")
+            case PhaseStarted(phase="adapt"):
+                self._bars.update(self._trials, description="choosing a policy")
             case InsightLearnt():
                 self._print(f"     learnt: {event.insight.text}", style="green")
             case SamplesWarned():
@@ -127,7 +129,7 @@ class SearchProgress:
         self._bars.update(self._examples, description=name)
         reason = f"{event.proposer}: {event.reason}"
         planned = amount_text(event.budget_units, self._measure)
-        self._print(f"{event.number:>4} {event.allocation}  ({planned})", style="bold")
+        self._print(f"{event.number:>4} {event.policy or event.allocation}  ({planned})", style="bold")
         self._print(f"     {reason}", style="dim")
 
     def _trial_progress(self, event: TrialProgress) -> None:
@@ -144,7 +146,7 @@ class SearchProgress:
         self._bars.update(self._examples, visible=False)
         missing = f", {trial.n_missing} missing" if trial.n_missing else ""
         figures = f"{_samples(trial)}{missing}{_health(event)}"
-        if trial.purpose == "test":
+        if trial.split == "test":
             self._print(f"     scored once on the sealed test split; {figures}")
         elif trial.score is None:
             self._print(f"     no score: {trial.error}", style="red")

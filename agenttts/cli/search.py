@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from agenttts import AgentSettings
+    from agenttts.settings import PolicyKind
     from agenttts.space.objective import Objective
 
 Trials = Annotated[int, typer.Option("--trials", min=1, help="Allocations to evaluate at most.")]
@@ -73,6 +74,17 @@ def search(
     min_quality: Annotated[
         float | None,
         typer.Option("--min-quality", help="The score to reach with --objective cost or latency."),
+    ] = None,
+    policy: Annotated[
+        str,
+        typer.Option(
+            "--policy",
+            help="adaptive: spend the budget, on average, on the queries that need it; fixed: on all alike.",
+        ),
+    ] = "adaptive",
+    max_units_per_query: Annotated[
+        float | None,
+        typer.Option("--max-units-per-query", help="The most that a policy may spend on any one query."),
     ] = None,
     retest: Annotated[
         float,
@@ -127,6 +139,8 @@ def search(
             frontier=frontier,
             objective=cast("Objective", objective),
             min_quality=min_quality,
+            policy=cast("PolicyKind", policy),
+            max_units_per_query=max_units_per_query,
             retest=retest,
             limits=limits,
             agent=agent_settings(agent_base_url, agent_model),

@@ -17,6 +17,7 @@ from typing import Any
 from agenttts.replay.bank import BankOutcomes, attach_spec_bank
 from agenttts.replay.curves import Marginal, StageCurve, marginal_values, merged, solve_around, stage_curves
 from agenttts.replay.headroom import StageHeadroom, headroom
+from agenttts.report.policy import PolicyQuery, policy_queries
 from agenttts.results.loading import load_outcome
 from agenttts.results.outcome import Outcome, jsonable, trial_json
 from agenttts.results.ranking import SEARCHING, by_phase, latest
@@ -159,6 +160,7 @@ class ReportData:
     truncated: tuple[Truncated, ...]
     tuned: tuple[TunedRow, ...]
     bank_solved: bool
+    policy_queries: tuple[PolicyQuery, ...] = ()
 
     @property
     def in_progress(self) -> bool:
@@ -238,6 +240,9 @@ def read_report(
     if solve and best is not None and spec is not None and store.as_of is None:
         measure = Measure(spec, outcome.measure)
         replayed, spare = _replayed(measure, store, best, int(settings.get("seed") or 0), examples)
+    queries = (
+        () if spec is None else policy_queries(store, run.run_id, trials, Measure(spec, outcome.measure))
+    )
     points = merged(latest(outcome.trials, outcome.confirmation), replayed)
     options = {stage.name: stage.options for stage in spec.stages} if spec else _options_tried(trials)
     rule = json.loads(run.spec) if run.spec else {}
@@ -265,6 +270,7 @@ def read_report(
         truncated=_truncated(store, run.run_id),
         tuned=_tuned(store, rule),
         bank_solved=bool(replayed),
+        policy_queries=queries,
     )
 
 

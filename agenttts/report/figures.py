@@ -41,7 +41,7 @@ def best_so_far(data: ReportData, against: str = "trials") -> go.Figure:
     """
     import plotly.graph_objects as go
 
-    figure = _figure(
+    figure = bare_figure(
         f"score ({data.metric})", "trial" if against == "trials" else "FLOPs of the search so far"
     )
     steps = data.steps
@@ -96,7 +96,7 @@ def score_against_samples(data: ReportData, stage: str) -> go.Figure:
     """
     import plotly.graph_objects as go
 
-    figure = _figure(f"score ({data.metric})", f"samples at {stage}")
+    figure = bare_figure(f"score ({data.metric})", f"samples at {stage}")
     colours = model_styles(data)
     curves = [curve for curve in data.curves if curve.stage == stage]
     for curve in curves:
@@ -134,7 +134,7 @@ def quality_against_budget(data: ReportData) -> go.Figure:
     """
     import plotly.graph_objects as go
 
-    figure = _figure(f"score ({data.metric})", f"budget, {label_of(data.outcome.measure)} per query")
+    figure = bare_figure(f"score ({data.metric})", f"budget, {label_of(data.outcome.measure)} per query")
     front, best = data.outcome.frontier, data.outcome.best
     others = [t for t in data.trials if t.split == "search" and t.interval and t.number not in data.frontier]
     figure.add_trace(_budget_points(data, others, "trials", GREY, 8, 0.6))
@@ -160,6 +160,19 @@ def quality_against_budget(data: ReportData) -> go.Figure:
                 hoverinfo="skip",
             )
         )
+    adaptive = data.outcome.adaptive
+    if adaptive is not None:
+        figure.add_trace(
+            go.Scatter(
+                x=[adaptive.choice.cost.mean],
+                y=[adaptive.choice.cross_fitted_score.mean],
+                mode="markers",
+                name="policy, cross-fitted",
+                marker={"symbol": "diamond", "size": 13, "color": PALETTE[2]},
+                text=[_hover(str(adaptive.policy))],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
     if data.budget_units is not None:
         figure.add_vline(x=data.budget_units, line={"color": GREY, "dash": "dot", "width": 1})
     return figure
@@ -174,7 +187,7 @@ def next_unit(data: ReportData) -> go.Figure:
     import plotly.graph_objects as go
 
     measure = data.outcome.measure
-    figure = _figure("", f"gain in score per further {'unit' if measure == 'units' else 'USD'}")
+    figure = bare_figure("", f"gain in score per further {'unit' if measure == 'units' else 'USD'}")
     steps = list(reversed(data.marginals))
     colours = model_styles(data)
     figure.add_trace(
@@ -222,7 +235,7 @@ def tuning_curves(data: ReportData) -> go.Figure:
     """
     import plotly.graph_objects as go
 
-    figure = _figure("score, loss", "step")
+    figure = bare_figure("score, loss", "step")
     colours = model_styles(data)
     for tuned in data.tuned:
         colour = colours.get(StageOption(tuned.model), (GREY,))[0]
@@ -252,7 +265,7 @@ def regret_against(moments: pd.DataFrame, against: str = "trials") -> go.Figure:
     import plotly.graph_objects as go
 
     axis = "trials" if against == "trials" else "FLOPs, in trials of seeded random search"
-    figure = _figure("mean regret", axis)
+    figure = bare_figure("mean regret", axis)
     grid = np.arange(1, int(moments["trials_asked"].max()) + 1)
     for i, (name, rows) in enumerate(moments.groupby("proposer", sort=False)):
         curves = []
@@ -274,15 +287,16 @@ def regret_against(moments: pd.DataFrame, against: str = "trials") -> go.Figure:
     return figure
 
 
-def reliability(bins: Sequence[tuple[float, float, int]]) -> go.Figure:
+def reliability(bins: Sequence[tuple[float, float, int]], of: str = "test texts") -> go.Figure:
     """Plot accuracy against confidence; the size of a dot grows with its number of texts.
 
     Args:
         bins: For each bin the mean confidence, the accuracy and the number of texts.
+        of: What the dots stand for.
     """
     import plotly.graph_objects as go
 
-    figure = _figure("accuracy", "confidence")
+    figure = bare_figure("accuracy", "confidence")
     most = max(n for _, _, n in bins)
     figure.add_trace(
         go.Scatter(x=[0, 1], y=[0, 1], mode="lines", name="calibrated", line={"color": GREY, "dash": "dot"})
@@ -292,7 +306,7 @@ def reliability(bins: Sequence[tuple[float, float, int]]) -> go.Figure:
             x=[sure for sure, _, _ in bins],
             y=[right for _, right, _ in bins],
             mode="lines+markers",
-            name="test texts",
+            name=of,
             line={"color": ACCENT, "width": 2},
             marker={"size": [8 + 16 * (n / most) ** 0.5 for _, _, n in bins]},
             text=[f"{n} texts" for _, _, n in bins],
@@ -325,7 +339,8 @@ def model_styles(data: ReportData) -> Mapping[StageOption, tuple[str, str]]:
     return {option: (PALETTE[i % len(PALETTE)], SYMBOLS[i % len(SYMBOLS)]) for i, option in enumerate(order)}
 
 
-def _figure(y_title: str, x_title: str) -> go.Figure:
+def bare_figure(y_title: str, x_title: str) -> go.Figure:
+    """Return an empty figure in the style of the report, with the titles of its axes."""
     import plotly.graph_objects as go
 
     axis: dict[str, Any] = {"gridcolor": "rgba(138,145,156,.25)", "zeroline": False, "linecolor": GREY}

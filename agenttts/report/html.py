@@ -11,6 +11,7 @@ from agenttts.errors import UserError
 from agenttts.report import figures as plots
 from agenttts.report import sentences as words
 from agenttts.report.data import ReportData
+from agenttts.report.policy import policy_figures, policy_rows
 from agenttts.space.measure import label_of
 from pipelines.files import whole
 
@@ -106,6 +107,7 @@ def to_html(data: ReportData) -> str:
         tiles=_tiles(data),
         plotly_js=Markup(get_plotlyjs()),
         step_label=plots.step_label,
+        policy_rows=policy_rows,
     )
 
 
@@ -122,7 +124,7 @@ def _figures(data: ReportData) -> dict[str, go.Figure]:
         figures["tuned"] = plots.tuning_curves(data)
     if data.marginals:
         figures["next"] = plots.next_unit(data)
-    return figures
+    return figures | policy_figures(data)
 
 
 def _fragment(name: str, figure: go.Figure) -> str:

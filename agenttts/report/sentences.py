@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from agenttts.results.health import percent
 from agenttts.results.negotiated import clauses
-from agenttts.space.measure import MeasureName, label_of, number_text
+from agenttts.space.measure import MeasureName, amount_text, label_of, number_text
 
 if TYPE_CHECKING:
     from agenttts.report.data import ReportData
@@ -146,6 +146,27 @@ def headline(data: ReportData) -> str:
     return (
         f"{lead} is {best.allocation}: {finalist_score(best)} ({data.metric}), "
         f"for {budget}{of} {label_of(measure)} per query."
+    )
+
+
+def policy_headline(data: ReportData) -> str | None:
+    """Write one sentence about the policy, its score and its cost; None where the run has none.
+
+    Args:
+        data: The report.
+    """
+    adaptive = data.outcome.adaptive
+    if adaptive is None:
+        return None
+    tested = adaptive.tested
+    score = f"{adaptive.choice.cross_fitted_score.mean:.3f} by cross-fit on the search split"
+    if tested is not None:
+        score = f"{score_text(tested.score)} {interval_text(tested.ci)} on the test split"
+    cost = adaptive.choice.cost if tested is None or tested.cost is None else tested.cost
+    amount = amount_text(cost.mean, data.outcome.measure, 3)
+    return (
+        f"Spent on the queries that need it: {score}, for {amount} per query on average, by "
+        f"{adaptive.policy}."
     )
 
 

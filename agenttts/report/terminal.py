@@ -58,7 +58,8 @@ def print_winner(data: ReportData, console: Console) -> None:
         data: The report.
         console: The console to print on.
     """
-    lines = [Text(words.headline(data), style="bold"), Text(data.outcome.certificate.text)]
+    headlines = filter(None, (words.headline(data), words.policy_headline(data)))
+    lines = [*(Text(line, style="bold") for line in headlines), Text(data.outcome.certificate.text)]
     console.print(Panel(Group(*lines), title="winner" if data.confirmed else "so far", border_style="green"))
 
 
@@ -89,7 +90,7 @@ def trial_table(data: ReportData, *, reasons: bool = True) -> Table:
         table.add_row(
             str(trial.number),
             "●" if trial.number in data.frontier else "",
-            escape(str(trial.allocation)),
+            escape(str(trial.policy or trial.allocation)),
             words.units_text(trial.budget_units, data.outcome.measure),
             words.trial_score_text(trial),
             f"{trial.n_scored}{missing}",

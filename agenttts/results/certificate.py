@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from agenttts.results.adaptive import AdaptivePolicy, CostPerQuery
 from agenttts.results.negotiated import clauses
 from agenttts.results.outcome import Certificate, Finalist, Outcome
-from agenttts.space.measure import amount_text
+from agenttts.space.measure import amount_text, number_text
 
 _MOST_DOUBTFUL = 3
 
@@ -58,6 +59,8 @@ def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
         yield f"Further metrics there: {', '.join(summaries)}."
     yield _against_default(outcome, best)
     yield _equivalents(outcome, best)
+    if outcome.adaptive is not None:
+        yield from _policy_sentences(outcome, outcome.adaptive)
     n_missing = sum(trial.n_missing for trial in outcome.trials)
     if n_missing:
         yield (
@@ -79,6 +82,46 @@ def _doubtful(outcome: Outcome, best: Finalist) -> Iterator[str]:
     warnings = clauses(negotiated for negotiated in outcome.negotiated if negotiated.warning)
     if warnings:
         yield f"Not all went as the pipeline says ({'; '.join(warnings)})."
+
+
+def _policy_sentences(outcome: Outcome, adaptive: AdaptivePolicy) -> Iterator[str]:
+    expected = adaptive.choice.cross_fitted_score
+    yield (
+        f"A policy spends the budget, on average, on the queries that need it: {adaptive.policy}. On search "
+        f"examples that took no part in its choice it scored {expected.mean:.3f} [{expected.low:.3f}, "
+        f"{expected.high:.3f}]."
+    )
+    tested = adaptive.tested
+    if tested is None:
+        yield "It was not scored on the test split."
+        return
+    cost = "" if tested.cost is None else f", for {cost_text(outcome, tested.cost)} per query"
+    ends = [f"{share:.0%} at rung {k}" for k, share in enumerate(tested.ended_at, 1)]
+    ended = f"; {' and '.join(ends)} ended" if len(ends) > 1 else ""
+    yield (
+        f"Scored once on the test split: {tested.score:.3f} [{tested.ci[0]:.3f}, {tested.ci[1]:.3f}]"
+        f"{cost}{ended}."
+    )
+    for rival in tested.rivals:
+        low, high = rival.difference_ci
+        rival_cost = "" if rival.cost is None else f", {amount_text(rival.cost, outcome.measure)} realised"
+        verdict = "not told apart from" if low <= 0 <= high else "better than" if low > 0 else "worse than"
+        yield (
+            f"The policy is {verdict} the {rival.role}, {rival.allocation} ({rival.score:.3f}{rival_cost}): "
+            f"{rival.difference:+.3f} [{low:+.3f}, {high:+.3f}], paired."
+        )
+
+
+def cost_text(outcome: Outcome, cost: CostPerQuery) -> str:
+    """Describe the cost of queries: `73.4 units on average (median 52.1, 95 % at most 160, the dearest 221)`.
+
+    Args:
+        outcome: The outcome, whose measure the cost is in.
+        cost: The distribution of the cost.
+    """
+    median, p95, most = (number_text(x, outcome.measure, 3) for x in (cost.median, cost.p95, cost.max))
+    mean = amount_text(cost.mean, outcome.measure, 3)
+    return f"{mean} on average (median {median}, 95 % at most {p95}, the dearest {most})"
 
 
 def _superlative(outcome: Outcome, best: Finalist) -> str:

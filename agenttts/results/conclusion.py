@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from agenttts.results.adaptive import AdaptivePolicy
 from agenttts.results.certificate import certificate
 from agenttts.results.cost import SearchCost
 from agenttts.results.health import SampleHealth
@@ -40,6 +41,7 @@ def conclude(
     test_metrics: Mapping[Allocation, Summaries] | None = None,
     health: Sequence[SampleHealth] = (),
     negotiated: Sequence[Negotiated] = (),
+    adaptive: AdaptivePolicy | None = None,
 ) -> Outcome:
     """Compute the outcome of a run, finished or not.
 
@@ -55,6 +57,7 @@ def conclude(
         test_metrics: Further metrics of the allocations that were scored on the test split; None without any.
         health: Shares of empty, cut, unparsed and equal samples, by stage and model.
         negotiated: What was found out about the servers.
+        adaptive: The policy that the run chose; None without one.
     """
     searched, extra = by_phase(trials)
     candidates = latest(searched, extra)
@@ -93,6 +96,7 @@ def conclude(
         n_test=n_test,
         health=tuple(health),
         negotiated=tuple(negotiated),
+        adaptive=adaptive,
     )
     return replace(outcome, certificate=certificate(outcome))
 

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import PlainValidator, TypeAdapter
 from pydantic_core import to_jsonable_python
 
+from agenttts.results.adaptive import AdaptivePolicy
 from agenttts.results.cost import SearchCost
 from agenttts.results.health import SampleHealth
 from agenttts.results.ranking import by_phase, frontier
@@ -171,6 +172,7 @@ class Outcome:
         n_test: Examples of the test split that the comparison rests on.
         health: Shares of empty, cut, unparsed and equal samples, by stage and model.
         negotiated: What was found out about the servers.
+        adaptive: The policy that the run chose, which spends more on queries that need it; None without one.
         certificate: What is claimed.
     """
 
@@ -195,15 +197,18 @@ class Outcome:
     n_test: int
     health: tuple[SampleHealth, ...] = ()
     negotiated: tuple[Negotiated, ...] = ()
+    adaptive: AdaptivePolicy | None = None
     certificate: Certificate = Certificate()
 
     def to_json_dict(self) -> dict[str, JSON]:
         """Return the outcome as `agenttts search --json` prints it; of the trials, a summary."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)} | {
+        values: dict[str, object] = {f.name: getattr(self, f.name) for f in fields(self)}
+        values |= {
             "frontier": [_front_json(trial) for trial in self.frontier],
             "trials": [trial_json(trial) for trial in self.trials],
             "confirmation": [trial_json(trial) for trial in self.confirmation],
             "health": [health.to_json_dict() for health in self.health],
+            "adaptive": None if self.adaptive is None else self.adaptive.to_json_dict(),
         }
         return {name: jsonable(value) for name, value in values.items()}
 
@@ -246,6 +251,7 @@ def trial_json(trial: TrialResult) -> dict[str, JSON]:
         "number": trial.number,
         "purpose": trial.purpose,
         "allocation": trial.allocation.to_dict(),
+        "policy": None if trial.policy is None else str(trial.policy),
         "status": trial.status,
         "score": trial.score,
         "n_scored": trial.n_scored,

@@ -132,4 +132,6 @@ def hypervolume(front: Sequence[TrialResult], budget_units: float) -> float:
 
 
 def _is_scored(trial: TrialResult) -> bool:
-    return trial.split == "search" and trial.status == "complete" and trial.score is not None
+    if trial.policy is not None or trial.split != "search":
+        return False
+    return trial.status == "complete" and trial.score is not None

@@ -14,6 +14,8 @@ from datastore import records
 from datastore.records import TrialPurpose, TrialStatus
 from datastore.store import Store
 from pipelines.allocation import Allocation
+from pipelines.policy import Policy
+from pipelines.spec.policyfile import policy_from_json
 
 REPLAYED = -1
 """The number of a trial that belongs to no run: recorded samples answered it, without a call."""
@@ -29,7 +31,7 @@ class TrialResult:
     Attributes:
         number: Counts from 0 in the order of decision within the run; REPLAYED for a trial of no run, which
             recorded samples answered.
-        allocation: What was run.
+        allocation: What was run; of a policy its first rung.
         purpose: What it was run for.
         split: The examples' split.
         proposer: Who proposed the allocation.
@@ -52,6 +54,7 @@ class TrialResult:
         calls: Requests that it paid for.
         stage_scores: Mean of each stage's own metric over the examples that have it; None where none has.
         error: Why the trial failed.
+        policy: The policy that was run; None when the allocation was.
     """
 
     number: int
@@ -75,6 +78,7 @@ class TrialResult:
     calls: int
     stage_scores: Mapping[str, float | None]
     error: str | None = None
+    policy: Policy | None = None
 
     @cached_property
     def interval(self) -> Interval | None:
@@ -171,4 +175,5 @@ def result_of(
         calls=trial.calls,
         stage_scores=stage_scores,
         error=trial.error,
+        policy=None if trial.policy is None else policy_from_json(trial.policy),
     )

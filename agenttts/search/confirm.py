@@ -2,7 +2,8 @@
 
 Finalists that miss examples are run again; samples in the bank are not drawn anew. When examples were held
 back, the best trial and its rivals are scored on them (`agenttts.results.retest`). The best on the search
-split is the winner; it and the best default are scored once on the test split. No proposer sees those scores.
+split is the winner. A policy may be chosen then (`adapt`). Winner, best default and policy are scored once on
+the test split. No proposer sees those scores.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from agenttts.proposers.base import finalists
+from agenttts.results.adaptive import tested_policy
 from agenttts.results.conclusion import conclude, summarise_metrics
 from agenttts.results.cost import cost_of
 from agenttts.results.negotiated import load_negotiated
 from agenttts.results.ranking import baseline_of, latest, ranked, winner_of
 from agenttts.results.retest import SPLIT, rivals
+from agenttts.search.adapt import adapt, test_of
 from agenttts.search.evaluate import PlannedTrial
 from agenttts.search.events import PhaseStarted
 from agenttts.search.state import SearchState, SearchWork, Step, tell
@@ -38,18 +41,25 @@ async def confirm(state: SearchState, runtime: Step) -> SearchState:
     """
     work, ended = runtime.context, state.get("ended")
     tell(runtime, PhaseStarted(phase="confirm", step=state["step"]))
-    work.ledger.limits = work.settings.limits  # the reserve was for the confirmation
+    work.spend_reserve()  # it was for the confirmation
     for planned in _planned(work, state["step"]):
         trial, refusal = await run_trial(runtime, planned)
         work.extra.append(trial)
         if refusal is not None:
-            untested = f"{ended or 'stopped'}; {refusal}"
-            return {"ended": untested if planned.purpose == "test" else ended or refusal}
+            return {"ended": ended or refusal}
+    work.adaptive, _ = await adapt(runtime, state["step"])
+    for planned in _tests(work):
+        trial, refusal = await run_trial(runtime, planned)
+        work.extra.append(trial)
+        if refusal is not None:
+            return {"ended": f"{ended or 'stopped'}; {refusal}"}
     return {}
 
 
 def _planned(work: SearchWork, step: int) -> Iterator[PlannedTrial]:
-    """Generate the trials of the confirmation; each is planned when those before it are done."""
+    """Generate the trials of the confirmation on the search split; each is planned when those before it are
+    done.
+    """
     for finalist in ranked(work.trials)[:_FINALISTS]:
         if finalist.n_missing and not work.settings.replay:
             reason = f"Trial {finalist.number} misses {finalist.n_missing} examples; another try at those."
@@ -62,12 +72,33 @@ def _planned(work: SearchWork, step: int) -> Iterator[PlannedTrial]:
     ):
         reason = f"Trial {rival.number} on examples held back: the best of many scores is too high by luck."
         yield replace(_again(work, rival.allocation, reason), examples=work.held_back, split=SPLIT)
-    best = winner_of(work.trials, work.extra, work.space.measure, work.settings.goal)
-    baseline = baseline_of(work.trials, work.extra)
-    for allocation in dict.fromkeys(t.allocation for t in (best, baseline) if t is not None):
-        role = "winner" if best is not None and allocation == best.allocation else "best default"
+
+
+def _tests(work: SearchWork) -> Iterator[PlannedTrial]:
+    """Generate the trials on the test split."""
+    for allocation, role in tested_allocations(work).items():
         reason = f"The {role}, once on the sealed test split."
         yield replace(_again(work, allocation, reason), examples=work.splits.test, purpose="test")
+    if work.adaptive is not None:
+        yield test_of(work, work.adaptive)
+
+
+def tested_allocations(work: SearchWork) -> dict[Allocation, str]:
+    """Return the fixed allocations that are scored on the test split, with what they are.
+
+    Args:
+        work: The work of the search.
+    """
+    best = winner_of(work.trials, work.extra, work.space.measure, work.settings.goal)
+    baseline = baseline_of(work.trials, work.extra)
+    roles = dict[Allocation, str]()
+    if best is not None:
+        roles[best.allocation] = "winner"
+    if baseline is not None:
+        roles.setdefault(baseline.allocation, "best default")
+    if work.adaptive is not None and work.adaptive.choice.fixed is not None:
+        roles.setdefault(work.adaptive.choice.fixed, "best fixed allocation at the policy's cost")
+    return roles
 
 
 def _again(work: SearchWork, allocation: Allocation, reason: str) -> PlannedTrial:
@@ -91,6 +122,17 @@ async def finish(state: SearchState, runtime: Step) -> SearchState:
         )
         for t in tested
     }
+    adaptive = None
+    if work.adaptive is not None:
+        tested_on = tested_policy(
+            work.store,
+            work.run_id,
+            trials,
+            tested_allocations(work),
+            work.space.measure,
+            work.settings.seed,
+        )
+        adaptive = replace(work.adaptive, tested=tested_on)
     outcome = conclude(
         work.run_id,
         trials,
@@ -103,6 +145,7 @@ async def finish(state: SearchState, runtime: Step) -> SearchState:
         test_metrics=test_metrics,
         health=work.meter.health(),
         negotiated=load_negotiated(work.store, work.run_id),
+        adaptive=adaptive,
     )
     now = work.clock()
     work.event("finished", reason=state.get("ended"))

@@ -20,7 +20,7 @@ from agenttts.result import SearchResult
 from agenttts.search.approval import Approve
 from agenttts.search.events import OnEvent
 from agenttts.search.run import OpenSearch
-from agenttts.settings import MAX_ERROR_RATE, SearchLimits, SearchSettings
+from agenttts.settings import MAX_ERROR_RATE, PolicyKind, SearchLimits, SearchSettings
 from agenttts.space.measure import chosen_budget
 from agenttts.space.objective import Objective
 from agenttts.space.space import SearchSpace
@@ -44,6 +44,8 @@ async def async_search(
     frontier: bool = False,
     objective: Objective = "quality",
     min_quality: float | None = None,
+    policy: PolicyKind = "adaptive",
+    max_units_per_query: float | None = None,
     retest: float = 0.0,
     limits: SearchLimits | None = None,
     agent: AgentSettings | None = None,
@@ -74,6 +76,8 @@ async def async_search(
         frontier=frontier,
         objective=objective,
         min_quality=min_quality,
+        policy=policy,
+        max_units_per_query=max_units_per_query,
         retest=retest,
         approve=approve is not None,
         limits=limits if limits.trials is not None else replace(limits, trials=trials),
@@ -133,6 +137,11 @@ def search(*args: Any, **kwargs: Any) -> SearchResult:
         objective: What to seek: "quality", or the least "cost" (as planned, in the budget's measure) or
             "latency" (planned seconds, by the models' speeds) at a score of `min_quality`.
         min_quality: The score to reach, above 0 and at most 1; None with the objective "quality".
+        policy: "adaptive": at the end of a search for quality, a policy is chosen that spends the same
+            budget, on average, where queries need it, by weighted votes, early stops and escalation. "fixed":
+            every query gets the numbers of samples of the best allocation.
+        max_units_per_query: The most that a policy may spend on any one query, in the budget's measure; None:
+            no such limit.
         retest: The share of the search examples, 0 to 0.5, to hold back from the trials. At the end the best
             allocation, and those whose scores do not differ clearly from it, are scored on them.
         limits: Limits on the whole search in tokens, FLOPs, money and minutes; None: no limit but `trials`.

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeAlias
 
 from agenttts.errors import AgentTTSError, UserError
 from agenttts.results.meter import SampleMeter
@@ -38,7 +40,13 @@ from pipelines.errors import (
     SpendRefused,
 )
 from pipelines.examples import Example
-from pipelines.runtime.runtime import ExampleOutcome, Runtime
+from pipelines.policy import Policy
+from pipelines.runtime.outcomes import ExampleOutcome
+from pipelines.runtime.policies import PolicyOutcome, PolicyRunner
+from pipelines.runtime.runtime import Runtime
+
+_Ran: TypeAlias = ExampleOutcome | PolicyOutcome
+_Run: TypeAlias = Callable[[Example], Awaitable[_Ran]]
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +74,8 @@ class PlannedTrial:
         proposer: The name of the proposer.
         reason: Why the trial is run, in words.
         split: The name of the examples' split; None: test for the purpose test, else search.
+        policy: The policy to run, whose first rung is the allocation; None: the allocation is run.
+        budget_units: The cost per query that the policy was chosen for; None: as planned for the allocation.
     """
 
     allocation: Allocation
@@ -74,6 +84,8 @@ class PlannedTrial:
     proposer: str
     reason: str
     split: str | None = None
+    policy: Policy | None = None
+    budget_units: float | None = None
 
 
 async def evaluate(
@@ -125,18 +137,21 @@ async def evaluate(
         purpose=planned.purpose,
         split=planned.split or ("test" if planned.purpose == "test" else "search"),
         allocation=allocation.to_json(),
+        policy=None if planned.policy is None else planned.policy.to_json(),
         proposer=planned.proposer,
         reason=planned.reason,
         status="running",
-        budget_units=space.units(allocation),
+        budget_units=space.units(allocation) if planned.budget_units is None else planned.budget_units,
         started_at=clock(),
     )
     store.begin_trial(started)
     tally = Tally(started, runtime.spec, len(examples))
-    keep = _Keeper(store, tally, allocation, None if started.split == "test" else meter)
+    counted = planned.policy is None and started.split != "test"
+    keep = _Keeper(store, tally, allocation, meter if counted else None)
+    run = _runner(runtime, planned)
     pruned, n_run = False, 0
     for end in [len(examples)] if race_with is None else rungs(len(examples)):
-        await _run_all(allocation, examples[n_run:end], runtime, keep, on_progress)
+        await _run_all(run, examples[n_run:end], keep, on_progress)
         n_run = end
         if race_with is not None and end < len(examples):
             pruned = is_losing(tally.scores(examples[:end]), race_with, seed)
@@ -156,12 +171,16 @@ class _Keeper:
         self._allocation = allocation
         self._meter = meter
 
-    async def __call__(self, batch: Sequence[asyncio.Task[ExampleOutcome]]) -> None:
-        outcomes = [task.result() for task in batch if not task.cancelled() and task.exception() is None]
-        for outcome in outcomes:
-            self.tally.add(outcome)
+    async def __call__(self, batch: Sequence[asyncio.Task[_Ran]]) -> None:
+        results = [task.result() for task in batch if not task.cancelled() and task.exception() is None]
+        for ran in results:
+            self.tally.add(ran)
+        outcomes = [self.tally.outcomes[_example_id(ran)] for ran in results]
         stage_rows, score_rows = self.tally.rows(outcomes)
         if outcomes:
+            policy_rows = self.tally.policy_rows(outcome.example_id for outcome in outcomes)
+            if policy_rows:
+                await self._store.put_policy_results(policy_rows)
             await self._store.put_stage_results(stage_rows)
             await self._store.put_scores(score_rows)
             if self._meter is not None:
@@ -172,10 +191,15 @@ class _Keeper:
         return replace(self.tally.progress(), health=health)
 
 
+def _runner(runtime: Runtime, planned: PlannedTrial) -> _Run:
+    if planned.policy is not None:
+        return PolicyRunner(runtime, planned.policy).run_example
+    return partial(runtime.run_example, planned.allocation)
+
+
 async def _run_all(
-    allocation: Allocation,
+    run: _Run,
     examples: Sequence[Example],
-    runtime: Runtime,
     keep: _Keeper,
     on_progress: Callable[[TrialProgress], None] | None,
 ) -> None:
@@ -184,8 +208,8 @@ async def _run_all(
     After a refusal to spend, requests in flight are paid for and finished; after any other stop they are
     cancelled.
     """
-    done: asyncio.Queue[asyncio.Task[ExampleOutcome]] = asyncio.Queue()
-    tasks = [asyncio.create_task(_outcome(runtime, allocation, example)) for example in examples]
+    done: asyncio.Queue[asyncio.Task[_Ran]] = asyncio.Queue()
+    tasks = [asyncio.create_task(_outcome(run, example)) for example in examples]
     for task in tasks:
         task.add_done_callback(done.put_nowait)
     stop: BaseException | None = None
@@ -209,14 +233,14 @@ async def _run_all(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             rest = [task for task in tasks if not task.cancelled() and task.exception() is None]
-            await keep([task for task in rest if task.result().example_id not in keep.tally.outcomes])
+            await keep([task for task in rest if _example_id(task.result()) not in keep.tally.outcomes])
     if stop is not None:
         raise stop
 
 
-async def _outcome(runtime: Runtime, allocation: Allocation, example: Example) -> ExampleOutcome:
+async def _outcome(run: _Run, example: Example) -> _Ran:
     try:
-        return await runtime.run_example(allocation, example)
+        return await run(example)
     except STOPS:
         raise
     except Exception as error:
@@ -225,3 +249,7 @@ async def _outcome(runtime: Runtime, allocation: Allocation, example: Example) -
         return ExampleOutcome(
             example_id=example.id, stages=(), output=None, score=None, status="error", reason=reason
         )
+
+
+def _example_id(ran: _Ran) -> str:
+    return ran.outcome.example_id if isinstance(ran, PolicyOutcome) else ran.example_id

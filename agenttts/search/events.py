@@ -18,9 +18,10 @@ from agenttts.search.limits import Spending
 from agenttts.settings import SearchSettings
 from datastore.records import Insight, RunStatus, TrialPurpose
 from pipelines.allocation import Allocation
+from pipelines.policy import Policy
 from pipelines.servers.wire import Negotiated
 
-Phase = Literal["seed", "reflect", "propose", "validate", "evaluate", "confirm", "finish"]
+Phase = Literal["seed", "reflect", "propose", "validate", "evaluate", "confirm", "adapt", "finish"]
 
 
 class Event:
@@ -102,6 +103,7 @@ class TrialStarted(Event):
         allocation: The allocation to run.
         proposer: The name of the proposer.
         reason: Why the trial is run, in words.
+        policy: The policy to run, whose first rung is the allocation; None: the allocation is run.
         budget_units: The planned cost of the allocation per query, in the measure of the run's settings.
     """
 
@@ -111,6 +113,7 @@ class TrialStarted(Event):
     allocation: Allocation
     proposer: str
     reason: str
+    policy: Policy | None = None
     budget_units: float
 
 

@@ -12,6 +12,7 @@ from langgraph.runtime import Runtime as GraphRuntime
 from agenttts.proposers.base import Proposer, SearchView, Turn
 from agenttts.proposers.rules import InsightsProposer
 from agenttts.replay.bank import BankOutcomes
+from agenttts.results.adaptive import AdaptivePolicy
 from agenttts.results.meter import SampleMeter
 from agenttts.results.retest import MOST_RIVALS
 from agenttts.results.trials import TrialResult
@@ -69,6 +70,7 @@ class SearchWork:
         insights: The insights learnt, in order of the steps.
         trials: The trials on the search split, in order.
         extra: The trials of the confirmation, those on the test split included.
+        adaptive: The policy that was chosen at the end; None without one.
         turn: The proposer's last turn.
         drafts: The proposals of the present step.
         warned: Stages and models whose samples were warned of.
@@ -95,6 +97,7 @@ class SearchWork:
     insights: list[Insight] = field(default_factory=list)
     trials: list[TrialResult] = field(default_factory=list)
     extra: list[TrialResult] = field(default_factory=list)
+    adaptive: AdaptivePolicy | None = None
     turn: Turn = field(default_factory=Turn)
     drafts: list[Draft] = field(default_factory=list)
     warned: set[tuple[str, str]] = field(default_factory=set)
@@ -151,8 +154,16 @@ class SearchWork:
 
         The expected cost of the confirmation is reserved out of the limits.
         """
-        self.ledger.limits = lessened(self.settings.limits, self._confirmation_cost())
+        self.reserve()
         return self.ledger.reached(len(self.trials))
+
+    def reserve(self) -> None:
+        """Set the expected cost of the confirmation aside, out of the limits."""
+        self.ledger.limits = lessened(self.settings.limits, self._confirmation_cost())
+
+    def spend_reserve(self) -> None:
+        """Allow what was set aside to be spent."""
+        self.ledger.limits = self.settings.limits
 
     def _confirmation_cost(self) -> Spending:
         """Return the expected cost of re-test and test: for each example that of the dearest trial so far."""
@@ -160,7 +171,8 @@ class SearchWork:
         if self.settings.replay or (limits.tokens is None and limits.flops is None and limits.usd is None):
             return Spending()
         n_search = max(1, len(self.examples))
-        n_examples = 2 * len(self.splits.test) + MOST_RIVALS * len(self.held_back)
+        n_tests = 4 if self.settings.seeks_policy else 2
+        n_examples = n_tests * len(self.splits.test) + MOST_RIVALS * len(self.held_back)
         times = 1.1 * n_examples / n_search  # a tenth for prompts that differ
         tokens = max((t.prompt_tokens + t.generated_tokens for t in self.trials), default=0)
         flops = max(((t.flops_per_query or 0.0) * n_search for t in self.trials), default=0.0)

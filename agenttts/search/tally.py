@@ -11,9 +11,11 @@ from dataclasses import replace
 from agenttts.results.trials import mean
 from agenttts.search.events import TrialProgress
 from datastore import records
-from datastore.records import ExampleScore, StageResult
+from datastore.records import ExampleScore, PolicyResult, StageResult
+from pipelines.costs import known_sum
 from pipelines.examples import Example
-from pipelines.runtime.runtime import ExampleOutcome, StageOutcome
+from pipelines.runtime.outcomes import ExampleOutcome, StageOutcome
+from pipelines.runtime.policies import PolicyOutcome
 from pipelines.spec.pipeline import PipelineSpec
 
 
@@ -27,11 +29,13 @@ class Tally:
 
     Attributes:
         outcomes: The outcomes so far, by example id.
+        policy_outcomes: Of a policy's trial, how far the examples went, by example id.
         started: The trial as it was begun.
     """
 
     def __init__(self, trial: records.Trial, spec: PipelineSpec, n_examples: int) -> None:
         self.outcomes: dict[str, ExampleOutcome] = {}
+        self.policy_outcomes: dict[str, PolicyOutcome] = {}
         self.started = trial
         self._spec = spec
         self._n_examples = n_examples
@@ -39,20 +43,23 @@ class Tally:
         self._prompt_tokens = self._generated_tokens = 0
         self._costs_usd: list[float] | None = []
 
-    def add(self, outcome: ExampleOutcome) -> None:
+    def add(self, ran: ExampleOutcome | PolicyOutcome) -> None:
         """Add the outcome of one example."""
+        outcome = ran.outcome if isinstance(ran, PolicyOutcome) else ran
         self.outcomes[outcome.example_id] = outcome
+        if isinstance(ran, PolicyOutcome):
+            self.policy_outcomes[outcome.example_id] = ran
         self._missing += outcome.score is None
-        for stage in outcome.stages:
-            self._drawn += stage.samples_drawn
-            self._reused += stage.samples_reused
-            self._calls += stage.calls
-            self._prompt_tokens += stage.prompt_tokens
-            self._generated_tokens += stage.generated_tokens
-            if stage.cost_usd is None:
+        for part in self._parts(outcome):
+            self._drawn += part.samples_drawn
+            self._reused += part.samples_reused
+            self._calls += part.calls
+            self._prompt_tokens += part.prompt_tokens
+            self._generated_tokens += part.generated_tokens
+            if part.cost_usd is None:
                 self._costs_usd = None
             elif self._costs_usd is not None:
-                self._costs_usd.append(stage.cost_usd)
+                self._costs_usd.append(part.cost_usd)
 
     def progress(self) -> TrialProgress:
         """Return the progress of the trial, as an event."""
@@ -88,7 +95,7 @@ class Tally:
             score=None if failed else mean(o.score for o in scored if o.score is not None),
             n_scored=len(scored),
             n_missing=self._missing,
-            flops_per_query=_flops_per_query(scored),
+            flops_per_query=self._flops_per_query(scored),
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated_tokens,
             cost_usd=self._cost_usd,
@@ -134,6 +141,33 @@ class Tally:
         ]
         return stage_rows, score_rows
 
+    def policy_rows(self, example_ids: Iterable[str]) -> list[PolicyResult]:
+        """Return how far examples went in a policy, as rows of the store; none for an allocation's trial."""
+        went = ((i, self.policy_outcomes[i]) for i in example_ids if i in self.policy_outcomes)
+        return [
+            PolicyResult(
+                trial_id=self.started.trial_id,
+                example_id=example_id,
+                n_rungs=outcome.n_rungs,
+                rung=outcome.rung,
+                confidence=outcome.confidence,
+                n_samples=outcome.n_samples,
+                flops=outcome.flops,
+                cost_usd=outcome.cost_usd,
+                seconds=outcome.seconds,
+            )
+            for example_id, outcome in went
+        ]
+
+    def _parts(self, outcome: ExampleOutcome) -> Sequence[StageOutcome | PolicyOutcome]:
+        """What counts the use of an example: its stages, or the policy that ran several rungs of them."""
+        policy = self.policy_outcomes.get(outcome.example_id)
+        return outcome.stages if policy is None else (policy,)
+
+    def _flops_per_query(self, scored: Sequence[ExampleOutcome]) -> float | None:
+        total = known_sum(part.flops for outcome in scored for part in self._parts(outcome))
+        return None if total is None or not scored else total / len(scored)
+
     @property
     def _cost_usd(self) -> float | None:
         return None if self._costs_usd is None else math.fsum(self._costs_usd)
@@ -165,9 +199,3 @@ class Tally:
             f"{self._missing} of {n_run} examples are missing, more than {max_error_rate:.0%}; "
             f"{count} of them for: {reason}"
         )
-
-
-def _flops_per_query(scored: Sequence[ExampleOutcome]) -> float | None:
-    by_example = [[stage.flops for stage in outcome.stages] for outcome in scored]
-    known = [[flops for flops in of_stages if flops is not None] for of_stages in by_example]
-    return mean(map(math.fsum, known)) if known == by_example else None

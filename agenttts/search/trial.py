@@ -16,6 +16,7 @@ from agenttts.search.events import SamplesWarned, TrialFinished, TrialProgress, 
 from agenttts.search.state import SearchWork, Step, tell
 from pipelines.allocation import Allocation
 from pipelines.errors import SpendRefused
+from pipelines.policy import Policy
 
 _PROGRESS_EVERY_S = 0.25
 
@@ -41,13 +42,16 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
             allocation=allocation,
             proposer=planned.proposer,
             reason=planned.reason,
-            budget_units=work.space.units(allocation),
+            policy=planned.policy,
+            budget_units=work.space.units(allocation)
+            if planned.budget_units is None
+            else planned.budget_units,
         ),
     )
-    stored, refusal = stored_trial(work, allocation), None
+    stored, refusal = stored_trial(work, allocation, planned.policy), None
     if stored is not None:
         trial = stored
-        if trial.split != "test":
+        if trial.split != "test" and trial.policy is None:
             await work.meter.add(allocation, work.store.stage_results(trial_id(work.run_id, number)))
     else:
         try:
@@ -68,7 +72,7 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
         except SpendRefused as error:
             trial, refusal = _stopped_trial(work, number, str(error)), str(error)
     _count_textless(work, trial)
-    shown = replace(trial, score=None, scores={}, stage_scores={}) if trial.purpose == "test" else trial
+    shown = replace(trial, score=None, scores={}, stage_scores={}) if trial.split == "test" else trial
     health = () if trial.split == "test" else work.meter.health(allocation)
     tell(
         runtime,
@@ -105,18 +109,23 @@ def _warn(runtime: Step, healths: Sequence[SampleHealth]) -> None:
             tell(runtime, SamplesWarned(health=health, message=warning))
 
 
-def stored_trial(work: SearchWork, allocation: Allocation) -> TrialResult | None:
+def stored_trial(
+    work: SearchWork, allocation: Allocation, policy: Policy | None = None
+) -> TrialResult | None:
     """Return the next trial from the store.
 
     Args:
         work: The work of the search.
         allocation: The allocation that the trial must have.
+        policy: The policy that it must have; None: none.
 
     Returns:
-        The trial; None unless it was finished before the run was resumed and has this allocation.
+        The trial; None unless it was finished before the run was resumed and has these.
     """
     trial = work.stored.get(work.next_number)
-    return trial if trial is not None and trial.allocation == allocation else None
+    if trial is None or trial.allocation != allocation or trial.policy != policy:
+        return None
+    return trial
 
 
 def _rival_scores(work: SearchWork, planned: PlannedTrial) -> Mapping[str, float | None] | None:

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Literal, Self
 
 from agenttts.errors import SpaceError, UserError
-from agenttts.space.units import planned_stage_units, planned_stage_usd
+from agenttts.space.units import planned_stage_units, planned_stage_usd, query_units
 from pipelines.allocation import StageChoice
 from pipelines.spec.pipeline import PipelineSpec, StageSpec
 
@@ -88,6 +88,20 @@ class Measure:
         if set(allocation) != {stage.name for stage in self.spec.stages}:
             raise SpaceError(f"an allocation names every stage once, got {sorted(allocation)}")
         return sum(self.planned_stage(stage, allocation[stage.name]) for stage in self.spec.stages)
+
+    def realised(self, flops: float | None, cost_usd: float | None) -> float | None:
+        """Convert what a query took to an amount of this measure.
+
+        Args:
+            flops: The FLOPs of all stages together; None where they are not known.
+            cost_usd: The US dollars of the same; None where they are not known.
+
+        Returns:
+            The amount; None where what the measure needs is not known.
+        """
+        if self.name == "usd":
+            return cost_usd
+        return None if flops is None else query_units(self.spec, flops)
 
 
 def chosen_budget(

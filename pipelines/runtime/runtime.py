@@ -9,16 +9,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
-from datastore.records import ResultStatus
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.content import Content
-from pipelines.costs import known_sum, model_flops, n_requests, stage_cost_usd
 from pipelines.errors import AggregationFailed, CustomCodeFailed, DrawFailed, PipelineError, ReplayMiss
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
+from pipelines.policy import StagePlan
+from pipelines.runtime.outcomes import (
+    ExampleOutcome,
+    Ledger,
+    PlannedOutcome,
+    StageOutcome,
+    missing_example,
+)
 from pipelines.runtime.sampler import SampleBank, Sampler, Samples, SpendGate
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.wire import ContextOverflow
@@ -27,53 +33,15 @@ from pipelines.spec.functions import reference
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.variants import BuiltinMetric, Fusion, MetricSpec, Refine, Verifier
 from pipelines.stages import aggregators, metrics, parsers, prompts
-from pipelines.stages.aggregators import Candidate
+from pipelines.stages.ballots import Ballots
+from pipelines.stages.candidates import Candidate
+from pipelines.stages.counts import Count
 
 VERIFYING = SamplingSpec(temperature=0.0, max_tokens=1)
 """A verifier draws nothing: this only completes what identifies its answer."""
 Outputs: TypeAlias = Mapping[str, JSON]
 """The values of the stages before, by name."""
 MISSING = (DrawFailed, AggregationFailed, CustomCodeFailed)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageOutcome:
-    """What a stage made of an example.
-
-    value: JSON-able; None when no sample parsed, or on an error. reason: of the error, or what was truncated.
-    score: by the stage's metric; None without one.
-    Tokens, flops (None: active parameters unknown) and cost_usd (None: no price; the prompt is billed to each
-    request, of which max_n says how many there are) are those of the samples used, banked or not;
-    samples_drawn and calls are what was paid for now. A fuser's are in all of them.
-    """
-
-    stage: str
-    model: str
-    n_samples: int
-    prompt_key: str | None
-    value: JSON
-    score: float | None
-    status: ResultStatus
-    reason: str | None
-    prompt_tokens: int
-    generated_tokens: int
-    flops: float | None
-    cost_usd: float | None
-    samples_drawn: int
-    samples_reused: int
-    calls: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExampleOutcome:
-    """A whole pipeline on an example. On an error the stages end with the one that failed."""
-
-    example_id: str
-    stages: tuple[StageOutcome, ...]
-    output: JSON
-    score: float | None
-    status: ResultStatus
-    reason: str | None
 
 
 class Runtime:
@@ -112,19 +80,25 @@ class Runtime:
             outcome = await self.stage_outcome(stage, choice, example, outputs, with_score=with_score)
             done.append(outcome)
             if outcome.status == "error":
-                return _missing(example, done, f"{stage.name}: {outcome.reason}")
+                return missing_example(example.id, done, f"{stage.name}: {outcome.reason}")
             outputs[stage.name] = outcome.value
-        output = outputs[self.spec.stages[-1].name]
-        score = None
+        return await self.scored(done, example, with_score=with_score)
+
+    async def scored(
+        self, stages: Sequence[StageOutcome], example: Example, *, with_score: bool = True
+    ) -> ExampleOutcome:
+        """The outcome of an example whose stages have all run, with the score of the last one's output."""
+        output, score = stages[-1].value, None
         if with_score:
             try:
                 score = await _score(self.spec.metric, output, example)
             except CustomCodeFailed as error:
-                return _missing(example, done, str(error))
+                return missing_example(example.id, stages, str(error))
             if score is None:
-                return _missing(example, done, "the example has no gold value for the metric")
+                reason = "the example has no gold value for the metric"
+                return missing_example(example.id, stages, reason)
         return ExampleOutcome(
-            example_id=example.id, stages=tuple(done), output=output, score=score, status="ok", reason=None
+            example_id=example.id, stages=tuple(stages), output=output, score=score, status="ok", reason=None
         )
 
     async def stage_outcome(
@@ -138,7 +112,7 @@ class Runtime:
     ) -> StageOutcome:
         """One stage, given the outputs of the stages it takes as inputs. Raises as `run_example` does."""
         stage = self._stages[stage] if isinstance(stage, str) else stage
-        ledger = _Ledger(self.spec)
+        ledger = Ledger(self.spec)
         value = self._value(stage, choice, example, outputs, ledger)
         return await _outcome(stage, choice, example, outputs, ledger, value, with_score=with_score)
 
@@ -162,19 +136,78 @@ class Runtime:
             return [await self.stage_outcome(stage, choice, example, outputs)]
         content = prompts.render(stage, example, outputs)
         try:
-            drawn = await self._samples(stage, choice.model, content, choice.n_samples, _Ledger(self.spec))
+            drawn = await self._samples(stage, choice.model, content, choice.n_samples, Ledger(self.spec))
         except MISSING:
             return [await self.stage_outcome(stage, choice, example, outputs)]
-        candidates = _candidates(stage, drawn, example)
+        candidates, count = _candidates(stage, drawn, example), Count.of(aggregator)
+        ballots = None if count is None else Ballots.of(stage, count, example)
         outcomes = []
-        for n in range(first, choice.n_samples + 1):
-            ledger = _Ledger(self.spec)
+        for n, candidate in enumerate(candidates, 1):
+            if ballots is not None:
+                ballots.add(candidate)
+            if n < first:
+                continue
+            ledger = Ledger(self.spec)
             banked = replace(drawn, samples=drawn.samples[:n], n_drawn=0, n_reused=n, calls=0)
             ledger.add(choice.model, banked)
-            value = _aggregated(stage, candidates[:n], example, outputs)
+            if ballots is None or count is None:
+                value = _aggregated(stage, candidates[:n], example, outputs)
+            else:
+                value = _ready(ballots.output(count))
             own = replace(choice, n_samples=n)
             outcomes.append(await _outcome(stage, own, example, outputs, ledger, value))
         return outcomes
+
+    async def planned_outcome(
+        self,
+        stage: StageSpec,
+        plan: StagePlan,
+        example: Example,
+        outputs: Outputs,
+        *,
+        with_score: bool = True,
+    ) -> PlannedOutcome:
+        """One stage of a policy's rung: samples in chunks until the plan's stop.
+
+        A stage that takes no vote is run as `stage_outcome` runs it. Raises as `run_example` does.
+        """
+        ledger, choice = Ledger(self.spec), plan.choice
+        count = Count.of(stage.aggregator_for(choice.option), plan.vote)
+        if count is None:
+            value = self._value(stage, choice, example, outputs, ledger)
+            outcome = await _outcome(stage, choice, example, outputs, ledger, value, with_score=with_score)
+            return PlannedOutcome(outcome=outcome, ledger=ledger)
+        ballots = Ballots.of(stage, count, example)
+        value = self._voted(stage, plan, count, ballots, example, outputs, ledger)
+        outcome = await _outcome(stage, choice, example, outputs, ledger, value, with_score=with_score)
+        if outcome.status == "ok":
+            outcome = replace(outcome, n_samples=ballots.n_samples)
+        return PlannedOutcome(
+            outcome=outcome,
+            ledger=ledger,
+            features=ballots.features(count),
+            steps_back=ballots.steps_back(count),
+        )
+
+    async def _voted(
+        self,
+        stage: StageSpec,
+        plan: StagePlan,
+        count: Count,
+        ballots: Ballots,
+        example: Example,
+        outputs: Outputs,
+        ledger: Ledger,
+    ) -> JSON:
+        """What the samples drawn by the plan's stop come to; they are left in the ballots."""
+        content, most = prompts.render(stage, example, outputs), plan.choice.n_samples
+        while not ballots.stops(count, plan.stop, most):
+            n = ballots.next_check(count, plan.stop, most)
+            drawn = await self._samples(stage, plan.choice.model, content, n, ledger)
+            new = replace(drawn, samples=drawn.samples[ballots.n_samples :])
+            for candidate in _candidates(stage, new, example):
+                ballots.add(candidate)
+        return ballots.output(count)
 
     async def _verified_prefixes(
         self, stage: StageSpec, choice: StageChoice, example: Example, outputs: Outputs, first: int
@@ -189,7 +222,7 @@ class Runtime:
         return judged
 
     async def _value(
-        self, stage: StageSpec, choice: StageChoice, example: Example, outputs: Outputs, ledger: _Ledger
+        self, stage: StageSpec, choice: StageChoice, example: Example, outputs: Outputs, ledger: Ledger
     ) -> JSON:
         """What the stage's aggregator makes of the samples, which it draws."""
         aggregator = stage.aggregator_for(choice.option)
@@ -215,7 +248,7 @@ class Runtime:
         candidates: Sequence[Candidate],
         example: Example,
         outputs: Outputs,
-        ledger: _Ledger,
+        ledger: Ledger,
     ) -> JSON:
         """The value of the sample that the verifier thinks most likely right; equal texts are read once."""
         texts = list(dict.fromkeys(c.text for c in candidates if c.value is not None))
@@ -239,7 +272,7 @@ class Runtime:
         choice: StageChoice,
         example: Example,
         outputs: Outputs,
-        ledger: _Ledger,
+        ledger: Ledger,
     ) -> JSON:
         """The draft after as many rounds; a round that does not parse leaves it, no feedback ends them."""
         draft = outputs[refine.start]
@@ -265,7 +298,7 @@ class Runtime:
         model: str,
         content: Content,
         n: int,
-        ledger: _Ledger,
+        ledger: Ledger,
         sampling: SamplingSpec | None = None,
     ) -> Samples:
         drawn = await self.sampler.samples(stage.name, model, content, sampling or stage.sampling, n)
@@ -275,43 +308,12 @@ class Runtime:
         return drawn
 
 
-class _Ledger:
-    """Adds up what the draws of a stage cost: its own, and a fuser's."""
-
-    def __init__(self, spec: PipelineSpec) -> None:
-        self._models = spec.models
-        self.prompt_key: str | None = None
-        self.prompt_tokens = self.generated_tokens = self.n_drawn = self.n_reused = self.calls = 0
-        self._flops: list[float | None] = []
-        self._costs_usd: list[float | None] = []
-
-    def add(self, model: str, drawn: Samples) -> None:
-        spec, generated_tokens = self._models[model], drawn.generated_tokens
-        self.prompt_key = self.prompt_key or drawn.prompt.key
-        self.prompt_tokens += drawn.prompt_tokens
-        self.generated_tokens += generated_tokens
-        self._flops.append(model_flops(spec, drawn.prompt_tokens, generated_tokens))
-        billed = drawn.prompt_tokens * n_requests(spec, max(1, len(drawn.samples)))
-        self._costs_usd.append(stage_cost_usd(spec, billed, generated_tokens))
-        self.n_drawn += drawn.n_drawn
-        self.n_reused += drawn.n_reused
-        self.calls += drawn.calls
-
-    @property
-    def flops(self) -> float | None:
-        return known_sum(self._flops)
-
-    @property
-    def cost_usd(self) -> float | None:
-        return known_sum(self._costs_usd) if self._costs_usd else None
-
-
 async def _outcome(
     stage: StageSpec,
     choice: StageChoice,
     example: Example,
     outputs: Outputs,
-    ledger: _Ledger,
+    ledger: Ledger,
     coming: Awaitable[JSON],
     *,
     with_score: bool = True,
@@ -356,9 +358,14 @@ async def _aggregated(
     return await asyncio.to_thread(aggregators.aggregate, stage, candidates, example, outputs)
 
 
+async def _ready(value: JSON) -> JSON:
+    return value
+
+
 def _candidates(stage: StageSpec, drawn: Samples, example: Example) -> list[Candidate]:
     return [
-        Candidate(s.index, s.text, _parsed(stage, s.text, example), s.mean_logprob) for s in drawn.samples
+        Candidate(s.index, s.text, _parsed(stage, s.text, example), s.mean_logprob, s.generated_tokens)
+        for s in drawn.samples
     ]
 
 
@@ -392,9 +399,3 @@ def _note(stage: StageSpec, example: Example, outputs: Outputs) -> str | None:
     """What a good result has to say: what its prompt lacked."""
     cut = prompts.truncations(stage, example, outputs) if stage.truncate else []
     return f"truncated: {'; '.join(cut)}" if cut else None
-
-
-def _missing(example: Example, done: list[StageOutcome], reason: str) -> ExampleOutcome:
-    return ExampleOutcome(
-        example_id=example.id, stages=tuple(done), output=None, score=None, status="error", reason=reason
-    )

@@ -238,7 +238,9 @@ def _dropped(
 
 
 _RULES: dict[str, Callable[[Refusal, Mapping[str, Any], Terms], Change | None]] = {
-    "logprobs": _dropped("logprobs", "samples come without log-probabilities", warning=False),
+    "logprobs": _dropped(
+        "logprobs", "samples come without log-probabilities; weighted votes count them alike", warning=False
+    ),
     "top_p": _dropped("top_p", "samples are drawn at the server's own top_p", warning=False),
     "stop": _dropped("stop", "texts are cut at the stop strings here", warning=False),
     "response_format": _format,

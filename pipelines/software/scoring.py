@@ -16,7 +16,7 @@ from typing import TypeAlias, cast
 from pipelines.examples import Example
 from pipelines.software.embedding import cosine, embedded
 from pipelines.software.sandbox import Finished, Limits, mechanism, run
-from pipelines.stages.aggregators import Candidate
+from pipelines.stages.candidates import Candidate
 
 Program: TypeAlias = Mapping[str, str]
 """The texts of a program's files by name, as `parsing.files` returns them."""

@@ -15,7 +15,16 @@ from urllib.parse import urlsplit
 from pipelines.errors import SpecError
 from pipelines.jsonvalues import schema_problem
 from pipelines.spec.fields import BudgetSpec, DatasetSpec, ModelSpec, SamplingSpec, StageSpec
-from pipelines.spec.variants import Fusion, JsonParser, PythonParser, Refine, SetVote, Verifier
+from pipelines.spec.variants import (
+    Fusion,
+    JsonParser,
+    LengthWeighted,
+    PythonParser,
+    Refine,
+    SetVote,
+    Verifier,
+    Weighted,
+)
 
 ROLES = ("system", "developer", "user", "assistant")
 
@@ -247,9 +256,12 @@ def _aggregator(
     if model is not None and model not in models:
         yield SpecError(f"must be one of {listed(models)}, got {model!r}", field=f"{field}.model")
     match aggregator:
-        case SetVote() if not (stage.parser.list_valued or isinstance(stage.parser, PythonParser)):
+        case SetVote() | Weighted(threshold=float()) | LengthWeighted(threshold=float()) if not (
+            stage.parser.list_valued or isinstance(stage.parser, PythonParser)
+        ):
+            voting = "set_vote" if isinstance(aggregator, SetVote) else "a vote with a threshold"
             yield SpecError(
-                f"set_vote needs a parser that gives lists, got {stage.parser.kind}",
+                f"{voting} needs a parser that gives lists, got {stage.parser.kind}",
                 field=f"{field}.kind",
                 remedy="parse with kind lines or json, or vote by plurality",
             )

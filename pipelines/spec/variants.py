@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PositiveFloat,
     PositiveInt,
     SerializerFunctionWrapHandler,
     Tag,
@@ -233,6 +234,38 @@ class SetVote(_FreeAggregator):
     union: bool = Field(default=False, description="keep every item that any sample names")
 
 
+_Threshold = Annotated[float, Number, Field(gt=0, le=1)]
+
+
+class Weighted(_FreeAggregator):
+    """Vote with the share of the samples and the share of their probability, half and half.
+
+    The probability of a value is the sum of exp(log-probability) over its distinct texts. Where the server
+    returns no log-probabilities, or texts practically never repeat, the samples count alike.
+    """
+
+    kind: Literal["weighted"] = "weighted"
+    threshold: _Threshold | None = Field(
+        default=None,
+        description="vote item by item over lists: the share of the weight that an item needs; null: vote on "
+        "whole values",
+    )
+
+
+class LengthWeighted(_FreeAggregator):
+    """Vote with samples that weigh exp(-tokens / t0): the shorter, the more."""
+
+    kind: Literal["length_weighted"] = "length_weighted"
+    t0: Annotated[PositiveFloat, Number] = Field(
+        description="tokens over which the weight of a sample falls to 1/e"
+    )
+    threshold: _Threshold | None = Field(
+        default=None,
+        description="vote item by item over lists: the share of the weight that an item needs; null: vote on "
+        "whole values",
+    )
+
+
 def _named_or_function(value: object) -> str:
     return "<function>" if is_function(value) else "<named>"
 
@@ -362,6 +395,8 @@ ParserSpec = Annotated[
 AggregatorSpec = Annotated[
     Annotated[Plurality, Tag("<plurality>")]
     | Annotated[SetVote, Tag("<set_vote>")]
+    | Annotated[Weighted, Tag("<weighted>")]
+    | Annotated[LengthWeighted, Tag("<length_weighted>")]
     | Annotated[BestOfN, Tag("<best_of_n>")]
     | Annotated[Verifier, Tag("<verifier>")]
     | Annotated[Fusion, Tag("<fusion>")]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from pipelines.errors import AggregationFailed, ConfigurationError, CustomCodeFailed
 from pipelines.examples import Example
@@ -18,26 +17,11 @@ from pipelines.reading.comparing import vote_key
 from pipelines.spec.fields import StageSpec
 from pipelines.spec.functions import UserFunction, reference
 from pipelines.spec.strict import PythonFunction
-from pipelines.spec.variants import BestOfN, Plurality, PythonAggregator, SetVote
+from pipelines.spec.variants import BestOfN, LengthWeighted, Plurality, PythonAggregator, SetVote, Weighted
+from pipelines.stages.ballots import Ballots
+from pipelines.stages.candidates import Candidate
+from pipelines.stages.counts import Count
 from pipelines.stages.parsers import allowed_values
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One sample of a stage.
-
-    Attributes:
-        index: The position of the draw, from 0.
-        text: What the model wrote.
-        value: The parsed value; None when the text did not parse.
-        mean_logprob: Mean natural log-probability of its tokens; None when the server returns none.
-    """
-
-    index: int
-    text: str
-    value: JSON
-    mean_logprob: float | None = None
-
 
 Score = Callable[[Candidate, Example, Mapping[str, JSON]], float | None]
 
@@ -68,6 +52,8 @@ def aggregate(
             return plurality(drawn)
         case SetVote(threshold=threshold, union=union):
             return set_vote(drawn, threshold, union, allowed_values(stage.parser, example))
+        case Weighted() | LengthWeighted():
+            return _counted(stage, drawn, example)
         case BestOfN(scorer=PythonFunction(python=score)):
             return best_of_n(drawn, score, example, outputs)
         case BestOfN():
@@ -76,6 +62,14 @@ def aggregate(
             return _own(function, drawn, example)
         case other:
             raise ValueError(f"aggregate() can't apply {other.kind}, which calls a model")
+
+
+def _counted(stage: StageSpec, candidates: Sequence[Candidate], example: Example) -> JSON:
+    count = Count.of(stage.aggregator)
+    assert count is not None
+    ballots = Ballots.of(stage, count, example)
+    ballots.add_all(candidates)
+    return ballots.output(count)
 
 
 def plurality(candidates: Iterable[Candidate]) -> JSON:

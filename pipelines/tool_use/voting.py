@@ -8,7 +8,8 @@ from typing import cast
 
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
-from pipelines.stages.aggregators import Candidate, plurality
+from pipelines.stages.aggregators import plurality
+from pipelines.stages.candidates import Candidate
 from pipelines.tool_use.rows import text
 from pipelines.tool_use.scoring import Argument, Call, Selection, rouge_l
 

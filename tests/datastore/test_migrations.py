@@ -43,6 +43,8 @@ def test_an_older_file_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 _VERSION_3 = """
+DROP TABLE policy_results;
+ALTER TABLE trials DROP COLUMN policy;
 DROP VIEW run_costs;
 DROP TABLE payments;
 CREATE VIEW run_costs AS SELECT 1 AS derived;

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from datastore import Event, RunCost, Store, StoreError
+from datastore import Event, PolicyResult, RunCost, Store, StoreError
 from tests.datastore import made
 
 
@@ -48,6 +48,28 @@ def test_trials_are_ordered_and_replaced(store: Store, path: Path) -> None:
     store.close()
     with Store.read(path) as again:
         assert again.trials("run-1") == [made.trial(0), ended, made.trial(2)]
+
+
+async def test_policy_results_are_replaced(store: Store) -> None:
+    """A result of the same trial and example replaces the one before; another trial's stay out."""
+    first = PolicyResult(
+        trial_id="run-1-0000",
+        example_id="a",
+        n_rungs=2,
+        rung=1,
+        confidence=0.75,
+        n_samples=12,
+        flops=8e9,
+        cost_usd=0.5,
+        seconds=0.25,
+    )
+    await store.put_policy_results([first, replace(first, example_id="b", confidence=None, flops=None)])
+    await store.put_policy_results([replace(first, rung=0), replace(first, trial_id="run-1-0001")])
+    stored = {result.example_id: result for result in store.policy_results("run-1-0000")}
+    assert stored == {
+        "a": replace(first, rung=0),
+        "b": replace(first, example_id="b", confidence=None, flops=None),
+    }
 
 
 async def test_stage_results_are_replaced(store: Store) -> None:

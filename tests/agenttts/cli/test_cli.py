@@ -151,6 +151,40 @@ def test_a_live_search_from_check_to_run(small: Path, server: ScriptedServer, tm
     assert repeated.out == ran.out
 
 
+POLICY = """\
+rungs:
+  - retrieve: {model: small, n_samples: 1}
+    answer: {model: small, n_samples: 8, stop: {kind: decided}}
+"""
+
+
+def test_a_policy_runs_on_new_inputs(small: Path, server: ScriptedServer, tmp_path: Path) -> None:
+    """Each answer comes with what it took; a policy that does not fit is one line of error."""
+    file, db = tmp_path / "policy.yaml", tmp_path / "r.duckdb"
+    file.write_text(POLICY)
+    server.answer = lambda request, index: "red"
+    inputs = "".join(json.dumps({"question": question}) + "\n" for question in ("one", "two"))
+    ran = agenttts("run", small, "--policy", file, "--db", db, stdin=inputs)
+    assert ran.code == 0, ran.err
+    outputs = [json.loads(line) for line in ran.out.splitlines()]
+    assert [(o["output"], o["n_samples"], o["n_rungs"], o["confidence"]) for o in outputs] == [
+        ("red", 5, 1, None)
+    ] * 2
+    assert all(isinstance(o["units"], float) and o["stepped_back"] == [] for o in outputs)
+    held = agenttts("run", small, "--policy", file, "--mean-units", 50, "--db", db, stdin=inputs)
+    assert [json.loads(line)["output"] for line in held.out.splitlines()] == ["red", "red"]
+    for wrong, problem in (
+        (("--mean-units", 50, "--run", "latest"), "--mean-units lowers the thresholds of a policy"),
+        (("--policy", file, "--mean-units", -1e9), "mean_units must be above -8 and finite"),
+    ):
+        refused = agenttts("run", small, *wrong, "--db", db, stdin=inputs)
+        assert refused.code == 2 and refused.errors[0].startswith(problem), refused.err
+    file.write_text(POLICY.replace("small", "huge"))
+    refused = agenttts("run", small, "--policy", file, "--db", db, stdin=inputs)
+    assert refused.code == 2
+    assert refused.errors == ["rung 1, stage 'retrieve': may use small, large, got 'huge'"]
+
+
 def test_an_input_that_fails_is_told_and_the_others_have_their_output(
     small: Path, server: ScriptedServer, tmp_path: Path
 ) -> None:

@@ -22,9 +22,11 @@ from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.errors import ConfigurationError, ReplayMiss, SpendRefused
 from pipelines.examples import Example
+from pipelines.policy import Confidence, Policy
 from pipelines.runtime.runtime import Runtime
 from pipelines.servers.clients import ModelClients
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.stages.plans import feature_names
 from tests.agenttts.small_specs import small_spec
 from tests.datastore import made
 from tests.servers import ScriptedServer
@@ -59,6 +61,7 @@ class Bench:
             purpose=options.pop("purpose", "search"),
             proposer="test",
             reason="to see",
+            policy=options.pop("policy", None),
         )
         return await evaluate(
             planned,
@@ -261,3 +264,26 @@ async def test_no_examples(server: ScriptedServer, store: Store) -> None:
         with pytest.raises(UserError, match="at least one example"):
             await b.trial(allocation(1, 1), examples=[])
     assert store.trials("r1") == []
+
+
+async def test_a_policys_trial(server: ScriptedServer, store: Store) -> None:
+    """Each sample of all rungs counts once; how far each example went is stored, and the policy read back."""
+    server.answer = lambda request, index: "blue" if index % 2 else "red"
+    first, second = allocation(2, 2), allocation(2, 6)
+    rungs = tuple(Policy.fixed(chosen).rungs[0] for chosen in (first, second))
+    async with bench(server, store) as runs:
+        names = feature_names(runs.spec, rungs[0])
+        zeros, ones = (0.0,) * len(names), (1.0,) * len(names)
+        sure = Confidence(features=names, means=zeros, scales=ones, weights=zeros, intercept=0.0)
+        policy = Policy(rungs=rungs, thresholds=(0.7,), confidences=(sure, sure))
+        trial = await runs.trial(first, purpose="policy", policy=policy)
+        alone = await runs.trial(second, number=1)
+    assert trial.policy == policy and trial.score == 1.0
+    assert trial.samples_drawn == len(EXAMPLES) * 8 and alone.samples_drawn == 0
+    assert trial.flops_per_query == alone.flops_per_query and trial.prompt_tokens == alone.prompt_tokens
+    results = store.policy_results("r1-0000")
+    assert {r.example_id for r in results} == {example.id for example in EXAMPLES}
+    assert {(r.n_rungs, r.rung, r.n_samples) for r in results} == {(2, 0, 8)}
+    assert all(r.flops == trial.flops_per_query and r.confidence == 0.75 for r in results)
+    stored = {row.number: load_trial(store, row) for row in store.trials("r1")}
+    assert stored[0] == trial and stored[1].policy is None

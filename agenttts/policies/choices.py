@@ -1,0 +1,204 @@
+"""Choosing a policy within a budget, and what it is estimated to score and cost.
+
+All that is fitted or chosen is fitted and chosen again without each fifth of the examples, which is then
+scored: the cross-fitted score. The score on the examples of the choice itself is too high, of 50 examples by
+about a tenth. A more complex kind of policy is chosen only where its cross-fitted scores are better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agenttts.errors import UserError
+from agenttts.policies.cascades import Replayed, Sketch, Steps
+from agenttts.policies.confidence import confidences
+from agenttts.policies.family import Family
+from agenttts.policies.fits import Fit, Fitter, Limits
+from agenttts.policies.paths import Path
+from agenttts.policies.rates import Rates
+from agenttts.policies.readings import Floats, Ints
+from agenttts.results.adaptive import CostPerQuery, FrontPoint, PolicyChoice
+from agenttts.stats import Difference, Interval, Stream, mean_interval, paired_difference, stream_rng
+from pipelines.policy import Policy, Rung
+
+N_FOLDS = 5
+PAYS = 0.25
+"""A more complex kind must be better by this many standard errors of the paired difference."""
+FRONT = (0.15, 0.25, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0)
+"""Parts of the budget at which the figure of scores against cost has a point of each kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LeftOut:
+    """What is chosen without each fold, on the examples of that fold. Arrays are of shape [example].
+
+    Attributes:
+        scores: Of the policy; NaN where none is within the limits.
+        costs: Its costs.
+        fixed_scores: Of the best fixed allocation that costs no more; NaN where there is none.
+    """
+
+    scores: Floats
+    costs: Floats
+    fixed_scores: Floats
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a policy was within the limits in every fold."""
+        return not np.isnan(self.scores).any()
+
+
+class Choices:
+    """Chooses policies of a family for any budget; the fits are made once for all.
+
+    Args:
+        of: The family.
+        paths: The path of each of its rungs.
+        rates: What the budget is measured in.
+        on: The numbers of the examples to choose on; None for all.
+        seed: The seed of the folds and of the intervals.
+    """
+
+    def __init__(
+        self,
+        of: Family,
+        paths: Mapping[Rung, Path],
+        rates: Rates,
+        *,
+        on: Ints | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._family, self._paths, self._rates, self._seed = of, paths, rates, seed
+        n_examples = next(iter(paths.values())).score.shape[1]
+        self._on: Ints = np.arange(n_examples) if on is None else on
+        fitter = Fitter(of, paths, rates.per_query)
+        fold = stream_rng(seed, Stream.FOLDS).permutation(len(self._on)) % N_FOLDS
+        self._whole = fitter.fit(self._on)
+        self._parts = [
+            (fitter.fit(self._on[fold != f]), np.flatnonzero(fold == f)) for f in range(N_FOLDS) if f in fold
+        ]
+
+    def best(self, limits: Limits, *, kind: str | None = None) -> PolicyChoice:
+        """Choose the policy with the best score within limits.
+
+        The simplest kind stays unless a more complex one has better cross-fitted scores, by `PAYS` standard
+        errors of the paired difference.
+
+        Args:
+            limits: What a query may cost.
+            kind: Choose from this kind and all simpler ones, whatever pays; None for the rule above.
+
+        Raises:
+            UserError: No policy of the family is within the limits.
+        """
+        chosen, left_out = self._kind(limits) if kind is None else (kind, self._left_out(kind, limits))
+        number = self._whole.best(limits, self._family.up_to(chosen))
+        if number is None:
+            raise UserError(
+                f"no policy costs at most {limits.mean:g} {self._rates.measure} per query on average; "
+                "raise the budget"
+            )
+        return self._choice(number, left_out)
+
+    def _kind(self, limits: Limits) -> tuple[str, _LeftOut]:
+        first, *others = self._family.kinds
+        kind, left_out = first, self._left_out(first, limits)
+        for other in others:
+            further = self._left_out(other, limits)
+            gain = further.scores - left_out.scores
+            noise = np.std(gain) / np.sqrt(len(gain))
+            if not left_out.is_whole or gain.mean() > PAYS * noise + 1e-9:
+                kind, left_out = other, further
+        return kind, left_out
+
+    def front(self, limits: Limits) -> tuple[FrontPoint, ...]:
+        """Return cross-fitted scores against cost, for each kind at parts and multiples of a budget."""
+        points = []
+        for kind in self._family.kinds:
+            for part in FRONT:
+                left_out = self._left_out(kind, Limits(mean=limits.mean * part, dearest=limits.dearest))
+                if left_out.is_whole:
+                    score, cost = float(left_out.scores.mean()), float(left_out.costs.mean())
+                    points.append(FrontPoint(kind=kind, cost=cost, score=score))
+        return tuple(points)
+
+    def _left_out(self, kind: str, limits: Limits) -> _LeftOut:
+        scores, costs, fixed_scores = np.full((3, len(self._on)), np.nan)
+        for fit, places in self._parts:
+            number = fit.best(limits, self._family.up_to(kind))
+            if number is None:
+                continue
+            examples = self._on[places]
+            scores[places], costs[places] = fit.scores[number, examples], fit.costs[number, examples]
+            fixed = self._fixed(fit, number)
+            if fixed is not None:
+                fixed_scores[places] = fit.scores[fixed, examples]
+        return _LeftOut(scores=scores, costs=costs, fixed_scores=fixed_scores)
+
+    def _fixed(self, fit: Fit, number: int) -> int | None:
+        """The best fixed allocation that costs no more than a sketch does."""
+        cost = float(fit.costs[number, fit.on].mean())
+        return fit.best(Limits(mean=cost + 1e-9), self._family.up_to(self._family.kinds[0]))
+
+    def _choice(self, number: int, left_out: _LeftOut) -> PolicyChoice:
+        sketch, fixed = self._family.sketches[number], self._fixed(self._whole, number)
+        replayed = self._replayed(sketch)
+        last, costs = replayed.last_rung[:, self._on], replayed.costs[:, self._on]
+        known = ~np.isnan(replayed.scores[:, self._on])
+        has_fixed = fixed is not None and not np.isnan(left_out.fixed_scores).any()
+        return PolicyChoice(
+            policy=self._policy(sketch),
+            kind=self._family.kind_of(number),
+            search_score=float(self._whole.scores[number, self._on].mean()),
+            cross_fitted_score=self._interval(left_out.scores),
+            cost=CostPerQuery.of(costs[known] + self._rates.per_query),
+            ended_at=tuple(float((last[known] == k).mean()) for k in range(len(sketch.rungs))),
+            known=float(known.any(axis=0).mean()),
+            fixed=self._family.sketches[fixed].rungs[0].allocation if fixed is not None else None,
+            fixed_score=self._interval(left_out.fixed_scores) if has_fixed else None,
+            fixed_difference=self._difference(left_out) if has_fixed and left_out.is_whole else None,
+            n_policies=len(self._family.sketches),
+        )
+
+    def _interval(self, scores: Floats) -> Interval:
+        present = scores[~np.isnan(scores)].tolist()
+        interval = mean_interval(present, stream_rng(self._seed, Stream.POLICY_DIFFERENCE))
+        return interval or Interval(mean=0.0, low=0.0, high=1.0, n=0)
+
+    def _difference(self, left_out: _LeftOut) -> Difference:
+        ids = [str(i) for i in self._on]
+        return paired_difference(
+            dict(zip(ids, left_out.scores.tolist(), strict=True)),
+            dict(zip(ids, left_out.fixed_scores.tolist(), strict=True)),
+            stream_rng(self._seed, Stream.POLICY_DIFFERENCE),
+        )
+
+    def _policy(self, sketch: Sketch) -> Policy:
+        fitted = self._whole.confidences
+        return Policy(
+            rungs=sketch.rungs,
+            thresholds=sketch.thresholds,
+            confidences=tuple(fitted[rung] for rung in sketch.rungs) if sketch.thresholds else (),
+        )
+
+    def _replayed(self, sketch: Sketch) -> Replayed:
+        return replay_policy(self._policy(sketch), [self._paths[rung] for rung in sketch.rungs])
+
+
+def replay_policy(policy: Policy, paths: Sequence[Path]) -> Replayed:
+    """Replay a policy on the paths of its rungs.
+
+    Args:
+        policy: The policy.
+        paths: The path of each rung.
+
+    Returns:
+        What it comes to; costs are without what the measure adds to every query.
+    """
+    if not policy.thresholds:
+        return Steps.of(paths, [np.ones(paths[0].score.shape)]).until(())
+    sure = [confidences(c, path.features) for c, path in zip(policy.confidences, paths, strict=True)]
+    return Steps.of(paths, sure).until(policy.thresholds)

@@ -1,0 +1,66 @@
+"""Choosing a policy from what a store holds, without a call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from agenttts.errors import UserError
+from agenttts.policies.choices import Choices
+from agenttts.policies.family import family, fixed_rungs
+from agenttts.policies.fits import Limits
+from agenttts.policies.paths import Tables
+from agenttts.policies.rates import MeasureName, Rates
+from agenttts.results.adaptive import PolicyChoice
+from datastore.store import Store
+from pipelines.allocation import Allocation
+from pipelines.examples import Example
+from pipelines.spec.pipeline import PipelineSpec
+
+
+async def choose_policy(
+    spec: PipelineSpec,
+    store: Store,
+    examples: Sequence[Example],
+    *,
+    budget: float,
+    measure: MeasureName = "units",
+    seed: int,
+    max_cost_per_query: float | None = None,
+    best_fixed: Allocation | None = None,
+    orders: Sequence[int] = (0, 1, 2),
+) -> PolicyChoice | None:
+    """Choose the policy with the best score within a budget, by replay of recorded samples.
+
+    Policies for which most examples have all samples are compared, and the scores of the other examples
+    filled in; `PolicyChoice.known` says how many were known. Once a run of the chosen policy on the examples
+    has drawn what it lacks, a second choice rests on more.
+
+    Args:
+        spec: The pipeline.
+        store: The store, with its banks attached.
+        examples: The examples to choose on, at least 10.
+        budget: The largest mean cost per query.
+        measure: What the budget is in, units or usd.
+        seed: The seed of the folds and the intervals.
+        max_cost_per_query: The largest cost of any of the examples; None for no limit.
+        best_fixed: A fixed allocation to compare with, beside those of the family.
+        orders: The orders of the samples that scores are averaged over (`orders.sample_order`).
+
+    Returns:
+        The choice; None where no policy is better than the best fixed allocation, or none is within the
+        limits, or too few samples were recorded.
+    """
+    tables = Tables(spec, store, examples, rates=Rates.of(spec, measure), orders=orders)
+    further = () if best_fixed is None else (best_fixed,)
+    await tables.add(fixed_rungs(spec, further))
+    policies = family(spec, tables.weighable(), further)
+    await tables.add(policies.rungs)
+    limits = Limits(mean=budget, dearest=max_cost_per_query)
+    paths = {rung: tables.path(rung) for rung in policies.rungs}
+    choices = Choices(policies, paths, tables.rates, seed=seed)
+    try:
+        choice = choices.best(limits)
+    except UserError:
+        return None
+    return None if choice.kind == "fixed" else replace(choice, front=choices.front(limits))

@@ -1,0 +1,121 @@
+"""The choice of a policy at the end of a search, by replay of the samples drawn.
+
+The search finds the best fixed allocation; a policy spends the same budget on the queries that need it. Where
+a policy that seems best needs samples that were never drawn, it is run on the search examples, within what is
+left of the limits, and the choice is made again. Every decision is stored before its cost, so that a resumed
+search takes it again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from agenttts.policies.choose import choose_policy
+from agenttts.results.adaptive import CHOICE, AdaptivePolicy, PolicyChoice
+from agenttts.results.ranking import winner_of
+from agenttts.search.evaluate import PlannedTrial
+from agenttts.search.events import Note, PhaseStarted
+from agenttts.search.state import SearchWork, Step, tell
+from agenttts.search.trial import run_trial
+from pipelines.examples import Example
+from pipelines.policy import Policy
+from pipelines.spec.policyfile import read_policy
+
+MOST_PURCHASES = 3
+"""Policies that are run for want of samples; after that the best that is known stands."""
+_CHOSEN, _WANTED = "policy", "policy_wanted"
+
+
+async def adapt(runtime: Step, step: int) -> tuple[AdaptivePolicy | None, str | None]:
+    """Choose a policy for the budget, and draw what it needs on the search examples.
+
+    Args:
+        runtime: The graph's runtime, whose context is the work of the search.
+        step: The step of the search, for the events.
+
+    Returns:
+        The policy, None where no policy is expected to score better than fixed allocations; and the limit on
+        spending that stopped its purchases, in words, None when none did.
+    """
+    work, refusal = runtime.context, None
+    if not work.settings.seeks_policy:
+        return None, None
+    tell(runtime, PhaseStarted(phase="adapt", step=step))
+    stored = [e for e in work.store.events(work.run_id) if e.kind in (_CHOSEN, _WANTED)]
+    wanted = [read_policy(json.loads(e.detail)["policy"]) for e in stored if e.kind == _WANTED]
+    decided = [json.loads(e.detail)["choice"] for e in stored if e.kind == _CHOSEN]
+    choice: PolicyChoice | None = None
+    for purchase in range(MOST_PURCHASES):
+        if purchase < len(wanted):
+            policy = wanted[purchase]
+        elif decided:
+            break
+        else:
+            choice = await _choice(work)
+            if choice is None or choice.known >= 1 or work.settings.replay:
+                break
+            policy = choice.policy
+            work.event(_WANTED, policy=policy.to_dict())
+        work.reserve()
+        refusal = await _buy(runtime, policy)
+        work.spend_reserve()
+        if refusal is not None:
+            break
+    if not decided:
+        choice = await _choice(work)
+        decided = [None if choice is None else CHOICE.dump_python(choice, mode="json")]
+        work.event(_CHOSEN, choice=decided[0])
+    if decided[0] is None:
+        tell(runtime, Note(message="No policy is expected to score better than the fixed allocations."))
+        return None, refusal
+    return AdaptivePolicy(choice=CHOICE.validate_python(decided[0])), refusal
+
+
+def test_of(work: SearchWork, adaptive: AdaptivePolicy) -> PlannedTrial:
+    """Plan the trial of the policy on the test split."""
+    return _trial(
+        adaptive.policy,
+        work.splits.test,
+        "test",
+        adaptive.choice.cost.mean,
+        "The policy, once on the sealed test split.",
+    )
+
+
+async def _buy(runtime: Step, policy: Policy) -> str | None:
+    """Run a policy on the search examples; the limit on spending that stopped it, in words."""
+    work = runtime.context
+    reason = "It seems the best policy, and some of the samples that it needs were never drawn."
+    cost = max(work.space.units(rung.allocation) for rung in policy.rungs)
+    trial, refusal = await run_trial(runtime, _trial(policy, work.examples, "search", cost, reason))
+    work.extra.append(trial)
+    return refusal
+
+
+def _trial(policy: Policy, examples: Sequence[Example], split: str, cost: float, reason: str) -> PlannedTrial:
+    return PlannedTrial(
+        allocation=policy.rungs[0].allocation,
+        examples=examples,
+        purpose="policy",
+        proposer="policy",
+        reason=reason,
+        split=split,
+        policy=policy,
+        budget_units=cost,
+    )
+
+
+async def _choice(work: SearchWork) -> PolicyChoice | None:
+    """Choose a policy on everything that is banked for the search examples."""
+    best = winner_of(work.trials, work.extra, work.space.measure, work.settings.goal)
+    return await choose_policy(
+        work.spec,
+        work.store,
+        work.examples,
+        budget=work.space.budget_units,
+        measure=work.space.measure.name,
+        seed=work.settings.seed,
+        max_cost_per_query=work.settings.max_units_per_query,
+        best_fixed=None if best is None else best.allocation,
+    )

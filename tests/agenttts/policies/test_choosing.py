@@ -1,0 +1,162 @@
+"""Choosing a policy: within the budget, honestly estimated, and only where it pays."""
+
+from __future__ import annotations
+
+from pathlib import Path as File
+
+import numpy as np
+import pytest
+
+from agenttts.errors import UserError
+from agenttts.policies.cascades import Sketch
+from agenttts.policies.choices import Choices, replay_policy
+from agenttts.policies.choose import choose_policy
+from agenttts.policies.family import THRESHOLDS, Family, family
+from agenttts.policies.fits import Limits
+from agenttts.policies.paths import Path, StagePath
+from agenttts.policies.rates import Rates
+from agenttts.policies.readings import UNKNOWN
+from agenttts.results.adaptive import CHOICE
+from datastore import Store
+from pipelines.allocation import Allocation, StageChoice
+from pipelines.dataset.splits import load_examples
+from pipelines.policy import Policy, Rung, StagePlan
+from pipelines.runtime import PolicyRunner, Runtime
+from pipelines.spec.files import load_spec
+from pipelines.zoo import SPEC
+
+RATES = Rates(measure="usd", prompt={}, generated={}, per_query=0.0, per_flop=None)
+COUNTS = (1, 2, 4, 8, 16)
+
+
+def rung(n: int) -> Rung:
+    """A rung of one stage with n samples."""
+    return Rung({"solve": StagePlan(choice=StageChoice("m", n))})
+
+
+def path(n: int, right: np.ndarray, answers: np.ndarray, feature: np.ndarray) -> Path:
+    """A rung whose cost is its number of samples."""
+    shape = right.shape
+    stage = StagePath(
+        option=StageChoice("m", n).option, node=np.zeros(shape, np.int64), cost=np.full(shape, float(n))
+    )
+    return Path(
+        rung=rung(n),
+        stages=(stage,),
+        answer=answers,
+        score=right,
+        features=feature[..., None],
+        names=("solve.x",),
+    )
+
+
+def simulated(n_examples: int, rng: np.random.Generator, *, telling: bool) -> tuple[Family, dict[Rung, Path]]:
+    """Rungs that get questions right with a chance that falls with their difficulty.
+
+    Few samples solve easy questions; `telling`: a rung's feature says how hard the question is.
+    """
+    hard = rng.random(n_examples) < 0.4
+    paths = {}
+    for n in COUNTS:
+        chance = np.where(hard, 0.1 + 0.04 * n, 0.95) if telling else np.full(n_examples, 0.6)
+        right = (rng.random((3, n_examples)) < chance).astype(float)
+        answers = np.where(right > 0, 0, 1 + COUNTS.index(n)).astype(np.int64)
+        feature = np.where(hard, -1.0, 1.0) if telling else rng.normal(size=n_examples)
+        noise = rng.normal(scale=0.3, size=(3, n_examples))
+        paths[rung(n)] = path(n, right, answers, feature + noise)
+    fixed = [Sketch(rungs=(rung(n),)) for n in COUNTS]
+    cascades = [
+        Sketch(rungs=(rung(a), rung(b)), thresholds=(t,))
+        for a in COUNTS
+        for b in COUNTS
+        if b > a
+        for t in THRESHOLDS
+    ]
+    return Family({"fixed": fixed, "cascade": cascades}), paths
+
+
+def test_where_difficulty_can_be_told_a_cascade_is_chosen_and_better() -> None:
+    """At the same budget it beats the best fixed number of samples, by about what its estimate says."""
+    rng = np.random.default_rng(3)
+    of, paths = simulated(2000, rng, telling=True)
+    choice = Choices(of, paths, RATES, on=np.arange(60)).best(Limits(mean=6.0))
+    fresh = np.arange(60, 2000)
+    replayed = replay_policy(choice.policy, [paths[one] for one in choice.policy.rungs])
+    fixed = max(paths[rung(n)].score[:, fresh].mean() for n in COUNTS if n <= 6)
+    assert choice.kind == "cascade"
+    assert choice.cost.mean <= 6.0
+    assert replayed.scores[:, fresh].mean() > fixed + 0.05
+    assert choice.cross_fitted_score.mean == pytest.approx(replayed.scores[:, fresh].mean(), abs=0.08)
+
+
+def test_where_adaptation_cannot_help_it_costs_nothing() -> None:
+    """Where every rung is as good and nothing tells questions apart, choices score as the best fixed one."""
+    losses, kinds = [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        of, paths = simulated(1050, rng, telling=False)
+        choice = Choices(of, paths, RATES, on=np.arange(50), seed=seed).best(Limits(mean=6.0))
+        replayed = replay_policy(choice.policy, [paths[one] for one in choice.policy.rungs])
+        losses.append(0.6 - replayed.scores[:, 50:].mean())
+        kinds.append(choice.kind)
+    assert np.mean(losses) < 0.01
+    assert kinds.count("fixed") >= 10
+
+
+def test_the_dearest_query_can_be_limited_and_no_budget_is_exceeded() -> None:
+    """With a limit on each query no example costs more; where nothing fits, it is said."""
+    of, paths = simulated(200, np.random.default_rng(5), telling=True)
+    choices = Choices(of, paths, RATES)
+    assert choices.best(Limits(mean=6.0)).cost.max > 4.0
+    assert choices.best(Limits(mean=6.0, dearest=4.0)).cost.max <= 4.0
+    with pytest.raises(UserError, match="raise the budget"):
+        choices.best(Limits(mean=0.5))
+
+
+def test_missing_samples_leave_a_policy_comparable() -> None:
+    """Questions without samples are filled in, and the choice says what share is known."""
+    of, paths = simulated(200, np.random.default_rng(6), telling=True)
+    for one in (rung(8), rung(16)):
+        paths[one].score[:, :20], paths[one].answer[:, :20] = np.nan, UNKNOWN
+    choice = Choices(of, paths, RATES).best(Limits(mean=6.0))
+    assert choice.kind == "cascade"
+    assert 0.85 < choice.known <= 1.0
+    assert not np.isnan(choice.search_score)
+
+
+async def test_the_zoo_has_a_policy_that_beats_its_best_fixed_vote(tmp_path: File) -> None:
+    """On 80 questions at 85 units; the choice travels as JSON, runs as chosen and costs what it says."""
+    spec = load_spec(SPEC)
+    with Store.open(tmp_path / "zoo.duckdb") as store:
+        store.attach_bank(spec.root / str(spec.bank))
+        examples = load_examples(spec, "search")[:80]
+        given = Allocation({"retrieve": StageChoice("small", 5), "answer": StageChoice("small", 5)})
+        choice = await choose_policy(spec, store, examples, budget=85, seed=0, best_fixed=given, orders=(0,))
+        assert choice is not None and choice.kind == "cascade" and choice.known == 1.0
+        assert choice.fixed_difference is not None and choice.fixed_difference.low > 0
+        assert choice.cost.mean <= 85 and choice.cost.median < choice.cost.mean < choice.cost.p95
+        assert sum(choice.ended_at) == pytest.approx(1)
+        assert CHOICE.validate_json(CHOICE.dump_json(choice)) == choice
+        runner = PolicyRunner(Runtime(spec, store, None, run_id=None, replay=True), choice.policy)
+        scores = [(await runner.run_example(example)).outcome.score for example in examples]
+        assert np.mean([score or 0.0 for score in scores]) == pytest.approx(choice.search_score)
+
+
+async def test_a_store_without_samples_gives_no_policy(tmp_path: File) -> None:
+    """Nothing recorded: nothing is chosen, and nothing is drawn."""
+    spec = load_spec(SPEC)
+    with Store.open(tmp_path / "empty.duckdb") as store:
+        examples = load_examples(spec, "search")[:12]
+        assert await choose_policy(spec, store, examples, budget=85, seed=0) is None
+
+
+def test_the_family_is_small_and_steps_back_without_probabilities() -> None:
+    """About 1,300 cascades on the zoo; without log-probabilities no weighted votes and no stop by mass."""
+    spec = load_spec(SPEC)
+    weighed = family(spec, {"retrieve", "answer"})
+    assert 1000 <= sum(bool(sketch.thresholds) for sketch in weighed.sketches) <= 1500
+    plain = family(spec, ())
+    votes = {plan.vote.kind for one in plain.rungs for plan in one.values()}
+    assert votes == {"plain"} and "weighted" not in plain.kinds
+    for sketch in (*weighed.sketches, *plain.sketches):
+        assert Policy(rungs=sketch.rungs[:1]).rungs
