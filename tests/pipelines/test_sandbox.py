@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.software import sandbox
-from pipelines.software.sandbox import UNSANDBOXED, Limits, SandboxUnavailable, run
+from pipelines.software.processes import Limits
+from pipelines.software.sandbox import UNSANDBOXED, SandboxUnavailable, run
 from tests.hostile import HOSTILE, as_files
 
 KINDS = [kind for kind in ("bwrap", "unshare") if shutil.which(kind) and sandbox._works(kind)]
