@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.resources import files as resources
 
@@ -20,6 +21,10 @@ from pipelines.software.sandbox import Files, run_pair
 logger = logging.getLogger(__name__)
 
 LIMITS = Limits(seconds=10.0)
+_MEANS = re.compile(  # of programs that would rather find their grader than solve the task
+    r"\b(?:settrace|setprofile|excepthook|atexit|_getframe|f_back|get_objects|get_referrers|os\._exit|os\.kill|"
+    r"getppid|sys\.argv|__file__|__builtins__|builtins\.\w+)|/proc/"
+)
 
 
 class FaultyTests(ValueError):
@@ -50,8 +55,9 @@ class Verdict:
     Attributes:
         passed: Whether all tests passed.
         error: What failed, at most 1,500 characters, with text that the program has written; None if nothing.
-        suspicious: What the program did that a solution doesn't do, such as to end before its tests or to
-            return an object that claims to equal everything; None if nothing.
+        suspicious: What the program did that a solution does not do: it ended before its tests, answered
+            what was not asked, returned an object that claims to equal everything, or failed and uses means
+            such as `sys.settrace`. None if nothing; a program that passed is never suspicious.
     """
 
     passed: bool
@@ -97,6 +103,8 @@ def grade(program: str, checks: Checks, limits: Limits = LIMITS) -> Verdict:
         limits,
     )
     verdict = _verdict(tests, candidate)
+    if not verdict.passed and verdict.suspicious is None and (means := _MEANS.search(program)):
+        verdict = replace(verdict, suspicious=f"it fails, and uses {means[0]}")
     if verdict.suspicious is not None:
         logger.warning("a program is scored 0 and suspicious: %s", verdict.suspicious)
     return verdict

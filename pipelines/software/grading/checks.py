@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -100,6 +101,20 @@ def checked(job: dict[str, str], session: Session) -> dict[str, object]:
         that a solution does not do) and `fault` (what is wrong with the tests themselves); None if nothing.
     """
     error: str | None = None
+    with suppress(Gone, Ungradable):
+        error = _error(job, session)
+        session.ask("end")  # nothing may come that was not asked for
+    passed = error is None and session.trouble is None and session.fault is None
+    return {
+        "passed": passed,
+        "error": error or session.trouble,
+        "suspicious": session.trouble or (None if passed else session.odd),
+        "fault": session.fault,
+    }
+
+
+def _error(job: dict[str, str], session: Session) -> str | None:
+    """Run the tests; return what fails first."""
     try:
         session.ask("load")
         code = [(name, job[name]) for name in ("preamble", "tests") if job[name]]
@@ -110,21 +125,11 @@ def checked(job: dict[str, str], session: Session) -> dict[str, object]:
         names = Uses(*trees).names(session, job["entry_point"])
         for (name, _), tree in zip(code, trees, strict=True):
             exec(compile(tree, f"{name}.py", "exec", dont_inherit=True), names)
-        if job["examples"]:
-            error = _examples(job["examples"], names)
-        session.ask("end")
+        return _examples(job["examples"], names) if job["examples"] else None
     except (Gone, Ungradable):
-        pass
+        raise
     except BaseException as problem:
-        error = _text(problem, job)
-    passed = error is None and session.trouble is None and session.fault is None
-    suspicious = session.trouble or (None if passed else session.odd)
-    return {
-        "passed": passed,
-        "error": error or session.trouble,
-        "suspicious": suspicious,
-        "fault": session.fault,
-    }
+        return _text(problem, job)
 
 
 def _examples(examples: str, names: Names) -> str | None:

@@ -9,6 +9,7 @@ calls no code of the other side.
 from __future__ import annotations
 
 import builtins
+import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, ItemsView, Iterable, Sequence
 from importlib import import_module
@@ -105,10 +106,11 @@ class Packer:
         name = f"{kind.__module__}.{kind.__qualname__}"
         if name in _BY_CONSTRUCTOR:
             return {name: [self.pack(part) for part in value.__reduce__()[1]]}
-        if kind.__module__ == "numpy" and not getattr(value, "shape", True):
-            return self.pack(value.item())  # type: ignore[attr-defined]
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and isinstance(value, numpy.generic):
+            return self.pack(value.item())
         for base, plain in _PLAIN.items():
-            if isinstance(value, base):
+            if issubclass(kind, base):  # not isinstance: an object may lie about its class
                 own = kind.__mro__[: kind.__mro__.index(base)]
                 if any("__eq__" in vars(parent) for parent in own):
                     self.odd = kind.__name__
