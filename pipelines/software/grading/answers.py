@@ -16,7 +16,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import BinaryIO, Final
 
-from .values import Packed, Packer, Unpacker
+from .values import Packed, Packer, Unpacker, compares
 
 SOLUTION: Final = "solution.py"
 _MOST_TRACEBACK = 1500
@@ -67,7 +67,8 @@ class Answers:
 
         Returns:
             The number of the request, the value, the exception (None if there is none), the arguments after
-            the call (None if they have not changed), and the class of a value that defines its own equality.
+            the call (None if they have not changed), and the class of a plain value that compares by methods
+            of its own.
         """
         number, operation, args, named = json.loads(line, object_hook=self._unpack)
         value: Packed = None
@@ -110,8 +111,9 @@ class Answers:
             self._numbers[id(value)] = len(self._others)
             self._others.append(value)
         number = self._numbers[id(value)]
-        kind = type(value).__name__
-        return {"other": [["number", number], ["kind", kind], ["true", bool(value)]]}
+        kind = type(value)
+        odd = kind.__name__ if compares(kind, object) else None
+        return {"other": [["number", number], ["kind", kind.__name__], ["true", bool(value)], ["odd", odd]]}
 
 
 def main() -> None:

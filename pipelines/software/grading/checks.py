@@ -121,7 +121,7 @@ def _error(job: dict[str, str], session: Session) -> str | None:
         try:
             trees = [compile(text, f"{name}.py", "exec", _TREE, True) for name, text in code]
         except (SyntaxError, ValueError) as problem:
-            raise Ungradable(f"they are not Python: {problem}") from None
+            session.refuse(f"they are not Python: {problem}")
         names = Uses(*trees).names(session, job["entry_point"])
         for (name, _), tree in zip(code, trees, strict=True):
             exec(compile(tree, f"{name}.py", "exec", dont_inherit=True), names)

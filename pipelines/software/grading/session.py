@@ -35,7 +35,7 @@ class Session:
 
     Attributes:
         trouble: How the candidate broke the agreement; None as long as it has not.
-        odd: What it returned that no plain test can be about; None as long as it has not.
+        odd: That it returned an object that compares by methods of its own; None as long as it has not.
         fault: Why the tests can't be run this way; None as long as they can.
     """
 
@@ -95,9 +95,13 @@ class Session:
             self._leave(f"its answer is no plain value ({type(problem).__name__})")
         if number != self._count:
             self._leave("it answered what was not asked")
-        if odd is not None:
-            self.odd = f"it returned an object whose class has its own equality: {odd!r:.60}"
+        self.see(odd)
         return value, error, after
+
+    def see(self, odd: object) -> None:
+        """Note the class of an object that defines its own comparisons."""
+        if odd is not None:
+            self.odd = f"it returned an object that compares by methods of its own, of class {odd!r:.60}"
 
     def _leave(self, trouble: str) -> NoReturn:
         self.trouble = trouble
@@ -116,11 +120,11 @@ class Session:
         self.refuse(f"they hand over an object of {type(value)!r:.80}, and only plain values can be")
 
     def _other(self, known: dict[str, object]) -> Other:
-        number, kind = known["number"], known["kind"]
+        number, kind, true, odd = (known[name] for name in ("number", "kind", "true", "odd"))
         if not isinstance(number, int):
             raise TypeError(f"number: {number!r:.40}")
         if number not in self._others:
-            self._others[number] = Other(self, number, f"{kind!r:.60}", bool(known["true"]))
+            self._others[number] = Other(self, number, f"{kind!r:.60}", bool(true), odd)
         return self._others[number]
 
 
@@ -141,14 +145,16 @@ def _exception(kinds: list[str], args: list[object], traceback: str) -> Exceptio
 class Other:
     """Stands for what stays on the candidate's side: a function, a class, an object, an iterator."""
 
-    __slots__ = ("_kind", "_number", "_session", "_true")
+    __slots__ = ("_kind", "_number", "_odd", "_session", "_true")
     _kind: str
     _number: int
+    _odd: object
     _session: Session
     _true: bool
 
-    def __init__(self, session: Session, number: int, kind: str, true: bool) -> None:
-        for name, value in (("_session", session), ("_number", number), ("_kind", kind), ("_true", true)):
+    def __init__(self, session: Session, number: int, kind: str, true: bool, odd: object) -> None:
+        values = {"_session": session, "_number": number, "_kind": kind, "_true": true, "_odd": odd}
+        for name, value in values.items():
             object.__setattr__(self, name, value)
 
     def __call__(self, *args: object, **named: object) -> Any:
@@ -191,7 +197,7 @@ class Other:
         return self._true
 
     def _compare(self, other: object = None) -> Any:
-        self._session.odd = f"it returned an object that is no plain value, of class {self._kind}"
+        self._session.see(self._odd)
         raise TypeError(f"a plain value is needed, and there is an object of class {self._kind}")
 
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compare

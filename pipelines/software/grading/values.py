@@ -58,6 +58,9 @@ _PLAIN: Final[dict[type, Callable[[Any], object]]] = {  # what a subclass extend
 }
 
 
+_COMPARISONS: Final = ("eq", "ne", "lt", "le", "gt", "ge", "sub", "rsub", "abs", "float")
+
+
 class NotPlain(ValueError):
     """What came from the other side is no plain value."""
 
@@ -69,7 +72,7 @@ class Packer:
         other: What a value that is not plain passes as.
 
     Attributes:
-        odd: The class of the last value that extends a plain type and defines its own equality.
+        odd: The class of the last value that extends a plain type and defines its own comparisons.
     """
 
     def __init__(self, other: Callable[[object], Packed]) -> None:
@@ -111,11 +114,15 @@ class Packer:
             return self.pack(value.item())
         for base, plain in _PLAIN.items():
             if issubclass(kind, base):  # not isinstance: an object may lie about its class
-                own = kind.__mro__[: kind.__mro__.index(base)]
-                if any("__eq__" in vars(parent) for parent in own):
-                    self.odd = kind.__name__
+                self.odd = kind.__name__ if compares(kind, base) else self.odd
                 return self.pack(plain(value))
         return self._other(value)
+
+
+def compares(kind: type, base: type) -> bool:
+    """Whether a class compares, or measures a distance, by methods of its own."""
+    methods = (f"__{name}__" for name in _COMPARISONS)
+    return any(getattr(kind, method, None) is not getattr(base, method, None) for method in methods)
 
 
 class Unpacker:
@@ -201,8 +208,7 @@ def updated(old: object, new: object) -> object:
     if isinstance(old, list) and isinstance(new, list):
         old[:] = [*map(updated, old, new), *new[len(old) :]]
     elif isinstance(old, tuple) and isinstance(new, tuple) and len(old) == len(new):
-        for before, after in zip(old, new, strict=True):
-            updated(before, after)
+        return tuple(map(updated, old, new))  # what it contains stays the same objects
     elif isinstance(old, dict) and isinstance(new, dict):
         items = {key: updated(old.get(key), value) for key, value in new.items()}
         old.clear()
