@@ -139,6 +139,10 @@ HONEST: dict[str, tuple[str, str]] = {
         "root = Node(1)\nroot.left = Node(2)\nroot.left.right = Node(3)\n"
         "assert f(root) == 3 and f(leaf) == 1 and root.right is None",
     ),
+    "a global value that it changes": (
+        "seen = []\ndef f(x):\n    global last\n    last = x\n    seen.append(x)",
+        "assert seen == []\nf(1)\nassert seen == [1] and last == 1\nf(2)\nassert seen == [1, 2] and last == 2",
+    ),
     "an object that is only true": (
         "import re\ndef f(x): return re.match('a(b)', x)",
         "assert f('ab') and not f('ba') and f('ab').group(1) == 'b'",

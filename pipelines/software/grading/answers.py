@@ -10,7 +10,6 @@ import json
 import operator
 import os
 import sys
-import traceback
 import types
 from collections.abc import Callable
 from itertools import islice
@@ -85,6 +84,8 @@ class Answers:
 
     def _raised(self, error: Exception) -> list[Packed]:
         """The names of an exception's classes, its arguments, and the traceback through the candidate."""
+        import traceback
+
         try:
             args = self._pack(list(error.args))
         except Exception:
