@@ -9,26 +9,27 @@ is run.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import selectors
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pipelines.errors import ConfigurationError
+from pipelines.software.processes import Command, Finished, Limits, watch, watch_pair
+
+Files: TypeAlias = tuple[tuple[str, str], ...]
+"""Relative path and text of each file of a program."""
 
 UNSANDBOXED = "AGENTTTS_UNSANDBOXED"
+_LIMITS = Limits()
 _NOBODY = 65534
-_LOOK_EVERY_S = 0.05
-_DYING_S = 5.0  # killing a namespace takes the kernel a moment
+_USERS = range(61_440, 65_534)  # one for each program: the kernel counts processes by user
+_STARTED = count(64 * os.getpid())
 _SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64")
 _SETUP = """\
 set -e
@@ -59,52 +60,13 @@ class SandboxUnavailable(ConfigurationError):
     """No sandbox works on this machine."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """The limits of a program in the sandbox.
-
-    Attributes:
-        seconds: Wall-clock time, in seconds. Each process has one second more of CPU time.
-        memory_mb: Resident memory of all processes together, and address space of each process, in MiB.
-        scratch_mb: Size of the scratch file system and of the largest file, in MiB.
-        output_kb: Length of stdout and stderr together, in KiB.
-        processes: Number of processes.
-    """
-
-    seconds: float = 10.0
-    memory_mb: int = 512
-    scratch_mb: int = 32
-    output_kb: int = 64
-    processes: int = 32
-
-
-Status = Literal["ok", "failed", "timeout", "memory", "output"]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """How a program ended.
-
-    Attributes:
-        status: `ok` for exit code 0, `failed` for another, else the limit that the program exceeded.
-        exit_code: The exit code; None when a limit ended the program, or when its files can't be written.
-        stdout: The standard output, shortened to the limit.
-        stderr: The standard error, shortened to the limit.
-    """
-
-    status: Status
-    exit_code: int | None
-    stdout: str
-    stderr: str
-
-
-def run(files: tuple[tuple[str, str], ...], main: str = "main.py", limits: Limits = Limits()) -> Finished:
+def run(files: Files, main: str = "main.py", limits: Limits = _LIMITS) -> Finished:
     """Run a Python program in the sandbox, and wait until it and all processes that it started have ended.
 
     Results are cached: the same files with the same limits are run once in this process.
 
     Args:
-        files: Relative path and text of each file.
+        files: The files of the program.
         main: The path of the file to run.
         limits: The limits of the program.
 
@@ -119,28 +81,62 @@ def run(files: tuple[tuple[str, str], ...], main: str = "main.py", limits: Limit
 
 
 @lru_cache(maxsize=4096)
-def _run(files: tuple[tuple[str, str], ...], main: str, limits: Limits) -> Finished:
+def _run(files: Files, main: str, limits: Limits) -> Finished:
     kind = mechanism()
     with tempfile.TemporaryDirectory(prefix="agenttts-sandbox-") as folder:
-        source, root = Path(folder, "source"), Path(folder, "root")
-        source.mkdir()
-        root.mkdir()
-        for name, text in files:
-            path = (source / name).resolve()
-            if not path.is_relative_to(source.resolve()):
-                raise ValueError(f"a file's path stays in its directory, got {name!r}")
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8", errors="replace")
-            except OSError as error:  # a name too long, or a file where a directory must be
-                return Finished(
-                    "failed", None, "", f"Traceback: {name:.80} can't be written: {error.strerror}"
-                )
-        if kind == "none":
-            return _watched([*_limited(limits, drop=False), *_python(main)], limits, cwd=source)
-        command = [*_limited(limits, drop=True), *_python(main)]
-        wrap = _bubblewrap if kind == "bwrap" else _unshare
-        return _watched([*wrap(source, root, limits), *command], limits, cwd=Path("/"))
+        if (problem := _write(files, Path(folder, "source"))) is not None:
+            return Finished("failed", None, "", f"Traceback: {problem}")
+        return watch(_command(kind, Path(folder), _python(main), limits), limits)
+
+
+def run_pair(first: Files, second: Files, limits: Limits) -> tuple[Finished, Finished]:
+    """Run two Python programs, each in a sandbox of its own, until the first one ends.
+
+    The stdin of each is the stdout of the other; nothing else connects them. Each program's main.py is run.
+    The first one starts without the directories of installed packages (`python -S`).
+
+    Returns:
+        How each program ended.
+
+    Raises:
+        SandboxUnavailable: No sandbox works on this machine.
+    """
+    kind = mechanism()
+    with tempfile.TemporaryDirectory(prefix="agenttts-sandbox-") as folder:
+        commands = list[Command]()
+        for name, files, flags in (("first", first, ("-S",)), ("second", second, ())):
+            if (problem := _write(files, Path(folder, name, "source"))) is not None:
+                raise OSError(problem)
+            commands.append(_command(kind, Path(folder, name), _python("main.py", *flags), limits))
+        return watch_pair(commands[0], commands[1], limits)
+
+
+def _write(files: Files, source: Path) -> str | None:
+    """Write the files of a program; return the problem with one that can't be written."""
+    source.mkdir(parents=True)
+    for name, text in files:
+        path = (source / name).resolve()
+        if not path.is_relative_to(source.resolve()):
+            raise ValueError(f"a file's path stays in its directory, got {name!r}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", errors="replace")
+        except OSError as error:  # a name too long, or a file where a directory must be
+            return f"{name:.80} can't be written: {error.strerror}"
+    return None
+
+
+def _command(
+    kind: Literal["bwrap", "unshare", "none"], folder: Path, python: list[str], limits: Limits
+) -> Command:
+    """The command that runs the program in the directory `source` of a folder."""
+    source, root = folder / "source", folder / "root"
+    if kind == "none":
+        return Command(words=[*_limited(limits, drop=False), *python], directory=source)
+    root.mkdir()
+    wrap = _bubblewrap if kind == "bwrap" else _unshare
+    words = [*wrap(source, root, limits), *_limited(limits, drop=True), *python]
+    return Command(words=words, directory=Path("/"))
 
 
 def mechanism() -> Literal["bwrap", "unshare", "none"]:
@@ -171,26 +167,17 @@ def _working() -> Literal["bwrap", "unshare"] | None:
 
 def _works(kind: Literal["bwrap", "unshare"]) -> bool:
     with tempfile.TemporaryDirectory(prefix="agenttts-sandbox-") as folder:
-        source, root = Path(folder, "source"), Path(folder, "root")
-        source.mkdir()
-        root.mkdir()
-        (source / "main.py").write_text("print('contained')")
-        limits = Limits()
-        wrap = _bubblewrap if kind == "bwrap" else _unshare
-        trial = _watched(
-            [*wrap(source, root, limits), *_limited(limits, drop=True), *_python("main.py")],
-            limits,
-            Path("/"),
-        )
+        _write((("main.py", "print('contained')"),), Path(folder, "source"))
+        trial = watch(_command(kind, Path(folder), _python("main.py"), _LIMITS), _LIMITS)
         return trial.status == "ok" and trial.stdout == "contained\n"
 
 
-def _python(main: str) -> list[str]:
-    return [os.path.realpath(sys.executable), "-E", "-s", "-B", main]
+def _python(main: str, *flags: str) -> list[str]:
+    return [os.path.realpath(sys.executable), "-E", "-s", "-B", *flags, main]
 
 
 def _limited(limits: Limits, *, drop: bool) -> list[str]:
-    """The command that sets the limits, and drops the rights of root, before the program starts."""
+    """The command that sets the limits, and makes root a user without rights, before the program starts."""
     size = limits.memory_mb * 2**20
     command = [
         "prlimit",
@@ -204,7 +191,8 @@ def _limited(limits: Limits, *, drop: bool) -> list[str]:
         return command if shutil.which("prlimit") else []
     command += [f"--nproc={limits.processes}", "setpriv", "--no-new-privs"]
     if os.getuid() == 0:
-        command += [f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
+        user = _USERS[next(_STARTED) % len(_USERS)]
+        command += [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
     return command
 
 
@@ -277,83 +265,3 @@ def _unshare(source: Path, root: Path, limits: Limits) -> list[str]:
     environment = ["env", "-i", "PATH=/usr/bin:/bin:/usr/sbin:/sbin", "HOME=/work"]
     powerless = [] if os.getuid() == 0 else ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     return [*command, *environment, "sh", "-c", _SETUP, "sh", str(root), str(source), size, base, *powerless]
-
-
-def _watched(command: list[str], limits: Limits, cwd: Path) -> Finished:
-    """Run a command until it ends or exceeds a limit; then kill all processes that it started."""
-    environ = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=cwd,
-        env=environ,
-        start_new_session=True,
-    ) as process:
-        try:
-            output, limit = _read(process, limits)
-        finally:
-            started = _descendants(process.pid)
-            for child in (*started, process.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGKILL)
-        code = process.wait()
-        end = time.monotonic() + _DYING_S
-        while any(map(_alive, started)) and time.monotonic() < end:
-            time.sleep(0.001)
-    out, err = (part[: limits.output_kb * 1024].decode("utf-8", "replace") for part in output)
-    status: Status = limit or ("ok" if code == 0 else "failed")
-    return Finished(status, None if limit else code, out, err)
-
-
-def _read(process: subprocess.Popen[bytes], limits: Limits) -> tuple[tuple[bytes, bytes], Status | None]:
-    assert process.stdout is not None and process.stderr is not None
-    parts = {process.stdout: bytearray(), process.stderr: bytearray()}
-    deadline = time.monotonic() + limits.seconds
-    limit: Status | None = None
-    with selectors.DefaultSelector() as selector:
-        for stream in parts:
-            selector.register(stream, selectors.EVENT_READ)
-        while selector.get_map() and limit is None:
-            for key, _ in selector.select(_LOOK_EVERY_S):
-                chunk = os.read(key.fd, 65536)
-                parts[key.fileobj].extend(chunk)  # type: ignore[index]
-                if not chunk:
-                    selector.unregister(key.fileobj)
-            if sum(map(len, parts.values())) > limits.output_kb * 1024:
-                limit = "output"
-            elif time.monotonic() > deadline:
-                limit = "timeout"
-            elif _memory_mb(process.pid) > limits.memory_mb:
-                limit = "memory"
-            elif process.poll() is not None:
-                break  # processes that still have the pipes open are killed with the rest
-    return (bytes(parts[process.stdout]), bytes(parts[process.stderr])), limit
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (OSError, IndexError):
-        return False
-
-
-def _descendants(pid: int) -> list[int]:
-    descendants, waiting = list[int](), [pid]
-    while waiting:
-        try:
-            listed = Path(f"/proc/{waiting[0]}/task/{waiting[0]}/children").read_text().split()
-        except OSError:
-            listed = []
-        waiting = [*waiting[1:], *map(int, listed)]
-        descendants += map(int, listed)
-    return descendants
-
-
-def _memory_mb(pid: int) -> float:
-    total = 0
-    for child in _descendants(pid):
-        with contextlib.suppress(OSError, IndexError, ValueError):
-            total += int(Path(f"/proc/{child}/statm").read_text().split()[1])
-    return total * os.sysconf("SC_PAGE_SIZE") / 2**20

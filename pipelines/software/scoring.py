@@ -1,36 +1,30 @@
 """Metrics, scorers and feedback for programs, which run in the sandbox.
 
 Functions are scored by the unit tests of their benchmark. Software is scored as in ChatDev (Qian et al.
-2024): completeness (no placeholder is left), executability (three seconds without a traceback), consistency
+2024): completeness (no placeholder is left), executability (three seconds without a failure), consistency
 (cosine of the embeddings of task and code) and quality (the product of the three).
 """
 
 from __future__ import annotations
 
 import ast
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import TypeAlias, cast
 
 from pipelines.examples import Example
 from pipelines.software.embedding import cosine, embedded
-from pipelines.software.sandbox import Finished, Limits, mechanism, run
+from pipelines.software.grader import Checks, Verdict, grade
+from pipelines.software.processes import Limits
+from pipelines.software.sandbox import mechanism, run
 from pipelines.stages.candidates import Candidate
 
 Program: TypeAlias = Mapping[str, str]
 """The texts of a program's files by name, as `parsing.files` returns them."""
 
-_TESTS = Limits(seconds=10.0)
 _RUN = Limits(seconds=3.0)
 _NOT_PLACEHOLDERS = ("password", "passenger", "passed", "passes")
 _MOST_FEEDBACK = 1500
-_DOCTEST = """
-import doctest as _doctest, sys as _sys
-_runner = _doctest.DocTestRunner(verbose=False)
-_runner.run(_doctest.DocTestParser().get_doctest({examples!r}, globals(), "examples", None, 0))
-if _runner.failures: _sys.exit(1)
-"""
 
 
 def require_ready() -> None:
@@ -44,7 +38,12 @@ def require_ready() -> None:
 
 def passes(output: object, example: Example) -> float:
     """Return 1 when the program passes the unit tests of the benchmark (pass@1), else 0."""
-    return float(output is not None and _ends(f"{example['preamble']}\n{output}\n{example['tests']}")[0])
+    return float(output is not None and _hidden(output, example).passed)
+
+
+def suspicious(output: object, example: Example) -> float:
+    """Return 1 when the program tried to pass the unit tests by other means than values; see `grader`."""
+    return float(output is not None and _hidden(output, example).suspicious is not None)
 
 
 def shown_examples(draft: object, example: Example) -> str | None:
@@ -53,11 +52,8 @@ def shown_examples(draft: object, example: Example) -> str | None:
     Returns:
         The error, at most 1,500 characters from its end; None when the program passes.
     """
-    ended, finished = _ends(f"{example['preamble']}\n{draft}\n{_shown(example)}")
-    if ended:
-        return None
-    error = finished.stderr.strip() or finished.stdout.strip() or f"ended by the limit on {finished.status}"
-    return error[-_MOST_FEEDBACK:]
+    verdict = grade(str(draft), _shown(example))
+    return None if verdict.passed else verdict.error or "ended before the examples did"
 
 
 def shown_score(candidate: Candidate, example: Example, outputs: Mapping[str, object]) -> float:
@@ -73,7 +69,7 @@ def completeness(output: Program | None, example: Example) -> float:
 
 
 def executability(output: Program | None, example: Example) -> float:
-    """Return 1 when main.py runs for three seconds, or ends earlier, without a traceback; else 0."""
+    """Return 1 when main.py runs for three seconds, or ends earlier with exit code 0; else 0."""
     return float(output is not None and _error(output) is None)
 
 
@@ -93,10 +89,10 @@ def quality(output: Program | None, example: Example) -> float:
 
 
 def traceback_of(draft: Program, example: Example) -> str | None:
-    """Run the software and return its traceback.
+    """Run the software and return what it writes when it fails.
 
     Returns:
-        At most 1,500 characters from the end of the traceback; None when there is none.
+        At most 1,500 characters from the end of its traceback, or the exit code; None when it does not fail.
     """
     error = _error(draft)
     return None if error is None else error[-_MOST_FEEDBACK:]
@@ -114,24 +110,23 @@ def _error(files: Program) -> str | None:
     finished = run(tuple(files.items()), limits=_RUN)
     if finished.status in ("memory", "output"):
         return f"ended by the limit on {finished.status}"
-    return finished.stderr if finished.status == "failed" and "Traceback" in finished.stderr else None
+    if finished.status == "failed":
+        return finished.stderr.strip() or f"main.py ended with exit code {finished.exit_code}"
+    return None
 
 
-def _ends(program: str) -> tuple[bool, Finished]:
-    """Whether a program ran to its last line, shown by a mark that it can't know, and how it ended."""
-    mark = hashlib.sha256(program.encode()).hexdigest()
-    finished = run((("main.py", f"{program}\nprint({mark!r})\n"),), limits=_TESTS)
-    return finished.status == "ok" and finished.stdout.rstrip().endswith(mark), finished
+def _hidden(program: object, example: Example) -> Verdict:
+    entry_point, preamble, tests = (str(example[name]) for name in ("entry_point", "preamble", "tests"))
+    return grade(str(program), Checks(entry_point=entry_point, preamble=preamble, tests=tests))
 
 
-def _shown(example: Example) -> str:
+def _shown(example: Example) -> Checks:
+    entry_point, preamble = str(example["entry_point"]), str(example["preamble"])
     if example["shown"]:
-        return str(example["shown"])
+        return Checks(entry_point=entry_point, preamble=preamble, tests=str(example["shown"]))
     tree = ast.parse(f"{example['task']}    pass\n")
-    definition = next(
-        n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == example["entry_point"]
-    )
-    return _DOCTEST.format(examples=ast.get_docstring(definition) or "")
+    definition = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == entry_point)
+    return Checks(entry_point=entry_point, preamble=preamble, examples=ast.get_docstring(definition) or "")
 
 
 def _without_comments(code: str) -> str:

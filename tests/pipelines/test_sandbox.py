@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pipelines.software import sandbox
-from pipelines.software.sandbox import UNSANDBOXED, Limits, SandboxUnavailable, run
+from pipelines.software.processes import Limits
+from pipelines.software.sandbox import UNSANDBOXED, SandboxUnavailable, run, run_pair
 from tests.hostile import HOSTILE, as_files
 
 KINDS = [kind for kind in ("bwrap", "unshare") if shutil.which(kind) and sandbox._works(kind)]
@@ -62,6 +65,46 @@ def test_files_are_run_where_they_are(kind: str) -> None:
     assert (found.status, found.exit_code, found.stdout) == ("failed", 3, "7 é\n")
     with pytest.raises(ValueError, match=r"stays in its directory, got '\.\./x'"):
         run((("../x", ""),))
+
+
+def test_programs_do_not_keep_each_other_from_running(kind: str) -> None:
+    """One with as many processes as it may have leaves others theirs."""
+    greedy = "import os, time\ntry:\n    while os.fork(): pass\nexcept OSError: pass\ntime.sleep(9)"
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(run, as_files(greedy), limits=Limits(seconds=4))
+        time.sleep(1)
+        others = [run(as_files(f"import os\nif os.fork(): print({n})")).stdout for n in range(4)]
+        assert others == [f"{n}\n" for n in range(4)]
+        assert first.result().status == "timeout"
+
+
+def test_two_programs_reach_each_other_by_their_pipes_alone(kind: str) -> None:
+    """Each reads what the other writes, sees no process and no file of it, and ends when the first ends."""
+    look = "seen = (len([p for p in os.listdir('/proc') if p.isdigit()]) < 8, sorted(os.listdir('.')))\n"
+    first = f"import os, sys\n{look}print('ping', flush=True)\nprint(seen, input(), file=sys.stderr)"
+    second = f"import os, time\n{look}print(seen, input(), flush=True)\ntime.sleep(60)"
+    asked, answered = run_pair(
+        (*as_files(first), ("secret", "")), (*as_files(second), ("mine", "")), limits=LIMITS
+    )
+    assert asked.stderr == "(True, ['main.py', 'secret']) (True, ['main.py', 'mine']) ping\n"
+    assert asked.status == "ok" and answered.status == "failed"
+    assert left_behind() == []
+
+
+@pytest.mark.parametrize(
+    ("second", "status"),
+    [
+        ("import os\nos._exit(3)", "failed"),
+        ("x = [bytes(1 << 20) for _ in range(999)]", "failed"),
+        ("import os\nwhile True: os.write(2, b'x' * 999)", "output"),
+    ],
+)
+def test_the_first_of_two_programs_outlives_the_second(kind: str, second: str, status: str) -> None:
+    """It reads the end of the pipe, and both results are told."""
+    asked, answered = run_pair(
+        as_files("import sys\nprint(sys.stdin.read() or 'gone', file=sys.stderr)"), as_files(second), LIMITS
+    )
+    assert (asked.status, asked.stderr, answered.status) == ("ok", "gone\n", status)
 
 
 def test_files_that_can_not_be_written_are_the_programs_fault(kind: str) -> None:

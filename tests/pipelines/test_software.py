@@ -152,7 +152,7 @@ def test_chatdev_measures_follow_their_definitions() -> None:
     assert scoring.executability(made, TASKED) == 1.0 and scoring.executability({"a.py": ""}, TASKED) == 0.0
     assert scoring.executability({"main.py": "import absent"}, TASKED) == 0.0
     assert scoring.executability({"main.py": "while True: pass"}, TASKED) == 1.0  # it still runs
-    assert scoring.executability({"main.py": "raise SystemExit(1)"}, TASKED) == 1.0  # no traceback
+    assert scoring.executability({"main.py": "raise SystemExit"}, TASKED) == 1.0
     told = scoring.traceback_of({"main.py": "import absent"}, TASKED)
     assert told is not None and "No module named 'absent'" in told
     assert scoring.traceback_of(clean, TASKED) is None
@@ -160,6 +160,29 @@ def test_chatdev_measures_follow_their_definitions() -> None:
     assert 0.3 < likeness < 1 and scoring.consistency({"main.py": "x = 1"}, TASKED) == 0.0
     assert scoring.quality(clean, TASKED) == likeness and scoring.quality(made, TASKED) == 0.0
     assert scoring.quality(None, TASKED) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("raise SystemExit(1)", "ended with exit code 1"),
+        ("raise SystemExit('no display')", "no display"),
+        ("import os\nos._exit(7)", "ended with exit code 7"),
+        ("import os\nos.abort()", "ended with exit code"),
+        ("import ctypes\nctypes.string_at(0)", "ended with exit code"),
+        ("import sys\nsys.stderr.close()\nraise ValueError", "lost sys.stderr"),
+        ("import sys\nsys.excepthook = lambda *why: None\nraise ValueError", "ended with exit code 1"),
+        ("import sys\nsys.settrace(lambda *step: exit(3))\nprint((lambda: 1)())", "ended with exit code 3"),
+        ("x = bytearray(1 << 40)", "MemoryError"),
+        ("while True: print('x' * 999)", "limit on output"),
+    ],
+)
+def test_software_that_fails_is_not_executable(program: str, words: str) -> None:
+    """Whatever it writes or keeps to itself: exit code 0, or running on, counts; the feedback says why."""
+    draft = {"main.py": program}
+    assert scoring.executability(draft, TASKED) == 0.0 and scoring.quality(draft, TASKED) == 0.0
+    assert scoring.runs_score(Candidate(0, "", draft), TASKED, {}) == 1.0  # it is complete
+    assert words in str(scoring.traceback_of(draft, TASKED))
 
 
 def test_an_embedding_server_that_is_named_must_answer(monkeypatch: pytest.MonkeyPatch) -> None:
