@@ -171,6 +171,11 @@ CHOICE: TypeAdapter[PolicyChoice] = TypeAdapter(PolicyChoice)
 _ADAPTIVE: TypeAdapter[AdaptivePolicy] = TypeAdapter(AdaptivePolicy)
 
 
+def load_adaptive(data: JSON) -> AdaptivePolicy | None:
+    """Read what `AdaptivePolicy.to_json_dict` returned; None for None."""
+    return None if data is None else _ADAPTIVE.validate_python(data)
+
+
 def tested_policy(
     store: Store,
     run_id: str,

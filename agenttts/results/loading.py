@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields
 
+from agenttts.results.adaptive import load_adaptive
 from agenttts.results.conclusion import conclude
 from agenttts.results.cost import cost_of
 from agenttts.results.meter import load_health
@@ -57,6 +58,7 @@ def load_outcome(
         seed=int(settings.get("seed", 0)),
         ended=f"the run is {run.status}",
         goal=Goal(settings.get("objective", "quality"), settings.get("min_quality")),
+        adaptive=load_adaptive(stored.get("adaptive")),
         health=load_health(store, run.run_id, spec, examples),
         negotiated=load_negotiated(store, run.run_id),
     )

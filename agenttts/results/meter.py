@@ -277,7 +277,7 @@ def load_health(
 
 async def _add_all(meter: SampleMeter, store: Store, run_id: str) -> None:
     for trial in store.trials(run_id):
-        if trial.split != "test":
+        if trial.split != "test" and trial.policy is None:
             await meter.add(Allocation.from_json(trial.allocation), store.stage_results(trial.trial_id))
 
 

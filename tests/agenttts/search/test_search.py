@@ -94,7 +94,7 @@ def test_a_search_ends_with_a_confirmed_winner(recorded: Path, tmp_path: Path) -
     assert str(best.allocation) in result.certificate
     assert result.cost.calls == 0 and result.cost.samples_reused > 0
     phases = [event.phase for event in events if isinstance(event, PhaseStarted)]
-    assert phases[0] == "seed" and phases[-2:] == ["confirm", "finish"]
+    assert phases[0] == "seed" and phases[-3:] == ["confirm", "adapt", "finish"]
     assert {"reflect", "propose", "validate", "evaluate"} <= set(phases)
     with Store.read(tmp_path / "r.duckdb") as store:
         tests = [trial for trial in store.trials(result.run_id) if trial.split == "test"]
@@ -433,7 +433,7 @@ def test_further_metrics_are_told_and_steer_nothing(recorded: Path, tmp_path: Pa
     assert told["f1"].mean == pytest.approx(found.best.test_score)  # one word each
     assert told["f1"].ci[0] < told["f1"].mean < told["f1"].ci[1] and told["f1"].n == 80
     assert "Further metrics there: f1 0." in found.certificate
-    with pytest.raises(UserError, match="'nowhere' is missing"):
+    with pytest.raises(UserError, match="'absent' names 'nowhere', which no row has"):
         search(spec.model_copy(update={"metrics": metrics}), db=tmp_path / "no.duckdb", replay=True)
 
 
