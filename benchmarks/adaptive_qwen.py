@@ -30,9 +30,9 @@ from agenttts.policies.choices import Choices, replay_policy
 from agenttts.policies.confidence import confidences
 from agenttts.policies.family import Family, family, fixed_rungs
 from agenttts.policies.fits import Fit, Fitter, Limits
+from agenttts.policies.nodes import Bools, Floats, Ints
 from agenttts.policies.paths import Path, Tables
 from agenttts.policies.rates import Rates
-from agenttts.policies.readings import Bools, Floats, Ints
 from agenttts.stats import Difference, paired_difference
 from datastore import Store
 from pipelines.dataset.splits import load_examples
@@ -121,7 +121,8 @@ def at_equal_cost(of: Family, search: Exam, test: Exam, rates: Rates) -> None:
             print(
                 f"{budget:4d} {kind or 'chosen':9s} search {choice.search_score:.3f} at "
                 f"{choice.cost.mean:.1f}, cross-fitted {choice.cross_fitted_score.mean:.3f}; test "
-                f"{scores.mean():.3f} at {cost:.1f}, to fixed at that cost {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {choice.policy}",
+                f"{scores.mean():.3f} at {cost:.1f}, to fixed at that cost {gain.mean:+.3f} "
+                f"[{gain.low:+.3f}, {gain.high:+.3f}] {choice.policy}",
                 flush=True,
             )
 

@@ -28,9 +28,9 @@ from agenttts.policies.choices import Choices, replay_policy
 from agenttts.policies.chosen import PolicyChoice
 from agenttts.policies.family import Family, family, fixed_rungs
 from agenttts.policies.fits import Limits
+from agenttts.policies.nodes import Floats
 from agenttts.policies.paths import Path, Tables
 from agenttts.policies.rates import Rates
-from agenttts.policies.readings import Floats
 from agenttts.stats import Difference, paired_difference
 from datastore import Store
 from pipelines.dataset.splits import load_examples
@@ -227,9 +227,9 @@ def show(rows: Sequence[Row]) -> None:
     for row in rows:
         low, high = row.difference.low, row.difference.high
         print(
-            f"{row.budget:4.0f} {row.kind:9s} search {row.search:.3f} cross-fitted {row.cross_fitted:.3f} "
-            f"test {row.test:.3f} at {row.units:5.1f} units, to the best fixed vote {row.difference.mean:+.3f} "
-            f"[{low:+.3f}, {high:+.3f}]",
+            f"{row.budget:4.0f} {row.kind:9s} search {row.search:.3f} cross-fitted "
+            f"{row.cross_fitted:.3f} test {row.test:.3f} at {row.units:5.1f} units, to the best fixed "
+            f"vote {row.difference.mean:+.3f} [{low:+.3f}, {high:+.3f}]",
             flush=True,
         )
 

@@ -18,9 +18,9 @@ from agenttts.policies.chosen import CostPerQuery, FrontPoint, PolicyChoice
 from agenttts.policies.confidence import confidences
 from agenttts.policies.family import Family
 from agenttts.policies.fits import Fit, Fitter, Limits
+from agenttts.policies.nodes import Floats, Ints
 from agenttts.policies.paths import Path
 from agenttts.policies.rates import Rates
-from agenttts.policies.readings import Floats, Ints
 from agenttts.stats import Difference, Interval, Stream, mean_interval, paired_difference, stream_rng
 from pipelines.policy import Policy, Rung
 
@@ -156,7 +156,7 @@ class Choices:
             cross_fitted_score=self._interval(left_out.scores),
             cost=CostPerQuery.of(costs[known] + self._rates.per_query),
             ended_at=tuple(float((last[known] == k).mean()) for k in range(len(sketch.rungs))),
-            known=float(known.any(axis=0).mean()),
+            known=float(known[0].mean()),
             fixed=self._family.sketches[fixed].rungs[0].allocation if fixed is not None else None,
             fixed_score=self._interval(left_out.fixed_scores) if has_fixed else None,
             fixed_difference=self._difference(left_out) if has_fixed and left_out.is_whole else None,

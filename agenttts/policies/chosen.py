@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
-from agenttts.policies.readings import Floats
+from agenttts.policies.nodes import Floats
 from agenttts.stats import Difference, Interval
 from pipelines.allocation import Allocation
 from pipelines.policy import Policy
@@ -60,8 +60,8 @@ class PolicyChoice:
         cross_fitted_score: The mean score of examples that took no part in the choice.
         cost: Per query, on the examples of the choice.
         ended_at: For each rung, the share of the queries that end there.
-        known: The share of the examples for which every sample that the policy needs was drawn; the scores of
-            the others are filled in.
+        known: The share of the examples for which every sample that the policy needs in the first order was
+            drawn. Scores of examples that no order knows are filled in.
         fixed: The best fixed allocation that costs no more than the policy; None where none is so cheap.
         fixed_score: Its mean score, cross-fitted, chosen for each fold anew.
         fixed_difference: The policy's scores minus the fixed allocation's, both cross-fitted.

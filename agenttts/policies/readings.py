@@ -10,15 +10,13 @@ from __future__ import annotations
 from asyncio import gather
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 
+from agenttts.policies.nodes import NOTHING, Bools, Drawn, Node, Reading
 from agenttts.policies.orders import sample_order
 from agenttts.policies.rates import Rates
-from datastore.store import Store
 from pipelines.allocation import StageOption
 from pipelines.costs import estimated_tokens
 from pipelines.errors import CustomCodeFailed, ReplayMiss
@@ -27,6 +25,7 @@ from pipelines.jsonvalues import JSON
 from pipelines.policy import StagePlan, Vote
 from pipelines.reading.comparing import vote_key
 from pipelines.runtime import Runtime
+from pipelines.runtime.sampler import SampleBank
 from pipelines.spec.fields import StageSpec
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.stages import metrics, parsers, prompts
@@ -34,83 +33,7 @@ from pipelines.stages.ballots import SET_FEATURES, VALUE_FEATURES, Ballots
 from pipelines.stages.candidates import Candidate
 from pipelines.stages.counts import Count
 
-UNKNOWN = -1
-"""The node or answer after samples that were never drawn."""
-NOTHING = -2
-"""The answer that is none: no sample parsed."""
-
 _PROBED = 500  # prompts that say whether a stage's votes can be weighed
-
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
-
-@dataclass(kw_only=True)
-class Reading:
-    """What one plan comes to. Arrays are of shape [order, node].
-
-    Attributes:
-        n_samples: Samples drawn; 0 where the plan was not read.
-        leads_to: The node of the next stage or, at the last stage, the number of the answer, or NOTHING;
-            UNKNOWN where the plan was not read or samples are missing.
-        cost: Of the prompt and the samples.
-        score: The score at the last stage, NaN before it and where the example has none.
-        features: What a calibrated confidence reads, of shape [order, node, feature].
-    """
-
-    n_samples: Ints
-    leads_to: Ints
-    cost: Floats
-    score: Floats
-    features: Floats
-
-    @classmethod
-    def empty(cls, n_orders: int, n_nodes: int, n_features: int) -> Reading:
-        """Return a reading of nothing yet, with room for at least one node."""
-        shape = (n_orders, max(1, n_nodes))
-        return cls(
-            n_samples=np.zeros(shape, np.int64),
-            leads_to=np.full(shape, UNKNOWN),
-            cost=np.zeros(shape),
-            score=np.full(shape, np.nan),
-            features=np.zeros((*shape, n_features)),
-        )
-
-    def grown(self, n_nodes: int) -> Reading:
-        """Return the reading with room for more nodes."""
-        n_orders, n_before = self.leads_to.shape
-        if n_before >= n_nodes:
-            return self
-        larger = Reading.empty(n_orders, n_nodes, self.features.shape[2])
-        for name in ("n_samples", "leads_to", "cost", "score", "features"):
-            getattr(larger, name)[:, :n_before] = getattr(self, name)
-        return larger
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """The recorded samples of a node and an option.
-
-    Attributes:
-        key: The key of the prompt.
-        prompt_tokens: The tokens of the prompt.
-        candidates: The samples from index 0 on, without a gap.
-    """
-
-    key: str
-    prompt_tokens: int
-    candidates: tuple[Candidate, ...]
-
-
-@dataclass
-class Node:
-    """One example with the upstream outputs that matter at a stage and after it."""
-
-    example: Example
-    outputs: Mapping[str, JSON]
-    values: dict[str, JSON] = field(default_factory=dict)  # by text
-    results: dict[str, tuple[int, float]] = field(default_factory=dict)  # by output
 
 
 class StageReadings:
@@ -134,7 +57,7 @@ class StageReadings:
         self,
         spec: PipelineSpec,
         position: int,
-        store: Store,
+        store: SampleBank,
         rates: Rates,
         orders: Sequence[int],
         after: StageReadings | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path as File
 
 import numpy as np
@@ -14,10 +15,10 @@ from agenttts.policies.choose import choose_policy
 from agenttts.policies.chosen import CHOICE
 from agenttts.policies.family import THRESHOLDS, Family, family
 from agenttts.policies.fits import Limits
+from agenttts.policies.nodes import UNKNOWN
 from agenttts.policies.paths import Path, StagePath
 from agenttts.policies.rates import Rates
-from agenttts.policies.readings import UNKNOWN
-from datastore import Store
+from datastore import Prompt, Sample, Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.dataset.splits import load_examples
 from pipelines.policy import Policy, Rung, StagePlan
@@ -140,6 +141,43 @@ async def test_the_zoo_has_a_policy_that_beats_its_best_fixed_vote(tmp_path: Fil
         runner = PolicyRunner(Runtime(spec, store, None, run_id=None, replay=True), choice.policy)
         scores = [(await runner.run_example(example)).outcome.score for example in examples]
         assert np.mean([score or 0.0 for score in scores]) == pytest.approx(choice.search_score)
+
+
+class SomePrompts:
+    """A bank that has some of a store's prompts: those of `keys`, or all, which it notes in `asked`."""
+
+    def __init__(self, store: Store, keys: Collection[str] | None = None) -> None:
+        self.store, self.keys, self.asked = store, keys, set[str]()
+
+    async def get_samples(self, prompt_keys: Sequence[str]) -> dict[str, list[Sample]]:
+        """Look up samples."""
+        self.asked |= set(prompt_keys)
+        there = await self.store.get_samples(prompt_keys)
+        return {key: drawn if self.keys is None or key in self.keys else [] for key, drawn in there.items()}
+
+    async def get_prompt(self, key: str) -> Prompt | None:
+        """Look up a prompt."""
+        return await self.store.get_prompt(key)
+
+    async def put_samples(self, prompt: Prompt, samples: Sequence[Sample]) -> None:
+        """Nothing is drawn here."""
+        raise NotImplementedError
+
+
+async def test_a_bank_of_one_order_answers_for_the_others_where_it_can(tmp_path: File) -> None:
+    """As after a live run: what only other orders lead to was never drawn; the draw's own order counts."""
+    spec = load_spec(SPEC)
+    with Store.open(tmp_path / "zoo.duckdb") as store:
+        store.attach_bank(spec.root / str(spec.bank))
+        examples = load_examples(spec, "search")[:40]
+        every = SomePrompts(store)
+        first = await choose_policy(spec, every, examples, budget=85, seed=0, orders=(0,))
+        drawn = SomePrompts(store, every.asked)
+        choice = await choose_policy(spec, drawn, examples, budget=85, seed=0, orders=(0, 1, 2))
+        assert drawn.asked > every.asked
+        assert first is not None and choice is not None
+        assert first.known == choice.known == 1.0
+        assert choice.cost.mean <= 85 and choice.cross_fitted_score.mean > 0.6
 
 
 async def test_a_store_without_samples_gives_no_policy(tmp_path: File) -> None:
