@@ -50,6 +50,21 @@ class FrontPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReliabilityPoint:
+    """Queries of about the same confidence after the first rung, cross-fitted.
+
+    Attributes:
+        confidence: Their mean confidence.
+        score: Their mean score.
+        share: Their share of all queries.
+    """
+
+    confidence: float
+    score: float
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PolicyChoice:
     """A policy chosen within a budget, and what it is estimated to score.
 
@@ -66,6 +81,7 @@ class PolicyChoice:
         fixed_score: Its mean score, cross-fitted, chosen for each fold anew.
         fixed_difference: The policy's scores minus the fixed allocation's, both cross-fitted.
         n_policies: How many policies were compared.
+        reliability: How well confidence tells the score of a cascade's first rung; empty for one rung.
         front: Scores against cost of each kind.
     """
 
@@ -80,6 +96,7 @@ class PolicyChoice:
     fixed_score: Interval | None
     fixed_difference: Difference | None
     n_policies: int
+    reliability: tuple[ReliabilityPoint, ...] = ()
     front: tuple[FrontPoint, ...] = ()
 
 

@@ -132,6 +132,7 @@ def _stage_plans(spec: PipelineSpec, stage: StageSpec, weighable: bool) -> Stage
     fixed = [[StagePlan(choice=o.with_samples(n)) for n in _capped(stage, COUNTS)] for o in options]
     own = Count.of(stage.aggregator)
     lists = own is not None and own.threshold is not None
+    weighable = weighable and own is not None and own.kind != "length_weighted" and not own.union
 
     def plans(of: Sequence[StageOption], counts: Sequence[int], *stops: Stop) -> list[list[StagePlan]]:
         return [
@@ -169,9 +170,9 @@ def _stage_plans(spec: PipelineSpec, stage: StageSpec, weighable: bool) -> Stage
 def _vote(stage: StageSpec, option: StageOption, weighable: bool) -> Vote | None:
     """The vote of an option outside fixed allocations; None where its samples are not voted on."""
     own = Count.of(stage.aggregator_for(option))
-    if own is None or not weighable or own.kind != "plain" or own.union:
+    if own is None or not weighable or own.kind == "weighted":
         return None if own is None else Vote()
-    threshold = None if own.threshold is None else own.threshold * WEIGHTED_THRESHOLD
+    threshold = None if own.threshold is None else round(own.threshold * WEIGHTED_THRESHOLD, 6)
     return Vote(kind="weighted", threshold=threshold)
 
 

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
+from pipelines.policy import StagePlan
 from pipelines.stages.candidates import Candidate
+from pipelines.stages.counts import Count
 
 UNKNOWN = -1
 """The node or answer after samples that were never drawn."""
 NOTHING = -2
 """The answer that is none: no sample parsed."""
 
+Outcome: TypeAlias = tuple[int, float, tuple[float, ...]]
+"""Where an output leads, its score, and its features."""
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -30,6 +35,8 @@ class Reading:
     """What one plan comes to. Arrays are of shape [order, node].
 
     Attributes:
+        plan: The plan.
+        count: How its votes are counted; None where its outputs are not voted on.
         n_samples: Samples drawn; 0 where the plan was not read.
         leads_to: The node of the next stage or, at the last stage, the number of the answer, or NOTHING;
             UNKNOWN where the plan was not read or samples are missing.
@@ -38,6 +45,8 @@ class Reading:
         features: What a calibrated confidence reads, of shape [order, node, feature].
     """
 
+    plan: StagePlan
+    count: Count | None
     n_samples: Ints
     leads_to: Ints
     cost: Floats
@@ -45,10 +54,14 @@ class Reading:
     features: Floats
 
     @classmethod
-    def empty(cls, n_orders: int, n_nodes: int, n_features: int) -> Reading:
+    def empty(
+        cls, plan: StagePlan, count: Count | None, n_orders: int, n_nodes: int, n_features: int
+    ) -> Reading:
         """Return a reading of nothing yet, with room for at least one node."""
         shape = (n_orders, max(1, n_nodes))
         return cls(
+            plan=plan,
+            count=count,
             n_samples=np.zeros(shape, np.int64),
             leads_to=np.full(shape, UNKNOWN),
             cost=np.zeros(shape),
@@ -61,10 +74,15 @@ class Reading:
         n_orders, n_before = self.leads_to.shape
         if n_before >= n_nodes:
             return self
-        larger = Reading.empty(n_orders, n_nodes, self.features.shape[2])
+        larger = Reading.empty(self.plan, self.count, n_orders, n_nodes, self.features.shape[2])
         for name in ("n_samples", "leads_to", "cost", "score", "features"):
             getattr(larger, name)[:, :n_before] = getattr(self, name)
         return larger
+
+    def note(self, at: tuple[int, int], n_samples: int, cost: float, outcome: Outcome) -> None:
+        """Note what the plan comes to at an order and a node."""
+        self.n_samples[at], self.cost[at] = n_samples, cost
+        self.leads_to[at], self.score[at], self.features[at] = outcome
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,11 @@ from agenttts.policies.paths import Path, StagePath
 from agenttts.policies.rates import Rates
 from datastore import Prompt, Sample, Store
 from pipelines.allocation import Allocation, StageChoice
+from pipelines.costs import stage_cost_usd
 from pipelines.dataset.splits import load_examples
 from pipelines.policy import Policy, Rung, StagePlan
 from pipelines.runtime import PolicyRunner, Runtime
+from pipelines.spec.fields import Price
 from pipelines.spec.files import load_spec
 from pipelines.zoo import SPEC
 
@@ -87,6 +89,8 @@ def test_where_difficulty_can_be_told_a_cascade_is_chosen_and_better() -> None:
     assert choice.kind == "cascade"
     assert choice.cost.mean <= 6.0
     assert replayed.scores[:, fresh].mean() > fixed + 0.05
+    hardest, *_, easiest = choice.reliability
+    assert easiest.confidence - hardest.confidence > 0.4 and easiest.score - hardest.score > 0.4
     assert choice.cross_fitted_score.mean == pytest.approx(replayed.scores[:, fresh].mean(), abs=0.08)
 
 
@@ -123,6 +127,17 @@ def test_missing_samples_leave_a_policy_comparable() -> None:
     assert choice.kind == "cascade"
     assert 0.85 < choice.known <= 1.0
     assert not np.isnan(choice.search_score)
+
+
+def test_dollars_are_as_servers_bill_them() -> None:
+    """Rates in US dollars give a prompt and its samples the price that the runtime counts."""
+    spec = load_spec(SPEC)
+    price = Price(prompt_usd_per_million=2.0, generated_usd_per_million=7.0)
+    models = {name: model.model_copy(update={"price": price}) for name, model in spec.models.items()}
+    rates = Rates.of(spec.model_copy(update={"models": models}), "usd")
+    cost = rates.prompt["small"] * 50 + rates.generated["small"] * 300
+    assert cost == pytest.approx(stage_cost_usd(models["small"], 50, 300))
+    assert rates.per_query == 0.0
 
 
 async def test_the_zoo_has_a_policy_that_beats_its_best_fixed_vote(tmp_path: File) -> None:
