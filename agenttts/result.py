@@ -5,12 +5,14 @@ Figures are those that the run stored; they are computed anew only for a run tha
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 from agenttts.blocking import run_blocking
 from agenttts.errors import UserError
@@ -20,7 +22,7 @@ from agenttts.results.loading import load_outcome
 from agenttts.results.outcome import Equivalent, Finalist, Outcome
 from agenttts.results.ranking import latest
 from agenttts.results.trials import TrialResult
-from agenttts.space.units import query_units
+from agenttts.space.units import query_flops, query_units
 from datastore.records import Insight
 from datastore.store import Store
 from pipelines.allocation import Allocation
@@ -29,6 +31,7 @@ from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.policy import Policy
 from pipelines.runtime.outcomes import ExampleOutcome
+from pipelines.runtime.pace import Pace, run_paced
 from pipelines.runtime.policies import PolicyRunner
 from pipelines.runtime.runtime import Runtime
 from pipelines.servers.clients import ModelClients
@@ -221,6 +224,7 @@ class LoadedRun(SearchResult):
         *,
         allocation: Allocation | None = None,
         policy: Policy | None = None,
+        mean_units: float | None = None,
         db: Path | str | None = None,
     ) -> list[dict[str, Any]]:
         """Run an allocation or a policy on new inputs; nothing is scored.
@@ -229,19 +233,23 @@ class LoadedRun(SearchResult):
             inputs: The fields of an example, one mapping for each input.
             allocation: The allocation to run; None for the run's best.
             policy: The policy to run in its place.
+            mean_units: Units that a query of the policy may cost on average: while they cost more, the
+                thresholds of its further rungs are lowered. None leaves them as they are.
             db: The database that keeps the samples; None for the run's own.
 
         Returns:
             A mapping for each input, in the order of the inputs: `id`, `output`, `stages` (each stage's
             output), `status`, and `reason` (why there is no output). Of a policy also `confidence`, `n_rungs`
-            (how many were run), `n_samples`, `units`, `seconds`, and `stepped_back` (the stages whose
-            weighted vote was counted as a plain one).
+            (how many were run), `n_samples`, `units`, `seconds`, `thresholds` (which decided on further
+            rungs), and `stepped_back` (the stages whose weighted vote was counted as a plain one).
 
         Raises:
             UserError: The run has no best allocation, or both an allocation and a policy are given.
             SpecError: The policy does not fit the pipeline.
         """
-        return run_blocking(self.run_async(inputs, allocation=allocation, policy=policy, db=db))
+        return run_blocking(
+            self.run_async(inputs, allocation=allocation, policy=policy, mean_units=mean_units, db=db)
+        )
 
     async def run_async(
         self,
@@ -249,6 +257,7 @@ class LoadedRun(SearchResult):
         *,
         allocation: Allocation | None = None,
         policy: Policy | None = None,
+        mean_units: float | None = None,
         db: Path | str | None = None,
     ) -> list[dict[str, Any]]:
         """Run an allocation or a policy on new inputs, from code that is already asynchronous.
@@ -257,6 +266,7 @@ class LoadedRun(SearchResult):
             inputs: As in `run`.
             allocation: As in `run`.
             policy: As in `run`.
+            mean_units: As in `run`.
             db: As in `run`.
 
         Returns:
@@ -275,7 +285,7 @@ class LoadedRun(SearchResult):
                 )
             chosen = self.best.allocation
         with Store.open(db or self.db) as store:
-            return await run_inputs(self.spec, chosen, inputs, store)
+            return await run_inputs(self.spec, chosen, inputs, store, mean_units=mean_units)
 
 
 async def run_inputs(
@@ -284,6 +294,7 @@ async def run_inputs(
     inputs: Iterable[Mapping[str, Any]],
     store: Store,
     *,
+    mean_units: float | None = None,
     replay: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> list[dict[str, Any]]:
@@ -295,14 +306,13 @@ async def run_inputs(
         inputs: The fields of an example, one mapping for each input.
         store: The database that samples are read from and written to; the spec's bank is attached where it
             exists.
+        mean_units: Of a policy, as in `LoadedRun.run`.
         replay: Whether only recorded samples answer.
         environ: The environment variables, which hold the servers' API keys.
 
     Returns:
         A mapping for each input, as `LoadedRun.run` returns it.
     """
-    import asyncio
-
     examples = examples_from_rows(spec, inputs)
     bank = spec.bank_path
     if bank is not None and bank.is_file():
@@ -310,41 +320,42 @@ async def run_inputs(
     clients = None if replay else ModelClients(spec, rng=random.Random(0), environ=environ)
     runtime = Runtime(spec, store, clients, run_id=None, replay=replay)
     try:
-        run_one = (
-            _by_policy(runtime, chosen) if isinstance(chosen, Policy) else _by_allocation(runtime, chosen)
-        )
-        return list(await asyncio.gather(*map(run_one, examples)))
+        if isinstance(chosen, Policy):
+            return await _by_policy(PolicyRunner(runtime, chosen), examples, mean_units)
+        outcomes = (runtime.run_example(chosen, example, with_score=False) for example in examples)
+        return [_answer(outcome) for outcome in await asyncio.gather(*outcomes)]
     finally:
         if clients is not None:
             await clients.aclose()
 
 
-_RunOne: TypeAlias = Callable[[Example], Awaitable[dict[str, Any]]]
-
-
-def _by_allocation(runtime: Runtime, allocation: Allocation) -> _RunOne:
-    async def run_one(example: Example) -> dict[str, Any]:
-        return _answer(await runtime.run_example(allocation, example, with_score=False))
-
-    return run_one
-
-
-def _by_policy(runtime: Runtime, policy: Policy) -> _RunOne:
-    runner = PolicyRunner(runtime, policy)
-
-    async def run_one(example: Example) -> dict[str, Any]:
-        ran = await runner.run_example(example, with_score=False)
-        return {
+async def _by_policy(
+    runner: PolicyRunner, examples: Sequence[Example], mean_units: float | None
+) -> list[dict[str, Any]]:
+    spec = runner.runtime.spec
+    if mean_units is None:
+        outcomes = await asyncio.gather(*(runner.run_example(e, with_score=False) for e in examples))
+    else:
+        flops = query_flops(spec, mean_units)
+        if not 0 < flops < math.inf:
+            raise UserError(
+                f"mean_units must be above {query_units(spec, 0.0):g} and finite, got {mean_units}"
+            )
+        pace = Pace(runner.policy.thresholds, flops)
+        outcomes = await run_paced(runner, examples, pace, with_score=False)
+    return [
+        {
             **_answer(ran.outcome),
             "confidence": ran.confidence,
             "n_rungs": ran.n_rungs,
             "n_samples": ran.n_samples,
-            "units": round(query_units(runtime.spec, ran.flops), 3),
+            "units": round(query_units(spec, ran.flops), 3),
             "seconds": round(ran.seconds, 3),
+            "thresholds": list(ran.thresholds),
             "stepped_back": list(ran.stepped_back),
         }
-
-    return run_one
+        for ran in outcomes
+    ]
 
 
 def _answer(outcome: ExampleOutcome) -> dict[str, Any]:

@@ -52,10 +52,8 @@ class Vote:
     def __str__(self) -> str:
         if self == Vote():
             return ""
-        parts = (self.kind, self.threshold, None if self.t0 is None else f"t0 {self.t0:g}")
-        return " ".join(
-            f"{part:g}" if isinstance(part, float) else part for part in parts if part is not None
-        )
+        threshold = "" if self.threshold is None else f" {self.threshold:g}"
+        return self.kind + threshold + ("" if self.t0 is None else f" t0 {self.t0:g}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +144,7 @@ class Rung(Mapping[str, StagePlan]):
         return len(self._plans)
 
     def __hash__(self) -> int:
-        return hash(tuple(self._plans.items()))
+        return hash(frozenset(self._plans.items()))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Rung) and self._plans == other._plans
@@ -231,7 +229,7 @@ class Policy:
                 "a policy has at least one rung, one threshold fewer, and a confidence for each rung of "
                 f"several, got {n}, {len(self.thresholds)} and {len(self.confidences)}"
             )
-        if len({tuple(rung) for rung in self.rungs}) > 1:
+        if len({frozenset(rung) for rung in self.rungs}) > 1:
             raise ValueError(
                 f"the rungs must name the same stages, got {[list(rung) for rung in self.rungs]}"
             )

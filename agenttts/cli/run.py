@@ -6,7 +6,7 @@ import asyncio
 import json as jsonlib
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +31,12 @@ def run(
         Path | None,
         typer.Option("--policy", help="A policy (YAML or JSON): rungs of plans, thresholds, confidences."),
     ] = None,
+    mean_units: Annotated[
+        float | None,
+        typer.Option(
+            "--mean-units", help="Units that a query of the policy may cost on average; thresholds give way."
+        ),
+    ] = None,
     run_id: Annotated[
         str | None, typer.Option("--run", help="Take the best allocation of this run of --db; or: latest.")
     ] = None,
@@ -48,6 +54,8 @@ def run(
         raise UserError(
             "one of --allocation FILE, --policy FILE and --run RUN says what to run; give exactly one"
         )
+    if mean_units is not None and policy is None:
+        raise UserError("--mean-units lowers the thresholds of a policy; give --policy FILE too")
     loaded = pipelines.load_spec(spec)
     chosen = (
         pipelines.load_policy(policy) if policy is not None else _allocation(loaded, allocation, db, run_id)
@@ -57,13 +65,28 @@ def run(
 
     inputs = [_input(number, line) for number, line in enumerate(sys.stdin, 1) if line.strip()]
     with Store.open(db) as store:
-        outputs = asyncio.run(run_inputs(loaded, chosen, inputs, store, replay=replay))
+        outputs = asyncio.run(run_inputs(loaded, chosen, inputs, store, mean_units=mean_units, replay=replay))
     for output in outputs:
         sys.stdout.write(jsonlib.dumps(output, ensure_ascii=False) + "\n")
+    if mean_units is not None and isinstance(chosen, pipelines.Policy) and outputs:
+        _tell_pace(chosen, outputs, mean_units)
     failed = [output for output in outputs if output["status"] != "ok"]
     if failed:
         say(f"{len(failed)} of {len(outputs)} inputs have no output: {failed[0]['reason']}", "yellow")
         raise typer.Exit(1)
+
+
+def _tell_pace(policy: pipelines.Policy, outputs: Sequence[Mapping[str, Any]], mean_units: float) -> None:
+    """Say what the queries cost, and that thresholds gave way, where they did."""
+    mean = sum(output["units"] for output in outputs) / len(outputs)
+    last = outputs[-1]["thresholds"]
+    moved = [f"{before:g} to {after:.2g}" for before, after in zip(policy.thresholds, last, strict=True)]
+    if last != list(policy.thresholds):
+        say(
+            f"{mean:.1f} units a query, at most {mean_units:g} wanted: thresholds went from "
+            f"{', '.join(moved)}; these inputs are harder than those the policy was chosen on",
+            "yellow",
+        )
 
 
 def _allocation(spec: pipelines.PipelineSpec, file: Path | None, db: Path, run_id: str | None) -> Allocation:

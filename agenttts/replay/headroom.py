@@ -19,12 +19,14 @@ from pipelines.examples import Example
 from pipelines.reading.comparing import vote_key
 from pipelines.runtime.runtime import Runtime
 from pipelines.spec.pipeline import PipelineSpec, StageSpec
-from pipelines.spec.variants import BestOfN, Plurality, SetVote
+from pipelines.spec.variants import BestOfN, LengthWeighted, Plurality, SetVote, Weighted
 from pipelines.stages import metrics
 from pipelines.stages.parsers import Parsed, parse
 
 _RIGHT = 1 - 1e-9
 _ORDERS = 100
+_INDEPENDENT = (Plurality, SetVote, Weighted, LengthWeighted, BestOfN)
+"""Aggregators of samples that do not depend on each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ async def _headroom(
     for position, stage in enumerate(runtime.spec.stages):
         choice = allocation[stage.name]
         aggregator = stage.aggregator_for(choice.option)
-        if stage.metric is None or not isinstance(aggregator, Plurality | SetVote | BestOfN):
+        if stage.metric is None or not isinstance(aggregator, _INDEPENDENT):
             continue
         keys = {
             example.id: outcome.stages[position].prompt_key

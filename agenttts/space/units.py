@@ -77,6 +77,18 @@ def query_units(spec: PipelineSpec, flops_of_query: float) -> float:
     return flops_to_units(flops_of_query, reference) - further
 
 
+def query_flops(spec: PipelineSpec, units_of_query: float) -> float:
+    """Convert the budget units of a query to FLOPs; the inverse of `query_units`.
+
+    Args:
+        spec: The pipeline.
+        units_of_query: The units of all stages together.
+    """
+    reference = spec.budget.reference
+    tokens = units_of_query * reference.generated_tokens + len(spec.stages) * reference.prompt_tokens
+    return 2.0 * reference.active_params * tokens
+
+
 def planned_stage_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:
     """Compute the planned FLOPs of one stage for one query, fusion and verifier included.
 

@@ -9,7 +9,7 @@ missing: the outcome of the rung before stood only because of it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.errors import SpecError
@@ -33,6 +33,7 @@ class PolicyOutcome:
         rung: The rung whose outcome stands, from 0.
         confidence: How sure the outcome is, from 0 to 1; None on an error, and without a calibrated
             confidence.
+        thresholds: Those that decided on further rungs.
         stepped_back: The stages of that rung whose weighted vote was counted as a plain one.
         n_samples: Samples used, banked or not, each once.
         flops: FLOPs of these samples and their prompts, each once; a fuser's and a verifier's included.
@@ -46,6 +47,7 @@ class PolicyOutcome:
     n_rungs: int
     rung: int
     confidence: float | None
+    thresholds: tuple[float, ...]
     stepped_back: tuple[str, ...]
     n_samples: int
     flops: float
@@ -77,18 +79,22 @@ class PolicyRunner:
         self.policy = policy
         self._clock = clock
 
-    async def run_example(self, example: Example, *, with_score: bool = True) -> PolicyOutcome:
+    async def run_example(
+        self, example: Example, *, with_score: bool = True, thresholds: Sequence[float] | None = None
+    ) -> PolicyOutcome:
         """Run the rungs until the outcome is sure enough, or there is no further one.
 
         Args:
             example: The example.
             with_score: Whether the output is scored; off for inputs without a gold value.
+            thresholds: In the place of the policy's, as many; None for its own.
 
         Raises:
             ConfigurationError, SpendRefused, ReplayMiss, SpecError, StoreError: As `Runtime.run_example`;
                 every other fault is the outcome's `reason`.
         """
         started, used = self._clock(), Ledger(self.runtime.spec)
+        asked = self.policy.thresholds if thresholds is None else tuple(thresholds)
         runs = list[_RungRun]()
         stands = Standing(rung=0, confidence=0.0)
         for number, rung in enumerate(self.policy.rungs):
@@ -98,7 +104,7 @@ class PolicyRunner:
                 stands = Standing(rung=number, confidence=0.0)
                 break
             stands = standing([run.answer for run in runs], [run.confidence or 0.0 for run in runs])
-            if number < len(self.policy.thresholds) and stands.confidence >= self.policy.thresholds[number]:
+            if number < len(asked) and stands.confidence >= asked[number]:
                 break
         chosen = runs[stands.rung]
         if chosen.fault is not None:
@@ -110,6 +116,7 @@ class PolicyRunner:
             n_rungs=len(runs),
             rung=stands.rung,
             confidence=stands.confidence if self.policy.confidences and outcome.status == "ok" else None,
+            thresholds=asked,
             stepped_back=tuple(chosen.stepped_back),
             n_samples=used.n_samples,
             flops=used.flops,

@@ -154,7 +154,7 @@ def _problem(model: type[BaseModel], details: ErrorDetails, data: Mapping[str, o
     path = tuple(part for part in details["loc"] if not is_tag(part))
     field, value, facts = _field(path, data), details["input"], details.get("ctx", {})
     match details["type"]:
-        case "extra_forbidden":
+        case "extra_forbidden" | "unexpected_keyword_argument":
             return _unknown_key(model, details["loc"], field)
         case "missing":
             return SpecError("is required", field=field, remedy=f"add {path[-1]}")
@@ -162,7 +162,7 @@ def _problem(model: type[BaseModel], details: ErrorDetails, data: Mapping[str, o
             return SpecError(facts["law"], field=field, remedy=facts["remedy"])
         case "union_tag_invalid":
             return _unknown_kind(model, details["loc"], field, value["kind"])
-        case "union_tag_not_found":
+        case "union_tag_not_found" | "dataclass_type":
             return SpecError(f"must be a mapping of keys, got {_shown(value)}", field=field)
         case "value_error":
             law = details["msg"].removeprefix("Value error, ")

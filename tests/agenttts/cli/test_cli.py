@@ -167,6 +167,14 @@ def test_a_policy_runs_on_new_inputs(small: Path, server: ScriptedServer, tmp_pa
         ("red", 5, 1, None)
     ] * 2
     assert all(isinstance(o["units"], float) and o["stepped_back"] == [] for o in outputs)
+    held = agenttts("run", small, "--policy", file, "--mean-units", 50, "--db", db, stdin=inputs)
+    assert [json.loads(line)["output"] for line in held.out.splitlines()] == ["red", "red"]
+    for wrong, problem in (
+        (("--mean-units", 50, "--run", "latest"), "--mean-units lowers the thresholds of a policy"),
+        (("--policy", file, "--mean-units", -1e9), "mean_units must be above -8 and finite"),
+    ):
+        refused = agenttts("run", small, *wrong, "--db", db, stdin=inputs)
+        assert refused.code == 2 and refused.errors[0].startswith(problem), refused.err
     file.write_text(POLICY.replace("small", "huge"))
     refused = agenttts("run", small, "--policy", file, "--db", db, stdin=inputs)
     assert refused.code == 2

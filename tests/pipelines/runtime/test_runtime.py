@@ -198,6 +198,23 @@ async def test_prefixes_with_a_verifier(server: ScriptedServer, store: Store) ->
     assert found[0].flops < found[1].flops < found[2].flops
 
 
+@pytest.mark.parametrize("kind", ["plurality", "weighted", "length_weighted", "best_of_n"])
+async def test_prefixes_are_the_outcomes_of_each_number(
+    kind: str, server: ScriptedServer, store: Store, run: Callable[..., Any]
+) -> None:
+    """Whatever the aggregator, read in one pass as each number of samples by itself."""
+    server.answer = lambda request, index: ("red", "blue", "a b c d", "blue", "green")[index % 5]
+    aggregator = {"kind": kind, **({"t0": 2.0} if kind == "length_weighted" else {})}
+    spec = spec_of(server, stages=({"aggregator": aggregator}, {}))
+    await run(spec, 5)
+    runtime = Runtime(spec, store, None, run_id=None, replay=True)
+    prefixes = await runtime.prefixes(spec.stages[0], StageChoice("small", 5), EXAMPLE, {}, 2)
+    alone = [
+        await runtime.stage_outcome(spec.stages[0], StageChoice("small", n), EXAMPLE, {}) for n in range(2, 6)
+    ]
+    assert prefixes == alone
+
+
 @pytest.mark.parametrize("said", [[], [0.5], [float("nan"), 0.5], ["a", "b"]])
 async def test_a_verifier_that_answers_nonsense_is_a_missing_value(
     server: ScriptedServer, run: Callable[..., Any], said: list[float]

@@ -327,6 +327,22 @@ BAD: list[tuple[str, str, str, int, str, str]] = [
         "belongs to kind refine, got kind set_vote",
     ),
     (
+        "a length-weighted vote without t0",
+        "{kind: set_vote, threshold: 0.5}",
+        "{kind: length_weighted}",
+        6,
+        "stages[retrieve].aggregator.t0",
+        "is required; add t0",
+    ),
+    (
+        "an item-by-item vote over texts",
+        "models: [small]",
+        "models: [small]\n    aggregator: {kind: weighted, threshold: 0.2}",
+        16,
+        "stages[answer].aggregator.kind",
+        "a vote with a threshold needs a parser that gives lists, got text",
+    ),
+    (
         "refine without start",
         "{kind: set_vote, threshold: 0.5}",
         "{kind: refine}",

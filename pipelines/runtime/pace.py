@@ -1,0 +1,83 @@
+"""Holding the mean cost of a policy's queries, which grows with their difficulty."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+
+from pipelines.examples import Example
+from pipelines.runtime.policies import PolicyOutcome, PolicyRunner
+
+STEP = 0.2
+"""How far the thresholds move, in logits, for a query that costs twice what it may."""
+LOWEST = -12.0
+"""As far as they move, in logits: the further, the more that cost too much is made up for later."""
+AT_ONCE = 32
+"""Queries that are under way together."""
+
+
+class Pace:
+    """Lowers a policy's thresholds while its queries cost more than they may, and raises them again after.
+
+    After each query all thresholds move by STEP times its relative excess, as logits, and never above where
+    they began. Where further rungs make the difference, what all queries together cost too much is then
+    bounded, by about -LOWEST / STEP = 60 queries' worth, so that their mean tends to the target or below.
+    This is the argument of adaptive conformal inference (arXiv 2106.00170).
+
+    Args:
+        thresholds: The policy's.
+        flops: FLOPs that a query may cost on average.
+
+    Attributes:
+        thresholds: Those for the next query.
+    """
+
+    def __init__(self, thresholds: Sequence[float], flops: float) -> None:
+        self._first = tuple(thresholds)
+        self._flops = flops
+        self._shift = 0.0
+        self.thresholds = self._first
+
+    def add(self, flops: float) -> None:
+        """Take a query's cost into account."""
+        self._shift = min(0.0, max(LOWEST, self._shift - STEP * (flops / self._flops - 1)))
+        self.thresholds = tuple(_moved(threshold, self._shift) for threshold in self._first)
+
+
+async def run_paced(
+    runner: PolicyRunner, examples: Sequence[Example], pace: Pace, *, with_score: bool = True
+) -> list[PolicyOutcome]:
+    """Run a policy on examples in order, with thresholds that hold its mean cost.
+
+    The thresholds of an example follow from the costs of all but the AT_ONCE before it, so that the same
+    samples give the same outcomes, however long each takes.
+
+    Args:
+        runner: Runs the policy.
+        examples: The examples.
+        pace: Moves the thresholds.
+        with_score: As in `PolicyRunner.run_example`.
+
+    Raises:
+        PipelineError, StoreError: As `PolicyRunner.run_example`.
+    """
+    tasks = list[asyncio.Task[PolicyOutcome]]()
+    try:
+        for number, example in enumerate(examples):
+            if number >= AT_ONCE:
+                pace.add((await tasks[number - AT_ONCE]).flops)
+            coming = runner.run_example(example, with_score=with_score, thresholds=pace.thresholds)
+            tasks.append(asyncio.create_task(coming))
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _moved(threshold: float, shift: float) -> float:
+    """Move a probability by logits; 0 and 1 stay."""
+    if not shift or not 0 < threshold < 1:
+        return threshold
+    return 1 / (1 + math.exp(-math.log(threshold / (1 - threshold)) - shift))
