@@ -31,12 +31,14 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 MAX_RUNGS, MAX_PAIRS = 1000, 500
 """Rungs of each kind, and pairs of rungs; beyond them fewer numbers of samples are considered."""
 
-DECIDED_BY_MASS = Stop(kind="confidence", level=1.0, first=1)
+DECIDED_BY_MASS = Stop(kind="confidence", level=1.0)
+"""Weighted votes on values stop when no text that is still unseen can win."""
 MARGIN_BY_MASS = Stop(kind="confidence", level=0.25)
-LIKELY_BY_VOTES = (Stop(kind="confidence", level=0.8, first=2), Stop(kind="confidence", level=0.95, first=2))
-
-
+"""Weighted votes on lists stop when a quarter of what is unseen cannot move an item across the threshold."""
+LIKELY_BY_VOTES = (Stop(kind="confidence", level=0.8), Stop(kind="confidence", level=0.95))
+"""Votes that can't be weighed stop at these probabilities that the best stays the best."""
 KINDS = ("fixed", "weighted", "stopping", "cascade")
+"""From the simplest on."""
 
 
 class Family:
@@ -156,7 +158,7 @@ def _stage_plans(spec: PipelineSpec, stage: StageSpec, weighable: bool) -> Stage
         first = stopping = plans(options, (8,), DECIDED_BY_MASS)
         second = plans(options[1:] or options, (16,), DECIDED_BY_MASS)
     else:
-        stopping = plans(options, (4, 8, 16, 32, 64), *LIKELY_BY_VOTES)
+        stopping = plans(options, (4, 8, 16, 32, 64), Stop(kind="decided"), *LIKELY_BY_VOTES)
         first = [a + b for a, b in zip(
             plans(options, (2, 4, 8), Stop()), plans(options, (16,), *LIKELY_BY_VOTES), strict=True
         )]  # fmt: skip
