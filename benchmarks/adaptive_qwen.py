@@ -6,11 +6,12 @@ The spec names a bank with many branches of every question and model (here Qwen3
 search split, and AIME 2025, the test split; 128 branches each). A score is the expected one: the mean over
 seeded resamplings of the branches. Two comparisons, both with everything chosen on the search split:
 
-1. Accuracy at equal realised cost: the policy chosen within a budget against fixed allocations at the cost that
-   the policy has on the test split. Where no fixed allocation has that cost, queries are split between the
-   two neighbours on the search split's convex hull.
+1. Accuracy at equal realised cost: the policy chosen within a budget against fixed allocations at the cost
+   that the policy has on the test split. Where no fixed allocation has that cost, queries are split between
+   the two neighbours on the search split's convex hull.
 2. Cost at equal accuracy: for each fixed allocation of at least 4 samples that no cheaper one beats on the
-   search split, the cheapest policy that scores as well there, and what both cost and score on the test split.
+   search split, the cheapest policy that scores as well there, and what both cost and score on the test
+   split.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from agenttts.policies.choices import Choices, replay_policy
 from agenttts.policies.confidence import confidences
 from agenttts.policies.family import Family, family, fixed_rungs
 from agenttts.policies.fits import Fit, Fitter, Limits
+from agenttts.policies.nodes import Bools, Floats, Ints
 from agenttts.policies.paths import Path, Tables
 from agenttts.policies.rates import Rates
-from agenttts.policies.readings import Bools, Floats, Ints
 from agenttts.stats import Difference, paired_difference
 from datastore import Store
 from pipelines.dataset.splits import load_examples
@@ -118,15 +119,16 @@ def at_equal_cost(of: Family, search: Exam, test: Exam, rates: Rates) -> None:
             cost = float(replayed.costs.mean() + rates.per_query)
             gain = difference(scores, at_cost(test, vertices, cost))
             print(
-                f"{budget:4d} {kind or 'chosen':9s} search {choice.search_score:.3f} at {choice.cost.mean:.1f}, "
-                f"cross-fitted {choice.cross_fitted_score.mean:.3f}; test {scores.mean():.3f} at {cost:.1f}, to "
-                f"fixed at that cost {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {choice.policy}",
+                f"{budget:4d} {kind or 'chosen':9s} search {choice.search_score:.3f} at "
+                f"{choice.cost.mean:.1f}, cross-fitted {choice.cross_fitted_score.mean:.3f}; test "
+                f"{scores.mean():.3f} at {cost:.1f}, to fixed at that cost {gain.mean:+.3f} "
+                f"[{gain.low:+.3f}, {gain.high:+.3f}] {choice.policy}",
                 flush=True,
             )
 
 
 def at_equal_accuracy(of: Family, search: Exam, test: Exam) -> None:
-    """Print the cost of the cheapest policy that is as good as each fixed allocation with 4 samples or more."""
+    """Print the cost of the cheapest policy that is as good as each fixed allocation."""
     score, cost = search.scores.mean(axis=1), search.costs.mean(axis=1)
     fixed = np.flatnonzero(of.up_to("fixed"))
     ratios: dict[str, list[float]] = {}
@@ -144,8 +146,8 @@ def at_equal_accuracy(of: Family, search: Exam, test: Exam) -> None:
             policy = Policy(rungs=of.sketches[best].rungs[:1])
             print(
                 f"{rung} ({score[number]:.3f}; test {test.scores[number].mean():.3f} at "
-                f"{test.costs[number].mean():.1f}) {kind}: test {test.scores[best].mean():.3f}, {gain.mean:+.3f} "
-                f"[{gain.low:+.3f}, {gain.high:+.3f}], {ratio:.2f} of the cost; {policy}"
+                f"{test.costs[number].mean():.1f}) {kind}: test {test.scores[best].mean():.3f}, "
+                f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}], {ratio:.2f} of the cost; {policy}"
                 + (" → …" if of.sketches[best].thresholds else ""),
                 flush=True,
             )

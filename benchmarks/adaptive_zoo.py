@@ -7,7 +7,8 @@ best policy of each kind is chosen on the search split: fixed allocations with p
 finds without policies), fixed with weighted votes, allocations that stop early, and all of these with
 cascades. Each is scored on the test split, once and after everything is decided; no constant of the choice
 was tuned there. Scores and costs are means over the seeds; the paired intervals are over the test questions,
-each question's score averaged over the seeds. Then the same with 50 search questions, other ones for each seed.
+each question's score averaged over the seeds. Then the same with 50 search questions, other ones for each
+seed; with --ablation instead what each part adds, by leaving it out.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path as File
 
 import numpy as np
@@ -26,15 +27,16 @@ import numpy as np
 from agenttts.policies.choices import Choices, replay_policy
 from agenttts.policies.family import Family, family, fixed_rungs
 from agenttts.policies.fits import Limits
+from agenttts.policies.nodes import Floats
 from agenttts.policies.paths import Path, Tables
 from agenttts.policies.rates import Rates
-from agenttts.policies.readings import Floats
 from agenttts.results.adaptive import PolicyChoice
 from agenttts.stats import Difference, paired_difference
 from datastore import Store
 from pipelines.dataset.splits import load_examples
 from pipelines.policy import Rung
 from pipelines.spec.files import load_spec
+from pipelines.spec.pipeline import PipelineSpec
 from pipelines.zoo import SPEC
 
 BUDGETS = (25, 40, 60, 85, 120, 250)
@@ -87,8 +89,27 @@ class Split:
         return {rung: path.in_orders(rows) for rung, path in self.paths.items()}
 
 
-async def table(search: Split, test: Split, of: Family, n_search: int | None) -> list[Row]:
-    """Choose and score; `n_search` is how many search examples each seed draws, None for all."""
+async def table(
+    search: Split,
+    test: Split,
+    of: Family,
+    n_search: int | None = None,
+    *,
+    kinds: Sequence[str] = ROWS,
+    n_orders: int = 3,
+    seen: Callable[[Path], Path] = lambda path: path,
+) -> list[Row]:
+    """Choose and score.
+
+    Args:
+        search: The search split, to which the family was added.
+        test: The test split.
+        of: The family.
+        n_search: How many search examples each seed draws; None for all.
+        kinds: The rows of each budget, of which the first is what differences are taken to.
+        n_orders: Orders of the samples that scores are averaged over in choosing.
+        seen: What the confidences see of a path.
+    """
     made: dict[tuple[int, str], list[tuple[PolicyChoice, Floats, Floats]]] = {}
     rates = search.tables.rates
     for seed in ORDERS:
@@ -96,24 +117,28 @@ async def table(search: Split, test: Split, of: Family, n_search: int | None) ->
         on = np.arange(len(search.tables.examples))
         if n_search is not None:
             on = np.sort(np.random.default_rng(seed).permutation(len(on))[:n_search])
-        choices = Choices(of, search.in_orders(rows), rates, on=on, seed=seed)
+        paths_of = {rung: seen(path) for rung, path in search.in_orders(rows[:n_orders]).items()}
+        choices = Choices(of, paths_of, rates, on=on, seed=seed)
         for budget in BUDGETS:
-            for kind in ROWS:
+            for kind in kinds:
                 choice = choices.best(Limits(mean=budget), kind=None if kind == "chosen" else kind)
                 await test.add(choice.policy.rungs)
-                paths = [test.paths[rung].in_orders(rows) for rung in choice.policy.rungs]
+                paths = [seen(test.paths[rung].in_orders(rows)) for rung in choice.policy.rungs]
                 replayed = replay_policy(choice.policy, paths)
                 costs = replayed.costs.mean(axis=0) + rates.per_query
                 made.setdefault((budget, kind), []).append((choice, replayed.scores.mean(axis=0), costs))
-    return [_row(budget, kind, made) for budget in BUDGETS for kind in ROWS]
+    return [_row(budget, kind, kinds[0], made) for budget in BUDGETS for kind in kinds]
 
 
 def _row(
-    budget: int, kind: str, made: Mapping[tuple[int, str], list[tuple[PolicyChoice, Floats, Floats]]]
+    budget: int,
+    kind: str,
+    base: str,
+    made: Mapping[tuple[int, str], list[tuple[PolicyChoice, Floats, Floats]]],
 ) -> Row:
     choices = [choice for choice, _, _ in made[budget, kind]]
     scores = np.mean([score for _, score, _ in made[budget, kind]], axis=0)
-    fixed = np.mean([score for _, score, _ in made[budget, "fixed"]], axis=0)
+    fixed = np.mean([score for _, score, _ in made[budget, base]], axis=0)
     ours, theirs = ({str(i): float(s) for i, s in enumerate(of)} for of in (scores, fixed))
     return Row(
         budget=budget,
@@ -127,18 +152,56 @@ def _row(
     )
 
 
+def with_features(*names: str) -> Callable[[Path], Path]:
+    """Return what leaves only some features, those whose names start so."""
+
+    def seen(path: Path) -> Path:
+        at = [i for i, name in enumerate(path.names) if name.startswith(names)]
+        return replace(path, features=path.features[..., at], names=tuple(path.names[i] for i in at))
+
+    return seen
+
+
+async def ablation(spec: PipelineSpec, search: Split, test: Split, of: Family) -> dict[str, list[Row]]:
+    """Leave parts out, and print what is left of the scores on average over the budgets."""
+    families = {
+        "all parts": of,
+        "plain votes at answer": family(spec, {"retrieve"}),
+        "plain votes at retrieve": family(spec, {"answer"}),
+        "plain votes": family(spec, ()),
+    }
+    figures = {}
+    for name, policies in families.items():
+        await search.add(policies.rungs)
+        figures[name] = await table(search, test, policies, kinds=("cascade",))
+    shares, answers = with_features("answer.share_logit"), with_features("answer.")
+    figures["confidence from the vote share"] = await table(search, test, of, kinds=("cascade",), seen=shares)
+    figures["confidence from the answer"] = await table(search, test, of, kinds=("cascade",), seen=answers)
+    figures["one order of the samples"] = await table(search, test, of, kinds=("cascade",), n_orders=1)
+    whole = [row.test for row in figures["all parts"]]
+    for name, rows in figures.items():
+        fitted, tests = [row.cross_fitted for row in rows], [row.test for row in rows]
+        print(
+            f"{name:31s} cross-fitted {np.mean(fitted):.3f} test {np.mean(tests):.3f} "
+            f"({np.mean(np.subtract(tests, whole)):+.3f}): "
+            + " ".join(f"{row.budget:.0f}: {row.test:.3f} at {row.units:.0f}" for row in rows),
+            flush=True,
+        )
+    return figures
+
+
 async def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=File, required=True, help="JSON file for all figures")
-    parser.add_argument("--spec", type=File, default=SPEC, help="another pipeline with a recorded bank")
+    parser.add_argument("--ablation", action="store_true", help="what each part adds")
     arguments = parser.parse_args()
-    spec, started = load_spec(arguments.spec), time.monotonic()
+    spec, started = load_spec(SPEC), time.monotonic()
     with tempfile.TemporaryDirectory() as folder, Store.open(File(folder) / "zoo.duckdb") as store:
         store.attach_bank(spec.root / str(spec.bank))
         splits = []
         for name in ("search", "test"):
-            examples = load_examples(spec, name)
+            examples = load_examples(spec, name)  # type: ignore[arg-type]
             tables = Tables(spec, store, examples, rates=Rates.units(spec), orders=ORDERS)
             splits.append(Split(tables=tables, paths={}))
         search, test = splits
@@ -146,20 +209,29 @@ async def main() -> None:
         policies = family(spec, search.tables.weighable())
         await search.add(policies.rungs)
         print(f"{len(policies.sketches)} policies read after {time.monotonic() - started:.0f} s", flush=True)
-        figures = {}
-        for n_search in (None, 50):
-            rows = figures[n_search or "all"] = await table(search, test, policies, n_search)
-            print(f"\nsearch examples: {n_search or 'all'} ({time.monotonic() - started:.0f} s)")
-            for row in rows:
-                low, high = row.difference.low, row.difference.high
-                print(
-                    f"{row.budget:4.0f} {row.kind:9s} search {row.search:.3f} cross-fitted "
-                    f"{row.cross_fitted:.3f} test {row.test:.3f} at {row.units:5.1f} units, to the best "
-                    f"fixed vote {row.difference.mean:+.3f} [{low:+.3f}, {high:+.3f}]",
-                    flush=True,
-                )
-    data = {str(n): [asdict(row) for row in rows] for n, rows in figures.items()}
+        if arguments.ablation:
+            figures = await ablation(spec, search, test, policies)
+        else:
+            figures = {}
+            for n_search in (None, 50):
+                name = f"{n_search or 'all'} search examples"
+                figures[name] = await table(search, test, policies, n_search)
+                print(f"\n{name} ({time.monotonic() - started:.0f} s)")
+                show(figures[name])
+    data = {name: [asdict(row) for row in rows] for name, rows in figures.items()}
     arguments.out.write_text(json.dumps(data, indent=1), encoding="utf-8")
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print rows."""
+    for row in rows:
+        low, high = row.difference.low, row.difference.high
+        print(
+            f"{row.budget:4.0f} {row.kind:9s} search {row.search:.3f} cross-fitted "
+            f"{row.cross_fitted:.3f} test {row.test:.3f} at {row.units:5.1f} units, to the best fixed "
+            f"vote {row.difference.mean:+.3f} [{low:+.3f}, {high:+.3f}]",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

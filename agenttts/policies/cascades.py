@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agenttts.policies.nodes import NOTHING, UNKNOWN, Bools, Floats, Ints
 from agenttts.policies.paths import Path
-from agenttts.policies.readings import NOTHING, UNKNOWN, Bools, Floats, Ints
 from pipelines.policy import Rung
 
 

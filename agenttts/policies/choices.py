@@ -17,14 +17,14 @@ from agenttts.policies.cascades import Replayed, Sketch, Steps
 from agenttts.policies.confidence import confidences
 from agenttts.policies.family import Family
 from agenttts.policies.fits import Fit, Fitter, Limits
+from agenttts.policies.nodes import Floats, Ints
 from agenttts.policies.paths import Path
 from agenttts.policies.rates import Rates
-from agenttts.policies.readings import Floats, Ints
-from agenttts.results.adaptive import CostPerQuery, FrontPoint, PolicyChoice
+from agenttts.results.adaptive import CostPerQuery, FrontPoint, PolicyChoice, ReliabilityPoint
 from agenttts.stats import Difference, Interval, Stream, mean_interval, paired_difference, stream_rng
 from pipelines.policy import Policy, Rung
 
-N_FOLDS = 5
+N_FOLDS, N_BINS = 5, 10
 PAYS = 0.25
 """A more complex kind must be better by this many standard errors of the paired difference."""
 FRONT = (0.15, 0.25, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0)
@@ -156,11 +156,12 @@ class Choices:
             cross_fitted_score=self._interval(left_out.scores),
             cost=CostPerQuery.of(costs[known] + self._rates.per_query),
             ended_at=tuple(float((last[known] == k).mean()) for k in range(len(sketch.rungs))),
-            known=float(known.any(axis=0).mean()),
+            known=float(known[0].mean()),
             fixed=self._family.sketches[fixed].rungs[0].allocation if fixed is not None else None,
             fixed_score=self._interval(left_out.fixed_scores) if has_fixed else None,
             fixed_difference=self._difference(left_out) if has_fixed and left_out.is_whole else None,
             n_policies=len(self._family.sketches),
+            reliability=self._reliability(sketch.rungs[0]) if sketch.thresholds else (),
         )
 
     def _interval(self, scores: Floats) -> Interval:
@@ -174,6 +175,24 @@ class Choices:
             dict(zip(ids, left_out.scores.tolist(), strict=True)),
             dict(zip(ids, left_out.fixed_scores.tolist(), strict=True)),
             stream_rng(self._seed, Stream.POLICY_DIFFERENCE),
+        )
+
+    def _reliability(self, rung: Rung) -> tuple[ReliabilityPoint, ...]:
+        """Compare the confidences of left-out examples with their scores, in bins of equal numbers."""
+        path = self._paths[rung]
+        parts = [(fit.confidences[rung], self._on[places]) for fit, places in self._parts]
+        sure = np.concatenate([confidences(of, path.features[:, at]) for of, at in parts], axis=1)
+        scores = np.concatenate([path.score[:, at] for _, at in parts], axis=1)
+        sure, scores = sure[~np.isnan(scores)], scores[~np.isnan(scores)]
+        bins = np.array_split(np.argsort(sure), N_BINS)
+        return tuple(
+            ReliabilityPoint(
+                confidence=float(sure[of].mean()),
+                score=float(scores[of].mean()),
+                share=len(of) / len(sure),
+            )
+            for of in bins
+            if len(of)
         )
 
     def _policy(self, sketch: Sketch) -> Policy:

@@ -12,15 +12,15 @@ from agenttts.policies.fits import Limits
 from agenttts.policies.paths import Tables
 from agenttts.policies.rates import MeasureName, Rates
 from agenttts.results.adaptive import PolicyChoice
-from datastore.store import Store
 from pipelines.allocation import Allocation
 from pipelines.examples import Example
+from pipelines.runtime.sampler import SampleBank
 from pipelines.spec.pipeline import PipelineSpec
 
 
 async def choose_policy(
     spec: PipelineSpec,
-    store: Store,
+    store: SampleBank,
     examples: Sequence[Example],
     *,
     budget: float,

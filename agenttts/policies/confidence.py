@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from agenttts.policies.readings import Floats
+from agenttts.policies.nodes import Floats
 from pipelines.policy import Confidence
 
 PENALTY = 3.0

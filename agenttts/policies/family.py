@@ -31,12 +31,14 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 MAX_RUNGS, MAX_PAIRS = 1000, 500
 """Rungs of each kind, and pairs of rungs; beyond them fewer numbers of samples are considered."""
 
-DECIDED_BY_MASS = Stop(kind="confidence", level=1.0, first=1)
+DECIDED_BY_MASS = Stop(kind="confidence", level=1.0)
+"""Weighted votes on values stop when no text that is still unseen can win."""
 MARGIN_BY_MASS = Stop(kind="confidence", level=0.25)
-LIKELY_BY_VOTES = (Stop(kind="confidence", level=0.8, first=2), Stop(kind="confidence", level=0.95, first=2))
-
-
+"""Weighted votes on lists stop when a quarter of what is unseen cannot move an item across the threshold."""
+LIKELY_BY_VOTES = (Stop(kind="confidence", level=0.8), Stop(kind="confidence", level=0.95))
+"""Votes that can't be weighed stop at these probabilities that the best stays the best."""
 KINDS = ("fixed", "weighted", "stopping", "cascade")
+"""From the simplest on."""
 
 
 class Family:
@@ -132,6 +134,7 @@ def _stage_plans(spec: PipelineSpec, stage: StageSpec, weighable: bool) -> Stage
     fixed = [[StagePlan(choice=o.with_samples(n)) for n in _capped(stage, COUNTS)] for o in options]
     own = Count.of(stage.aggregator)
     lists = own is not None and own.threshold is not None
+    weighable = weighable and own is not None and own.kind != "length_weighted" and not own.union
 
     def plans(of: Sequence[StageOption], counts: Sequence[int], *stops: Stop) -> list[list[StagePlan]]:
         return [
@@ -155,7 +158,7 @@ def _stage_plans(spec: PipelineSpec, stage: StageSpec, weighable: bool) -> Stage
         first = stopping = plans(options, (8,), DECIDED_BY_MASS)
         second = plans(options[1:] or options, (16,), DECIDED_BY_MASS)
     else:
-        stopping = plans(options, (4, 8, 16, 32, 64), *LIKELY_BY_VOTES)
+        stopping = plans(options, (4, 8, 16, 32, 64), Stop(kind="decided"), *LIKELY_BY_VOTES)
         first = [a + b for a, b in zip(
             plans(options, (2, 4, 8), Stop()), plans(options, (16,), *LIKELY_BY_VOTES), strict=True
         )]  # fmt: skip
@@ -169,9 +172,9 @@ def _stage_plans(spec: PipelineSpec, stage: StageSpec, weighable: bool) -> Stage
 def _vote(stage: StageSpec, option: StageOption, weighable: bool) -> Vote | None:
     """The vote of an option outside fixed allocations; None where its samples are not voted on."""
     own = Count.of(stage.aggregator_for(option))
-    if own is None or not weighable or own.kind != "plain" or own.union:
+    if own is None or not weighable or own.kind == "weighted":
         return None if own is None else Vote()
-    threshold = None if own.threshold is None else own.threshold * WEIGHTED_THRESHOLD
+    threshold = None if own.threshold is None else round(own.threshold * WEIGHTED_THRESHOLD, 6)
     return Vote(kind="weighted", threshold=threshold)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from agenttts.policies.cascades import scored
 from agenttts.policies.confidence import confidences, fit_confidence
 from agenttts.policies.family import Family
+from agenttts.policies.nodes import Bools, Floats, Ints
 from agenttts.policies.paths import Path
-from agenttts.policies.readings import Bools, Floats, Ints
 from pipelines.policy import Confidence, Rung
 
 LEAST_KNOWN = 0.5

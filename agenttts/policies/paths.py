@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from agenttts.policies.nodes import UNKNOWN, Bools, Floats, Ints
 from agenttts.policies.rates import Rates
-from agenttts.policies.readings import UNKNOWN, Bools, Floats, Ints, StageReadings
-from datastore.store import Store
+from agenttts.policies.readings import StageReadings
 from pipelines.allocation import StageOption
 from pipelines.examples import Example
 from pipelines.policy import Rung, StagePlan
+from pipelines.runtime.sampler import SampleBank
 from pipelines.spec.pipeline import PipelineSpec
 
 
@@ -107,7 +108,7 @@ class Tables:
     def __init__(
         self,
         spec: PipelineSpec,
-        store: Store,
+        store: SampleBank,
         examples: Sequence[Example],
         *,
         rates: Rates,

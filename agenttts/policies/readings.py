@@ -10,23 +10,23 @@ from __future__ import annotations
 from asyncio import gather
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 
+from agenttts.policies.nodes import NOTHING, Bools, Drawn, Node, Outcome, Reading
 from agenttts.policies.orders import sample_order
 from agenttts.policies.rates import Rates
-from datastore.store import Store
 from pipelines.allocation import StageOption
 from pipelines.costs import estimated_tokens
 from pipelines.errors import CustomCodeFailed, ReplayMiss
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
-from pipelines.policy import StagePlan, Vote
+from pipelines.policy import StagePlan
 from pipelines.reading.comparing import vote_key
 from pipelines.runtime import Runtime
+from pipelines.runtime.sampler import SampleBank
 from pipelines.spec.fields import StageSpec
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.stages import metrics, parsers, prompts
@@ -34,83 +34,7 @@ from pipelines.stages.ballots import SET_FEATURES, VALUE_FEATURES, Ballots
 from pipelines.stages.candidates import Candidate
 from pipelines.stages.counts import Count
 
-UNKNOWN = -1
-"""The node or answer after samples that were never drawn."""
-NOTHING = -2
-"""The answer that is none: no sample parsed."""
-
 _PROBED = 500  # prompts that say whether a stage's votes can be weighed
-
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
-
-@dataclass(kw_only=True)
-class Reading:
-    """What one plan comes to. Arrays are of shape [order, node].
-
-    Attributes:
-        n_samples: Samples drawn; 0 where the plan was not read.
-        leads_to: The node of the next stage or, at the last stage, the number of the answer, or NOTHING;
-            UNKNOWN where the plan was not read or samples are missing.
-        cost: Of the prompt and the samples.
-        score: The score at the last stage, NaN before it and where the example has none.
-        features: What a calibrated confidence reads, of shape [order, node, feature].
-    """
-
-    n_samples: Ints
-    leads_to: Ints
-    cost: Floats
-    score: Floats
-    features: Floats
-
-    @classmethod
-    def empty(cls, n_orders: int, n_nodes: int, n_features: int) -> Reading:
-        """Return a reading of nothing yet, with room for at least one node."""
-        shape = (n_orders, max(1, n_nodes))
-        return cls(
-            n_samples=np.zeros(shape, np.int64),
-            leads_to=np.full(shape, UNKNOWN),
-            cost=np.zeros(shape),
-            score=np.full(shape, np.nan),
-            features=np.zeros((*shape, n_features)),
-        )
-
-    def grown(self, n_nodes: int) -> Reading:
-        """Return the reading with room for more nodes."""
-        n_orders, n_before = self.leads_to.shape
-        if n_before >= n_nodes:
-            return self
-        larger = Reading.empty(n_orders, n_nodes, self.features.shape[2])
-        for name in ("n_samples", "leads_to", "cost", "score", "features"):
-            getattr(larger, name)[:, :n_before] = getattr(self, name)
-        return larger
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """The recorded samples of a node and an option.
-
-    Attributes:
-        key: The key of the prompt.
-        prompt_tokens: The tokens of the prompt.
-        candidates: The samples from index 0 on, without a gap.
-    """
-
-    key: str
-    prompt_tokens: int
-    candidates: tuple[Candidate, ...]
-
-
-@dataclass
-class Node:
-    """One example with the upstream outputs that matter at a stage and after it."""
-
-    example: Example
-    outputs: Mapping[str, JSON]
-    values: dict[str, JSON] = field(default_factory=dict)  # by text
-    results: dict[str, tuple[int, float]] = field(default_factory=dict)  # by output
 
 
 class StageReadings:
@@ -134,7 +58,7 @@ class StageReadings:
         self,
         spec: PipelineSpec,
         position: int,
-        store: Store,
+        store: SampleBank,
         rates: Rates,
         orders: Sequence[int],
         after: StageReadings | None,
@@ -146,7 +70,6 @@ class StageReadings:
         self._needed = {name for later in spec.stages[position:] for name in later.input_names}
         self._numbers: dict[str, int] = {}
         self._answers: dict[tuple[str, str], int] = {}
-        self._counts: dict[StagePlan, Count | None] = {}
         self._runtime = Runtime(spec, store, None, run_id=None, replay=True)
         self._drawn: dict[tuple[int, StageOption], Drawn] = {}
 
@@ -168,9 +91,7 @@ class StageReadings:
         return tuple(f"{self.stage.name}.{name}" for name in names)
 
     def _count(self, plan: StagePlan) -> Count | None:
-        if plan not in self._counts:
-            self._counts[plan] = Count.of(self.stage.aggregator_for(plan.choice.option), plan.vote)
-        return self._counts[plan]
+        return Count.of(self.stage.aggregator_for(plan.choice.option), plan.vote)
 
     async def read(self, wanted: Mapping[StagePlan, Bools]) -> None:
         """Read plans at nodes.
@@ -179,38 +100,42 @@ class StageReadings:
             wanted: For each plan where it is wanted, of shape [order, node]. What was read before is not
                 read again.
         """
-        todo: dict[tuple[int, int, StageOption], list[StagePlan]] = defaultdict(list)
+        todo: dict[tuple[int, int, StageOption], list[Reading]] = defaultdict(list)
         for plan, where in wanted.items():
-            reading = self.readings.get(plan)
-            if reading is None:
-                n_features = len(self.feature_names(plan))
-                reading = Reading.empty(len(self._orders), len(self.nodes), n_features)
-            self.readings[plan] = reading = reading.grown(len(self.nodes))
+            reading = self._reading(plan)
             for r, number in zip(*np.nonzero(where & (reading.n_samples == 0)), strict=True):
-                todo[int(number), int(r), plan.choice.option].append(plan)
+                todo[int(number), int(r), plan.choice.option].append(reading)
         await self._load({(number, option) for number, _, option in todo})
-        for (number, r, option), plans in todo.items():
-            voted = [(plan, count) for plan in plans if (count := self._count(plan)) is not None]
+        for (number, r, option), readings in todo.items():
+            voted = [(reading, reading.count) for reading in readings if reading.count is not None]
             if voted:
                 self._count_votes(number, r, self._drawn[number, option], voted)
-            for plan in plans:
-                if self._count(plan) is None:
-                    await self._run(number, r, plan)
+            for reading in readings:
+                if reading.count is None:
+                    await self._run(number, r, reading)
+
+    def _reading(self, plan: StagePlan) -> Reading:
+        """The reading of a plan, with room for all nodes."""
+        reading = self.readings.get(plan)
+        if reading is None:
+            n_features = len(self.feature_names(plan))
+            reading = Reading.empty(plan, self._count(plan), len(self._orders), len(self.nodes), n_features)
+        self.readings[plan] = reading.grown(len(self.nodes))
+        return self.readings[plan]
 
     def weighable(self) -> bool:
         """Return whether most prompts read so far have samples whose votes can be weighed."""
-        weighed = Vote(kind="weighted")
         able = list[bool]()
-        for (number, option), drawn in islice(self._drawn.items(), _PROBED):
-            count = Count.of(self.stage.aggregator_for(option), weighed) if self._votes(option) else None
-            if count is not None and count.kind == "weighted":
+        drawn_samples = (cell for cell in self._drawn.items() if cell[1].candidates)
+        for (number, option), drawn in islice(drawn_samples, _PROBED):
+            aggregator = self.stage.aggregator_for(option)
+            own = Count.of(aggregator)
+            if own is not None and own.kind != "length_weighted":
+                count = replace(own, kind="weighted")
                 ballots = Ballots.of(self.stage, count, self.nodes[number].example)
                 ballots.add_all(drawn.candidates)
                 able.append(ballots.n_ballots > 0 and not ballots.steps_back(count))
         return sum(able) > len(able) / 2
-
-    def _votes(self, option: StageOption) -> bool:
-        return Count.of(self.stage.aggregator_for(option)) is not None
 
     async def _load(self, cells: Iterable[tuple[int, StageOption]]) -> None:
         prompt_of = {}
@@ -247,63 +172,44 @@ class StageReadings:
             node.values[text] = parsed.value if isinstance(parsed, parsers.Parsed) else None
         return node.values[text]
 
-    def _count_votes(
-        self, number: int, r: int, drawn: Drawn, voted: Sequence[tuple[StagePlan, Count]]
-    ) -> None:
+    def _count_votes(self, number: int, r: int, drawn: Drawn, voted: Sequence[tuple[Reading, Count]]) -> None:
         """Read the samples once, in one order, and note each plan's outcome where it stops."""
         ballots = Ballots.of(self.stage, voted[0][1], self.nodes[number].example)
-        asked: dict[int, list[tuple[StagePlan, Count]]] = defaultdict(list)  # by the number of samples
-        for plan, count in voted:
-            asked[ballots.next_check(count, plan.stop, plan.choice.n_samples)].append((plan, count))
-        rates, option = self._rates, voted[0][0].choice.option
-        cost = rates.prompt[option.model] * drawn.prompt_tokens
+        asked: dict[int, list[tuple[Reading, Count]]] = defaultdict(list)  # by the number of samples
+        for reading, count in voted:
+            plan = reading.plan
+            asked[ballots.next_check(count, plan.stop, plan.choice.n_samples)].append((reading, count))
+        model = voted[0][0].plan.choice.model
+        cost, per_token = self._rates.prompt[model] * drawn.prompt_tokens, self._rates.generated[model]
         order = sample_order(drawn.key, self._orders[r], len(drawn.candidates))
         for n, index in enumerate(order.tolist(), start=1):
-            candidate = drawn.candidates[index]
-            ballots.add(candidate)
-            cost += rates.generated[option.model] * candidate.generated_tokens
-            results: dict[Count, tuple[int, float, tuple[float, ...]]] = {}
-            for plan, count in asked.pop(n, ()):
-                n_max = plan.choice.n_samples
-                if not ballots.stops(count, plan.stop, n_max):
-                    asked[ballots.next_check(count, plan.stop, n_max)].append((plan, count))
+            ballots.add(drawn.candidates[index])
+            cost += per_token * drawn.candidates[index].generated_tokens
+            outcomes: dict[Count, Outcome] = {}
+            for reading, count in asked.pop(n, ()):
+                stop, n_max = reading.plan.stop, reading.plan.choice.n_samples
+                if not ballots.stops(count, stop, n_max):
+                    asked[ballots.next_check(count, stop, n_max)].append((reading, count))
                     continue
-                if count not in results:
-                    to, score = self._result(number, ballots.output(count))
-                    results[count] = (to, score, ballots.features(count))
-                self._note(plan, r, number, n, cost, *results[count])
+                if count not in outcomes:
+                    result = self._result(number, ballots.output(count))
+                    outcomes[count] = (*result, ballots.features(count))
+                reading.note((r, number), n, cost, outcomes[count])
             if not asked:
                 return
 
-    def _note(
-        self,
-        plan: StagePlan,
-        r: int,
-        number: int,
-        n_samples: int,
-        cost: float,
-        leads_to: int,
-        score: float,
-        features: tuple[float, ...],
-    ) -> None:
-        reading = self.readings[plan]
-        at = (r, number)
-        reading.n_samples[at], reading.leads_to[at] = n_samples, leads_to
-        reading.cost[at], reading.score[at], reading.features[at] = cost, score, features
-
-    async def _run(self, number: int, r: int, plan: StagePlan) -> None:
+    async def _run(self, number: int, r: int, reading: Reading) -> None:
         """Note the outcome of a plan without a vote; the order of its samples is the bank's own."""
-        node = self.nodes[number]
+        node, choice = self.nodes[number], reading.plan.choice
         try:
             outcome = await self._runtime.stage_outcome(
-                self.stage, plan.choice, node.example, node.outputs, with_score=False
+                self.stage, choice, node.example, node.outputs, with_score=False
             )
         except ReplayMiss:
             return
-        if outcome.status == "error":
-            return
-        cost = self._rates.cost(outcome)
-        self._note(plan, r, number, plan.choice.n_samples, cost, *self._result(number, outcome.value), ())
+        if outcome.status != "error":
+            result = self._result(number, outcome.value)
+            reading.note((r, number), choice.n_samples, self._rates.cost(outcome), (*result, ()))
 
     def _result(self, number: int, output: JSON) -> tuple[int, float]:
         """Return the next node or the number of the answer, and the score."""

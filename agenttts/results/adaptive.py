@@ -110,6 +110,21 @@ class FrontPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReliabilityPoint:
+    """Queries of about the same confidence after the first rung, cross-fitted.
+
+    Attributes:
+        confidence: Their mean confidence.
+        score: Their mean score.
+        share: Their share of all queries.
+    """
+
+    confidence: float
+    score: float
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PolicyChoice:
     """A policy chosen by replay, with what it is estimated to score and cost on the search split.
 
@@ -120,12 +135,13 @@ class PolicyChoice:
         cross_fitted_score: The mean score of examples that took no part in the choice.
         cost: Per query, on the examples of the choice.
         ended_at: For each rung, the share of the queries that end there.
-        known: The share of the examples for which every sample that the policy needs was drawn; the scores of
-            the others are filled in.
+        known: The share of the examples for which every sample that the policy needs in the first order was
+            drawn. Scores of examples that no order knows are filled in.
         fixed: The best fixed allocation that costs no more than the policy; None where none is so cheap.
         fixed_score: Its mean score, cross-fitted, chosen for each fold anew.
         fixed_difference: The policy's scores minus the fixed allocation's, both cross-fitted.
         n_policies: How many policies were compared.
+        reliability: How well confidence tells the score of a cascade's first rung; empty for one rung.
         front: Scores against cost of each kind.
     """
 
@@ -140,6 +156,7 @@ class PolicyChoice:
     fixed_score: Interval | None
     fixed_difference: Difference | None
     n_policies: int
+    reliability: tuple[ReliabilityPoint, ...] = ()
     front: tuple[FrontPoint, ...] = ()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path as File
 
 import numpy as np
@@ -13,15 +14,17 @@ from agenttts.policies.choices import Choices, replay_policy
 from agenttts.policies.choose import choose_policy
 from agenttts.policies.family import THRESHOLDS, Family, family
 from agenttts.policies.fits import Limits
+from agenttts.policies.nodes import UNKNOWN
 from agenttts.policies.paths import Path, StagePath
 from agenttts.policies.rates import Rates
-from agenttts.policies.readings import UNKNOWN
 from agenttts.results.adaptive import CHOICE
-from datastore import Store
+from datastore import Prompt, Sample, Store
 from pipelines.allocation import Allocation, StageChoice
+from pipelines.costs import stage_cost_usd
 from pipelines.dataset.splits import load_examples
 from pipelines.policy import Policy, Rung, StagePlan
 from pipelines.runtime import PolicyRunner, Runtime
+from pipelines.spec.fields import Price
 from pipelines.spec.files import load_spec
 from pipelines.zoo import SPEC
 
@@ -86,6 +89,8 @@ def test_where_difficulty_can_be_told_a_cascade_is_chosen_and_better() -> None:
     assert choice.kind == "cascade"
     assert choice.cost.mean <= 6.0
     assert replayed.scores[:, fresh].mean() > fixed + 0.05
+    hardest, *_, easiest = choice.reliability
+    assert easiest.confidence - hardest.confidence > 0.4 and easiest.score - hardest.score > 0.4
     assert choice.cross_fitted_score.mean == pytest.approx(replayed.scores[:, fresh].mean(), abs=0.08)
 
 
@@ -124,6 +129,17 @@ def test_missing_samples_leave_a_policy_comparable() -> None:
     assert not np.isnan(choice.search_score)
 
 
+def test_dollars_are_as_servers_bill_them() -> None:
+    """Rates in US dollars give a prompt and its samples the price that the runtime counts."""
+    spec = load_spec(SPEC)
+    price = Price(prompt_usd_per_million=2.0, generated_usd_per_million=7.0)
+    models = {name: model.model_copy(update={"price": price}) for name, model in spec.models.items()}
+    rates = Rates.of(spec.model_copy(update={"models": models}), "usd")
+    cost = rates.prompt["small"] * 50 + rates.generated["small"] * 300
+    assert cost == pytest.approx(stage_cost_usd(models["small"], 50, 300))
+    assert rates.per_query == 0.0
+
+
 async def test_the_zoo_has_a_policy_that_beats_its_best_fixed_vote(tmp_path: File) -> None:
     """On 80 questions at 85 units; the choice travels as JSON, runs as chosen and costs what it says."""
     spec = load_spec(SPEC)
@@ -140,6 +156,43 @@ async def test_the_zoo_has_a_policy_that_beats_its_best_fixed_vote(tmp_path: Fil
         runner = PolicyRunner(Runtime(spec, store, None, run_id=None, replay=True), choice.policy)
         scores = [(await runner.run_example(example)).outcome.score for example in examples]
         assert np.mean([score or 0.0 for score in scores]) == pytest.approx(choice.search_score)
+
+
+class SomePrompts:
+    """A bank that has some of a store's prompts: those of `keys`, or all, which it notes in `asked`."""
+
+    def __init__(self, store: Store, keys: Collection[str] | None = None) -> None:
+        self.store, self.keys, self.asked = store, keys, set[str]()
+
+    async def get_samples(self, prompt_keys: Sequence[str]) -> dict[str, list[Sample]]:
+        """Look up samples."""
+        self.asked |= set(prompt_keys)
+        there = await self.store.get_samples(prompt_keys)
+        return {key: drawn if self.keys is None or key in self.keys else [] for key, drawn in there.items()}
+
+    async def get_prompt(self, key: str) -> Prompt | None:
+        """Look up a prompt."""
+        return await self.store.get_prompt(key)
+
+    async def put_samples(self, prompt: Prompt, samples: Sequence[Sample]) -> None:
+        """Nothing is drawn here."""
+        raise NotImplementedError
+
+
+async def test_a_bank_of_one_order_answers_for_the_others_where_it_can(tmp_path: File) -> None:
+    """As after a live run: what only other orders lead to was never drawn; the draw's own order counts."""
+    spec = load_spec(SPEC)
+    with Store.open(tmp_path / "zoo.duckdb") as store:
+        store.attach_bank(spec.root / str(spec.bank))
+        examples = load_examples(spec, "search")[:40]
+        every = SomePrompts(store)
+        first = await choose_policy(spec, every, examples, budget=85, seed=0, orders=(0,))
+        drawn = SomePrompts(store, every.asked)
+        choice = await choose_policy(spec, drawn, examples, budget=85, seed=0, orders=(0, 1, 2))
+        assert drawn.asked > every.asked
+        assert first is not None and choice is not None
+        assert first.known == choice.known == 1.0
+        assert choice.cost.mean <= 85 and choice.cross_fitted_score.mean > 0.6
 
 
 async def test_a_store_without_samples_gives_no_policy(tmp_path: File) -> None:

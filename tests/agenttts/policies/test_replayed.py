@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from agenttts.policies.cascades import Steps
 from agenttts.policies.choices import replay_policy
 from agenttts.policies.confidence import confidences, fit_confidence
+from agenttts.policies.nodes import NOTHING
 from agenttts.policies.paths import Path, Tables
 from agenttts.policies.rates import Rates
-from agenttts.policies.readings import NOTHING
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.dataset.splits import load_examples
