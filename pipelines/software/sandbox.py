@@ -86,7 +86,7 @@ def _run(files: Files, main: str, limits: Limits) -> Finished:
     with tempfile.TemporaryDirectory(prefix="agenttts-sandbox-") as folder:
         if (problem := _write(files, Path(folder, "source"))) is not None:
             return Finished("failed", None, "", f"Traceback: {problem}")
-        return watch(_command(kind, Path(folder), _python(main), limits), limits)
+        return watch(_command(kind, Path(folder, "source"), _python(main), limits), limits)
 
 
 def run_pair(first: Files, second: Files, limits: Limits) -> tuple[Finished, Finished]:
@@ -105,7 +105,7 @@ def run_pair(first: Files, second: Files, limits: Limits) -> tuple[Finished, Fin
     with tempfile.TemporaryDirectory(prefix="agenttts-sandbox-") as folder:
         commands = list[Command]()
         for name, files, flags in (("first", first, ("-S",)), ("second", second, ())):
-            if (problem := _write(files, Path(folder, name, "source"))) is not None:
+            if (problem := _write(files, Path(folder, name))) is not None:
                 raise OSError(problem)
             commands.append(_command(kind, Path(folder, name), _python("main.py", *flags), limits))
         return watch_pair(commands[0], commands[1], limits)
@@ -113,7 +113,7 @@ def run_pair(first: Files, second: Files, limits: Limits) -> tuple[Finished, Fin
 
 def _write(files: Files, source: Path) -> str | None:
     """Write the files of a program; return the problem with one that can't be written."""
-    source.mkdir(parents=True)
+    source.mkdir()
     for name, text in files:
         path = (source / name).resolve()
         if not path.is_relative_to(source.resolve()):
@@ -127,15 +127,13 @@ def _write(files: Files, source: Path) -> str | None:
 
 
 def _command(
-    kind: Literal["bwrap", "unshare", "none"], folder: Path, python: list[str], limits: Limits
+    kind: Literal["bwrap", "unshare", "none"], source: Path, python: list[str], limits: Limits
 ) -> Command:
-    """The command that runs the program in the directory `source` of a folder."""
-    source, root = folder / "source", folder / "root"
+    """The command that runs the program in a directory."""
     if kind == "none":
         return Command(words=[*_limited(limits, drop=False), *python], directory=source)
-    root.mkdir()
     wrap = _bubblewrap if kind == "bwrap" else _unshare
-    words = [*wrap(source, root, limits), *_limited(limits, drop=True), *python]
+    words = [*wrap(source, limits), *_limited(limits, drop=True), *python]
     return Command(words=words, directory=Path("/"))
 
 
@@ -167,8 +165,9 @@ def _working() -> Literal["bwrap", "unshare"] | None:
 
 def _works(kind: Literal["bwrap", "unshare"]) -> bool:
     with tempfile.TemporaryDirectory(prefix="agenttts-sandbox-") as folder:
-        _write((("main.py", "print('contained')"),), Path(folder, "source"))
-        trial = watch(_command(kind, Path(folder), _python("main.py"), _LIMITS), _LIMITS)
+        source = Path(folder, "source")
+        _write((("main.py", "print('contained')"),), source)
+        trial = watch(_command(kind, source, _python("main.py"), _LIMITS), _LIMITS)
         return trial.status == "ok" and trial.stdout == "contained\n"
 
 
@@ -196,7 +195,7 @@ def _limited(limits: Limits, *, drop: bool) -> list[str]:
     return command
 
 
-def _bubblewrap(source: Path, root: Path, limits: Limits) -> list[str]:
+def _bubblewrap(source: Path, limits: Limits) -> list[str]:
     size = str(limits.scratch_mb * 2**20)
     command = [
         "bwrap",
@@ -256,7 +255,9 @@ def _disables_user_namespaces() -> bool:
     return "--disable-userns" in subprocess.run(["bwrap", "--help"], capture_output=True, text=True).stdout
 
 
-def _unshare(source: Path, root: Path, limits: Limits) -> list[str]:
+def _unshare(source: Path, limits: Limits) -> list[str]:
+    root = source.with_name("root")  # a mount point, which programs side by side can share: each has its own
+    root.mkdir(exist_ok=True)
     command = ["unshare", "--fork", "--kill-child", "--pid", "--mount", "--net", "--ipc", "--uts"]
     if os.getuid() != 0:
         command += ["--user", "--map-root-user"]
