@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from agenttts.blocking import run_blocking
 from agenttts.errors import UserError
 from agenttts.report import show
+from agenttts.results.adaptive import AdaptivePolicy
 from agenttts.results.cost import SearchCost
 from agenttts.results.loading import load_outcome
 from agenttts.results.outcome import Equivalent, Finalist, Outcome
@@ -111,6 +112,11 @@ class SearchResult:
     def best(self) -> Finalist | None:
         """The winner; None when no trial has a score."""
         return self.outcome.best
+
+    @property
+    def adaptive(self) -> AdaptivePolicy | None:
+        """The policy that was chosen, with what it is expected to score and what it did; None without one."""
+        return self.outcome.adaptive
 
     def best_trial(self) -> TrialResult | None:
         """Return the winner's trial on the search split, with its scores by example.
@@ -216,7 +222,7 @@ class SearchResult:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LoadedRun(SearchResult):
-    """A stored run: its result, which can also run allocations on new inputs."""
+    """A stored run: its result, which can also be put to work on new inputs."""
 
     def run(
         self,
@@ -231,10 +237,12 @@ class LoadedRun(SearchResult):
 
         Args:
             inputs: The fields of an example, one mapping for each input.
-            allocation: The allocation to run; None for the run's best.
-            policy: The policy to run in its place.
+            allocation: The allocation to run.
+            policy: The policy to run. Without either, the run's own policy is run, and its best allocation
+                where it has none.
             mean_units: Units that a query of the policy may cost on average: while they cost more, the
-                thresholds of its further rungs are lowered. None leaves them as they are.
+                thresholds of its further rungs are lowered. None holds the run's own policy to the budget
+                that it was chosen for, in units, and leaves the thresholds of another as they are.
             db: The database that keeps the samples; None for the run's own.
 
         Returns:
@@ -279,13 +287,29 @@ class LoadedRun(SearchResult):
             raise UserError("one of allocation and policy says what to run; give one")
         chosen = policy or allocation
         if chosen is None:
-            if self.best is None:
-                raise UserError(
-                    f"run {self.run_id} has no scored allocation; pass allocation= or search again"
-                )
-            chosen = self.best.allocation
+            chosen, own_mean = self.chosen()
+            mean_units = own_mean if mean_units is None else mean_units
         with Store.open(db or self.db) as store:
             return await run_inputs(self.spec, chosen, inputs, store, mean_units=mean_units)
+
+    def chosen(self, *, fixed: bool = False) -> tuple[Allocation | Policy, float | None]:
+        """Return what the run chose, and the units that a query of it may cost on average.
+
+        Args:
+            fixed: Whether to return the best allocation also where the run has a policy.
+
+        Returns:
+            The policy, else the best allocation; and the budget of the policy, None without one in units.
+
+        Raises:
+            UserError: The run has no best allocation.
+        """
+        adaptive = self.adaptive
+        if adaptive is not None and not fixed:
+            return adaptive.policy, adaptive.budget if self.outcome.measure == "units" else None
+        if self.best is None:
+            raise UserError(f"run {self.run_id} has no scored allocation; search again")
+        return self.best.allocation, None
 
 
 async def run_inputs(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json as jsonlib
 import math
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,11 @@ import pipelines
 from agenttts.cli.options import DEFAULT_DB, Db, Json, Spec, say
 from agenttts.errors import UserError
 from pipelines.allocation import Allocation
+
+if TYPE_CHECKING:
+    from agenttts.results.adaptive import AdaptivePolicy
+
+_FEWEST, _DRIFT = 20, 0.05  # outcomes from which, and by how much, a fall of the confidence is told
 
 
 def run(
@@ -38,8 +44,15 @@ def run(
         ),
     ] = None,
     run_id: Annotated[
-        str | None, typer.Option("--run", help="Take the best allocation of this run of --db; or: latest.")
+        str | None,
+        typer.Option(
+            "--run",
+            help="Take what this run of --db chose, its policy or its best allocation; or: latest.",
+        ),
     ] = None,
+    fixed: Annotated[
+        bool, typer.Option("--fixed", help="With --run: its best allocation, though it has a policy.")
+    ] = False,
     db: Db = DEFAULT_DB,
     replay: Annotated[
         bool, typer.Option("--replay", help="Forbid every call that recorded samples can't answer.")
@@ -54,12 +67,24 @@ def run(
         raise UserError(
             "one of --allocation FILE, --policy FILE and --run RUN says what to run; give exactly one"
         )
-    if mean_units is not None and policy is None:
-        raise UserError("--mean-units lowers the thresholds of a policy; give --policy FILE too")
+    if fixed and run_id is None:
+        raise UserError("--fixed says which of a run's results is taken; give --run RUN too")
     loaded = pipelines.load_spec(spec)
-    chosen = (
-        pipelines.load_policy(policy) if policy is not None else _allocation(loaded, allocation, db, run_id)
-    )
+    certified: AdaptivePolicy | None = None
+    chosen: Allocation | pipelines.Policy
+    if policy is not None:
+        chosen = pipelines.load_policy(policy)
+    elif run_id is not None:
+        found = agenttts.load_run(db, run_id)
+        chosen, budget = found.chosen(fixed=fixed)
+        mean_units = budget if mean_units is None else mean_units
+        certified = None if fixed else found.adaptive
+    else:
+        chosen = _read_allocation(allocation)
+    if isinstance(chosen, Allocation):
+        if mean_units is not None:
+            raise UserError("--mean-units lowers the thresholds of a policy, and an allocation has none")
+        chosen = _fitting(loaded, chosen)
     from agenttts.result import run_inputs
     from datastore import Store
 
@@ -68,8 +93,11 @@ def run(
         outputs = asyncio.run(run_inputs(loaded, chosen, inputs, store, mean_units=mean_units, replay=replay))
     for output in outputs:
         sys.stdout.write(jsonlib.dumps(output, ensure_ascii=False) + "\n")
-    if mean_units is not None and isinstance(chosen, pipelines.Policy) and outputs:
-        _tell_pace(chosen, outputs, mean_units)
+    if isinstance(chosen, pipelines.Policy) and outputs:
+        if mean_units is not None:
+            _tell_pace(chosen, outputs, mean_units)
+        if certified is not None:
+            _tell_drift(certified, outputs)
     failed = [output for output in outputs if output["status"] != "ok"]
     if failed:
         say(f"{len(failed)} of {len(outputs)} inputs have no output: {failed[0]['reason']}", "yellow")
@@ -89,31 +117,31 @@ def _tell_pace(policy: pipelines.Policy, outputs: Sequence[Mapping[str, Any]], m
         )
 
 
-def _allocation(spec: pipelines.PipelineSpec, file: Path | None, db: Path, run_id: str | None) -> Allocation:
+def _tell_drift(certified: AdaptivePolicy, outputs: Sequence[Mapping[str, Any]]) -> None:
+    """Say so where the outcomes are less sure than on the test split, by more than sampling explains."""
+    expected = None if certified.tested is None else certified.tested.confidence
+    sure = [output["confidence"] for output in outputs if output["confidence"] is not None]
+    if expected is None or len(sure) < _FEWEST:
+        return
+    mean = statistics.fmean(sure)
+    noise = statistics.stdev(sure) / math.sqrt(len(sure))
+    if expected - mean > max(_DRIFT, 2 * noise):
+        say(
+            f"the outcomes are less sure than on the test split: mean confidence {mean:.2f} after "
+            f"{expected:.2f}; these inputs differ from those that the certificate speaks of",
+            "yellow",
+        )
+
+
+def _fitting(spec: pipelines.PipelineSpec, allocation: Allocation) -> Allocation:
     from agenttts.space.space import SearchSpace
 
     space = SearchSpace(spec, math.inf)
-    chosen = space.resolve(_read_allocation(file) if run_id is None else best_allocation(db, run_id))
+    chosen = space.resolve(allocation)
     problem = space.problem(chosen)
     if problem is not None:
         raise UserError(problem)
     return chosen
-
-
-def best_allocation(db: Path, run_id: str) -> Allocation:
-    """Return the best allocation of a run.
-
-    Args:
-        db: The DuckDB file.
-        run_id: The run, or `latest` for the newest.
-
-    Raises:
-        UserError: No allocation of the run has a score.
-    """
-    loaded = agenttts.load_run(db, run_id)
-    if loaded.best is None:
-        raise UserError(f"{db}: run {loaded.run_id} has no scored allocation; search again")
-    return loaded.best.allocation
 
 
 def _read_allocation(path: Path | None) -> Allocation:

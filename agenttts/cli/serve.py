@@ -1,4 +1,4 @@
-"""`agenttts serve`: a vLLM server for each model that a pipeline, or the best allocation of a run, needs."""
+"""`agenttts serve`: a vLLM server for each model that a pipeline, or what a run of it chose, needs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import agenttts
 import pipelines
 from agenttts.cli.options import DEFAULT_DB, Db, Json, Spec, print_json, say, talk
-from agenttts.cli.run import best_allocation
 from agenttts.errors import UserError
+from pipelines.allocation import Allocation
 
 if TYPE_CHECKING:
     from pipelines.servers.commands import Device, ServeCommand
@@ -26,7 +27,7 @@ def serve(
     run: Annotated[
         str | None,
         typer.Option(
-            "--run", help="Start only the models that the best allocation of this run of --db needs."
+            "--run", help="Start only the models that the policy or allocation of this run of --db needs."
         ),
     ] = None,
     only: Annotated[
@@ -112,21 +113,23 @@ def _as_json(command: ServeCommand) -> dict[str, object]:
 
 
 def _needed(spec: pipelines.PipelineSpec, db: Path, run: str) -> list[str]:
-    """The models of the run's best allocation, and those that fuse or judge its samples."""
+    """The models of what the run chose, and those that fuse or judge their samples."""
     from agenttts.space.space import SearchSpace
 
     space = SearchSpace(spec, math.inf)
-    allocation = space.resolve(best_allocation(db, run))
-    problem = space.problem(allocation)
-    if problem is not None:
-        raise UserError(f"{db}: the run's best allocation does not fit this pipeline: {problem}")
+    chosen, _ = agenttts.load_run(db, run).chosen()
+    allocations = [chosen] if isinstance(chosen, Allocation) else [rung.allocation for rung in chosen.rungs]
     models = []
-    for stage in spec.stages:
-        choice = allocation[stage.name]
-        models.append(choice.model)
-        own_model = stage.aggregator_for(choice.option).own_model
-        if own_model is not None:
-            models.append(own_model)
+    for allocation in map(space.resolve, allocations):
+        problem = space.problem(allocation)
+        if problem is not None:
+            raise UserError(f"{db}: what the run chose does not fit this pipeline: {problem}")
+        for stage in spec.stages:
+            choice = allocation[stage.name]
+            models.append(choice.model)
+            own_model = stage.aggregator_for(choice.option).own_model
+            if own_model is not None:
+                models.append(own_model)
     return list(dict.fromkeys(models))
 
 

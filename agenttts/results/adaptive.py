@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
-from agenttts.results.trials import TrialResult, trial_id
+from agenttts.results.trials import TrialResult, mean, trial_id
 from agenttts.space.measure import Measure
 from agenttts.stats import Difference, Interval, Stream, mean_interval, paired_difference, stream_rng
 from datastore.store import Store
@@ -82,6 +82,7 @@ class TestedPolicy:
         ci: Its 95 % interval.
         n: The number of examples with a score.
         cost: Realised, per query; None where it is not known.
+        confidence: Mean confidence in the outcomes; None where the policy has none.
         ended_at: For each rung, the share of the queries whose last rung it was.
         rivals: The fixed allocations that were scored on the same examples.
     """
@@ -90,6 +91,7 @@ class TestedPolicy:
     ci: Bounds
     n: int
     cost: CostPerQuery | None
+    confidence: float | None
     ended_at: tuple[float, ...]
     rivals: tuple[Rival, ...]
 
@@ -166,10 +168,12 @@ class AdaptivePolicy:
 
     Attributes:
         choice: What was chosen on the search split, and why.
+        budget: The mean cost per query that it was chosen for.
         tested: What it came to on the test split; None where it was not scored there.
     """
 
     choice: PolicyChoice
+    budget: float
     tested: TestedPolicy | None = None
 
     @property
@@ -226,6 +230,7 @@ def tested_policy(
     ]
     costs = [measure.realised(r.flops, r.cost_usd) for r in results]
     known = [cost for cost in costs if cost is not None]
+    sure = [r.confidence for r in results if r.confidence is not None]
     rivals = []
     for trial in on_test:
         if trial.policy is not None or trial.allocation not in roles or trial.score is None:
@@ -248,6 +253,7 @@ def tested_policy(
         score=ours.score,
         ci=(ours.score, ours.score) if interval is None else (interval.low, interval.high),
         n=ours.n_scored,
+        confidence=mean(sure),
         cost=CostPerQuery.of(known) if known and len(known) == len(costs) else None,
         ended_at=tuple(
             sum(r.n_rungs == k + 1 for r in results) / max(1, len(results))

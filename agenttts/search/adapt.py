@@ -69,7 +69,7 @@ async def adapt(runtime: Step, step: int) -> tuple[AdaptivePolicy | None, str | 
     if decided[0] is None:
         tell(runtime, Note(message="No policy is expected to score better than the fixed allocations."))
         return None, refusal
-    return AdaptivePolicy(choice=CHOICE.validate_python(decided[0])), refusal
+    return AdaptivePolicy(choice=CHOICE.validate_python(decided[0]), budget=work.space.budget_units), refusal
 
 
 def test_of(work: SearchWork, adaptive: AdaptivePolicy) -> PlannedTrial:
