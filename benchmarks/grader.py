@@ -4,6 +4,10 @@
 
 Each problem is graded, and run in one sandbox as a program with its tests, in turn. Printed: seconds and CPU
 seconds of each way, their ratio, and how many solutions pass.
+
+2026-11-26, two cores with other work, 100 problems, all pass both ways. Under unshare 1.27 (one at once)
+and 1.38 (two at once) times the seconds, 1.31 and 1.37 times the CPU seconds; under bubblewrap 1.84 (6.7
+to 12.4 s) and 2.22 (3.9 to 8.7 s) times the seconds, its CPU seconds not all counted.
 """
 
 from __future__ import annotations

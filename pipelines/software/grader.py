@@ -15,6 +15,8 @@ from importlib.resources import files as resources
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipelines.software.grading.answers import SOLUTION
+from pipelines.software.grading.checks import JOB
 from pipelines.software.processes import Finished, Limits
 from pipelines.software.sandbox import Files, run_pair
 
@@ -98,8 +100,8 @@ def grade(program: str, checks: Checks, limits: Limits = LIMITS) -> Verdict:
         "examples": checks.examples,
     }
     tests, candidate = run_pair(
-        (*_side("checks"), ("job.json", json.dumps(job))),
-        (*_side("answers"), ("solution.py", f"{checks.preamble}\n{program}\n")),
+        (*_side("checks"), (JOB, json.dumps(job))),
+        (*_side("answers"), (SOLUTION, f"{checks.preamble}\n{program}\n")),
         limits,
     )
     verdict = _verdict(tests, candidate)

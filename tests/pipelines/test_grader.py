@@ -14,7 +14,7 @@ from pipelines import Candidate, Example
 from pipelines.software import rows, scoring
 from pipelines.software.grader import Checks, FaultyTests, grade
 from pipelines.software.grading.values import NotPlain, Packer, Unpacker, updated
-from pipelines.software.sandbox import SandboxUnavailable, mechanism
+from pipelines.software.sandbox import UNSANDBOXED, SandboxUnavailable, mechanism
 from tests.hostile import HACKS
 
 
@@ -202,6 +202,16 @@ def test_what_fails_is_told(program: str, tests: str, words: str) -> None:
     assert verdict.error is not None and words in verdict.error
     assert verdict.suspicious is None
     assert "/grading/" not in verdict.error and len(verdict.error) <= 1500
+
+
+def test_without_a_sandbox_programs_are_graded_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The explicit switch takes the walls away and leaves the two processes."""
+    monkeypatch.setenv(UNSANDBOXED, "1")
+    grade.cache_clear()
+    checks = Checks(tests="assert f(3) == 6")
+    assert grade("def f(x): return 2 * x", checks).passed
+    assert grade("import os\nos._exit(0)", checks).suspicious == "it ended before its tests did"
+    grade.cache_clear()
 
 
 def test_helpers_of_the_task_are_the_graders_own() -> None:

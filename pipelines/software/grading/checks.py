@@ -21,7 +21,6 @@ from typing import Final
 from .session import Gone, Other, Session, Ungradable
 
 JOB: Final = "job.json"
-_TESTS: Final = "tests.py"
 _TREE = 0x400  # ast.PyCF_ONLY_AST; importing `ast` takes as long as starting Python
 _MOST_ERROR = 1500
 
