@@ -9,6 +9,11 @@ cascades. Each is scored on the test split, once and after everything is decided
 was tuned there. Scores and costs are means over the seeds; the paired intervals are over the test questions,
 each question's score averaged over the seeds. Then the same with 50 search questions, other ones for each
 seed; with --ablation instead what each part adds, by leaving it out.
+
+Measured 2026-11-26 at 25, 40, 60, 85, 120 and 250 units: best fixed vote 0.679, 0.719, 0.735, 0.739, 0.741
+and 0.744 in test; the chosen policy 0.769, 0.807, 0.843, 0.854, 0.861 and 0.863 at 25.5, 39.7, 59.4, 77.9,
+93.5 and 122.0 realised units. With 50 search questions 0.838 at a budget of 85. 3,177 policies of 240
+questions in three orders are read and compared in 7 seconds of one core.
 """
 
 from __future__ import annotations
@@ -58,6 +63,7 @@ class Row:
         units: Mean realised units on the test split.
         difference: Test score minus that of the best fixed vote at the same budget, paired.
         policies: What each seed chose.
+        scores: The score of each test question, averaged over the seeds.
     """
 
     budget: float
@@ -68,6 +74,7 @@ class Row:
     units: float
     difference: Difference
     policies: tuple[str, ...]
+    scores: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +146,6 @@ def _row(
     choices = [choice for choice, _, _ in made[budget, kind]]
     scores = np.mean([score for _, score, _ in made[budget, kind]], axis=0)
     fixed = np.mean([score for _, score, _ in made[budget, base]], axis=0)
-    ours, theirs = ({str(i): float(s) for i, s in enumerate(of)} for of in (scores, fixed))
     return Row(
         budget=budget,
         kind=kind,
@@ -147,9 +153,16 @@ def _row(
         cross_fitted=float(np.mean([choice.cross_fitted_score.mean for choice in choices])),
         test=float(scores.mean()),
         units=float(np.mean([costs for _, _, costs in made[budget, kind]])),
-        difference=paired_difference(ours, theirs, np.random.default_rng(0)),
+        difference=paired(scores, fixed),
         policies=tuple(str(choice.policy) for choice in choices),
+        scores=tuple(scores.tolist()),
     )
+
+
+def paired(ours: Floats, theirs: Floats) -> Difference:
+    """Return ours minus theirs, paired by question."""
+    first, second = ({str(i): float(s) for i, s in enumerate(of)} for of in (ours, theirs))
+    return paired_difference(first, second, np.random.default_rng(0))
 
 
 def with_features(*names: str) -> Callable[[Path], Path]:
@@ -178,12 +191,13 @@ async def ablation(spec: PipelineSpec, search: Split, test: Split, of: Family) -
     figures["confidence from the vote share"] = await table(search, test, of, kinds=("cascade",), seen=shares)
     figures["confidence from the answer"] = await table(search, test, of, kinds=("cascade",), seen=answers)
     figures["one order of the samples"] = await table(search, test, of, kinds=("cascade",), n_orders=1)
-    whole = [row.test for row in figures["all parts"]]
+    whole = np.mean([row.scores for row in figures["all parts"]], axis=0)
     for name, rows in figures.items():
-        fitted, tests = [row.cross_fitted for row in rows], [row.test for row in rows]
+        loss = paired(np.mean([row.scores for row in rows], axis=0), whole)
         print(
-            f"{name:31s} cross-fitted {np.mean(fitted):.3f} test {np.mean(tests):.3f} "
-            f"({np.mean(np.subtract(tests, whole)):+.3f}): "
+            f"{name:31s} cross-fitted {np.mean([row.cross_fitted for row in rows]):.3f} test "
+            f"{np.mean([row.test for row in rows]):.3f} ({loss.mean:+.3f} "
+            f"[{loss.low:+.3f}, {loss.high:+.3f}]): "
             + " ".join(f"{row.budget:.0f}: {row.test:.3f} at {row.units:.0f}" for row in rows),
             flush=True,
         )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from agenttts.errors import UserError
 from agenttts.policies.choices import Choices
-from agenttts.policies.family import family, fixed_rungs
+from agenttts.policies.family import family, fixed_rungs, votes
 from agenttts.policies.fits import Limits
 from agenttts.policies.paths import Tables
 from agenttts.policies.rates import MeasureName, Rates
@@ -49,8 +49,10 @@ async def choose_policy(
 
     Returns:
         The choice; None where no policy is better than the best fixed allocation, or none is within the
-        limits, or too few samples were recorded.
+        limits, or too few samples were recorded, or no stage votes.
     """
+    if not votes(spec):
+        return None
     tables = Tables(spec, store, examples, rates=Rates.of(spec, measure), orders=orders)
     further = () if best_fixed is None else (best_fixed,)
     await tables.add(fixed_rungs(spec, further))

@@ -111,6 +111,8 @@ def family(spec: PipelineSpec, weighable: Collection[str], further: Collection[A
         weighable: The stages whose samples have log-probabilities and repeat (`Tables.weighable`).
     """
     plans = _plans(spec, weighable)
+    if not votes(spec):
+        return Family({"fixed": _singles(fixed_rungs(spec, further))})
     fixed = _singles(fixed_rungs(spec, further))
     weighted = _singles(_rungs(spec, [p.weighted for p in plans])) if weighable else ()
     stopping = _singles(_rungs(spec, [p.stopping for p in plans]))
@@ -119,6 +121,11 @@ def family(spec: PipelineSpec, weighable: Collection[str], further: Collection[A
     pairs = pairs[:: -(-len(pairs) // MAX_PAIRS) or 1]
     cascades = (Sketch(rungs=pair, thresholds=(t,)) for pair in pairs for t in THRESHOLDS)
     return Family({"fixed": fixed, "weighted": weighted, "stopping": stopping, "cascade": tuple(cascades)})
+
+
+def votes(spec: PipelineSpec) -> bool:
+    """Return whether any stage votes: without votes nothing tells when to stop or to escalate."""
+    return any(Count.of(s.aggregator_for(option)) is not None for s in spec.stages for option in s.options)
 
 
 def _singles(rungs: Iterable[Rung]) -> tuple[Sketch, ...]:

@@ -12,7 +12,7 @@ from agenttts.errors import UserError
 from agenttts.policies.cascades import Sketch
 from agenttts.policies.choices import Choices, replay_policy
 from agenttts.policies.choose import choose_policy
-from agenttts.policies.family import THRESHOLDS, Family, family
+from agenttts.policies.family import THRESHOLDS, Family, family, votes
 from agenttts.policies.fits import Limits
 from agenttts.policies.nodes import UNKNOWN
 from agenttts.policies.paths import Path, StagePath
@@ -26,6 +26,7 @@ from pipelines.policy import Policy, Rung, StagePlan
 from pipelines.runtime import PolicyRunner, Runtime
 from pipelines.spec.fields import Price
 from pipelines.spec.files import load_spec
+from pipelines.stages.plans import policy_problem
 from pipelines.zoo import SPEC
 
 RATES = Rates(measure="usd", prompt={}, generated={}, per_query=0.0, per_flop=None)
@@ -211,5 +212,18 @@ def test_the_family_is_small_and_steps_back_without_probabilities() -> None:
     plain = family(spec, ())
     votes = {plan.vote.kind for one in plain.rungs for plan in one.values()}
     assert votes == {"plain"} and "weighted" not in plain.kinds
-    for sketch in (*weighed.sketches, *plain.sketches):
-        assert Policy(rungs=sketch.rungs[:1]).rungs
+
+
+SHIPPED = sorted(SPEC.parents[1].glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_every_shipped_pipeline_has_a_family_that_fits_it(file: File) -> None:
+    """At most a few thousand policies, whatever votes; where no stage votes there are fixed ones only."""
+    spec = load_spec(file)
+    for weighable in ((), tuple(stage.name for stage in spec.stages)):
+        of = family(spec, weighable)
+        assert 0 < len(of.sketches) < 6000
+        assert votes(spec) or of.kinds == ("fixed",)
+        for one in of.rungs[::97]:
+            assert policy_problem(spec, Policy(rungs=(one,))) is None
