@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from agenttts.space.units import planned_units, query_units
+from agenttts.space.measure import Measure
+from agenttts.space.units import query_units
 from datastore import Store
 from pipelines import load_examples, load_spec, zoo
 from pipelines.allocation import Allocation, StageChoice
@@ -252,6 +253,6 @@ def test_the_zoo_by_replay(store: Store) -> None:
     used = [sum(one.n_samples for one in run) for run in (early, whole)]
     assert used[0] < 0.9 * used[1]
     units = [query_units(spec, one.flops) for one in whole]
-    assert sum(units) / len(units) == pytest.approx(planned_units(spec, allocation), rel=0.15)
+    assert sum(units) / len(units) == pytest.approx(Measure.of(spec).planned(allocation), rel=0.15)
     names = feature_names(spec, Rung(stopping))
     assert len(names) == len(SET_FEATURES) + len(VALUE_FEATURES)

@@ -1,0 +1,136 @@
+"""The policy at the end of a search: chosen by replay, bought, tested, certified, put to work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agenttts import UserError, load_run, search
+from agenttts.results.adaptive import AdaptivePolicy
+from agenttts.search.events import TrialStarted
+from datastore import Store
+from pipelines.dataset import load_examples
+from pipelines.policy import Policy
+from pipelines.zoo import SPEC
+from tests.agenttts.commands import agenttts
+from tests.agenttts.small_specs import write_pipeline
+from tests.servers import Request, ScriptedServer
+
+
+@pytest.fixture(scope="module")
+def zoo_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search of the zoo for 40 units by replay, with four trials."""
+    db = tmp_path_factory.mktemp("zoo") / "run.duckdb"
+    search(SPEC, budget=40, trials=4, db=db, replay=True)
+    return db
+
+
+def adaptive_of(db: Path) -> AdaptivePolicy:
+    adaptive = load_run(db).adaptive
+    assert adaptive is not None
+    return adaptive
+
+
+def test_the_policy_beats_the_fixed_allocations_at_its_cost(zoo_db: Path) -> None:
+    """On the zoo's test split it is clearly better than each at about its budget; the certificate says so."""
+    result, adaptive = load_run(zoo_db), adaptive_of(zoo_db)
+    tested = adaptive.tested
+    assert tested is not None and tested.cost is not None and result.best is not None
+    assert tested.score > 0.78 and adaptive.choice.cost.mean <= 40 and tested.cost.mean < 40 * 1.1
+    assert tested.cost.median < tested.cost.mean < tested.cost.p95 <= tested.cost.max
+    assert sum(tested.ended_at) == pytest.approx(1.0) and len(tested.ended_at) == len(adaptive.policy.rungs)
+    assert "best fixed allocation at the policy's cost" in {rival.role for rival in tested.rivals}
+    for rival in tested.rivals:
+        assert rival.difference_ci[0] > 0 and f"{rival.difference:+.3f}" in result.certificate
+    assert adaptive.choice.search_score > adaptive.choice.cross_fitted_score.mean
+    assert str(adaptive.policy) in result.certificate
+    data = json.loads(json.dumps(result.to_json_dict()))
+    assert data["adaptive"]["tested"]["score"] == tested.score
+
+
+def test_at_work_the_policy_gives_the_answers_of_its_trial(zoo_db: Path, tmp_path: Path) -> None:
+    """`agenttts run --run latest` executes the run's policy, `--fixed` its best allocation."""
+    result = load_run(zoo_db)
+    examples = load_examples(result.spec, "test")[:30]
+    inputs = "".join(json.dumps(dict(example.fields)) + "\n" for example in examples)
+    command = ["run", str(SPEC), "--run", "latest", "--db", str(zoo_db), "--replay"]
+    free = agenttts(*command, "--mean-units", "1e6", stdin=inputs)
+    outputs = [json.loads(line) for line in free.out.splitlines()]
+    with Store.read(zoo_db) as store:
+        trial = next(t for t in store.trials(result.run_id) if t.policy is not None and t.split == "test")
+        ran = {r.example_id: r for r in store.policy_results(trial.trial_id)}
+        answers = {r.example_id: r.output for r in store.stage_results(trial.trial_id) if r.stage == "answer"}
+    for example, output in zip(examples, outputs, strict=True):
+        assert json.loads(answers[example.id] or "null") == output["output"]
+        assert ran[example.id].n_rungs == output["n_rungs"]
+        assert ran[example.id].confidence == pytest.approx(output["confidence"])
+    fixed = agenttts(*command, "--fixed", stdin=inputs)
+    assert "confidence" not in json.loads(fixed.out.splitlines()[0])
+
+
+def test_without_a_policy_the_search_is_the_same(zoo_db: Path, tmp_path: Path) -> None:
+    """`policy="fixed"` has the same trials and winner, and no policy; other names are refused."""
+    fixed = search(SPEC, budget=40, trials=4, db=tmp_path / "fixed.duckdb", replay=True, policy="fixed")
+    both = load_run(zoo_db)
+    assert fixed.adaptive is None and "policy" not in fixed.certificate
+    assert [(t.allocation, t.score) for t in fixed.trials] == [(t.allocation, t.score) for t in both.trials]
+    assert fixed.best is not None and both.best is not None
+    assert fixed.best.allocation == both.best.allocation and fixed.best.test_score == both.best.test_score
+    with pytest.raises(UserError, match="adaptive or fixed, got 'both'"):
+        search(SPEC, db=tmp_path / "no.duckdb", replay=True, policy="both")  # type: ignore[arg-type]
+
+
+def test_the_dearest_query_is_limited(tmp_path: Path) -> None:
+    """No search example costs the policy more than the limit."""
+    limit = 60.0
+    result = search(
+        SPEC, budget=40, trials=4, db=tmp_path / "run.duckdb", replay=True, max_units_per_query=limit
+    )
+    assert result.adaptive is None or result.adaptive.choice.cost.max <= limit + 1e-6
+
+
+def noisy(request: Request, index: int) -> str:
+    """The right word for easy questions nearly always, for hard ones by the large model alone."""
+    words = request.prompt.split()
+    hard = int(hashlib.sha256(words[1].encode()).hexdigest(), 16) % 2
+    if words[0] == "find":
+        return "clue"
+    draw = int(hashlib.sha256(f"{request.prompt}|{request.model}|{index}".encode()).hexdigest(), 16) % 100
+    right = 92 if not hard else 80 if request.model == "large" else 30
+    return "red" if draw < right else ("green", "blue")[draw % 2]
+
+
+def decided(db: Path) -> Any:
+    with Store.read(db) as store:
+        run = store.run()
+        trials = [(t.number, t.purpose, t.allocation, t.policy, t.score) for t in store.trials(run.run_id)]
+        return trials, json.loads(run.outcome or "{}").get("adaptive")
+
+
+def test_a_policy_that_was_bought_survives_an_interruption(tmp_path: Path) -> None:
+    """What the policy needs is drawn on the search split; stopped there, the run goes on to the same."""
+
+    def stop_at_purchase(event: object) -> None:
+        if isinstance(event, TrialStarted) and event.purpose == "policy":
+            raise KeyboardInterrupt
+
+    with ScriptedServer(answer=noisy) as server:
+        spec = write_pipeline(tmp_path, server.base_url)
+        for split, count in (("search", 40), ("test", 20)):
+            rows = [{"question": f"{split}-{i}", "answer": "red"} for i in range(count)]
+            (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        whole, halves = tmp_path / "whole.duckdb", tmp_path / "halves.duckdb"
+        options: dict[str, Any] = {"budget": 40, "trials": 4, "seed": 1}
+        search(spec, db=whole, **options)
+        with pytest.raises(KeyboardInterrupt):
+            search(spec, db=halves, on_event=stop_at_purchase, **options)
+        search(spec, db=halves, resume=True, **options)
+    trials, adaptive = decided(whole)
+    assert decided(halves) == (trials, adaptive)
+    policies = [(purpose, policy) for _, purpose, _, policy, _ in trials if policy is not None]
+    assert policies and all(purpose == "policy" for purpose, _ in policies)
+    assert adaptive is None or isinstance(load_run(halves).adaptive.policy, Policy)  # type: ignore[union-attr]
