@@ -46,24 +46,20 @@ async def adapt(runtime: Step, step: int) -> tuple[AdaptivePolicy | None, str | 
     wanted = [read_policy(json.loads(e.detail)["policy"]) for e in stored if e.kind == _WANTED]
     decided = [json.loads(e.detail)["choice"] for e in stored if e.kind == _CHOSEN]
     choice: PolicyChoice | None = None
-    for purchase in range(MOST_PURCHASES):
-        if purchase < len(wanted):
-            policy = wanted[purchase]
-        elif decided:
-            break
+    n_bought = 0
+    while n_bought < len(wanted) or not decided:
+        if n_bought < len(wanted):
+            policy = wanted[n_bought]
         else:
             choice = await _choice(work)
-            if choice is None or choice.known >= 1 or work.settings.replay:
+            complete = choice is None or choice.known >= 1 or work.settings.replay
+            if choice is None or complete or refusal is not None or n_bought == MOST_PURCHASES:
                 break
             policy = choice.policy
             work.event(_WANTED, policy=policy.to_dict())
-        work.reserve()
         refusal = await _buy(runtime, policy)
-        work.spend_reserve()
-        if refusal is not None:
-            break
+        n_bought += 1
     if not decided:
-        choice = await _choice(work)
         decided = [None if choice is None else CHOICE.dump_python(choice, mode="json")]
         work.event(_CHOSEN, choice=decided[0])
     if decided[0] is None:
@@ -86,10 +82,12 @@ def test_of(work: SearchWork, adaptive: AdaptivePolicy) -> PlannedTrial:
 async def _buy(runtime: Step, policy: Policy) -> str | None:
     """Run a policy on the search examples; the limit on spending that stopped it, in words."""
     work = runtime.context
+    work.reserve()
     reason = "It seems the best policy, and some of the samples that it needs were never drawn."
     cost = max(work.space.units(rung.allocation) for rung in policy.rungs)
     trial, refusal = await run_trial(runtime, _trial(policy, work.examples, "search", cost, reason))
     work.extra.append(trial)
+    work.spend_reserve()
     return refusal
 
 

@@ -97,7 +97,8 @@ def tested_allocations(work: SearchWork) -> dict[Allocation, str]:
     if baseline is not None:
         roles.setdefault(baseline.allocation, "best default")
     if work.adaptive is not None and work.adaptive.choice.fixed is not None:
-        roles.setdefault(work.adaptive.choice.fixed, "best fixed allocation at the policy's cost")
+        fixed, role = work.adaptive.choice.fixed, "best fixed allocation at the policy's cost"
+        roles[fixed] = f"{roles[fixed]} and {role}" if fixed in roles else role
     return roles
 
 

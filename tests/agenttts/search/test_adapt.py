@@ -43,7 +43,8 @@ def test_the_policy_beats_the_fixed_allocations_at_its_cost(zoo_db: Path) -> Non
     assert tested.score > 0.78 and adaptive.choice.cost.mean <= 40 and tested.cost.mean < 40 * 1.1
     assert tested.cost.median < tested.cost.mean < tested.cost.p95 <= tested.cost.max
     assert sum(tested.ended_at) == pytest.approx(1.0) and len(tested.ended_at) == len(adaptive.policy.rungs)
-    assert "best fixed allocation at the policy's cost" in {rival.role for rival in tested.rivals}
+    roles = [rival.role for rival in tested.rivals]
+    assert any(role.endswith("best fixed allocation at the policy's cost") for role in roles)
     for rival in tested.rivals:
         assert rival.difference_ci[0] > 0 and f"{rival.difference:+.3f}" in result.certificate
     assert adaptive.choice.search_score > adaptive.choice.cross_fitted_score.mean
@@ -104,6 +105,15 @@ def noisy(request: Request, index: int) -> str:
     return "red" if draw < right else ("green", "blue")[draw % 2]
 
 
+def written(folder: Path, server: ScriptedServer) -> Path:
+    """The pipeline of `write_pipeline` with 40 search and 20 test questions, all of the same answer."""
+    spec = write_pipeline(folder, server.base_url)
+    for split, count in (("search", 40), ("test", 20)):
+        rows = [{"question": f"{split}-{i}", "answer": "red"} for i in range(count)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return spec
+
+
 def decided(db: Path) -> Any:
     with Store.read(db) as store:
         run = store.run()
@@ -118,19 +128,17 @@ def test_a_policy_that_was_bought_survives_an_interruption(tmp_path: Path) -> No
         if isinstance(event, TrialStarted) and event.purpose == "policy":
             raise KeyboardInterrupt
 
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    options: dict[str, Any] = {"budget": 20, "trials": 4, "seed": 1}
     with ScriptedServer(answer=noisy) as server:
-        spec = write_pipeline(tmp_path, server.base_url)
-        for split, count in (("search", 40), ("test", 20)):
-            rows = [{"question": f"{split}-{i}", "answer": "red"} for i in range(count)]
-            (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        whole, halves = tmp_path / "whole.duckdb", tmp_path / "halves.duckdb"
-        options: dict[str, Any] = {"budget": 40, "trials": 4, "seed": 1}
-        search(spec, db=whole, **options)
+        search(written(whole, server), db=whole / "run.duckdb", **options)
+    with ScriptedServer(answer=noisy) as server:
+        spec = written(halves, server)
         with pytest.raises(KeyboardInterrupt):
-            search(spec, db=halves, on_event=stop_at_purchase, **options)
-        search(spec, db=halves, resume=True, **options)
-    trials, adaptive = decided(whole)
-    assert decided(halves) == (trials, adaptive)
+            search(spec, db=halves / "run.duckdb", on_event=stop_at_purchase, **options)
+        search(spec, db=halves / "run.duckdb", resume=True, **options)
+    trials, adaptive = decided(whole / "run.duckdb")
+    assert decided(halves / "run.duckdb") == (trials, adaptive)
     policies = [(purpose, policy) for _, purpose, _, policy, _ in trials if policy is not None]
     assert policies and all(purpose == "policy" for purpose, _ in policies)
-    assert adaptive is None or isinstance(load_run(halves).adaptive.policy, Policy)  # type: ignore[union-attr]
+    assert adaptive is None or isinstance(load_run(halves / "run.duckdb").adaptive.policy, Policy)  # type: ignore[union-attr]
