@@ -65,7 +65,7 @@ async def read(
     paths = {rung: tables.path(rung) for rung in of.rungs}
     if fit is None:
         fit = Fitter(of, paths, tables.rates.per_query).fit(np.arange(len(examples)))
-        return of, Exam(paths=paths, scores=fit.scores, costs=fit.costs), fit
+        return of, Exam(paths=paths, scores=fit.scored.scores, costs=fit.scored.costs), fit
     sure = {rung: confidences(model, paths[rung].features) for rung, model in fit.confidences.items()}
     result = scored(of.sketches, paths, sure, tables.rates.per_query)
     return of, Exam(paths=paths, scores=result.scores, costs=result.costs), fit

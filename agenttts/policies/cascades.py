@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,11 +33,13 @@ class Replayed:
         scores: The score of the outcome that stands; NaN where a sample that it needs was never drawn.
         costs: Without what the measure adds to every query.
         last_rung: The last rung that ran.
+        known: Where every rung that ran is known.
     """
 
     scores: Floats
     costs: Floats
     last_rung: Ints
+    known: Bools
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +50,13 @@ class Steps:
         scores: The score of the outcome that stands, each of shape [order, example].
         confidences: How sure it is.
         costs: What the rung adds to those before.
+        known: Where the rung is known.
     """
 
     scores: list[Floats]
     confidences: list[Floats]
     costs: list[Floats]
+    known: list[Bools]
 
     @classmethod
     def of(cls, paths: Sequence[Path], sure: Sequence[Floats]) -> Steps:
@@ -64,7 +68,12 @@ class Steps:
         """
         own = [_doubt(path, of) for path, of in zip(paths, sure, strict=True)]
         joint = [own[0]]  # the doubt that is left of each rung's answer, with all that agree
-        steps = cls(scores=[paths[0].score], confidences=[1 - own[0]], costs=[paths[0].further_cost(())])
+        steps = cls(
+            scores=[paths[0].score],
+            confidences=[1 - own[0]],
+            costs=[paths[0].further_cost(())],
+            known=[path.known for path in paths],
+        )
         for k, path in enumerate(paths[1:], start=1):
             mine = own[k]
             for i, before in reversed(list(enumerate(paths[:k]))):
@@ -84,41 +93,55 @@ class Steps:
     def until(self, thresholds: Sequence[float]) -> Replayed:
         """Return what the cascade with these thresholds comes to."""
         scores, costs = self.scores[0], self.costs[0]
-        runs = np.ones(scores.shape, bool)
+        runs, known = np.ones(scores.shape, bool), self.known[0]
         last: Ints = np.zeros(scores.shape, np.int64)
         for k, threshold in enumerate(thresholds, start=1):
             runs = runs & (self.confidences[k - 1] < threshold)
             scores = np.where(runs, self.scores[k], scores)
             costs = costs + runs * self.costs[k]
             last = np.where(runs, k, last)
-        return Replayed(scores=scores, costs=costs, last_rung=last)
+            known = known & (~runs | self.known[k])
+        return Replayed(scores=scores, costs=costs, last_rung=last, known=known)
 
 
 def _doubt(path: Path, sure: Floats) -> Floats:
-    return np.where((path.answer == NOTHING) | (path.answer == UNKNOWN), 1.0, 1.0 - sure)
+    nothing = (path.answer == NOTHING) | (path.answer == UNKNOWN)
+    sure = sure if path.guessed is None else np.where(path.guessed, path.score, sure)
+    return np.where(nothing, 1.0, 1.0 - sure)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """What many sketches come to, on average over the orders in which all samples are there.
+    """What many sketches come to. Arrays are of shape [sketch, example].
 
-    Arrays are of shape [sketch, example].
+    Scores and costs are means over the orders where all orders are known; else those of the first, which is
+    the only one that a live run draws samples for.
 
     Attributes:
-        sketches: The sketches, along axis 0.
-        scores: The scores; NaN where every order lacks a sample.
+        scores: The scores.
         costs: In the measure of the budget.
-        dearest: The largest cost over the orders.
+        dearest: The largest cost over the same orders.
+        known: Whether the outcome in the first order is known, and not a guess.
     """
 
-    sketches: tuple[Sketch, ...]
     scores: Floats
     costs: Floats
     dearest: Floats
+    known: Bools
+
+    @classmethod
+    def joined(cls, first: Scored, second: Scored) -> Scored:
+        """Return the sketches of two, one after the other."""
+        return cls(
+            scores=np.concatenate([first.scores, second.scores]),
+            costs=np.concatenate([first.costs, second.costs]),
+            dearest=np.concatenate([first.dearest, second.dearest]),
+            known=np.concatenate([first.known, second.known]),
+        )
 
 
 def scored(
-    sketches: Iterable[Sketch],
+    sketches: Sequence[Sketch],
     paths: Mapping[Rung, Path],
     sure: Mapping[Rung, Floats],
     per_query: float,
@@ -131,24 +154,19 @@ def scored(
         sure: The confidences of the outcomes of each rung of a cascade, of shape [order, example].
         per_query: What is added to the cost of every query.
     """
-    every = tuple(sketches)
-    shape = (len(every), next(iter(paths.values())).score.shape[1] if paths else 0)
+    shape = (len(sketches), next(iter(paths.values())).score.shape[1] if paths else 0)
     scores, costs, dearest = np.empty(shape), np.empty(shape), np.empty(shape)
+    known = np.zeros(shape, bool)
     rungs: tuple[Rung, ...] = ()
-    for i, sketch in enumerate(every):
+    for i, sketch in enumerate(sketches):
         if sketch.rungs != rungs:
             rungs = sketch.rungs
             of = [paths[rung] for rung in rungs]
             confident = [sure[rung] for rung in rungs] if len(rungs) > 1 else [np.ones(of[0].score.shape)]
             steps = Steps.of(of, confident)
         result = steps.until(sketch.thresholds)
-        known = ~np.isnan(result.scores)
-        scores[i], costs[i] = _mean(result.scores, known), _mean(result.costs, known) + per_query
-        dearest[i] = np.where(known, result.costs, -np.inf).max(axis=0) + per_query
-    return Scored(sketches=every, scores=scores, costs=costs, dearest=dearest)
-
-
-def _mean(values: Floats, known: Bools) -> Floats:
-    """The mean over the orders that are known; NaN where none is."""
-    n = known.sum(axis=0)
-    return np.where(n > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(n, 1), np.nan)
+        whole, known[i] = result.known.all(axis=0), result.known[0]
+        scores[i] = np.where(whole, result.scores.mean(axis=0), result.scores[0])
+        costs[i] = np.where(whole, result.costs.mean(axis=0), result.costs[0]) + per_query
+        dearest[i] = np.where(whole, result.costs.max(axis=0), result.costs[0]) + per_query
+    return Scored(scores=scores, costs=costs, dearest=dearest, known=known)

@@ -2,13 +2,14 @@
 
 All that is fitted or chosen is fitted and chosen again without each fifth of the examples, which is then
 scored: the cross-fitted score. The score on the examples of the choice itself is too high, of 50 examples by
-about a tenth. A more complex kind of policy is chosen only where its cross-fitted scores are better.
+up to 0.05 on recorded samples. A more complex kind of policy is chosen only where its cross-fitted scores are
+better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from agenttts.policies.cascades import Replayed, Sketch, Steps
 from agenttts.policies.confidence import confidences
 from agenttts.policies.family import Family
 from agenttts.policies.fits import Fit, Fitter, Limits
+from agenttts.policies.guesses import with_guesses
 from agenttts.policies.nodes import Floats, Ints
 from agenttts.policies.paths import Path
 from agenttts.policies.rates import Rates
@@ -71,10 +73,11 @@ class Choices:
         on: Ints | None = None,
         seed: int = 0,
     ) -> None:
-        self._family, self._paths, self._rates, self._seed = of, paths, rates, seed
         n_examples = next(iter(paths.values())).score.shape[1]
         self._on: Ints = np.arange(n_examples) if on is None else on
-        fitter = Fitter(of, paths, rates.per_query)
+        self._paths, self._rates, self._seed = with_guesses(paths, self._on), rates, seed
+        self._family = of.among(self._paths)
+        fitter = Fitter(self._family, self._paths, rates.per_query)
         fold = stream_rng(seed, Stream.FOLDS).permutation(len(self._on)) % N_FOLDS
         self._whole = fitter.fit(self._on)
         self._parts = [
@@ -94,6 +97,8 @@ class Choices:
         Raises:
             UserError: No policy of the family is within the limits.
         """
+        if not self._family.kinds:
+            raise UserError("no policy has enough recorded samples; run allocations first")
         chosen, left_out = self._kind(limits) if kind is None else (kind, self._left_out(kind, limits))
         number = self._whole.best(limits, self._family.up_to(chosen))
         if number is None:
@@ -119,7 +124,7 @@ class Choices:
         points = []
         for kind in self._family.kinds:
             for part in FRONT:
-                left_out = self._left_out(kind, Limits(mean=limits.mean * part, dearest=limits.dearest))
+                left_out = self._left_out(kind, replace(limits, mean=limits.mean * part))
                 if left_out.is_whole:
                     score, cost = float(left_out.scores.mean()), float(left_out.costs.mean())
                     points.append(FrontPoint(kind=kind, cost=cost, score=score))
@@ -132,30 +137,36 @@ class Choices:
             if number is None:
                 continue
             examples = self._on[places]
-            scores[places], costs[places] = fit.scores[number, examples], fit.costs[number, examples]
+            scores[places], costs[places] = (
+                fit.scored.scores[number, examples],
+                fit.scored.costs[number, examples],
+            )
             fixed = self._fixed(fit, number)
             if fixed is not None:
-                fixed_scores[places] = fit.scores[fixed, examples]
+                fixed_scores[places] = fit.scored.scores[fixed, examples]
         return _LeftOut(scores=scores, costs=costs, fixed_scores=fixed_scores)
 
     def _fixed(self, fit: Fit, number: int) -> int | None:
         """The best fixed allocation that costs no more than a sketch does."""
-        cost = float(fit.costs[number, fit.on].mean())
-        return fit.best(Limits(mean=cost + 1e-9), self._family.up_to(self._family.kinds[0]))
+        if self._family.kinds[0] != "fixed":
+            return None
+        cost = float(fit.scored.costs[number, fit.on].mean())
+        return fit.best(Limits(mean=cost + 1e-9), self._family.up_to("fixed"))
 
     def _choice(self, number: int, left_out: _LeftOut) -> PolicyChoice:
         sketch, fixed = self._family.sketches[number], self._fixed(self._whole, number)
         replayed = self._replayed(sketch)
-        last, costs = replayed.last_rung[:, self._on], replayed.costs[:, self._on]
-        known = ~np.isnan(replayed.scores[:, self._on])
+        known = replayed.known[:, self._on]
+        used = known.all(axis=0) | (np.arange(len(known)) == 0)[:, None]  # as `Scored` does
+        last, costs = replayed.last_rung[:, self._on][used], replayed.costs[:, self._on][used]
         has_fixed = fixed is not None and not np.isnan(left_out.fixed_scores).any()
         return PolicyChoice(
             policy=self._policy(sketch),
             kind=self._family.kind_of(number),
-            search_score=float(self._whole.scores[number, self._on].mean()),
+            search_score=float(self._whole.scored.scores[number, self._on].mean()),
             cross_fitted_score=self._interval(left_out.scores),
-            cost=CostPerQuery.of(costs[known] + self._rates.per_query),
-            ended_at=tuple(float((last[known] == k).mean()) for k in range(len(sketch.rungs))),
+            cost=CostPerQuery.of(costs + self._rates.per_query),
+            ended_at=tuple(float((last == k).mean()) for k in range(len(sketch.rungs))),
             known=float(known[0].mean()),
             fixed=self._family.sketches[fixed].rungs[0].allocation if fixed is not None else None,
             fixed_score=self._interval(left_out.fixed_scores) if has_fixed else None,
@@ -182,8 +193,9 @@ class Choices:
         path = self._paths[rung]
         parts = [(fit.confidences[rung], self._on[places]) for fit, places in self._parts]
         sure = np.concatenate([confidences(of, path.features[:, at]) for of, at in parts], axis=1)
-        scores = np.concatenate([path.score[:, at] for _, at in parts], axis=1)
-        sure, scores = sure[~np.isnan(scores)], scores[~np.isnan(scores)]
+        known = np.concatenate([path.known[:, at] for _, at in parts], axis=1)
+        scores = np.concatenate([path.score[:, at] for _, at in parts], axis=1)[known]
+        sure = sure[known]
         bins = np.array_split(np.argsort(sure), N_BINS)
         return tuple(
             ReliabilityPoint(

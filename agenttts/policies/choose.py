@@ -28,13 +28,14 @@ async def choose_policy(
     seed: int,
     max_cost_per_query: float | None = None,
     best_fixed: Allocation | None = None,
+    least_known: float = 0.0,
     orders: Sequence[int] = (0, 1, 2),
 ) -> PolicyChoice | None:
     """Choose the policy with the best score within a budget, by replay of recorded samples.
 
-    Policies for which most examples have all samples are compared, and the scores of the other examples
-    filled in; `PolicyChoice.known` says how many were known. Once a run of the chosen policy on the examples
-    has drawn what it lacks, a second choice rests on more.
+    Where samples were never drawn, scores and costs are guesses; `PolicyChoice.known` says how many were not.
+    Such a choice says what is worth drawing: once a run of the policy on the examples has drawn what it
+    lacks, the choice is made again. A final choice asks for policies that are known.
 
     Args:
         spec: The pipeline.
@@ -45,6 +46,8 @@ async def choose_policy(
         seed: The seed of the folds and the intervals.
         max_cost_per_query: The largest cost of any of the examples; None for no limit.
         best_fixed: A fixed allocation to compare with, beside those of the family.
+        least_known: The share of the examples for which a policy must be known, 0 to find what is worth
+            drawing, about 0.95 for a final choice.
         orders: The orders of the samples that scores are averaged over (`orders.sample_order`).
 
     Returns:
@@ -58,7 +61,7 @@ async def choose_policy(
     await tables.add(fixed_rungs(spec, further))
     policies = family(spec, tables.weighable(), further)
     await tables.add(policies.rungs)
-    limits = Limits(mean=budget, dearest=max_cost_per_query)
+    limits = Limits(mean=budget, dearest=max_cost_per_query, least_known=least_known)
     paths = {rung: tables.path(rung) for rung in policies.rungs}
     choices = Choices(policies, paths, tables.rates, seed=seed)
     try:

@@ -63,6 +63,17 @@ class Family:
         """All rungs, without doubles."""
         return tuple(dict.fromkeys(rung for sketch in self.sketches for rung in sketch.rungs))
 
+    def among(self, rungs: Collection[Rung]) -> Family:
+        """Return the sketches that use these rungs only."""
+        known = set(rungs)
+        parts = np.split(np.arange(len(self.sketches)), self._ends[:-1]) if self.kinds else []
+        return Family(
+            {
+                kind: [self.sketches[i] for i in part if known.issuperset(self.sketches[i].rungs)]
+                for kind, part in zip(self.kinds, parts, strict=True)
+            }
+        )
+
     def up_to(self, kind: str) -> npt.NDArray[np.bool_]:
         """Return which sketches are of a kind or of a simpler one, of shape [sketch]."""
         return np.asarray(np.arange(len(self.sketches)) < self._ends[self.kinds.index(kind)])

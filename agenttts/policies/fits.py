@@ -8,15 +8,12 @@ from functools import cached_property
 
 import numpy as np
 
-from agenttts.policies.cascades import scored
+from agenttts.policies.cascades import Scored, scored
 from agenttts.policies.confidence import confidences, fit_confidence
 from agenttts.policies.family import Family
 from agenttts.policies.nodes import Bools, Floats, Ints
 from agenttts.policies.paths import Path
 from pipelines.policy import Confidence, Rung
-
-LEAST_KNOWN = 0.5
-"""A policy is scored where this share of the examples has all samples that it needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +23,12 @@ class Limits:
     Attributes:
         mean: On average.
         dearest: At most, on every example; None for no limit.
+        least_known: The share of the examples whose outcome must be known and not a guess.
     """
 
     mean: float
     dearest: float | None = None
+    least_known: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +38,18 @@ class Fit:
     Attributes:
         on: The examples of the fit.
         confidences: By rung of a cascade.
-        scores: Of shape [sketch, example], missing ones filled in; -inf for sketches that are hardly known.
-        costs: Of shape [sketch, example], in the measure.
-        dearest: The largest cost over the orders of the samples, of the same shape.
+        scored: What the sketches come to.
     """
 
     on: Ints
     confidences: Mapping[Rung, Confidence]
-    scores: Floats
-    costs: Floats
-    dearest: Floats
+    scored: Scored
 
     @cached_property
-    def _means(self) -> tuple[Floats, Floats]:
-        return self.scores[:, self.on].mean(axis=1), self.costs[:, self.on].mean(axis=1)
+    def _means(self) -> tuple[Floats, Floats, Floats]:
+        parts = (self.scored.scores, self.scored.costs, self.scored.known)
+        scores, costs, known = (part[:, self.on].mean(axis=1) for part in parts)
+        return scores, costs, known
 
     def best(self, limits: Limits, among: Bools) -> int | None:
         """Return the sketch with the best mean score within limits; of equals, the cheapest.
@@ -64,10 +61,10 @@ class Fit:
         Returns:
             Its number; None where none is within the limits.
         """
-        scores, costs = self._means
-        allowed = among & np.isfinite(scores) & (costs <= limits.mean)
+        scores, costs, known = self._means
+        allowed = among & (costs <= limits.mean) & (known >= limits.least_known)
         if limits.dearest is not None:
-            allowed &= self.dearest.max(axis=1) <= limits.dearest
+            allowed &= self.scored.dearest[:, self.on].max(axis=1) <= limits.dearest
         numbers = np.flatnonzero(allowed)
         if not numbers.size:
             return None
@@ -96,33 +93,8 @@ class Fitter:
         sure = dict[Rung, Floats]()
         for rung in dict.fromkeys(rung for sketch in self._cascades for rung in sketch.rungs):
             path = self._paths[rung]
-            models[rung] = fit_confidence(path.names, path.features[:, on], path.score[:, on])
+            seen = np.where(path.known, path.score, np.nan)
+            models[rung] = fit_confidence(path.names, path.features[:, on], seen[:, on])
             sure[rung] = confidences(models[rung], path.features)
         cascades = scored(self._cascades, self._paths, sure, self._per_query)
-        both = (self._singles, cascades)
-        scores, costs = _filled(
-            np.concatenate([part.scores for part in both]), np.concatenate([part.costs for part in both]), on
-        )
-        return Fit(
-            on=on,
-            confidences=models,
-            scores=scores,
-            costs=costs,
-            dearest=np.concatenate([part.dearest for part in both]),
-        )
-
-
-def _filled(scores: Floats, costs: Floats, on: Ints) -> tuple[Floats, Floats]:
-    """Fill in missing scores from the best-known sketch, shifted by the mean difference on the examples."""
-    known = ~np.isnan(scores)
-    if known.all():
-        return scores, costs
-    n_known = known[:, on].sum(axis=1)
-    sums = np.where(known, scores, 0.0)[:, on].sum(axis=1)
-    anchor = int(np.lexsort((-sums, -n_known))[0])
-    base = np.where(known[anchor], scores[anchor], sums[anchor] / max(1, n_known[anchor]))
-    shift = np.where(known, scores - base, 0.0)[:, on].sum(axis=1) / np.maximum(n_known, 1)
-    cost = np.where(known, costs, 0.0)[:, on].sum(axis=1) / np.maximum(n_known, 1)
-    scores = np.where(known, scores, base + shift[:, None])
-    scores[n_known < LEAST_KNOWN * len(on)] = -np.inf
-    return scores, np.where(known, costs, cost[:, None])
+        return Fit(on=on, confidences=models, scored=Scored.joined(self._singles, cascades))

@@ -44,6 +44,7 @@ class Path:
         score: The score; NaN where it is not known.
         features: What the rung's confidence reads, of shape [order, example, feature].
         names: The names of the features.
+        guessed: Where answer, score and costs are guesses (`guesses.with_guesses`); None: nowhere.
     """
 
     rung: Rung
@@ -52,11 +53,13 @@ class Path:
     score: Floats
     features: Floats
     names: tuple[str, ...]
+    guessed: Bools | None = None
 
     @property
     def known(self) -> Bools:
         """Where all samples were drawn and there is a score."""
-        return np.asarray((self.answer != UNKNOWN) & ~np.isnan(self.score))
+        there = (self.answer != UNKNOWN) & ~np.isnan(self.score)
+        return np.asarray(there if self.guessed is None else there & ~self.guessed)
 
     def in_orders(self, rows: Sequence[int]) -> Path:
         """Return the path in some of the orders.
@@ -72,6 +75,7 @@ class Path:
             answer=self.answer[at],
             score=self.score[at],
             features=self.features[at],
+            guessed=None if self.guessed is None else self.guessed[at],
         )
 
     def further_cost(self, before: Sequence[Path]) -> Floats:
@@ -85,7 +89,8 @@ class Path:
             paid = np.zeros(total.shape)
             for other in (path.stages[k] for path in before):
                 if other.option == stage.option:
-                    paid = np.where(other.node == stage.node, np.maximum(paid, other.cost), paid)
+                    same = (other.node == stage.node) & (stage.node != UNKNOWN)
+                    paid = np.where(same, np.maximum(paid, other.cost), paid)
             total += np.maximum(stage.cost - paid, 0.0)
         return total
 
