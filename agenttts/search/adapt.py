@@ -24,6 +24,8 @@ from pipelines.spec.policyfile import read_policy
 
 MOST_PURCHASES = 3
 """Policies that are run for want of samples; after that the best that is known stands."""
+LEAST_KNOWN = 0.95
+"""The share of the search examples for which the policy that is chosen at last must be known."""
 _CHOSEN, _WANTED = "policy", "policy_wanted"
 
 
@@ -51,9 +53,9 @@ async def adapt(runtime: Step, step: int) -> tuple[AdaptivePolicy | None, str | 
         if n_bought < len(wanted):
             policy = wanted[n_bought]
         else:
-            choice = await _choice(work)
-            complete = choice is None or choice.known >= 1 or work.settings.replay
-            if choice is None or complete or refusal is not None or n_bought == MOST_PURCHASES:
+            last = work.settings.replay or refusal is not None or n_bought == MOST_PURCHASES
+            choice = await _choice(work, least_known=LEAST_KNOWN if last else 0.0)
+            if last or choice is None or choice.known >= 1:
                 break
             policy = choice.policy
             work.event(_WANTED, policy=policy.to_dict())
@@ -104,7 +106,7 @@ def _trial(policy: Policy, examples: Sequence[Example], split: str, cost: float,
     )
 
 
-async def _choice(work: SearchWork) -> PolicyChoice | None:
+async def _choice(work: SearchWork, *, least_known: float) -> PolicyChoice | None:
     """Choose a policy on everything that is banked for the search examples."""
     best = winner_of(work.trials, work.extra, work.space.measure, work.settings.goal)
     return await choose_policy(
@@ -116,4 +118,5 @@ async def _choice(work: SearchWork) -> PolicyChoice | None:
         seed=work.settings.seed,
         max_cost_per_query=work.settings.max_units_per_query,
         best_fixed=None if best is None else best.allocation,
+        least_known=least_known,
     )
