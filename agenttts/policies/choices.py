@@ -29,6 +29,8 @@ from pipelines.policy import Policy, Rung
 N_FOLDS, N_BINS = 5, 10
 PAYS = 0.25
 """A more complex kind must be better by this many standard errors of the paired difference."""
+HOPE = 0.1
+"""How much better than its guess an outcome may be that samples are drawn for."""
 FRONT = (0.15, 0.25, 0.4, 0.6, 0.8, 1.0, 1.4, 2.0)
 """Parts of the budget at which the figure of scores against cost has a point of each kind."""
 
@@ -118,6 +120,25 @@ class Choices:
             if not left_out.is_whole or gain.mean() > PAYS * noise + 1e-9:
                 kind, left_out = other, further
         return kind, left_out
+
+    def wanted(self, limits: Limits) -> Policy | None:
+        """Return the policy whose missing samples are most worth drawing.
+
+        Of the policies that stop early or escalate and are not known well enough for a final choice, it is
+        the best, each guessed outcome taken to be `HOPE` better than the guess.
+
+        Args:
+            limits: What a query may cost; `least_known` is what a final choice asks for.
+
+        Returns:
+            The policy, to be run on the examples; None where all that are within the limits are known.
+        """
+        simpler = [kind for kind in self._family.kinds if kind in ("fixed", "weighted")]
+        among = self._whole.unknown(limits.least_known)
+        if simpler:
+            among &= ~self._family.up_to(simpler[-1])
+        number = self._whole.best(replace(limits, least_known=0.0), among, hope=HOPE)
+        return None if number is None else self._policy(self._family.sketches[number])
 
     def front(self, limits: Limits) -> tuple[FrontPoint, ...]:
         """Return cross-fitted scores against cost, for each kind at parts and multiples of a budget."""

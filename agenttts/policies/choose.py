@@ -54,6 +54,45 @@ async def choose_policy(
         The choice; None where no policy is better than the best fixed allocation, or none is within the
         limits, or too few samples were recorded, or no stage votes.
     """
+    choices = await read_choices(
+        spec, store, examples, measure=measure, seed=seed, best_fixed=best_fixed, orders=orders
+    )
+    if choices is None:
+        return None
+    limits = Limits(mean=budget, dearest=max_cost_per_query, least_known=least_known)
+    try:
+        choice = choices.best(limits)
+    except UserError:
+        return None
+    return None if choice.kind == "fixed" else replace(choice, front=choices.front(limits))
+
+
+async def read_choices(
+    spec: PipelineSpec,
+    store: SampleBank,
+    examples: Sequence[Example],
+    *,
+    measure: MeasureName = "units",
+    seed: int,
+    best_fixed: Allocation | None = None,
+    orders: Sequence[int] = (0, 1, 2),
+) -> Choices | None:
+    """Read what a store holds for the family of policies.
+
+    `Choices.best` chooses for any limits, and `Choices.wanted` says what is worth drawing before.
+
+    Args:
+        spec: The pipeline.
+        store: The store, with its banks attached.
+        examples: The examples to choose on, at least 10.
+        measure: What budgets are in, units or usd.
+        seed: The seed of the folds and the intervals.
+        best_fixed: A fixed allocation to compare with, beside those of the family.
+        orders: The orders of the samples that scores are averaged over (`orders.sample_order`).
+
+    Returns:
+        The choices; None where no stage votes.
+    """
     if not votes(spec):
         return None
     tables = Tables(spec, store, examples, rates=Rates.of(spec, measure), orders=orders)
@@ -61,11 +100,5 @@ async def choose_policy(
     await tables.add(fixed_rungs(spec, further))
     policies = family(spec, tables.weighable(), further)
     await tables.add(policies.rungs)
-    limits = Limits(mean=budget, dearest=max_cost_per_query, least_known=least_known)
     paths = {rung: tables.path(rung) for rung in policies.rungs}
-    choices = Choices(policies, paths, tables.rates, seed=seed)
-    try:
-        choice = choices.best(limits)
-    except UserError:
-        return None
-    return None if choice.kind == "fixed" else replace(choice, front=choices.front(limits))
+    return Choices(policies, paths, tables.rates, seed=seed)

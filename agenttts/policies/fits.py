@@ -51,12 +51,13 @@ class Fit:
         scores, costs, known = (part[:, self.on].mean(axis=1) for part in parts)
         return scores, costs, known
 
-    def best(self, limits: Limits, among: Bools) -> int | None:
+    def best(self, limits: Limits, among: Bools, *, hope: float = 0.0) -> int | None:
         """Return the sketch with the best mean score within limits; of equals, the cheapest.
 
         Args:
             limits: What it may cost.
             among: Which sketches to choose from.
+            hope: What is added to the score of an example that is a guess.
 
         Returns:
             Its number; None where none is within the limits.
@@ -68,7 +69,12 @@ class Fit:
         numbers = np.flatnonzero(allowed)
         if not numbers.size:
             return None
+        scores = scores + hope * (1 - known)
         return int(numbers[np.lexsort((costs[numbers], -np.round(scores[numbers], 9)))[0]])
+
+    def unknown(self, least: float) -> Bools:
+        """Return which sketches are known on a smaller share of the examples, of shape [sketch]."""
+        return np.asarray(self._means[2] < least)
 
 
 class Fitter:

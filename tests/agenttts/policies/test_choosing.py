@@ -119,15 +119,28 @@ def test_the_dearest_query_can_be_limited_and_no_budget_is_exceeded() -> None:
         choices.best(Limits(mean=0.5))
 
 
-def test_missing_samples_leave_a_policy_comparable() -> None:
-    """Questions without samples are filled in, and the choice says what share is known."""
+def test_what_escalation_was_never_drawn_is_guessed_at_its_cost_and_wanted() -> None:
+    """A rung that is known on easy queries alone does not look cheap; a final choice rests on known ones."""
     of, paths = simulated(200, np.random.default_rng(6), telling=True)
-    for one in (rung(8), rung(16)):
-        paths[one].score[:, :20], paths[one].answer[:, :20] = np.nan, UNKNOWN
-    choice = Choices(of, paths, RATES).best(Limits(mean=6.0))
-    assert choice.kind == "cascade"
-    assert 0.85 < choice.known <= 1.0
-    assert not np.isnan(choice.search_score)
+    whole = Choices(of, paths, RATES).best(Limits(mean=6.0))
+    hard = paths[rung(1)].features[0, :, 0] < 0
+    for n in (8, 16):
+        paths[rung(n)].score[:, hard], paths[rung(n)].answer[:, hard] = np.nan, UNKNOWN
+        paths[rung(n)].stages[0].cost[:, hard] = 0.0
+    choices = Choices(of, paths, RATES)
+    final = choices.best(Limits(mean=6.0, least_known=0.95))
+    wanted = choices.wanted(Limits(mean=6.0, least_known=0.95))
+    assert final.known >= 0.95
+    assert {str(one) for one in final.policy.rungs} <= {str(rung(n)) for n in (1, 2, 4)}
+    assert wanted is not None and {rung(8), rung(16)} & set(wanted.rungs)
+    guessed = choices.best(Limits(mean=6.0), kind="cascade")
+    assert guessed.cost.mean == pytest.approx(whole.cost.mean, abs=2.0)
+    assert (
+        Choices(*simulated(200, np.random.default_rng(6), telling=True), RATES).wanted(
+            Limits(mean=6.0, least_known=0.95)
+        )
+        is None
+    )
 
 
 def test_dollars_are_as_servers_bill_them() -> None:
