@@ -17,6 +17,9 @@ from pipelines.examples import Example
 from pipelines.runtime.sampler import SampleBank
 from pipelines.spec.pipeline import PipelineSpec
 
+FEWEST_EXAMPLES = 10
+"""Fewer examples can't be cross-fitted."""
+
 
 async def choose_policy(
     spec: PipelineSpec,
@@ -60,6 +63,20 @@ async def choose_policy(
     if choices is None:
         return None
     limits = Limits(mean=budget, dearest=max_cost_per_query, least_known=least_known)
+    return best_choice(choices, limits)
+
+
+def best_choice(choices: Choices, limits: Limits) -> PolicyChoice | None:
+    """Choose the best policy within limits, with its figures.
+
+    Args:
+        choices: What there is to choose from.
+        limits: What a query may cost, and how well a policy must be known.
+
+    Returns:
+        The choice; None where no policy is better than the best fixed allocation, or none is within the
+        limits.
+    """
     try:
         choice = choices.best(limits)
     except UserError:

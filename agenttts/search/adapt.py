@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from agenttts.policies.choose import choose_policy
+from agenttts.policies.choices import Choices
+from agenttts.policies.choose import FEWEST_EXAMPLES, best_choice, read_choices
+from agenttts.policies.fits import Limits
 from agenttts.results.adaptive import CHOICE, AdaptivePolicy, PolicyChoice
 from agenttts.results.ranking import winner_of
 from agenttts.search.evaluate import PlannedTrial
@@ -53,11 +55,13 @@ async def adapt(runtime: Step, step: int) -> tuple[AdaptivePolicy | None, str | 
         if n_bought < len(wanted):
             policy = wanted[n_bought]
         else:
+            choices = await _choices(work)
             last = work.settings.replay or refusal is not None or n_bought == MOST_PURCHASES
-            choice = await _choice(work, least_known=LEAST_KNOWN if last else 0.0)
-            if last or choice is None or choice.known >= 1:
+            worth_drawing = None if last or choices is None else choices.wanted(_limits(work))
+            if worth_drawing is None:
+                choice = None if choices is None else best_choice(choices, _limits(work))
                 break
-            policy = choice.policy
+            policy = worth_drawing
             work.event(_WANTED, policy=policy.to_dict())
         refusal = await _buy(runtime, policy)
         n_bought += 1
@@ -106,17 +110,24 @@ def _trial(policy: Policy, examples: Sequence[Example], split: str, cost: float,
     )
 
 
-async def _choice(work: SearchWork, *, least_known: float) -> PolicyChoice | None:
-    """Choose a policy on everything that is banked for the search examples."""
+async def _choices(work: SearchWork) -> Choices | None:
+    """Read all that is banked for the search examples; None where nothing can be chosen from."""
+    if len(work.examples) < FEWEST_EXAMPLES:
+        return None
     best = winner_of(work.trials, work.extra, work.space.measure, work.settings.goal)
-    return await choose_policy(
+    return await read_choices(
         work.spec,
         work.store,
         work.examples,
-        budget=work.space.budget_units,
         measure=work.space.measure.name,
         seed=work.settings.seed,
-        max_cost_per_query=work.settings.max_units_per_query,
         best_fixed=None if best is None else best.allocation,
-        least_known=least_known,
+    )
+
+
+def _limits(work: SearchWork) -> Limits:
+    return Limits(
+        mean=work.space.budget_units,
+        dearest=work.settings.max_units_per_query,
+        least_known=LEAST_KNOWN,
     )
