@@ -299,13 +299,13 @@ class LoadedRun(SearchResult):
             fixed: Whether to return the best allocation also where the run has a policy.
 
         Returns:
-            The policy, else the best allocation; and the budget of the policy, None without one in units.
+            The policy if it was scored on the test split, else the best allocation; and the budget of the policy, None without one in units.
 
         Raises:
             UserError: The run has no best allocation.
         """
         adaptive = self.adaptive
-        if adaptive is not None and not fixed:
+        if adaptive is not None and adaptive.tested is not None and not fixed:
             return adaptive.policy, adaptive.budget if self.outcome.measure == "units" else None
         if self.best is None:
             raise UserError(f"run {self.run_id} has no scored allocation; search again")

@@ -17,8 +17,8 @@ from pipelines.examples import Example
 from pipelines.runtime.sampler import SampleBank
 from pipelines.spec.pipeline import PipelineSpec
 
-FEWEST_EXAMPLES = 10
-"""Fewer examples can't be cross-fitted."""
+FEWEST_EXAMPLES = 20
+"""Of fewer examples a fold has too few to say which policy is better."""
 
 
 async def choose_policy(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from agenttts.results.certificate import policy_lead
 from agenttts.results.health import percent
 from agenttts.results.negotiated import clauses
 from agenttts.space.measure import MeasureName, amount_text, label_of, number_text
@@ -164,10 +165,7 @@ def policy_headline(data: ReportData) -> str | None:
         score = f"{score_text(tested.score)} {interval_text(tested.ci)} on the test split"
     cost = adaptive.choice.cost if tested is None or tested.cost is None else tested.cost
     amount = amount_text(cost.mean, data.outcome.measure, 3)
-    return (
-        f"Spent on the queries that need it: {score}, for {amount} per query on average, by "
-        f"{adaptive.policy}."
-    )
+    return f"{policy_lead(adaptive)}: {score}, for {amount} per query on average, by {adaptive.policy}."
 
 
 def cost_lines(data: ReportData) -> Iterator[str]:

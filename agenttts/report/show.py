@@ -68,12 +68,23 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("run", f"{run.run_id}, {run.status}, in {run.db}"),
         ("best", _finalist(run.outcome.best, run.outcome.measure)),
         ("baseline", _finalist(run.outcome.baseline, run.outcome.measure)),
+        *_policy(run.outcome),
         ("trials", f"{len(run.outcome.trials)}, {scored} with a score"),
         (
             "cost",
             f"{count_text(cost.calls)} calls, {samples} samples, {tokens} tokens, {flops}{money}",
         ),
     ]
+
+
+def _policy(outcome: Outcome) -> list[tuple[str, str]]:
+    if outcome.adaptive is None or outcome.adaptive.tested is None:
+        return []
+    tested = outcome.adaptive.tested
+    score = f"{score_text(tested.score)} {interval_text(tested.ci)} on the test split"
+    mean = None if tested.cost is None else units_text(tested.cost.mean, outcome.measure)
+    cost = "" if mean is None else f", {mean} {label_of(outcome.measure)} per query on average"
+    return [("policy", f"{outcome.adaptive.policy}: {score}{cost}")]
 
 
 def _finalist(finalist: Finalist | None, measure: MeasureName) -> str:

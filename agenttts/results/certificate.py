@@ -87,17 +87,16 @@ def _doubtful(outcome: Outcome, best: Finalist) -> Iterator[str]:
 def _policy_sentences(outcome: Outcome, adaptive: AdaptivePolicy) -> Iterator[str]:
     expected = adaptive.choice.cross_fitted_score
     yield (
-        f"A policy spends the budget, on average, on the queries that need it: {adaptive.policy}. On search "
-        f"examples that took no part in its choice it scored {expected.mean:.3f} [{expected.low:.3f}, "
-        f"{expected.high:.3f}]."
+        f"{policy_lead(adaptive)}: {adaptive.policy}. On search examples that took no part in its choice it "
+        f"scored {expected.mean:.3f} [{expected.low:.3f}, {expected.high:.3f}]."
     )
     tested = adaptive.tested
     if tested is None:
-        yield "It was not scored on the test split."
+        yield "It was not scored on the test split, so that nothing is claimed of it."
         return
     cost = "" if tested.cost is None else f", for {cost_text(outcome, tested.cost)} per query"
     ends = [f"{share:.0%} at rung {k}" for k, share in enumerate(tested.ended_at, 1)]
-    ended = f"; {' and '.join(ends)} ended" if len(ends) > 1 else ""
+    ended = f"; of the queries {' and '.join(ends)} end" if len(ends) > 1 else ""
     yield (
         f"Scored once on the test split: {tested.score:.3f} [{tested.ci[0]:.3f}, {tested.ci[1]:.3f}]"
         f"{cost}{ended}."
@@ -110,6 +109,17 @@ def _policy_sentences(outcome: Outcome, adaptive: AdaptivePolicy) -> Iterator[st
             f"The policy is {verdict} the {rival.role}, {rival.allocation} ({rival.score:.3f}{rival_cost}): "
             f"{rival.difference:+.3f} [{low:+.3f}, {high:+.3f}], paired."
         )
+
+
+def policy_lead(adaptive: AdaptivePolicy) -> str:
+    """Say what kind of policy it is: how it differs from a fixed allocation with plain votes.
+
+    Args:
+        adaptive: The policy.
+    """
+    if adaptive.choice.kind == "weighted":
+        return "A policy weighs the votes by their probability, with the same samples for every query"
+    return "A policy spends the budget, on average, on the queries that need it"
 
 
 def cost_text(outcome: Outcome, cost: CostPerQuery) -> str:

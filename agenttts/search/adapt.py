@@ -50,21 +50,21 @@ async def adapt(runtime: Step, step: int) -> tuple[AdaptivePolicy | None, str | 
     wanted = [read_policy(json.loads(e.detail)["policy"]) for e in stored if e.kind == _WANTED]
     decided = [json.loads(e.detail)["choice"] for e in stored if e.kind == _CHOSEN]
     choice: PolicyChoice | None = None
-    n_bought = 0
-    while n_bought < len(wanted) or not decided:
-        if n_bought < len(wanted):
-            policy = wanted[n_bought]
+    bought = list[Policy]()
+    while len(bought) < len(wanted) or not decided:
+        if len(bought) < len(wanted):
+            policy = wanted[len(bought)]
         else:
             choices = await _choices(work)
-            last = work.settings.replay or refusal is not None or n_bought == MOST_PURCHASES
+            last = work.settings.replay or refusal is not None or len(bought) == MOST_PURCHASES
             worth_drawing = None if last or choices is None else choices.wanted(_limits(work))
-            if worth_drawing is None:
+            if worth_drawing is None or any(worth_drawing.rungs == policy.rungs for policy in bought):
                 choice = None if choices is None else best_choice(choices, _limits(work))
                 break
             policy = worth_drawing
             work.event(_WANTED, policy=policy.to_dict())
         refusal = await _buy(runtime, policy)
-        n_bought += 1
+        bought.append(policy)
     if not decided:
         decided = [None if choice is None else CHOICE.dump_python(choice, mode="json")]
         work.event(_CHOSEN, choice=decided[0])
@@ -107,21 +107,22 @@ def _trial(policy: Policy, examples: Sequence[Example], split: str, cost: float,
         split=split,
         policy=policy,
         budget_units=cost,
+        optional=split == "test",
     )
 
 
 async def _choices(work: SearchWork) -> Choices | None:
     """Read all that is banked for the search examples; None where nothing can be chosen from."""
-    if len(work.examples) < FEWEST_EXAMPLES:
-        return None
     best = winner_of(work.trials, work.extra, work.space.measure, work.settings.goal)
+    if best is None or len(work.examples) < FEWEST_EXAMPLES:
+        return None
     return await read_choices(
         work.spec,
         work.store,
         work.examples,
         measure=work.space.measure.name,
         seed=work.settings.seed,
-        best_fixed=None if best is None else best.allocation,
+        best_fixed=best.allocation,
     )
 
 

@@ -19,6 +19,7 @@ from agenttts.results.cost import cost_of
 from agenttts.results.negotiated import load_negotiated
 from agenttts.results.ranking import baseline_of, latest, ranked, winner_of
 from agenttts.results.retest import SPLIT, rivals
+from agenttts.results.trials import TrialResult
 from agenttts.search.adapt import adapt, test_of
 from agenttts.search.evaluate import PlannedTrial
 from agenttts.search.events import PhaseStarted
@@ -76,11 +77,24 @@ def _planned(work: SearchWork, step: int) -> Iterator[PlannedTrial]:
 
 def _tests(work: SearchWork) -> Iterator[PlannedTrial]:
     """Generate the trials on the test split."""
+    needed = {trial.allocation for trial in _compared(work)}
     for allocation, role in tested_allocations(work).items():
         reason = f"The {role}, once on the sealed test split."
-        yield replace(_again(work, allocation, reason), examples=work.splits.test, purpose="test")
+        yield replace(
+            _again(work, allocation, reason),
+            examples=work.splits.test,
+            purpose="test",
+            optional=allocation not in needed,
+        )
     if work.adaptive is not None:
         yield test_of(work, work.adaptive)
+
+
+def _compared(work: SearchWork) -> list[TrialResult]:
+    """The winner and the best default, which are both there or neither."""
+    best = winner_of(work.trials, work.extra, work.space.measure, work.settings.goal)
+    baseline = baseline_of(work.trials, work.extra)
+    return [trial for trial in (best, baseline) if trial is not None]
 
 
 def tested_allocations(work: SearchWork) -> dict[Allocation, str]:
@@ -89,15 +103,11 @@ def tested_allocations(work: SearchWork) -> dict[Allocation, str]:
     Args:
         work: The work of the search.
     """
-    best = winner_of(work.trials, work.extra, work.space.measure, work.settings.goal)
-    baseline = baseline_of(work.trials, work.extra)
     roles = dict[Allocation, str]()
-    if best is not None:
-        roles[best.allocation] = "winner"
-    if baseline is not None:
-        roles.setdefault(baseline.allocation, "best default")
+    for trial, role in zip(_compared(work), ("winner", "best default"), strict=False):
+        roles.setdefault(trial.allocation, role)
     if work.adaptive is not None and work.adaptive.choice.fixed is not None:
-        fixed, role = work.adaptive.choice.fixed, "best fixed allocation at the policy's cost"
+        fixed, role = work.adaptive.choice.fixed, "best fixed allocation that is no dearer"
         roles[fixed] = f"{roles[fixed]} and {role}" if fixed in roles else role
     return roles
 

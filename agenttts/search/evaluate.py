@@ -76,6 +76,7 @@ class PlannedTrial:
         split: The name of the examples' split; None: test for the purpose test, else search.
         policy: The policy to run, whose first rung is the allocation; None: the allocation is run.
         budget_units: The cost per query that the policy was chosen for; None: as planned for the allocation.
+        optional: Whether a replay goes on without the trial where recorded samples do not answer it.
     """
 
     allocation: Allocation
@@ -86,6 +87,7 @@ class PlannedTrial:
     split: str | None = None
     policy: Policy | None = None
     budget_units: float | None = None
+    optional: bool = False
 
 
 async def evaluate(

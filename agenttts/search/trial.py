@@ -12,10 +12,10 @@ from agenttts.results.meter import EVENT, TEXTLESS, TextlessAnswers, commonest, 
 from agenttts.results.ranking import ranked
 from agenttts.results.trials import TrialResult, load_trial, trial_id
 from agenttts.search.evaluate import PlannedTrial, evaluate
-from agenttts.search.events import SamplesWarned, TrialFinished, TrialProgress, TrialStarted
+from agenttts.search.events import Note, SamplesWarned, TrialFinished, TrialProgress, TrialStarted
 from agenttts.search.state import SearchWork, Step, tell
 from pipelines.allocation import Allocation
-from pipelines.errors import SpendRefused
+from pipelines.errors import ReplayMiss, SpendRefused
 from pipelines.policy import Policy
 
 _PROGRESS_EVERY_S = 0.25
@@ -70,7 +70,13 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
                 meter=work.meter,
             )
         except SpendRefused as error:
-            trial, refusal = _stopped_trial(work, number, str(error)), str(error)
+            reason = f"stopped by a limit: {error}"
+            trial, refusal = _stopped_trial(work, number, reason), str(error)
+        except ReplayMiss as error:
+            if not planned.optional:
+                raise
+            trial = _stopped_trial(work, number, f"not recorded: {error}")
+            tell(runtime, Note(message=f"A trial is left out, since the bank does not answer it: {error}"))
     _count_textless(work, trial)
     shown = replace(trial, score=None, scores={}, stage_scores={}) if trial.split == "test" else trial
     health = () if trial.split == "test" else work.meter.health(allocation)
@@ -144,7 +150,7 @@ def _stopped_trial(work: SearchWork, number: int, reason: str) -> TrialResult:
         status="failed",
         n_scored=n_scored,
         n_missing=len(scores) - n_scored,
-        error=f"stopped by a limit: {reason}",
+        error=reason,
         finished_at=work.clock(),
     )
     work.store.finish_trial(ended)
