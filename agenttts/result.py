@@ -299,7 +299,8 @@ class LoadedRun(SearchResult):
             fixed: Whether to return the best allocation also where the run has a policy.
 
         Returns:
-            The policy if it was scored on the test split, else the best allocation; and the budget of the policy, None without one in units.
+            The policy if it was scored on the test split, else the best allocation; and the budget of the
+            policy, None without one in units.
 
         Raises:
             UserError: The run has no best allocation.
