@@ -14,8 +14,8 @@ its first request to its outcome, with one and with 32 queries under way togethe
 of two replays of the samples that it drew: by `PolicyRunner` without servers (answer, rung, confidence,
 samples), and by the arrays from which policies are chosen (score, units, last rung).
 
-Tried 2026-11-26 with `--examples 6 --rounds 1`, two cores at a load of 17 to 20, vLLM 0.32 CPU: all 48 outcomes
-are those of both replays. Six questions say nothing of scores, and that load nothing of seconds.
+Tried 2026-11-26 with `--examples 6 --rounds 1`, two cores at a load of 17 to 20, vLLM 0.32 CPU: all 48
+outcomes are those of both replays. Six questions say nothing of scores, and that load nothing of seconds.
 """
 
 from __future__ import annotations
