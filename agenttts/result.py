@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import numbers
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from agenttts.results.loading import load_outcome
 from agenttts.results.outcome import Equivalent, Finalist, Outcome
 from agenttts.results.ranking import latest
 from agenttts.results.trials import TrialResult
+from agenttts.space.measure import Measure, MeasureName
 from agenttts.space.units import query_flops, query_units
 from datastore.records import Insight
 from datastore.store import Store
@@ -42,10 +44,33 @@ from pipelines.spec.pipeline import PipelineSpec
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Finalist", "LoadedRun", "SearchResult", "load_run", "run_inputs"]
+__all__ = ["Finalist", "LoadedRun", "MeanCost", "SearchResult", "load_run", "run_inputs"]
 
 _FIRST_COLUMNS = ("number", "purpose", "proposer", "status", "score", "n_scored", "n_missing", "budget_units")
 _LAST_COLUMNS = ("flops_per_query", "samples_drawn", "samples_reused", "reason", "error")
+
+
+@dataclass(frozen=True)
+class MeanCost:
+    """What a query of a policy may cost on average.
+
+    Attributes:
+        amount: A finite number above 0.
+        measure: What it is in: "units" or "usd".
+
+    Raises:
+        UserError: The amount is not such a number.
+    """
+
+    amount: float
+    measure: MeasureName = "units"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.amount, numbers.Real) or not 0 < self.amount < math.inf:
+            raise UserError(
+                f"mean_units (--mean-units) is a finite number above 0, got {self.amount!r}; leave it out to "
+                "hold a run's policy to its budget"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +267,8 @@ class LoadedRun(SearchResult):
                 where it has none.
             mean_units: Units that a query of the policy may cost on average: while they cost more, the
                 thresholds of its further rungs are lowered. None holds the run's own policy to the budget
-                that it was chosen for, in units, and leaves the thresholds of another as they are.
+                that it was chosen for, in units or US dollars, and leaves the thresholds of another as they
+                are.
             db: The database that keeps the samples; None for the run's own.
 
         Returns:
@@ -252,7 +278,8 @@ class LoadedRun(SearchResult):
             rungs), and `stepped_back` (the stages whose weighted vote was counted as a plain one).
 
         Raises:
-            UserError: The run has no best allocation, or both an allocation and a policy are given.
+            UserError: The run has no best allocation, both an allocation and a policy are given, or
+                `mean_units` is not a finite number above 0 or is given for an allocation.
             SpecError: The policy does not fit the pipeline.
         """
         return run_blocking(
@@ -286,28 +313,39 @@ class LoadedRun(SearchResult):
         if allocation is not None and policy is not None:
             raise UserError("one of allocation and policy says what to run; give one")
         chosen = policy or allocation
+        mean = None
         if chosen is None:
-            chosen, own_mean = self.chosen()
-            mean_units = own_mean if mean_units is None else mean_units
+            chosen, mean = self.chosen()
+        if mean_units is not None:
+            mean = MeanCost(mean_units)
         with Store.open(db or self.db) as store:
-            return await run_inputs(self.spec, chosen, inputs, store, mean_units=mean_units)
+            return await run_inputs(self.spec, chosen, inputs, store, mean=mean)
 
-    def chosen(self, *, fixed: bool = False) -> tuple[Allocation | Policy, float | None]:
-        """Return what the run chose, and the units that a query of it may cost on average.
+    def chosen(self, *, fixed: bool = False) -> tuple[Allocation | Policy, MeanCost | None]:
+        """Return what the run chose, and what a query of it may cost on average.
 
         Args:
             fixed: Whether to return the best allocation also where the run has a policy.
 
         Returns:
+<<<<<<< HEAD
             The policy if it was scored on the test split, else the best allocation; and the budget of the
             policy, None without one in units.
+=======
+            The policy, else the best allocation; and the budget of the policy, None without one.
+>>>>>>> fixrun
 
         Raises:
             UserError: The run has no best allocation.
         """
         adaptive = self.adaptive
+<<<<<<< HEAD
         if adaptive is not None and adaptive.tested is not None and not fixed:
             return adaptive.policy, adaptive.budget if self.outcome.measure == "units" else None
+=======
+        if adaptive is not None and not fixed:
+            return adaptive.policy, MeanCost(adaptive.budget, self.outcome.measure)
+>>>>>>> fixrun
         if self.best is None:
             raise UserError(f"run {self.run_id} has no scored allocation; search again")
         return self.best.allocation, None
@@ -319,7 +357,7 @@ async def run_inputs(
     inputs: Iterable[Mapping[str, Any]],
     store: Store,
     *,
-    mean_units: float | None = None,
+    mean: MeanCost | None = None,
     replay: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> list[dict[str, Any]]:
@@ -331,13 +369,21 @@ async def run_inputs(
         inputs: The fields of an example, one mapping for each input.
         store: The database that samples are read from and written to; the spec's bank is attached where it
             exists.
-        mean_units: Of a policy, as in `LoadedRun.run`.
+        mean: What a query of a policy may cost on average; None leaves its thresholds as they are.
         replay: Whether only recorded samples answer.
         environ: The environment variables, which hold the servers' API keys.
 
     Returns:
         A mapping for each input, as `LoadedRun.run` returns it.
+
+    Raises:
+        UserError: A mean is given for an allocation, or a model lacks what its measure needs.
     """
+    if mean is not None and not isinstance(chosen, Policy):
+        raise UserError(
+            "mean_units (--mean-units) lowers the thresholds of a policy, and an allocation has none; "
+            "leave it out"
+        )
     examples = examples_from_rows(spec, inputs)
     bank = spec.bank_path
     if bank is not None and bank.is_file():
@@ -346,7 +392,7 @@ async def run_inputs(
     runtime = Runtime(spec, store, clients, run_id=None, replay=replay)
     try:
         if isinstance(chosen, Policy):
-            return await _by_policy(PolicyRunner(runtime, chosen), examples, mean_units)
+            return await _by_policy(PolicyRunner(runtime, chosen), examples, mean)
         outcomes = (runtime.run_example(chosen, example, with_score=False) for example in examples)
         return [_answer(outcome) for outcome in await asyncio.gather(*outcomes)]
     finally:
@@ -355,22 +401,17 @@ async def run_inputs(
 
 
 async def _by_policy(
-    runner: PolicyRunner, examples: Sequence[Example], mean_units: float | None
+    runner: PolicyRunner, examples: Sequence[Example], mean: MeanCost | None
 ) -> list[dict[str, Any]]:
     spec = runner.runtime.spec
-    if mean_units is None:
+    if mean is None:
         outcomes = await asyncio.gather(*(runner.run_example(e, with_score=False) for e in examples))
     else:
-        unknown = [name for name in spec.used_models if spec.models[name].active_params is None]
-        if unknown:
-            raise UserError(f"mean_units needs active_params, which {', '.join(unknown)} lacks")
-        flops = query_flops(spec, mean_units)
-        if not 0 < flops < math.inf:
-            raise UserError(
-                f"mean_units must be above {query_units(spec, 0.0):g} and finite, got {mean_units}"
-            )
-        pace = Pace(runner.policy.thresholds, flops)
-        outcomes = await run_paced(runner, examples, pace, with_score=False)
+        usd = Measure(spec, mean.measure).name == "usd"
+        pace = Pace(runner.policy.thresholds, mean.amount if usd else query_flops(spec, mean.amount))
+        outcomes = await run_paced(
+            runner, examples, pace, lambda ran: ran.cost_usd if usd else ran.flops, with_score=False
+        )
     return [
         {
             **_answer(ran.outcome),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -100,8 +101,8 @@ class SearchSettings:
         banks: Files of recorded samples to attach.
 
     Raises:
-        UserError: The seed is negative, the limit on a query is not above 0, or the objective, the least
-            quality and the frontier do not go together.
+        UserError: The seed is negative, the limit on a query is not above 0 and finite or there is no policy
+            to hold to it, or the objective, the least quality and the frontier do not go together.
     """
 
     budget_units: float
@@ -128,8 +129,17 @@ class SearchSettings:
             raise UserError(f"a seed is 0 or more, got {self.seed}")
         if self.policy not in get_args(PolicyKind):
             raise UserError(f"a policy is {' or '.join(get_args(PolicyKind))}, got {self.policy!r}")
-        if self.max_units_per_query is not None and not self.max_units_per_query > 0:
-            raise UserError(f"the most that a query may cost is > 0, got {self.max_units_per_query}")
+        dearest = self.max_units_per_query
+        if dearest is not None and not 0 < dearest < math.inf:
+            raise UserError(
+                f"max_units_per_query is a finite number above 0, got {dearest}; leave it out for no limit"
+            )
+        if dearest is not None and not self.seeks_policy:
+            raise UserError(
+                "max_units_per_query limits a policy's dearest query, and no policy is chosen with "
+                f"policy={self.policy!r} and objective={self.objective!r}; leave it out, or seek quality by "
+                "an adaptive policy"
+            )
         if self.goal.min_quality is not None and self.frontier:
             raise UserError("a least quality is not sought together with the frontier; leave one out")
 

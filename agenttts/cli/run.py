@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json as jsonlib
 import math
-import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,14 +14,13 @@ import typer
 
 import agenttts
 import pipelines
+from agenttts.cli.atwork import lowered, tell_drift, tell_pace
 from agenttts.cli.options import DEFAULT_DB, Db, Json, Spec, say
 from agenttts.errors import UserError
 from pipelines.allocation import Allocation
 
 if TYPE_CHECKING:
-    from agenttts.results.adaptive import AdaptivePolicy
-
-_FEWEST, _DRIFT = 20, 0.05  # outcomes from which, and by how much, a fall of the confidence is told
+    from agenttts.results.adaptive import TestedPolicy
 
 
 def run(
@@ -70,67 +68,39 @@ def run(
     if fixed and run_id is None:
         raise UserError("--fixed says which of a run's results is taken; give --run RUN too")
     loaded = pipelines.load_spec(spec)
-    certified: AdaptivePolicy | None = None
+    from agenttts.result import MeanCost, run_inputs
+    from datastore import Store
+
+    mean: MeanCost | None = None
+    tested: TestedPolicy | None = None
     chosen: Allocation | pipelines.Policy
     if policy is not None:
         chosen = pipelines.load_policy(policy)
     elif run_id is not None:
         found = agenttts.load_run(db, run_id)
-        chosen, budget = found.chosen(fixed=fixed)
-        mean_units = budget if mean_units is None else mean_units
-        certified = None if fixed else found.adaptive
+        chosen, mean = found.chosen(fixed=fixed)
+        tested = None if fixed or found.adaptive is None else found.adaptive.tested
     else:
         chosen = _read_allocation(allocation)
+    comparable = mean is not None and (mean_units is None or mean.measure == "units")
+    mean = mean if mean_units is None else MeanCost(mean_units)
     if isinstance(chosen, Allocation):
-        if mean_units is not None:
-            raise UserError("--mean-units lowers the thresholds of a policy, and an allocation has none")
         chosen = _fitting(loaded, chosen)
-    from agenttts.result import run_inputs
-    from datastore import Store
-
     inputs = [_input(number, line) for number, line in enumerate(sys.stdin, 1) if line.strip()]
     with Store.open(db) as store:
-        outputs = asyncio.run(run_inputs(loaded, chosen, inputs, store, mean_units=mean_units, replay=replay))
+        outputs = asyncio.run(run_inputs(loaded, chosen, inputs, store, mean=mean, replay=replay))
     for output in outputs:
         sys.stdout.write(jsonlib.dumps(output, ensure_ascii=False) + "\n")
     if isinstance(chosen, pipelines.Policy) and outputs:
-        if mean_units is not None:
-            _tell_pace(chosen, outputs, mean_units)
-        if certified is not None:
-            _tell_drift(certified, outputs)
+        if mean is not None:
+            expected = tested.cost.mean if comparable and tested is not None and tested.cost else None
+            tell_pace(chosen, outputs, mean, expected)
+        if tested is not None and tested.confidence is not None and not lowered(chosen, outputs):
+            tell_drift(tested.confidence, outputs)
     failed = [output for output in outputs if output["status"] != "ok"]
     if failed:
         say(f"{len(failed)} of {len(outputs)} inputs have no output: {failed[0]['reason']}", "yellow")
         raise typer.Exit(1)
-
-
-def _tell_pace(policy: pipelines.Policy, outputs: Sequence[Mapping[str, Any]], mean_units: float) -> None:
-    """Say what the queries cost, and that thresholds gave way, where they did."""
-    mean = sum(output["units"] for output in outputs) / len(outputs)
-    last = outputs[-1]["thresholds"]
-    moved = [f"{before:g} to {after:.2g}" for before, after in zip(policy.thresholds, last, strict=True)]
-    if last != list(policy.thresholds):
-        say(
-            f"{mean:.1f} units a query, at most {mean_units:g} wanted: thresholds went from "
-            f"{', '.join(moved)}; these inputs are harder than those the policy was chosen on",
-            "yellow",
-        )
-
-
-def _tell_drift(certified: AdaptivePolicy, outputs: Sequence[Mapping[str, Any]]) -> None:
-    """Say so where the outcomes are less sure than on the test split, by more than sampling explains."""
-    expected = None if certified.tested is None else certified.tested.confidence
-    sure = [output["confidence"] for output in outputs if output["confidence"] is not None]
-    if expected is None or len(sure) < _FEWEST:
-        return
-    mean = statistics.fmean(sure)
-    noise = statistics.stdev(sure) / math.sqrt(len(sure))
-    if expected - mean > max(_DRIFT, 2 * noise):
-        say(
-            f"the outcomes are less sure than on the test split: mean confidence {mean:.2f} after "
-            f"{expected:.2f}; these inputs differ from those that the certificate speaks of",
-            "yellow",
-        )
 
 
 def _fitting(spec: pipelines.PipelineSpec, allocation: Allocation) -> Allocation:

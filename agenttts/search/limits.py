@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from agenttts.settings import SearchLimits
 from datastore.store import Store
@@ -52,24 +52,6 @@ class Spending:
         return None
 
 
-def lessened(limits: SearchLimits, reserve: Spending) -> SearchLimits:
-    """Return the limits less a reserve, with every cap above 0.
-
-    Args:
-        limits: The limits of the search.
-        reserve: What to keep for later.
-
-    Returns:
-        The reduced limits on tokens, FLOPs and money; the others are unchanged.
-    """
-    return replace(
-        limits,
-        tokens=None if limits.tokens is None else max(1, limits.tokens - reserve.tokens),
-        flops=None if limits.flops is None else max(1.0, limits.flops - reserve.flops),
-        usd=None if limits.usd is None else max(1e-12, limits.usd - reserve.usd),
-    )
-
-
 @dataclass(eq=False, slots=True)
 class LedgerEntry:
     """The reservation of one request, until it is settled.
@@ -104,6 +86,11 @@ class Ledger:
         spent: What a resumed search has spent before; None: nothing.
         elapsed_s: The seconds that a resumed search has run before.
 
+    Attributes:
+        limits: The limits of the search.
+        reserve_for_end: What of them is kept for the confirmation, and refused to everything else.
+        spent: What was spent so far.
+
     Raises:
         UserError: Money is limited and a model has no price.
     """
@@ -119,6 +106,7 @@ class Ledger:
     ) -> None:
         limits.require_prices(models)
         self.limits = limits
+        self.reserve_for_end = Spending()
         self.spent = spent or Spending()
         self._models = models
         self._clock = clock
@@ -196,17 +184,17 @@ class Ledger:
         Returns:
             The limit, in words; None while the search may go on.
         """
-        limits, spent = self.limits, self.spent
+        limits, spent, kept = self.limits, self.spent, self.reserve_for_end
         used = {
-            "trials": (n_trials, limits.trials),
-            "tokens": (spent.tokens, limits.tokens),
-            "flops": (spent.flops, limits.flops),
-            "usd": (spent.usd, limits.usd),
-            "minutes": (self.elapsed_minutes, limits.minutes),
+            "trials": (n_trials, limits.trials, 0),
+            "tokens": (spent.tokens, limits.tokens, kept.tokens),
+            "flops": (spent.flops, limits.flops, kept.flops),
+            "usd": (spent.usd, limits.usd, kept.usd),
+            "minutes": (self.elapsed_minutes, limits.minutes, 0),
         }
-        for name, (value, cap) in used.items():
-            if cap is not None and value >= cap:
-                return f"limit on {name} reached: {value:.6g} of {cap:.6g}"
+        for name, (value, cap, share) in used.items():
+            if cap is not None and value + share >= cap:
+                return f"limit on {name} reached: {value:.6g} of {cap:.6g}{_kept_text(share)}"
         return None
 
     async def reserve(self, model: str, prompt_tokens_bound: int, generated_tokens_bound: int) -> LedgerEntry:
@@ -249,7 +237,7 @@ class Ledger:
             if not admitted.done():
                 if refusal is not None:
                     admitted.set_exception(SpendRefused(refusal))
-                elif (self.spent + self._reserved + entry.bound).over(self.limits) is None:
+                elif self._exceeded(self._reserved + entry.bound) is None:
                     self._in_flight.add(entry)
                     self._reserved += entry.bound
                     admitted.set_result(None)
@@ -261,17 +249,26 @@ class Ledger:
         limits = self.limits
         if limits.minutes is not None and self.elapsed_minutes >= limits.minutes:
             return f"limit on minutes reached: {limits.minutes:g}"
-        name = (self.spent + entry.bound).over(limits)
+        name = self._exceeded(entry.bound)
         if name is None:
             return None
         allowed, spent, wanted = getattr(limits, name), getattr(self.spent, name), getattr(entry.bound, name)
+        kept = _kept_text(getattr(self.reserve_for_end, name))
         return (
-            f"limit on {name}: {allowed:.6g} allowed, {spent:.6g} spent, and the next request, to "
+            f"limit on {name}: {allowed:.6g} allowed{kept}, {spent:.6g} spent, and the next request, to "
             f"{entry.model!r}, may take {wanted:.6g}"
         )
+
+    def _exceeded(self, more: Spending) -> str | None:
+        """Return the limit that would be exceeded if more were spent, beside what is kept."""
+        return (self.spent + self.reserve_for_end + more).over(self.limits)
 
     def _settle(self, entry: LedgerEntry, used: Spending) -> None:
         self._in_flight.discard(entry)
         self._reserved = self._reserved - entry.bound if self._in_flight else Spending()
         self.spent += used
         self._admit()
+
+
+def _kept_text(share: float) -> str:
+    return f" (the confirmation may take {share:.6g})" if share else ""

@@ -20,7 +20,7 @@ from agenttts.search.approval import Approve
 from agenttts.search.drafts import Draft
 from agenttts.search.events import SearchEvent
 from agenttts.search.insights import Inherited
-from agenttts.search.limits import Ledger, Spending, lessened
+from agenttts.search.limits import Ledger, Spending
 from agenttts.settings import SearchSettings
 from agenttts.space.space import SearchSpace
 from datastore.records import Event, Insight
@@ -159,11 +159,11 @@ class SearchWork:
 
     def reserve(self) -> None:
         """Set the expected cost of the confirmation aside, out of the limits."""
-        self.ledger.limits = lessened(self.settings.limits, self._confirmation_cost())
+        self.ledger.reserve_for_end = self._confirmation_cost()
 
     def spend_reserve(self) -> None:
         """Allow what was set aside to be spent."""
-        self.ledger.limits = self.settings.limits
+        self.ledger.reserve_for_end = Spending()
 
     def _confirmation_cost(self) -> Spending:
         """Return the expected cost of re-test and test: for each example that of the dearest trial so far."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pipelines.examples import Example
 from pipelines.runtime.policies import PolicyOutcome, PolicyRunner
@@ -27,26 +27,31 @@ class Pace:
 
     Args:
         thresholds: The policy's.
-        flops: FLOPs that a query may cost on average.
+        mean: What a query may cost on average, in whatever `add` is told.
 
     Attributes:
         thresholds: Those for the next query.
     """
 
-    def __init__(self, thresholds: Sequence[float], flops: float) -> None:
+    def __init__(self, thresholds: Sequence[float], mean: float) -> None:
         self._first = tuple(thresholds)
-        self._flops = flops
+        self._mean = mean
         self._shift = 0.0
         self.thresholds = self._first
 
-    def add(self, flops: float) -> None:
+    def add(self, cost: float) -> None:
         """Take a query's cost into account."""
-        self._shift = min(0.0, max(LOWEST, self._shift - STEP * (flops / self._flops - 1)))
+        self._shift = min(0.0, max(LOWEST, self._shift - STEP * (cost / self._mean - 1)))
         self.thresholds = tuple(_moved(threshold, self._shift) for threshold in self._first)
 
 
 async def run_paced(
-    runner: PolicyRunner, examples: Sequence[Example], pace: Pace, *, with_score: bool = True
+    runner: PolicyRunner,
+    examples: Sequence[Example],
+    pace: Pace,
+    cost: Callable[[PolicyOutcome], float | None],
+    *,
+    with_score: bool = True,
 ) -> list[PolicyOutcome]:
     """Run a policy on examples in order, with thresholds that hold its mean cost.
 
@@ -57,6 +62,7 @@ async def run_paced(
         runner: Runs the policy.
         examples: The examples.
         pace: Moves the thresholds.
+        cost: Returns what a query took, in what the pace holds; None counts as nothing.
         with_score: As in `PolicyRunner.run_example`.
 
     Raises:
@@ -66,7 +72,7 @@ async def run_paced(
     try:
         for number, example in enumerate(examples):
             if number >= AT_ONCE:
-                pace.add((await tasks[number - AT_ONCE]).flops or 0.0)
+                pace.add(cost(await tasks[number - AT_ONCE]) or 0.0)
             coming = runner.run_example(example, with_score=with_score, thresholds=pace.thresholds)
             tasks.append(asyncio.create_task(coming))
         return await asyncio.gather(*tasks)

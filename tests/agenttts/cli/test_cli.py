@@ -173,12 +173,16 @@ def test_a_policy_runs_on_new_inputs(small: Path, server: ScriptedServer, tmp_pa
     assert all(isinstance(o["units"], float) and o["stepped_back"] == [] for o in outputs)
     held = agenttts("run", small, "--policy", file, "--mean-units", 50, "--db", db, stdin=inputs)
     assert [json.loads(line)["output"] for line in held.out.splitlines()] == ["red", "red"]
+    fixed = tmp_path / "allocation.json"
+    fixed.write_text(json.dumps({s: {"model": "small", "n_samples": 1} for s in ("retrieve", "answer")}))
     for wrong, problem in (
-        (("--mean-units", 50, "--run", "latest"), "--mean-units lowers the thresholds of a policy"),
-        (("--policy", file, "--mean-units", -1e9), "mean_units must be above -8 and finite"),
+        (("--mean-units", 50, "--allocation", fixed), "lowers the thresholds of a policy"),
+        (("--policy", file, "--mean-units", -1e9), "is a finite number above 0, got -1000000000.0"),
+        (("--policy", file, "--mean-units", "nan"), "is a finite number above 0, got nan"),
     ):
         refused = agenttts("run", small, *wrong, "--db", db, stdin=inputs)
-        assert refused.code == 2 and refused.errors[0].startswith(problem), refused.err
+        assert refused.code == 2, refused.err
+        assert refused.errors[0].startswith(f"mean_units (--mean-units) {problem}"), refused.err
     file.write_text(POLICY.replace("small", "huge"))
     refused = agenttts("run", small, "--policy", file, "--db", db, stdin=inputs)
     assert refused.code == 2

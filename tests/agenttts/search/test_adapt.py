@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agenttts import UserError, load_run, search
+from agenttts.result import MeanCost, run_inputs
 from agenttts.results.adaptive import AdaptivePolicy
 from agenttts.search.events import TrialStarted
 from datastore import Store
 from pipelines.dataset import load_examples
 from pipelines.policy import Policy
+from pipelines.spec.fields import Price
 from pipelines.zoo import SPEC
 from tests.agenttts.commands import agenttts
 from tests.agenttts.small_specs import write_pipeline
@@ -71,6 +75,45 @@ def test_at_work_the_policy_gives_the_answers_of_its_trial(zoo_db: Path, tmp_pat
         assert ran[example.id].confidence == pytest.approx(output["confidence"])
     fixed = agenttts(*command, "--fixed", stdin=inputs)
     assert "confidence" not in json.loads(fixed.out.splitlines()[0])
+
+
+def test_the_certificates_own_inputs_are_not_called_harder(zoo_db: Path) -> None:
+    """On the test split nothing differs, whatever mean is wanted; a mean that is missed is told."""
+    inputs = "".join(json.dumps(dict(e.fields)) + "\n" for e in load_examples(load_run(zoo_db).spec, "test"))
+    command = ["run", str(SPEC), "--run", "latest", "--db", str(zoo_db), "--replay"]
+    for more, told in (((), ""), (("--mean-units", "5"), "the mean was not held: the first rung")):
+        ran = agenttts(*command, *more, stdin=inputs)
+        assert ran.code == 0 and told in ran.err
+        assert "harder" not in ran.err and "less sure" not in ran.err, ran.err
+
+
+def test_a_mean_is_a_number_above_0_and_for_a_policy(zoo_db: Path) -> None:
+    """From Python too, each other mean is refused in a line that names it."""
+    run = load_run(zoo_db)
+    assert run.best is not None
+    for wrong in ("3", -5, 0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=r"is a finite number above 0, got"):
+            run.run([], mean_units=wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="an allocation has none"):
+        run.run([], allocation=run.best.allocation, mean_units=3)
+
+
+def test_the_mean_is_held_in_dollars(zoo_db: Path, tmp_path: Path) -> None:
+    """A policy held to US dollars lowers its thresholds by what its queries are billed."""
+    run = load_run(zoo_db)
+    price = Price(prompt_usd_per_million=1.0, generated_usd_per_million=1.0)
+    priced = {name: model.model_copy(update={"price": price}) for name, model in run.spec.models.items()}
+    spec = run.spec.model_copy(update={"models": priced})
+    inputs = [dict(example.fields) for example in load_examples(spec, "test")]
+
+    def costs(mean: MeanCost | None) -> list[float]:
+        with Store.open(tmp_path / "usd.duckdb") as store:
+            policy = adaptive_of(zoo_db).policy
+            ran = asyncio.run(run_inputs(spec, policy, inputs, store, mean=mean, replay=True))
+        return [output["cost_usd"] for output in ran]
+
+    free = statistics.fmean(costs(None))
+    assert statistics.fmean(costs(MeanCost(0.8 * free, "usd"))) < 0.95 * free
 
 
 def test_without_a_policy_the_search_is_the_same(zoo_db: Path, tmp_path: Path) -> None:

@@ -135,6 +135,18 @@ def test_trials_are_limited() -> None:
     assert kept.reached(3) == "limit on trials reached: 3 of 3"
 
 
+async def test_what_is_kept_for_the_end_is_told_beside_the_limit() -> None:
+    """A reserve, however large, leaves the limit as it was given in every message, and stands beside it."""
+    kept = ledger(tokens=3000)
+    (await kept.reserve("small", 1000, 260)).settle(1000, 260)
+    assert kept.reached() is None
+    kept.reserve_for_end = Spending(tokens=5040)
+    assert kept.reached() == ("limit on tokens reached: 1260 of 3000 (the confirmation may take 5040)")
+    with pytest.raises(SpendRefused, match=r"3000 allowed \(the confirmation may take 1800\), 1260 spent"):
+        kept.reserve_for_end = Spending(tokens=1800)
+        await kept.reserve("small", 1, 1)
+
+
 async def test_a_model_outside_the_pipeline_costs_tokens() -> None:
     """The agent's own model is counted in tokens."""
     kept = ledger(tokens=100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -244,6 +245,19 @@ def test_settings_are_stored_without_loss() -> None:
     assert replace(settings, seed=3).differences(settings) == ["seed was 0, now 3"]
     with pytest.raises(UserError, match="together with the frontier"):
         replace(settings, objective="cost", min_quality=0.5, frontier=True)
+
+
+def test_a_limit_on_a_query_is_refused_where_nothing_enforces_it() -> None:
+    """It needs a policy to limit and a finite amount; an objective other than quality alone needs nothing."""
+    settings = SearchSettings(budget_units=60.0, proposer="solve")
+    without: list[dict[str, Any]] = [{"policy": "fixed"}, {"objective": "cost", "min_quality": 0.5}]
+    for changes in without:
+        assert not replace(settings, **changes).seeks_policy
+        with pytest.raises(UserError, match="max_units_per_query limits a policy's dearest query"):
+            replace(settings, max_units_per_query=5.0, **changes)
+    for amount in (math.inf, math.nan, 0.0):
+        with pytest.raises(UserError, match="max_units_per_query is a finite number above 0, got"):
+            replace(settings, max_units_per_query=amount)
 
 
 def test_a_cap_on_tokens_holds_whatever_is_in_flight(tmp_path: Path, server: ScriptedServer) -> None:

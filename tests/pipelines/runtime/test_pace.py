@@ -68,7 +68,8 @@ def test_the_zoo_holds_its_mean_by_replay(tmp_path: object) -> None:
         async def flops(share: float | None) -> list[float]:
             if share is None:
                 return [(await runner.run_example(example)).flops or 0.0 for example in examples]
-            outcomes = await run_paced(runner, examples, Pace(policy.thresholds, share * free))
+            pace = Pace(policy.thresholds, share * free)
+            outcomes = await run_paced(runner, examples, pace, lambda ran: ran.flops)
             return [outcome.flops or 0.0 for outcome in outcomes]
 
         free = 1.0
