@@ -328,24 +328,15 @@ class LoadedRun(SearchResult):
             fixed: Whether to return the best allocation also where the run has a policy.
 
         Returns:
-<<<<<<< HEAD
             The policy if it was scored on the test split, else the best allocation; and the budget of the
-            policy, None without one in units.
-=======
-            The policy, else the best allocation; and the budget of the policy, None without one.
->>>>>>> fixrun
+            policy, None without one.
 
         Raises:
             UserError: The run has no best allocation.
         """
         adaptive = self.adaptive
-<<<<<<< HEAD
         if adaptive is not None and adaptive.tested is not None and not fixed:
-            return adaptive.policy, adaptive.budget if self.outcome.measure == "units" else None
-=======
-        if adaptive is not None and not fixed:
             return adaptive.policy, MeanCost(adaptive.budget, self.outcome.measure)
->>>>>>> fixrun
         if self.best is None:
             raise UserError(f"run {self.run_id} has no scored allocation; search again")
         return self.best.allocation, None

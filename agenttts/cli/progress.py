@@ -117,7 +117,7 @@ class SearchProgress:
         budget = amount_text(event.settings.budget_units, self._measure, 6)
         self._print(
             f"{verb} {event.run_id}: {event.allocations:,} allocations within "
-            f"{budget}, {event.n_examples} search examples, "
+            f"{budget}, {event.n_examples} search example{'s' * (event.n_examples != 1)}, "
             f"proposer {event.settings.proposer}, {event.db}",
             style="dim",
         )

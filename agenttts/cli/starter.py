@@ -163,8 +163,8 @@ def gold_fields(rows: Sequence[Row], label: str) -> set[str]:
 def suited_metric(rows: Sequence[Row], label: str) -> str:
     """Choose a metric by the type of the label.
 
-    Lists are compared as sets, booleans and few distinct classes by accuracy, numbers as numbers, long
-    answers token by token, anything else by exact match.
+    Lists are compared as sets, booleans and few distinct classes by accuracy, numbers as numbers unless any
+    has leading zeros, long answers token by token, anything else by exact match.
 
     Args:
         rows: The rows of the data.
@@ -181,7 +181,7 @@ def suited_metric(rows: Sequence[Row], label: str) -> str:
         _FEW_CLASSES, len(labels) // 4
     ):
         return "accuracy"
-    if all(number_of(value) is not None for value in labels):
+    if all(number_of(value) is not None and not _is_code(value) for value in labels):
         return "number"
     words = sorted(len(str(value).split()) for value in labels)
     return "token_f1" if words[len(words) // 2] > _LONG_ANSWER_WORDS else "exact_match"
@@ -313,6 +313,11 @@ def write_files(texts: Mapping[str, str], directory: Path, force: bool) -> None:
 def _holds(value: object, label: object) -> bool:
     """Whether a field's value is the label's, or a list that has it."""
     return value == label or (isinstance(value, list) and label in value)
+
+
+def _is_code(label: object) -> bool:
+    """Whether a label is digits with a leading zero, such as a postal code, which a number would not keep."""
+    return isinstance(label, str) and re.match(r"\s*0[0-9]", label) is not None
 
 
 def _quoted(text: str) -> str:

@@ -97,12 +97,14 @@ class SampleHealth:
             yield f"the parser finds no value in {percent(self.unparsed)} of the samples ({reason})", remedy
         if self.identical is not None and self.n_prompts >= FEWEST and self.identical > MOST_IDENTICAL:
             prompts = f"{percent(self.identical)} of {self.n_prompts} prompts"
-            drawn_at = "the server's own" if self.temperature is None else f"{self.temperature:g}"
+            drawn_at = "the server's own temperature"
+            if self.temperature is not None:
+                drawn_at = f"temperature {self.temperature:g}"
             remedy = (
                 "the server may ignore it, fix a seed or keep answers; else the model is that sure, and one "
             )
             remedy += "sample does"
-            yield f"all samples are one text for {prompts} at temperature {drawn_at}", remedy
+            yield f"all samples are one text for {prompts} at {drawn_at}", remedy
 
 
 def percent(share: float) -> str:

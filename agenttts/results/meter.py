@@ -22,10 +22,12 @@ from pipelines.allocation import Allocation
 from pipelines.dataset.splits import load_examples
 from pipelines.errors import PipelineError
 from pipelines.examples import Example
+from pipelines.policy import Policy
 from pipelines.reading.noanswer import NoAnswer
 from pipelines.reading.thinking import NOTHING_AFTER
 from pipelines.spec.fields import SamplingSpec
 from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.spec.policyfile import policy_from_json
 from pipelines.spec.variants import ParserSpec
 from pipelines.stages.parsers import Parsed, parse
 
@@ -183,6 +185,16 @@ def _value(parser: ParserSpec, text: str, example: Example) -> Parsed | NoAnswer
         return NoAnswer(str(error))
 
 
+def allocations_of(allocation: Allocation, policy: Policy | None) -> list[Allocation]:
+    """Return what a trial may draw: its allocation, or those of its policy's rungs.
+
+    Args:
+        allocation: The trial's allocation.
+        policy: The policy that was run; None when the allocation was.
+    """
+    return [allocation] if policy is None else [rung.allocation for rung in policy.rungs]
+
+
 class SampleMeter:
     """The health of the samples that the trials of a run rest on.
 
@@ -197,19 +209,32 @@ class SampleMeter:
         self._store = store
         self._examples = {example.id: example for example in examples}
         self._counts: dict[tuple[str, str], SampleCounts] = {}
+        self._short: list[tuple[SampleCounts, str, StageResult]] = []
 
-    async def add(self, allocation: Allocation, results: Iterable[StageResult]) -> None:
+    async def add(self, ran: Sequence[Allocation], results: Iterable[StageResult]) -> None:
         """Count the samples of results of a trial; those that were counted before are not counted again.
 
         Args:
-            allocation: The trial's allocation.
+            ran: The trial's allocation; of a policy's trial those of its rungs.
             results: The results, as the store has them.
         """
+        models = {
+            (stage, self._spec.model_key(choice.model)): choice.model
+            for allocation in reversed(ran)
+            for stage, choice in allocation.items()
+        }
         wanted = [
-            (self._of(result.stage, allocation[result.stage].model), result.prompt_key, result)
+            (self._of(result.stage, models[result.stage, result.model_key]), result.prompt_key, result)
             for result in results
             if result.prompt_key is not None and result.example_id in self._examples
         ]
+        await self._count(wanted)
+
+    async def catch_up(self) -> None:
+        """Count what was drawn since for results that had fewer samples than they asked for."""
+        await self._count(self._short)
+
+    async def _count(self, wanted: Sequence[tuple[SampleCounts, str, StageResult]]) -> None:
         new = [(c, key, r) for c, key, r in wanted if not c.has(key, r.n_samples)]
         samples = await self._store.get_samples(list({key: None for _, key, _ in new}))
         for counts, key, result in new:
@@ -217,19 +242,21 @@ class SampleMeter:
             for sample in samples[key]:
                 if sample.index < result.n_samples:
                     counts.add(key, sample.index, sample.text, sample.finish_reason, example)
+        every = {(r.stage, key, r.n_samples): (c, key, r) for c, key, r in (*self._short, *new)}
+        self._short = [(c, key, r) for c, key, r in every.values() if not c.has(key, r.n_samples)]
 
-    def health(self, allocation: Allocation | None = None) -> tuple[SampleHealth, ...]:
+    def health(self, ran: Sequence[Allocation] | None = None) -> tuple[SampleHealth, ...]:
         """Return the shares by stage and model, in the order of the spec.
 
         Args:
-            allocation: Restricts them to the models of this allocation; None: all.
+            ran: Restricts them to the models of these allocations; None: all.
         """
         return tuple(
             self._counts[stage.name, model].health
             for stage in self._spec.stages
             for model in stage.models
             if (stage.name, model) in self._counts
-            and (allocation is None or allocation[stage.name].model == model)
+            and (ran is None or any(allocation[stage.name].model == model for allocation in ran))
         )
 
     def add_textless(self, answers: TextlessAnswers) -> None:
@@ -277,8 +304,10 @@ def load_health(
 
 async def _add_all(meter: SampleMeter, store: Store, run_id: str) -> None:
     for trial in store.trials(run_id):
-        if trial.split != "test" and trial.policy is None:
-            await meter.add(Allocation.from_json(trial.allocation), store.stage_results(trial.trial_id))
+        if trial.split != "test":
+            policy = None if trial.policy is None else policy_from_json(trial.policy)
+            ran = allocations_of(Allocation.from_json(trial.allocation), policy)
+            await meter.add(ran, store.stage_results(trial.trial_id))
 
 
 def warned(store: Store, run_id: str) -> tuple[SampleHealth, ...]:

@@ -19,7 +19,7 @@ from functools import partial
 from typing import TypeAlias
 
 from agenttts.errors import AgentTTSError, UserError
-from agenttts.results.meter import SampleMeter
+from agenttts.results.meter import SampleMeter, allocations_of
 from agenttts.results.trials import TrialResult, result_of, trial_id
 from agenttts.search.events import TrialProgress
 from agenttts.search.racing import is_losing, rungs
@@ -148,8 +148,8 @@ async def evaluate(
     )
     store.begin_trial(started)
     tally = Tally(started, runtime.spec, len(examples))
-    counted = planned.policy is None and started.split != "test"
-    keep = _Keeper(store, tally, allocation, meter if counted else None)
+    ran = allocations_of(allocation, planned.policy)
+    keep = _Keeper(store, tally, ran, None if started.split == "test" else meter)
     run = _runner(runtime, planned)
     pruned, n_run = False, 0
     for end in [len(examples)] if race_with is None else rungs(len(examples)):
@@ -167,10 +167,12 @@ async def evaluate(
 class _Keeper:
     """Stores outcomes as they come, adds them to the tally, and has their samples counted."""
 
-    def __init__(self, store: Store, tally: Tally, allocation: Allocation, meter: SampleMeter | None) -> None:
+    def __init__(
+        self, store: Store, tally: Tally, ran: Sequence[Allocation], meter: SampleMeter | None
+    ) -> None:
         self.tally = tally
         self._store = store
-        self._allocation = allocation
+        self._ran = ran
         self._meter = meter
 
     async def __call__(self, batch: Sequence[asyncio.Task[_Ran]]) -> None:
@@ -186,10 +188,10 @@ class _Keeper:
             await self._store.put_stage_results(stage_rows)
             await self._store.put_scores(score_rows)
             if self._meter is not None:
-                await self._meter.add(self._allocation, stage_rows)
+                await self._meter.add(self._ran, stage_rows)
 
     def progress(self) -> TrialProgress:
-        health = () if self._meter is None else self._meter.health(self._allocation)
+        health = () if self._meter is None else self._meter.health(self._ran)
         return replace(self.tally.progress(), health=health)
 
 

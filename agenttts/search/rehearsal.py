@@ -66,6 +66,7 @@ class Rehearsed:
         health: The shares of empty, cut and unparsed samples; None for a verifier.
         texts: The samples.
         missing: A reason for each answer that is no text, such as a refusal or nothing but reasoning.
+        too_few: Whether the server answered with fewer than it was asked for, and did not refuse so many.
         failure: Why there is no answer; None when there is one.
         fatal: Whether the failure would end the search, or leave it without samples.
     """
@@ -81,6 +82,7 @@ class Rehearsed:
     health: SampleHealth | None = None
     texts: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    too_few: bool = False
     failure: str | None = None
     fatal: bool = False
 
@@ -110,7 +112,13 @@ class Rehearsed:
         if self.failure is not None:
             found.append((self.fatal, f"{self.model}: {self.failure}"))
         if self.health is not None and (warning := self.health.warning_of(fewest=1)) is not None:
-            found.append((False, warning))
+            found.append((not self.texts, warning))
+        if self.too_few:
+            n = len(self.texts) + len(self.missing)
+            came = f"one request for {self.n_asked} samples brought {n}"
+            found.append(
+                (False, f"{self.model}: {came}; set max_n: {n}, since each request bills its prompt")
+            )
         return [
             Finding(severity="error" if fatal else "warning", place=place, message=message)
             for fatal, message in found
@@ -253,6 +261,7 @@ async def _sent(
         health=None if "classify" in request.content else _health(request, example, draw),
         texts=tuple(sample.text for sample in draw.samples),
         missing=draw.missing,
+        too_few=draw.most_n is None and 0 < len(draw.samples) + len(draw.missing) < request.n,
     )
 
 

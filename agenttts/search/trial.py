@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 from agenttts.proposers.base import races
 from agenttts.results.health import SampleHealth
-from agenttts.results.meter import EVENT, TEXTLESS, TextlessAnswers, commonest, warned
+from agenttts.results.meter import EVENT, TEXTLESS, TextlessAnswers, allocations_of, commonest, warned
 from agenttts.results.ranking import ranked
 from agenttts.results.trials import TrialResult, load_trial, trial_id
 from agenttts.search.evaluate import PlannedTrial, evaluate
@@ -33,7 +33,7 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
         stopped is stored as failed.
     """
     work, allocation = runtime.context, planned.allocation
-    number = work.next_number
+    number, ran = work.next_number, allocations_of(allocation, planned.policy)
     tell(
         runtime,
         TrialStarted(
@@ -51,8 +51,8 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
     stored, refusal = stored_trial(work, allocation, planned.policy), None
     if stored is not None:
         trial = stored
-        if trial.split != "test" and trial.policy is None:
-            await work.meter.add(allocation, work.store.stage_results(trial_id(work.run_id, number)))
+        if trial.split != "test":
+            await work.meter.add(ran, work.store.stage_results(trial_id(work.run_id, number)))
     else:
         try:
             trial = await evaluate(
@@ -77,9 +77,10 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
                 raise
             trial = _stopped_trial(work, number, f"not recorded: {error}")
             tell(runtime, Note(message=f"A trial is left out, since the bank does not answer it: {error}"))
+    await work.meter.catch_up()
     _count_textless(work, trial)
     shown = replace(trial, score=None, scores={}, stage_scores={}) if trial.split == "test" else trial
-    health = () if trial.split == "test" else work.meter.health(allocation)
+    health = () if trial.split == "test" else work.meter.health(ran)
     tell(
         runtime,
         TrialFinished(trial=shown, from_store=stored is not None, spent=work.ledger.spent, health=health),

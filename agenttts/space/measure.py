@@ -156,4 +156,5 @@ def amount_text(amount: float, name: MeasureName, digits: int = 4) -> str:
         name: The measure.
         digits: Significant digits.
     """
-    return f"{number_text(amount, name, digits)} {label_of(name)}"
+    text = number_text(amount, name, digits)
+    return "1 unit" if (text, name) == ("1", "units") else f"{text} {label_of(name)}"

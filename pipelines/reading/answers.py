@@ -58,6 +58,7 @@ _ABBREVIATION = re.compile(
 )
 _CJK_END = re.compile(r"[。！？]")
 _BECAUSE = re.compile(r"[,，;；]?\s+because\s|[,;]\s*since\s|[,，;；]?\s*(?:因为|因為|なぜなら|왜냐하면)")
+_NOT = re.compile(r"[,;]\s+not\s|，而?不是")
 _COPULA = re.compile(r"(?:です|でした|である|となります|になります|입니다|이다|예요|이에요)[。.．]?\Z")
 _AROUND = re.compile(
     r"""\A(?:\s|\*\*|__|`+|\$\$?|\\\(|\\\[|["'“”‘’「『«*_])+|(?:\s|\*\*|__|`+|\$\$?|\\\)|\\\]|["'“”‘’」』»*_])+\Z"""
@@ -104,6 +105,15 @@ def final_answer(text: str) -> str | NoAnswer:
         return _without_wrappers(last.text)
     inner = final_answer(last.text)
     return inner if isinstance(inner, str) else clean(last.text)
+
+
+def marks_nothing(text: str) -> bool:
+    """Whether a text for which `final_answer` is UNMARKED has a mark, which is then empty.
+
+    Args:
+        text: What the model wrote, without its thinking.
+    """
+    return any(mark.search(text) for mark in (_BOX, _TAG, _PHRASE))
 
 
 def clean(text: str) -> str:
@@ -229,11 +239,13 @@ def _rest_of_line(text: str, start: int) -> tuple[int, int] | None:
 
 
 def _first_sentence(line: str) -> str:
-    """Cut an answer where its sentence ends, or where it begins to give reasons."""
+    """Cut an answer where its sentence ends, or where it begins to give reasons or what is not the answer."""
     if (end := _CJK_END.search(line)) and end.start():
         line = line[: end.start()]
     if (because := _BECAUSE.search(line)) and because.start():
         line = line[: because.start()]
+    if (refuted := _NOT.search(line)) and refuted.start():
+        line = line[: refuted.start()]
     for stop in _SENTENCE_END.finditer(line):
         if not _ABBREVIATION.search(line[: stop.start()]):
             line = line[: stop.start()]

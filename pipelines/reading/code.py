@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pipelines.reading.fences import Block, blocks, language_name
 from pipelines.reading.noanswer import NoAnswer
 
-_NO_LANGUAGE = frozenset(("", "code", "text", "txt", "plaintext", "plain", "output"))
+_NO_LANGUAGE = frozenset(("", "code"))
+_PLAIN = frozenset(("text", "txt", "plaintext", "plain", "output"))  # code only where no block is
 _TOP_LEVEL = re.compile(r"^(?:def|class|import|from|async def|@)\b|^@", re.MULTILINE)
 
 
@@ -39,6 +40,8 @@ def code(text: str, language: str = "python", *, defining: str | None = None) ->
         return _without_prose(text) if wanted == "python" else text
     in_language = [block for block in fenced if block.language == wanted]
     without_language = [block for block in fenced if block.language in _NO_LANGUAGE]
+    if all(block.language in _PLAIN for block in fenced):
+        without_language = fenced
     if not in_language and not without_language:
         return NoAnswer(f"no code in {language}, only in {', '.join(sorted({b.language for b in fenced}))}")
     definition = _definition(defining) if defining else None

@@ -4,7 +4,7 @@ Take the thinking off first (`strip_thinking`), then read a value of the kind th
 is pure and returns `NoAnswer`, with its reason, where a text holds no such value; none raises.
 """
 
-from pipelines.reading.answers import UNMARKED, clean, final_answer
+from pipelines.reading.answers import UNMARKED, clean, final_answer, marks_nothing
 from pipelines.reading.choices import choice
 from pipelines.reading.code import code, completed, python_problem
 from pipelines.reading.fences import Block, blocks, file_name
@@ -25,6 +25,7 @@ __all__ = [
     "file_name",
     "final_answer",
     "json_value",
+    "marks_nothing",
     "python_problem",
     "quoted_lines",
     "required",

@@ -139,10 +139,10 @@ def _read_choice(choice: Mapping[str, Any], stop: Sequence[str]) -> _Choice:
     logprobs: Sequence[float | None]
     if message is None:
         content = choice["text"]
-        logprobs = given.get("token_logprobs") or ()
+        logprobs = _numbers(given.get("token_logprobs"))
     else:
         content = message.get("content")
-        logprobs = [token["logprob"] for token in given.get("content") or ()]
+        logprobs = _numbers([token["logprob"] for token in given.get("content") or ()])
     text = content if isinstance(content, str) else _joined(content)
     finish_reason = str(choice.get("finish_reason") or "stop")
     if finish_reason != "stop":
@@ -160,6 +160,11 @@ def _read_choice(choice: Mapping[str, Any], stop: Sequence[str]) -> _Choice:
         if ends:
             return _Choice(text[: min(ends)], None, len(logprobs), None, "stop")
     return _Choice(text, None, len(logprobs), mean, finish_reason)
+
+
+def _numbers(logprobs: Any) -> list[float | None]:
+    """The log-probabilities of an answer; None for one that is no number."""
+    return [p if isinstance(p, int | float) else None for p in logprobs or ()]
 
 
 def _joined(content: Any) -> str:
@@ -207,13 +212,10 @@ def _kind(part: Any) -> Any:
 
 
 def _mean(logprobs: Sequence[float | None]) -> float | None:
-    if not logprobs:
+    numbers = [p for p in logprobs if p is not None]
+    if not numbers:
         return None
-    try:
-        total = math.fsum(logprobs)  # type: ignore[arg-type]  # None is rare
-    except TypeError:
-        total = math.fsum(p for p in logprobs if p is not None)
-    mean = total / len(logprobs)
+    mean = math.fsum(numbers) / len(logprobs)
     return mean if math.isfinite(mean) else None
 
 

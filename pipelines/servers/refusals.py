@@ -79,9 +79,14 @@ class Refusal:
         """The words as messages quote them."""
         return self.words if len(self.words) <= 300 else self.words[:299] + "…"
 
+    @property
+    def status_and_words(self) -> str:
+        """The status, and the words where the server gave any."""
+        return f"{self.status}: {self.quoted}" if self.words else f"{self.status}, without a word"
+
     def message(self, where: str, what: str) -> str:
         """Return what the server refuses and where, with its status and its words."""
-        return f"{where}: {what} ({self.status}: {self.quoted})"
+        return f"{where}: {what} ({self.status_and_words})"
 
 
 def read_refusal(status: int, content: bytes, *, secret: str | None, retry_after_s: float | None) -> Refusal:
@@ -121,7 +126,9 @@ def meaning(refusal: Refusal, body: Mapping[str, Any], where: str, key_env: str 
         return Fault(f"status {status}", "overload", retry_after_s=refusal.retry_after_s)
     if status in PASSING or (status >= 500 and status != 501) or status < 300:
         return Fault(
-            f"status {status}" if status >= 300 else f"an error in place of an answer: {refusal.quoted}"
+            f"status {refusal.status_and_words}"
+            if status >= 300
+            else f"an error in place of an answer: {refusal.quoted}"
         )
     if status == 401 or (status == 403 and _ACCOUNT.search(words)):
         return key_refused(refusal, where, key_env)

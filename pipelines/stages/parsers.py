@@ -21,6 +21,7 @@ from pipelines.reading.readers import (
     code,
     final_answer,
     json_value,
+    marks_nothing,
     quoted_lines,
     strip_thinking,
 )
@@ -138,7 +139,9 @@ def _lines(text: str, allowed: Sequence[str] | None) -> Parsed | NoAnswer:
 
 def _marked_or_short(text: str) -> str | NoAnswer:
     marked = final_answer(text)
-    return clean(text) if marked == UNMARKED and "\n" not in text else marked
+    if marked != UNMARKED or "\n" in text or marks_nothing(text):
+        return marked
+    return clean(text) or marked
 
 
 def _regex(text: str, pattern: str) -> Parsed | NoAnswer:

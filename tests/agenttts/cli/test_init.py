@@ -133,6 +133,8 @@ def test_a_pipeline_without_a_safe_field_is_refused(tmp_path: Path) -> None:
         ([["red", f"{i}"] for i in range(24)], "set_f1"),
         ([i % 2 == 0 for i in range(24)], "accuracy"),
         ([("joy", "fear", "none")[i % 3] for i in range(24)], "accuracy"),
+        ([f"{i:05}" for i in range(990, 1014)], "exact_match"),
+        ([str(i % 5 + 1) for i in range(24)], "accuracy"),
         ([f"{i},000" for i in range(1, 25)], "number"),
         ([f"a sentence of more than six words, number {i}" for i in range(24)], "token_f1"),
     ],
@@ -142,6 +144,7 @@ def test_the_metric_suits_the_type_of_the_label(labels: list[object], metric: st
     rows: list[dict[str, object]] = [{"question": f"q{i}", "answer": label} for i, label in enumerate(labels)]
     spec, _, _ = written(tmp_path, rows)
     assert f"metric: {{kind: {metric}," in spec
+    assert ("    parser: {kind: answer}" in spec) == (metric in ("exact_match", "number", "accuracy"))
     assert spec.startswith("# yaml-language-server: $schema=pipeline.schema.json\n")
     schema = json.loads((tmp_path / "new/pipeline.schema.json").read_text())
     assert {"stages", "models", "metric"} <= set(schema["properties"])

@@ -123,7 +123,7 @@ def test_greedy_samples_may_be_equal() -> None:
             {"identical": 0.95},
             "all samples are one text for 95 % of 50 prompts at temperature 0.8; the server may",
         ),
-        ({"identical": 1.0, "temperature": None}, "100 % of 50 prompts at temperature the server's own"),
+        ({"identical": 1.0, "temperature": None}, "100 % of 50 prompts at the server's own temperature"),
     ],
 )
 def test_a_notable_share_is_told_with_a_remedy(changes: dict[str, Any], warning: str) -> None:

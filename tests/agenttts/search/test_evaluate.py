@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from agenttts.errors import UserError
+from agenttts.results.meter import SampleMeter, load_health
 from agenttts.results.trials import TrialResult, load_trial
 from agenttts.search.evaluate import PlannedTrial, evaluate
 from agenttts.search.events import TrialProgress
@@ -29,7 +30,7 @@ from pipelines.spec.pipeline import PipelineSpec
 from pipelines.stages.plans import feature_names
 from tests.agenttts.small_specs import small_spec
 from tests.datastore import made
-from tests.servers import ScriptedServer
+from tests.servers import Request, ScriptedServer
 
 EXAMPLES = [Example(f"e{i}", {"question": f"number {i}", "gold": "red"}) for i in range(10)]
 METRIC = {"kind": "exact_match", "label": "gold"}
@@ -264,6 +265,32 @@ async def test_no_examples(server: ScriptedServer, store: Store) -> None:
         with pytest.raises(UserError, match="at least one example"):
             await b.trial(allocation(1, 1), examples=[])
     assert store.trials("r1") == []
+
+
+async def test_a_policys_samples_are_in_the_shares(server: ScriptedServer, store: Store) -> None:
+    """A model that only a policy's further rung uses has shares, and the store gives the same."""
+
+    def message(request: Request, text: str) -> Mapping[str, Any]:
+        return {"finish_reason": "length"} if request.model == "large" else {}
+
+    server.message = message
+    server.answer = lambda request, index: "large" if "large" in request.prompt else request.model
+    first, second = allocation(2, 2), allocation(2, 2, model="large")
+    rungs = tuple(Policy.fixed(chosen).rungs[0] for chosen in (first, second))
+    async with bench(server, store) as runs:
+        names = feature_names(runs.spec, rungs[0])
+        zeros, ones = (0.0,) * len(names), (1.0,) * len(names)
+        unsure, sure = (
+            Confidence(features=names, means=zeros, scales=ones, weights=zeros, intercept=intercept)
+            for intercept in (-3.0, 3.0)
+        )
+        policy = Policy(rungs=rungs, thresholds=(0.7,), confidences=(unsure, sure))
+        meter = SampleMeter(runs.spec, store, EXAMPLES)
+        await runs.trial(first, purpose="policy", policy=policy, meter=meter)
+        shares = {(one.stage, one.model): (one.n_samples, one.cut) for one in meter.health()}
+        assert load_health(store, "r1", runs.spec, EXAMPLES) == meter.health()
+    assert shares["retrieve", "large"] == (2 * len(EXAMPLES), 1.0)
+    assert {(one.stage, one.model) for one in runs.progress[-1].health} == set(shares)
 
 
 async def test_a_policys_trial(server: ScriptedServer, store: Store) -> None:

@@ -95,34 +95,37 @@ async def test_cost_and_findings_are_the_servers_own(tmp_path: Path, make_server
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("severity", "message", "told"),
     [
         (
+            "warning",
             {"finish_reason": "length"},
             "100 % of the samples were cut at max_tokens 16; raise sampling.max_tokens",
         ),
         (
+            "error",
             {"content": None, "reasoning_content": "let me see"},
             "100 % of the samples hold no answer (nothing but reasoning)",
         ),
         (
+            "error",
             {"content": None, "reasoning": "hm", "finish_reason": "length"},
             "100 % of the samples were cut at max_tokens 16, 100 % have no value; raise sampling.max_tokens",
         ),
-        ({"content": ""}, "100 % of the samples hold no answer"),
-        ({"content": "<think>so</think>"}, "100 % of the samples hold no answer"),
-        ({"content": "who knows"}, "finds no value in 100 % of the samples (no JSON value)"),
+        ("warning", {"content": ""}, "100 % of the samples hold no answer"),
+        ("warning", {"content": "<think>so</think>"}, "100 % of the samples hold no answer"),
+        ("warning", {"content": "who knows"}, "finds no value in 100 % of the samples (no JSON value)"),
     ],
 )
 async def test_what_a_first_answer_lacks(
-    tmp_path: Path, make_server: MakeServer, message: Mapping[str, Any], told: str
+    tmp_path: Path, make_server: MakeServer, severity: str, message: Mapping[str, Any], told: str
 ) -> None:
-    """Cut, empty, reasoned away or without a value: a warning of the stage and model with the remedy."""
+    """Cut, empty or without a value: a warning with the remedy; no text at all: an error."""
     server = make_server(message=lambda request, text: message, answer=lambda request, index: "1")
     stages = [{}, {"parser": {"kind": "json"}, "models": ["small"]}]
     results = await rehearsed(live(tmp_path, server, stages=stages))
     (finding,) = results["answer × small"].findings()
-    assert finding.severity == "warning" and finding.place == "stages[answer]"
+    assert finding.severity == severity and finding.place == "stages[answer]"
     assert told in finding.message, finding
 
 
@@ -142,6 +145,18 @@ def test_a_server_that_takes_less_is_told(tmp_path: Path, make_server: MakeServe
     assert json.loads(json.dumps(shown["requests"]))[0]["logprobs"] is False
 
 
+async def test_a_server_that_ignores_n_is_told(tmp_path: Path, make_server: MakeServer) -> None:
+    """Each further sample is billed its prompt again, so the spec should have `max_n`."""
+    text = {"index": 0, "message": {"role": "assistant", "content": "red"}, "finish_reason": "stop"}
+    answer = {"choices": [text], "usage": {"prompt_tokens": 9, "completion_tokens": 2}}
+    server = make_server(reply=lambda request: (200, answer, {}))
+    results = await rehearsed(live(tmp_path, server, model={"max_n": 8}))
+    (finding,) = results["answer × small"].findings()
+    assert finding.severity == "warning" and "brought 1; set max_n: 1" in finding.message
+    results = await rehearsed(live(tmp_path, server, model={"max_n": 1}))
+    assert not results["answer × small"].findings()
+
+
 def test_a_request_that_would_end_the_search_is_an_error(tmp_path: Path, make_server: MakeServer) -> None:
     """The server's own words, exit code 2; a prompt that is refused is a warning, since others may not be."""
     error = {"error": {"message": "tenant is not provisioned", "type": "x"}}
@@ -149,6 +164,8 @@ def test_a_request_that_would_end_the_search_is_an_error(tmp_path: Path, make_se
     spec = write_pipeline(tmp_path, server.base_url)
     done = agenttts("check", spec)
     assert done.code == 2 and any("tenant is not provisioned" in line for line in done.errors), done.err
+    server.reply = lambda request: (500, {"error": {"message": "no disk space"}}, {})
+    assert "no disk space" in agenttts("check", spec).err
     server.reply = None
     server.fault = lambda request: "filtered" if "search-0" in request.prompt else None
     done = agenttts("check", spec)

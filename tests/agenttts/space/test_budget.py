@@ -153,3 +153,4 @@ def test_a_space_in_dollars() -> None:
     with pytest.raises(SpaceError, match=r"takes 0.000192 USD; got 0.0001: raise the budget"):
         SearchSpace(spec, 0.0001)
     assert amount_text(1.25e-5, "usd") == "0.0000125 USD" and amount_text(35.8199, "units") == "35.82 units"
+    assert amount_text(1.0, "units") == "1 unit" and amount_text(1.0, "usd") == "1 USD"

@@ -35,6 +35,7 @@ from pipelines.reading.readers import NoAnswer, clean, final_answer
         ("The correct answer is: B", "B"),
         ("The answer is therefore 6", "6"),
         ("the answer is B because A is wrong", "B"),
+        ("The answer is 5, not 4.", "5"),
         ("**Answer:** 42", "42"),
         ("**Answer**: 42", "42"),
         ("Answer:\n\n**42**", "42"),

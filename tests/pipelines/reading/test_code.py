@@ -57,6 +57,14 @@ def test_the_answers_code_is_found(text: str) -> None:
     assert runs(code(text, "python", defining="twice"), "twice(3)") == 6
 
 
+def test_output_is_no_code_beside_other_blocks() -> None:
+    """A block of output or text stands for code only where no block is anything else."""
+    shown = "```output\n4\n```\n"
+    assert code(f"```\n{TWICE}```\n{shown}") == TWICE
+    assert isinstance(code(f"```json\n{{}}\n```\n{shown}"), NoAnswer)
+    assert code(f"```text\n{TWICE}```\n") == TWICE
+
+
 def test_without_a_name_the_last_closed_block_of_the_language_counts() -> None:
     """Then blocks that name no language, then open ones; other languages never."""
     two = "```sql\nSELECT 1\n```\n```python\nx = 1\n```\n```sql\nSELECT 2\n```\n```sql\nSELECT"

@@ -9,6 +9,7 @@ import pytest
 
 from pipelines.servers.answers import read_draw
 from pipelines.servers.identity import SameServer
+from pipelines.servers.refusals import read_refusal
 from pipelines.servers.server import ServerClient
 from pipelines.spec.fields import SamplingSpec
 from tests.servers import ScriptedServer
@@ -39,6 +40,21 @@ def test_what_is_a_text(given: dict[str, Any], text: str) -> None:
     draw = read_draw(given, 1)
     assert [sample.text for sample in draw.samples] == [text] and not draw.missing
     assert draw.generated_tokens == 4
+
+
+@pytest.mark.parametrize("logprob", ["-0.5", None, "nan"])
+def test_a_log_probability_that_is_no_number_is_passed_over(logprob: object) -> None:
+    """The text counts, and has no log-probability."""
+    given = answer(content="red")
+    given["choices"][0]["logprobs"] = {"content": [{"token": "red", "logprob": logprob}]}
+    (sample,) = read_draw(given, 1).samples
+    assert sample.text == "red" and sample.mean_logprob is None
+
+
+def test_a_refusal_without_words_has_its_status_alone() -> None:
+    """No empty quotation stands in the message."""
+    refusal = read_refusal(413, b"", secret=None, retry_after_s=None)
+    assert refusal.message("here", "too large") == "here: too large (413, without a word)"
 
 
 @pytest.mark.parametrize(

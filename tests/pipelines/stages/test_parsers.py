@@ -134,10 +134,14 @@ def test_choice_is_the_one_value_named(text: str, expected: str | None) -> None:
         ("42", "42"),
         ("It may be 42,\nor it may not.", None),
         (r"So \boxed{4", None),
+        (r"So it is \boxed{}", None),
+        ("<answer></answer>", None),
+        ("The answer is\n", None),
+        ("**", None),
     ],
 )
 def test_answer_is_what_the_text_marks(text: str, expected: str | None) -> None:
-    """A text of one line is its own answer; a longer one needs a mark, and a cut mark is no answer."""
+    """A text of one line is its own answer; a longer one needs a mark; a cut or empty mark is none."""
     assert value(AnswerParser(), text) == expected
 
 
