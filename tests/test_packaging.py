@@ -73,14 +73,14 @@ def test_the_core_install_works_against_a_server(core: Path, server: ScriptedSer
     """check, search, report and run need nothing but what the wheel declares."""
     write_pipeline(tmp_path, server.base_url)
     command = core / "agenttts"
-    run(tmp_path, command, "check", "pipeline.yaml")
-    server.samples.clear()
+    run(tmp_path, command, "check", "pipeline.yaml", "--no-requests")
     search = ("search", "pipeline.yaml", "--trials", "3", "--db", "run.duckdb", "--json")
     result = json.loads(run(tmp_path, command, *search).stdout)
     assert len(result["trials"]) == 3 and result["cost"]["calls"] > 0
     assert result["cost"]["samples_drawn"] == sum(server.samples.values())
     run(tmp_path, command, "report", "run.duckdb", "--html", "report.html")
     assert "<html" in (tmp_path / "report.html").read_text()[:200]
+    run(tmp_path, command, "check", "pipeline.yaml")
     question = json.dumps({"question": "a new one"})
     answer = run(
         tmp_path, command, "run", "pipeline.yaml", "--db", "run.duckdb", "--run", "latest", stdin=question
