@@ -99,7 +99,11 @@ def test_a_search_ends_with_a_confirmed_winner(recorded: Path, tmp_path: Path) -
     assert {"reflect", "propose", "validate", "evaluate"} <= set(phases)
     with Store.read(tmp_path / "r.duckdb") as store:
         tests = [trial for trial in store.trials(result.run_id) if trial.split == "test"]
-        assert len(tests) == len({best.allocation, baseline.allocation})
+        fixed = {Allocation.from_json(trial.allocation) for trial in tests if trial.policy is None}
+        adaptive = result.adaptive
+        rivals = {best.allocation, baseline.allocation} | ({adaptive.choice.fixed} if adaptive else set())
+        assert fixed == rivals - {None}
+        assert len(tests) == len(fixed) + (adaptive is not None)
         assert all(proposal.reason for proposal in store.proposals(result.run_id))
         numbers = {trial.number for trial in result.trials}
         insights = store.insights(result.run_id)
