@@ -427,6 +427,7 @@ def test_the_command(backbone: Path, tmp_path: Path) -> None:
     }
     (tmp_path / "c.yaml").write_text(json.dumps(config))
     plot = tmp_path / "plots" / "reliability.html"
+    plot.parent.mkdir()
     done = agenttts("tune", "classifier", tmp_path / "c.yaml", "--html", plot, "--json")
     assert done.code == 0, done.err
     found = done.json

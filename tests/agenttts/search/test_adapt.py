@@ -138,9 +138,12 @@ def test_the_dearest_query_is_limited(tmp_path: Path) -> None:
 
 
 def noisy(request: Request, index: int) -> str:
-    """Clues that differ; then the right word, of hard questions mostly by the large model."""
+    """Clues that differ by model; then the right word, of hard questions mostly by the large model.
+
+    Every draw of a prompt is the same, so that what was in flight at an interruption changes no decision.
+    """
     stage, question = request.prompt.split()[:2]
-    draw = int(hashlib.sha256(f"{request.prompt}|{request.model}|{index}".encode()).hexdigest(), 16) % 100
+    draw = int(hashlib.sha256(f"{request.prompt}|{request.model}".encode()).hexdigest(), 16) % 100
     if stage == "find":
         return f"clue{(draw > 45) + (draw > 80)}"
     hard = int(hashlib.sha256(question.encode()).hexdigest(), 16) % 2
