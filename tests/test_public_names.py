@@ -95,7 +95,7 @@ def test_a_result_is_printed_in_a_few_lines(tmp_path: Path) -> None:
     assert best is not None and best.test_score is not None and best.test_ci is not None
     for run in (result, loaded):
         lines = repr(run).splitlines()
-        assert lines[0] == type(run).__name__ and len(lines) == 6
+        assert lines[0] == type(run).__name__ and len(lines) == 6 + (run.adaptive is not None)
         assert run.run_id in lines[1] and "complete" in lines[1]
         assert str(best.allocation) in lines[2]
         assert f"{best.test_score:.3f} [{best.test_ci[0]:.3f}, {best.test_ci[1]:.3f}]" in lines[2]
