@@ -68,12 +68,12 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("run", f"{run.run_id}, {run.status}, in {run.db}"),
         ("best", _finalist(run.outcome.best, run.outcome.measure)),
         ("baseline", _finalist(run.outcome.baseline, run.outcome.measure)),
-        *_policy(run.outcome),
         ("trials", f"{len(run.outcome.trials)}, {scored} with a score"),
         (
             "cost",
             f"{count_text(cost.calls)} calls, {samples} samples, {tokens} tokens, {flops}{money}",
         ),
+        *_policy(run.outcome),
     ]
 
 
