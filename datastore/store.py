@@ -12,6 +12,7 @@ import atexit
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -78,6 +79,9 @@ class Store:
         self._samples = SampleTable(connection)
         self._live = None if read_only else snapshot.LiveSnapshot(path, clock)
         self._writer = Writer(connection, path, between=self._live.write_if_due if self._live else None)
+        self._put_results = {  # made once: the writer batches what has the same handler
+            cls: partial(self._insert_all, cls) for cls in (StageResult, ExampleScore, PolicyResult)
+        }
         self._closed = False
         atexit.register(self.close)
 
@@ -243,13 +247,7 @@ class Store:
             ReadOnlyStore: The store was opened for reading.
         """
         self._must_write()
-        await self._writer.submit(self._put_stage_results, results)
-
-    def _put_stage_results(
-        self, transaction: Transaction, payloads: Sequence[Sequence[StageResult]]
-    ) -> list[None]:
-        self._insert(transaction, StageResult, [result for results in payloads for result in results])
-        return [None] * len(payloads)
+        await self._writer.submit(self._put_results[StageResult], results)
 
     async def put_scores(self, scores: Sequence[ExampleScore]) -> None:
         """Store scores, each replacing one of the same trial and example; return when they are durable.
@@ -258,11 +256,7 @@ class Store:
             ReadOnlyStore: The store was opened for reading.
         """
         self._must_write()
-        await self._writer.submit(self._put_scores, scores)
-
-    def _put_scores(self, transaction: Transaction, payloads: Sequence[Sequence[ExampleScore]]) -> list[None]:
-        self._insert(transaction, ExampleScore, [score for scores in payloads for score in scores])
-        return [None] * len(payloads)
+        await self._writer.submit(self._put_results[ExampleScore], scores)
 
     async def put_policy_results(self, results: Sequence[PolicyResult]) -> None:
         """Store how far examples went in a policy, each replacing the same trial and example's; return when
@@ -272,13 +266,7 @@ class Store:
             ReadOnlyStore: The store was opened for reading.
         """
         self._must_write()
-        await self._writer.submit(self._put_policy_results, results)
-
-    def _put_policy_results(
-        self, transaction: Transaction, payloads: Sequence[Sequence[PolicyResult]]
-    ) -> list[None]:
-        self._insert(transaction, PolicyResult, [result for results in payloads for result in results])
-        return [None] * len(payloads)
+        await self._writer.submit(self._put_results[PolicyResult], results)
 
     def policy_results(self, trial_id: str) -> list[PolicyResult]:
         """Return how far the examples of a policy's trial went, in the order in which they were stored."""
@@ -541,6 +529,12 @@ class Store:
     def _touch(self, transaction: Transaction) -> None:
         if self._live is not None:
             transaction.after_commit.append(self._live.touch)
+
+    def _insert_all(
+        self, cls: type[Record], transaction: Transaction, payloads: Sequence[Sequence[Record]]
+    ) -> list[None]:
+        self._insert(transaction, cls, [record for records in payloads for record in records])
+        return [None] * len(payloads)
 
     def _insert(self, transaction: Transaction, cls: type[Record], records: Sequence[Record]) -> None:
         self._touch(transaction)
