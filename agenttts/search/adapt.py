@@ -31,7 +31,7 @@ LEAST_KNOWN = 0.95
 _CHOSEN, _WANTED = "policy", "policy_wanted"
 
 
-async def adapt(runtime: Step, step: int) -> tuple[AdaptivePolicy | None, str | None]:
+async def adapt(runtime: Step, step: int) -> AdaptivePolicy | None:
     """Choose a policy for the budget, and draw what it needs on the search examples.
 
     Args:
@@ -39,12 +39,11 @@ async def adapt(runtime: Step, step: int) -> tuple[AdaptivePolicy | None, str | 
         step: The step of the search, for the events.
 
     Returns:
-        The policy, None where no policy is expected to score better than fixed allocations; and the limit on
-        spending that stopped its purchases, in words, None when none did.
+        The policy; None where none is expected to score better than fixed allocations.
     """
     work, refusal = runtime.context, None
     if not work.settings.seeks_policy:
-        return None, None
+        return None
     tell(runtime, PhaseStarted(phase="adapt", step=step))
     stored = [e for e in work.store.events(work.run_id) if e.kind in (_CHOSEN, _WANTED)]
     wanted = [read_policy(json.loads(e.detail)["policy"]) for e in stored if e.kind == _WANTED]
@@ -70,8 +69,8 @@ async def adapt(runtime: Step, step: int) -> tuple[AdaptivePolicy | None, str | 
         work.event(_CHOSEN, choice=decided[0])
     if decided[0] is None:
         tell(runtime, Note(message="No policy is expected to score better than the fixed allocations."))
-        return None, refusal
-    return AdaptivePolicy(choice=CHOICE.validate_python(decided[0]), budget=work.space.budget_units), refusal
+        return None
+    return AdaptivePolicy(choice=CHOICE.validate_python(decided[0]), budget=work.space.budget_units)
 
 
 def test_of(work: SearchWork, adaptive: AdaptivePolicy) -> PlannedTrial:

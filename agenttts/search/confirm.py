@@ -48,7 +48,7 @@ async def confirm(state: SearchState, runtime: Step) -> SearchState:
         work.extra.append(trial)
         if refusal is not None:
             return {"ended": ended or refusal}
-    work.adaptive, _ = await adapt(runtime, state["step"])
+    work.adaptive = await adapt(runtime, state["step"])
     for planned in _tests(work):
         trial, refusal = await run_trial(runtime, planned)
         work.extra.append(trial)
