@@ -18,6 +18,7 @@ import numpy as np
 from agenttts.policies.nodes import NOTHING, Bools, Drawn, Node, Outcome, Reading
 from agenttts.policies.orders import sample_order
 from agenttts.policies.rates import Rates
+from agenttts.replay.nodes import NodeIndex
 from pipelines.allocation import StageOption
 from pipelines.costs import estimated_tokens
 from pipelines.errors import CustomCodeFailed, ReplayMiss
@@ -50,7 +51,6 @@ class StageReadings:
 
     Attributes:
         stage: The stage.
-        nodes: Its nodes so far.
         readings: By plan.
     """
 
@@ -64,23 +64,21 @@ class StageReadings:
         after: StageReadings | None,
     ) -> None:
         self.stage: StageSpec = spec.stages[position]
-        self.nodes: list[Node] = []
         self.readings: dict[StagePlan, Reading] = {}
         self._spec, self._store, self._rates, self._orders, self._after = spec, store, rates, orders, after
-        self._needed = {name for later in spec.stages[position:] for name in later.input_names}
-        self._numbers: dict[str, int] = {}
+        self._index = NodeIndex(spec, position, Node)
         self._answers: dict[tuple[str, str], int] = {}
         self._runtime = Runtime(spec, store, None, run_id=None, replay=True)
         self._drawn: dict[tuple[int, StageOption], Drawn] = {}
 
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """The nodes so far, by number."""
+        return self._index.nodes
+
     def node(self, example: Example, outputs: Mapping[str, JSON]) -> int:
         """Return the number of a node, which is added when it is new."""
-        inputs = {name: value for name, value in outputs.items() if name in self._needed}
-        key = f"{example.id}\0{inputs!r}"  # values are JSON-able: repr tells any two apart
-        if key not in self._numbers:
-            self._numbers[key] = len(self.nodes)
-            self.nodes.append(Node(example, inputs))
-        return self._numbers[key]
+        return self._index.number(example, outputs)
 
     def feature_names(self, plan: StagePlan) -> tuple[str, ...]:
         """Return the names of a plan's features; none where its outputs are not voted on."""
@@ -175,10 +173,10 @@ class StageReadings:
     def _count_votes(self, number: int, r: int, drawn: Drawn, voted: Sequence[tuple[Reading, Count]]) -> None:
         """Read the samples once, in one order, and note each plan's outcome where it stops."""
         ballots = Ballots.of(self.stage, voted[0][1], self.nodes[number].example)
-        asked: dict[int, list[tuple[Reading, Count]]] = defaultdict(list)  # by the number of samples
+        due: dict[int, list[tuple[Reading, Count]]] = defaultdict(list)  # by the number of samples
         for reading, count in voted:
             plan = reading.plan
-            asked[ballots.next_check(count, plan.stop, plan.choice.n_samples)].append((reading, count))
+            due[ballots.next_check(count, plan.stop, plan.choice.n_samples)].append((reading, count))
         model = voted[0][0].plan.choice.model
         cost, per_token = self._rates.prompt[model] * drawn.prompt_tokens, self._rates.generated[model]
         order = sample_order(drawn.key, self._orders[r], len(drawn.candidates))
@@ -186,16 +184,17 @@ class StageReadings:
             ballots.add(drawn.candidates[index])
             cost += per_token * drawn.candidates[index].generated_tokens
             outcomes: dict[Count, Outcome] = {}
-            for reading, count in asked.pop(n, ()):
+            for reading, count in due.pop(n, ()):
                 stop, n_max = reading.plan.stop, reading.plan.choice.n_samples
                 if not ballots.stops(count, stop, n_max):
-                    asked[ballots.next_check(count, stop, n_max)].append((reading, count))
+                    due[ballots.next_check(count, stop, n_max)].append((reading, count))
                     continue
                 if count not in outcomes:
                     result = self._result(number, ballots.output(count))
                     outcomes[count] = (*result, ballots.features(count))
-                reading.note((r, number), n, cost, outcomes[count])
-            if not asked:
+                again = self._rates.further_prompts(model, drawn.prompt_tokens, n)
+                reading.note((r, number), n, cost + again, outcomes[count])
+            if not due:
                 return
 
     async def _run(self, number: int, r: int, reading: Reading) -> None:

@@ -6,7 +6,7 @@ stay UNKNOWN, so that an incomplete bank still answers what it can.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agenttts.replay.arrays import FAILED, UNKNOWN, Outcomes, StageOutcomes, Walk
+from agenttts.replay.nodes import NodeIndex
 from agenttts.results.trials import REPLAYED, TrialResult, mean
 from agenttts.space.measure import Measure
 from datastore.store import Store
@@ -31,7 +32,7 @@ class _Node:
     """One example with the upstream outputs that matter at a stage and after it."""
 
     example: Example
-    outputs: dict[str, Any]
+    outputs: Mapping[str, Any]
 
 
 @dataclass
@@ -39,9 +40,7 @@ class _Stage:
     """The nodes of a stage, and how many samples were read for each node and option."""
 
     spec: StageSpec
-    needed: frozenset[str]  # stages whose outputs this one or a later one reads
-    nodes: list[_Node] = field(default_factory=list)
-    index: dict[str, int] = field(default_factory=dict)
+    index: NodeIndex[_Node]
     seen: dict[tuple[int, int], int] = field(default_factory=dict)
     leads_to: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.int32))
     flops: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))
@@ -51,16 +50,17 @@ class _Stage:
     def __post_init__(self) -> None:
         self._grow(1)
 
-    def node(self, example: Example, outputs: dict[str, Any]) -> int:
+    @property
+    def nodes(self) -> Sequence[_Node]:
+        """The nodes, by number."""
+        return self.index.nodes
+
+    def node(self, example: Example, outputs: Mapping[str, Any]) -> int:
         """Return the number of the node, which is added when it is new."""
-        inputs = {name: value for name, value in outputs.items() if name in self.needed}
-        key = f"{example.id}\0{inputs!r}"  # values are JSON-able: repr tells any two apart
-        if key not in self.index:
-            self.index[key] = len(self.nodes)
-            self.nodes.append(_Node(example, inputs))
-            if len(self.nodes) > len(self.leads_to):
-                self._grow(max(256, 2 * len(self.nodes)))
-        return self.index[key]
+        number = self.index.number(example, outputs)
+        if number >= len(self.leads_to):
+            self._grow(max(256, 2 * len(self.nodes)))
+        return number
 
     def _grow(self, size: int) -> None:
         shape = (size, len(self.spec.options), self.spec.max_samples)
@@ -94,10 +94,7 @@ class BankOutcomes:
         self._in_flops = all(spec.models[name].active_params is not None for name in spec.used_models)
         self._examples = tuple(examples)
         self._runtime = Runtime(spec, store, None, run_id=None, replay=True)
-        self._stages = [
-            _Stage(stage, frozenset(n for later in spec.stages[k:] for n in later.input_names))
-            for k, stage in enumerate(spec.stages)
-        ]
+        self._stages = [_Stage(stage, NodeIndex(spec, k, _Node)) for k, stage in enumerate(spec.stages)]
         for example in self._examples:
             self._stages[0].node(example, {})
 
