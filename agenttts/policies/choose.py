@@ -10,8 +10,9 @@ from agenttts.policies.choices import Choices
 from agenttts.policies.family import family, fixed_rungs, votes
 from agenttts.policies.fits import Limits
 from agenttts.policies.paths import Tables
-from agenttts.policies.rates import MeasureName, Rates
+from agenttts.policies.rates import Rates
 from agenttts.results.adaptive import PolicyChoice
+from agenttts.space.measure import MeasureName
 from pipelines.allocation import Allocation
 from pipelines.examples import Example
 from pipelines.runtime.sampler import SampleBank
@@ -43,7 +44,7 @@ async def choose_policy(
     Args:
         spec: The pipeline.
         store: The store, with its banks attached.
-        examples: The examples to choose on, at least 10.
+        examples: The examples to choose on, at least FEWEST_EXAMPLES.
         budget: The largest mean cost per query.
         measure: What the budget is in, units or usd.
         seed: The seed of the folds and the intervals.
@@ -101,7 +102,7 @@ async def read_choices(
     Args:
         spec: The pipeline.
         store: The store, with its banks attached.
-        examples: The examples to choose on, at least 10.
+        examples: The examples to choose on, at least FEWEST_EXAMPLES.
         measure: What budgets are in, units or usd.
         seed: The seed of the folds and the intervals.
         best_fixed: A fixed allocation to compare with, beside those of the family.

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from agenttts.policies.cascades import Sketch
+from agenttts.policies.rates import Rates
+from agenttts.space.measure import Measure
 from pipelines.allocation import Allocation, StageOption
 from pipelines.policy import Policy, Rung, StagePlan, Stop, Vote
 from pipelines.spec.fields import StageSpec
@@ -144,11 +146,12 @@ def _singles(rungs: Iterable[Rung]) -> tuple[Sketch, ...]:
 
 
 def _plans(spec: PipelineSpec, weighable: Collection[str]) -> list[StagePlans]:
-    return [_stage_plans(spec, stage, stage.name in weighable) for stage in spec.stages]
+    dearness = Rates.of(spec, Measure.of(spec).name).generated
+    return [_stage_plans(stage, dearness, stage.name in weighable) for stage in spec.stages]
 
 
-def _stage_plans(spec: PipelineSpec, stage: StageSpec, weighable: bool) -> StagePlans:
-    options = sorted(stage.options, key=lambda o: (spec.models[o.model].active_params, o))
+def _stage_plans(stage: StageSpec, dearness: Mapping[str, float], weighable: bool) -> StagePlans:
+    options = sorted(stage.options, key=lambda o: (dearness[o.model], o))
     fixed = [[StagePlan(choice=o.with_samples(n)) for n in _capped(stage, COUNTS)] for o in options]
     own = Count.of(stage.aggregator)
     lists = own is not None and own.threshold is not None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
-from pipelines.costs import model_flops, stage_cost_usd
+from agenttts.space.measure import MeasureName
+from agenttts.space.units import query_units
+from pipelines.costs import model_flops, n_requests, stage_cost_usd
 from pipelines.runtime import StageOutcome
-from pipelines.spec.pipeline import PipelineSpec
-
-MeasureName = Literal["units", "usd"]
+from pipelines.spec.pipeline import ModelSpec, PipelineSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +23,8 @@ class Rates:
         per_query: What is added to the cost of every query: of units, the prefills of the reference model
             that are taken off, one for each stage of the spec. Further rungs take off none.
         per_flop: The cost of a FLOP, for calls that are counted in FLOPs only; None where they are priced.
+        by_request: Models whose prompt is billed to each request that draws from it; empty where it counts
+            once, however many samples are drawn.
     """
 
     measure: MeasureName
@@ -31,6 +32,7 @@ class Rates:
     generated: Mapping[str, float]
     per_query: float
     per_flop: float | None
+    by_request: Mapping[str, ModelSpec] = field(default_factory=dict)
 
     @classmethod
     def of(cls, spec: PipelineSpec, measure: MeasureName) -> Rates:
@@ -47,7 +49,7 @@ class Rates:
             measure="units",
             prompt=rates,
             generated=rates,
-            per_query=-len(spec.stages) * reference.prompt_tokens / reference.generated_tokens,
+            per_query=query_units(spec, 0.0),
             per_flop=per_flop,
         )
 
@@ -61,7 +63,21 @@ class Rates:
             generated={name: stage_cost_usd(model, 0, 1) or 0.0 for name, model in priced},
             per_query=0.0,
             per_flop=None,
+            by_request=spec.models,
         )
+
+    def further_prompts(self, model: str, prompt_tokens: int, n_samples: int) -> float:
+        """Return what reading a prompt again costs, once for each request after the first.
+
+        Args:
+            model: The model.
+            prompt_tokens: The tokens of the prompt.
+            n_samples: How many samples are drawn, in as few requests as the model allows.
+        """
+        if model not in self.by_request:
+            return 0.0
+        again = n_requests(self.by_request[model], n_samples) - 1
+        return again * self.prompt[model] * prompt_tokens
 
     def cost(self, outcome: StageOutcome) -> float:
         """Return the cost of a stage's outcome, what its aggregator calls included."""

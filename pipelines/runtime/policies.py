@@ -101,7 +101,7 @@ class PolicyRunner:
                 every other fault is the outcome's `reason`.
         """
         started, used = self._clock(), Ledger(self.runtime.spec)
-        asked = self.policy.thresholds if thresholds is None else tuple(thresholds)
+        in_force = self.policy.thresholds if thresholds is None else tuple(thresholds)
         runs = list[_RungRun]()
         stands = Standing(rung=0, confidence=0.0)
         for number, rung in enumerate(self.policy.rungs):
@@ -111,7 +111,7 @@ class PolicyRunner:
                 stands = Standing(rung=number, confidence=0.0)
                 break
             stands = standing([run.answer for run in runs], [run.confidence or 0.0 for run in runs])
-            if number < len(asked) and stands.confidence >= asked[number]:
+            if number < len(in_force) and stands.confidence >= in_force[number]:
                 break
         chosen = runs[stands.rung]
         if chosen.fault is not None:
@@ -123,7 +123,7 @@ class PolicyRunner:
             n_rungs=len(runs),
             rung=stands.rung,
             confidence=stands.confidence if self.policy.confidences and outcome.status == "ok" else None,
-            thresholds=asked,
+            thresholds=in_force,
             stepped_back=tuple(chosen.stepped_back),
             n_samples=used.n_samples,
             flops=used.flops,

@@ -24,7 +24,7 @@ from pipelines.costs import stage_cost_usd
 from pipelines.dataset.splits import load_examples
 from pipelines.policy import Policy, Rung, StagePlan
 from pipelines.runtime import PolicyRunner, Runtime
-from pipelines.spec.fields import Price
+from pipelines.spec.fields import BudgetSpec, Price
 from pipelines.spec.files import load_spec
 from pipelines.stages.plans import policy_problem
 from pipelines.zoo import SPEC
@@ -225,6 +225,25 @@ def test_the_family_is_small_and_steps_back_without_probabilities() -> None:
     plain = family(spec, ())
     votes = {plan.vote.kind for one in plain.rungs for plan in one.values()}
     assert votes == {"plain"} and "weighted" not in plain.kinds
+
+
+def test_models_of_unknown_size_are_ordered_by_their_price() -> None:
+    """In US dollars a second rung goes on from the cheapest model, whether or not sizes are known."""
+    spec = load_spec(SPEC)
+    usd = {"small": 1.0, "medium": 9.0, "large": 3.0}
+    models = {
+        name: model.model_copy(
+            update={
+                "price": Price(prompt_usd_per_million=usd[name], generated_usd_per_million=usd[name]),
+                "active_params": None if name == "medium" else model.active_params,
+            }
+        )
+        for name, model in spec.models.items()
+    }
+    priced = spec.model_copy(update={"models": models, "budget": BudgetSpec(usd=0.01)})
+    pairs = [sketch.rungs for sketch in family(priced, {"retrieve", "answer"}).sketches if sketch.thresholds]
+    assert {second["answer"].choice.model for _, second in pairs} == {"large", "medium"}
+    assert {first["retrieve"].choice.model for first, _ in pairs} == {"small", "medium", "large"}
 
 
 SHIPPED = sorted(SPEC.parents[1].glob("*/*.yaml"))

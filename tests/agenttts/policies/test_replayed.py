@@ -20,6 +20,7 @@ from pipelines.allocation import Allocation, StageChoice
 from pipelines.dataset.splits import load_examples
 from pipelines.policy import Policy, Rung, StagePlan, Stop, Vote, standing
 from pipelines.runtime import PolicyRunner, Runtime
+from pipelines.spec.fields import Price
 from pipelines.spec.files import load_spec
 from pipelines.zoo import SPEC
 
@@ -78,6 +79,28 @@ async def test_a_replayed_cascade_is_the_one_that_runs(name: str, tmp_path: File
             assert replayed.last_rung[0, i] == ran.n_rungs - 1
             assert replayed.costs[0, i] == pytest.approx((ran.flops or 0.0) / flops_per_unit)
         assert len(set(replayed.last_rung[0])) > 1  # some questions escalate and some do not
+
+
+async def test_a_prompt_is_billed_to_each_request(tmp_path: File) -> None:
+    """In US dollars a replayed cascade costs what the runner counts, where requests take few samples."""
+    spec = load_spec(SPEC)
+    price = Price(prompt_usd_per_million=2.0, generated_usd_per_million=7.0)
+    models = {n: m.model_copy(update={"price": price, "max_n": 3}) for n, m in spec.models.items()}
+    spec = spec.model_copy(update={"models": models})
+    rungs = (rung(plan("small", 8), plan("small", 4)), rung(plan("small", 16), plan("medium", 8)))
+    with Store.open(tmp_path / "zoo.duckdb") as store:
+        store.attach_bank(spec.root / str(spec.bank))
+        examples = load_examples(spec, "search")[:12]
+        tables = Tables(spec, store, examples, rates=Rates.usd(spec), orders=(0,))
+        await tables.add(rungs)
+        paths = [tables.path(one) for one in rungs]
+        fits = tuple(fit_confidence(path.names, path.features, path.score) for path in paths)
+        policy = Policy(rungs=rungs, thresholds=(1.0,), confidences=fits)
+        replayed = replay_policy(policy, paths)
+        runner = PolicyRunner(Runtime(spec, store, None, run_id=None, replay=True), policy)
+        for i, example in enumerate(examples):
+            ran = await runner.run_example(example)
+            assert ran.n_rungs == 2 and replayed.costs[0, i] == pytest.approx(ran.cost_usd)
 
 
 async def test_a_fixed_policy_is_its_allocation(tmp_path: File) -> None:
