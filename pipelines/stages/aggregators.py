@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pipelines.errors import AggregationFailed, ConfigurationError, CustomCodeFailed
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON, plain
-from pipelines.reading.comparing import vote_key
 from pipelines.spec.fields import StageSpec
 from pipelines.spec.functions import UserFunction, reference
 from pipelines.spec.strict import PythonFunction
@@ -21,7 +20,6 @@ from pipelines.spec.variants import BestOfN, LengthWeighted, Plurality, PythonAg
 from pipelines.stages.ballots import Ballots
 from pipelines.stages.candidates import Candidate
 from pipelines.stages.counts import Count
-from pipelines.stages.parsers import allowed_values
 
 Score = Callable[[Candidate, Example, Mapping[str, JSON]], float | None]
 
@@ -48,11 +46,7 @@ def aggregate(
     """
     drawn = sorted(candidates, key=lambda c: c.index)
     match stage.aggregator:
-        case Plurality():
-            return plurality(drawn)
-        case SetVote(threshold=threshold, union=union):
-            return set_vote(drawn, threshold, union, allowed_values(stage.parser, example))
-        case Weighted() | LengthWeighted():
+        case Plurality() | SetVote() | Weighted() | LengthWeighted():
             return _counted(stage, drawn, example)
         case BestOfN(scorer=PythonFunction(python=score)):
             return best_of_n(drawn, score, example, outputs)
@@ -77,44 +71,9 @@ def plurality(candidates: Iterable[Candidate]) -> JSON:
 
     Ties go to the value that was drawn first. None when no sample parsed.
     """
-    votes: dict[str, list[Candidate]] = {}
-    for candidate in _parsed(candidates):
-        if key := vote_key(candidate.value):
-            votes.setdefault(key, []).append(candidate)
-    return max(votes.values(), key=len)[0].value if votes else None
-
-
-def set_vote(
-    candidates: Iterable[Candidate],
-    threshold: float = 0.5,
-    union: bool = False,
-    order: Sequence[str] | None = None,
-) -> list[JSON] | None:
-    """Return the items that enough of the samples name.
-
-    Args:
-        candidates: The samples. Those whose value is not a list have no vote.
-        threshold: The share of the lists that must name an item, in (0, 1].
-        union: Take every item that any list names, whatever the threshold.
-        order: Items in the order in which they are returned; others follow as first drawn. None means no
-            order.
-
-    Returns:
-        The items, empty when no item has enough votes; None when no sample has a vote.
-    """
-    ballots = [c.value for c in _parsed(candidates) if isinstance(c.value, list)]
-    if not ballots:
-        return None
-    first = dict[str, JSON]()
-    votes = dict[str, int]()
-    for ballot in ballots:
-        for key, item in {key: item for item in ballot if (key := vote_key(item, case=True))}.items():
-            first.setdefault(key, item)
-            votes[key] = votes.get(key, 0) + 1
-    least = 0.0 if union else threshold * len(ballots) - 1e-9  # so that 0.1 of 10 is 1
-    position = {vote_key(item, case=True): i for i, item in reversed(list(enumerate(order or ())))}
-    chosen = [key for key in first if votes[key] >= least]
-    return [first[key] for key in sorted(chosen, key=lambda key: position.get(key, len(position)))]
+    ballots = Ballots(of_lists=False)
+    ballots.add_all(sorted(candidates, key=lambda c: c.index))
+    return ballots.output(Count())
 
 
 def best_of_n(

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines import BestOfN, Candidate, Example, LinesParser, Plurality, SetVote, StageSpec, TextParser
+from pipelines import BestOfN, Candidate, Example, LinesParser, Plurality, SetVote
 from pipelines.errors import AggregationFailed, CustomCodeFailed
 from pipelines.reading.comparing import vote_key
-from pipelines.stages.aggregators import aggregate, best_of_n, mean_logprob, plurality, set_vote
+from pipelines.stages.aggregators import aggregate, best_of_n, mean_logprob, plurality
+from tests.pipelines.stages.voting import stage
 
 EXAMPLE = Example("1", {"candidates": ["c", "b", "a"]})
 ITEMS = "abcd"
@@ -28,17 +29,13 @@ def drawn(values: list[Any]) -> list[Candidate]:
     return [Candidate(index, f"text {index}", value) for index, value in enumerate(values)]
 
 
-def stage(aggregator: Any, parser: Any = None) -> StageSpec:
-    return StageSpec(
-        name="s",
-        prompt="x",
-        models=("m",),
-        max_samples=8,
-        prompt_tokens=1,
-        generated_tokens=1,
-        aggregator=aggregator,
-        parser=parser or TextParser(),
-    )
+def set_vote(
+    candidates: list[Candidate], threshold: float = 0.5, union: bool = False, order: list[str] | None = None
+) -> Any:
+    """The vote of a stage, whose allowed values are the order."""
+    parser = None if order is None else LinesParser(allowed="order")
+    voting = stage(SetVote(threshold=threshold, union=union), parser)
+    return aggregate(voting, candidates, Example("1", {"order": order}), {})
 
 
 def test_plurality_takes_the_most_votes() -> None:

@@ -17,14 +17,13 @@ from pipelines import (
     LinesParser,
     Plurality,
     SetVote,
-    StageSpec,
-    TextParser,
     Weighted,
 )
 from pipelines.policy import Stop, Vote
-from pipelines.stages.aggregators import aggregate, plurality, set_vote
+from pipelines.stages.aggregators import aggregate
 from pipelines.stages.ballots import SET_FEATURES, VALUE_FEATURES, Ballots
 from pipelines.stages.counts import Count, share_above
+from tests.pipelines.stages.voting import plurality, set_vote, stage
 
 ORDER = ["b", "a", "x"]
 EXAMPLE = Example("1", {"candidates": ORDER})
@@ -43,19 +42,6 @@ def counted(candidates: list[Candidate], count: Count, order: list[str] | None =
     for candidate in candidates:
         ballots.add(candidate)
     return ballots
-
-
-def stage(aggregator: Any, parser: Any = None) -> StageSpec:
-    return StageSpec(
-        name="s",
-        prompt="x",
-        models=("m",),
-        max_samples=8,
-        prompt_tokens=1,
-        generated_tokens=1,
-        aggregator=aggregator,
-        parser=parser or TextParser(),
-    )
 
 
 @st.composite
