@@ -2,11 +2,12 @@
 # `datastore.lazy`, which imports a name when it is first used.
 from agenttts.errors import AgentTTSError, UserError
 from agenttts.llm import AgentSettings
-from agenttts.replay.bank import BankOutcomes, attach_spec_bank
+from agenttts.replay.bank import BankOutcomes
 from agenttts.report import figures as plots
 from agenttts.report.data import ReportData, read_report
 from agenttts.result import LoadedRun, SearchResult, load_run
 from agenttts.results.outcome import Finalist, Outcome
+from agenttts.results.spec_bank import attach_spec_bank
 from agenttts.results.trials import TrialResult
 from agenttts.search.approval import Decision, Pending
 from agenttts.search.entry import async_search, search

@@ -23,6 +23,7 @@ from agenttts.results.cost import SearchCost
 from agenttts.results.loading import load_outcome
 from agenttts.results.outcome import Equivalent, Finalist, Outcome
 from agenttts.results.ranking import latest
+from agenttts.results.spec_bank import attach_spec_bank
 from agenttts.results.trials import TrialResult
 from agenttts.space.measure import Measure, MeasureName
 from agenttts.space.units import query_flops, query_units
@@ -376,9 +377,7 @@ async def run_inputs(
             "leave it out"
         )
     examples = examples_from_rows(spec, inputs)
-    bank = spec.bank_path
-    if bank is not None and bank.is_file():
-        store.attach_bank(bank)
+    attach_spec_bank(spec, store)
     clients = None if replay else ModelClients(spec, rng=random.Random(0), environ=environ)
     runtime = Runtime(spec, store, clients, run_id=None, replay=replay)
     try:
@@ -395,10 +394,11 @@ async def _by_policy(
     runner: PolicyRunner, examples: Sequence[Example], mean: MeanCost | None
 ) -> list[dict[str, Any]]:
     spec = runner.runtime.spec
-    if mean is None:
+    if mean is not None:
+        usd = Measure(spec, mean.measure).name == "usd"
+    if mean is None or not runner.policy.thresholds:  # without one there is nothing to move
         outcomes = await asyncio.gather(*(runner.run_example(e, with_score=False) for e in examples))
     else:
-        usd = Measure(spec, mean.measure).name == "usd"
         pace = Pace(runner.policy.thresholds, mean.amount if usd else query_flops(spec, mean.amount))
         outcomes = await run_paced(
             runner, examples, pace, lambda ran: ran.cost_usd if usd else ran.flops, with_score=False

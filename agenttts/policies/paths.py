@@ -15,6 +15,7 @@ from pipelines.examples import Example
 from pipelines.policy import Rung, StagePlan
 from pipelines.runtime.sampler import SampleBank
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.stages.plans import stage_feature_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +170,7 @@ class Tables:
             cost = np.where(there, reading.cost[at], 0.0)
             stages.append(StagePath(option=plan.choice.option, node=node, cost=cost))
             features.append(reading.features[at])
-            names += stage.feature_names(plan)
+            names += stage_feature_names(stage.stage, plan)
             score = np.where(there, reading.score[at], np.nan)
             node = np.where(there, reading.leads_to[at], UNKNOWN)
         return Path(

@@ -31,9 +31,10 @@ from pipelines.runtime.sampler import SampleBank
 from pipelines.spec.fields import StageSpec
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.stages import metrics, parsers, prompts
-from pipelines.stages.ballots import SET_FEATURES, VALUE_FEATURES, Ballots
+from pipelines.stages.ballots import Ballots
 from pipelines.stages.candidates import Candidate
 from pipelines.stages.counts import Count
+from pipelines.stages.plans import stage_feature_names
 
 _PROBED = 500  # prompts that say whether a stage's votes can be weighed
 
@@ -80,14 +81,6 @@ class StageReadings:
         """Return the number of a node, which is added when it is new."""
         return self._index.number(example, outputs)
 
-    def feature_names(self, plan: StagePlan) -> tuple[str, ...]:
-        """Return the names of a plan's features; none where its outputs are not voted on."""
-        count = self._count(plan)
-        if count is None:
-            return ()
-        names = VALUE_FEATURES if count.threshold is None else SET_FEATURES
-        return tuple(f"{self.stage.name}.{name}" for name in names)
-
     def _count(self, plan: StagePlan) -> Count | None:
         return Count.of(self.stage.aggregator_for(plan.choice.option), plan.vote)
 
@@ -103,6 +96,7 @@ class StageReadings:
             reading = self._reading(plan)
             for r, number in zip(*np.nonzero(where & (reading.n_samples == 0)), strict=True):
                 todo[int(number), int(r), plan.choice.option].append(reading)
+        unvoted: dict[tuple[int, StagePlan], list[int]] = defaultdict(list)
         await self._load({(number, option) for number, _, option in todo})
         for (number, r, option), readings in todo.items():
             voted = [(reading, reading.count) for reading in readings if reading.count is not None]
@@ -110,13 +104,15 @@ class StageReadings:
                 self._count_votes(number, r, self._drawn[number, option], voted)
             for reading in readings:
                 if reading.count is None:
-                    await self._run(number, r, reading)
+                    unvoted[number, reading.plan].append(r)
+        for (number, plan), rows in unvoted.items():
+            await self._run(number, rows, self.readings[plan])
 
     def _reading(self, plan: StagePlan) -> Reading:
         """The reading of a plan, with room for all nodes."""
         reading = self.readings.get(plan)
         if reading is None:
-            n_features = len(self.feature_names(plan))
+            n_features = len(stage_feature_names(self.stage, plan))
             reading = Reading.empty(plan, self._count(plan), len(self._orders), len(self.nodes), n_features)
         self.readings[plan] = reading.grown(len(self.nodes))
         return self.readings[plan]
@@ -197,8 +193,8 @@ class StageReadings:
             if not due:
                 return
 
-    async def _run(self, number: int, r: int, reading: Reading) -> None:
-        """Note the outcome of a plan without a vote; the order of its samples is the bank's own."""
+    async def _run(self, number: int, rows: Sequence[int], reading: Reading) -> None:
+        """Note the outcome of a plan without a vote, which is that of the bank's own order in all."""
         node, choice = self.nodes[number], reading.plan.choice
         try:
             outcome = await self._runtime.stage_outcome(
@@ -208,7 +204,8 @@ class StageReadings:
             return
         if outcome.status != "error":
             result = self._result(number, outcome.value)
-            reading.note((r, number), choice.n_samples, self._rates.cost(outcome), (*result, ()))
+            for r in rows:
+                reading.note((r, number), choice.n_samples, self._rates.cost(outcome), (*result, ()))
 
     def _result(self, number: int, output: JSON) -> tuple[int, float]:
         """Return the next node or the number of the answer, and the score."""

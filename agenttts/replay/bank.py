@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -246,20 +245,3 @@ class BankOutcomes:
             return metrics.score(self.spec.metric, output, example)
         except CustomCodeFailed:
             return None
-
-
-def attach_spec_bank(spec: PipelineSpec, store: Store) -> Path | None:
-    """Attach the bank that the spec names to a store, when the file exists.
-
-    Args:
-        spec: The pipeline.
-        store: The store to attach the bank to.
-
-    Returns:
-        The path of the bank; None when the spec names none or the file does not exist.
-    """
-    path = spec.bank_path
-    if path is None or not path.is_file():
-        return None
-    store.attach_bank(path)
-    return path

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from agenttts.errors import UserError
-from agenttts.replay.bank import attach_spec_bank
+from agenttts.results.spec_bank import attach_spec_bank
 from datastore.records import Sample, StageResult
 from datastore.store import Store
 from pipelines.dataset.splits import load_examples, seeded_order

@@ -14,13 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from agenttts.replay.bank import BankOutcomes, attach_spec_bank
+from agenttts.replay.bank import BankOutcomes
 from agenttts.replay.curves import Marginal, StageCurve, marginal_values, merged, solve_around, stage_curves
 from agenttts.replay.headroom import StageHeadroom, headroom
 from agenttts.report.policy import PolicyQuery, policy_queries
 from agenttts.results.loading import load_outcome
 from agenttts.results.outcome import Outcome, jsonable, trial_json
 from agenttts.results.ranking import SEARCHING, by_phase, latest
+from agenttts.results.spec_bank import attach_spec_bank
 from agenttts.results.trials import TrialResult, load_trial
 from agenttts.space.measure import Measure
 from agenttts.stats import Interval

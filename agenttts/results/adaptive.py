@@ -23,6 +23,7 @@ from pipelines.policy import Policy
 from pipelines.spec.policyfile import read_policy
 
 Bounds = tuple[float, float]
+"""Lower and upper end of a 95 % interval."""
 
 _Policy = Annotated[Policy, PlainValidator(read_policy), PlainSerializer(Policy.to_dict)]
 _Allocation = Annotated[Allocation, PlainValidator(Allocation.from_dict), PlainSerializer(Allocation.to_dict)]

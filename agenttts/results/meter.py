@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from agenttts.blocking import run_blocking
 from agenttts.results.health import SampleHealth
+from agenttts.results.spec_bank import attach_spec_bank
 from datastore.errors import StoreError
 from datastore.records import StageResult
 from datastore.store import Store
@@ -291,8 +292,7 @@ def load_health(
         return warned(store, run_id)
     try:
         examples = load_examples(spec, "search") if examples is None else examples
-        if spec.bank_path is not None and spec.bank_path.is_file():
-            store.attach_bank(spec.bank_path)
+        attach_spec_bank(spec, store)
     except (PipelineError, StoreError, OSError):
         return warned(store, run_id)
     meter = SampleMeter(spec, store, examples)

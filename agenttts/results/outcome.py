@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import PlainValidator, TypeAdapter
 from pydantic_core import to_jsonable_python
 
-from agenttts.results.adaptive import AdaptivePolicy
+from agenttts.results.adaptive import AdaptivePolicy, Bounds
 from agenttts.results.cost import SearchCost
 from agenttts.results.health import SampleHealth
 from agenttts.results.ranking import by_phase, frontier
@@ -22,9 +22,6 @@ from agenttts.space.measure import MeasureName
 from pipelines.allocation import Allocation
 from pipelines.jsonvalues import JSON
 from pipelines.servers.wire import Negotiated
-
-Bounds = tuple[float, float]
-"""Lower and upper end of a 95 % interval."""
 
 _Allocation = Annotated[Allocation, PlainValidator(Allocation.from_dict)]
 _Trials = Annotated[tuple[TrialResult, ...], PlainValidator(tuple)]

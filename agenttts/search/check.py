@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from agenttts.errors import SpaceError
+from agenttts.proposers.moves import units_left
 from agenttts.search.plan import HOPELESS_DIFFERENCE
 from agenttts.space.measure import chosen_budget
 from agenttts.space.space import SearchSpace
@@ -135,9 +136,9 @@ def _space(spec: PipelineSpec, budget: float | None, budget_usd: float | None) -
         yield Finding(severity="error", place=f"budget.{'usd' if in_usd else 'units'}", message=str(error))
         return
     for stage in spec.stages:
-        others = space.units(space.cheapest) - space.stage_units(stage.name, space.cheapest[stage.name])
+        left = units_left(space, space.cheapest, stage.name)
         for option in stage.options:
-            if space.max_samples(stage.name, option, space.budget_units - others) == 0:
+            if space.max_samples(stage.name, option, left) == 0:
                 message = (
                     f"one sample of {str(option)!r} is over the budget of {space.budget_text} "
                     f"{space.measure.label}; it is never tried"

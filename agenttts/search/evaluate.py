@@ -89,6 +89,14 @@ class PlannedTrial:
     budget_units: float | None = None
     optional: bool = False
 
+    def planned_cost(self, space: SearchSpace) -> float:
+        """Return what the trial costs per query as planned, in the budget's measure.
+
+        Args:
+            space: Gives the planned units of the allocation.
+        """
+        return space.units(self.allocation) if self.budget_units is None else self.budget_units
+
 
 async def evaluate(
     planned: PlannedTrial,
@@ -143,7 +151,7 @@ async def evaluate(
         proposer=planned.proposer,
         reason=planned.reason,
         status="running",
-        budget_units=space.units(allocation) if planned.budget_units is None else planned.budget_units,
+        budget_units=planned.planned_cost(space),
         started_at=clock(),
     )
     store.begin_trial(started)

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from agenttts.proposers.moves import units_left
 from agenttts.results.health import SampleHealth
 from agenttts.results.meter import SampleCounts
 from agenttts.search.check import Finding, stand_ins
@@ -142,10 +143,10 @@ def plan_rehearsal(space: SearchSpace, example: Example) -> list[PlannedRequest]
     spec = space.spec
     requests = []
     for stage in spec.stages:
-        others = space.units(space.cheapest) - space.stage_units(stage.name, space.cheapest[stage.name])
+        left = units_left(space, space.cheapest, stage.name)
         most = dict[str, int]()
         for option in stage.options:
-            n = space.max_samples(stage.name, option, space.budget_units - others)
+            n = space.max_samples(stage.name, option, left)
             most[option.model] = max(most.get(option.model, 0), n)
         try:
             content = render(stage, example, stand_ins(spec, stage, example))

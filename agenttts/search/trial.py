@@ -43,9 +43,7 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
             proposer=planned.proposer,
             reason=planned.reason,
             policy=planned.policy,
-            budget_units=work.space.units(allocation)
-            if planned.budget_units is None
-            else planned.budget_units,
+            budget_units=planned.planned_cost(work.space),
         ),
     )
     stored, refusal = stored_trial(work, allocation, planned.policy), None

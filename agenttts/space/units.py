@@ -144,10 +144,8 @@ def planned_aggregation_flops(spec: PipelineSpec, stage: StageSpec, choice: Stag
     calls = planned_aggregation(stage, choice)
     if calls is None:
         return 0.0
-    params = spec.models[calls.model].active_params
-    if params is None:
-        return None
-    return calls.n_calls * flops(params, calls.prompt_tokens, calls.generated_tokens, 1)
+    once = model_flops(spec.models[calls.model], calls.prompt_tokens, calls.generated_tokens)
+    return None if once is None else calls.n_calls * once
 
 
 def planned_stage_units(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float:

@@ -9,6 +9,20 @@ from pipelines.stages.ballots import SET_FEATURES, VALUE_FEATURES
 from pipelines.stages.counts import Count
 
 
+def stage_feature_names(stage: StageSpec, plan: StagePlan) -> tuple[str, ...]:
+    """Return the names of the features of a stage's output; none where it is not voted on.
+
+    Args:
+        stage: The stage.
+        plan: A plan that fits it.
+    """
+    count = Count.of(stage.aggregator_for(plan.choice.option), plan.vote)
+    if count is None:
+        return ()
+    names = VALUE_FEATURES if count.threshold is None else SET_FEATURES
+    return tuple(f"{stage.name}.{name}" for name in names)
+
+
 def feature_names(spec: PipelineSpec, rung: Rung) -> tuple[str, ...]:
     """Return the names of the features of a rung's outcome, `stage.feature`, stage by stage.
 
@@ -16,14 +30,7 @@ def feature_names(spec: PipelineSpec, rung: Rung) -> tuple[str, ...]:
         spec: The pipeline.
         rung: A rung that fits it.
     """
-    names = list[str]()
-    for stage in spec.stages:
-        plan = rung[stage.name]
-        count = Count.of(stage.aggregator_for(plan.choice.option), plan.vote)
-        if count is not None:
-            own = VALUE_FEATURES if count.threshold is None else SET_FEATURES
-            names += (f"{stage.name}.{name}" for name in own)
-    return tuple(names)
+    return tuple(name for stage in spec.stages for name in stage_feature_names(stage, rung[stage.name]))
 
 
 def policy_problem(spec: PipelineSpec, policy: Policy) -> str | None:
