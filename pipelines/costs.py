@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pipelines.spec.fields import ModelSpec, SamplingSpec
 
@@ -51,6 +51,17 @@ def n_requests(model: ModelSpec, n_samples: int) -> int:
         n_samples: The number of samples.
     """
     return 1 if model.max_n is None else -(-n_samples // model.max_n)
+
+
+def chunk_requests(model: ModelSpec, chunks: Sequence[int]) -> int:
+    """Return how many requests draw the samples of one prompt in chunks.
+
+    Args:
+        model: The model.
+        chunks: How many samples there are after each draw, ascending; no sample counts as one request.
+    """
+    before = (0, *chunks)
+    return sum(n_requests(model, max(1, n - first)) for first, n in zip(before, chunks, strict=False))
 
 
 def known_sum(amounts: Iterable[float | None]) -> float | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agenttts.space.measure import MeasureName
 from agenttts.space.units import query_units
-from pipelines.costs import model_flops, n_requests, stage_cost_usd
+from pipelines.costs import chunk_requests, model_flops, stage_cost_usd
 from pipelines.runtime import StageOutcome
 from pipelines.spec.pipeline import ModelSpec, PipelineSpec
 
@@ -66,17 +66,17 @@ class Rates:
             by_request=spec.models,
         )
 
-    def further_prompts(self, model: str, prompt_tokens: int, n_samples: int) -> float:
+    def further_prompts(self, model: str, prompt_tokens: int, chunks: Sequence[int]) -> float:
         """Return what reading a prompt again costs, once for each request after the first.
 
         Args:
             model: The model.
             prompt_tokens: The tokens of the prompt.
-            n_samples: How many samples are drawn, in as few requests as the model allows.
+            chunks: How many samples there are after each draw.
         """
         if model not in self.by_request:
             return 0.0
-        again = n_requests(self.by_request[model], n_samples) - 1
+        again = chunk_requests(self.by_request[model], chunks) - 1
         return again * self.prompt[model] * prompt_tokens
 
     def cost(self, outcome: StageOutcome) -> float:

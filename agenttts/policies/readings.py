@@ -170,6 +170,7 @@ class StageReadings:
         """Read the samples once, in one order, and note each plan's outcome where it stops."""
         ballots = Ballots.of(self.stage, voted[0][1], self.nodes[number].example)
         due: dict[int, list[tuple[Reading, Count]]] = defaultdict(list)  # by the number of samples
+        chunks: dict[StagePlan, list[int]] = defaultdict(list)
         for reading, count in voted:
             plan = reading.plan
             due[ballots.next_check(count, plan.stop, plan.choice.n_samples)].append((reading, count))
@@ -182,13 +183,14 @@ class StageReadings:
             outcomes: dict[Count, Outcome] = {}
             for reading, count in due.pop(n, ()):
                 stop, n_max = reading.plan.stop, reading.plan.choice.n_samples
+                chunks[reading.plan].append(n)
                 if not ballots.stops(count, stop, n_max):
                     due[ballots.next_check(count, stop, n_max)].append((reading, count))
                     continue
                 if count not in outcomes:
                     result = self._result(number, ballots.output(count))
                     outcomes[count] = (*result, ballots.features(count))
-                again = self._rates.further_prompts(model, drawn.prompt_tokens, n)
+                again = self._rates.further_prompts(model, drawn.prompt_tokens, chunks[reading.plan])
                 reading.note((r, number), n, cost + again, outcomes[count])
             if not due:
                 return

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from datastore.records import ResultStatus
-from pipelines.costs import known_sum, model_flops, n_requests, stage_cost_usd
+from pipelines.costs import chunk_requests, known_sum, model_flops, stage_cost_usd
 from pipelines.jsonvalues import JSON
 from pipelines.runtime.sampler import Samples
 from pipelines.spec.fields import ModelSpec
@@ -68,12 +68,24 @@ def missing_example(example_id: str, stages: Sequence[StageOutcome], reason: str
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Read:
-    """The longest prefix of a prompt's samples that was used."""
+    """The longest prefix of a prompt's samples that was used.
+
+    chunks: how many samples there were after each draw; the last is all of them.
+    """
 
     model: ModelSpec
     prompt_tokens: int
     generated_tokens: int
-    n_samples: int
+    chunks: tuple[int, ...]
+
+    @property
+    def n_samples(self) -> int:
+        return self.chunks[-1]
+
+    def after(self, before: _Read) -> _Read:
+        """The same samples, of which some were there before: these are not drawn again."""
+        further = (n for n in self.chunks if n > before.n_samples)
+        return replace(self, chunks=(*before.chunks, *further))
 
 
 class Ledger:
@@ -100,7 +112,7 @@ class Ledger:
                 model=self._models[model],
                 prompt_tokens=drawn.prompt_tokens,
                 generated_tokens=drawn.generated_tokens,
-                n_samples=len(drawn.samples),
+                chunks=(len(drawn.samples),),
             ),
         )
         self.n_drawn += drawn.n_drawn
@@ -114,8 +126,11 @@ class Ledger:
         self.calls += other.calls
 
     def _use(self, key: str, read: _Read) -> None:
-        if key not in self._reads or self._reads[key].n_samples < read.n_samples:
+        before = self._reads.get(key)
+        if before is None:
             self._reads[key] = read
+        elif before.n_samples < read.n_samples:
+            self._reads[key] = read.after(before)
 
     @property
     def prompt_tokens(self) -> int:
@@ -149,14 +164,15 @@ class Ledger:
     def cost_usd(self) -> float | None:
         """US dollars of the samples used and their prompts; None for none, and where a price is missing.
 
-        The prompt is billed to each request, of which the model's `max_n` says how many there are.
+        The prompt is billed to each request: at least one for each chunk, of which the model's `max_n` says
+        how many there are.
         """
         if not self._reads:
             return None
         return known_sum(
             stage_cost_usd(
                 read.model,
-                read.prompt_tokens * n_requests(read.model, max(1, read.n_samples)),
+                read.prompt_tokens * chunk_requests(read.model, read.chunks),
                 read.generated_tokens,
             )
             for read in self._reads.values()

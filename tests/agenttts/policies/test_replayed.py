@@ -88,17 +88,23 @@ async def test_a_prompt_is_billed_to_each_request(tmp_path: File) -> None:
     models = {n: m.model_copy(update={"price": price, "max_n": 3}) for n, m in spec.models.items()}
     spec = spec.model_copy(update={"models": models})
     rungs = (rung(plan("small", 8), plan("small", 4)), rung(plan("small", 16), plan("medium", 8)))
+    stopping = rung(plan("small", 16, None, Stop(kind="decided")), plan("medium", 12, None, LIKELY))
     with Store.open(tmp_path / "zoo.duckdb") as store:
         store.attach_bank(spec.root / str(spec.bank))
         examples = load_examples(spec, "search")[:12]
         tables = Tables(spec, store, examples, rates=Rates.usd(spec), orders=(0,))
-        await tables.add(rungs)
+        await tables.add((*rungs, stopping))
         paths = [tables.path(one) for one in rungs]
         fits = tuple(fit_confidence(path.names, path.features, path.score) for path in paths)
         policy = Policy(rungs=rungs, thresholds=(1.0,), confidences=fits)
+        alone = Policy(rungs=(stopping,))
+        in_chunks = replay_policy(alone, [tables.path(stopping)])
         replayed = replay_policy(policy, paths)
-        runner = PolicyRunner(Runtime(spec, store, None, run_id=None, replay=True), policy)
+        runtime = Runtime(spec, store, None, run_id=None, replay=True)
+        runner, stopper = PolicyRunner(runtime, policy), PolicyRunner(runtime, alone)
         for i, example in enumerate(examples):
+            stopped = await stopper.run_example(example)
+            assert in_chunks.costs[0, i] == pytest.approx(stopped.cost_usd)
             ran = await runner.run_example(example)
             assert ran.n_rungs == 2 and replayed.costs[0, i] == pytest.approx(ran.cost_usd)
 

@@ -120,6 +120,22 @@ async def test_a_split_vote_draws_on_and_ends_as_all_samples_do(
     assert split.flops == retrieve.flops + answer.flops < whole.flops
 
 
+@pytest.mark.parametrize("max_n", [None, 3])
+async def test_each_chunk_is_billed_as_the_server_bills_it(
+    server: ScriptedServer, run: Callable[..., Any], max_n: int | None
+) -> None:
+    """Each request reads its prompt: in chunks, by a rung that goes on, and where it takes few samples."""
+    answering(server, ["red", "blue"] * 4, ["red"] * 8)
+    price = {"prompt_usd_per_million": 3.0, "generated_usd_per_million": 5.0}
+    spec = small_spec(base_url=server.base_url, model={"price": price, "max_n": max_n})
+    split = rung(StagePlan(choice=StageChoice("small", 6), stop=DECIDED))
+    more = rung(StagePlan(choice=StageChoice("small", 8)))
+    outcome = await run(cascade(spec, 0.999, split, more), spec)
+    assert outcome.n_rungs == 2
+    billed = 3e-6 * server.prompt_tokens + 5e-6 * server.generated_tokens
+    assert outcome.cost_usd == pytest.approx(billed)
+
+
 async def test_an_unsure_outcome_escalates_and_the_surer_stands(
     server: ScriptedServer, run: Callable[..., Any]
 ) -> None:
