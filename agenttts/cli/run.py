@@ -77,9 +77,9 @@ def run(
     if policy is not None:
         chosen = pipelines.load_policy(policy)
     elif run_id is not None:
-        found = agenttts.load_run(db, run_id)
-        chosen, mean = found.chosen(fixed=fixed)
-        tested = None if fixed or found.adaptive is None else found.adaptive.tested
+        loaded_run = agenttts.load_run(db, run_id)
+        chosen, mean = loaded_run.chosen(fixed=fixed)
+        tested = None if fixed or loaded_run.adaptive is None else loaded_run.adaptive.tested
     else:
         chosen = _read_allocation(allocation)
     comparable = mean is not None and (mean_units is None or mean.measure == "units")

@@ -263,7 +263,8 @@ def starter_files(starter: Starter, directory: Path) -> dict[str, str]:
     prompt = environment.get_template("prompt.j2")
     texts = {"pipeline.yaml": spec, SCHEMA_FILE: json.dumps(spec_schema(), indent=1) + "\n"}
     for before, stage in zip((None, *starter.stages), starter.stages, strict=False):
-        texts[f"prompts/{stage}.j2"] = prompt.render(inputs=starter.inputs, before=before)
+        is_last = stage == starter.stages[-1]
+        texts[f"prompts/{stage}.j2"] = prompt.render(inputs=starter.inputs, before=before, is_last=is_last)
     return texts
 
 

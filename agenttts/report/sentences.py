@@ -165,7 +165,7 @@ def policy_headline(data: ReportData) -> str | None:
         score = f"{score_text(tested.score)} {interval_text(tested.ci)} on the test split"
     cost = adaptive.choice.cost if tested is None or tested.cost is None else tested.cost
     amount = amount_text(cost.mean, data.outcome.measure, 3)
-    return f"{policy_lead(adaptive)}: {score}, for {amount} per query on average, by {adaptive.policy}."
+    return f"{policy_lead(adaptive)}: {score}, for {amount} per query on average."
 
 
 def cost_lines(data: ReportData) -> Iterator[str]:

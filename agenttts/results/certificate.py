@@ -95,8 +95,9 @@ def _policy_sentences(outcome: Outcome, adaptive: AdaptivePolicy) -> Iterator[st
         yield "It was not scored on the test split, so that nothing is claimed of it."
         return
     cost = "" if tested.cost is None else f", for {cost_text(outcome, tested.cost)} per query"
-    ends = [f"{share:.0%} at rung {k}" for k, share in enumerate(tested.ended_at, 1)]
-    ended = f"; of the queries {' and '.join(ends)} end" if len(ends) > 1 else ""
+    first, *others = (f"{share:.0%}" for share in tested.ended_at)
+    ends = [f"{first} of the queries end at rung 1", *(f"{s} at rung {k}" for k, s in enumerate(others, 2))]
+    ended = f"; {' and '.join(ends)}" if others else ""
     yield (
         f"Scored once on the test split: {tested.score:.3f} [{tested.ci[0]:.3f}, {tested.ci[1]:.3f}]"
         f"{cost}{ended}."

@@ -61,7 +61,7 @@ class SampleHealth:
     @property
     def problems(self) -> tuple[str, ...]:
         """What is wrong, a clause for each notable share; none where fewer than FEWEST are known."""
-        return tuple(clause for clause, _ in self._found(FEWEST))
+        return tuple(clause for clause, _ in self._problems(FEWEST))
 
     @property
     def warning(self) -> str | None:
@@ -70,14 +70,14 @@ class SampleHealth:
 
     def warning_of(self, fewest: int = FEWEST) -> str | None:
         """Return the warning where at least so many samples are known; None when no share is notable."""
-        found = [f"{clause}; {remedy}" for clause, remedy in self._found(fewest)]
-        return f"{self.stage} × {self.model}: {'. '.join(found)}" if found else None
+        sentences = [f"{clause}; {remedy}" for clause, remedy in self._problems(fewest)]
+        return f"{self.stage} × {self.model}: {'. '.join(sentences)}" if sentences else None
 
     def to_json_dict(self) -> dict[str, JSON]:
         """Return the shares with the warning as JSON-able data."""
         return {**asdict(self), "warning": self.warning}
 
-    def _found(self, fewest: int) -> Iterator[tuple[str, str]]:
+    def _problems(self, fewest: int) -> Iterator[tuple[str, str]]:
         """For each notable share what is wrong, and what to do about it."""
         enough = self.n_samples >= fewest
         is_cut = enough and self.cut > MOST_CUT

@@ -1,4 +1,4 @@
-"""What a run found out about its servers, kept as events in the store."""
+"""What a run learned about its servers, stored as events."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _NEGOTIATED = TypeAdapter(Negotiated)
 
 
 def load_negotiated(store: Store, run_id: str) -> tuple[Negotiated, ...]:
-    """Return what a run found out about its servers, in the order in which it was found.
+    """Return what a run learned about its servers, oldest first.
 
     Args:
         store: The database, open for reading.
         run_id: The run.
     """
-    found: list[Negotiated] = []
+    stored: list[Negotiated] = []
     for event in store.events(run_id):
         if event.kind == EVENT:
             try:
-                found.append(_NEGOTIATED.validate_json(event.detail))
+                stored.append(_NEGOTIATED.validate_json(event.detail))
             except ValidationError:
                 continue  # of another version
-    return tuple(found)
+    return tuple(stored)
 
 
 def keep_negotiated(store: Store, run_id: str, negotiated: Negotiated, at: float) -> None:

@@ -88,7 +88,7 @@ class Ledger:
 
     Attributes:
         limits: The limits of the search.
-        reserve_for_end: What of them is kept for the confirmation, and refused to everything else.
+        reserve_for_end: The part of them that only the confirmation may spend.
         spent: What was spent so far.
 
     Raises:
@@ -184,17 +184,17 @@ class Ledger:
         Returns:
             The limit, in words; None while the search may go on.
         """
-        limits, spent, kept = self.limits, self.spent, self.reserve_for_end
+        limits, spent, reserve = self.limits, self.spent, self.reserve_for_end
         used = {
             "trials": (n_trials, limits.trials, 0),
-            "tokens": (spent.tokens, limits.tokens, kept.tokens),
-            "flops": (spent.flops, limits.flops, kept.flops),
-            "usd": (spent.usd, limits.usd, kept.usd),
+            "tokens": (spent.tokens, limits.tokens, reserve.tokens),
+            "flops": (spent.flops, limits.flops, reserve.flops),
+            "usd": (spent.usd, limits.usd, reserve.usd),
             "minutes": (self.elapsed_minutes, limits.minutes, 0),
         }
         for name, (value, cap, share) in used.items():
             if cap is not None and value + share >= cap:
-                return f"limit on {name} reached: {value:.6g} of {cap:.6g}{_kept_text(share)}"
+                return f"limit on {name} reached: {value:.6g} of {cap:.6g}{_reserve_text(share)}"
         return None
 
     async def reserve(self, model: str, prompt_tokens_bound: int, generated_tokens_bound: int) -> LedgerEntry:
@@ -253,14 +253,14 @@ class Ledger:
         if name is None:
             return None
         allowed, spent, wanted = getattr(limits, name), getattr(self.spent, name), getattr(entry.bound, name)
-        kept = _kept_text(getattr(self.reserve_for_end, name))
+        reserved = _reserve_text(getattr(self.reserve_for_end, name))
         return (
-            f"limit on {name}: {allowed:.6g} allowed{kept}, {spent:.6g} spent, and the next request, to "
+            f"limit on {name}: {allowed:.6g} allowed{reserved}, {spent:.6g} spent, and the next request, to "
             f"{entry.model!r}, may take {wanted:.6g}"
         )
 
     def _exceeded(self, more: Spending) -> str | None:
-        """Return the limit that would be exceeded if more were spent, beside what is kept."""
+        """Return the limit that would be exceeded if more were spent, beside the reserve for the end."""
         return (self.spent + self.reserve_for_end + more).over(self.limits)
 
     def _settle(self, entry: LedgerEntry, used: Spending) -> None:
@@ -270,5 +270,5 @@ class Ledger:
         self._admit()
 
 
-def _kept_text(share: float) -> str:
+def _reserve_text(share: float) -> str:
     return f" (the confirmation may take {share:.6g})" if share else ""

@@ -109,20 +109,20 @@ class Rehearsed:
     def findings(self) -> list[Finding]:
         """Return what a search would suffer from."""
         place = f"stages[{self.stage}]"
-        found: list[tuple[bool, str]] = []
+        problems: list[tuple[bool, str]] = []
         if self.failure is not None:
-            found.append((self.fatal, f"{self.model}: {self.failure}"))
+            problems.append((self.fatal, f"{self.model}: {self.failure}"))
         if self.health is not None and (warning := self.health.warning_of(fewest=1)) is not None:
-            found.append((not self.texts, warning))
+            problems.append((not self.texts, warning))
         if self.too_few:
             n = len(self.texts) + len(self.missing)
             came = f"one request for {self.n_asked} samples brought {n}"
-            found.append(
+            problems.append(
                 (False, f"{self.model}: {came}; set max_n: {n}, since each request bills its prompt")
             )
         return [
             Finding(severity="error" if fatal else "warning", place=place, message=message)
-            for fatal, message in found
+            for fatal, message in problems
         ]
 
     def to_json_dict(self) -> dict[str, JSON]:

@@ -118,6 +118,13 @@ def test_classes_that_agree_by_chance_hide_no_field(tmp_path: Path) -> None:
     assert "short" in prompt and "copy" not in prompt
 
 
+def test_the_prompt_of_the_only_stage_asks_for_the_answer(tmp_path: Path) -> None:
+    """There is no later stage to give it, so that it is not asked for steps alone."""
+    rows: list[dict[str, object]] = [{"question": f"q{i}", "answer": f"a{i}"} for i in range(24)]
+    _, prompt, _ = written(tmp_path, rows, "--stage", "draft")
+    assert prompt.endswith("Reply with the answer alone.\n") and "step by step" not in prompt
+
+
 def test_a_pipeline_without_a_safe_field_is_refused(tmp_path: Path) -> None:
     """One line says which flag to give."""
     data = tmp_path / "data.jsonl"
