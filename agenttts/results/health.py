@@ -73,9 +73,9 @@ class SampleHealth:
         sentences = [f"{clause}; {remedy}" for clause, remedy in self._problems(fewest)]
         return f"{self.stage} × {self.model}: {'. '.join(sentences)}" if sentences else None
 
-    def to_json_dict(self) -> dict[str, JSON]:
-        """Return the shares with the warning as JSON-able data."""
-        return {**asdict(self), "warning": self.warning}
+    def to_json_dict(self, fewest: int = FEWEST) -> dict[str, JSON]:
+        """Return the shares with the warning of `warning_of` as JSON-able data."""
+        return {**asdict(self), "warning": self.warning_of(fewest)}
 
     def _problems(self, fewest: int) -> Iterator[tuple[str, str]]:
         """For each notable share what is wrong, and what to do about it."""

@@ -127,7 +127,7 @@ class Rehearsed:
 
     def to_json_dict(self) -> dict[str, JSON]:
         """Return it as JSON-able data."""
-        health = self.health and {**asdict(self.health), "warning": self.health.warning_of(fewest=1)}
+        health = self.health and self.health.to_json_dict(fewest=1)
         return {**asdict(self), "health": health, "texts": list(self.texts), "missing": list(self.missing)}
 
 

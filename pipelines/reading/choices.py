@@ -8,14 +8,13 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from pipelines.reading.answers import final_answer
-from pipelines.reading.folding import CJK, fold
+from pipelines.reading.folding import CJK, fold, unambiguous
 from pipelines.reading.noanswer import NoAnswer
 
 _UNSPACED = f"{CJK}\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # and Thai, Lao, Burmese, Khmer
 _STARTS_UNSPACED = re.compile(f"[{_UNSPACED}]")
 _NEGATING = re.compile(r"[不非无無未没沒勿]")
 _MARKUP = "\"'`*_$.,;:!?()[]{}<>|。、，；：！？「」『』【】（）《》·\\ \t"
-_LETTER = re.compile(r"\A\W*([A-Za-z])\W*\Z")
 _VERB = "and|or|nor|but|is|was|are|would|should|could|can|has|because|since|as|than|over|in|for|with|to"
 _ARTICLE = re.compile(
     rf"A(?=\s+(?!(?:{_VERB}|seems|looks|fits|works|matches|also)\b)[a-z])|I(?=['’]|\s+[a-z])"
@@ -60,13 +59,9 @@ class _Choices:
     def __init__(self, allowed: Sequence[str]) -> None:
         self.values = {fold(value): value for value in allowed}
         self._cased = {fold(value, case=True): value for value in allowed}
-        bare = [_bare(form) for form in self.values]
-        self._bare = {
-            form: value
-            for form, value in zip(bare, self.values.values(), strict=True)
-            if bare.count(form) == 1
-        }
-        self._letters = all(len(_bare(form)) == 1 and form.isascii() for form in self.values)
+        bare = {form: _bare(form) for form in self.values}
+        self._bare = unambiguous(bare, self.values)
+        self._letters = all(len(bare[form]) == 1 and form.isascii() for form in self.values)
 
     def whole(self, text: str) -> str | None:
         """The value that is all of a text, markup aside."""

@@ -44,14 +44,25 @@ def code(text: str, language: str = "python", *, defining: str | None = None) ->
         without_language = fenced
     if not in_language and not without_language:
         return NoAnswer(f"no code in {language}, only in {', '.join(sorted({b.language for b in fenced}))}")
-    definition = _definition(defining) if defining else None
-    for candidates in (in_language, without_language):
-        usable = [b for b in candidates if definition is None or definition.search(b.code)]
-        if usable := [b for b in usable if b.closed] or usable:
-            chosen = usable[-1]
-            earlier = [b.code for b in fenced[: fenced.index(chosen)] if b.closed and b in candidates]
-            return _with_helpers(chosen.code, earlier) if wanted == "python" else chosen.code
-    return code(text, language)
+    candidates, usable = next(
+        (group, usable)
+        for name in (defining, None)
+        for group in (in_language, without_language)
+        if (usable := [b for b in group if not name or defines(b.code, name)])
+    )
+    chosen = ([b for b in usable if b.closed] or usable)[-1]
+    earlier = [b.code for b in fenced[: fenced.index(chosen)] if b.closed and b in candidates]
+    return _with_helpers(chosen.code, earlier) if wanted == "python" else chosen.code
+
+
+def defines(program: str, name: str) -> bool:
+    """Whether a program defines a name, as most languages do so.
+
+    Args:
+        program: The program, or a part of one.
+        name: Of a function or a class; a variable of that name, a local one too, counts as its definition.
+    """
+    return _definition(name).search(program) is not None
 
 
 def completed(prompt: str, body: str) -> str:

@@ -8,7 +8,9 @@ the last line of code, and either may be missing.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -44,6 +46,7 @@ _OPENING = re.compile(
 )
 _ONE_LINE = re.compile(r"^[ \t]*`{3,}([\w+#-]*)[ \t]+([^`\n]+?)[ \t]*`{3,}[ \t]*$")
 _BARE = re.compile(r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*$")
+_CLOSING = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*$", re.MULTILINE)
 _CODE_LINE = re.compile(
     r"""^(?:[ \t]+\S
     | (?:async\ |export\ |public\ |private\ |static\ )*
@@ -185,6 +188,40 @@ def _next_fence(lines: Sequence[str], start: int) -> int:
 def _code_share(lines: Sequence[str]) -> float:
     """Share of lines that look like code."""
     return sum(bool(_CODE_LINE.match(line)) for line in lines) / len(lines) if lines else 0.0
+
+
+def closed_fences(
+    text: str, opening: re.Pattern[str], start: int = 0, *, shorter: bool = False
+) -> Iterator[tuple[int, int]]:
+    """Find the spans from an opening fence to the next line that holds the same fence alone.
+
+    Unlike `blocks` it guesses nothing: an opening that no line closes is passed over. However many there
+    are, the text is gone through once.
+
+    Args:
+        text: The text, searched from the position `start` on.
+        opening: Matches a line that opens a block, its end included; the first group is the fence.
+        start: Where the search begins.
+        shorter: Whether, where no fence of the same length follows, a shorter one closes the block.
+
+    Yields:
+        Start of the opening line and end of the closing one, without its line end; spans do not overlap.
+    """
+    closings = defaultdict[tuple[str, int], list[tuple[int, int]]](list)
+    for closing in _CLOSING.finditer(text, start):
+        closings[closing[1][0], len(closing[1])].append(closing.span())
+    position = start
+    for opened in opening.finditer(text, start):
+        if opened.start() < position:
+            continue
+        longest = len(opened[1])
+        for length in range(longest, 2 if shorter else longest - 1, -1):
+            spans = closings.get((opened[1][0], length), [])
+            following = bisect_left(spans, (opened.end(), 0))
+            if following < len(spans):
+                position = spans[following][1]
+                yield opened.start(), position
+                break
 
 
 def file_name(block: Block) -> str | None:

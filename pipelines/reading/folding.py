@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
+from collections import Counter
+from collections.abc import Mapping
 
 CJK = (
     "\u1100-\u11ff\u3005-\u3007\u3040-\u30ff\u3130-\u318f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -119,6 +121,20 @@ def answer_words(text: str) -> list[str]:
         What stands between spaces in `answer_form`, Chinese, Japanese and Korean characters one by one.
     """
     return re.sub(rf"([{CJK}])", r" \1 ", answer_form(text)).split()
+
+
+def unambiguous(keys: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
+    """Look values up by looser forms, where a looser form tells one value from all others.
+
+    Args:
+        keys: For each form of a value its looser form; one that is empty stands for none.
+        values: The values by their forms.
+
+    Returns:
+        The values by their looser forms, without looser forms that several forms share.
+    """
+    counts = Counter(keys.values())
+    return {key: values[form] for form, key in keys.items() if key and counts[key] == 1}
 
 
 def _fraction(match: re.Match[str]) -> str:

@@ -10,15 +10,15 @@ import re
 from collections.abc import Iterator, Mapping
 
 from pipelines.jsonvalues import JSON, value_problem
+from pipelines.reading.fences import closed_fences
 from pipelines.reading.jsonwhole import JsonSpan, value_at, whole_text
 from pipelines.reading.noanswer import NoAnswer
 
 _FENCE = re.compile(r"[`~]{3,}[ \t]*([\w+#.-]*)[^\n\[{]*\s*(?=[\[{])")
 _WHOLE_IN_FENCE = re.compile(r"\A\s*(`{3,}|~{3,})[^\n`]*\n(.*?)\n?[ \t]*\1\s*\Z", re.DOTALL)
 _OTHER_FENCE = re.compile(
-    r"^[ \t]*(`{3,}|~{3,})[ \t]*(?!json|jsonc|json5|jsonl|ndjson|text|txt|plaintext)[A-Za-z][^\n`]*\n"
-    r".*?^[ \t]*\1[ \t]*$",
-    re.MULTILINE | re.DOTALL | re.IGNORECASE,
+    r"^[ \t]*(`{3,}|~{3,})[ \t]*(?!json|jsonc|json5|jsonl|ndjson|text|txt|plaintext)[A-Za-z][^\n`]*\n",
+    re.MULTILINE | re.IGNORECASE,
 )
 _BRACKET = re.compile(r"[\[{]")
 _STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+"|[\[\]{}"]', re.DOTALL)
@@ -69,13 +69,11 @@ def _values(text: str) -> Iterator[JSON]:
         yield unopened.value
         return
     yield from _fenced(stripped)
-    code = list(_OTHER_FENCE.finditer(stripped)) if "```" in stripped or "~~~" in stripped else []
-    if code:
-        yield from _in_prose(_OTHER_FENCE.sub("\n", stripped))
-        for block in code:
-            yield from _in_prose(block.group())
-    else:
-        yield from _in_prose(stripped)
+    code = list(closed_fences(stripped, _OTHER_FENCE))
+    around = zip([0, *(end for _, end in code)], [*(start for start, _ in code), None], strict=True)
+    yield from _in_prose("\n".join(stripped[start:end] for start, end in around))
+    for start, end in code:
+        yield from _in_prose(stripped[start:end])
 
 
 def _unopened(text: str) -> JsonSpan | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
-from pipelines.reading.folding import fold
+from pipelines.reading.folding import fold, unambiguous
 from pipelines.reading.noanswer import NoAnswer
 
 _HAN_NUMBER = "[一二三四五六七八九十]+"
@@ -68,11 +67,17 @@ class _Passages:
 
     @cached_property
     def _by_loose(self) -> dict[str, str]:
-        return _unique({form: fold(form) for form in self.by_form}, self.by_form)
+        return unambiguous({form: fold(form) for form in self.by_form}, self.by_form)
 
     @cached_property
     def _by_core(self) -> dict[str, str]:
-        return _unique({form: _core(fold(form)) for form in self.by_form}, self.by_form)
+        return unambiguous({form: _core(fold(form)) for form in self.by_form}, self.by_form)
+
+    @cached_property
+    def _over_lines(self) -> dict[str, str]:
+        """The passages of several lines, by their form as text."""
+        several = (value for value in self.by_form.values() if len(value.strip().splitlines()) > 1)
+        return {value: f" {fold(value)} " for value in several}
 
     def quoted(self, line: str) -> str | None:
         """The passage that a line quotes."""
@@ -95,19 +100,12 @@ class _Passages:
     def over_lines(self, text: str) -> set[str]:
         """The passages of several lines that a text quotes."""
         whole = f" {fold(text)} "
-        several = {form: value for form, value in self.by_form.items() if len(value.strip().splitlines()) > 1}
-        return {value for form, value in several.items() if f" {fold(form)} " in whole}
+        return {value for value, form in self._over_lines.items() if form in whole}
 
 
 @lru_cache(maxsize=256)
 def _passages(allowed: tuple[str, ...]) -> _Passages:
     return _Passages(allowed)
-
-
-def _unique(keys: dict[str, str], values: dict[str, str]) -> dict[str, str]:
-    """Values by those keys that stand for one value only."""
-    counts = Counter(keys.values())
-    return {key: values[form] for form, key in keys.items() if key and counts[key] == 1}
 
 
 def _peeled(folded: str) -> list[str]:

@@ -20,7 +20,7 @@ _LATEX_FRACTION = re.compile(
 )
 _LATEX_SPACE = re.compile(r"\\[,;:! ]|\{,\}|\\left|\\right|~")
 _POWER = re.compile(r"\s*(?:\\times|\\cdot|[x×*·⋅])\s*10\s*(?:\^|\*\*)\s*\{?\s*\(?([-+]?[0-9]+)\)?\s*\}?$")
-_POWER_ALONE = re.compile(r"^([-+]?)10\s*(?:\^|\*\*)\s*\{?\s*\(?([-+]?[0-9]+)\)?\s*\}?$")
+_POWER_ALONE = re.compile(r"^10\s*(?:\^|\*\*)\s*\{?\s*\(?([-+]?[0-9]+)\)?\s*\}?$")
 _GROUPED = re.compile(r"^[1-9][0-9]{0,2}(?:([,' _])[0-9]{3})(?:\1[0-9]{3})*(?:\.[0-9]+)?$")
 _GROUPED_INDIAN = re.compile(r"^[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?:\.[0-9]+)?$")
 _GROUPED_BY_POINTS = re.compile(r"^[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+$|^[0-9]{1,3}(?:\.[0-9]{3}){2,}$")
@@ -118,7 +118,7 @@ def _read(text: str) -> Fraction | None:
         return sign * (whole + above_part / below_part)
     exponent = 0
     if power := _POWER_ALONE.match(text):
-        text, exponent = "1", int(power.group(2))
+        text, exponent = "1", int(power.group(1))
     elif power := _POWER.search(text):
         text, exponent = text[: power.start()], int(power.group(1))
     number = _decimal(text) if abs(exponent) <= _LARGEST_EXPONENT else None

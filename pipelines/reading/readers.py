@@ -6,7 +6,7 @@ is pure and returns `NoAnswer`, with its reason, where a text holds no such valu
 
 from pipelines.reading.answers import UNMARKED, clean, final_answer, marks_nothing
 from pipelines.reading.choices import choice
-from pipelines.reading.code import code, completed, python_problem
+from pipelines.reading.code import code, completed, defines, python_problem
 from pipelines.reading.fences import Block, blocks, file_name
 from pipelines.reading.jsontext import json_value
 from pipelines.reading.lines import quoted_lines
@@ -22,6 +22,7 @@ __all__ = [
     "clean",
     "code",
     "completed",
+    "defines",
     "file_name",
     "final_answer",
     "json_value",

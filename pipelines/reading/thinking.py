@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from pipelines.reading.fences import closed_fences
 from pipelines.reading.jsonwhole import value_at
 from pipelines.reading.noanswer import NoAnswer
 
@@ -49,9 +50,8 @@ _BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 _MOST_LOOKS = 20  # so that texts that repeat themselves are read in linear time
 _QUOTES = "\"'`“”‘’「」«»"
 _OPENING = re.compile(r"[\[{]")
-_CODE = re.compile(
-    r"^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?^[ \t]*\1[ \t]*$|(?<!`)`[^`\n]+`(?!`)", re.MULTILINE | re.DOTALL
-)
+_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[^\n]*\n", re.MULTILINE)
+_CODE_IN_LINE = re.compile(r"(?<!`)`[^`\n]+`(?!`)")
 
 
 def strip_thinking(text: str) -> str | NoAnswer:
@@ -140,7 +140,8 @@ class _Protected:
                 return False
             self._spans[answer_start] = [
                 *self._values(answer_start),
-                *(code.span() for code in _CODE.finditer(self._text, answer_start)),
+                *closed_fences(self._text, _FENCE, answer_start, shorter=True),
+                *(code.span() for code in _CODE_IN_LINE.finditer(self._text, answer_start)),
             ]
         return any(
             start < tag.start() < end and not self._ends_a_draft(tag, start)

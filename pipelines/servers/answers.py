@@ -93,13 +93,27 @@ def read_draw(
     )
 
 
-def bill_unread(bill: Bill, answer: Any) -> None:
-    """Bill an answer from which no text is taken, as far as it says what it took."""
+def bill_unread(
+    bill: Bill, answer: Any, n: int, *, most_tokens: int | None, most_prompt_tokens: int | None
+) -> None:
+    """Bill an answer from which no text is taken, as far as it says what it took.
+
+    Args:
+        bill: Gets the tokens; those beyond what can be are uncounted, and nothing is billed without a usage.
+        answer: The decoded JSON.
+        n: How many samples were asked for.
+        most_tokens: The most that one sample can have; None: unknown.
+        most_prompt_tokens: The most that the prompt can have; None: unknown.
+    """
     usage = answer.get("usage") if isinstance(answer, Mapping) else None
-    if isinstance(usage, Mapping):
-        prompt_tokens = _count(usage.get("prompt_tokens"), 1, None)
-        if prompt_tokens is not None:
-            bill.add(prompt_tokens, _count(usage.get("completion_tokens"), 0, None) or 0, n_answers=0)
+    if not isinstance(usage, Mapping) or _count(usage.get("prompt_tokens"), 1, None) is None:
+        return
+    generated_tokens = _count(usage.get("completion_tokens"), 0, None) or 0
+    bill.add(
+        _count(usage["prompt_tokens"], 1, most_prompt_tokens),
+        _count(generated_tokens, 0, most_tokens and most_tokens * n),
+        n_answers=n,
+    )
 
 
 def read_classes(answer: Any) -> Draw:
@@ -136,13 +150,13 @@ def _finished(choice: Mapping[str, Any]) -> bool:
 def _read_choice(choice: Mapping[str, Any], stop: Sequence[str]) -> _Choice:
     message = choice.get("message")
     given = choice.get("logprobs") or {}
-    logprobs: Sequence[float | None]
+    logprobs: Sequence[Any]
     if message is None:
         content = choice["text"]
-        logprobs = _numbers(given.get("token_logprobs"))
+        logprobs = list(given.get("token_logprobs") or ())
     else:
         content = message.get("content")
-        logprobs = _numbers([token["logprob"] for token in given.get("content") or ()])
+        logprobs = [token["logprob"] for token in given.get("content") or ()]
     text = content if isinstance(content, str) else _joined(content)
     finish_reason = str(choice.get("finish_reason") or "stop")
     if finish_reason != "stop":
@@ -160,11 +174,6 @@ def _read_choice(choice: Mapping[str, Any], stop: Sequence[str]) -> _Choice:
         if ends:
             return _Choice(text[: min(ends)], None, len(logprobs), None, "stop")
     return _Choice(text, None, len(logprobs), mean, finish_reason)
-
-
-def _numbers(logprobs: Any) -> list[float | None]:
-    """The log-probabilities of an answer; None for one that is no number."""
-    return [p if isinstance(p, int | float) else None for p in logprobs or ()]
 
 
 def _joined(content: Any) -> str:
@@ -211,11 +220,15 @@ def _kind(part: Any) -> Any:
     return part.get("type") if isinstance(part, Mapping) else "text"
 
 
-def _mean(logprobs: Sequence[float | None]) -> float | None:
-    numbers = [p for p in logprobs if p is not None]
-    if not numbers:
-        return None
-    mean = math.fsum(numbers) / len(logprobs)
+def _mean(logprobs: Sequence[Any]) -> float | None:
+    """The mean of log-probabilities; one that is no number adds nothing. None where none is a number."""
+    numbers = logprobs
+    try:
+        total = math.fsum(numbers)
+    except TypeError:  # seldom, so that the usual answer is read in one pass
+        numbers = [p for p in logprobs if isinstance(p, int | float)]
+        total = math.fsum(numbers)
+    mean = total / len(logprobs) if numbers else math.nan
     return mean if math.isfinite(mean) else None
 
 

@@ -36,7 +36,7 @@ class ModelClients:
 
     environ: where API keys and proxies are read from; ConfigurationError when a variable that the spec
     names is not set, or names a proxy that can't be used. Further arguments are those of `ServerClient`.
-    Use it on one event loop, and close it there. `checked`: what requests of checks were billed, by model.
+    Use it on one event loop, and close it there.
     """
 
     def __init__(

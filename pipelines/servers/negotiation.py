@@ -134,18 +134,18 @@ class Negotiator:
 
     def _raise_if_final(self, ask: Ask, refused: FieldRefused) -> None:
         """ConfigurationError where the user's own field, or a value, is what the server refuses."""
-        where, quoted = self.where, refused.refusal.quoted
+        where, words = self.where, refused.refusal.status_and_words
         own = terms.refused_field(refused.refusal, ask.fields, refused.body)
         if own is not None:
             raise ConfigurationError(
-                f"{where}: the server refuses {own} ({refused.refusal.status}: {quoted}), which the model's "
-                "request sets; correct it, or leave it out"
+                f"{where}: the server refuses {own} ({words}), which the model's request sets; correct it, "
+                "or leave it out"
             )
         value = terms.value_refused(refused.refusal, refused.body)
         if value is not None:
             raise ConfigurationError(
-                f"{where}: the server refuses {value} = {refused.body[value]!r} ({refused.refusal.status}: "
-                f"{quoted}); correct it in sampling, of the stage or of the model"
+                f"{where}: the server refuses {value} = {refused.body[value]!r} ({words}); correct it in "
+                "sampling, of the stage or of the model"
             )
 
     def _accepted(self, changes: list[tuple[terms.Change, str]], draw: Draw) -> Draw:

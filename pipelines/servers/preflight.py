@@ -63,7 +63,7 @@ async def preflight(
     """
     if examples is None:
         examples = [*load_examples(spec, "search"), *load_examples(spec, "test")]
-    used = _used(spec)
+    used = spec.used_models
     found = dict(zip(used, await asyncio.gather(*(_ask(spec, clients, name) for name in used)), strict=True))
     problems = [answer.problem for answer in found.values() if answer.problem is not None]
     up = [name for name, answer in found.items() if answer.problem is None]
@@ -77,15 +77,6 @@ async def preflight(
         )
     )
     return [*problems, *(problem for problem in lengths if problem is not None)]
-
-
-def _used(spec: PipelineSpec) -> list[str]:
-    """The models that stages use, each once."""
-    names: dict[str, None] = {}
-    for stage in spec.stages:
-        own = stage.aggregator.own_model
-        names |= dict.fromkeys([*stage.models, *([own] if own else [])])
-    return list(names | dict.fromkeys(sorted(spec.verifiers)))
 
 
 async def _ask(spec: PipelineSpec, clients: ModelClients, name: str) -> _Found:

@@ -191,8 +191,8 @@ class ServerClient:
             async with asyncio.timeout(min(self._timeout_s, 30.0)):
                 answer = await self._transport.get(self._transport.url(path), self._most_bytes)
             if answer.status >= 300:
-                quoted = self._refusal(answer).quoted
-                raise StatusError(f"{self.address}: status {answer.status} ({quoted})", answer.status)
+                words = self._refusal(answer).status_and_words
+                raise StatusError(f"{self.address}: status {words}", answer.status)
             return json.loads(answer.content)
         except ServerError:
             raise
@@ -244,11 +244,7 @@ class ServerClient:
             changed = self._same[ask.served_name].add(answer)
             if changed is not None:
                 self.tell(changed)
-        try:
-            draw = _read(ask, agreed, answer, n, len(encoded))
-        except Fault:
-            bill_unread(ask.bill, answer)
-            raise
+        draw = _read(ask, agreed, answer, n, len(encoded))
         if draw.prompt_tokens is None or draw.estimated:
             draw = await self._usage.completed(ask, draw)
         draw.billed_to(ask.bill)
@@ -355,17 +351,18 @@ class ServerClient:
 
 
 def _read(ask: Ask, agreed: Terms, answer: Any, n: int, n_bytes: int) -> Draw:
-    """What an answer to a request of so many bytes holds. Raises Fault."""
-    if ask.path == CLASSIFY:
-        return read_classes(answer)
+    """What an answer to a request of so many bytes holds. Raises Fault, after the answer is billed."""
     window, max_tokens = ask.context_length, ask.sampling.max_tokens or _UNLIMITED_TOKENS
-    return read_draw(
-        answer,
-        n,
-        stop=ask.sampling.stop if "stop" in agreed.dropped else (),
-        most_tokens=window if agreed.limit is None else min(2 * max_tokens + 16, window or 10**9),
-        most_prompt_tokens=window or n_bytes + _HIDDEN_PROMPT_TOKENS,
-    )
+    most_tokens = window if agreed.limit is None else min(2 * max_tokens + 16, window or 10**9)
+    most_prompt_tokens = window or n_bytes + _HIDDEN_PROMPT_TOKENS
+    try:
+        if ask.path == CLASSIFY:
+            return read_classes(answer)
+        stop = ask.sampling.stop if "stop" in agreed.dropped else ()
+        return read_draw(answer, n, stop=stop, most_tokens=most_tokens, most_prompt_tokens=most_prompt_tokens)
+    except Fault:
+        bill_unread(ask.bill, answer, n, most_tokens=most_tokens, most_prompt_tokens=most_prompt_tokens)
+        raise
 
 
 def _decoded(content: bytes) -> Any:

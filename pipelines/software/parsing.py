@@ -7,6 +7,7 @@ from pipelines.reading.readers import (
     blocks,
     code,
     completed,
+    defines,
     file_name,
     python_problem,
     required,
@@ -27,7 +28,7 @@ def function(text: str, example: Example) -> str:
     """
     entry_point = example.get("entry_point")
     program = required(code(required(strip_thinking(text)), "python", defining=entry_point or None))
-    if entry_point and f"def {entry_point}" not in program:
+    if entry_point and not _stands_alone(program, entry_point):
         program = completed(example["task"], program)
     _require_python(program)
     return program.strip("\n") + "\n"
@@ -61,6 +62,13 @@ def files(text: str, example: Example) -> dict[str, str]:
         if name.endswith(".py"):
             _require_python(by_name[name])
     return by_name
+
+
+def _stands_alone(program: str, entry_point: str) -> bool:
+    """Whether a program defines its function itself; a body may have a variable of the function's name."""
+    return defines(program, entry_point) and (
+        f"def {entry_point}" in program or python_problem(program) is None
+    )
 
 
 def _require_python(program: str) -> None:

@@ -64,14 +64,21 @@ def test_the_published_setting_loads_at_its_unit_costs(name: str) -> None:
         ("import sys\ndef double(n):\n    sys.exit(0)", 0.0),
         ("def double(n):\n    import os; os._exit(0)", 0.0),
         ("def double(n):\n    return answer", 0.0),
+        ("double = lambda n: 2 * n", 1.0),
+        ("    def double_all(ns):\n        return [2 * n for n in ns]\n    return double_all([n])[0]", 1.0),
+        ("    double = 2 * n\n    return double\n", 1.0),
+        ("double = 2 * n\nreturn double", 1.0),
     ],
 )
 def test_programs_pass_by_the_hidden_tests_alone(text: str, score: float) -> None:
-    """Fences, cut fences and bare bodies are read; an early exit with code 0 does not count as passing."""
+    """Fences, cut fences, lambdas and bare bodies, whatever names they bind, are read; an early exit with code 0 does not count as passing."""
     assert scoring.passes(function(text, MADE), MADE) == score
 
 
-@pytest.mark.parametrize("text", ["", "I would double it.", "```python\ndef double(n:\n```"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "I would double it.", "```python\ndef double(n:\n```", "    def double(n):\n        return 2 * n"],
+)
 def test_what_is_no_python_has_no_vote(text: str) -> None:
     """Nor is it scored."""
     with pytest.raises(ValueError):

@@ -90,6 +90,13 @@ def test_the_reason_counts() -> None:
     assert choice("maybe", YN) == NoAnswer("names 0 of the 2 allowed values")
 
 
+def test_many_allowed_values_are_looked_through_once() -> None:
+    """Where thousands are allowed, none is compared with all others (the test has a time limit)."""
+    allowed = [f"[{number}]" for number in range(200_000)]
+    assert choice("(77)", [*allowed, "(8)", "[8]."]) == "[77]"
+    assert isinstance(choice("*8*", [*allowed, "(8)", "[8]."]), NoAnswer)
+
+
 @given(st.sampled_from(ZH), st.text("的是我这那。，：", max_size=6), st.text("的是我这那。，：", max_size=6))
 def test_chinese_text_around_does_not_hide_a_value(value: str, before: str, after: str) -> None:
     """Whatever stands before and after without a space."""

@@ -168,7 +168,18 @@ def test_with_a_schema_the_first_value_that_satisfies_it_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["[", '{"a":', "[x] ", "[0, 1) ", '{"a":1},', "```json\n{\n```\n", '{"a" b} ']
+    "piece",
+    [
+        "[",
+        '{"a":',
+        "[x] ",
+        "[0, 1) ",
+        '{"a":1},',
+        "```json\n{\n```\n",
+        '{"a" b} ',
+        '```json\n{"a": 1}\n',
+        "```python\n{\n",
+    ],
 )
 def test_texts_that_repeat_themselves_are_read_quickly(piece: str) -> None:
     """A model that loops up to its token limit does not stop the reader (the test has a time limit)."""

@@ -34,6 +34,8 @@ from pipelines.reading.numeric import number_of, same_number
         ("1.5×10^3", 1500),
         (r"1.5 \times 10^{-3}", Fraction("0.0015")),
         ("10³", 1000),
+        ("-10^3", -1000),
+        ("+10^{-3}", Fraction("0.001")),
         ("3/4", Fraction(3, 4)),
         ("-1 3/4", Fraction(-7, 4)),
         ("2½", Fraction(5, 2)),
@@ -56,7 +58,23 @@ def test_numbers_are_read_exactly(text: Any, number: Any) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [None, True, "", "five", "5 km", "$5", "€5", "1,2,3", "1/0", "--5", "3.14.15", "1e999999", "10^99999"],
+    [
+        None,
+        True,
+        "",
+        "five",
+        "5 km",
+        "$5",
+        "€5",
+        "1,2,3",
+        "1/0",
+        "--5",
+        "--10^3",
+        "+-10^3",
+        "3.14.15",
+        "1e999999",
+        "10^99999",
+    ],
 )
 def test_other_texts_are_no_numbers(text: Any) -> None:
     """Currency and units are left alone unless they are stated."""

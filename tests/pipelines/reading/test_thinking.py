@@ -124,8 +124,18 @@ def test_a_draft_is_not_the_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["<think>", "</think>a", '<think>a</think>{"a": 1} ', "`a` <think> ", "[[{"]
+    "piece",
+    [
+        "<think>",
+        "</think>a",
+        '<think>a</think>{"a": 1} ',
+        "`a` <think> ",
+        "[[{",
+        '```json\n{"a": 1}\n',
+        '</think>```json\n{"a": 1}\n',
+    ],
 )
 def test_texts_that_repeat_themselves_are_read_quickly(piece: str) -> None:
     """A model that loops up to its token limit does not stop the reader (the test has a time limit)."""
     strip_thinking(piece * 5000)
+    strip_thinking("<think>a</think>" + piece * 5000)

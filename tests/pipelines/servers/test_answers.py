@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from pipelines.errors import DrawFailed
 from pipelines.servers.answers import read_draw
+from pipelines.servers.billing import Bill
 from pipelines.servers.identity import SameServer
 from pipelines.servers.refusals import read_refusal
-from pipelines.servers.server import ServerClient
+from pipelines.servers.server import ServerClient, StatusError
 from pipelines.spec.fields import SamplingSpec
 from tests.servers import ScriptedServer
 
@@ -49,6 +51,36 @@ def test_a_log_probability_that_is_no_number_is_passed_over(logprob: object) -> 
     given["choices"][0]["logprobs"] = {"content": [{"token": "red", "logprob": logprob}]}
     (sample,) = read_draw(given, 1).samples
     assert sample.text == "red" and sample.mean_logprob is None
+
+
+@pytest.mark.parametrize("chat", [True, False])
+@pytest.mark.parametrize(
+    ("logprobs", "mean"),
+    [
+        ([-1.0, -2.0], -1.5),
+        ([-1, -2.0], -1.5),
+        ([None, -1.0], -0.5),
+        ([-1.0, "-2.0"], -0.5),
+        ([True, -2.0], -0.5),
+        ([None, "-2.0"], None),
+        ([[-1.0], {}], None),
+        ([float("nan"), -1.0], None),
+        ([], None),
+    ],
+)
+def test_what_is_no_number_adds_nothing_to_the_mean(
+    chat: bool, logprobs: list[object], mean: float | None
+) -> None:
+    """Nulls, texts and lists among log-probabilities count as tokens, and as 0 in their mean."""
+    given = answer(content="red and green")
+    (choice,) = given["choices"]
+    choice["logprobs"] = {"content": [{"logprob": p} for p in logprobs], "token_logprobs": logprobs}
+    if not chat:
+        choice["text"] = choice.pop("message")["content"]
+    given["usage"] = {}
+    (sample,) = read_draw(given, 1).samples
+    assert sample.mean_logprob == mean
+    assert sample.generated_tokens == (len(logprobs) or 5)
 
 
 def test_a_refusal_without_words_has_its_status_alone() -> None:
@@ -99,6 +131,52 @@ def test_a_usage_that_can_not_be_right(usage: Any) -> None:
     draw = read_draw(given, 1, most_tokens=100, most_prompt_tokens=100)
     assert draw.prompt_tokens is None and draw.estimated
     assert draw.samples[0].text == "red and green" and 1 <= draw.samples[0].generated_tokens <= 13
+
+
+@pytest.mark.parametrize(
+    ("usage", "bill"),
+    [
+        (None, Bill()),
+        ({}, Bill()),
+        ({"prompt_tokens": "many", "completion_tokens": 3}, Bill()),
+        ({"prompt_tokens": 5}, Bill(calls=1, prompt_tokens=5)),
+        ({"prompt_tokens": 5, "completion_tokens": 96}, Bill(calls=1, prompt_tokens=5, generated_tokens=96)),
+        ({"prompt_tokens": 5, "completion_tokens": 97}, Bill(calls=1, prompt_tokens=5, uncounted_answers=3)),
+        (
+            {"prompt_tokens": 10**12, "completion_tokens": 2},
+            Bill(calls=1, generated_tokens=2, uncounted_prompts=1),
+        ),
+    ],
+)
+async def test_an_answer_without_choices_is_billed_within_what_can_be(
+    make_server: Callable[..., ScriptedServer],
+    connect: Callable[..., ServerClient],
+    usage: Any,
+    bill: Bill,
+) -> None:
+    """Its usage counts as that of an answer with texts does: tokens beyond the most that can be are uncounted."""
+    server = make_server(reply=lambda request: (200, {"choices": [], "usage": usage}, {}))
+    billed = Bill()
+    with pytest.raises(DrawFailed, match="an answer without choices"):
+        await connect(server, retries=0).draw("small", CHAT, SAMPLING, 3, bill=billed)
+    assert billed == bill
+
+
+class _WithoutWords(ScriptedServer):
+    """Its refusals of a GET have no body."""
+
+    def _get(self, path: str) -> tuple[int, None]:
+        return 404, None
+
+
+async def test_a_list_refused_without_words_is_quoted_by_its_status_alone(
+    connect: Callable[..., ServerClient],
+) -> None:
+    """The message has no empty brackets."""
+    with _WithoutWords() as server:
+        with pytest.raises(StatusError, match=r": status 404, without a word\Z") as caught:
+            await connect(server).get("/models")
+    assert caught.value.status == 404
 
 
 @pytest.mark.parametrize("tokenizes", [True, False])
