@@ -16,18 +16,18 @@ from dataclasses import dataclass, field, replace
 from typing import Self, TypeAlias
 
 from agenttts.errors import UserError
-from datastore.keys import make_prompt, well_formed
-from datastore.records import Payment, Prompt, Sample
+from datastore.keys import make_prompt
+from datastore.records import Prompt, Sample
 from datastore.store import Store
 from pipelines.content import Content
 from pipelines.costs import estimated_tokens, prompt_tokens_bound
 from pipelines.errors import ConfigurationError, DrawFailed
 from pipelines.jsonvalues import JSON
 from pipelines.reading.readers import json_value, required, strip_thinking
-from pipelines.runtime.sampler import SpendGate
+from pipelines.runtime.sampler import SpendGate, enter, reserved, sample_of
 from pipelines.servers.billing import Bill
 from pipelines.servers.server import ServerClient
-from pipelines.servers.wire import Draw, PromptRefused
+from pipelines.servers.wire import PromptRefused
 from pipelines.spec import SamplingSpec
 from pipelines.spec.rules import address_law
 
@@ -204,62 +204,26 @@ class AgentChat:
 
     async def _paid_answer(self, prompt: Prompt, content: Content) -> str:
         """Draw one answer, its tokens reserved before and settled after, and put it into the bank."""
-        bill, reservation, samples = Bill(), None, list[Sample]()
+        bill, samples = Bill(), list[Sample]()
         bounds = prompt_tokens_bound(prompt.content, None), self._max_tokens
-        if self._gate is not None:
-            reservation = await self._gate.reserve(self.model_key, *bounds)
         try:
-            draw = await self._server.draw(self._model, content, self._sampling, 1, logprobs=False, bill=bill)
+            async with reserved(self._gate, self.model_key, bounds, 1, bill):
+                draw = await self._server.draw(
+                    self._model, content, self._sampling, 1, logprobs=False, bill=bill
+                )
             prompt = replace(prompt, prompt_tokens=draw.prompt_tokens or estimated_tokens(prompt.content))
-            samples = [self._sample(prompt, draw)]
+            if not draw.samples:
+                raise QuestionFailed(f"the agent's endpoint: model {self._model!r}: {draw.missing[0]}")
+            drawn = replace(draw.samples[0], mean_logprob=None)
+            samples = [sample_of(prompt.key, 0, drawn, draw, self._run_id)]
         except DrawFailed as failure:
             kind = QuestionFailed if isinstance(failure, PromptRefused) else EndpointFailed
             raise kind(f"the agent's endpoint: {failure}") from failure
         except ConfigurationError as error:
             raise EndpointFailed(f"the agent's endpoint: {error}") from error
         finally:
-            paid = bill.prompt_tokens_within(bounds[0]), bill.generated_tokens_within(bounds[1])
-            if reservation is not None:
-                reservation.settle(*paid)
-            await self._bank(prompt, samples, bill.calls, paid)
+            await enter(self._store, self._run_id, prompt, samples, bill, bounds)
         return samples[0].text
-
-    def _sample(self, prompt: Prompt, draw: Draw) -> Sample:
-        """The answer of a draw; QuestionFailed when it has no text."""
-        if not draw.samples:
-            why = draw.missing[0] if draw.missing else "an answer without choices"
-            raise QuestionFailed(f"the agent's endpoint: model {self._model!r}: {why}")
-        drawn = draw.samples[0]
-        return Sample(
-            prompt_key=prompt.key,
-            index=0,
-            text=well_formed(drawn.text),
-            generated_tokens=drawn.generated_tokens,
-            mean_logprob=None,
-            finish_reason=drawn.finish_reason,
-            run_id=self._run_id,
-            request_id=draw.request_id,
-        )
-
-    async def _bank(
-        self, prompt: Prompt, samples: Sequence[Sample], calls: int, paid: tuple[int, int]
-    ) -> None:
-        """Store what was drawn together with what it was billed, or the bill alone."""
-        payment = None
-        if self._run_id is not None and calls:
-            payment = Payment(
-                run_id=self._run_id,
-                model_key=self.model_key,
-                prompt_key=prompt.key,
-                calls=calls,
-                samples_drawn=len(samples),
-                prompt_tokens=paid[0],
-                generated_tokens=paid[1],
-            )
-        if samples:
-            await self._store.put_samples(prompt, samples, payment)
-        elif payment is not None:
-            await self._store.put_payment(payment)
 
 
 class JsonChat:

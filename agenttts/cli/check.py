@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,7 +119,11 @@ async def _checked(
         planned = plan_rehearsal(SearchSpace(spec, amount, measure), example)
         say(announcement(spec, planned, example))
         rehearsed = await rehearse(spec, planned, example, clients)
-        findings += [finding for one in rehearsed for finding in one.findings()]
+        findings += [
+            replace(finding, place=spec.place_of(finding.place))
+            for one in rehearsed
+            for finding in one.findings()
+        ]
         return sorted(findings, key=lambda finding: finding.severity), rehearsed, clients.negotiated
     finally:
         await clients.aclose()

@@ -317,9 +317,9 @@ def serve_(
 
     places = named_places([m if "=" in m else f"{Path(m).name}={m}" for m in models])
     tuned = {name: read_tuned(place) for name, place in places.items()}
-    for model in tuned.values():
-        require_servable(model.path)
     if into is not None:
+        for model in tuned.values():
+            require_servable(model.path)
         whole = [name for name, model in tuned.items() if not model.is_adapter]
         if whole:
             raise UserError(f"--into takes adapters, {whole[0]} is a whole checkpoint; serve it by itself")

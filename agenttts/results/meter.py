@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from agenttts.blocking import run_blocking
+from agenttts.results.events import stored_events
 from agenttts.results.health import SampleHealth
 from agenttts.results.spec_bank import attach_spec_bank
 from datastore.errors import StoreError
@@ -69,7 +70,7 @@ def load_textless(store: Store, run_id: str) -> list[TextlessAnswers]:
         store: The database, open for reading.
         run_id: The run.
     """
-    return [_TEXTLESS.validate_json(event.detail) for event in store.events(run_id) if event.kind == TEXTLESS]
+    return list(stored_events(store, run_id, TEXTLESS, _TEXTLESS))
 
 
 @dataclass(slots=True)
@@ -317,12 +318,5 @@ def warned(store: Store, run_id: str) -> tuple[SampleHealth, ...]:
         store: The database, open for reading.
         run_id: The run.
     """
-    stored: dict[tuple[str, str], SampleHealth] = {}
-    for event in store.events(run_id):
-        if event.kind == EVENT:
-            try:
-                health = _HEALTH.validate_json(event.detail)
-            except ValidationError:
-                continue  # of another version
-            stored[health.stage, health.model] = health
+    stored = {(health.stage, health.model): health for health in stored_events(store, run_id, EVENT, _HEALTH)}
     return tuple(stored.values())

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
+from agenttts.results.events import stored_events
 from datastore.records import Event
 from datastore.store import Store
 from pipelines.servers.wire import Negotiated
@@ -23,14 +24,7 @@ def load_negotiated(store: Store, run_id: str) -> tuple[Negotiated, ...]:
         store: The database, open for reading.
         run_id: The run.
     """
-    stored: list[Negotiated] = []
-    for event in store.events(run_id):
-        if event.kind == EVENT:
-            try:
-                stored.append(_NEGOTIATED.validate_json(event.detail))
-            except ValidationError:
-                continue  # of another version
-    return tuple(stored)
+    return tuple(stored_events(store, run_id, EVENT, _NEGOTIATED))
 
 
 def keep_negotiated(store: Store, run_id: str, negotiated: Negotiated, at: float) -> None:

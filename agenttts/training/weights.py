@@ -28,6 +28,13 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 ADAPTER_CONFIG = "adapter_config.json"
 CARD = "tuning.json"
 _LONGEST_HEADER = 1 << 30  # bytes
+_WIDTHS = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
+}
+"""Bytes of a value, of the types of safetensors that take whole bytes."""
 _EXPONENTS = {
     "F64": ("<u8", 0x7FF << 52),
     "F32": ("<u4", 0x7F800000),
@@ -214,7 +221,7 @@ def tensors(file: Path) -> dict[str, TensorInfo]:
         file: The file.
 
     Raises:
-        UserError: It is no safetensors file, or it is cut short.
+        UserError: It is no safetensors file, it is cut short, or a tensor's shape does not take its bytes.
     """
     try:
         with file.open("rb") as stream:
@@ -227,17 +234,34 @@ def tensors(file: Path) -> dict[str, TensorInfo]:
         entries = {
             name: TensorInfo(
                 dtype=str(entry["dtype"]),
-                shape=tuple(entry["shape"]),
+                shape=tuple(map(int, entry["shape"])),
                 start=places[name][0],
                 end=places[name][1],
             )
             for name, entry in header.items()
         }
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
+        if any(tensor.start < 8 + length for tensor in entries.values()):
+            raise ValueError("a tensor begins inside its header")
+    except (
+        OSError,
+        ValueError,
+        OverflowError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        struct.error,
+    ) as error:
         raise UserError(f"{file}: must be a safetensors file: {error}") from None
     size = max((tensor.end for tensor in entries.values()), default=8 + length)
     if file.stat().st_size < size:
         raise UserError(f"{file}: is cut short, {file.stat().st_size} bytes of {size}")
+    for name, tensor in entries.items():
+        width, n_bytes = _WIDTHS.get(tensor.dtype), tensor.end - tensor.start
+        if width is not None and n_bytes != math.prod(tensor.shape) * width:
+            raise UserError(
+                f"{file}: {name} must take the {math.prod(tensor.shape) * width} bytes of {tensor.dtype} "
+                f"{list(tensor.shape)}, got {n_bytes}; save the weights again"
+            )
     return entries
 
 
@@ -275,17 +299,17 @@ def require_servable(path: Path) -> None:
         path: The directory of an adapter or a checkpoint.
 
     Raises:
-        UserError: A rule of vLLM's is broken, or weights are cut short or not finite.
+        UserError: A rule of vLLM's is broken, or weights are malformed, cut short or not finite.
     """
     config = _read_json(path / ADAPTER_CONFIG)
     if config is not None and (problem := _servable_problem(config)):
         raise UserError(f"{path / ADAPTER_CONFIG}: {problem}")
-    files = sorted(path.glob("*.safetensors"))
-    names = [name for file in files for name in tensors(file)]
+    weights = {file: tensors(file) for file in sorted(path.glob("*.safetensors"))}
+    names = [name for entries in weights.values() for name in entries]
     if config is not None and (others := [name for name in names if ".lora_" not in name]):
         raise UserError(f"{path}: an adapter holds LoRA weights only, got {others[0]}")
-    for file in files:
-        _require_finite(file)
+    for file, entries in weights.items():
+        _require_finite(file, entries)
 
 
 def require_base(adapter: TunedModel, base: Path) -> None:
@@ -362,12 +386,12 @@ def register(
     store.put_tunings([tuning])
 
 
-def _require_finite(file: Path) -> None:
-    """UserError when a weight in a safetensors file is NaN or infinite. Types without either are passed over.
+def _require_finite(file: Path, entries: Mapping[str, TensorInfo]) -> None:
+    """UserError when a weight of a safetensors file is NaN or infinite. Types without either are passed over.
 
     Such a number has all bits of its exponent set, which is seen without a library that knows the type.
     """
-    for name, tensor in tensors(file).items():
+    for name, tensor in entries.items():
         if tensor.dtype not in _EXPONENTS or tensor.start == tensor.end:
             continue
         dtype, exponent = _EXPONENTS[tensor.dtype]

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 from weakref import WeakValueDictionary
@@ -21,7 +22,7 @@ from pipelines.costs import estimated_tokens, generated_tokens_bound, prompt_tok
 from pipelines.errors import DrawFailed, ReplayMiss
 from pipelines.servers.billing import Bill
 from pipelines.servers.clients import ModelClients
-from pipelines.servers.wire import Draw, PromptRefused
+from pipelines.servers.wire import Draw, DrawnSample, PromptRefused
 from pipelines.spec.pipeline import PipelineSpec, SamplingSpec
 from pipelines.spec.request_fields import sent_fields
 
@@ -215,16 +216,19 @@ class Sampler:
         indices: Sequence[int],
     ) -> None:
         """One request for these indices; what it brings is banked, why it brings nothing is kept."""
-        prompt, bill = drawing.prompt, Bill()
+        assert self._clients is not None
+        prompt, bill, n = drawing.prompt, Bill(), len(indices)
         window = self._models[model].context_length
         bounds = (
             prompt_tokens_bound(prompt.content, window),
             generated_tokens_bound(sampling, window),
         )
         try:
-            draw = await self._reserved_draw(bill, bounds, model, content, sampling, indices)
+            async with reserved(self._gate, model, bounds, n, bill):
+                draw = await self._clients.draw(model, content, sampling, n, first=indices[0], bill=bill)
         except BaseException as error:
-            await self._pay(drawing, bill, bounds)
+            drawing.calls += bill.calls
+            await enter(self._bank, self._run_id, prompt, (), bill, bounds)
             if not isinstance(error, DrawFailed):
                 raise
             drawing.failure = error
@@ -242,22 +246,13 @@ class Sampler:
             textless.cut += draw.missing_cut
             textless.reasons.update(draw.missing)
         drawn = [
-            Sample(
-                prompt_key=prompt.key,
-                index=index,
-                text=well_formed(sample.text),
-                generated_tokens=sample.generated_tokens,
-                mean_logprob=sample.mean_logprob,
-                finish_reason=sample.finish_reason,
-                run_id=self._run_id,
-                request_id=draw.request_id,
-            )
+            sample_of(prompt.key, index, sample, draw, self._run_id)
             for index, sample in zip(indices, draw.samples, strict=False)
         ]
         if not drawn:
-            why = draw.missing[0] if draw.missing else "an answer without choices"
-            drawing.failure = DrawFailed(f"model {model!r}: {why}", transient=False)
-        await self._pay(drawing, bill, bounds, drawn)
+            drawing.failure = DrawFailed(f"model {model!r}: {draw.missing[0]}", transient=False)
+        drawing.calls += bill.calls
+        await enter(self._bank, self._run_id, drawing.prompt, drawn, bill, bounds)
         drawing.samples.update((sample.index, sample) for sample in drawn)
 
     def _complete(
@@ -279,49 +274,6 @@ class Sampler:
             failure=drawing.failure,
         )
 
-    async def _reserved_draw(
-        self,
-        bill: Bill,
-        bounds: tuple[int, int],
-        model: str,
-        content: Content,
-        sampling: SamplingSpec,
-        indices: Sequence[int],
-    ) -> Draw:
-        """One request, its tokens reserved before and settled after, whatever came of it."""
-        assert self._clients is not None
-        n, reservation = len(indices), None
-        if self._gate is not None:
-            reservation = await self._gate.reserve(model, bounds[0], n * bounds[1])
-        try:
-            return await self._clients.draw(model, content, sampling, n, first=indices[0], bill=bill)
-        finally:
-            if reservation is not None:
-                reservation.settle(
-                    bill.prompt_tokens_within(bounds[0]), bill.generated_tokens_within(bounds[1])
-                )
-
-    async def _pay(
-        self, drawing: _Drawing, bill: Bill, bounds: tuple[int, int], drawn: Sequence[Sample] = ()
-    ) -> None:
-        """Enter a draw's bill in the run's ledger, together with the samples that it brought."""
-        prompt, payment = drawing.prompt, None
-        drawing.calls += bill.calls
-        if self._run_id is not None and bill.calls:
-            payment = Payment(
-                run_id=self._run_id,
-                model_key=prompt.model_key,
-                prompt_key=prompt.key,
-                calls=bill.calls,
-                samples_drawn=len(drawn),
-                prompt_tokens=bill.prompt_tokens_within(bounds[0]),
-                generated_tokens=bill.generated_tokens_within(bounds[1]),
-            )
-        if drawn:
-            await self._bank.put_samples(prompt, drawn, payment)
-        elif payment is not None:
-            await self._bank.put_payment(payment)
-
 
 @dataclass(slots=True)
 class _Drawing:
@@ -332,3 +284,90 @@ class _Drawing:
     samples: dict[int, Sample] = field(default_factory=dict)
     calls: int = 0
     failure: DrawFailed | None = None
+
+
+@asynccontextmanager
+async def reserved(
+    gate: SpendGate | None, model: str, bounds: tuple[int, int], n: int, bill: Bill
+) -> AsyncIterator[None]:
+    """Reserve the tokens of a request before it and settle them by its bill after it, whatever came of it.
+
+    Args:
+        gate: Limits what is spent; None limits nothing.
+        model: What the gate knows the model by.
+        bounds: The most tokens of the prompt, and of one sample.
+        n: How many samples the request asks for.
+        bill: The bill of the request.
+
+    Raises:
+        SpendRefused: A limit leaves no room.
+    """
+    reservation = None if gate is None else await gate.reserve(model, bounds[0], n * bounds[1])
+    try:
+        yield
+    finally:
+        if reservation is not None:
+            reservation.settle(*_paid(bill, bounds))
+
+
+def sample_of(prompt_key: str, index: int, drawn: DrawnSample, draw: Draw, run_id: str | None) -> Sample:
+    """Return what the bank keeps of a sample that was drawn.
+
+    Args:
+        prompt_key: The key of its prompt.
+        index: Its number among the samples of the prompt.
+        drawn: The sample as the server gave it.
+        draw: The draw that it is from.
+        run_id: The run that drew it; None where no run did.
+    """
+    return Sample(
+        prompt_key=prompt_key,
+        index=index,
+        text=well_formed(drawn.text),
+        generated_tokens=drawn.generated_tokens,
+        mean_logprob=drawn.mean_logprob,
+        finish_reason=drawn.finish_reason,
+        run_id=run_id,
+        request_id=draw.request_id,
+    )
+
+
+async def enter(
+    bank: SampleBank,
+    run_id: str | None,
+    prompt: Prompt,
+    drawn: Sequence[Sample],
+    bill: Bill,
+    bounds: tuple[int, int],
+) -> None:
+    """Enter a draw's bill in a run's ledger, together with the samples that it brought.
+
+    Args:
+        bank: Where both go.
+        run_id: The run that pays; None where no run does.
+        prompt: The prompt of the samples.
+        drawn: The samples.
+        bill: The bill of the draw.
+        bounds: The most tokens of the prompt, and of one sample, for what nobody counted.
+    """
+    payment = None
+    if run_id is not None and bill.calls:
+        prompt_tokens, generated_tokens = _paid(bill, bounds)
+        payment = Payment(
+            run_id=run_id,
+            model_key=prompt.model_key,
+            prompt_key=prompt.key,
+            calls=bill.calls,
+            samples_drawn=len(drawn),
+            prompt_tokens=prompt_tokens,
+            generated_tokens=generated_tokens,
+        )
+    if drawn:
+        await bank.put_samples(prompt, drawn, payment)
+    elif payment is not None:
+        await bank.put_payment(payment)
+
+
+def _paid(bill: Bill, bounds: tuple[int, int]) -> tuple[int, int]:
+    """The tokens of prompts and of answers that a bill comes to."""
+    return bill.prompt_tokens_within(bounds[0]), bill.generated_tokens_within(bounds[1])

@@ -1,4 +1,4 @@
-"""Clients of scripted servers that retry within milliseconds."""
+"""Clients of scripted servers that retry within milliseconds, and the sandbox where tests need it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.servers.server import ServerClient
+from pipelines.software.sandbox import SandboxUnavailable, mechanism
 from tests.servers import ScriptedServer
 
 
@@ -25,3 +26,12 @@ async def connect() -> AsyncIterator[Callable[..., ServerClient]]:
     yield make
     for client in clients:
         await client.aclose()
+
+
+@pytest.fixture
+def sandboxed() -> None:
+    """Skips a test where no sandbox can be had."""
+    try:
+        mechanism()
+    except SandboxUnavailable as error:
+        pytest.skip(str(error))

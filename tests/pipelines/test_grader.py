@@ -14,18 +14,10 @@ from pipelines import Candidate, Example
 from pipelines.software import rows, scoring
 from pipelines.software.grader import Checks, FaultyTests, grade
 from pipelines.software.grading.values import NotPlain, Packer, Unpacker, updated
-from pipelines.software.sandbox import UNSANDBOXED, SandboxUnavailable, mechanism
+from pipelines.software.sandbox import UNSANDBOXED
 from tests.hostile import HACKS
 
-
-@pytest.fixture(autouse=True)
-def sandboxed() -> None:
-    try:
-        mechanism()
-    except SandboxUnavailable as error:
-        pytest.skip(str(error))
-
-
+pytestmark = pytest.mark.usefixtures("sandboxed")
 HUMANEVAL = Example(
     "made/1",
     rows.humaneval(

@@ -21,10 +21,10 @@ from pipelines.dataset.splits import load_splits, with_data
 from pipelines.errors import ConfigurationError
 from pipelines.software import embedding, rows, sandbox, scoring
 from pipelines.software.parsing import files, function
-from pipelines.software.sandbox import SandboxUnavailable, mechanism
 from pipelines.stages.prompts import Revision, render
 from tests.real_data import need
 
+pytestmark = pytest.mark.usefixtures("sandboxed")
 FAMILY = Path(__file__).parents[2] / "pipelines/software"
 TASK = {
     "task_id": "made/1",
@@ -33,14 +33,6 @@ TASK = {
     "test": "def check(candidate):\n    assert candidate(5) == 10\n    assert candidate(0) == 0\n",
 }
 MADE = Example("made/1", rows.humaneval(TASK))
-
-
-@pytest.fixture(autouse=True)
-def sandboxed() -> None:
-    try:
-        mechanism()
-    except SandboxUnavailable as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("name", ["humaneval", "mbpp", "srdd"])
@@ -71,7 +63,7 @@ def test_the_published_setting_loads_at_its_unit_costs(name: str) -> None:
     ],
 )
 def test_programs_pass_by_the_hidden_tests_alone(text: str, score: float) -> None:
-    """Fences, cut fences, lambdas and bare bodies, whatever names they bind, are read; an early exit with code 0 does not count as passing."""
+    """Fences, lambdas and bare bodies are read; an early exit with code 0 does not count as passing."""
     assert scoring.passes(function(text, MADE), MADE) == score
 
 

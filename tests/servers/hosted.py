@@ -10,22 +10,18 @@ and counts what a bill would. One token is one word. By hand, with the counts at
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import math
 import re
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from email.utils import formatdate
-from typing import Any, Self
+from typing import Any
 
-from aiohttp import web
+from tests.servers.scripted import Reply, Request, ScriptedServer
 
-from tests.servers.scripted import Request
-
+Refusal = tuple[int, dict[str, Any], Mapping[str, str]]
+"""A Reply whose content is JSON."""
 _ONLY = {"temperature": 1, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "n": 1}
 _NEVER = ("logprobs", "top_logprobs", "stop", "logit_bias")
 
@@ -42,8 +38,8 @@ class Counts:
     usd: float = 0.0
 
 
-class HostedServer:
-    """`with HostedServer() as server:` answers at `server.base_url` until the block ends.
+class HostedServer(ScriptedServer):
+    """`with HostedServer(answer) as server:` answers at `server.base_url` until the block ends.
 
     Args:
         answer: Request → text of the final answer.
@@ -63,65 +59,42 @@ class HostedServer:
         usd_per_million: tuple[float, float] = (0.25, 2.0),
         port: int = 0,
     ) -> None:
-        self.answer = answer
+        super().__init__(
+            {model: 0},
+            answer=lambda request, _: answer(request),
+            tokenizes=False,
+            api_key=api_key,
+            reply=self._reply,
+            most_in=most_in,
+            port=port,
+        )
         self.model = model
-        self.api_key = api_key
-        self.most_in = most_in
         self.usd_per_million = usd_per_million
-        self.port = port
         self.counts = Counts()
-        self.bodies: list[Mapping[str, Any]] = []  # of all requests for an answer
-        self._taken_at: deque[float] = deque()
 
-    @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+    def _get(self, path: str, headers: Mapping[str, str]) -> tuple[int, dict[str, Any] | None]:
+        if path == "/counts":
+            return 200, asdict(self.counts)
+        if path != "/v1/models":
+            return _error(404, "Not Found", "not_found")[:2]
+        refused = self._key_refused(headers)
+        return refused[:2] if refused else (200, {"object": "list", "data": [{"id": self.model}]})
 
-    def __enter__(self) -> Self:
-        listening = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self.serve(listening)), daemon=True)
-        self._thread.start()
-        assert listening.wait(30), "the hosted server did not start"
-        return self
+    def _reply(self, request: Request) -> Reply:
+        if not request.chat:
+            return _error(404, "Not Found", "not_found")
+        return (
+            self._key_refused(request.headers)
+            or self._limited()
+            or self._refused(request.body)
+            or (200, self._completion(request), {})
+        )
 
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stopped.set)
-        self._thread.join(30)
-
-    async def serve(self, listening: threading.Event) -> None:
-        """Listen until the block ends."""
-        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
-        app = web.Application()
-        app.router.add_get("/counts", self._show_counts)
-        app.router.add_get("/v1/models", self._models)
-        app.router.add_post("/v1/chat/completions", self._complete)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", self.port)
-        await site.start()
-        self.port = runner.addresses[0][1]
-        listening.set()
-        await self._stopped.wait()
-        await runner.cleanup()
-
-    async def _show_counts(self, request: web.Request) -> web.Response:
-        return web.json_response(asdict(self.counts))
-
-    async def _models(self, request: web.Request) -> web.Response:
-        refused = self._key_refused(request)
-        return refused or web.json_response({"object": "list", "data": [{"id": self.model}]})
-
-    async def _complete(self, request: web.Request) -> web.Response:
-        body = json.loads(await request.read())
-        self.bodies.append(body)
-        refused = self._key_refused(request) or self._limited() or self._refused(body)
-        if refused is not None:
-            return refused
-        words = Request(request.path, body, {})
-        text = self.answer(words)
+    def _completion(self, request: Request) -> dict[str, Any]:
+        text = self.answer(request, 0)
         thinking = f"The user wants an answer. {text} may be it, but let me check. Yes."
         draft = f"<think>\nMaybe {text.split()[0] if text else 'nothing'}?\n</think>\n\n"
-        n_prompt = len(words.prompt.split())
+        n_prompt = len(request.prompt.split())
         n_generated = len(f"{thinking} {draft} {text}".split()) + 1
         counts, (prompt_usd, generated_usd) = self.counts, self.usd_per_million
         counts.answered += 1
@@ -134,47 +107,44 @@ class HostedServer:
             "reasoning_content": thinking,
             "content": [{"type": "thinking", "thinking": thinking}, {"type": "text", "text": draft + text}],
         }
-        return web.json_response(
-            {
-                "id": f"chatcmpl-{counts.answered}",
-                "object": "chat.completion",
-                "model": f"{self.model}-2026-08-07",
-                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-                "usage": {
-                    "prompt_tokens": n_prompt,
-                    "completion_tokens": n_generated,
-                    "total_tokens": n_prompt + n_generated,
-                    "completion_tokens_details": {"reasoning_tokens": len(thinking.split())},
-                },
-            }
-        )
+        return {
+            "id": f"chatcmpl-{counts.answered}",
+            "object": "chat.completion",
+            "model": f"{self.model}-2026-08-07",
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {
+                "prompt_tokens": n_prompt,
+                "completion_tokens": n_generated,
+                "total_tokens": n_prompt + n_generated,
+                "completion_tokens_details": {"reasoning_tokens": len(thinking.split())},
+            },
+        }
 
-    def _key_refused(self, request: web.Request) -> web.Response | None:
-        key = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    def _key_refused(self, headers: Mapping[str, str]) -> Refusal | None:
+        key = headers.get("authorization", "").removeprefix("Bearer ")
         if key == self.api_key:
             return None
         words = f"Incorrect API key provided: {key[:6]}***. You can find your API key in your account."
         return _error(401, words, "invalid_request_error", code="invalid_api_key")
 
-    def _limited(self) -> web.Response | None:
-        (most, within_s), now = self.most_in, time.time()
-        while self._taken_at and self._taken_at[0] <= now - within_s:
-            self._taken_at.popleft()
-        if len(self._taken_at) < most:
-            self._taken_at.append(now)
+    def _limited(self) -> Refusal | None:
+        assert self.most_in is not None
+        most, within_s = self.most_in
+        until = self._full_until(most, within_s)
+        if until is None:
             return None
         self.counts.limited += 1
         words = f"Rate limit reached for {self.model} on requests per min (RPM): Limit {most}, Used {most}."
-        until = formatdate(math.ceil(self._taken_at[0] + within_s), usegmt=True)
-        return _error(429, words, "requests", code="rate_limit_exceeded", headers={"Retry-After": until})
+        headers = {"retry-after": formatdate(until, usegmt=True)}
+        return _error(429, words, "requests", code="rate_limit_exceeded", headers=headers)
 
-    def _refused(self, body: Mapping[str, Any]) -> web.Response | None:
+    def _refused(self, body: Mapping[str, Any]) -> Refusal | None:
         """The first of a request's faults, in OpenAI's words."""
-        response = self._fault(body)
-        self.counts.refused += response is not None
-        return response
+        refusal = self._fault(body)
+        self.counts.refused += refusal is not None
+        return refusal
 
-    def _fault(self, body: Mapping[str, Any]) -> web.Response | None:
+    def _fault(self, body: Mapping[str, Any]) -> Refusal | None:
         kind = "invalid_request_error"
         if body.get("model") != self.model:
             words = f"The model `{body.get('model')}` does not exist or you do not have access to it."
@@ -207,9 +177,8 @@ def _error(
     param: str | None = None,
     code: str | None = None,
     headers: Mapping[str, str] | None = None,
-) -> web.Response:
-    error = {"message": words, "type": kind, "param": param, "code": code}
-    return web.json_response({"error": error}, status=status, headers=headers)
+) -> Refusal:
+    return status, {"error": {"message": words, "type": kind, "param": param, "code": code}}, headers or {}
 
 
 def reading_answer(request: Request) -> str:

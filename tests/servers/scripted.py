@@ -223,7 +223,7 @@ class ScriptedServer:
         }
         raw = await reader.readexactly(int(headers.get("content-length", 0)))
         if method == "GET":
-            return await _send(writer, *self._get(path))
+            return await _send(writer, *self._get(path, headers))
         body = json.loads(raw)
         if path == "/tokenize" and self.tokenizes:
             words = Request(
@@ -253,7 +253,7 @@ class ScriptedServer:
         finally:
             self._in_flight -= 1
 
-    def _get(self, path: str) -> tuple[int, dict[str, Any] | None]:
+    def _get(self, path: str, headers: Mapping[str, str]) -> tuple[int, dict[str, Any] | None]:
         if path == "/health":
             return 200, None
         if path != "/v1/models":

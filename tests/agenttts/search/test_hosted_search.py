@@ -80,7 +80,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SearchR
             folder / "pipeline.yaml",
             trials=3,
             db=folder / "run.duckdb",
-            environ={"HOSTED_KEY": server.api_key},
+            environ={"HOSTED_KEY": "sk-hosted"},
         )
         yield result, replace(server.counts), server
 
@@ -94,7 +94,7 @@ def test_a_plain_spec_runs_and_nothing_is_missing(
     assert all(trial.status == "complete" and trial.n_missing == 0 for trial in result.trials)
     assert result.best is not None and (result.best.test_score or 0) > 0.3
     assert counts.limited > 0 and counts.refused < 12
-    body = server.bodies[-1]
+    body = server.arrived[-1].body
     assert "max_completion_tokens" in body and not {"temperature", "logprobs", "max_tokens"} & set(body)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from agenttts.search.rehearsal import Rehearsed, announcement, plan_rehearsal, rehearse
 from agenttts.space.space import SearchSpace
+from pipelines import load_spec
 from pipelines.dataset import load_examples
 from pipelines.servers.clients import ModelClients
 from pipelines.spec.pipeline import PipelineSpec
@@ -178,6 +179,19 @@ def test_an_overloaded_server_is_waited_for(tmp_path: Path, server: ScriptedServ
     server.fault_next("429", "500")
     done = agenttts("check", spec)
     assert done.code == 0 and not done.errors, done.err
+
+
+def test_a_finding_of_a_request_names_file_and_line(tmp_path: Path, make_server: MakeServer) -> None:
+    """As those that need no request do, so that a person finds the stage in the spec."""
+    server = make_server(message=lambda request, text: {"finish_reason": "length"})
+    spec = write_pipeline(tmp_path, server.base_url)
+    findings = agenttts("check", spec, "--json").json["findings"]
+    cut = [finding["place"] for finding in findings if "cut at max_tokens" in finding["message"]]
+    for stage in load_spec(spec).stages:
+        line = next(
+            n for n, text in enumerate(spec.read_text().splitlines(), 1) if f"name: {stage.name}" in text
+        )
+        assert f"{spec}:{line}: stages[{stage.name}]" in cut
 
 
 async def test_models_that_pick_or_fuse_are_asked_too(tmp_path: Path, make_server: MakeServer) -> None:

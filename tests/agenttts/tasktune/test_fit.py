@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from agenttts.tasktune.fit import fit
 from agenttts.tasktune.merging import merge, merge_into_base
 from agenttts.training.weights import read_tuned, require_base, require_servable
 from datastore import Store
+from pipelines.jsonvalues import JSON
 from tests.agenttts.commands import agenttts
 from tests.agenttts.p2c.tiny_bert import WORDS, write_backbone
 from tests.agenttts.tasktune.museum import ZOO, fit_config, museum
@@ -192,6 +194,28 @@ def test_weights_that_are_not_finite_are_refused(dtype: str, value: str, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("shape", "offsets", "told"),
+    [
+        ([4], [0, 8], r"a must take the 16 bytes of F32 \[4\], got 8"),
+        ([2], [0, 16], r"a must take the 8 bytes of F32 \[2\], got 16"),
+        ([2, 2], [16, 0], "got -16"),
+        ([-4], [0, 16], "the -16 bytes"),
+        ([2], [-8, 0], "begins inside its header"),
+        ([float("inf")], [0, 8], "must be a safetensors file"),
+    ],
+)
+def test_a_shape_that_does_not_take_its_bytes(
+    shape: list[float], offsets: list[int], told: str, tmp_path: Path
+) -> None:
+    """One line for the person, whichever of the two the header gets wrong."""
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}).encode()
+    content = struct.pack("<Q", len(header)) + header + bytes(16)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=told):
+        require_servable(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"learning_rate": 1e12}, "the loss or its gradients must be finite; lower learning_rate, 1e+12"),
@@ -215,21 +239,26 @@ def test_a_training_that_is_lost_is_no_success(
             assert not store.tunings()
 
 
+def classifier_config(root: Path, out: str, **settings: float) -> dict[str, JSON]:
+    """Write a small backbone and 80 labelled texts; configure a classifier that learns from them."""
+    write_backbone(root / "backbone")
+    lines = [f"{WORDS[n % 2][n % 4]} {n},{'no' if n % 2 == 0 else 'yes'}\n" for n in range(80)]
+    (root / "texts.csv").write_text("text,label\n" + "".join(lines))
+    return {
+        "base": "backbone",
+        "data": "texts.csv",
+        "out": out,
+        "labels": ["no", "yes"],
+        "label": "label",
+        "settings": {"method": "plain", "epochs": 2, "max_tokens": 9, **settings},
+    }
+
+
 def test_a_classifier_that_is_lost_is_no_success(tmp_path: Path) -> None:
     """The same for a classifier."""
     from agenttts.p2c.classifier import ClassifierConfig, fit_classifier
 
-    write_backbone(tmp_path / "backbone")
-    lines = [f"{WORDS[n % 2][n % 4]} {n},{'no' if n % 2 == 0 else 'yes'}\n" for n in range(80)]
-    (tmp_path / "texts.csv").write_text("text,label\n" + "".join(lines))
-    config = {
-        "base": "backbone",
-        "data": "texts.csv",
-        "out": "lost",
-        "labels": ["no", "yes"],
-        "label": "label",
-        "settings": {"method": "plain", "epochs": 2, "max_tokens": 9, "learning_rate": 1e12},
-    }
+    config = classifier_config(tmp_path, "lost", learning_rate=1e12)
     with pytest.raises(UserError, match="must be finite; lower learning_rate, 1e\\+12"):
         fit_classifier(ClassifierConfig.model_validate(config), tmp_path)
     assert not (tmp_path / "lost").exists()
@@ -274,17 +303,7 @@ def test_a_full_disk(folder: Path) -> None:
 
 def test_a_full_disk_while_a_classifier_trains(tmp_path: Path) -> None:
     """The same one line, with exit code 2; with room the command goes on."""
-    write_backbone(tmp_path / "backbone")
-    lines = [f"{WORDS[n % 2][n % 4]} {n},{'no' if n % 2 == 0 else 'yes'}\n" for n in range(80)]
-    (tmp_path / "texts.csv").write_text("text,label\n" + "".join(lines))
-    config = {
-        "base": "backbone",
-        "data": "texts.csv",
-        "out": "full",
-        "labels": ["no", "yes"],
-        "label": "label",
-        "settings": {"method": "plain", "epochs": 2, "max_tokens": 9},
-    }
+    config = classifier_config(tmp_path, "full")
     (tmp_path / "c.yaml").write_text(json.dumps(config))
 
     def limited() -> None:

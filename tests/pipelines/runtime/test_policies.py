@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +19,6 @@ from pipelines.errors import SpecError
 from pipelines.examples import Example
 from pipelines.policy import Confidence, Policy, Rung, StagePlan, Stop, Vote
 from pipelines.runtime import PolicyOutcome, PolicyRunner, Runtime
-from pipelines.servers.clients import ModelClients
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.stages.ballots import SET_FEATURES, VALUE_FEATURES
 from pipelines.stages.plans import feature_names
@@ -51,26 +48,16 @@ def cascade(spec: PipelineSpec, threshold: float, *rungs: Rung, intercept: float
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "samples.duckdb") as opened:
-        yield opened
-
-
-@pytest.fixture
-async def run(server: ScriptedServer, store: Store) -> AsyncIterator[Callable[..., Any]]:
+def run(
+    server: ScriptedServer, runtime_of: Callable[[PipelineSpec, bool], Runtime]
+) -> Callable[..., Awaitable[Any]]:
     """`await run(policy)` on the small spec; each call is a runtime of its own on one store."""
-    opened: list[ModelClients] = []
 
     async def start(policy: Policy, spec: PipelineSpec | None = None, replay: bool = False) -> PolicyOutcome:
-        spec = spec or small_spec(base_url=server.base_url)
-        clients = ModelClients(spec, rng=random.Random(0), retries=1, backoff_s=0.01)
-        opened.append(clients)
-        runtime = Runtime(spec, store, None if replay else clients, run_id=None, replay=replay)
+        runtime = runtime_of(spec or small_spec(base_url=server.base_url), replay)
         return await PolicyRunner(runtime, policy).run_example(EXAMPLE)
 
-    yield start
-    for clients in opened:
-        await clients.aclose()
+    return start
 
 
 def answering(server: ScriptedServer, small: list[str], large: list[str]) -> None:

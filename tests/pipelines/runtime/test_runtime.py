@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -25,28 +24,16 @@ EXAMPLE = Example(id="e", fields={"question": "why", "gold": "red"})
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "samples.duckdb") as opened:
-        yield opened
-
-
-@pytest.fixture
-async def run(server: ScriptedServer, store: Store) -> AsyncIterator[Callable[..., Any]]:
+def run(runtime_of: Callable[[PipelineSpec, bool], Runtime]) -> Callable[..., Awaitable[Any]]:
     """`await run(spec, n_retrieve, n_answer)` on the small model; each call is a runtime of its own."""
-    opened: list[ModelClients] = []
 
     async def start(
         spec: PipelineSpec, n_retrieve: int = 1, n_answer: int = 1, replay: bool = False
     ) -> ExampleOutcome:
-        clients = ModelClients(spec, rng=random.Random(0), retries=1, backoff_s=0.01)
-        opened.append(clients)
-        runtime = Runtime(spec, store, None if replay else clients, run_id=None, replay=replay)
         chosen = {"retrieve": StageChoice("small", n_retrieve), "answer": StageChoice("small", n_answer)}
-        return await runtime.run_example(Allocation(chosen), EXAMPLE)
+        return await runtime_of(spec, replay).run_example(Allocation(chosen), EXAMPLE)
 
-    yield start
-    for clients in opened:
-        await clients.aclose()
+    return start
 
 
 SMALL = {"models": ["small"]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -154,7 +154,7 @@ async def test_an_answer_without_choices_is_billed_within_what_can_be(
     usage: Any,
     bill: Bill,
 ) -> None:
-    """Its usage counts as that of an answer with texts does: tokens beyond the most that can be are uncounted."""
+    """Its usage counts as that of an answer with texts: tokens beyond the most that can be are uncounted."""
     server = make_server(reply=lambda request: (200, {"choices": [], "usage": usage}, {}))
     billed = Bill()
     with pytest.raises(DrawFailed, match="an answer without choices"):
@@ -165,7 +165,7 @@ async def test_an_answer_without_choices_is_billed_within_what_can_be(
 class _WithoutWords(ScriptedServer):
     """Its refusals of a GET have no body."""
 
-    def _get(self, path: str) -> tuple[int, None]:
+    def _get(self, path: str, headers: Mapping[str, str]) -> tuple[int, None]:
         return 404, None
 
 
@@ -173,9 +173,9 @@ async def test_a_list_refused_without_words_is_quoted_by_its_status_alone(
     connect: Callable[..., ServerClient],
 ) -> None:
     """The message has no empty brackets."""
-    with _WithoutWords() as server:
-        with pytest.raises(StatusError, match=r": status 404, without a word\Z") as caught:
-            await connect(server).get("/models")
+    matching = pytest.raises(StatusError, match=r": status 404, without a word\Z")
+    with _WithoutWords() as server, matching as caught:
+        await connect(server).get("/models")
     assert caught.value.status == 404
 
 
