@@ -1,6 +1,7 @@
 """Allocations: for every stage of a pipeline, an option and the number of samples to draw for each prompt.
 
-An option is a model, or a model with a verifier that picks the best of its samples.
+An option is a model, with one of the stage's prompts where it has several, and perhaps with a verifier that
+picks the best of its samples. Of a stage that runs a function it is one of the stage's named options.
 """
 
 from __future__ import annotations
@@ -12,28 +13,40 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StageOption:
-    """A model that a stage may use, with or without a verifier. Its text is `small` or `small@judge`.
+    """What a stage may use. Its text is `small`, `small:steps` with a prompt, `small@judge` with a verifier.
 
-    Names of models may contain `@`, so the text alone is ambiguous: read it with `StageSpec.option`.
+    Names of models may contain `@` and `:`, so the text alone is ambiguous: read it with `StageSpec.option`.
 
     Attributes:
-        model: Key in the spec's `models` of the model that draws the samples.
+        model: Key in the spec's `models` of the model that draws the samples; of a stage that runs a
+            function, the name of the option.
         verifier: Key in `models` of the classifier that picks the best sample; None means that the stage's
             aggregator combines the samples.
+        prompt: Key in the stage's `prompts`; None means its own prompt.
     """
 
     model: str
     verifier: str | None = None
+    prompt: str | None = None
 
     def __str__(self) -> str:
-        return self.model if self.verifier is None else f"{self.model}@{self.verifier}"
+        return self.drawn + ("" if self.verifier is None else f"@{self.verifier}")
 
     def __lt__(self, other: StageOption) -> bool:
-        return (self.model, self.verifier or "") < (other.model, other.verifier or "")
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple[str, str, str]:
+        return self.model, self.prompt or "", self.verifier or ""
+
+    @property
+    def drawn(self) -> str:
+        """What the samples depend on, as text: the option without its verifier."""
+        return self.model if self.prompt is None else f"{self.model}:{self.prompt}"
 
     def with_samples(self, n_samples: int) -> StageChoice:
         """Return the choice of this option with a number of samples, at least 1."""
-        return StageChoice(self.model, n_samples, self.verifier)
+        return StageChoice(self.model, n_samples, self.verifier, self.prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +54,12 @@ class StageChoice:
     """An option of a stage and a number of samples. Its text is `small×8` or `small@judge×8`.
 
     Attributes:
-        model: Key in the spec's `models` of the model that draws the samples.
+        model: Key in the spec's `models` of the model that draws the samples; of a stage that runs a
+            function, the name of the option.
         n_samples: Number of samples drawn for each prompt, at least 1.
         verifier: Key in `models` of the classifier that picks the best sample; None means that the stage's
             aggregator combines the samples.
+        prompt: Key in the stage's `prompts`; None means its own prompt.
 
     Raises:
         ValueError: The number of samples is below 1.
@@ -53,6 +68,7 @@ class StageChoice:
     model: str
     n_samples: int
     verifier: str | None = None
+    prompt: str | None = None
 
     def __post_init__(self) -> None:
         if self.n_samples < 1:
@@ -64,12 +80,13 @@ class StageChoice:
     @property
     def option(self) -> StageOption:
         """The option, without the number of samples."""
-        return StageOption(self.model, self.verifier)
+        return StageOption(self.model, self.verifier, self.prompt)
 
     def to_dict(self) -> dict[str, str | int]:
-        """Return the choice as JSON-able data; without the key `verifier` if it has none."""
-        verifier = {} if self.verifier is None else {"verifier": self.verifier}
-        return {"model": self.model, "n_samples": self.n_samples, **verifier}
+        """Return the choice as JSON-able data; without the keys `verifier` and `prompt` where it has none."""
+        further = {"verifier": self.verifier, "prompt": self.prompt}
+        given = {name: value for name, value in further.items() if value is not None}
+        return {"model": self.model, "n_samples": self.n_samples, **given}
 
 
 class Allocation(Mapping[str, StageChoice]):
@@ -123,27 +140,31 @@ class Allocation(Mapping[str, StageChoice]):
     def from_dict(cls, data: Mapping[str, object]) -> Allocation:
         """Build an allocation from the data that `to_dict` returns.
 
-        `small@judge` is read as the name of a model. `SearchSpace.resolve` splits it into model and verifier
-        where the stage has such an option.
+        `small@judge` is read as the name of a model. `SearchSpace.resolve` splits it into model, prompt and
+        verifier where the stage has such an option.
 
         Args:
-            data: {stage: {"model": str, "n_samples": int}}; `"verifier": str | None` is optional.
+            data: {stage: {"model": str, "n_samples": int}}; `"verifier": str | None` and
+                `"prompt": str | None` are optional.
 
         Raises:
             ValueError: The data has another form, or a number of samples is below 1.
         """
         choices = {}
         for stage, choice in data.items():
-            if not isinstance(choice, Mapping) or set(choice) - {"verifier"} != {"model", "n_samples"}:
+            needed = {"model", "n_samples"}
+            if not isinstance(choice, Mapping) or set(choice) - {"verifier", "prompt"} != needed:
                 raise ValueError(
-                    f"stage {stage!r} takes exactly model, n_samples and perhaps verifier, got {choice!r}"
+                    f"stage {stage!r} takes exactly model, n_samples and perhaps verifier and prompt, "
+                    f"got {choice!r}"
                 )
-            model, n_samples, verifier = choice["model"], choice["n_samples"], choice.get("verifier")
+            model, n_samples = choice["model"], choice["n_samples"]
             if not isinstance(model, str) or not isinstance(n_samples, int) or isinstance(n_samples, bool):
                 raise ValueError(f"stage {stage!r}: model is text and n_samples an integer, got {choice!r}")
-            if verifier is not None and not isinstance(verifier, str):
-                raise ValueError(f"stage {stage!r}: verifier is text or null, got {choice!r}")
-            choices[stage] = StageChoice(model, n_samples, verifier)
+            verifier, prompt = choice.get("verifier"), choice.get("prompt")
+            if not all(part is None or isinstance(part, str) for part in (verifier, prompt)):
+                raise ValueError(f"stage {stage!r}: verifier and prompt are text or null, got {choice!r}")
+            choices[stage] = StageChoice(model, n_samples, verifier, prompt)
         return cls(choices)
 
     @classmethod

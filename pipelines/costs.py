@@ -13,7 +13,7 @@ UNLIMITED_TOKENS = 32_768
 """What a sample is taken to need at most where neither max_tokens nor a context length limits it."""
 
 
-def stage_flops(active_params: float, prompt_tokens: int, generated_tokens_total: int) -> float:
+def stage_flops(active_params: float, prompt_tokens: float, generated_tokens_total: float) -> float:
     """Compute the FLOPs of the samples for one prompt: 2·P·(prompt tokens + all generated tokens).
 
     This is the cost model of AgentTTS (arXiv 2508.00890) with realised instead of expected lengths. The
@@ -27,7 +27,7 @@ def stage_flops(active_params: float, prompt_tokens: int, generated_tokens_total
     return 2.0 * active_params * (prompt_tokens + generated_tokens_total)
 
 
-def model_flops(model: ModelSpec, prompt_tokens: int, generated_tokens_total: int) -> float | None:
+def model_flops(model: ModelSpec, prompt_tokens: float, generated_tokens_total: float) -> float | None:
     """Compute the FLOPs of samples of a model, as `stage_flops` does.
 
     Args:
@@ -78,7 +78,7 @@ def known_sum(amounts: Iterable[float | None]) -> float | None:
     return total
 
 
-def stage_cost_usd(model: ModelSpec, prompt_tokens: int, generated_tokens_total: int) -> float | None:
+def stage_cost_usd(model: ModelSpec, prompt_tokens: float, generated_tokens_total: float) -> float | None:
     """Compute the price of the samples for one prompt.
 
     Args:

@@ -125,6 +125,8 @@ def _needed(spec: pipelines.PipelineSpec, db: Path, run: str) -> list[str]:
         if problem is not None:
             raise UserError(f"{db}: what the run chose does not fit this pipeline: {problem}")
         for stage in spec.stages:
+            if stage.python is not None:
+                continue
             choice = allocation[stage.name]
             models.append(choice.model)
             own_model = stage.aggregator_for(choice.option).own_model

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from agenttts.policies.cascades import Sketch
-from agenttts.policies.rates import Rates
 from agenttts.space.measure import Measure
 from pipelines.allocation import Allocation, StageOption
 from pipelines.policy import Policy, Rung, StagePlan, Stop, Vote
@@ -146,12 +145,12 @@ def _singles(rungs: Iterable[Rung]) -> tuple[Sketch, ...]:
 
 
 def _plans(spec: PipelineSpec, weighable: Collection[str]) -> list[StagePlans]:
-    dearness = Rates.of(spec, Measure.of(spec).name).generated
-    return [_stage_plans(stage, dearness, stage.name in weighable) for stage in spec.stages]
+    measure = Measure.of(spec)
+    return [_stage_plans(stage, measure, stage.name in weighable) for stage in spec.stages]
 
 
-def _stage_plans(stage: StageSpec, dearness: Mapping[str, float], weighable: bool) -> StagePlans:
-    options = sorted(stage.options, key=lambda o: (dearness[o.model], o))
+def _stage_plans(stage: StageSpec, measure: Measure, weighable: bool) -> StagePlans:
+    options = sorted(stage.options, key=lambda o: (measure.planned_stage(stage, o.with_samples(1)), o))
     fixed = [[StagePlan(choice=o.with_samples(n)) for n in _capped(stage, COUNTS)] for o in options]
     own = Count.of(stage.aggregator)
     lists = own is not None and own.threshold is not None

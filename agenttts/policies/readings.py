@@ -136,11 +136,14 @@ class StageReadings:
         contents = {}
         for number, option in cells:
             if (number, option) not in self._drawn:
-                node = self.nodes[number]
-                if number not in contents:
-                    contents[number] = prompts.render(self.stage, node.example, node.outputs)
+                if self.stage.python is not None:
+                    continue
+                node, cell = self.nodes[number], (number, option.prompt)
+                if cell not in contents:
+                    stage = self.stage.prompted(option.prompt)
+                    contents[cell] = prompts.render(stage, node.example, node.outputs)
                 sampler = self._runtime.sampler
-                prompt = sampler.prompt(option.model, contents[number], self.stage.sampling)
+                prompt = sampler.prompt(option.model, contents[cell], self.stage.sampling)
                 prompt_of[number, option] = prompt
         recorded = await self._store.get_samples([prompt.key for prompt in prompt_of.values()])
         banked = await gather(*(self._store.get_prompt(prompt.key) for prompt in prompt_of.values()))

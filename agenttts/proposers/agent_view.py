@@ -133,9 +133,14 @@ def _choice_schema(stage: StageSpec) -> dict[str, JSON]:
         if stage.verifiers
         else {}
     )
+    names = dict.fromkeys(option.model for option in stage.options)
+    prompts: dict[str, JSON] = (
+        {"prompt": {"type": ["string", "null"], "enum": list(stage.prompt_names)}} if stage.prompts else {}
+    )
     return _object(
-        model={"type": "string", "enum": list(stage.models)},
+        model={"type": "string", "enum": list(names)},
         **verifiers,
+        **prompts,
         n_samples={"type": "integer", "minimum": 1, "maximum": stage.max_samples},
     )
 
@@ -188,11 +193,16 @@ def _stage(space: SearchSpace, stage: StageSpec) -> dict[str, object]:
     for option in space.options[stage.name]:
         params = space.active_params(option)
         first = space.stage_units(stage.name, option.with_samples(1))
+        if stage.python is not None:
+            arguments = {name: value for name, value in stage.arguments[option.model].items()}
+            models.append({"model": option.model, "arguments": arguments, "units": _rounded(space, first, 6)})
+            continue
         each = space.stage_units(stage.name, option.with_samples(2)) - first
         models.append(
             {
                 "model": option.model,
                 **({} if option.verifier is None else {"verifier": option.verifier}),
+                **({} if option.prompt is None else {"prompt": option.prompt}),
                 **({} if params is None else {"active_params": params}),
                 "aggregator": _aggregator(stage, option),
                 "units_of_first_sample": _rounded(space, first, 6),
@@ -203,9 +213,14 @@ def _stage(space: SearchSpace, stage: StageSpec) -> dict[str, object]:
         "stage": stage.name,
         "takes_outputs_of": list(stage.inputs or ()),
         "prompt": (stage.prompt or "")[:_LONGEST_PROMPT],
+        **({"prompts": _prompts(stage)} if stage.prompts else {}),
         "largest_n_samples": stage.max_samples,
         "models": models,
     }
+
+
+def _prompts(stage: StageSpec) -> dict[str, str]:
+    return {name: (variant.text or "")[:_LONGEST_PROMPT] for name, variant in stage.prompts.items()}
 
 
 def _rounded(space: SearchSpace, amount: float, digits: int) -> float:

@@ -9,6 +9,8 @@ from agenttts.results.trials import TrialResult
 from agenttts.space.units import rounds
 from datastore.store import Store
 from pipelines.costs import known_sum, model_flops, stage_cost_usd
+from pipelines.runtime.calls import cost_in
+from pipelines.spec.fields import CallCost
 from pipelines.spec.pipeline import ModelSpec, PipelineSpec
 
 
@@ -77,6 +79,9 @@ def cost_of(store: Store, run_id: str, spec: PipelineSpec, trials: Sequence[Tria
         flops += model_flops(model, paid.prompt_tokens, paid.generated_tokens) or 0.0
         if key in used:
             costs_usd.append(stage_cost_usd(model, paid.prompt_tokens, paid.generated_tokens))
+    for call in call_costs(store, run_id) if any(stage.python is not None for stage in spec.stages) else ():
+        flops += call.flops
+        costs_usd.append(call.usd)
     total = store.run_cost(run_id)
     n_search = max((t.n_scored + t.n_missing for t in trials if t.split == "search"), default=0)
     unrun = [(t, n_search - t.n_scored - t.n_missing) for t in trials if t.status == "pruned"]
@@ -107,6 +112,21 @@ def cost_of(store: Store, run_id: str, spec: PipelineSpec, trials: Sequence[Tria
     )
 
 
+def call_costs(store: Store, run_id: str) -> list[CallCost]:
+    """Return what each call of a stage's function cost that a run paid for.
+
+    Args:
+        store: The database, open for reading.
+        run_id: The run.
+    """
+    rows = store.sql(
+        "SELECT text FROM payments JOIN samples ON samples.prompt_key = payments.prompt_key "
+        "WHERE payments.run_id = ? AND starts_with(payments.model_key, 'python:') AND samples.index = 0",
+        [run_id],
+    )
+    return [cost_in(text) for text in rows["text"]]
+
+
 def _flops_of_shared_prompts(
     store: Store, run_id: str, spec: PipelineSpec, models: Mapping[str, ModelSpec]
 ) -> float:
@@ -117,7 +137,7 @@ def _flops_of_shared_prompts(
     sharing = [
         f"{stage.name} {option}"
         for stage in spec.stages
-        if rounds(stage, 2) == 1
+        if stage.python is None and rounds(stage, 2) == 1
         for option in stage.options
         if stage.aggregator_for(option).own_model is None
     ]
@@ -126,6 +146,7 @@ def _flops_of_shared_prompts(
         "FROM stage_results JOIN trials USING (trial_id) "
         "WHERE run_id = ? AND list_contains(?, concat(stage, ' ', "
         "json_extract_string(allocation, concat('$.', stage, '.model')), "
+        "coalesce(':' || json_extract_string(allocation, concat('$.', stage, '.prompt')), ''), "
         "coalesce('@' || json_extract_string(allocation, concat('$.', stage, '.verifier')), ''))) "
         "GROUP BY model_key",
         [run_id, sharing],

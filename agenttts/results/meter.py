@@ -224,11 +224,14 @@ class SampleMeter:
             (stage, self._spec.model_key(choice.model)): choice.model
             for allocation in reversed(ran)
             for stage, choice in allocation.items()
+            if self._spec.stage(stage).python is None
         }
         wanted = [
             (self._of(result.stage, models[result.stage, result.model_key]), result.prompt_key, result)
             for result in results
-            if result.prompt_key is not None and result.example_id in self._examples
+            if result.prompt_key is not None
+            and result.example_id in self._examples
+            and (result.stage, result.model_key) in models
         ]
         await self._count(wanted)
 

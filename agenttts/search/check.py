@@ -184,7 +184,8 @@ def _prompts(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Findin
 
     A stage with inputs is rendered with stand-ins for them, so that its failure is only a warning.
     """
-    for stage in spec.stages:
+    prompts = [s.prompted(name) for s in spec.stages if s.python is None for name in s.prompt_names]
+    for stage in prompts:
         for example in examples:
             outputs = stand_ins(spec, stage, example)
             try:
@@ -213,7 +214,7 @@ def stand_ins(spec: PipelineSpec, stage: StageSpec, example: Example) -> dict[st
 
 def _stand_in(stage: StageSpec, example: Example) -> JSON:
     """Return a plausible output of the stage: the gold value, else an empty list or an empty text."""
-    listed = stage.parser.list_valued
+    listed = stage.parser.list_valued or stage.python is not None
     gold: JSON = example.fields.get(stage.metric.label) if isinstance(stage.metric, BuiltinMetric) else None
     if gold is None:
         return [] if listed else ""
@@ -223,10 +224,12 @@ def _stand_in(stage: StageSpec, example: Example) -> JSON:
 def _lengths(spec: PipelineSpec, examples: Sequence[Example]) -> Iterator[Finding]:
     """Warn of prompts that seem longer than a model's context, when no server counts their tokens."""
     for stage in spec.stages:
-        if stage.input_names:
+        if stage.input_names or stage.python is not None:
             continue
         sizes = [
-            (estimated_tokens(canonical_json(render(stage, example, {}))), example.id) for example in examples
+            (estimated_tokens(canonical_json(render(stage.prompted(prompt), example, {}))), example.id)
+            for example in examples
+            for prompt in stage.prompt_names
         ]
         longest, example_id = max(sizes, default=(0, ""))
         for name in stage.models:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from agenttts.results.cost import call_costs
 from agenttts.settings import SearchLimits
 from datastore.store import Store
 from pipelines.costs import model_flops, stage_cost_usd
@@ -70,9 +71,16 @@ class LedgerEntry:
 
     def settle(self, prompt_tokens: int, generated_tokens: int) -> None:
         """Replace the reservation by the tokens that were used. A second call has no effect."""
+        self._settle(self.ledger.spending(self.model, prompt_tokens, generated_tokens))
+
+    def settle_cost(self, flops: float, usd: float) -> None:
+        """Replace the reservation by what a call of a function cost. A second call has no effect."""
+        self._settle(Spending(flops=flops, usd=usd))
+
+    def _settle(self, used: Spending) -> None:
         if not self.settled:
             self.settled = True
-            self.ledger._settle(self, self.ledger.spending(self.model, prompt_tokens, generated_tokens))
+            self.ledger._settle(self, used)
 
 
 class Ledger:
@@ -142,6 +150,8 @@ class Ledger:
         for key, name in {spec.model_key(name): name for name in spec.models}.items():
             cost = store.run_cost(run_id, models=[key])
             known += ledger.spending(name, cost.prompt_tokens, cost.generated_tokens)
+        for call in call_costs(store, run_id):
+            known += Spending(flops=call.flops, usd=call.usd)
         total = store.run_cost(run_id)
         tokens = total.prompt_tokens + total.generated_tokens
         ledger.spent = Spending(tokens=tokens, flops=known.flops, usd=known.usd)
@@ -215,7 +225,26 @@ class Ledger:
             SpendRefused: The request would not fit even if all other reservations were freed, or the time is
                 over.
         """
-        entry = LedgerEntry(self, model, self.spending(model, prompt_tokens_bound, generated_tokens_bound))
+        return await self._reserve(model, self.spending(model, prompt_tokens_bound, generated_tokens_bound))
+
+    async def reserve_cost(self, name: str, flops: float, usd: float) -> LedgerEntry:
+        """Reserve what a call of a stage's function may cost, as `reserve` does for a request.
+
+        Args:
+            name: The name of the stage.
+            flops: FLOPs.
+            usd: US dollars.
+
+        Returns:
+            The reservation, to be settled after the call.
+
+        Raises:
+            SpendRefused: The call would not fit, or the time is over.
+        """
+        return await self._reserve(name, Spending(flops=flops, usd=usd))
+
+    async def _reserve(self, name: str, bound: Spending) -> LedgerEntry:
+        entry = LedgerEntry(self, name, bound)
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((entry, admitted))
         self._admit()

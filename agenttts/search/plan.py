@@ -182,10 +182,14 @@ def _query(spec: PipelineSpec, allocation: Allocation) -> _Query:
     total = _Query()
     for stage in spec.stages:
         choice = allocation[stage.name]
-        model = spec.models[choice.model]
-        generated = choice.n_samples * stage.generated_tokens
+        if stage.python is not None:
+            cost = stage.cost_of(choice.option)
+            total += _Query(flops=cost.flops, cost_usd=cost.usd)
+            continue
+        model, (read_once, written_once) = spec.models[choice.model], stage.lengths_of(choice.option)
+        generated = choice.n_samples * written_once
         calls = planned_prompts(spec, stage, choice)
-        read = calls * stage.prompt_tokens
+        read = calls * read_once
         total += _Query(
             calls=calls,
             samples=choice.n_samples,

@@ -143,22 +143,25 @@ def plan_rehearsal(space: SearchSpace, example: Example) -> list[PlannedRequest]
     spec = space.spec
     requests = []
     for stage in spec.stages:
+        if stage.python is not None:
+            continue
         left = units_left(space, space.cheapest, stage.name)
-        most = dict[str, int]()
+        most = dict[tuple[str | None, str], int]()
         for option in stage.options:
-            n = space.max_samples(stage.name, option, left)
-            most[option.model] = max(most.get(option.model, 0), n)
-        try:
-            content = render(stage, example, stand_ins(spec, stage, example))
-        except SpecError:
-            continue  # the stand-ins do not fit, which `check` warns of
-        for name in stage.models:
-            n = min(most[name], spec.models[name].max_n or most[name])
+            n, drawn = space.max_samples(stage.name, option, left), (option.prompt, option.model)
+            most[drawn] = max(most.get(drawn, 0), n)
+        for (prompt, name), affordable in most.items():
+            prompted = stage.prompted(prompt)
+            try:
+                content = render(prompted, example, stand_ins(spec, stage, example))
+            except SpecError:
+                continue  # the stand-ins do not fit, which `check` warns of
+            n = min(affordable, spec.models[name].max_n or affordable)
             if n:
                 sampling = spec.models[name].sampled(stage.sampling)
                 n = 1 if isinstance(stage.aggregator, Refine) else n
                 requests.append(
-                    PlannedRequest(stage=stage, model=name, content=content, sampling=sampling, n=n)
+                    PlannedRequest(stage=prompted, model=name, content=content, sampling=sampling, n=n)
                 )
     return requests
 
@@ -226,7 +229,8 @@ def _aggregation(
         sampling = spec.models[model].sampled(stage.sampling)
         return [PlannedRequest(stage=stage, model=model, content=content, sampling=sampling, n=1)]
     own = stage.aggregator.own_model
-    text: Content = {"classify": verified_text(render(stage, example, outputs), samples[0])}
+    first = stage.prompted(stage.prompt_names[0])
+    text: Content = {"classify": verified_text(render(first, example, outputs), samples[0])}
     return [
         PlannedRequest(stage=stage, model=name, content=text, sampling=VERIFYING, n=1)
         for name in dict.fromkeys([*([own] if own else []), *stage.verifiers])

@@ -280,7 +280,7 @@ def _model_record(spec: PipelineSpec, name: str) -> ModelRecord:
     price = model.price
     return ModelRecord(
         key=spec.model_key(name),
-        name=name,
+        name=spec.served_name(name),
         revision=model.revision,
         active_params=model.active_params,
         context_length=model.context_length,

@@ -177,7 +177,7 @@ class Tally:
             trial_id=self.started.trial_id,
             example_id=example_id,
             stage=outcome.stage,
-            model_key=self._spec.model_key(outcome.model),
+            model_key=self._spec.source_key(outcome.stage, outcome.model),
             n_samples=outcome.n_samples,
             prompt_key=outcome.prompt_key,
             output=json.dumps(outcome.value) if outcome.status == "ok" else None,

@@ -118,7 +118,10 @@ class SearchSpace:
             The number; None where it is not known.
         """
         models = [option.model] if option.verifier is None else [option.model, option.verifier]
-        return known_sum(self.spec.models[name].active_params for name in models)
+        known = (
+            self.spec.models[name].active_params if name in self.spec.models else None for name in models
+        )
+        return known_sum(known)
 
     def magnitude(self, stage: str, option: StageOption) -> float:
         """Return what options of a stage are ranked by: their active parameters, else the cost of one sample.
@@ -146,7 +149,7 @@ class SearchSpace:
         return self._most(stage, option, round(units_left * self._ticks_per_unit) + 1)
 
     def resolve(self, allocation: Mapping[str, StageChoice]) -> Allocation:
-        """Split model names such as `small@judge` into model and verifier.
+        """Split model names such as `small@judge` and `small:steps` into model, prompt and verifier.
 
         For allocations that a person, an LLM or an earlier version wrote.
 
@@ -159,7 +162,7 @@ class SearchSpace:
         resolved = {}
         for stage, choice in allocation.items():
             by_text = {str(option): option for option in self.options.get(stage, ())}
-            option = by_text.get(choice.model) if choice.verifier is None else None
+            option = by_text.get(choice.model) if choice.verifier is None and choice.prompt is None else None
             resolved[stage] = choice if option is None else option.with_samples(choice.n_samples)
         return Allocation(resolved)
 
@@ -380,19 +383,29 @@ class SearchSpace:
         return _at(options, counts)
 
     def _default_options(self) -> Iterator[dict[str, StageOption]]:
-        common = [m for m in self.stages[0].models if all(m in stage.models for stage in self.stages)]
+        answering = [stage for stage in self.stages if stage.python is None]
+        functions = {stage.name: stage.options[0] for stage in self.stages if stage.python is not None}
+        first = answering[0].models if answering else ()
+        common = [m for m in first if all(m in stage.models for stage in answering)]
         for model in common:
-            yield {stage.name: StageOption(model) for stage in self.stages}
+            chosen = {s.name: StageOption(model, None, s.prompt_names[0]) for s in answering}
+            yield {stage: (functions | chosen)[stage] for stage in self.options}
         if common:
             return
         ranked = {
-            s.name: sorted(map(StageOption, s.models), key=partial(self.magnitude, s.name))
-            for s in self.stages
+            s.name: sorted(self._plain_options(s), key=partial(self.magnitude, s.name)) for s in self.stages
         }
         ranks = max(len(options) for options in ranked.values())
         for rank in range(ranks):
             share = rank / (ranks - 1) if ranks > 1 else 0.0
             yield {name: options[round(share * (len(options) - 1))] for name, options in ranked.items()}
+
+    @staticmethod
+    def _plain_options(stage: StageSpec) -> list[StageOption]:
+        """A stage's options with its first prompt and without a verifier; of a function, its first option."""
+        if stage.python is not None:
+            return [stage.options[0]]
+        return [StageOption(model, None, stage.prompt_names[0]) for model in stage.models]
 
     def _shared_equally(self, options: Mapping[str, StageOption]) -> Allocation:
         counts: dict[str, int] = {}

@@ -18,7 +18,7 @@ from pipelines.spec.variants import PlannedCalls
 REFERENCE = ReferenceSpec()
 
 
-def flops(active_params: float, prompt_tokens: int, generated_tokens: int, n_samples: int) -> float:
+def flops(active_params: float, prompt_tokens: float, generated_tokens: float, n_samples: int) -> float:
     """Compute the FLOPs of n samples of one prompt: 2·P·(Np + n·Nd).
 
     Args:
@@ -32,8 +32,8 @@ def flops(active_params: float, prompt_tokens: int, generated_tokens: int, n_sam
 
 def units(
     active_params: float,
-    prompt_tokens: int,
-    generated_tokens: int,
+    prompt_tokens: float,
+    generated_tokens: float,
     n_samples: int,
     reference: ReferenceSpec = REFERENCE,
 ) -> float:
@@ -66,14 +66,15 @@ def flops_to_units(flops_of_stage: float, reference: ReferenceSpec = REFERENCE) 
 def query_units(spec: PipelineSpec, flops_of_query: float) -> float:
     """Convert the realised FLOPs of a query to budget units.
 
-    The reference prefill is subtracted once a stage, as in planned units, however often a policy runs it.
+    The reference prefill is subtracted once for each stage where models answer, as in planned units, however
+    often a policy runs it.
 
     Args:
         spec: The pipeline.
         flops_of_query: The FLOPs of all stages together.
     """
     reference = spec.budget.reference
-    further = (len(spec.stages) - 1) * reference.prompt_tokens / reference.generated_tokens
+    further = (spec.n_answering - 1) * reference.prompt_tokens / reference.generated_tokens
     return flops_to_units(flops_of_query, reference) - further
 
 
@@ -85,7 +86,7 @@ def query_flops(spec: PipelineSpec, units_of_query: float) -> float:
         units_of_query: The units of all stages together.
     """
     reference = spec.budget.reference
-    tokens = units_of_query * reference.generated_tokens + len(spec.stages) * reference.prompt_tokens
+    tokens = units_of_query * reference.generated_tokens + spec.n_answering * reference.prompt_tokens
     return 2.0 * reference.active_params * tokens
 
 
@@ -100,9 +101,11 @@ def planned_stage_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoic
     Returns:
         The FLOPs; None when the active parameters of a model are not known.
     """
-    model = spec.models[choice.model]
-    prompt_tokens = rounds(stage, choice.n_samples) * stage.prompt_tokens
-    drawn = model_flops(model, prompt_tokens, choice.n_samples * stage.generated_tokens)
+    if stage.python is not None:
+        return stage.cost_of(choice.option).flops
+    model, (read, written) = spec.models[choice.model], stage.lengths_of(choice.option)
+    prompt_tokens = rounds(stage, choice.n_samples) * read
+    drawn = model_flops(model, prompt_tokens, choice.n_samples * written)
     return known_sum((drawn, planned_aggregation_flops(spec, stage, choice)))
 
 
@@ -127,7 +130,7 @@ def planned_aggregation(stage: StageSpec, choice: StageChoice) -> PlannedCalls |
         The calls; None where no model aggregates.
     """
     aggregator = stage.aggregator_for(choice.option)
-    return aggregator.planned_calls(choice.n_samples, stage.prompt_tokens, stage.generated_tokens)
+    return aggregator.planned_calls(choice.n_samples, *stage.lengths_of(choice.option))
 
 
 def planned_aggregation_flops(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> float | None:
@@ -162,10 +165,12 @@ def planned_stage_units(spec: PipelineSpec, stage: StageSpec, choice: StageChoic
     Raises:
         SpaceError: The active parameters of a model are not known.
     """
-    planned = planned_stage_flops(spec, stage, choice)
+    planned, reference = planned_stage_flops(spec, stage, choice), spec.budget.reference
     if planned is None:
         raise SpaceError(f"stages[{stage.name}]: units need the active_params of every model; add them")
-    return flops_to_units(planned, spec.budget.reference)
+    if stage.python is not None:
+        return planned / (2.0 * reference.active_params * reference.generated_tokens)
+    return flops_to_units(planned, reference)
 
 
 def planned_prompts(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -> int:
@@ -176,6 +181,8 @@ def planned_prompts(spec: PipelineSpec, stage: StageSpec, choice: StageChoice) -
         stage: The stage.
         choice: The stage's choice.
     """
+    if stage.python is not None:
+        return 0
     requests = n_requests(spec.models[choice.model], choice.n_samples)
     return max(rounds(stage, choice.n_samples), requests)
 
@@ -193,8 +200,11 @@ def planned_stage_usd(spec: PipelineSpec, stage: StageSpec, choice: StageChoice)
     Raises:
         SpaceError: A model has no price.
     """
-    prompt_tokens = planned_prompts(spec, stage, choice) * stage.prompt_tokens
-    generated_tokens = choice.n_samples * stage.generated_tokens
+    if stage.python is not None:
+        return stage.cost_of(choice.option).usd
+    read_once, written_once = stage.lengths_of(choice.option)
+    prompt_tokens = planned_prompts(spec, stage, choice) * read_once
+    generated_tokens = choice.n_samples * written_once
     costs = [stage_cost_usd(spec.models[choice.model], prompt_tokens, generated_tokens)]
     calls = planned_aggregation(stage, choice)
     if calls is not None:
@@ -232,7 +242,9 @@ def planned_stage_seconds(spec: PipelineSpec, stage: StageSpec, choice: StageCho
     Raises:
         SpaceError: A model has no speed.
     """
-    once = _seconds(spec, choice.model, stage.prompt_tokens, stage.generated_tokens)
+    if stage.python is not None:
+        return stage.cost_of(choice.option).seconds
+    once = _seconds(spec, choice.model, *stage.lengths_of(choice.option))
     seconds = rounds(stage, choice.n_samples) * once
     calls = planned_aggregation(stage, choice)
     if calls is not None:
@@ -240,7 +252,7 @@ def planned_stage_seconds(spec: PipelineSpec, stage: StageSpec, choice: StageCho
     return seconds
 
 
-def _seconds(spec: PipelineSpec, model: str, prompt_tokens: int, generated_tokens: int) -> float:
+def _seconds(spec: PipelineSpec, model: str, prompt_tokens: float, generated_tokens: float) -> float:
     speed = spec.models[model].speed
     if speed is None:
         raise SpaceError(

@@ -9,7 +9,7 @@ from datastore.records import ResultStatus
 from pipelines.costs import chunk_requests, known_sum, model_flops, stage_cost_usd
 from pipelines.jsonvalues import JSON
 from pipelines.runtime.sampler import Samples
-from pipelines.spec.fields import ModelSpec
+from pipelines.spec.fields import CallCost, ModelSpec
 from pipelines.spec.pipeline import PipelineSpec
 
 
@@ -100,6 +100,7 @@ class Ledger:
     def __init__(self, spec: PipelineSpec) -> None:
         self._models = spec.models
         self._reads: dict[str, _Read] = {}
+        self._calls: dict[str, CallCost] = {}
         self.prompt_key: str | None = None
         self.n_drawn = self.calls = 0
 
@@ -118,8 +119,21 @@ class Ledger:
         self.n_drawn += drawn.n_drawn
         self.calls += drawn.calls
 
+    def add_call(self, prompt_key: str, cost: CallCost, *, is_new: bool) -> None:
+        """Add a call of a stage's function.
+
+        Args:
+            prompt_key: What the bank knows the call by.
+            cost: What it cost.
+            is_new: Whether the function was called now.
+        """
+        self.prompt_key = self.prompt_key or prompt_key
+        self._calls[prompt_key] = cost
+        self.n_drawn += is_new
+
     def include(self, other: Ledger) -> None:
         """Add all that another ledger has, without counting twice what both have."""
+        self._calls |= other._calls
         for key, read in other._reads.items():
             self._use(key, read)
         self.n_drawn += other.n_drawn
@@ -144,8 +158,8 @@ class Ledger:
 
     @property
     def n_samples(self) -> int:
-        """Samples used, banked or not."""
-        return sum(read.n_samples for read in self._reads.values())
+        """Samples used, banked or not; the result of a call is one."""
+        return sum(read.n_samples for read in self._reads.values()) + len(self._calls)
 
     @property
     def n_reused(self) -> int:
@@ -155,10 +169,8 @@ class Ledger:
     @property
     def flops(self) -> float | None:
         """FLOPs of the samples used and their prompts; None where the active parameters are not known."""
-        return known_sum(
-            model_flops(read.model, read.prompt_tokens, read.generated_tokens)
-            for read in self._reads.values()
-        )
+        read = (model_flops(r.model, r.prompt_tokens, r.generated_tokens) for r in self._reads.values())
+        return known_sum((*read, *(cost.flops for cost in self._calls.values())))
 
     @property
     def cost_usd(self) -> float | None:
@@ -167,16 +179,13 @@ class Ledger:
         The prompt is billed to each request: at least one for each chunk, of which the model's `max_n` says
         how many there are.
         """
-        if not self._reads:
+        if not self._reads and not self._calls:
             return None
-        return known_sum(
-            stage_cost_usd(
-                read.model,
-                read.prompt_tokens * chunk_requests(read.model, read.chunks),
-                read.generated_tokens,
-            )
-            for read in self._reads.values()
+        read = (
+            stage_cost_usd(r.model, r.prompt_tokens * chunk_requests(r.model, r.chunks), r.generated_tokens)
+            for r in self._reads.values()
         )
+        return known_sum((*read, *(cost.usd for cost in self._calls.values())))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

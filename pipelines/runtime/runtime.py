@@ -18,6 +18,7 @@ from pipelines.errors import AggregationFailed, CustomCodeFailed, DrawFailed, Pi
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.policy import StagePlan
+from pipelines.runtime.calls import FunctionCaller
 from pipelines.runtime.outcomes import (
     ExampleOutcome,
     Ledger,
@@ -63,6 +64,8 @@ class Runtime:
     ) -> None:
         self.spec = spec
         self.sampler = Sampler(spec, store, clients, run_id=run_id, replay=replay, gate=gate)
+        draws = clients is not None and not replay
+        self.caller = FunctionCaller(store, run_id=run_id, draws=draws, gate=gate)
         self._stages = {stage.name: stage for stage in spec.stages}
 
     async def run_example(
@@ -111,7 +114,7 @@ class Runtime:
         with_score: bool = True,
     ) -> StageOutcome:
         """One stage, given the outputs of the stages it takes as inputs. Raises as `run_example` does."""
-        stage = self._stages[stage] if isinstance(stage, str) else stage
+        stage = (self._stages[stage] if isinstance(stage, str) else stage).prompted(choice.prompt)
         ledger = Ledger(self.spec)
         value = self._value(stage, choice, example, outputs, ledger)
         return await _outcome(stage, choice, example, outputs, ledger, value, with_score=with_score)
@@ -129,7 +132,7 @@ class Runtime:
         Where a function of the user's or a fuser's answer is needed for each n, only the last. Raises as
         `run_example` does; a fault is in the outcomes.
         """
-        aggregator = stage.aggregator_for(choice.option)
+        stage, aggregator = stage.prompted(choice.prompt), stage.aggregator_for(choice.option)
         if isinstance(aggregator, Verifier):
             return await self._verified_prefixes(stage, choice, example, outputs, first)
         if not aggregator.is_free:
@@ -171,7 +174,7 @@ class Runtime:
 
         A stage that takes no vote is run as `stage_outcome` runs it. Raises as `run_example` does.
         """
-        ledger, choice = Ledger(self.spec), plan.choice
+        ledger, choice, stage = Ledger(self.spec), plan.choice, stage.prompted(plan.choice.prompt)
         count = Count.of(stage.aggregator_for(choice.option), plan.vote)
         if count is None:
             value = self._value(stage, choice, example, outputs, ledger)
@@ -224,7 +227,11 @@ class Runtime:
     async def _value(
         self, stage: StageSpec, choice: StageChoice, example: Example, outputs: Outputs, ledger: Ledger
     ) -> JSON:
-        """What the stage's aggregator makes of the samples, which it draws."""
+        """What the stage's aggregator makes of the samples, which it draws, or what its function returns."""
+        if stage.python is not None:
+            call = await self.caller.call(stage, choice.option, example, outputs)
+            ledger.add_call(call.prompt_key, call.cost, is_new=call.is_new)
+            return call.value
         aggregator = stage.aggregator_for(choice.option)
         if isinstance(aggregator, Refine):
             return await self._refined(stage, aggregator, choice, example, outputs, ledger)

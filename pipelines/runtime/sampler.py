@@ -47,12 +47,18 @@ class Reservation(Protocol):
     def settle(self, prompt_tokens: int, generated_tokens: int) -> None:
         """Replace what was set aside by what was used; called once."""
 
+    def settle_cost(self, flops: float, usd: float) -> None:
+        """Replace what was set aside for a call of a function by what it cost; called once."""
+
 
 class SpendGate(Protocol):
     """Decides whether a request may be paid for."""
 
     async def reserve(self, model: str, prompt_tokens_bound: int, generated_tokens_bound: int) -> Reservation:
         """Set aside as many tokens as the request can use; SpendRefused when a limit leaves no room."""
+
+    async def reserve_cost(self, name: str, flops: float, usd: float) -> Reservation:
+        """Set aside what a call of a stage's function may cost; SpendRefused when a limit leaves no room."""
 
 
 @dataclass(slots=True)

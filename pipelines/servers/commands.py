@@ -59,10 +59,13 @@ def commands(
         if name not in spec.models:
             raise SpecError(f"no such model, got {name!r}", remedy=f"the models are {', '.join(spec.models)}")
     gpu = device == "gpu" or (device == "auto" and has_gpu())
-    bases = list(dict.fromkeys(spec.models[name].parent or name for name in wanted))
+    same: dict[tuple[object, ...], list[str]] = {}
+    for name in dict.fromkeys(spec.models[name].parent or name for name in wanted):
+        same.setdefault(_server_of(spec, name), []).append(name)
+    bases = [names[0] for names in same.values()]
     served: list[ServeCommand] = []
-    for base in bases:
-        adapters = [name for name in wanted if spec.models[name].parent == base]
+    for base, *twins in same.values():
+        adapters = [name for name in wanted if spec.models[name].parent in (base, *twins)]
         place = _local(spec, base, adapters)
         if any(urlsplit(other.health_url).port == place.port for other in served):
             raise spec.error_at(
@@ -71,8 +74,14 @@ def commands(
         argv = _argv(spec, base, adapters, place, gpu=gpu, python=python, n_servers=len(bases))
         env = _env(spec, base, adapters, gpu=gpu, n_servers=len(bases))
         url = f"http://127.0.0.1:{place.port}/health"
-        served.append(ServeCommand(models=(base, *adapters), argv=argv, env=env, health_url=url))
+        served.append(ServeCommand(models=(base, *twins, *adapters), argv=argv, env=env, health_url=url))
     return served
+
+
+def _server_of(spec: PipelineSpec, name: str) -> tuple[object, ...]:
+    """What entries share that are configurations of one served model."""
+    model = spec.models[name]
+    return model.served_name or name, model.revision, model.base_url, model.path, model.serve_args
 
 
 def has_gpu() -> bool:

@@ -137,13 +137,13 @@ async def _overflow(
     place = f"stages[{stage.name}]"
     remedy = f"shorten it, lower sampling.max_tokens or leave {name} out of this stage"
     if stage.input_names:
-        if stage.prompt_tokens + generated <= window:
+        prompt_tokens = max(stage.lengths_of(o)[0] for o in stage.options if o.model == name)
+        if prompt_tokens + generated <= window:
             return None
         message = f"prompt_tokens + max_tokens must be at most the {window} of {name}"
-        return Problem(
-            place=place, message=f"{message}, got {stage.prompt_tokens} + {generated}", remedy=remedy
-        )
-    contents = [(render(stage, example, {}), example) for example in examples]
+        return Problem(place=place, message=f"{message}, got {prompt_tokens:g} + {generated}", remedy=remedy)
+    prompts = [stage.prompted(prompt) for prompt in stage.prompt_names]
+    contents = [(render(prompted, example, {}), example) for prompted in prompts for example in examples]
     sized = [(canonical_json(content), content, example) for content, example in contents]
     risky = [item for item in sized if prompt_tokens_bound(item[0], None) + generated > window]
     risky.sort(key=lambda item: len(item[0]), reverse=True)

@@ -5,7 +5,9 @@ Each part checks its own fields. Rules between fields are in `rules`; `pipeline.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -16,17 +18,28 @@ from pydantic import (
     PositiveInt,
     PrivateAttr,
     model_serializer,
+    model_validator,
 )
 
 from pipelines.allocation import StageOption
 from pipelines.spec.request_fields import checked_fields
-from pipelines.spec.strict import Number, PythonFunction, Strict
-from pipelines.spec.variants import AggregatorSpec, MetricSpec, ParserSpec, Plurality, TextParser, Verifier
+from pipelines.spec.strict import NamedFunction, Number, PythonFunction, Strict
+from pipelines.spec.variants import (
+    FUNCTION_RESULT,
+    AggregatorSpec,
+    FunctionResult,
+    MetricSpec,
+    ParserSpec,
+    Plurality,
+    TextParser,
+    Verifier,
+)
 
 Temperature = Annotated[NonNegativeFloat, Number] | None
 TopP = Annotated[float, Number, Field(gt=0, le=1)] | None
 MaxTokens = Annotated[PositiveInt, Number] | None
 RequestFields = Annotated[dict[str, JsonValue], AfterValidator(checked_fields)]
+VariantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 
 
 class Price(Strict):
@@ -74,6 +87,18 @@ class ModelSampling(Strict):
         }
 
 
+class ModelVariant(Strict):
+    """One of several configurations of a model: what its requests have in place of the model's own."""
+
+    sampling: ModelSampling | None = Field(
+        default=None, description="in place of the model's and the stage's, field by field"
+    )
+    request: RequestFields = Field(
+        default_factory=dict, description="in place of the model's, field by field, such as reasoning_effort"
+    )
+    speed: Speed | None = Field(default=None, description="in place of the model's")
+
+
 class ModelSpec(Strict):
     """A model behind an OpenAI-compatible server. Its name is its key in `models`."""
 
@@ -110,6 +135,30 @@ class ModelSpec(Strict):
     sampling: ModelSampling | None = Field(
         default=None, description="in place of the stage's, field by field; part of a sample's identity"
     )
+    variants: dict[VariantName, ModelVariant] = Field(
+        default_factory=dict,
+        description="configurations of this model, each a choice of its own, written model/variant; a stage "
+        "that names the model may use all of them",
+    )
+
+    def variant(self, name: str, key: str) -> ModelSpec:
+        """Return a variant as a model of its own.
+
+        Args:
+            name: Key in `variants`.
+            key: Key of this model in the spec's `models`, which requests use where it has no `served_name`.
+        """
+        own = self.variants[name]
+        changes: dict[str, object] = {"variants": {}, "request": {**self.request, **own.request}}
+        changes["served_name"] = self.served_name or key
+        if own.sampling is not None:
+            both = [part for part in (self.sampling, own.sampling) if part is not None]
+            changes["sampling"] = ModelSampling(
+                **{field: getattr(part, field) for part in both for field in part.model_fields_set}
+            )
+        if own.speed is not None:
+            changes["speed"] = own.speed
+        return self.model_copy(update=changes)
 
     def sampled(self, stage: SamplingSpec) -> SamplingSpec:
         """How this model is sampled in a stage with that sampling."""
@@ -133,6 +182,60 @@ class TruncateSpec(Strict):
     drop: Literal["end", "start", "middle"] = "end"
 
 
+class Lengths(Strict):
+    """Expected lengths of one option of a stage, in tokens; what is left out is the stage's."""
+
+    prompt_tokens: Annotated[PositiveFloat, Number] | None = None
+    generated_tokens: Annotated[PositiveFloat, Number] | None = None
+
+
+class CallCost(Strict):
+    """What one call of a stage's function costs."""
+
+    flops: Annotated[NonNegativeFloat, Number] = Field(
+        default=0.0, description="counted in the budget's units"
+    )
+    usd: Annotated[NonNegativeFloat, Number] = Field(default=0.0, description="US dollars")
+    seconds: Annotated[NonNegativeFloat, Number] = Field(default=0.0, description="for latency")
+
+
+class PromptVariant(Strict):
+    """One of several prompts of a stage: a file beside the spec, or the template itself."""
+
+    file: str | None = None
+    text: str | None = None
+    _template_file: str | None = PrivateAttr(default=None)
+
+    @property
+    def template_file(self) -> str | None:
+        """The file that `text` was read from; None when it is written in the spec itself."""
+        return self._template_file
+
+    def read(self, root: Path) -> PromptVariant:
+        """Return the prompt with its file read into `text`.
+
+        Args:
+            root: The directory that the file's path starts from.
+        """
+        if self.file is None:
+            return self
+        file = root / self.file
+        variant = PromptVariant(text=file.read_text(encoding="utf-8"))
+        variant._template_file = str(file)
+        return variant
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: object) -> object:
+        return {"file": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.file is None) == (self.text is None):
+            raise ValueError("must have exactly one of file and text")
+        return self
+
+
 class StageSpec(Strict):
     """One step of a pipeline. A PipelineSpec fills in `inputs` and reads a prompt file into `prompt`."""
 
@@ -142,6 +245,11 @@ class StageSpec(Strict):
     )
     prompt: str | None = Field(default=None, description="jinja2 template of the user message")
     prompt_file: str | None = Field(default=None, description="the same, from a file beside the spec")
+    prompts: dict[VariantName, PromptVariant] = Field(
+        default_factory=dict,
+        description="further prompts by name, each a file beside the spec: each model with each is one more "
+        "choice of the search, written model:prompt",
+    )
     messages: tuple[dict[str, str], ...] | None = Field(
         default=None, min_length=1, description="chat messages: role, and content, a template"
     )
@@ -151,20 +259,47 @@ class StageSpec(Strict):
     truncate: tuple[TruncateSpec, ...] = ()
     parser: ParserSpec = TextParser()
     aggregator: AggregatorSpec = Plurality()
-    models: tuple[str, ...] = Field(min_length=1, description="candidate models, by key in `models`")
+    models: tuple[str, ...] = Field(default=(), description="candidate models, by key in `models`")
     verifiers: tuple[str, ...] = Field(
         default=(),
         description="classifiers that may pick the best sample instead of the aggregator: each model with "
         "each is one more choice of the search, written model@verifier",
     )
-    max_samples: Annotated[PositiveInt, Number] = Field(le=10_000, description="largest number of samples")
+    max_samples: Annotated[PositiveInt, Number] = Field(
+        default=1, le=10_000, description="largest number of samples; required where models answer"
+    )
     sampling: SamplingSpec = SamplingSpec()
-    prompt_tokens: Annotated[PositiveInt, Number] = Field(description="expected prompt length, tokens")
+    prompt_tokens: Annotated[PositiveInt, Number] = Field(
+        default=1, description="expected prompt length, tokens; required where models answer"
+    )
     generated_tokens: Annotated[PositiveInt, Number] = Field(
-        description="expected generation length of one sample, tokens"
+        default=1,
+        description="expected generation length of one sample, tokens; required where models answer",
+    )
+    lengths: dict[str, Lengths] = Field(
+        default_factory=dict,
+        description="expected lengths of single options, by model, model/variant or model:prompt, where they "
+        "differ from the stage's",
+    )
+    python: NamedFunction | None = Field(
+        default=None,
+        description="in place of models: a function, async or not, that gets the example fields, inputs and "
+        "arguments that its parameters name, and returns the stage's output",
+    )
+    named_options: dict[VariantName, dict[str, JsonValue]] = Field(
+        default_factory=dict,
+        alias="options",
+        description="arguments of the function by the name of the option, each a choice of the search",
+    )
+    cost: CallCost = Field(
+        default=CallCost(), description="of one call of the function, unless it returns Costed"
+    )
+    costs: dict[str, CallCost] = Field(
+        default_factory=dict, description="the same for single options, by name"
     )
     metric: MetricSpec | None = None
     _template_file: str | None = PrivateAttr(default=None)
+    _prompted: tuple[StageSpec, dict[str, StageSpec]] | None = PrivateAttr(default=None)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -173,10 +308,71 @@ class StageSpec(Strict):
 
     @property
     def options(self) -> tuple[StageOption, ...]:
-        """The options of this stage: each model, then each model with each verifier."""
+        """The options of this stage: each model with each prompt, then the same with each verifier."""
+        if self.python is not None:
+            return tuple(StageOption(name) for name in self.arguments)
         return tuple(
-            StageOption(model, verifier) for verifier in (None, *self.verifiers) for model in self.models
+            StageOption(model, verifier, prompt)
+            for verifier in (None, *self.verifiers)
+            for prompt in self.prompt_names
+            for model in self.models
         )
+
+    @property
+    def arguments(self) -> Mapping[str, Mapping[str, JsonValue]]:
+        """The arguments of the stage's function by option; one option without any where none is named."""
+        name = getattr(self.python, "__name__", None) or type(self.python).__name__
+        return self.named_options or {name: {}}
+
+    @property
+    def prompt_names(self) -> tuple[str | None, ...]:
+        """The keys of `prompts`, after None for the stage's own prompt where it has one."""
+        own = self.prompt is not None or self.prompt_file is not None or self.messages is not None
+        return (*([None] if own or not self.prompts else []), *self.prompts)
+
+    def prompted(self, name: str | None) -> StageSpec:
+        """Return this stage with one of its prompts as its only one.
+
+        Args:
+            name: Key in `prompts`; None for the stage's own prompt.
+        """
+        if name is None:
+            return self
+        if self._prompted is None or self._prompted[0] is not self:  # a copy has the cache of the original
+            self._prompted = (self, {})
+        made = self._prompted[1]
+        if name not in made:
+            changes: dict[str, object] = {
+                "prompt": self.prompts[name].text,
+                "prompt_file": None,
+                "messages": None,
+                "prompts": {},
+            }
+            made[name] = self.model_copy(update=changes)
+            made[name]._template_file = self.prompts[name].template_file
+        return made[name]
+
+    def lengths_of(self, option: StageOption) -> tuple[float, float]:
+        """Return the expected lengths of the prompt and of one sample of an option, in tokens.
+
+        Args:
+            option: An option of this stage, with or without a verifier.
+        """
+        own = [self.lengths[key] for key in (option.drawn, option.model) if key in self.lengths]
+        prompt = next((part.prompt_tokens for part in own if part.prompt_tokens is not None), None)
+        generated = next((part.generated_tokens for part in own if part.generated_tokens is not None), None)
+        return (
+            self.prompt_tokens if prompt is None else prompt,
+            self.generated_tokens if generated is None else generated,
+        )
+
+    def cost_of(self, option: StageOption) -> CallCost:
+        """Return what one call of the stage's function costs with an option, as the spec states it.
+
+        Args:
+            option: An option of this stage.
+        """
+        return self.costs.get(option.model, self.cost)
 
     def option(self, text: str) -> StageOption:
         """Return the option whose text is `small` or `small@judge`.
@@ -186,8 +382,10 @@ class StageSpec(Strict):
         """
         return {str(option): option for option in self.options}[text]
 
-    def aggregator_for(self, option: StageOption) -> AggregatorSpec:
+    def aggregator_for(self, option: StageOption) -> AggregatorSpec | FunctionResult:
         """Return the aggregator of an option: its verifier if it has one, else the stage's aggregator."""
+        if self.python is not None:
+            return FUNCTION_RESULT
         return self.aggregator if option.verifier is None else Verifier(model=option.verifier)
 
     @property

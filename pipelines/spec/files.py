@@ -12,15 +12,18 @@ from pydantic.json_schema import JsonSchemaValue
 
 from datastore.keys import canonical_json
 from pipelines.spec.configfile import ConfigFile, validated
-from pipelines.spec.functions import UserFunction, reference, source
-from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.functions import UserFunction, code_digest, reference, source
+from pipelines.spec.pipeline import ModelSpec, PipelineSpec, StageSpec
 from pipelines.spec.schema import file_schema
-from pipelines.spec.strict import PythonFunction
 from pipelines.spec.templates import check_templates
 
 __all__ = ["dump_spec", "load_spec", "restore_spec", "spec_digest", "spec_functions", "spec_schema"]
 
 _ADDRESS_FIELDS = ("base_url", "api_key_env", "path", "serve_args", "max_n")
+_LATER_FIELDS: Mapping[type[BaseModel], tuple[str, ...]] = {
+    ModelSpec: ("variants",),
+    StageSpec: ("prompts", "lengths", "python", "named_options", "cost", "costs"),
+}
 
 
 def load_spec(path: Path | str) -> PipelineSpec:
@@ -74,17 +77,31 @@ def spec_digest(spec: PipelineSpec) -> str:
     left out, so that a run can be resumed after a move. The rows of the dataset are not read.
     """
     data = spec.model_dump(mode="json", exclude={"bank"})
-    for model in data["models"].values():
+    for model, model_spec in zip(data["models"].values(), spec.models.values(), strict=True):
         for name in _ADDRESS_FIELDS:
             del model[name]
+        _drop_defaults(model, model_spec)
+    for stage, stage_spec in zip(data["stages"], spec.stages, strict=True):
+        _drop_defaults(stage, stage_spec)
     data["functions"] = [(reference(function), source(function)) for function in spec_functions(spec)]
+    called = [stage.python for stage in spec.stages if stage.python is not None]
+    if called:
+        data["called"] = [code_digest(function) for function in called]
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()
+
+
+def _drop_defaults(data: dict[str, object], part: ModelSpec | StageSpec) -> None:
+    """Leave out fields that specs of before did not have, where they are at their default."""
+    for name in _LATER_FIELDS[type(part)]:
+        field = type(part).model_fields[name]
+        if getattr(part, name) == field.get_default(call_default_factory=True):
+            del data[field.alias or name]
 
 
 def spec_functions(part: object) -> Iterator[UserFunction]:
     """Yield every function that a spec, or a part of one, names."""
-    if isinstance(part, PythonFunction):
-        yield part.python
+    if callable(part) and not isinstance(part, type):
+        yield part
     elif isinstance(part, BaseModel):
         for name in type(part).model_fields:
             yield from spec_functions(getattr(part, name))

@@ -7,11 +7,13 @@ import path; that directory is on `sys.path` only while the function is being im
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import inspect
 import operator
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -48,6 +50,61 @@ def source(function: UserFunction) -> str:
         return inspect.getsource(named)
     except (OSError, TypeError):
         return reference(function)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The names of what a function takes.
+
+    Attributes:
+        required: Parameters without a default.
+        optional: Parameters with one.
+        takes_any: Whether it takes further named arguments.
+    """
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    takes_any: bool
+
+    def take(self, name: str) -> bool:
+        """Return whether an argument may have this name."""
+        return self.takes_any or name in self.required or name in self.optional
+
+
+def parameters(function: UserFunction) -> Parameters:
+    """Return the names of what a function takes, all of it by name.
+
+    Raises:
+        SpecError: Python does not know its parameters, or one of them can't be given by name.
+    """
+    try:
+        known = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{reference(function)} has no signature: {error}") from None
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    nameless = [p.name for p in known if p.kind not in (*by_name, inspect.Parameter.VAR_KEYWORD)]
+    if nameless:
+        raise SpecError(f"{reference(function)} must take all by name, got {nameless[0]!r} by position")
+    return Parameters(
+        required=tuple(p.name for p in known if p.kind in by_name and p.default is p.empty),
+        optional=tuple(p.name for p in known if p.kind in by_name and p.default is not p.empty),
+        takes_any=any(p.kind is p.VAR_KEYWORD for p in known),
+    )
+
+
+def code_digest(function: UserFunction) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of the module that defines a function.
+
+    So a change of the function's own file, and no other, makes it another function. Where Python has no
+    file, its name as `reference` gives it stands for it.
+    """
+    inner = function.func if isinstance(function, functools.partial) else function
+    named = inner if hasattr(inner, "__qualname__") else type(inner)
+    try:
+        code = Path(inspect.getsourcefile(named) or "").read_bytes()
+    except (OSError, TypeError):
+        code = b""
+    return hashlib.sha256(code + reference(function).encode()).hexdigest()[:16]
 
 
 def resolve(name: object, root: Path) -> UserFunction:

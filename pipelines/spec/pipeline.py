@@ -8,7 +8,7 @@ rows fit each other; `agenttts check` asks whether the servers answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -28,6 +28,7 @@ from pipelines.spec.fields import (
     StageSpec,
     TruncateSpec,
 )
+from pipelines.spec.functions import reference
 from pipelines.spec.rules import broken_laws, in_order, listed, used_models
 from pipelines.spec.strict import Strict
 from pipelines.spec.variants import JsonParser, MetricSpec, Verifier
@@ -73,12 +74,14 @@ class PipelineSpec(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> PipelineSpec:
-        stages = _with_inputs(self.stages)
-        problems = broken_laws(stages, self.models, self.dataset, self.budget, self.root)
+        models = _with_variants(self.models)
+        stages = [_with_variant_names(stage, self.models) for stage in _with_inputs(self.stages)]
+        problems = broken_laws(stages, models, self.dataset, self.budget, self.root)
         if problems:
             raise SpecError.all_of(problems)
         ordered = tuple(_with_files(stage, self.root) for stage in in_order(stages))
         object.__setattr__(self, "stages", ordered)
+        object.__setattr__(self, "models", models)
         return self
 
     @property
@@ -90,6 +93,11 @@ class PipelineSpec(Strict):
     def output_stage(self) -> StageSpec:
         """The last stage, whose output is the output of the pipeline."""
         return self.stages[-1]
+
+    @property
+    def n_answering(self) -> int:
+        """How many stages have models that answer; the others run a function."""
+        return sum(stage.python is None for stage in self.stages)
 
     def stage(self, name: str) -> StageSpec:
         """Return the stage of a name.
@@ -131,6 +139,16 @@ class PipelineSpec(Strict):
         """Return the key of a model in the store, made of its served name and its revision, if it has one."""
         return model_key(self.served_name(name), self.model(name).revision)
 
+    def source_key(self, stage: str, model: str) -> str:
+        """Return the key of what draws a stage's samples: a model's, or a function's name and its option.
+
+        Args:
+            stage: The name of the stage.
+            model: The `model` of the stage's choice.
+        """
+        function = self.stage(stage).python
+        return self.model_key(model) if function is None else f"python:{reference(function)}#{model}"
+
     @property
     def bank_path(self) -> Path | None:
         """The Parquet file of recorded samples, which need not exist; None when the spec names none."""
@@ -165,13 +183,41 @@ def _with_inputs(stages: Sequence[StageSpec]) -> list[StageSpec]:
     return completed
 
 
+def _with_variants(models: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
+    """The models with each variant as a model of its own in place of the model that has it."""
+    expanded = dict[str, ModelSpec]()
+    for key, model in models.items():
+        family = models.get(model.parent or "")
+        if family is not None and family.variants:
+            model = model.model_copy(update={"parent": f"{model.parent}/{next(iter(family.variants))}"})
+        expanded |= {f"{key}/{name}": model.variant(name, key) for name in model.variants} or {key: model}
+    return expanded
+
+
+def _with_variant_names(stage: StageSpec, models: Mapping[str, ModelSpec]) -> StageSpec:
+    """The stage with a model's variants wherever it names a model that has some."""
+
+    def named(key: str) -> list[str]:
+        return [f"{key}/{name}" for name in models[key].variants] if key in models else []
+
+    candidates = tuple(name for key in stage.models for name in named(key) or [key])
+    if candidates == stage.models:
+        return stage
+    of_all = {name: own for key, own in stage.lengths.items() for name in named(key)}
+    single = {key: own for key, own in stage.lengths.items() if not named(key)}
+    return stage.model_copy(update={"models": candidates, "lengths": {**of_all, **single}})
+
+
 def _with_files(stage: StageSpec, root: Path) -> StageSpec:
-    """The stage with its prompt and its schema read."""
+    """The stage with its prompts and its schema read."""
     parser = stage.parser
     if isinstance(parser, JsonParser) and parser.schema_file is not None:
         schema = json.loads((root / parser.schema_file).read_text(encoding="utf-8"))
         read = parser.model_copy(update={"schema_": schema, "schema_file": None})
         stage = stage.model_copy(update={"parser": read})
+    if any(variant.file is not None for variant in stage.prompts.values()):
+        prompts = {name: variant.read(root) for name, variant in stage.prompts.items()}
+        stage = stage.model_copy(update={"prompts": prompts})
     if stage.prompt_file is None:
         return stage
     file = root / stage.prompt_file

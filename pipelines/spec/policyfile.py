@@ -24,11 +24,12 @@ class _PlanFile(Strict):
     model: str
     n_samples: Annotated[PositiveInt, Number]
     verifier: str | None = None
+    prompt: str | None = None
     vote: Vote = Vote()
     stop: Stop = Stop()
 
     def plan(self) -> StagePlan:
-        choice = StageChoice(self.model, self.n_samples, self.verifier)
+        choice = StageChoice(self.model, self.n_samples, self.verifier, self.prompt)
         return StagePlan(choice=choice, vote=self.vote, stop=self.stop)
 
 

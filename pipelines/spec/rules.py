@@ -12,9 +12,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pipelines.allocation import StageOption
 from pipelines.errors import SpecError
 from pipelines.jsonvalues import schema_problem
 from pipelines.spec.fields import BudgetSpec, DatasetSpec, ModelSpec, SamplingSpec, StageSpec
+from pipelines.spec.functions import parameters, reference
 from pipelines.spec.variants import (
     Fusion,
     JsonParser,
@@ -54,6 +56,10 @@ def broken_laws(
     answering = {name for stage in stages for name in stage.models}
     for stage in stages:
         field = f"stages[{stage.name}]"
+        if stage.python is not None:
+            problems += _function(field, stage)
+            continue
+        problems += _required(field, stage)
         problems += _prompt(field, stage, root)
         if isinstance(stage.parser, JsonParser) and stage.parser.schema_file is not None:
             problems += _schema_file(f"{field}.parser.schema_file", root / stage.parser.schema_file)
@@ -155,9 +161,89 @@ def _cycle(stages: Mapping[str, StageSpec]) -> list[str]:
         path.append(following)
 
 
+_OF_MODELS = (
+    "prompt",
+    "prompt_file",
+    "prompts",
+    "messages",
+    "completion",
+    "truncate",
+    "parser",
+    "aggregator",
+    "models",
+    "verifiers",
+    "max_samples",
+    "sampling",
+    "prompt_tokens",
+    "generated_tokens",
+    "lengths",
+)
+_OF_FUNCTIONS = ("named_options", "cost", "costs")
+
+
+def _function(field: str, stage: StageSpec) -> Iterator[SpecError]:
+    defaults = {
+        name: StageSpec.model_fields[name].get_default(call_default_factory=True) for name in _OF_MODELS
+    }
+    for name, default in defaults.items():
+        if getattr(stage, name) != default:
+            yield SpecError(
+                "belongs to stages where models answer, and this one has python",
+                field=f"{field}.{name}",
+                remedy="remove it, or python",
+            )
+    assert stage.python is not None
+    try:
+        takes = parameters(stage.python)
+    except SpecError as error:
+        yield SpecError(error.message, field=f"{field}.python")
+        return
+    for name in stage.input_names:
+        if not takes.take(name):
+            yield SpecError(
+                f"{reference(stage.python)} must take {name!r}, an input of the stage",
+                field=f"{field}.inputs",
+                remedy=f"add the parameter {name}, or leave the stage out of inputs",
+            )
+    for option, arguments in stage.arguments.items():
+        for name in arguments:
+            if not takes.take(name) or name in stage.input_names:
+                yield SpecError(
+                    f"must be a parameter of {reference(stage.python)} that no input gives, got {name!r}",
+                    field=f"{field}.options.{option}",
+                    remedy=f"its parameters are {listed((*takes.required, *takes.optional))}",
+                )
+    for name in stage.costs:
+        if name not in stage.arguments:
+            law = f"must be one of the options, {listed(stage.arguments)}"
+            yield SpecError(f"{law}, got {name!r}", field=f"{field}.costs.{name}")
+
+
+def _required(field: str, stage: StageSpec) -> Iterator[SpecError]:
+    """What stages have where models answer."""
+    for name in _OF_FUNCTIONS:
+        if getattr(stage, name) != StageSpec.model_fields[name].get_default(call_default_factory=True):
+            key = StageSpec.model_fields[name].alias or name
+            yield SpecError(
+                "belongs to stages that run a function",
+                field=f"{field}.{key}",
+                remedy="add python, or remove it",
+            )
+    for name in ("models", "max_samples", "prompt_tokens", "generated_tokens"):
+        if name not in stage.model_fields_set:
+            yield SpecError("is required", field=f"{field}.{name}", remedy=f"add {name}")
+        elif getattr(stage, name) == ():
+            yield SpecError("must have at least 1 item, got ()", field=f"{field}.{name}")
+    for key in stage.lengths:
+        known = {text for option in stage.options for text in (option.model, option.drawn)}
+        if key not in known:
+            law = f"must be one of the stage's options, {listed(sorted(known))}"
+            yield SpecError(f"{law}, got {key!r}", field=f"{field}.lengths.{key}")
+
+
 def _prompt(field: str, stage: StageSpec, root: Path) -> Iterator[SpecError]:
     given = [name for name in ("prompt", "prompt_file", "messages") if getattr(stage, name) is not None]
-    if len(given) != 1:
+    if len(given) > 1 or not (given or stage.prompts):
         yield SpecError(
             f"must have exactly one of prompt, prompt_file and messages, got {' and '.join(given) or 'none'}",
             field=field,
@@ -172,14 +258,17 @@ def _prompt(field: str, stage: StageSpec, root: Path) -> Iterator[SpecError]:
                 f"must have role (one of {', '.join(ROLES)}) and content, got {message!r}",
                 field=f"{field}.messages[{index}]",
             )
-    if stage.prompt_file is not None:
+    files = {f"{field}.prompts.{name}": variant.file for name, variant in stage.prompts.items()}
+    for place, file in {f"{field}.prompt_file": stage.prompt_file, **files}.items():
+        if file is None:
+            continue
         try:
-            (root / stage.prompt_file).read_text(encoding="utf-8")
+            (root / file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             yield SpecError(
-                f"{root / stage.prompt_file} can't be read: {reason}",
-                field=f"{field}.prompt_file",
+                f"{root / file} can't be read: {reason}",
+                field=place,
                 remedy="paths start from the spec's directory",
             )
 
@@ -287,6 +376,12 @@ def _verifiers(
             yield SpecError(f"must be a classifier, got {name!r}, which answers", field=place)
         elif name in (*stage.verifiers[:index], stage.aggregator.own_model):
             yield SpecError(f"must be named once, got {name!r} again", field=place)
+    if len({str(option) for option in stage.options}) < len(set(stage.options)):
+        yield SpecError(
+            f"options must be told apart, got {listed(map(str, stage.options))}",
+            field=f"{field}.models",
+            remedy="rename a model that has @ or : in its name",
+        )
     if not stage.verifiers:
         return
     if isinstance(stage.aggregator, Refine):
@@ -298,12 +393,6 @@ def _verifiers(
     if stage.max_samples == 1:
         yield SpecError(
             "a verifier has nothing to pick from where max_samples is 1", field=f"{field}.verifiers"
-        )
-    if len({str(option) for option in stage.options}) < len(stage.models) * (1 + len(set(stage.verifiers))):
-        yield SpecError(
-            f"models with verifiers must be told apart, got {listed(map(str, stage.options))}",
-            field=f"{field}.verifiers",
-            remedy="rename a model that has @ in its name",
         )
 
 
@@ -333,23 +422,33 @@ def _samplings(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) ->
 
 
 def _lengths(field: str, stage: StageSpec, models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
-    for sampling in _samplings(field, stage, models).values():
-        if sampling.max_tokens is not None and stage.generated_tokens > sampling.max_tokens:
-            yield SpecError(
-                f"must be <= sampling.max_tokens, got {stage.generated_tokens} with max_tokens "
-                f"{sampling.max_tokens}",
-                field=f"{field}.generated_tokens",
-                remedy="raise sampling.max_tokens or expect less",
-            )
     fixed = (stage.aggregator.model,) if isinstance(stage.aggregator, Verifier) else ()
-    for name in (*stage.models, *stage.verifiers, *fixed):
-        window = models[name].context_length if name in models else None
-        longest = models[name].sampled(stage.sampling).max_tokens if name in models else None
-        if window is not None and stage.prompt_tokens + (longest or 1) > window:
+    readers = (StageOption(name) for name in (*stage.verifiers, *fixed))
+    told = set[str]()
+    for option in (*(option for option in stage.options if option.verifier is None), *readers):
+        if option.model not in models:
+            continue
+        prompt_tokens, generated_tokens = stage.lengths_of(option)
+        longest, window = (
+            models[option.model].sampled(stage.sampling).max_tokens,
+            models[option.model].context_length,
+        )
+        own = next((key for key in (option.drawn, option.model) if key in stage.lengths), None)
+        place = field if own is None else f"{field}.lengths.{own}"
+        if longest is not None and generated_tokens > longest and option.model in stage.models:
+            law = f"must be <= sampling.max_tokens, got {generated_tokens:g} with max_tokens {longest}"
+            if law not in told:
+                told.add(law)
+                yield SpecError(
+                    law,
+                    field=f"{place}.generated_tokens",
+                    remedy="raise sampling.max_tokens or expect less",
+                )
+        if window is not None and prompt_tokens + (longest or 1) > window:
             yield SpecError(
-                f"prompt_tokens + sampling.max_tokens must be <= the context_length of {name!r}, {window}, "
-                f"got {stage.prompt_tokens} + {longest or 1}",
-                field=f"{field}.prompt_tokens",
+                f"prompt_tokens + sampling.max_tokens must be <= the context_length of {option.model!r}, "
+                f"{window}, got {prompt_tokens:g} + {longest or 1}",
+                field=f"{place}.prompt_tokens",
                 remedy="lower sampling.max_tokens or leave the model out of this stage",
             )
 
@@ -367,11 +466,27 @@ def address_law(base_url: str) -> str | None:
     return None
 
 
+def _key(name: str, models: Mapping[str, ModelSpec]) -> tuple[str, str | None]:
+    """What the store knows a model by."""
+    return models[name].served_name or name, models[name].revision
+
+
+def _charges(model: ModelSpec) -> tuple[object, ...]:
+    return model.active_params, model.price
+
+
 def _models(models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
     for name, model in models.items():
         law = address_law(model.base_url)
         if law is not None:
             yield SpecError(f"{law}, got {model.base_url!r}", field=f"models.{name}.base_url")
+        twin = next((other for other in models if _key(other, models) == _key(name, models)), name)
+        if _charges(models[twin]) != _charges(model):
+            yield SpecError(
+                f"must cost what {twin!r} costs, which is the same served model (active_params and price)",
+                field=f"models.{name}",
+                remedy="state the same, or give it another served_name or revision",
+            )
         if model.parent is None:
             continue
         parent = models.get(model.parent)

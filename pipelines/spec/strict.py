@@ -54,10 +54,16 @@ class Strict(BaseModel):
     )
 
 
+NamedFunction = Annotated[
+    UserFunction, BeforeValidator(_resolved), PlainSerializer(reference, return_type=str)
+]
+"""A user-defined function: `module:name` in a file, the function itself in Python."""
+
+
 class PythonFunction(Strict):
     """A user-defined function: `{python: "module:name"}` in a file, the function itself in Python."""
 
-    python: Annotated[UserFunction, BeforeValidator(_resolved), PlainSerializer(reference, return_type=str)]
+    python: NamedFunction
 
     @model_validator(mode="before")
     @classmethod

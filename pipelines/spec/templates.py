@@ -5,8 +5,8 @@ Templates are jinja2, sandboxed, with undefined names refused. `pipelines.stages
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import jinja2
@@ -17,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pipelines.errors import SpecError
 from pipelines.jsonvalues import JSON
 from pipelines.spec.fields import StageSpec
+from pipelines.spec.functions import parameters
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.variants import Fusion, Refine
 
@@ -43,28 +44,40 @@ class Part:
 
 
 def needed_fields(stage: StageSpec) -> frozenset[str]:
-    """Return the fields that the templates of a stage need in every example.
+    """Return the fields that a stage needs in every example: those its templates use, or its function.
 
-    Names that a template tests (`if x`, `x is defined`, `x | default(...)`) are not needed.
+    Names that a template tests (`if x`, `x is defined`, `x | default(...)`) and parameters of a function that
+    have a default are not needed.
 
     Raises:
         SpecError: A template does not parse.
     """
+    if stage.python is not None:
+        return frozenset(_called_with(stage, parameters(stage.python).required))
     tested = {name for part in _all_parts(stage) for name in _tested(_parsed(part))}
     return used_fields(stage) - tested
 
 
 def used_fields(stage: StageSpec) -> frozenset[str]:
-    """Return the fields that the templates of a stage can read from an example.
+    """Return the fields that the templates of a stage, or its function, can read from an example.
 
     Raises:
         SpecError: A template does not parse.
     """
+    if stage.python is not None:
+        takes = parameters(stage.python)
+        return frozenset(_called_with(stage, (*takes.required, *takes.optional)))
     used = set[str]()
     for part in _all_parts(stage):
         provided = {"samples"} if part.is_fusion else set[str]()
         used |= jinja2.meta.find_undeclared_variables(_parsed(part)) - provided
     return frozenset(used - _own_names(stage) - set(stage.input_names) - set(_ENVIRONMENT.globals))
+
+
+def _called_with(stage: StageSpec, names: Iterable[str]) -> set[str]:
+    """Those of a function's parameters that neither an input nor every option gives."""
+    given = set.intersection(*(set(arguments) for arguments in stage.arguments.values()))
+    return set(names) - given - set(stage.input_names)
 
 
 def place_of(stage: StageSpec, name: str) -> str:
@@ -122,8 +135,16 @@ def fusion_part(stage: StageSpec) -> Part | None:
 
 
 def _all_parts(stage: StageSpec) -> tuple[Part, ...]:
+    """The templates of all prompts of a stage, that of a fusion included; none of a function."""
+    if stage.python is not None:
+        return ()
     fusion = fusion_part(stage)
-    return parts(stage) if fusion is None else (*parts(stage), fusion)
+    prompts = [
+        part if name is None else replace(part, field=f"stages[{stage.name}].prompts.{name}")
+        for name in stage.prompt_names
+        for part in parts(stage.prompted(name))
+    ]
+    return (*prompts, *([] if fusion is None else [fusion]))
 
 
 @lru_cache(maxsize=256)

@@ -177,8 +177,8 @@ class PlannedCalls:
 
     model: str
     n_calls: int
-    prompt_tokens: int
-    generated_tokens: int
+    prompt_tokens: float
+    generated_tokens: float
 
 
 class _AggregatorTraits:
@@ -196,7 +196,9 @@ class _AggregatorTraits:
         """Return the number of prompts for n samples: rounds that must follow each other."""
         return 1
 
-    def planned_calls(self, n_samples: int, prompt_tokens: int, generated_tokens: int) -> PlannedCalls | None:
+    def planned_calls(
+        self, n_samples: int, prompt_tokens: float, generated_tokens: float
+    ) -> PlannedCalls | None:
         """Return the calls to `own_model` that aggregating n samples takes.
 
         Args:
@@ -303,7 +305,7 @@ class Verifier(_ModelAggregator):
 
     kind: Literal["verifier"] = "verifier"
 
-    def planned_calls(self, n_samples: int, prompt_tokens: int, generated_tokens: int) -> PlannedCalls:
+    def planned_calls(self, n_samples: int, prompt_tokens: float, generated_tokens: float) -> PlannedCalls:
         """Return one call for each sample, in which the classifier reads the prompt and the sample."""
         read = (self.prompt_tokens or prompt_tokens) + generated_tokens
         return PlannedCalls(self.model, n_samples, read, 0)
@@ -315,7 +317,7 @@ class Fusion(_ModelAggregator):
     kind: Literal["fusion"] = "fusion"
     prompt: str | None = Field(default=None, description="template with `samples` and the stage's variables")
 
-    def planned_calls(self, n_samples: int, prompt_tokens: int, generated_tokens: int) -> PlannedCalls:
+    def planned_calls(self, n_samples: int, prompt_tokens: float, generated_tokens: float) -> PlannedCalls:
         """Return one call, in which the model reads its prompt and all samples and generates one more."""
         read = (self.prompt_tokens or prompt_tokens) + n_samples * generated_tokens
         return PlannedCalls(self.model, 1, read, generated_tokens)
@@ -337,6 +339,15 @@ class Refine(_Variant, _AggregatorTraits):
 
 class PythonAggregator(PythonFunction, _AggregatorTraits):
     """A function (candidates, example) -> output."""
+
+
+class FunctionResult(_Variant, _AggregatorTraits):
+    """Take what the function of a stage returns. No file names it: a stage that runs a function has it."""
+
+    kind: Literal["function_result"] = "function_result"
+
+
+FUNCTION_RESULT = FunctionResult()
 
 
 class BuiltinMetric(Strict):

@@ -8,7 +8,14 @@ from functools import lru_cache
 from typing import Literal
 
 from pipelines.policy import Vote
-from pipelines.spec.variants import AggregatorSpec, LengthWeighted, Plurality, SetVote, Weighted
+from pipelines.spec.variants import (
+    AggregatorSpec,
+    FunctionResult,
+    LengthWeighted,
+    Plurality,
+    SetVote,
+    Weighted,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +35,7 @@ class Count:
     t0: float = math.inf
 
     @classmethod
-    def of(cls, aggregator: AggregatorSpec, vote: Vote | None = None) -> Count | None:
+    def of(cls, aggregator: AggregatorSpec | FunctionResult, vote: Vote | None = None) -> Count | None:
         """Return how a stage counts.
 
         Args:
@@ -55,7 +62,7 @@ class Count:
         return cls(kind=kind, threshold=threshold, t0=t0, union=own.union and vote.threshold is None)
 
 
-def _own(aggregator: AggregatorSpec) -> Count | None:
+def _own(aggregator: AggregatorSpec | FunctionResult) -> Count | None:
     match aggregator:
         case Plurality():
             return Count()

@@ -39,7 +39,7 @@ def test_choices_in_words() -> None:
         ({"model": "small"}, "takes exactly model, n_samples and perhaps verifier"),
         ({"model": "small", "n_samples": 1, "judge": "j"}, "takes exactly"),
         ({"model": "small", "n_samples": True}, "n_samples an integer"),
-        ({"model": "small", "n_samples": 1, "verifier": 2}, "verifier is text or null"),
+        ({"model": "small", "n_samples": 1, "verifier": 2}, "verifier and prompt are text or null"),
         ({"model": "small", "n_samples": 0}, "n_samples must be >= 1"),
         ("small×1", "takes exactly"),
     ],

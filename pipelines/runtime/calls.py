@@ -1,0 +1,219 @@
+"""Calls of the functions that stages run, from the bank first: what a function returned is its one sample.
+
+A call is known by its arguments, the function's name and the digest of the file that defines it: a function
+that was changed is called again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+from datastore.keys import make_prompt
+from datastore.records import Payment, Prompt, Sample
+from pipelines.allocation import StageOption
+from pipelines.content import Content
+from pipelines.errors import CustomCodeFailed, PipelineError, ReplayMiss
+from pipelines.examples import Example
+from pipelines.jsonvalues import JSON, plain
+from pipelines.runtime.sampler import SampleBank, SpendGate
+from pipelines.spec.fields import CallCost, StageSpec
+from pipelines.spec.functions import UserFunction, code_digest, parameters, reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costed:
+    """What the function of a stage may return, to say with its value what the call cost.
+
+    Attributes:
+        value: The output of the stage.
+        flops: FLOPs, which count in the budget's units; None: as the spec states them.
+        usd: US dollars; None: as the spec states them.
+    """
+
+    value: object
+    flops: float | None = None
+    usd: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """What a call returned and what it cost.
+
+    Attributes:
+        prompt_key: Of the call in the bank.
+        value: What the function returned.
+        cost: FLOPs, US dollars and seconds of the call.
+        is_new: Whether the function was called now.
+    """
+
+    prompt_key: str
+    value: JSON
+    cost: CallCost
+    is_new: bool
+
+
+class FunctionCaller:
+    """Calls functions for one run. Where nothing is drawn, a missing result raises ReplayMiss instead.
+
+    Args:
+        bank: Where results are looked up and put.
+        run_id: The run that pays; None where none does.
+        draws: Whether functions are called at all.
+        gate: Asked before every call that costs something.
+    """
+
+    def __init__(self, bank: SampleBank, *, run_id: str | None, draws: bool, gate: SpendGate | None) -> None:
+        self._bank, self._run_id, self._draws, self._gate = bank, run_id, draws, gate
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._keys: dict[str, str] = {}
+
+    def prompt(
+        self, stage: StageSpec, option: StageOption, example: Example, outputs: Mapping[str, JSON]
+    ) -> Prompt:
+        """Return what identifies a call in the bank.
+
+        Args:
+            stage: A stage that runs a function.
+            option: One of its options.
+            example: The example.
+            outputs: Outputs of earlier stages by name, at least those of the stage's inputs.
+        """
+        assert stage.python is not None
+        if stage.name not in self._keys:
+            self._keys[stage.name] = function_key(stage.python)
+        content: Content = {"call": _arguments(stage, stage.python, option, example, outputs)}
+        return make_prompt(self._keys[stage.name], content, {}, prompt_tokens=0)
+
+    async def call(
+        self, stage: StageSpec, option: StageOption, example: Example, outputs: Mapping[str, JSON]
+    ) -> Call:
+        """Return what the function of a stage gives, from the bank or by a call.
+
+        Args:
+            stage: A stage that runs a function.
+            option: One of its options.
+            example: The example.
+            outputs: Outputs of earlier stages by name, at least those of the stage's inputs.
+
+        Raises:
+            CustomCodeFailed: The function raised an error, or returned what JSON can't hold.
+            ReplayMiss: It was never called with these arguments, and nothing is drawn.
+            SpendRefused: A limit leaves no room for what the call may cost.
+        """
+        assert stage.python is not None
+        prompt = self.prompt(stage, option, example, outputs)
+        lock = self._locks.setdefault(prompt.key, asyncio.Lock())
+        async with lock:
+            banked = (await self._bank.get_samples([prompt.key])).get(prompt.key, ())
+            for sample in banked:
+                if sample.index == 0:
+                    return _read(sample, is_new=False)
+            if not self._draws:
+                raise ReplayMiss(
+                    f"stage {stage.name!r}: the bank has no result of {reference(stage.python)} with option "
+                    f"{option.model!r} for call {prompt.key}; run without --replay, or attach a bank that "
+                    "has it"
+                )
+            stated = stage.cost_of(option)
+            entry = None
+            if self._gate is not None:
+                entry = await self._gate.reserve_cost(stage.name, stated.flops, stated.usd)
+            cost = CallCost()
+            try:
+                value, cost = await _called(stage.python, json.loads(prompt.content)["call"], stated)
+            finally:
+                if entry is not None:
+                    entry.settle_cost(cost.flops, cost.usd)
+            sample = Sample(
+                prompt_key=prompt.key,
+                index=0,
+                text=json.dumps({"value": value, **cost.model_dump()}, ensure_ascii=False),
+                generated_tokens=0,
+                mean_logprob=None,
+                finish_reason="stop",
+                run_id=self._run_id,
+                request_id=None,
+            )
+            payment = None
+            if self._run_id is not None:
+                payment = Payment(
+                    run_id=self._run_id,
+                    model_key=prompt.model_key,
+                    prompt_key=prompt.key,
+                    calls=0,
+                    samples_drawn=1,
+                    prompt_tokens=0,
+                    generated_tokens=0,
+                )
+            await self._bank.put_samples(prompt, [sample], payment)
+            return _read(sample, is_new=True)
+
+
+def function_key(function: UserFunction) -> str:
+    """Return what the bank knows a function by, in place of a model's key.
+
+    Args:
+        function: The function.
+    """
+    return f"python:{reference(function)}@{code_digest(function)}"
+
+
+def _arguments(
+    stage: StageSpec,
+    function: UserFunction,
+    option: StageOption,
+    example: Example,
+    outputs: Mapping[str, JSON],
+) -> dict[str, JSON]:
+    """The named arguments of a call: those of the option, the inputs, and the fields that are parameters."""
+    takes = parameters(function)
+    fields = {
+        name: example.fields[name] for name in (*takes.required, *takes.optional) if name in example.fields
+    }
+    inputs = {name: outputs[name] for name in stage.input_names}
+    return {**fields, **inputs, **stage.arguments[option.model]}
+
+
+async def _called(
+    function: UserFunction, arguments: Mapping[str, JSON], stated: CallCost
+) -> tuple[JSON, CallCost]:
+    """What a function returns as JSON, and the cost of the call; its seconds are measured."""
+    started = time.perf_counter()
+    try:
+        if inspect.iscoroutinefunction(function):
+            returned = await function(**arguments)
+        else:
+            returned = await asyncio.to_thread(function, **arguments)
+        seconds = time.perf_counter() - started
+        given = returned if isinstance(returned, Costed) else Costed(value=returned)
+        cost = CallCost(
+            flops=stated.flops if given.flops is None else given.flops,
+            usd=stated.usd if given.usd is None else given.usd,
+            seconds=seconds,
+        )
+        return plain(given.value), cost
+    except PipelineError:
+        raise
+    except Exception as error:
+        raise CustomCodeFailed(f"{reference(function)} raised {type(error).__name__}: {error}") from error
+
+
+def cost_in(text: str) -> CallCost:
+    """Return what a call cost, from its text in the bank.
+
+    Args:
+        text: The text of its sample.
+    """
+    stored = json.loads(text)
+    return CallCost(flops=stored["flops"], usd=stored["usd"], seconds=stored["seconds"])
+
+
+def _read(sample: Sample, *, is_new: bool) -> Call:
+    value = json.loads(sample.text)["value"]
+    return Call(prompt_key=sample.prompt_key, value=value, cost=cost_in(sample.text), is_new=is_new)
