@@ -14,9 +14,9 @@ its first request to its outcome, with one and with 32 queries under way togethe
 of two replays of the samples that it drew: by `PolicyRunner` without servers (answer, rung, confidence,
 samples), and by the arrays from which policies are chosen (score, units, last rung).
 
-Figures of 60 questions in two rounds are in docs/log.md: all 960 outcomes are those of both replays, the policy
-is 0.104 [0.042, 0.175] better than the best fixed allocation, and takes 1.4 to 2.9 times its time, since models
-this small take their time for requests and not for tokens.
+Figures of 60 questions in two rounds are in docs/log.md: all 960 outcomes are those of both replays, the
+policy is 0.104 [0.042, 0.175] better than the best fixed allocation, and takes 1.4 to 2.9 times its time,
+since models this small take their time for requests and not for tokens.
 """
 
 from __future__ import annotations
