@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agenttts.search.rehearsal import Rehearsed, announcement, plan_rehearsal, rehearse
+from agenttts.search.rehearsal import PlannedRequest, Rehearsed, announcement, plan_rehearsal, rehearse
 from agenttts.space.space import SearchSpace
 from pipelines import load_spec
 from pipelines.dataset import load_examples
@@ -91,7 +91,7 @@ async def test_cost_and_findings_are_the_servers_own(tmp_path: Path, make_server
     assert "parse; log-probabilities come" in results["answer × small"].line
     example = load_examples(spec, "search")[0]
     planned = plan_rehearsal(SearchSpace(spec, spec.budget.amount), example)
-    n = sum(request.n for request in planned)
+    n = sum(request.n for request in planned if isinstance(request, PlannedRequest))
     assert f"at most {n} samples, {16 * n:,} generated tokens, $" in announcement(spec, planned, example)
 
 
