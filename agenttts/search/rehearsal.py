@@ -2,8 +2,8 @@
 
 A request asks for as many samples of the first search example's own prompt as the search may, with the same
 fields, so that what a server refuses, cuts or leaves empty is seen before the crowd of requests. The function
-of a stage is called once with each of its options. Inputs of a stage are stand-ins. Nothing of it is kept: the
-search has no samples from it.
+of a stage is called once with each of its options. Inputs of a stage are stand-ins. Nothing of it is kept:
+the search has no samples from it.
 """
 
 from __future__ import annotations

@@ -95,7 +95,12 @@ async def test_a_function_is_called_once_for_its_arguments(function: Any, runtim
     runtime = runtime_of(function_spec(function), False)
     first, second = await outcome_of(runtime), await outcome_of(runtime)
     assert first.status == "ok" and first.value[0] == "because"
-    assert (first.n_drawn, first.n_reused, second.n_drawn, second.n_reused) == (1, 0, 0, 1)
+    assert (first.samples_drawn, first.samples_reused, second.samples_drawn, second.samples_reused) == (
+        1,
+        0,
+        0,
+        1,
+    )
     assert len(CALLED) == 1 and first.prompt_key == second.prompt_key
     assert EXAMPLE["passages"] == ["because", "so"]
 
@@ -111,7 +116,7 @@ async def test_the_same_call_asked_for_at_once_runs_once(runtime_of: MakeRuntime
     spec = function_spec(find_later, options={"one": {}, "two": {"top_k": 2}})
     runtime = runtime_of(spec, False)
     outcomes = await asyncio.gather(*(outcome_of(runtime, "one") for _ in range(50)))
-    assert len(CALLED) == 1 and sum(outcome.n_drawn for outcome in outcomes) == 1
+    assert len(CALLED) == 1 and sum(outcome.samples_drawn for outcome in outcomes) == 1
     assert (await outcome_of(runtime, "two")).value == ["because", "so"] and len(CALLED) == 2
 
 
@@ -121,8 +126,8 @@ async def test_a_replay_calls_nothing(runtime_of: MakeRuntime) -> None:
     drawn = await outcome_of(runtime_of(spec, False), "one")
     replayed = await outcome_of(runtime_of(spec, True), "one")
     assert (replayed.value, replayed.flops, replayed.cost_usd) == (["why"], 5e3, 0.5)
-    assert drawn.flops == 5e3 and replayed.n_drawn == 0
-    with pytest.raises(ReplayMiss, match="the bank has no result of .*:priced with option 'two'"):
+    assert drawn.flops == 5e3 and replayed.samples_drawn == 0
+    with pytest.raises(ReplayMiss, match=r"the bank has no result of .*:priced with option 'two'"):
         await outcome_of(runtime_of(spec, True), "two")
 
 
@@ -170,7 +175,7 @@ def cheap(question: str) -> Costed:
 async def test_a_failure_is_a_missing_value(
     function: Any, reason: str, runtime_of: MakeRuntime, store: Store
 ) -> None:
-    """The example is missing with the reason in one line, nothing is banked, and the next query tries again."""
+    """The example is missing with the reason, nothing is banked, and the next query tries again."""
     runtime = runtime_of(function_spec(function), False)
     for _ in range(2):
         outcome = await asyncio.wait_for(outcome_of(runtime), 10)
@@ -199,7 +204,7 @@ async def test_a_changed_file_is_another_function(
         module.write_text(f"def f(question):\n    return {version}\n")
         monkeypatch.delitem(sys.modules, "changing_tool", raising=False)
         outcome = await outcome_of(runtime_of(function_spec(resolve("changing_tool:f", tmp_path)), False))
-        values.append((outcome.value, outcome.n_drawn))
+        values.append((outcome.value, outcome.samples_drawn))
     assert values == [(1, 1), (2, 1), (1, 0)]
 
 
