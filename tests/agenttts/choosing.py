@@ -64,8 +64,10 @@ budget: {{units: 60}}
 """
 
 
-def write_choosing(folder: Path, url: str = "http://127.0.0.1:9/v1", *, function: str = FUNCTION) -> Path:
-    """Write spec, function, prompt and 12 examples for each split; the spec's path."""
+def write_choosing(
+    folder: Path, url: str = "http://127.0.0.1:9/v1", *, function: str = FUNCTION, n_examples: int = 12
+) -> Path:
+    """Write spec, function, prompt and the examples of each split; the spec's path."""
     folder.mkdir(parents=True, exist_ok=True)
     module = f"retriever_{next(_NUMBERS)}"
     (folder / f"{module}.py").write_text(function)
@@ -73,7 +75,7 @@ def write_choosing(folder: Path, url: str = "http://127.0.0.1:9/v1", *, function
     rng = random.Random(0)
     for split in ("search", "test"):
         rows = []
-        for i in range(12):
+        for i in range(n_examples):
             colour = rng.choice(["red", "blue"])
             passages = [f"The {split} ball {i} is {colour}.", "Balls roll far.", "A dog."]
             question = f"What colour is the {split} ball {i}?"
