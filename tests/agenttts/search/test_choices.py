@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from agenttts import load_run, search
+from agenttts import UserError, load_run, search
 from agenttts.proposers.agent_view import answer_schema, shown
 from agenttts.proposers.base import SearchView
 from agenttts.results.cost import call_costs
 from agenttts.search.limits import Ledger
 from agenttts.settings import SearchLimits, SearchSettings
 from agenttts.space.space import SearchSpace
+from agenttts.tasktune.improve import smaller_models
 from datastore import Store
 from pipelines import load_spec
 from pipelines.dataset import load_examples
@@ -150,7 +151,13 @@ def test_what_functions_cost_is_in_every_figure(tmp_path: Path) -> None:
     for trial in result.trials:
         assert trial.flops_per_query is not None and trial.cost_usd is not None
         assert trial.flops_per_query > 2e9 and trial.cost_usd > 0.001
-    assert result.to_json_dict()["cost"]["usd"] == pytest.approx(cost.usd)
+    assert json.loads(json.dumps(result.to_json_dict()))["cost"]["usd"] == pytest.approx(cost.usd)
+
+
+def test_a_function_is_not_tuned(searched: tuple[Path, Path]) -> None:
+    """`agenttts improve` says in a line that the stage has no model."""
+    with pytest.raises(UserError, match="stage find runs a function, which has no model to tune"):
+        smaller_models(load_spec(searched[0]), "find")
 
 
 async def test_a_limit_refuses_calls_that_do_not_fit(tmp_path: Path) -> None:
@@ -191,7 +198,8 @@ def test_a_search_stops_at_a_limit_on_what_functions_cost(tmp_path: Path) -> Non
         search(spec, trials=8, db=tmp_path / "run.duckdb", policy="fixed", limits=SearchLimits(flops=6e13))
     n_calls = len(calls_of(spec))
     assert 12 <= n_calls < 60
-    assert load_run(tmp_path / "run.duckdb").cost.flops <= 6e13
+    flops = load_run(tmp_path / "run.duckdb").cost.flops
+    assert flops is not None and flops <= 6e13
 
 
 def test_a_broken_function_leaves_examples_missing(tmp_path: Path) -> None:
@@ -214,7 +222,7 @@ def test_killed_a_search_goes_on_without_repeating_a_call(tmp_path: Path) -> Non
     with choosing_server() as server:
         spec = write_choosing(tmp_path, server.base_url, function=slow)
         db = tmp_path / "run.duckdb"
-        command = [sys.executable, "-m", "agenttts", "search", spec, "--trials", "5", "--db", db]
+        command = [sys.executable, "-m", "agenttts", "search", str(spec), "--trials", "5", "--db", str(db)]
         command += ["--policy", "fixed"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         while len(calls_of(spec)) < 15 and process.poll() is None:

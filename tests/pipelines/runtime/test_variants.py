@@ -9,7 +9,7 @@ from pipelines import PipelineSpec
 from pipelines.examples import Example
 from pipelines.runtime import Runtime
 from tests.agenttts.small_specs import small_spec
-from tests.servers import ScriptedServer
+from tests.servers import Request, ScriptedServer
 
 EXAMPLE = Example("e1", {"question": "why", "gold": "red"})
 SPEED = {"prompt_tokens_per_second": 1.0, "generated_tokens_per_second": 1.0}
@@ -38,3 +38,29 @@ async def test_samples_of_variants_are_told_apart_where_they_differ(
     assert [body.get("reasoning_effort") for body in bodies] == ["high", "low", None]
     assert [body["temperature"] for body in bodies] == [1.0, 1.0, 0.5]
     assert store.sql("SELECT count(DISTINCT model_key) AS n FROM prompts")["n"][0] == 1
+
+
+async def test_a_verifier_reads_the_prompt_that_was_sent(
+    make_server: Callable[..., ScriptedServer], runtime_of: Callable[[PipelineSpec, bool], Runtime]
+) -> None:
+    """Of an option with a prompt and a verifier, samples and verdicts are those of that prompt."""
+    read: list[str] = []
+
+    def classify(request: Request) -> list[float]:
+        read.append(request.text)
+        return [0.5, 0.5]
+
+    server = make_server(models={"small": 4096, "judge": 4096}, classify=classify)
+    prompts = {"steps": {"text": "By steps: {{ question }}"}}
+    spec = small_spec(
+        params={"small": 1e6, "judge": 1e6},
+        base_url=server.base_url,
+        stages=({"models": ["small"], "prompts": prompts, "verifiers": ["judge"]},),
+    )
+    choice = spec.stages[0].option("small:steps@judge").with_samples(3)
+    outcome = await runtime_of(spec, False).stage_outcome("retrieve", choice, EXAMPLE, {})
+    assert outcome.status == "ok"
+    assert [request.prompt for request in server.arrived if request.path.endswith("completions")] == [
+        "By steps: why"
+    ]
+    assert read and all("By steps: why" in text for text in read)
