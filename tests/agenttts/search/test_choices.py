@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,7 +48,13 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     with choosing_server() as server:
         spec = write_choosing(root, server.base_url)
         search(spec, trials=8, db=root / "run.duckdb")
+    shutil.copy(root / "calls.txt", root / "searched.txt")
     return spec, root / "run.duckdb"
+
+
+def calls_of_search(spec: Path) -> list[str]:
+    """The calls of that search, without those of the tests after it."""
+    return spec.with_name("searched.txt").read_text().splitlines()
 
 
 def test_the_agent_is_shown_it_and_answers_in_its_words(searched: tuple[Path, Path]) -> None:
@@ -89,7 +96,7 @@ def test_a_search_tries_what_stages_choose_from(searched: tuple[Path, Path]) -> 
     for option in ("overlap-1×", "overlap-2×", "alphabet×", "q/think×", "q/fast×", ":steps×"):
         assert option in tried
     assert result.best is not None and result.best.search_score > 0.6
-    calls = calls_of(spec)
+    calls = calls_of_search(spec)
     assert len(calls) == len(set(calls)) > 0
     with Store.read(db) as store:
         assert len(call_costs(store, result.run_id)) == len(calls)
@@ -186,7 +193,7 @@ def test_a_resumed_ledger_counts_the_calls_of_before(searched: tuple[Path, Path]
         run = store.run().run_id
         ledger = Ledger.resumed(SearchLimits(), loaded, clock=time.time, store=store, run_id=run)
         flops = sum(call.flops for call in call_costs(store, run))
-    assert flops == 1e9 * len(calls_of(spec))
+    assert flops == 1e9 * len(calls_of_search(spec))
     assert ledger.spent.flops > flops
 
 
