@@ -80,16 +80,15 @@ def test_a_stopped_search_goes_on_with_the_same_prices(pipeline: Path, tmp_path:
     search(pipeline, db=broken, resume=True, **settings)
     assert decisions(broken) == decisions(whole)
     with Store.read(whole) as first, Store.read(broken) as second:
-        kinds = [
-            [e.kind for e in store.events(store.run().run_id)].count(REPRICED) for store in (first, second)
-        ]
-    assert kinds[0] == kinds[1]
+        stores = (first, second)
+        counts = {[e.kind for e in store.events(store.run().run_id)].count(REPRICED) for store in stores}
+    assert len(counts) == 1
 
 
 def test_a_search_ends_where_nothing_is_within_the_budget_by_what_trials_took(
     pipeline: Path, tmp_path: Path
 ) -> None:
-    """Planned lengths leave room for a few samples, measured ones for none: it says so and goes no further."""
+    """Planned lengths leave room for a few samples, measured ones for none: it says so and ends."""
     result = search(pipeline, budget=4, trials=6, db=tmp_path / "run.duckdb", policy="fixed")
     assert result.outcome.stopped_because is not None
     assert (
