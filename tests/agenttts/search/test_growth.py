@@ -173,7 +173,7 @@ def test_a_proposer_adds_a_prompt_to_a_stage(readable: Path, tmp_path: Path) -> 
     [
         (replace(CAREFUL, name="other", text="{{ nothing }}"), "uses nothing, which example"),
         (replace(CAREFUL, name="other", text="{% if %}"), "template error"),
-        (replace(CAREFUL, name="other", text="{{ question.missing.part }}"), "UndefinedError"),
+        (replace(CAREFUL, name="other", text="{{ question.missing.part }}"), "has no attribute 'missing'"),
         (replace(CAREFUL, name="no name"), "a prompt's name is letters"),
         (replace(CAREFUL, stage="nowhere"), "unknown stage 'nowhere'"),
     ],
