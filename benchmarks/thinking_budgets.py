@@ -16,6 +16,11 @@ realised units. A difference is paired by question, each question's scores avera
 95 % interval over the questions. Beside the search with full thinking stands its hull: full thinking at the
 units that the other takes on the test exam, queries split between two allocations, chosen by expected scores
 on the search exam.
+
+Measured 2026-11-26, plain votes, 8 seeds, on AIME 2025: with thinking budgets +0.126 [0.059, 0.216] at 2
+units and +0.175 [0.110, 0.290] at 4 against the search with full thinking, +0.047 [-0.001, 0.098] and +0.084
+[0.037, 0.158] against its hull, nothing from 8 units on. `--policy fixed` takes 4 minutes of one core, the
+default about 8. The table is in docs/log.md.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +45,7 @@ from agenttts.policies.family import COUNTS
 from agenttts.policies.nodes import Floats
 from agenttts.policies.paths import Tables
 from agenttts.policies.rates import Rates
+from agenttts.settings import PolicyKind
 from agenttts.stats import paired_difference
 from datastore import Store, bank
 from pipelines.allocation import Allocation, StageChoice
@@ -226,11 +233,19 @@ class Found:
 
 
 def searched(
-    spec: PipelineSpec, banked: Path, db: Path, budget: float, seed: int, trials: int
+    spec: PipelineSpec, banked: Path, db: Path, budget: float, seed: int, trials: int, policy: PolicyKind
 ) -> tuple[Found, Found]:
     """Search once by replay; what it ends with for each of `KINDS`."""
     result = search(
-        spec, budget=budget, trials=trials, proposer="solve", seed=seed, db=db, replay=True, banks=[banked]
+        spec,
+        budget=budget,
+        trials=trials,
+        proposer="solve",
+        policy=policy,
+        seed=seed,
+        db=db,
+        replay=True,
+        banks=[banked],
     )
     assert result.best is not None
     fixed = Found(policy=Policy.fixed(result.best.allocation), search_score=result.best.search_score)
@@ -309,9 +324,13 @@ def compared(questions: Sequence[str], ours: Floats, theirs: Floats) -> str:
 
 
 def report(
-    found: Mapping[tuple[str, int, int], tuple[Found, Found]], spec: PipelineSpec, store: Store, seeds: int
+    found: Mapping[tuple[str, int, int], tuple[Found, Found]],
+    spec: PipelineSpec,
+    store: Store,
+    seeds: int,
+    kinds: Sequence[str],
 ) -> None:
-    """Print a row for each budget and kind, and what was chosen."""
+    """Print a row for each budget, kind and arm."""
     plain = [
         Policy.fixed(Allocation({"solve": StageChoice(f"{model}/{FULL}", n)}))
         for model in MODELS
@@ -325,7 +344,7 @@ def report(
         "| budget | kind | arm | search | expected | units | test | units | to full thinking | to its hull |"
     )
     for budget in BUDGETS:
-        for k, kind in enumerate(KINDS):
+        for k, kind in enumerate(kinds):
             scores = []
             for arm in ARMS:
                 ended = [found[arm, budget, seed][k] for seed in range(seeds)]
@@ -342,9 +361,6 @@ def report(
                     compared(questions, scores[-1], at_hull),
                 ]
                 print(f"| {' | '.join(cells)} |", flush=True)
-    for (arm, budget, seed), pair in found.items():
-        texts = dict.fromkeys(str(one.policy).removeprefix("solve ") for one in pair)
-        print(f"{budget} {arm}, seed {seed}: {'; policy '.join(texts)}", flush=True)
 
 
 def main() -> None:
@@ -353,7 +369,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--branches", type=Path, nargs="+", default=[data])
     parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--policy", choices=get_args(PolicyKind), default="adaptive")
     options = parser.parse_args()
     recorded = Recorded.read(options.branches)
     with tempfile.TemporaryDirectory() as temporary:
@@ -365,12 +382,16 @@ def main() -> None:
             for budget in BUDGETS:
                 for arm, spec in specs.items():
                     db = folder / f"{seed}-{budget}-{spec.name}.duckdb"
-                    banked = folder / f"{seed}.parquet"
-                    found[arm, budget, seed] = searched(spec, banked, db, budget, seed, options.trials)
+                    pair = searched(
+                        spec, folder / f"{seed}.parquet", db, budget, seed, options.trials, options.policy
+                    )
+                    found[arm, budget, seed] = pair
+                    chosen = dict.fromkeys(str(one.policy).removeprefix("solve ") for one in pair)
+                    print(f"seed {seed}, {budget} units, {arm}: {'; policy '.join(chosen)}", flush=True)
         write_bank(folder / "all.parquet", specs[ARMS[1]], recorded, None)
         with Store.open(folder / "judge.duckdb") as store:
             store.attach_bank(folder / "all.parquet")
-            report(found, specs[ARMS[1]], store, options.seeds)
+            report(found, specs[ARMS[1]], store, options.seeds, KINDS[: 1 + (options.policy == "adaptive")])
 
 
 if __name__ == "__main__":

@@ -4,11 +4,15 @@
 
 The file has one recorded answer of nine configurations to each of GPQA's 198 questions: Opus 4.6 at the
 efforts none to max, Haiku 4.5 at thinking budgets of 0 to 32,000 tokens, with tokens and whether it was
-right. A seed splits the questions in two halves. `agenttts.search(replay=True)` searches one half for each
-budget in dollars per query: among all configurations, among those without thinking, and among those with the
-most. What it ends with is scored on the other half. Lengths are means over the search half. Scores and
-dollars are means over the seeds; a difference is paired by question, each question's scores averaged over
-the seeds that test it, with a 95 % interval over the questions.
+right. Two seeds split the questions in the same halves and swap them. `agenttts.search(replay=True)` searches
+one half for each budget in dollars per query: among all configurations, among those without thinking, and
+among those with the most. What it ends with is scored on the other half. Lengths are means over the search
+half. Scores and dollars are means over the seeds; a difference is paired by question, each question's scores
+averaged over the seeds that test it, with a 95 % interval over the questions.
+
+Measured 2026-11-26: from 0.04 dollars on +0.062 [0.011, 0.121] against no thinking (mostly Opus at medium
+effort), at 0.12 dollars +0.072 [0.012, 0.134] against the most; nothing below. 2 minutes of one core. The
+table is in docs/log.md.
 """
 
 from __future__ import annotations
@@ -174,9 +178,9 @@ class Ended:
 def searched(folder: Path, answers: Answers, seed: int) -> dict[tuple[str, float], Ended]:
     """Search one split of the questions, with every arm and budget that pays for any of its options."""
     questions = sorted(answers["opus/none"])
-    order = [questions[i] for i in np.random.default_rng(seed).permutation(len(questions))]
-    half = len(order) // 2
-    halves = {"search": order[:half], "test": order[half:]}
+    order = [questions[i] for i in np.random.default_rng(seed // 2).permutation(len(questions))]
+    first, second = order[: len(order) // 2], order[len(order) // 2 :]
+    halves = {"search": second, "test": first} if seed % 2 else {"search": first, "test": second}
     specs = {arm: write_spec(folder, arm, answers, halves) for arm in ARMS}
     write_bank(folder / "bank.parquet", specs["all"], answers)
     ended = {}
@@ -230,7 +234,7 @@ def main() -> None:
         of = {arm: [one[arm, budget] for one in found if (arm, budget) in one] for arm in ARMS}
         for arm, ended in of.items():
             if len(ended) < len(found):
-                print(f"| {budget} | {arm} | too dear |")
+                print(f"| {budget} | {arm} | too dear for {len(found) - len(ended)} of {len(found)} |")
                 continue
             scores = by_question(answers, ended)
             gain = paired_difference(by_question(answers, of["all"]), scores, np.random.default_rng(0))
