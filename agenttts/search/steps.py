@@ -39,10 +39,30 @@ async def seed(state: SearchState, runtime: Step) -> SearchState:
     for insight in inherited:
         tell(runtime, InsightLearnt(insight=insight))
     reason = "Baseline: one model at every stage, the budget shared equally."
-    defaults = [Suggestion(allocation, reason, "default") for allocation in work.space.defaults()]
+    defaults = [Suggestion(allocation, reason, "default") for allocation in _first_tried(work)]
     drafts = [Draft.of(suggestion, "default", 0, i) for i, suggestion in enumerate(defaults)]
     work.drafts = work.proposals.get(0, drafts)
     return {"step": 0, "ended": None}
+
+
+def _first_tried(work: SearchWork) -> list[Allocation]:
+    """The defaults; where they would take more than half of the trials, fewer configurations of each model.
+
+    The first configuration of a model stays, and the others evenly from the first to the last.
+    """
+    defaults, spec = work.space.defaults(), work.spec
+    if work.trials_left is None or 2 * len(defaults) <= work.trials_left:
+        return defaults
+    by_model: dict[tuple[str, ...], list[Allocation]] = {}
+    for allocation in defaults:
+        sources = tuple(spec.source_key(stage, choice.model) for stage, choice in allocation.items())
+        by_model.setdefault(sources, []).append(allocation)
+    most = max(1, work.trials_left // 2 // len(by_model))
+    return [
+        configured[i]
+        for configured in by_model.values()
+        for i in sorted({k * (len(configured) - 1) // max(1, most - 1) for k in range(most)})
+    ]
 
 
 async def reflect(state: SearchState, runtime: Step) -> SearchState:
