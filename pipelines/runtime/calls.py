@@ -1,7 +1,7 @@
 """Calls of the functions that stages run, from the bank first: what a function returned is its one sample.
 
-A call is known by its arguments, the function's name and the digest of the file that defines it: a function
-that was changed is called again.
+A call is known by its arguments, the content of the files that it reads, the function's name and the digest
+of the file that defines it: a function that was changed is called again, as is one that reads a changed file.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from datastore.keys import make_prompt
 from datastore.records import Payment, Prompt, Sample
 from pipelines.allocation import StageOption
 from pipelines.content import Content
-from pipelines.errors import CustomCodeFailed, PipelineError, ReplayMiss
+from pipelines.errors import CustomCodeFailed, PipelineError, ReplayMiss, SpecError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON, plain
 from pipelines.runtime.sampler import SampleBank, SpendGate
 from pipelines.spec.fields import CallCost, StageSpec
-from pipelines.spec.functions import UserFunction, code_digest, parameters, reference
+from pipelines.spec.functions import UserFunction, code_digest, content_digest, parameters, reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,7 @@ class FunctionCaller:
         self._bank, self._run_id, self._draws, self._gate = bank, run_id, draws, gate
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._keys: dict[str, str] = {}
+        self._read: dict[str, dict[str, JSON]] = {}
 
     def prompt(
         self, stage: StageSpec, option: StageOption, example: Example, outputs: Mapping[str, JSON]
@@ -83,11 +84,16 @@ class FunctionCaller:
             option: One of its options.
             example: The example.
             outputs: Outputs of earlier stages by name, at least those of the stage's inputs.
+
+        Raises:
+            SpecError: A file that the function reads does not exist.
         """
         assert stage.python is not None
         if stage.name not in self._keys:
             self._keys[stage.name] = function_key(stage.python)
-        content: Content = {"call": _arguments(stage, stage.python, option, example, outputs)}
+            self._read[stage.name] = _files_read(stage)
+        arguments = _arguments(stage, stage.python, option, example, outputs)
+        content: Content = {"call": {**arguments, **self._read[stage.name]}}
         return make_prompt(self._keys[stage.name], content, {}, prompt_tokens=0)
 
     async def call(
@@ -104,6 +110,7 @@ class FunctionCaller:
         Raises:
             CustomCodeFailed: The function raised an error, or returned what JSON can't hold.
             ReplayMiss: It was never called with these arguments, and nothing is drawn.
+            SpecError: A file that it reads does not exist.
             SpendRefused: A limit leaves no room for what the call may cost.
         """
         assert stage.python is not None
@@ -126,7 +133,9 @@ class FunctionCaller:
                 entry = await self._gate.reserve_cost(stage.name, stated.flops, stated.usd)
             cost = CallCost()
             try:
-                value, cost = await _called(stage.python, json.loads(prompt.content)["call"], stated)
+                paths = {name: str(path) for name, path in stage.paths.items()}
+                arguments = {**json.loads(prompt.content)["call"], **paths}
+                value, cost = await _called(stage.python, arguments, stated)
             finally:
                 if entry is not None:
                     entry.settle_cost(cost.flops, cost.usd)
@@ -178,6 +187,21 @@ def _arguments(
     }
     inputs = {name: outputs[name] for name in stage.input_names}
     return {**fields, **inputs, **stage.arguments[option.model]}
+
+
+def _files_read(stage: StageSpec) -> dict[str, JSON]:
+    """What identifies the files that a function reads: the name and the content of each, not its place."""
+    read = dict[str, JSON]()
+    for name, path in stage.paths.items():
+        try:
+            read[name] = f"{path.name}@{content_digest(path)}"
+        except OSError as error:
+            raise SpecError(
+                f"must be a file or directory that can be read, got {stage.files[name]!r} ({error.strerror})",
+                field=f"stages[{stage.name}].files.{name}",
+                remedy="paths start from the spec's directory",
+            ) from None
+    return read
 
 
 async def _called(

@@ -178,7 +178,7 @@ _OF_MODELS = (
     "generated_tokens",
     "lengths",
 )
-_OF_FUNCTIONS = ("named_options", "cost", "costs")
+_OF_FUNCTIONS = ("named_options", "files", "cost", "costs")
 
 
 def _function(field: str, stage: StageSpec) -> Iterator[SpecError]:
@@ -205,14 +205,18 @@ def _function(field: str, stage: StageSpec) -> Iterator[SpecError]:
                 field=f"{field}.inputs",
                 remedy=f"add the parameter {name}, or leave the stage out of inputs",
             )
-    for option, arguments in stage.arguments.items():
-        for name in arguments:
-            if not takes.take(name) or name in stage.input_names:
+    given_by: list[tuple[str, Iterable[str], str]] = [("files", stage.files, "input")]
+    given_by += [(f"options.{name}", own, "input and no file") for name, own in stage.arguments.items()]
+    taken = {*stage.input_names}
+    for place, names, others in given_by:
+        for name in names:
+            if not takes.take(name) or name in taken:
                 yield SpecError(
-                    f"must be a parameter of {reference(stage.python)} that no input gives, got {name!r}",
-                    field=f"{field}.options.{option}",
+                    f"must be a parameter of {reference(stage.python)} that no {others} gives, got {name!r}",
+                    field=f"{field}.{place}",
                     remedy=f"its parameters are {listed((*takes.required, *takes.optional))}",
                 )
+        taken |= set(stage.files)
     for name in stage.costs:
         if name not in stage.arguments:
             law = f"must be one of the options, {listed(stage.arguments)}"
