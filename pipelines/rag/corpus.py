@@ -102,14 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         splits = load_splits(spec)
         passages = pooled([*splits.search, *splits.test])
         write_passages(passages, file)
-    except PipelineError as error:
-        sys.exit(_fail(error))
+    except (PipelineError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
     sys.stdout.write(f"wrote {len(passages):,} passages to {file}\n")
-
-
-def _fail(error: PipelineError) -> int:
-    sys.stderr.write(f"error: {error}\n")
-    return 2
 
 
 if __name__ == "__main__":

@@ -139,6 +139,15 @@ def retrieve(
     return Costed(value=[index.passages[place] for place in ranking.places], flops=ranking.flops)
 
 
+def require_ready() -> None:
+    """Import what BM25 needs, so that `agenttts check` says when the extra `rag` is missing.
+
+    Raises:
+        MissingDependency: It is not installed.
+    """
+    library("bm25s", "retrieval with BM25", extra="rag")
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Index:
     stamp: object

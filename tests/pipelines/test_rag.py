@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agenttts import search
+from agenttts import load_run, search
 from datastore import Store
 from pipelines import Allocation, Example, StageChoice, load_spec
 from pipelines.dataset.splits import load_splits, with_data
@@ -94,7 +94,7 @@ def own(tmp_path: Path) -> Callable[[str], Path]:
         text = re.sub(r"    options:\n(?:      .*\n)+    costs: .*\n    metric: .*\n", OPTIONS, text)
         text = text.replace("corpus: corpus.jsonl", "corpus: docs")
         text = re.sub(
-            r"^metric: .*\nmetrics:\n.*\n", "metric: {kind: token_f1, label: answer}\n", text, flags=re.M
+            r"^metric: .*\nmetrics:\n.*\n", "metric: {kind: squad_f1, label: answer}\n", text, flags=re.M
         )
         text = text[: text.index("dataset:")]
         text += "dataset: {pool: rows.jsonl, search: 12, test: 12}\nbudget: {units: 200}\n"
@@ -138,6 +138,9 @@ def test_the_retriever_that_finds_the_passage_wins_and_a_replay_decides_the_same
     with ScriptedServer({"small": 9000, "large": 9000}, answer=reader) as server:
         file = own(server.base_url)
         result = search(file, trials=12, db=tmp_path / "live.duckdb", policy="fixed")
+        (at_work,) = load_run(tmp_path / "live.duckdb").run(
+            [{"question": "Who chairs the council of Town5 ?"}]
+        )
         n_answered = server.n_answered
         file.parent.rename(tmp_path / "moved")
         sys.modules.pop("retrievers")
@@ -151,6 +154,7 @@ def test_the_retriever_that_finds_the_passage_wins_and_a_replay_decides_the_same
         )
     assert result.best is not None and again.best is not None
     assert result.best.allocation["retrieve"].model == "bm25-3" and result.best.search_score > 0.5
+    assert at_work["output"] == "Ada5" and at_work["stages"]["rerank"]
     assert {t.allocation["retrieve"].model for t in result.trials} > {"bm25-3"}
     assert server.n_answered == n_answered > 0
     assert [(t.allocation, t.score) for t in again.trials] == [(t.allocation, t.score) for t in result.trials]
@@ -217,6 +221,38 @@ def test_the_check_says_that_a_corpus_is_absent(tmp_path: Path) -> None:
     assert checked.code == 2 and place in checked.err
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "law"),
+    [
+        (
+            "{corpus: ",
+            "{index: i, corpus: ",
+            r"files: must be a parameter of .*:retrieve that no input gives",
+        ),
+        ("{corpus: ", "{Corpus: ", "got 'Corpus'"),
+        (
+            "top_k: 3}",
+            "corpus: c}",
+            "options.bm25-3: must be .* that no input and no file gives, got 'corpus'",
+        ),
+        (
+            "    prompt_file: ",
+            "    files: {a: b}\n    prompt_file: ",
+            "belongs to stages that run a function",
+        ),
+    ],
+)
+def test_a_file_is_a_parameter_that_nothing_else_gives(
+    before: str, after: str, law: str, tmp_path: Path
+) -> None:
+    """And belongs to a stage that runs a function."""
+    assert agenttts("init", tmp_path, "--from", "2wiki-rag").code == 0
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(file.read_text().replace(before, after, 1))
+    with pytest.raises(SpecError, match=law):
+        load_spec(file)
+
+
 def test_dense_vectors_find_the_passage_and_count_their_flops(tmp_path: Path) -> None:
     """With an encoder made on the spot, from eight threads; 2·P a token, and the passages' vectors."""
     models = pytest.importorskip("sentence_transformers")
@@ -242,15 +278,12 @@ def test_dense_vectors_find_the_passage_and_count_their_flops(tmp_path: Path) ->
 def test_what_cannot_work_stops_the_run_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An unknown retriever, an encoder that is not there, an empty corpus, a missing library."""
+    """An unknown retriever, an empty corpus, a missing library."""
     corpus = tmp_path / "corpus.jsonl"
     write_passages(["a text"], corpus)
     with pytest.raises(ConfigurationError, match="retriever must be one of bm25, dense, got 'tfidf'"):
         retrieve("a?", str(corpus), "tfidf")
-    pytest.importorskip("sentence_transformers")
     (tmp_path / "none").mkdir()
-    with pytest.raises(ConfigurationError, match=r"can't be loaded.*as encoder among the stage's files"):
-        retrieve("a?", str(corpus), "dense", 1, str(tmp_path / "none"))
     with pytest.raises(DatasetError, match="a corpus must have a passage, got none"):
         retrieve("a?", str(tmp_path / "none"))
     monkeypatch.setitem(sys.modules, "bm25s", None)
@@ -258,6 +291,15 @@ def test_what_cannot_work_stops_the_run_with_the_remedy(
         MissingDependency, match=r"retrieval with BM25 needs bm25s.*run: pip install .*\[rag\]"
     ):
         retrieve("a?", str(corpus))
+
+
+def test_an_encoder_that_is_not_there_stops_the_run(tmp_path: Path) -> None:
+    """An empty directory, for example."""
+    pytest.importorskip("sentence_transformers")
+    write_passages(["a text"], tmp_path / "corpus.jsonl")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ConfigurationError, match=r"can't be loaded.*as encoder among the stage's files"):
+        retrieve("a?", str(tmp_path / "corpus.jsonl"), "dense", 1, str(tmp_path / "none"))
 
 
 def test_passages_are_read_from_lines_and_from_texts(tmp_path: Path) -> None:
