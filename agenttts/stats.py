@@ -82,6 +82,18 @@ def mean_interval(
     return Interval(mean=_mean(values), low=low, high=high, n=len(values))
 
 
+def normal_interval(values: Sequence[float]) -> Interval:
+    """Compute a mean and its 95 % interval by the normal approximation, for amounts without bounds.
+
+    Args:
+        values: The amounts, at least one; of a single one the interval is a point.
+    """
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
+    half = 1.96 * math.sqrt(variance / len(values))
+    return Interval(mean=mean, low=mean - half, high=mean + half, n=len(values))
+
+
 def paired_difference(
     first: Scores,
     second: Scores,

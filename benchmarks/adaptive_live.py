@@ -14,8 +14,9 @@ its first request to its outcome, with one and with 32 queries under way togethe
 of two replays of the samples that it drew: by `PolicyRunner` without servers (answer, rung, confidence,
 samples), and by the arrays from which policies are chosen (score, units, last rung).
 
-Tried 2026-11-26 with `--examples 6 --rounds 1`, two cores at a load of 17 to 20, vLLM 0.32 CPU: all 48
-outcomes are those of both replays. Six questions say nothing of scores, and that load nothing of seconds.
+Figures of 60 questions in two rounds are in docs/log.md: all 960 outcomes are those of both replays, the
+policy is 0.104 [0.042, 0.175] better than the best fixed allocation, and takes 1.4 to 2.9 times its time,
+since models this small take their time for requests and not for tokens.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@ from pipelines.allocation import Allocation, StageChoice
 from pipelines.dataset.splits import Example, examples_from_rows, load_examples
 from pipelines.errors import PipelineError, SpecError
 from pipelines.policy import Confidence, Policy, Rung, StagePlan, Stop, Vote
+from pipelines.runtime.calls import Costed
 from pipelines.spec.files import load_spec, spec_digest, spec_schema
 from pipelines.spec.pipeline import (
     BudgetSpec,
@@ -54,6 +55,7 @@ __all__ = [
     "ChoiceParser",
     "CodeParser",
     "Confidence",
+    "Costed",
     "DatasetSpec",
     "Example",
     "Fusion",

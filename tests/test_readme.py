@@ -101,7 +101,7 @@ def test_hosted_and_thinking_models_are_searched_as_shown(
     def thinking(request: Request, index: int) -> str:
         return f"<think>\nIt is grey. No, wait.\n</think>\n\n{answer(request, index)}"
 
-    (models,) = (block for block in blocks("yaml") if block.startswith("# in place of the models"))
+    (models,) = (block for block in blocks("yaml") if block.startswith("# in place of the models above"))
     text = re.sub(r"^models:\n(  .*\n)+", models, (folder / "pipeline.yaml").read_text(), flags=re.MULTILINE)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-hosted")
     hosted = HostedServer(reading_answer, model="gpt-5-mini", most_in=(100_000, 60.0))
@@ -120,6 +120,31 @@ def test_hosted_and_thinking_models_are_searched_as_shown(
     body = local.arrived[-1].body
     assert body["top_k"] == 20 and body["chat_template_kwargs"] == {"enable_thinking": True}
     assert body["temperature"] == 0.6 and body["max_tokens"] == 4096
+
+
+def test_what_a_stage_chooses_from_is_searched_as_shown(folder: Path, served: ScriptedServer) -> None:
+    """Variants, a prompt by file, lengths and a function in place of models and stages: check and search."""
+    (part,) = (block for block in blocks("yaml") if block.startswith("# in place of the models and stages"))
+    whole = (folder / "pipeline.yaml").read_text()
+    text = re.sub(r"^models:\n(.*\n)+(?=metric:)", part, whole, flags=re.MULTILINE)
+    (folder / "pipeline.yaml").write_text(text.replace("http://127.0.0.1:8001/v1", served.base_url))
+    (folder / "tools.py").write_text("def find(question, passages, top_k):\n    return passages[:top_k]\n")
+    (folder / "steps.j2").write_text("{{ retrieve }} {{ question }} Think step by step.")
+    spec = load_spec(folder / "pipeline.yaml")
+    assert [str(option) for stage in spec.stages for option in stage.options] == [
+        "few",
+        "many",
+        "small/think",
+        "small/brief",
+        "small/think:steps",
+        "small/brief:steps",
+    ]
+    checked = agenttts("check", "pipeline.yaml")
+    assert checked.code == 0, checked.err
+    done = agenttts("search", "pipeline.yaml", "--trials", "3", "--db", "run.duckdb", "--json")
+    assert done.code == 0, done.err
+    thinks = {str(request.body["chat_template_kwargs"]) for request in served.arrived}
+    assert len(thinks) == 2 and {request.max_tokens for request in served.arrived} == {64, 2048}
 
 
 def test_the_python_lines_run(folder: Path, served: ScriptedServer) -> None:

@@ -43,7 +43,8 @@ def check(
         bool,
         typer.Option(
             "--requests/--no-requests",
-            help="Send a real request for each stage and model, as the search will; what it costs is shown.",
+            help="Send a real request for each stage and model, as the search will, and call each function; "
+            "what it costs is shown.",
         ),
     ] = True,
     data: Data = None,

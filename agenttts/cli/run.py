@@ -28,7 +28,8 @@ def run(
     allocation: Annotated[
         Path | None,
         typer.Option(
-            "--allocation", help="JSON: {stage: {model, n_samples, verifier}}, or what search --json printed."
+            "--allocation",
+            help="JSON: {stage: {model, n_samples, prompt, verifier}}, or what search --json printed.",
         ),
     ] = None,
     policy: Annotated[

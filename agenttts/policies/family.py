@@ -152,7 +152,7 @@ def _plans(spec: PipelineSpec, weighable: Collection[str]) -> list[StagePlans]:
 def _stage_plans(stage: StageSpec, measure: Measure, weighable: bool) -> StagePlans:
     options = sorted(stage.options, key=lambda o: (measure.planned_stage(stage, o.with_samples(1)), o))
     fixed = [[StagePlan(choice=o.with_samples(n)) for n in _capped(stage, COUNTS)] for o in options]
-    own = Count.of(stage.aggregator)
+    own = None if stage.python is not None else Count.of(stage.aggregator)
     lists = own is not None and own.threshold is not None
     weighable = weighable and own is not None and own.kind != "length_weighted" and not own.union
 
@@ -168,6 +168,7 @@ def _stage_plans(stage: StageSpec, measure: Measure, weighable: bool) -> StagePl
             for option in of
         ]
 
+    larger = options if stage.python is not None else options[1:] or options
     weighted = plans(options, COUNTS, Stop())
     if lists:
         stop = (MARGIN_BY_MASS,) if weighable else LIKELY_BY_VOTES
@@ -176,13 +177,12 @@ def _stage_plans(stage: StageSpec, measure: Measure, weighable: bool) -> StagePl
         stopping = plans(options, (8, 16, 32), *stop)
     elif weighable:
         first = stopping = plans(options, (8,), DECIDED_BY_MASS)
-        second = plans(options[1:] or options, (16,), DECIDED_BY_MASS)
+        second = plans(larger, (16,), DECIDED_BY_MASS)
     else:
         stopping = plans(options, (4, 8, 16, 32, 64), Stop(kind="decided"), *LIKELY_BY_VOTES)
         first = [a + b for a, b in zip(
             plans(options, (2, 4, 8), Stop()), plans(options, (16,), *LIKELY_BY_VOTES), strict=True
         )]  # fmt: skip
-        larger = options[1:] or options
         second = [a + b for a, b in zip(
             plans(larger, (2, 4, 8), Stop()), plans(larger, (32,), *LIKELY_BY_VOTES), strict=True
         )]  # fmt: skip

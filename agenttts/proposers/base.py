@@ -154,6 +154,23 @@ class Lesson:
 
 
 @dataclass(frozen=True)
+class NewPrompt:
+    """A prompt that a proposer adds to a stage's choices, as a jinja2 template of the user message.
+
+    Attributes:
+        stage: The name of the stage.
+        name: What the prompt is called in allocations, `model:name`.
+        text: The template.
+        reason: Why it may help, in words.
+    """
+
+    stage: str
+    name: str
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Turn:
     """One answer of a proposer.
 
@@ -162,6 +179,7 @@ class Turn:
         insights: The lessons learnt.
         finished: Why no further trial is expected to help; None while one is.
         rejected: Proposals that can't be used; the search replaces them by the rules' suggestions.
+        prompts: Prompts to add before the suggestions are checked, which may use them.
         notes: Faults to report as events, such as an endpoint that did not answer. When there are no
             suggestions, the rules take the turn.
     """
@@ -170,6 +188,7 @@ class Turn:
     insights: tuple[Lesson, ...] = ()
     finished: str | None = None
     rejected: tuple[Rejected, ...] = ()
+    prompts: tuple[NewPrompt, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

@@ -89,7 +89,7 @@ class BankOutcomes:
         self, spec: PipelineSpec, store: Store, examples: Sequence[Example], measure: Measure | None = None
     ) -> None:
         self.spec = spec
-        self._measure = Measure.of(spec) if measure is None else measure
+        self.measure = Measure.of(spec) if measure is None else measure
         self._in_flops = all(spec.models[name].active_params is not None for name in spec.used_models)
         self._examples = tuple(examples)
         self._runtime = Runtime(spec, store, None, run_id=None, replay=True)
@@ -179,7 +179,7 @@ class BankOutcomes:
             scores=scores,
             n_scored=len(present),
             n_missing=len(scores) - len(present),
-            budget_units=self._measure.planned(allocation),
+            budget_units=self.measure.planned(allocation),
             flops_per_query=None,
             prompt_tokens=0,
             generated_tokens=0,

@@ -16,10 +16,8 @@ from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 from agenttts.results.trials import TrialResult, mean, trial_id
 from agenttts.space.measure import Measure
 from agenttts.stats import Difference, Interval, Stream, mean_interval, paired_difference, stream_rng
-from datastore.records import StageResult
 from datastore.store import Store
 from pipelines.allocation import Allocation
-from pipelines.costs import known_sum
 from pipelines.jsonvalues import JSON
 from pipelines.policy import Policy
 from pipelines.spec.policyfile import read_policy
@@ -244,7 +242,7 @@ def tested_policy(
                 role=roles[trial.allocation],
                 allocation=trial.allocation,
                 score=trial.score,
-                cost=_mean_cost(store, run_id, trial, measure),
+                cost=None if (cost := trial.realised(measure)) is None else cost.mean,
                 difference=paired.mean,
                 difference_ci=(paired.low, paired.high),
             )
@@ -261,17 +259,3 @@ def tested_policy(
         ),
         rivals=tuple(rivals),
     )
-
-
-def _mean_cost(store: Store, run_id: str, trial: TrialResult, measure: Measure) -> float | None:
-    """What the scored examples of an allocation's trial cost on average; None where it is not known."""
-    by_example: dict[str, list[StageResult]] = {}
-    for result in store.stage_results(trial_id(run_id, trial.number)):
-        if trial.scores.get(result.example_id) is not None:
-            by_example.setdefault(result.example_id, []).append(result)
-    costs = [
-        measure.realised(known_sum(r.flops for r in stages), known_sum(r.cost_usd for r in stages))
-        for stages in by_example.values()
-    ]
-    total = known_sum(costs)
-    return None if total is None or not costs else total / len(costs)

@@ -8,6 +8,7 @@ from agenttts.results.adaptive import AdaptivePolicy, CostPerQuery
 from agenttts.results.negotiated import clauses
 from agenttts.results.outcome import Certificate, Finalist, Outcome
 from agenttts.space.measure import amount_text, number_text
+from agenttts.stats import Interval
 
 _MOST_DOUBTFUL = 3
 
@@ -43,6 +44,7 @@ def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
         f"{_superlative(outcome, best)} of {n_tried} allocations tried, with {best.search_score:.3f} on "
         f"{outcome.n_search} search examples."
     )
+    yield from _costs(outcome, best)
     yield from _retested(outcome, best)
     if best.test_score is None or best.test_ci is None:
         yield "It was not scored on the test split, so this is no more than the search's own view."
@@ -68,6 +70,28 @@ def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
         )
     yield from _doubtful(outcome, best)
     yield "Intervals are 95 %, by bootstrap over examples; the search's own choice is not in them."
+
+
+def _costs(outcome: Outcome, best: Finalist) -> Iterator[str]:
+    """What the winner took per query beside what it was planned to take."""
+    realised = {"search": best.search_cost, "test": best.test_cost}
+    shown = [f"{_cost(outcome, cost)} on {split} examples" for split, cost in realised.items() if cost]
+    if not shown:
+        return
+    over = [
+        split
+        for split, cost in realised.items()
+        if cost is not None and outcome.budget_units is not None and cost.low > outcome.budget_units
+    ]
+    budget = "" if outcome.budget_units is None else number_text(outcome.budget_units, outcome.measure, 6)
+    verdict = f", which is over the budget of {budget} on {' and '.join(over)}" if over else ""
+    planned = amount_text(best.budget_units, outcome.measure)
+    yield f"Planned at {planned} per query, it took {' and '.join(shown)}{verdict}."
+
+
+def _cost(outcome: Outcome, cost: Interval) -> str:
+    mean, low, high = (number_text(x, outcome.measure) for x in (cost.mean, cost.low, cost.high))
+    return f"{mean} [{low}, {high}]"
 
 
 def _doubtful(outcome: Outcome, best: Finalist) -> Iterator[str]:

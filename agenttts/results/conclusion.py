@@ -62,7 +62,8 @@ def conclude(
     searched, extra = by_phase(trials)
     candidates = latest(searched, extra)
     tests = {t.allocation: t for t in extra if t.purpose == "test" and t.score is not None}
-    best, baseline = winner_of(searched, extra, measure, goal), baseline_of(searched, extra)
+    best = winner_of(searched, extra, measure, budget_units, goal)
+    baseline = baseline_of(searched, extra, measure, budget_units)
     front = frontier(searched, extra)
     difference, difference_ci = None, None
     n_test = max((t.n_scored for t in tests.values()), default=0)
@@ -80,8 +81,8 @@ def conclude(
         planned_seconds=goal.burden(measure, best.allocation)
         if best and goal.objective == "latency"
         else None,
-        best=_finalist(best, tests, seed, test_metrics or {}),
-        baseline=_finalist(baseline, tests, seed, test_metrics or {}),
+        best=_finalist(best, tests, seed, test_metrics or {}, measure),
+        baseline=_finalist(baseline, tests, seed, test_metrics or {}, measure),
         difference=difference,
         difference_ci=difference_ci,
         retest=_retest(candidates, extra),
@@ -94,6 +95,7 @@ def conclude(
         stopped_because=ended,
         n_search=max((t.n_scored + t.n_missing for t in searched), default=0),
         n_test=n_test,
+        budget_units=budget_units,
         health=tuple(health),
         negotiated=tuple(negotiated),
         adaptive=adaptive,
@@ -144,6 +146,7 @@ def _finalist(
     tests: Mapping[Allocation, TrialResult],
     seed: int,
     test_metrics: Mapping[Allocation, Summaries],
+    measure: Measure,
 ) -> Finalist | None:
     if trial is None or trial.score is None:
         return None
@@ -160,6 +163,8 @@ def _finalist(
         test_score=None if test is None else test.score,
         test_ci=None if test_interval is None else (test_interval.low, test_interval.high),
         test_metrics=test_metrics.get(trial.allocation, {}),
+        search_cost=trial.realised(measure),
+        test_cost=None if test is None else test.realised(measure),
         trial=trial.number,
     )
 

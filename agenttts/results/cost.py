@@ -20,7 +20,7 @@ class SearchCost:
 
     Attributes:
         calls: Requests that the servers of the pipeline's models answered.
-        samples_drawn: Samples that the run paid for.
+        samples_drawn: Samples that the run paid for; the result of a stage's function is one.
         samples_reused: Samples that trials took from the bank, counted each time they were taken.
         prompt_tokens: Tokens that the pipeline's models read, a prompt once for each request.
         generated_tokens: Tokens that the pipeline's models wrote.
@@ -80,7 +80,7 @@ def cost_of(store: Store, run_id: str, spec: PipelineSpec, trials: Sequence[Tria
         if key in used:
             costs_usd.append(stage_cost_usd(model, paid.prompt_tokens, paid.generated_tokens))
     for call in call_costs(store, run_id) if any(stage.python is not None for stage in spec.stages) else ():
-        flops += call.flops
+        drawn, flops = drawn + 1, flops + call.flops
         costs_usd.append(call.usd)
     total = store.run_cost(run_id)
     n_search = max((t.n_scored + t.n_missing for t in trials if t.split == "search"), default=0)

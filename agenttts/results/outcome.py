@@ -19,6 +19,7 @@ from agenttts.results.health import SampleHealth
 from agenttts.results.ranking import by_phase, frontier
 from agenttts.results.trials import TrialResult
 from agenttts.space.measure import MeasureName
+from agenttts.stats import Interval
 from pipelines.allocation import Allocation
 from pipelines.jsonvalues import JSON
 from pipelines.servers.wire import Negotiated
@@ -54,6 +55,9 @@ class Finalist:
         test_score: Mean score on the test split; None when it was not scored there.
         test_ci: Interval of that mean.
         test_metrics: The spec's further metrics on the test split, by name.
+        search_cost: Realised cost per query on the search split, in the budget's measure; None where it is
+            not known.
+        test_cost: The same on the test split.
         trial: Number of its trial on the search split.
     """
 
@@ -64,6 +68,8 @@ class Finalist:
     test_score: float | None = None
     test_ci: Bounds | None = None
     test_metrics: Mapping[str, MetricSummary] = field(default_factory=dict)
+    search_cost: Interval | None = None
+    test_cost: Interval | None = None
     trial: int
 
 
@@ -167,6 +173,7 @@ class Outcome:
         stopped_because: Why the search went no further; None when that is not known.
         n_search: Examples of the search split.
         n_test: Examples of the test split that the comparison rests on.
+        budget_units: The budget per query, in its measure; None in what an older version stored.
         health: Shares of empty, cut, unparsed and equal samples, by stage and model.
         negotiated: What was found out about the servers.
         adaptive: The policy that the run chose, which spends more on queries that need it; None without one.
@@ -192,6 +199,7 @@ class Outcome:
     stopped_because: str | None
     n_search: int
     n_test: int
+    budget_units: float | None = None
     health: tuple[SampleHealth, ...] = ()
     negotiated: tuple[Negotiated, ...] = ()
     adaptive: AdaptivePolicy | None = None

@@ -63,10 +63,32 @@ def latest(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> list[
     return list(by_allocation.values())
 
 
+def within_budget(trials: Sequence[TrialResult], measure: Measure, budget_units: float) -> list[TrialResult]:
+    """Leave out trials that are shown to cost more than the budget; where all are, leave out none.
+
+    A trial is shown to when even the lower end of the 95 % interval of its mean cost per query is above it.
+
+    Args:
+        trials: The trials.
+        measure: The measure of the budget.
+        budget_units: The budget per query, in its measure.
+    """
+    kept = []
+    for trial in trials:
+        cost = trial.realised(measure)
+        if cost is None or cost.low <= budget_units:
+            kept.append(trial)
+    return kept or list(trials)
+
+
 def winner_of(
-    trials: Sequence[TrialResult], extra: Sequence[TrialResult], measure: Measure, goal: Goal = BEST
+    trials: Sequence[TrialResult],
+    extra: Sequence[TrialResult],
+    measure: Measure,
+    budget_units: float,
+    goal: Goal = BEST,
 ) -> TrialResult | None:
-    """Return the winner's trial on the search split.
+    """Return the winner's trial on the search split, out of those that are `within_budget`.
 
     Without a least quality the winner has the best mean, the re-test's examples included. With one it is the
     cheapest (or fastest) allocation whose mean reaches it, and the one with the best mean where none does.
@@ -75,12 +97,13 @@ def winner_of(
         trials: The trials of the search itself.
         extra: Trials of the confirmation.
         measure: The measure of the budget.
+        budget_units: The budget per query, in its measure.
         goal: What is sought.
 
     Returns:
         The trial; None when no trial has a score.
     """
-    candidates = latest(trials, extra)
+    candidates = within_budget(latest(trials, extra), measure, budget_units)
     ranking = ranked(pooled(candidates, extra))
     if goal.min_quality is not None:
         reaching = [t for t in ranking if (t.score or 0.0) >= goal.min_quality]
@@ -89,18 +112,22 @@ def winner_of(
     return next((t for t in candidates if ranking and t.allocation == ranking[0].allocation), None)
 
 
-def baseline_of(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> TrialResult | None:
-    """Return the trial of the best single-model default.
+def baseline_of(
+    trials: Sequence[TrialResult], extra: Sequence[TrialResult], measure: Measure, budget_units: float
+) -> TrialResult | None:
+    """Return the trial of the best single-model default, out of those that are `within_budget`.
 
     Args:
         trials: The trials of the search itself.
         extra: Trials of the confirmation.
+        measure: The measure of the budget.
+        budget_units: The budget per query, in its measure.
 
     Returns:
         The trial; None when no default has a score.
     """
     defaults = [t for t in latest(trials, extra) if t.purpose == "baseline"]
-    return next(iter(ranked(defaults)), None)
+    return next(iter(ranked(within_budget(defaults, measure, budget_units))), None)
 
 
 def frontier(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> list[TrialResult]:

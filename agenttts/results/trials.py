@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from agenttts.stats import Interval, mean_interval
+from agenttts.space.measure import Measure
+from agenttts.stats import Interval, mean_interval, normal_interval
 from datastore import records
 from datastore.records import TrialPurpose, TrialStatus
 from datastore.store import Store
 from pipelines.allocation import Allocation
+from pipelines.costs import known_sum
 from pipelines.policy import Policy
 from pipelines.spec.policyfile import policy_from_json
 
@@ -22,6 +24,19 @@ REPLAYED = -1
 
 INTERVAL_SEED = 20_250_801
 """Seed of intervals that are shown: the same scores get the same interval everywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryCost:
+    """What one example took, all stages together.
+
+    Attributes:
+        flops: FLOPs; None where active parameters are not known.
+        usd: US dollars; None where a model has no price.
+    """
+
+    flops: float | None
+    usd: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +70,7 @@ class TrialResult:
         stage_scores: Mean of each stage's own metric over the examples that have it; None where none has.
         error: Why the trial failed.
         policy: The policy that was run; None when the allocation was.
+        costs: What each scored example took, by its id; empty for a policy, and where nothing was run.
     """
 
     number: int
@@ -79,6 +95,7 @@ class TrialResult:
     stage_scores: Mapping[str, float | None]
     error: str | None = None
     policy: Policy | None = None
+    costs: Mapping[str, QueryCost] = field(default_factory=dict)
 
     @cached_property
     def interval(self) -> Interval | None:
@@ -86,6 +103,16 @@ class TrialResult:
         if self.status != "complete":
             return None
         return mean_interval(self.scores.values(), np.random.default_rng(INTERVAL_SEED))
+
+    def realised(self, measure: Measure) -> Interval | None:
+        """Return the mean cost per query with its 95 % interval; None where it is not known.
+
+        Args:
+            measure: What the cost is measured in.
+        """
+        amounts = [measure.realised(cost.flops, cost.usd) for cost in self.costs.values()]
+        known = [amount for amount in amounts if amount is not None]
+        return normal_interval(known) if known and len(known) == len(amounts) else None
 
 
 def merit(trial: TrialResult) -> tuple[float, float, int]:
@@ -120,10 +147,19 @@ def load_trial(store: Store, trial: records.Trial) -> TrialResult:
     scores = {example_id: score.score for example_id, score in store.scores(trial.trial_id).items()}
     allocation = Allocation.from_json(trial.allocation)
     by_stage: dict[str, list[float]] = {stage: [] for stage in allocation}
+    by_example: dict[str, list[records.StageResult]] = {}
     for result in store.stage_results(trial.trial_id):
         if result.score is not None:
             by_stage[result.stage].append(result.score)
-    return result_of(trial, allocation, scores, {stage: mean(values) for stage, values in by_stage.items()})
+        if scores.get(result.example_id) is not None:
+            by_example.setdefault(result.example_id, []).append(result)
+    stage_scores = {stage: mean(values) for stage, values in by_stage.items()}
+    costs = {
+        example_id: QueryCost(known_sum(r.flops for r in stages), known_sum(r.cost_usd for r in stages))
+        for example_id, stages in by_example.items()
+        if trial.policy is None
+    }
+    return result_of(trial, allocation, scores, stage_scores, costs)
 
 
 def mean(values: Iterable[float]) -> float | None:
@@ -144,6 +180,7 @@ def result_of(
     allocation: Allocation,
     scores: Mapping[str, float | None],
     stage_scores: Mapping[str, float | None],
+    costs: Mapping[str, QueryCost],
 ) -> TrialResult:
     """Build a TrialResult from a trial's row, its allocation and its scores.
 
@@ -152,6 +189,7 @@ def result_of(
         allocation: The allocation.
         scores: Score by example id; None where the example is missing.
         stage_scores: Mean of each stage's own metric; None where no example has it.
+        costs: What each scored example took.
     """
     return TrialResult(
         number=trial.number,
@@ -176,4 +214,5 @@ def result_of(
         stage_scores=stage_scores,
         error=trial.error,
         policy=None if trial.policy is None else policy_from_json(trial.policy),
+        costs=costs,
     )

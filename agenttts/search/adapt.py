@@ -112,7 +112,8 @@ def _trial(policy: Policy, examples: Sequence[Example], split: str, cost: float,
 
 async def _choices(work: SearchWork) -> Choices | None:
     """Read all that is banked for the search examples; None where nothing can be chosen from."""
-    best = winner_of(work.trials, work.extra, work.space.measure, work.settings.goal)
+    space = work.space
+    best = winner_of(work.trials, work.extra, space.measure, space.budget_units, work.settings.goal)
     if best is None or len(work.examples) < FEWEST_EXAMPLES:
         return None
     return await read_choices(

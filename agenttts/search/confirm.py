@@ -92,8 +92,9 @@ def _tests(work: SearchWork) -> Iterator[PlannedTrial]:
 
 def _compared(work: SearchWork) -> list[TrialResult]:
     """The winner and the best default, which are both there or neither."""
-    best = winner_of(work.trials, work.extra, work.space.measure, work.settings.goal)
-    baseline = baseline_of(work.trials, work.extra)
+    measure, budget = work.space.measure, work.space.budget_units
+    best = winner_of(work.trials, work.extra, measure, budget, work.settings.goal)
+    baseline = baseline_of(work.trials, work.extra, measure, budget)
     return [trial for trial in (best, baseline) if trial is not None]
 
 

@@ -169,7 +169,8 @@ async def evaluate(
                 break
     finished = replace(tally.trial(max_error_rate, n_run, pruned=pruned), finished_at=clock())
     store.finish_trial(finished)
-    return result_of(finished, allocation, tally.scores(examples[:n_run]), tally.stage_scores())
+    scores = tally.scores(examples[:n_run])
+    return result_of(finished, allocation, scores, tally.stage_scores(), tally.costs())
 
 
 class _Keeper:

@@ -1,13 +1,15 @@
 """A rehearsal of the search: one real request for each stage and model, of the shape that the search sends.
 
-It asks for as many samples of the first search example's own prompt as the search may, with the same fields,
-so that what a server refuses, cuts or leaves empty is seen before the crowd of requests. Inputs of a stage
-are stand-ins. Nothing of it is kept: the search has no samples from it.
+A request asks for as many samples of the first search example's own prompt as the search may, with the same
+fields, so that what a server refuses, cuts or leaves empty is seen before the crowd of requests. The function
+of a stage is called once with each of its options. Inputs of a stage are stand-ins. Nothing of it is kept:
+the search has no samples from it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -17,11 +19,13 @@ from agenttts.results.meter import SampleCounts
 from agenttts.search.check import Finding, stand_ins
 from agenttts.space.space import SearchSpace
 from datastore.keys import canonical_json
+from pipelines.allocation import StageOption
 from pipelines.content import Content
 from pipelines.costs import estimated_tokens, generated_tokens_bound, prompt_tokens_bound, stage_cost_usd
 from pipelines.errors import PipelineError, SpecError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
+from pipelines.runtime.calls import arguments_of, called
 from pipelines.runtime.runtime import VERIFYING
 from pipelines.servers.billing import Bill
 from pipelines.servers.clients import ModelClients
@@ -52,20 +56,34 @@ class PlannedRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rehearsed:
-    """What came of a request.
+class PlannedCall:
+    """A call of a stage's function that is to be made.
 
     Attributes:
         stage: The stage.
-        model: The model's key in the spec.
+        option: The option whose arguments it gets.
+    """
+
+    stage: StageSpec
+    option: StageOption
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsed:
+    """What came of a request, or of a call of a stage's function.
+
+    Attributes:
+        stage: The stage.
+        model: The model's key in the spec; of a call the name of the option.
         n_asked: Samples asked for.
         calls: Requests that the server answered.
         prompt_tokens: Tokens of the prompt.
         generated_tokens: Tokens of all answers, those that are no text included.
         cost_usd: US dollars; None when the model has no price.
         logprobs: Whether log-probabilities came.
-        health: The shares of empty, cut and unparsed samples; None for a verifier.
-        texts: The samples.
+        health: The shares of empty, cut and unparsed samples; None for a verifier and for a call.
+        texts: The samples; of a call what the function returned, as JSON.
+        seconds: How long a call took; None for a request.
         missing: A reason for each answer that is no text, such as a refusal or nothing but reasoning.
         too_few: Whether the server answered with fewer than it was asked for, and did not refuse so many.
         failure: Why there is no answer; None when there is one.
@@ -82,6 +100,7 @@ class Rehearsed:
     logprobs: bool = False
     health: SampleHealth | None = None
     texts: tuple[str, ...] = ()
+    seconds: float | None = None
     missing: tuple[str, ...] = ()
     too_few: bool = False
     failure: str | None = None
@@ -93,6 +112,8 @@ class Rehearsed:
         if self.failure is not None:
             return f"{self.stage} × {self.model}: no answer"
         money = "" if self.cost_usd is None else f", ${self.cost_usd:.4g}"
+        if self.seconds is not None:
+            return f"{self.stage} × {self.model}: returned {len(self.texts[0]):,} characters of JSON{money}"
         tokens = f"{self.prompt_tokens:,} + {self.generated_tokens:,} tokens{money}"
         if self.health is None:
             return f"{self.stage} × {self.model}: one classification, {tokens}"
@@ -131,8 +152,8 @@ class Rehearsed:
         return {**asdict(self), "health": health, "texts": list(self.texts), "missing": list(self.missing)}
 
 
-def plan_rehearsal(space: SearchSpace, example: Example) -> list[PlannedRequest]:
-    """Plan a request for each stage and each of its models that the budget allows.
+def plan_rehearsal(space: SearchSpace, example: Example) -> list[PlannedRequest | PlannedCall]:
+    """Plan a request for each stage and model that the budget allows, and a call for each function's option.
 
     A stage whose prompt can't be rendered with stand-ins for its inputs is left out.
 
@@ -141,9 +162,10 @@ def plan_rehearsal(space: SearchSpace, example: Example) -> list[PlannedRequest]
         example: The example whose prompts are sent.
     """
     spec = space.spec
-    requests = []
+    requests: list[PlannedRequest | PlannedCall] = []
     for stage in spec.stages:
         if stage.python is not None:
+            requests += [PlannedCall(stage=stage, option=option) for option in stage.options]
             continue
         left = units_left(space, space.cheapest, stage.name)
         most = dict[tuple[str | None, str], int]()
@@ -166,14 +188,18 @@ def plan_rehearsal(space: SearchSpace, example: Example) -> list[PlannedRequest]
     return requests
 
 
-def announcement(spec: PipelineSpec, requests: Sequence[PlannedRequest], example: Example) -> str:
+def announcement(
+    spec: PipelineSpec, planned: Sequence[PlannedRequest | PlannedCall], example: Example
+) -> str:
     """Say what will be sent, and the most that it can cost.
 
     Args:
         spec: The pipeline.
-        requests: The requests.
+        planned: The requests and the calls of functions.
         example: The example whose prompts are sent.
     """
+    requests = [one for one in planned if isinstance(one, PlannedRequest)]
+    calls = [one for one in planned if isinstance(one, PlannedCall)]
     n_samples = sum(request.n for request in requests)
     parts = [f"at most {n_samples:,} samples"]
     generated = [
@@ -188,28 +214,41 @@ def announcement(spec: PipelineSpec, requests: Sequence[PlannedRequest], example
         )
         for r, tokens in zip(requests, generated, strict=True)
     ]
+    costs += [call.stage.cost_of(call.option).usd for call in calls]
     if costs and None not in costs:
         parts.append(f"${sum(cost or 0.0 for cost in costs):.4g}")
     further = any(stage.verifiers or stage.aggregator.own_model for stage in spec.stages)
     beside = ", and one for each model that picks or fuses samples" if further else ""
+    by_call = f", and calling functions {len(calls)} times, once for each option" if calls else ""
     return (
-        f"sending {len(requests)} real request{'s' * (len(requests) != 1)}, one for each stage and model, on "
-        f"search example {example.id!r}{beside}: {', '.join(parts)}; --no-requests leaves them out"
+        f"sending {len(requests)} real request{'s' * (len(requests) != 1)}, one for each stage and model"
+        f"{by_call}, on search example {example.id!r}{beside}: {', '.join(parts)}; "
+        "--no-requests leaves them out"
     )
 
 
 async def rehearse(
-    spec: PipelineSpec, requests: Sequence[PlannedRequest], example: Example, clients: ModelClients
+    spec: PipelineSpec,
+    planned: Sequence[PlannedRequest | PlannedCall],
+    example: Example,
+    clients: ModelClients,
 ) -> list[Rehearsed]:
     """Send the requests, all at once, and then one for each model that picks or fuses their samples.
 
     Args:
         spec: The pipeline.
-        requests: The requests.
+        planned: The requests, and the calls of functions, which are made beside them.
         example: The example whose prompts are sent.
         clients: The clients of the servers.
     """
-    drawn = await asyncio.gather(*(_sent(spec, request, example, clients) for request in requests))
+    drawn = await asyncio.gather(
+        *(
+            _sent(spec, one, example, clients)
+            if isinstance(one, PlannedRequest)
+            else _called(spec, one, example)
+            for one in planned
+        )
+    )
     texts = {one.stage: one.texts for one in reversed(drawn) if one.texts}
     further = [r for stage in spec.stages for r in _aggregation(spec, stage, example, texts)]
     return [*drawn, *await asyncio.gather(*(_sent(spec, request, example, clients) for request in further))]
@@ -220,7 +259,7 @@ def _aggregation(
 ) -> list[PlannedRequest]:
     """The requests of a stage's fuser and verifiers, on samples that came."""
     samples = texts.get(stage.name)
-    if not samples:
+    if not samples or stage.python is not None:
         return []
     outputs = stand_ins(spec, stage, example)
     if isinstance(stage.aggregator, Fusion):
@@ -235,6 +274,26 @@ def _aggregation(
         PlannedRequest(stage=stage, model=name, content=text, sampling=VERIFYING, n=1)
         for name in dict.fromkeys([*([own] if own else []), *stage.verifiers])
     ]
+
+
+async def _called(spec: PipelineSpec, planned: PlannedCall, example: Example) -> Rehearsed:
+    """What a function returns; with stand-ins for inputs a failure may be theirs, and is a warning."""
+    stage, option = planned.stage, planned.option
+    assert stage.python is not None
+    arguments = arguments_of(stage, option, example, stand_ins(spec, stage, example))
+    try:
+        value, cost = await called(stage.python, arguments, stage.cost_of(option))
+    except PipelineError as error:
+        fatal = not stage.input_names
+        return Rehearsed(stage=stage.name, model=option.model, n_asked=1, failure=str(error), fatal=fatal)
+    return Rehearsed(
+        stage=stage.name,
+        model=option.model,
+        n_asked=1,
+        cost_usd=cost.usd,
+        texts=(json.dumps(value, ensure_ascii=False),),
+        seconds=cost.seconds,
+    )
 
 
 async def _sent(

@@ -37,9 +37,11 @@ from agenttts.search.events import (
     SearchEvent,
     TermsFound,
 )
+from agenttts.search.growth import with_stored_prompts
 from agenttts.search.insights import inherited
 from agenttts.search.limits import Ledger
 from agenttts.settings import SearchSettings
+from agenttts.space.measure import Measure
 from agenttts.space.space import SearchSpace
 from datastore.records import Event, ModelRecord, Run, RunStatus
 from datastore.store import Store
@@ -96,7 +98,10 @@ class OpenSearch:
             UserError: There is no run to resume, or the check reports an error.
         """
         spec, settings, store = self.space.spec, self.settings, self.store
-        unfinished = _run_to_resume(store, settings, spec_digest(spec)) if resume else None
+        digest = spec_digest(spec)
+        unfinished = _run_to_resume(store, settings, digest) if resume else None
+        if unfinished is not None:
+            spec = with_stored_prompts(spec, store, unfinished.run_id)
         if unfinished is not None and unfinished.status == "complete":
             return SearchResult.from_store(store, unfinished.run_id, spec)
         async with AsyncExitStack() as closing:
@@ -110,10 +115,10 @@ class OpenSearch:
             examples, rest = held_back(splits.search, settings.retest, settings.seed)
             for bank in settings.banks:
                 store.attach_bank(bank)
-            run = _begin(store, spec, settings, unfinished, self.clock())
+            run = _begin(store, spec, digest, settings, unfinished, self.clock())
             if clients is not None:
                 clients.on_negotiated = self._terms_keeper(run)
-            work = self._work(run, splits, examples, rest, clients)
+            work = self._work(run, spec, splits, examples, rest, clients)
             close = getattr(work.proposer, "aclose", None)
             if close is not None:
                 closing.push_async_callback(close)
@@ -125,7 +130,7 @@ class OpenSearch:
             except Exception as error:
                 self._stop(run, "failed", f"{type(error).__name__}: {error}")
                 raise
-        result = SearchResult.from_store(store, run.run_id, spec)
+        result = SearchResult.from_store(store, run.run_id, work.runtime.spec)
         return replace(result, examples=splits.search)
 
     async def _splits(self, clients: ModelClients | None) -> Splits:
@@ -160,6 +165,7 @@ class OpenSearch:
     def _work(
         self,
         run: Run,
+        spec: PipelineSpec,
         splits: Splits,
         examples: Sequence[Example],
         rest: Sequence[Example],
@@ -168,7 +174,10 @@ class OpenSearch:
         """Build the context of the nodes, with everything that the store has of the run."""
         from agenttts.search.state import SearchWork  # langgraph takes a second to import
 
-        spec, settings, store, run_id = self.space.spec, self.settings, self.store, run.run_id
+        settings, store, run_id = self.settings, self.store, run.run_id
+        space = self.space
+        if spec is not space.spec:
+            space = SearchSpace(spec, space.budget_units, Measure(spec, space.measure.name))
         replay = settings.replay
         ledger = Ledger.resumed(settings.limits, spec, clock=self.clock, store=store, run_id=run_id)
         context = ProposerContext(store=store, run_id=run_id, gate=ledger, agent=self.agent, replay=replay)
@@ -178,7 +187,7 @@ class OpenSearch:
         work = SearchWork(
             run_id=run_id,
             settings=settings,
-            space=self.space,
+            space=space,
             splits=splits,
             examples=examples,
             held_back=rest,
@@ -188,7 +197,7 @@ class OpenSearch:
             proposer=make_proposer(self.proposer, context),
             approve=self.approve,
             clock=self.clock,
-            bank=BankOutcomes(spec, store, examples, self.space.measure),
+            bank=BankOutcomes(spec, store, examples, space.measure),
             meter=meter,
             inherited=inherited(store, run),
             stored={t.number: load_trial(store, t) for t in store.trials(run_id) if t.status != "running"},
@@ -254,10 +263,14 @@ def _differences(settings: SearchSettings, digest: str, run: Run) -> list[str]:
 
 
 def _begin(
-    store: Store, spec: PipelineSpec, settings: SearchSettings, unfinished: Run | None, now: float
+    store: Store,
+    spec: PipelineSpec,
+    digest: str,
+    settings: SearchSettings,
+    unfinished: Run | None,
+    now: float,
 ) -> Run:
-    """Store the run, new or unfinished, and its models."""
-    digest = spec_digest(spec)
+    """Store the run, new or unfinished, and its models; the digest is that of the spec as it was given."""
     run = Run(
         run_id=unfinished.run_id if unfinished else _new_run_id(store, now, settings.seed, digest),
         spec=dump_spec(spec),

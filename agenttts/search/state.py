@@ -21,6 +21,7 @@ from agenttts.search.drafts import Draft
 from agenttts.search.events import SearchEvent
 from agenttts.search.insights import Inherited
 from agenttts.search.limits import Ledger, Spending
+from agenttts.search.pricing import MeasuredPrices
 from agenttts.settings import SearchSettings
 from agenttts.space.space import SearchSpace
 from datastore.records import Event, Insight
@@ -74,6 +75,8 @@ class SearchWork:
         turn: The proposer's last turn.
         drafts: The proposals of the present step.
         warned: Stages and models whose samples were warned of.
+        prices: What the trials took, by stage and option.
+        n_repriced: How often prices have changed.
     """
 
     run_id: str
@@ -101,6 +104,8 @@ class SearchWork:
     turn: Turn = field(default_factory=Turn)
     drafts: list[Draft] = field(default_factory=list)
     warned: set[tuple[str, str]] = field(default_factory=set)
+    prices: MeasuredPrices = field(default_factory=MeasuredPrices)
+    n_repriced: int = 0
 
     @property
     def spec(self) -> PipelineSpec:

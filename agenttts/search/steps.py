@@ -13,12 +13,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from agenttts.errors import SpaceError
 from agenttts.proposers.base import Lesson, Suggestion
 from agenttts.proposers.verdicts import verdicts
+from agenttts.results.trials import trial_id
 from agenttts.search.approval import decided, question
 from agenttts.search.drafts import Draft
 from agenttts.search.evaluate import PlannedTrial
 from agenttts.search.events import InsightLearnt, Note, PhaseStarted, ProposalMade
+from agenttts.search.growth import add_prompts, reprice
 from agenttts.search.insights import open_insights
 from agenttts.search.state import SearchState, SearchWork, Step, tell
 from agenttts.search.trial import run_trial, stored_trial
@@ -36,10 +39,30 @@ async def seed(state: SearchState, runtime: Step) -> SearchState:
     for insight in inherited:
         tell(runtime, InsightLearnt(insight=insight))
     reason = "Baseline: one model at every stage, the budget shared equally."
-    defaults = [Suggestion(allocation, reason, "default") for allocation in work.space.defaults()]
+    defaults = [Suggestion(allocation, reason, "default") for allocation in _first_tried(work)]
     drafts = [Draft.of(suggestion, "default", 0, i) for i, suggestion in enumerate(defaults)]
     work.drafts = work.proposals.get(0, drafts)
     return {"step": 0, "ended": None}
+
+
+def _first_tried(work: SearchWork) -> list[Allocation]:
+    """The defaults; where they would take more than half of the trials, fewer configurations of each model.
+
+    The first configuration of a model stays, and the others evenly from the first to the last.
+    """
+    defaults, spec = work.space.defaults(), work.spec
+    if work.trials_left is None or 2 * len(defaults) <= work.trials_left:
+        return defaults
+    by_model: dict[tuple[str, ...], list[Allocation]] = {}
+    for allocation in defaults:
+        sources = tuple(spec.source_key(stage, choice.model) for stage, choice in allocation.items())
+        by_model.setdefault(sources, []).append(allocation)
+    most = max(1, work.trials_left // 2 // len(by_model))
+    return [
+        configured[i]
+        for configured in by_model.values()
+        for i in sorted({k * (len(configured) - 1) // max(1, most - 1) for k in range(most)})
+    ]
 
 
 async def reflect(state: SearchState, runtime: Step) -> SearchState:
@@ -56,6 +79,7 @@ async def reflect(state: SearchState, runtime: Step) -> SearchState:
     for note in turn.notes:
         work.event("note", step=step, message=note)
         tell(runtime, Note(message=note))
+    await add_prompts(runtime, turn, step)
     proposer = work.proposer.name
     if turn.silent:
         turn = work.rules.in_place(work.view(step), count)
@@ -155,7 +179,17 @@ async def approve(state: SearchState, runtime: Step) -> SearchState:
 
 
 async def evaluate_step(state: SearchState, runtime: Step) -> SearchState:
-    """Store the decisions, then run the step's proposals one after another until a limit is reached."""
+    """Store the decisions, run the step's proposals until a limit is reached, and price by what they took."""
+    ended = await _evaluated(state, runtime)
+    try:
+        reprice(runtime)
+    except SpaceError as error:
+        ended = ended or f"by the lengths that trials had, {error}"
+    return {"ended": ended}
+
+
+async def _evaluated(state: SearchState, runtime: Step) -> str | None:
+    """Run the step's proposals one after another; why the search goes no further."""
     work, step = runtime.context, state["step"]
     tell(runtime, PhaseStarted(phase="evaluate", step=step))
     if step not in work.proposals:
@@ -170,7 +204,7 @@ async def evaluate_step(state: SearchState, runtime: Step) -> SearchState:
             continue  # edited into one that was tried
         ended = work.limit_reached()
         if ended is not None and stored_trial(work, allocation) is None:
-            return {"ended": ended}
+            return ended
         planned = PlannedTrial(
             allocation=allocation,
             examples=work.examples,
@@ -180,11 +214,13 @@ async def evaluate_step(state: SearchState, runtime: Step) -> SearchState:
         )
         trial, refusal = await run_trial(runtime, planned)
         work.trials.append(trial)
+        results = work.store.stage_results(trial_id(work.run_id, trial.number))
+        work.prices.add(work.spec, allocation, results)
         if trial.scores:
             await work.bank.add(allocation, trial.scores)
         if refusal is not None:
-            return {"ended": refusal}
-    return {"ended": None if step + 1 in work.proposals else work.limit_reached()}
+            return refusal
+    return None if step + 1 in work.proposals else work.limit_reached()
 
 
 def after_evaluate(state: SearchState) -> str:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from agenttts.results.trials import mean
+from agenttts.results.trials import QueryCost, mean
 from agenttts.search.events import TrialProgress
 from datastore import records
 from datastore.records import ExampleScore, PolicyResult, StageResult
@@ -117,6 +117,19 @@ class Tally:
                 if stage.score is not None:
                     scores[stage.stage].append(stage.score)
         return {stage: mean(values) for stage, values in scores.items()}
+
+    def costs(self) -> dict[str, QueryCost]:
+        """Return what each scored example took, by its id; empty for a policy's trial."""
+        if self.policy_outcomes:
+            return {}
+        return {
+            outcome.example_id: QueryCost(
+                known_sum(stage.flops for stage in outcome.stages),
+                known_sum(stage.cost_usd for stage in outcome.stages),
+            )
+            for outcome in self.outcomes.values()
+            if outcome.score is not None
+        }
 
     def rows(self, outcomes: Iterable[ExampleOutcome]) -> tuple[list[StageResult], list[ExampleScore]]:
         """Return outcomes as rows of the store.

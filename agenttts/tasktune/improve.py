@@ -202,6 +202,10 @@ def smaller_models(spec: PipelineSpec, stage: str) -> list[str]:
         UserError: There is none.
     """
     measure, parts = Measure.of(spec), spec.stage(stage)
+    if parts.python is not None:
+        raise UserError(
+            f"stage {stage} runs a function, which has no model to tune; name another with --stage"
+        )
     untuned = [name for name in parts.models if spec.models[name].parent is None]
     largest = max(untuned, key=lambda name: measure.planned_stage(parts, StageChoice(name, 1)))
     smaller = [name for name in untuned if (name != largest or len(untuned) == 1) and spec.models[name].path]

@@ -301,7 +301,8 @@ def _needs(spec: PipelineSpec, *, labels: bool) -> Iterator[_Need]:
     for stage in spec.stages:
         place = f"stages[{stage.name}]"
         for field in sorted(needed_fields(stage)):
-            yield _Need(field, f"the prompt of stage {stage.name!r}", place_of(stage, field))
+            needer = "prompt" if stage.python is None else "function"
+            yield _Need(field, f"the {needer} of stage {stage.name!r}", place_of(stage, field))
         if stage.parser.allowed_field is not None:
             needer = f"the parser of stage {stage.name!r}"
             yield _Need(stage.parser.allowed_field, needer, f"{place}.parser.allowed", texts=True)

@@ -7,14 +7,18 @@ of the file that defines it: a function that was changed is called again, as is 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import inspect
 import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakValueDictionary
 
-from datastore.keys import make_prompt
+from pydantic import ValidationError
+
+from datastore.keys import canonical_json, make_prompt
 from datastore.records import Payment, Prompt, Sample
 from pipelines.allocation import StageOption
 from pipelines.content import Content
@@ -24,6 +28,8 @@ from pipelines.jsonvalues import JSON, plain
 from pipelines.runtime.sampler import SampleBank, SpendGate
 from pipelines.spec.fields import CallCost, StageSpec
 from pipelines.spec.functions import UserFunction, code_digest, content_digest, parameters, reference
+
+_LONGEST_ARGUMENT = 20_000  # characters of JSON; the bank knows a longer argument by its digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,7 @@ class FunctionCaller:
         bank: Where results are looked up and put.
         run_id: The run that pays; None where none does.
         draws: Whether functions are called at all.
-        gate: Asked before every call that costs something.
+        gate: Asked before every call.
     """
 
     def __init__(self, bank: SampleBank, *, run_id: str | None, draws: bool, gate: SpendGate | None) -> None:
@@ -74,26 +80,13 @@ class FunctionCaller:
         self._keys: dict[str, str] = {}
         self._read: dict[str, dict[str, JSON]] = {}
 
-    def prompt(
-        self, stage: StageSpec, option: StageOption, example: Example, outputs: Mapping[str, JSON]
-    ) -> Prompt:
-        """Return what identifies a call in the bank.
-
-        Args:
-            stage: A stage that runs a function.
-            option: One of its options.
-            example: The example.
-            outputs: Outputs of earlier stages by name, at least those of the stage's inputs.
-
-        Raises:
-            SpecError: A file that the function reads does not exist.
-        """
-        assert stage.python is not None
+    def _prompt(self, stage: StageSpec, function: UserFunction, arguments: Mapping[str, JSON]) -> Prompt:
+        """What identifies a call in the bank."""
         if stage.name not in self._keys:
-            self._keys[stage.name] = function_key(stage.python)
+            self._keys[stage.name] = function_key(function)
             self._read[stage.name] = _files_read(stage)
-        arguments = _arguments(stage, stage.python, option, example, outputs)
-        content: Content = {"call": {**arguments, **self._read[stage.name]}}
+        identified = {name: _identified(value) for name, value in arguments.items()}
+        content: Content = {"call": {**identified, **self._read[stage.name]}}
         return make_prompt(self._keys[stage.name], content, {}, prompt_tokens=0)
 
     async def call(
@@ -114,7 +107,8 @@ class FunctionCaller:
             SpendRefused: A limit leaves no room for what the call may cost.
         """
         assert stage.python is not None
-        prompt = self.prompt(stage, option, example, outputs)
+        arguments = arguments_of(stage, option, example, outputs)
+        prompt = self._prompt(stage, stage.python, arguments)
         lock = self._locks.setdefault(prompt.key, asyncio.Lock())
         async with lock:
             banked = (await self._bank.get_samples([prompt.key])).get(prompt.key, ())
@@ -133,9 +127,7 @@ class FunctionCaller:
                 entry = await self._gate.reserve_cost(stage.name, stated.flops, stated.usd)
             cost = CallCost()
             try:
-                paths = {name: str(path) for name, path in stage.paths.items()}
-                arguments = {**json.loads(prompt.content)["call"], **paths}
-                value, cost = await _called(stage.python, arguments, stated)
+                value, cost = await called(stage.python, arguments, stated)
             finally:
                 if entry is not None:
                     entry.settle_cost(cost.flops, cost.usd)
@@ -173,20 +165,25 @@ def function_key(function: UserFunction) -> str:
     return f"python:{reference(function)}@{code_digest(function)}"
 
 
-def _arguments(
-    stage: StageSpec,
-    function: UserFunction,
-    option: StageOption,
-    example: Example,
-    outputs: Mapping[str, JSON],
+def arguments_of(
+    stage: StageSpec, option: StageOption, example: Example, outputs: Mapping[str, JSON]
 ) -> dict[str, JSON]:
-    """The named arguments of a call: those of the option, the inputs, and the fields that are parameters."""
-    takes = parameters(function)
+    """Return the arguments of a call by name: the option's, inputs, files, and fields that are parameters.
+
+    Args:
+        stage: A stage that runs a function.
+        option: One of its options.
+        example: The example.
+        outputs: Outputs of earlier stages by name, at least those of the stage's inputs.
+    """
+    assert stage.python is not None
+    takes = parameters(stage.python)
     fields = {
         name: example.fields[name] for name in (*takes.required, *takes.optional) if name in example.fields
     }
     inputs = {name: outputs[name] for name in stage.input_names}
-    return {**fields, **inputs, **stage.arguments[option.model]}
+    paths = {name: str(path) for name, path in stage.paths.items()}
+    return {**fields, **inputs, **stage.arguments[option.model], **paths}
 
 
 def _files_read(stage: StageSpec) -> dict[str, JSON]:
@@ -204,28 +201,63 @@ def _files_read(stage: StageSpec) -> dict[str, JSON]:
     return read
 
 
-async def _called(
+def _identified(value: JSON) -> JSON:
+    """What the bank knows an argument by: itself, or its digest where it is as long as a corpus."""
+    text = canonical_json(value)
+    return value if len(text) <= _LONGEST_ARGUMENT else {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+async def called(
     function: UserFunction, arguments: Mapping[str, JSON], stated: CallCost
 ) -> tuple[JSON, CallCost]:
-    """What a function returns as JSON, and the cost of the call; its seconds are measured."""
+    """Call the function of a stage: in a thread, or on the loop where it is asynchronous.
+
+    Args:
+        function: The function.
+        arguments: Its arguments by name; it gets copies.
+        stated: What the spec says that a call costs.
+
+    Returns:
+        What it returned, as JSON, and what the call cost, with its seconds as measured.
+
+    Raises:
+        CustomCodeFailed: The function raised an error, or returned what JSON can't hold.
+    """
+    own = json.loads(canonical_json(arguments))
     started = time.perf_counter()
     try:
         if inspect.iscoroutinefunction(function):
-            returned = await function(**arguments)
+            returned = await function(**own)
         else:
-            returned = await asyncio.to_thread(function, **arguments)
-        seconds = time.perf_counter() - started
-        given = returned if isinstance(returned, Costed) else Costed(value=returned)
+            returned = await asyncio.to_thread(_in_thread, partial(function, **own))
+            if inspect.isawaitable(returned):  # an object whose `__call__` is asynchronous
+                returned = await returned
+    except PipelineError:
+        raise
+    except Exception as error:
+        raise CustomCodeFailed(f"{reference(function)} raised {type(error).__name__}: {error}") from error
+    seconds = time.perf_counter() - started
+    given = returned if isinstance(returned, Costed) else Costed(value=returned)
+    try:
         cost = CallCost(
             flops=stated.flops if given.flops is None else given.flops,
             usd=stated.usd if given.usd is None else given.usd,
             seconds=seconds,
         )
         return plain(given.value), cost
-    except PipelineError:
-        raise
-    except Exception as error:
-        raise CustomCodeFailed(f"{reference(function)} raised {type(error).__name__}: {error}") from error
+    except ValidationError:
+        law = f"costs must be numbers >= 0, got flops {given.flops!r} and usd {given.usd!r}"
+        raise CustomCodeFailed(f"{reference(function)} returned Costed whose {law}") from None
+    except ValueError as error:
+        raise CustomCodeFailed(f"{reference(function)} returned what JSON can't hold: {error}") from None
+
+
+def _in_thread(function: UserFunction) -> object:
+    """Call a function; a StopIteration, which no future can hold, becomes another error."""
+    try:
+        return function()
+    except StopIteration as error:
+        raise RuntimeError("StopIteration") from error
 
 
 def cost_in(text: str) -> CallCost:

@@ -68,6 +68,15 @@ class Runtime:
         self.caller = FunctionCaller(store, run_id=run_id, draws=draws, gate=gate)
         self._stages = {stage.name: stage for stage in spec.stages}
 
+    def use(self, spec: PipelineSpec) -> None:
+        """Go on with a spec that has further prompts, and the same stages and models.
+
+        Args:
+            spec: The spec.
+        """
+        self.spec = spec
+        self._stages = {stage.name: stage for stage in spec.stages}
+
     async def run_example(
         self, allocation: Allocation, example: Example, *, with_score: bool = True
     ) -> ExampleOutcome:

@@ -54,7 +54,8 @@ def commands(
     device: auto is the GPU where there is one. On a CPU the servers share the cores, on a GPU its memory.
     SpecError when a model can't be served from here: an address elsewhere or without a port, one port twice.
     """
-    wanted = list(dict.fromkeys(spec.models if models is None else models))
+    named = spec.models if models is None else (name for key in models for name in _variants(spec, key))
+    wanted = list(dict.fromkeys(named))
     for name in wanted:
         if name not in spec.models:
             raise SpecError(f"no such model, got {name!r}", remedy=f"the models are {', '.join(spec.models)}")
@@ -76,6 +77,11 @@ def commands(
         url = f"http://127.0.0.1:{place.port}/health"
         served.append(ServeCommand(models=(base, *twins, *adapters), argv=argv, env=env, health_url=url))
     return served
+
+
+def _variants(spec: PipelineSpec, key: str) -> list[str]:
+    """The variants of a model that a file gives variants; else its key alone."""
+    return [name for name in spec.models if name.startswith(f"{key}/") and key not in spec.models] or [key]
 
 
 def _server_of(spec: PipelineSpec, name: str) -> tuple[object, ...]:

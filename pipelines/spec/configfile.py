@@ -7,6 +7,7 @@ file imports that module (see `functions`), so load only files that you would ru
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipelines.spec.yaml_file import Place, read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_VARIANT = re.compile(r"/([^./\[]+)")
 _WORDS = {
     "Input should": "must",
     "String should": "must",
@@ -91,14 +93,17 @@ class ConfigFile:
         """Return the 1-based line of a field, or of the nearest field around it.
 
         Args:
-            field: A field such as `stages[answer].parser.kind`.
+            field: A field such as `stages[answer].parser.kind`, or `models.small/think.speed` of a variant.
 
         Returns:
             The line; None when the file has neither the field nor one around it.
         """
-        while field and field not in self.lines:
+        while field:
+            for written in (field, _VARIANT.sub(r".variants.\1", field), _VARIANT.sub("", field)):
+                if written in self.lines:
+                    return self.lines[written]
             field = field[: max(field.rfind("."), field.rfind("["), 0)]
-        return self.lines.get(field)
+        return None
 
     def _placed(self, problem: SpecError) -> SpecError:
         line = self.line_of(problem.field or "")

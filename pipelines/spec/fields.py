@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    ConfigDict,
     Field,
     JsonValue,
     NonNegativeFloat,
@@ -20,6 +21,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic.config import JsonDict
 
 from pipelines.allocation import StageOption
 from pipelines.spec.request_fields import checked_fields
@@ -199,9 +201,17 @@ class CallCost(Strict):
     seconds: Annotated[NonNegativeFloat, Number] = Field(default=0.0, description="for latency")
 
 
+def _or_file(schema: JsonDict) -> None:
+    """Let the JSON schema of a prompt take the name of a file alone."""
+    mapping = dict(schema)
+    schema.clear()
+    schema["anyOf"] = [{"type": "string", "description": "a file beside the spec"}, mapping]
+
+
 class PromptVariant(Strict):
     """One of several prompts of a stage: a file beside the spec, or the template itself."""
 
+    model_config = ConfigDict(json_schema_extra=_or_file)
     file: str | None = None
     text: str | None = None
     _template_file: str | None = PrivateAttr(default=None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaValue
 
-from datastore.keys import canonical_json
+from datastore.keys import canonical_json, well_formed
 from pipelines.spec.configfile import ConfigFile, validated
 from pipelines.spec.functions import UserFunction, code_digest, content_digest, reference, source
 from pipelines.spec.pipeline import ModelSpec, PipelineSpec, StageSpec
@@ -53,9 +53,11 @@ def spec_schema() -> JsonSchemaValue:
 def dump_spec(spec: PipelineSpec) -> str:
     """Write a spec as JSON, as the store records it for a run.
 
-    Prompts are included; functions are written as `module:name`. `restore_spec` reads the text.
+    Prompts are included; functions are written as `module:name`. Options keep their order, since the first is
+    the default. `restore_spec` reads the text.
     """
-    return canonical_json({**spec.model_dump(mode="json"), "root": str(spec.root.resolve())})
+    data = {**spec.model_dump(mode="json"), "root": str(spec.root.resolve())}
+    return well_formed(json.dumps(data, ensure_ascii=False, allow_nan=False))
 
 
 def restore_spec(text: str) -> PipelineSpec:
@@ -95,6 +97,9 @@ def spec_digest(spec: PipelineSpec) -> str:
     }
     if read:
         data["read"] = read
+    ordered = [[*stage.prompts, *stage.named_options] for stage in spec.stages]
+    if any(len(names) > 1 for names in ordered):
+        data["order"] = ordered  # the first is the default; keys of mappings are sorted below
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 
 

@@ -95,9 +95,17 @@ def parameters(function: UserFunction) -> Parameters:
 def code_digest(function: UserFunction) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of the module that defines a function.
 
-    So a change of the function's own file, and no other, makes it another function. Where Python has no
-    file, its name as `reference` gives it stands for it.
+    So a change of the function's own file, and no other, makes it another function. The file is read once for
+    each function, when a spec names it: what runs is what was imported then. Where Python has no file, the
+    name as `reference` gives it stands for it.
     """
+    try:
+        return _digest_once(function)
+    except TypeError:  # an object that can't be hashed
+        return _digest(function)
+
+
+def _digest(function: UserFunction) -> str:
     inner = function.func if isinstance(function, functools.partial) else function
     named = inner if hasattr(inner, "__qualname__") else type(inner)
     try:
@@ -105,6 +113,9 @@ def code_digest(function: UserFunction) -> str:
     except (OSError, TypeError):
         code = b""
     return hashlib.sha256(code + reference(function).encode()).hexdigest()[:16]
+
+
+_digest_once = functools.lru_cache(maxsize=None)(_digest)
 
 
 def content_digest(path: Path) -> str:
@@ -151,6 +162,7 @@ def resolve(name: object, root: Path) -> UserFunction:
         raise SpecError(f"module {module_name!r} has no {path!r}", remedy="correct the name") from None
     if not callable(function):
         raise SpecError(f"{name!r} must be a function, got {type(function).__name__}")
+    code_digest(function)
     return function
 
 

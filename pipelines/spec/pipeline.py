@@ -74,6 +74,10 @@ class PipelineSpec(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> PipelineSpec:
+        clash = next((key for key in _variant_keys(self.models) if key in self.models), None)
+        if clash is not None:
+            law = f"must differ from the variants of {clash.rpartition('/')[0]!r}, got {clash!r}"
+            raise SpecError(law, field=f"models.{clash}", remedy="rename the model or the variant")
         models = _with_variants(self.models)
         stages = [_with_variant_names(stage, self.models) for stage in _with_inputs(self.stages)]
         problems = broken_laws(stages, models, self.dataset, self.budget, self.root)
@@ -183,6 +187,10 @@ def _with_inputs(stages: Sequence[StageSpec]) -> list[StageSpec]:
     return completed
 
 
+def _variant_keys(models: Mapping[str, ModelSpec]) -> list[str]:
+    return [f"{key}/{name}" for key, model in models.items() for name in model.variants]
+
+
 def _with_variants(models: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
     """The models with each variant as a model of its own in place of the model that has it."""
     expanded = dict[str, ModelSpec]()
@@ -200,11 +208,16 @@ def _with_variant_names(stage: StageSpec, models: Mapping[str, ModelSpec]) -> St
     def named(key: str) -> list[str]:
         return [f"{key}/{name}" for name in models[key].variants] if key in models else []
 
+    def meant(key: str) -> list[str]:
+        """The options that a key of `lengths` stands for: of q, q/think; of q:steps, q/think:steps."""
+        model, colon, prompt = key.partition(":")
+        return [f"{name}{colon}{prompt}" for name in named(model) if name in candidates]
+
     candidates = tuple(name for key in stage.models for name in named(key) or [key])
-    if candidates == stage.models:
+    of_all = {name: own for key, own in stage.lengths.items() for name in meant(key)}
+    single = {key: own for key, own in stage.lengths.items() if not meant(key)}
+    if candidates == stage.models and not of_all:
         return stage
-    of_all = {name: own for key, own in stage.lengths.items() for name in named(key)}
-    single = {key: own for key, own in stage.lengths.items() if not named(key)}
     return stage.model_copy(update={"models": candidates, "lengths": {**of_all, **single}})
 
 

@@ -82,6 +82,8 @@ def _called_with(stage: StageSpec, names: Iterable[str]) -> set[str]:
 
 def place_of(stage: StageSpec, name: str) -> str:
     """Return the field of the spec whose template uses a name that `used_fields` returns."""
+    if stage.python is not None:
+        return f"stages[{stage.name}].python"
     users = (p.field for p in _all_parts(stage) if name in jinja2.meta.find_undeclared_variables(_parsed(p)))
     return next(users, f"stages[{stage.name}]")
 

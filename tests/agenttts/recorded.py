@@ -102,9 +102,9 @@ class ByChance:
             chance *= 1.0 if text.endswith(clue) else 0.35
         texts = [_pick(right, min(chance, 0.97), model, text, i) for i in range(n)]
         drawn = tuple(
-            DrawnSample(text=t, generated_tokens=2, mean_logprob=-0.5, finish_reason="stop") for t in texts
+            DrawnSample(text=t, generated_tokens=8, mean_logprob=-0.5, finish_reason="stop") for t in texts
         )
-        draw = Draw(samples=drawn, prompt_tokens=len(text.split()), request_id=None)
+        draw = Draw(samples=drawn, prompt_tokens=16, request_id=None)  # as the spec expects
         draw.billed_to(bill)
         return draw
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from agenttts.search.rehearsal import Rehearsed, announcement, plan_rehearsal, rehearse
+from agenttts.search.rehearsal import PlannedRequest, Rehearsed, announcement, plan_rehearsal, rehearse
 from agenttts.space.space import SearchSpace
 from pipelines import load_spec
 from pipelines.dataset import load_examples
 from pipelines.servers.clients import ModelClients
 from pipelines.spec.pipeline import PipelineSpec
+from tests.agenttts.choosing import FUNCTION, calls_of, choosing_server, write_choosing
 from tests.agenttts.commands import agenttts
 from tests.agenttts.small_specs import small_spec, write_examples, write_pipeline
 from tests.servers import Request, ScriptedServer
@@ -91,7 +92,7 @@ async def test_cost_and_findings_are_the_servers_own(tmp_path: Path, make_server
     assert "parse; log-probabilities come" in results["answer × small"].line
     example = load_examples(spec, "search")[0]
     planned = plan_rehearsal(SearchSpace(spec, spec.budget.amount), example)
-    n = sum(request.n for request in planned)
+    n = sum(request.n for request in planned if isinstance(request, PlannedRequest))
     assert f"at most {n} samples, {16 * n:,} generated tokens, $" in announcement(spec, planned, example)
 
 
@@ -223,3 +224,38 @@ async def test_models_that_pick_or_fuse_are_asked_too(tmp_path: Path, make_serve
     assert len(server.classified) == 1 and "one classification" in results["retrieve × judge"].line
     assert any(request.prompt.startswith("fuse [") for request in server.arrived)
     assert not any(one.findings() for one in results.values())
+
+
+def test_functions_are_called_once_with_each_option(tmp_path: Path) -> None:
+    """The announcement says so, what came of each is told, and every prompt is sent."""
+    with choosing_server() as server:
+        spec = write_choosing(tmp_path, server.base_url)
+        checked = agenttts("check", spec)
+        assert checked.code == 0, checked.err
+        announced, *lines = checked.err.splitlines()
+        assert "sending 4 real requests" in announced
+        assert "calling functions 3 times, once for each option" in announced
+        assert any(line.startswith("find × overlap-2: returned") for line in lines)
+        assert len(calls_of(spec)) == 3 and len(server.arrived) == 4
+        assert sum(request.prompt.startswith("Think.") for request in server.arrived) == 2
+        assert agenttts("check", spec, "--no-requests").code == 0 and len(calls_of(spec)) == 3
+
+
+def test_a_broken_function_is_told_before_a_search(tmp_path: Path) -> None:
+    """A function of examples that fails is an error; one of stand-ins for inputs only a warning."""
+    with choosing_server() as server:
+        fault = "    if method == 'alphabet':\n        raise OSError('gone')\n"
+        broken = FUNCTION.replace("    words =", f"{fault}    words =")
+        spec = write_choosing(tmp_path / "first", server.base_url, function=broken)
+        checked = agenttts("check", spec)
+        assert checked.code == 2
+        assert any("stages[find]" in e and "find raised OSError: gone" in e for e in checked.errors)
+        assert not any("overlap" in error for error in checked.errors)
+        of_input = FUNCTION + "\n\ndef shorten(answer):\n    return answer.nothing\n"
+        spec = write_choosing(tmp_path / "second", server.base_url, function=of_input)
+        module = next(spec.parent.glob("retriever_*.py")).stem
+        stage = f'  - name: shorten\n    python: "{module}:shorten"\nmetric:'
+        spec.write_text(spec.read_text().replace("metric:", stage))
+        checked = agenttts("check", spec)
+        assert checked.code == 0, checked.err
+        assert "warning: " in checked.err and "shorten raised AttributeError" in checked.err

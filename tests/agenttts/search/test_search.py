@@ -110,6 +110,17 @@ def test_a_search_ends_with_a_confirmed_winner(recorded: Path, tmp_path: Path) -
         assert insights and all(set(i.trials) <= numbers and i.trials for i in insights)
 
 
+def test_defaults_leave_trials_to_the_proposer(tmp_path: Path, server: ScriptedServer) -> None:
+    """Of many configurations of each model only some are defaults, so that half of the trials are left."""
+    variants = {f"v{n}": {"sampling": {"max_tokens": 8 + n}} for n in range(1, 8)}
+    spec = live(tmp_path, server, model={"variants": variants})
+    for trials, first in ((12, ["v1", "v4", "v7"]), (3, ["v1"]), (None, list(variants))):
+        db = tmp_path / f"{trials}.duckdb"
+        run = search(spec, trials=trials, proposer=Scripted(), db=db, preflight=False)
+        names = [f"{model}/{variant}" for model in ("small", "large") for variant in first]
+        assert [trial.allocation["answer"].model for trial in run.trials] == names
+
+
 def test_no_proposer_sees_the_test_split(recorded: Path, tmp_path: Path) -> None:
     """Views hold trials on search examples alone, with the budget and the trials that are left."""
     proposer = Scripted([pair("small", 3, "medium", 2), pair("medium", 2, "small", 3)])
