@@ -205,18 +205,17 @@ def _function(field: str, stage: StageSpec) -> Iterator[SpecError]:
                 field=f"{field}.inputs",
                 remedy=f"add the parameter {name}, or leave the stage out of inputs",
             )
-    given_by: list[tuple[str, Iterable[str], str]] = [("files", stage.files, "input")]
-    given_by += [(f"options.{name}", own, "input and no file") for name, own in stage.arguments.items()]
-    taken = {*stage.input_names}
-    for place, names, others in given_by:
+    given_by: list[tuple[str, Iterable[str], Collection[str]]] = [("files", stage.files, ())]
+    given_by += [(f"options.{option}", own, stage.files) for option, own in stage.arguments.items()]
+    for place, names, files in given_by:
         for name in names:
-            if not takes.take(name) or name in taken:
+            if not takes.take(name) or name in stage.input_names or name in files:
+                giver = "file" if name in files else "input"
                 yield SpecError(
-                    f"must be a parameter of {reference(stage.python)} that no {others} gives, got {name!r}",
+                    f"must be a parameter of {reference(stage.python)} that no {giver} gives, got {name!r}",
                     field=f"{field}.{place}",
                     remedy=f"its parameters are {listed((*takes.required, *takes.optional))}",
                 )
-        taken |= set(stage.files)
     for name in stage.costs:
         if name not in stage.arguments:
             law = f"must be one of the options, {listed(stage.arguments)}"

@@ -233,7 +233,7 @@ def test_the_check_says_that_a_corpus_is_absent(tmp_path: Path) -> None:
         (
             "top_k: 3}",
             "corpus: c}",
-            "options.bm25-3: must be .* that no input and no file gives, got 'corpus'",
+            "options.bm25-3: must be .* that no file gives, got 'corpus'",
         ),
         (
             "    prompt_file: ",
