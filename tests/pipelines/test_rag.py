@@ -261,7 +261,7 @@ def test_dense_vectors_find_the_passage_and_count_their_flops(tmp_path: Path) ->
     words = {word: place for place, word in enumerate(["?", *" ".join(texts).split()])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="?"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    embedding = models.sentence_transformer.modules.StaticEmbedding(tokenizer, embedding_dim=16)
+    embedding = models.sentence_transformer.modules.StaticEmbedding(tokenizer, embedding_dim=256)
     models.SentenceTransformer(modules=[embedding]).save(str(tmp_path / "encoder"))
     write_passages(texts, tmp_path / "corpus.jsonl")
 
@@ -271,7 +271,7 @@ def test_dense_vectors_find_the_passage_and_count_their_flops(tmp_path: Path) ->
 
     with ThreadPoolExecutor(8) as threads:
         answers = list(threads.map(ask, ["whales swim", "frogs jump ?", "apples"] * 8))
-    flops = [2.0 * (10 * 16) * n_tokens + 2.0 * 3 * 16 for n_tokens in (2, 3, 1)]
+    flops = [2.0 * (10 * 256) * n_tokens + 2.0 * 3 * 256 for n_tokens in (2, 3, 1)]
     assert answers == [[[texts[1]], flops[0]], [[texts[2]], flops[1]], [[texts[0]], flops[2]]] * 8
 
 
