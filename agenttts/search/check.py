@@ -125,6 +125,11 @@ def _functions(spec: PipelineSpec) -> Iterator[Finding]:
             require_ready(function)
         except PipelineError as error:
             yield from _errors(error)
+    for stage in spec.stages:
+        for name, path in stage.paths.items():
+            if not path.exists():
+                message = f"must be a file or directory that exists, got {stage.files[name]!r}"
+                yield Finding(severity="error", place=f"stages[{stage.name}].files.{name}", message=message)
 
 
 def _space(spec: PipelineSpec, budget: float | None, budget_usd: float | None) -> Iterator[Finding]:

@@ -26,15 +26,20 @@ def numbers(text: str, example: Example) -> list[int]:
     Raises:
         ValueError: The text names no candidate and does not say "none".
     """
+    return numbers_up_to(len(example["candidates"]), text)
+
+
+def numbers_up_to(most: int, text: str) -> list[int]:
+    """Parse the numbers from 1 to `most` that a text names, as `numbers` does."""
     answer = required(strip_thinking(text))
     named = set[int]()
     for low, high in _RANGE.findall(answer):
         if 0 <= int(high) - int(low) < _LONGEST_RANGE:
             named |= set(range(int(low), int(high) + 1))
     named |= {int(number) for number in _NUMBER.findall(answer) if len(number) < 6}
-    valid = sorted(n for n in named if 1 <= n <= len(example["candidates"]))
+    valid = sorted(n for n in named if 1 <= n <= most)
     if not valid and "none" not in answer.lower():
-        raise ValueError(f"names none of the {len(example['candidates'])} candidates")
+        raise ValueError(f"names none of the {most} candidates")
     return valid
 
 

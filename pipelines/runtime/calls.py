@@ -1,7 +1,7 @@
 """Calls of the functions that stages run, from the bank first: what a function returned is its one sample.
 
-A call is known by its arguments, the function's name and the digest of the file that defines it: a function
-that was changed is called again.
+A call is known by its arguments, the content of the files that it reads, the function's name and the digest
+of the file that defines it: a function that was changed is called again, as is one that reads a changed file.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from datastore.keys import canonical_json, make_prompt
 from datastore.records import Payment, Prompt, Sample
 from pipelines.allocation import StageOption
 from pipelines.content import Content
-from pipelines.errors import CustomCodeFailed, PipelineError, ReplayMiss
+from pipelines.errors import CustomCodeFailed, PipelineError, ReplayMiss, SpecError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON, plain
 from pipelines.runtime.sampler import SampleBank, SpendGate
 from pipelines.spec.fields import CallCost, StageSpec
-from pipelines.spec.functions import UserFunction, code_digest, parameters, reference
+from pipelines.spec.functions import UserFunction, code_digest, content_digest, parameters, reference
 
 _LONGEST_ARGUMENT = 20_000  # characters of JSON; the bank knows a longer argument by its digest
 
@@ -78,12 +78,15 @@ class FunctionCaller:
         self._bank, self._run_id, self._draws, self._gate = bank, run_id, draws, gate
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._keys: dict[str, str] = {}
+        self._read: dict[str, dict[str, JSON]] = {}
 
     def _prompt(self, stage: StageSpec, function: UserFunction, arguments: Mapping[str, JSON]) -> Prompt:
         """What identifies a call in the bank."""
         if stage.name not in self._keys:
             self._keys[stage.name] = function_key(function)
-        content: Content = {"call": {name: _identified(value) for name, value in arguments.items()}}
+            self._read[stage.name] = _files_read(stage)
+        identified = {name: _identified(value) for name, value in arguments.items()}
+        content: Content = {"call": {**identified, **self._read[stage.name]}}
         return make_prompt(self._keys[stage.name], content, {}, prompt_tokens=0)
 
     async def call(
@@ -100,6 +103,7 @@ class FunctionCaller:
         Raises:
             CustomCodeFailed: The function raised an error, or returned what JSON can't hold.
             ReplayMiss: It was never called with these arguments, and nothing is drawn.
+            SpecError: A file that it reads does not exist.
             SpendRefused: A limit leaves no room for what the call may cost.
         """
         assert stage.python is not None
@@ -164,7 +168,7 @@ def function_key(function: UserFunction) -> str:
 def arguments_of(
     stage: StageSpec, option: StageOption, example: Example, outputs: Mapping[str, JSON]
 ) -> dict[str, JSON]:
-    """Return the arguments of a call by name: the option's, the inputs, and the fields that are parameters.
+    """Return the arguments of a call by name: the option's, inputs, files, and fields that are parameters.
 
     Args:
         stage: A stage that runs a function.
@@ -178,7 +182,23 @@ def arguments_of(
         name: example.fields[name] for name in (*takes.required, *takes.optional) if name in example.fields
     }
     inputs = {name: outputs[name] for name in stage.input_names}
-    return {**fields, **inputs, **stage.arguments[option.model]}
+    paths = {name: str(path) for name, path in stage.paths.items()}
+    return {**fields, **inputs, **stage.arguments[option.model], **paths}
+
+
+def _files_read(stage: StageSpec) -> dict[str, JSON]:
+    """What identifies the files that a function reads: the name and the content of each, not its place."""
+    read = dict[str, JSON]()
+    for name, path in stage.paths.items():
+        try:
+            read[name] = f"{path.name}@{content_digest(path)}"
+        except OSError as error:
+            raise SpecError(
+                f"must be a file or directory that can be read, got {stage.files[name]!r} ({error.strerror})",
+                field=f"stages[{stage.name}].files.{name}",
+                remedy="paths start from the spec's directory",
+            ) from None
+    return read
 
 
 def _identified(value: JSON) -> JSON:

@@ -301,6 +301,11 @@ class StageSpec(Strict):
         alias="options",
         description="arguments of the function by the name of the option, each a choice of the search",
     )
+    files: dict[str, str] = Field(
+        default_factory=dict,
+        description="files or directories beside the spec that the function reads, by the parameter that "
+        "takes the path; changed content makes another call of it",
+    )
     cost: CallCost = Field(
         default=CallCost(), description="of one call of the function, unless it returns Costed"
     )
@@ -310,6 +315,12 @@ class StageSpec(Strict):
     metric: MetricSpec | None = None
     _template_file: str | None = PrivateAttr(default=None)
     _prompted: tuple[StageSpec, dict[str, StageSpec]] | None = PrivateAttr(default=None)
+    _root: Path = PrivateAttr(default=Path())
+
+    @property
+    def paths(self) -> Mapping[str, Path]:
+        """The absolute path of each of `files`, by the parameter that takes it."""
+        return {name: (self._root / file).resolve() for name, file in self.files.items()}
 
     @property
     def input_names(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pydantic.json_schema import JsonSchemaValue
 
 from datastore.keys import canonical_json, well_formed
 from pipelines.spec.configfile import ConfigFile, validated
-from pipelines.spec.functions import UserFunction, code_digest, reference, source
+from pipelines.spec.functions import UserFunction, code_digest, content_digest, reference, source
 from pipelines.spec.pipeline import ModelSpec, PipelineSpec, StageSpec
 from pipelines.spec.schema import file_schema
 from pipelines.spec.templates import check_templates
@@ -22,7 +22,7 @@ __all__ = ["dump_spec", "load_spec", "restore_spec", "spec_digest", "spec_functi
 _ADDRESS_FIELDS = ("base_url", "api_key_env", "path", "serve_args", "max_n")
 _LATER_FIELDS: Mapping[type[BaseModel], tuple[str, ...]] = {
     ModelSpec: ("variants",),
-    StageSpec: ("prompts", "lengths", "python", "named_options", "cost", "costs"),
+    StageSpec: ("prompts", "lengths", "python", "named_options", "files", "cost", "costs"),
 }
 
 
@@ -74,7 +74,8 @@ def restore_spec(text: str) -> PipelineSpec:
 def spec_digest(spec: PipelineSpec) -> str:
     """Compute the SHA-256 (hex) of everything in a spec that can change a result.
 
-    The texts of prompts and the sources of functions are included. The addresses and settings of servers
+    The texts of prompts, the sources of functions and the content of the files that stages' functions read
+    are included. The addresses and settings of servers
     (base_url, api_key_env, path, serve_args, max_n), the path of the bank and the directory of the spec are
     left out, so that a run can be resumed after a move. The rows of the dataset are not read.
     """
@@ -89,6 +90,13 @@ def spec_digest(spec: PipelineSpec) -> str:
     called = [stage.python for stage in spec.stages if stage.python is not None]
     if called:
         data["called"] = [code_digest(function) for function in called]
+    read = {
+        f"{stage.name}.{name}": content_digest(path) if path.exists() else None
+        for stage in spec.stages
+        for name, path in stage.paths.items()
+    }
+    if read:
+        data["read"] = read
     ordered = [[*stage.prompts, *stage.named_options] for stage in spec.stages]
     if any(len(names) > 1 for names in ordered):
         data["order"] = ordered  # the first is the default; keys of mappings are sorted below

@@ -118,6 +118,30 @@ def _digest(function: UserFunction) -> str:
 _digest_once = functools.lru_cache(maxsize=None)(_digest)
 
 
+def content_digest(path: Path) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of a file, or of all files below a directory.
+
+    The names of a directory's files count, hidden ones are left out.
+
+    Raises:
+        OSError: There is no such file, or it can't be read.
+    """
+    digest = hashlib.sha256()
+    for file in files_below(path):
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest.update(f"{file.relative_to(path).as_posix()}\0{content}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def files_below(path: Path) -> list[Path]:
+    """Return the files below a directory, without hidden ones, in order; of a file, the file."""
+    if not path.is_dir():
+        return [path]
+    parts = {file: file.relative_to(path).parts for file in path.rglob("*") if file.is_file()}
+    return sorted(file for file in parts if not any(part.startswith(".") for part in parts[file]))
+
+
 def resolve(name: object, root: Path) -> UserFunction:
     """Import the function that `module:name` names.
 

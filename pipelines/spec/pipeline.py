@@ -222,8 +222,11 @@ def _with_variant_names(stage: StageSpec, models: Mapping[str, ModelSpec]) -> St
 
 
 def _with_files(stage: StageSpec, root: Path) -> StageSpec:
-    """The stage with its prompts and its schema read."""
+    """The stage with its prompts and its schema read, and the directory that its function's files lie in."""
     parser = stage.parser
+    if stage.files:
+        stage = stage.model_copy()
+        stage._root = root
     if isinstance(parser, JsonParser) and parser.schema_file is not None:
         schema = json.loads((root / parser.schema_file).read_text(encoding="utf-8"))
         read = parser.model_copy(update={"schema_": schema, "schema_file": None})

@@ -178,7 +178,7 @@ _OF_MODELS = (
     "generated_tokens",
     "lengths",
 )
-_OF_FUNCTIONS = ("named_options", "cost", "costs")
+_OF_FUNCTIONS = ("named_options", "files", "cost", "costs")
 
 
 def _function(field: str, stage: StageSpec) -> Iterator[SpecError]:
@@ -205,12 +205,15 @@ def _function(field: str, stage: StageSpec) -> Iterator[SpecError]:
                 field=f"{field}.inputs",
                 remedy=f"add the parameter {name}, or leave the stage out of inputs",
             )
-    for option, arguments in stage.arguments.items():
-        for name in arguments:
-            if not takes.take(name) or name in stage.input_names:
+    given_by: list[tuple[str, Iterable[str], Collection[str]]] = [("files", stage.files, ())]
+    given_by += [(f"options.{option}", own, stage.files) for option, own in stage.arguments.items()]
+    for place, names, files in given_by:
+        for name in names:
+            if not takes.take(name) or name in stage.input_names or name in files:
+                giver = "file" if name in files else "input"
                 yield SpecError(
-                    f"must be a parameter of {reference(stage.python)} that no input gives, got {name!r}",
-                    field=f"{field}.options.{option}",
+                    f"must be a parameter of {reference(stage.python)} that no {giver} gives, got {name!r}",
+                    field=f"{field}.{place}",
                     remedy=f"its parameters are {listed((*takes.required, *takes.optional))}",
                 )
     for name in stage.costs:

@@ -75,8 +75,8 @@ def used_fields(stage: StageSpec) -> frozenset[str]:
 
 
 def _called_with(stage: StageSpec, names: Iterable[str]) -> set[str]:
-    """Those of a function's parameters that neither an input nor every option gives."""
-    given = set.intersection(*(set(arguments) for arguments in stage.arguments.values()))
+    """Those of a function's parameters that no input, no file and not every option gives."""
+    given = set.intersection(*(set(arguments) for arguments in stage.arguments.values())) | set(stage.files)
     return set(names) - given - set(stage.input_names)
 
 

@@ -1,0 +1,1 @@
+"""Retrieve → rerank → answer: questions over a corpus that is searched, the reader's own files too."""
