@@ -6,7 +6,7 @@ are planned by what was measured from then on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agenttts.space.measure import Measure
@@ -17,7 +17,8 @@ from pipelines.spec.fields import Lengths, StageSpec
 from pipelines.spec.pipeline import PipelineSpec
 
 TOLERANCE = 0.1
-"""How far a measured length or cost may be off the planned one before prices follow it, as a share."""
+"""How far the tokens of an option's prompt and samples together, or the cost of a call, may be off the
+planned ones before its price follows, as a share."""
 _MOST_SHOWN = 4
 
 
@@ -95,46 +96,59 @@ class MeasuredPrices:
         Raises:
             SpaceError: By the measured prices even the cheapest allocation is over the budget.
         """
-        changes = [change for stage in space.stages for change in self._changes(stage)]
-        if not changes:
+        off = {
+            key: (sums, what)
+            for key, sums in self._sums.items()
+            if (what := _what_is_off(space.spec.stage(key[0]), sums)) is not None
+        }
+        if not off:
             return None
-        stages = tuple(self._measured(stage) for stage in space.stages)
+        stages = tuple(
+            _measured(stage, [sums for (name, _), (sums, _) in off.items() if name == stage.name])
+            for stage in space.stages
+        )
         spec = space.spec.model_copy(update={"stages": stages})
+        changes = [
+            Change(stage=stage, option=option, what=what) for (stage, option), (_, what) in off.items()
+        ]
         return SearchSpace(spec, space.budget_units, Measure(spec, space.measure.name)), changes
 
-    def _of(self, stage: StageSpec) -> Iterator[_Sums]:
-        return (sums for (name, _), sums in self._sums.items() if name == stage.name)
 
-    def _changes(self, stage: StageSpec) -> Iterator[Change]:
-        for sums in self._of(stage):
-            if stage.python is not None:
-                cost = stage.cost_of(sums.option)
-                planned = {"FLOPs a call": cost.flops, "US dollars a call": cost.usd}
-                took = {"FLOPs a call": sums.flops / sums.n, "US dollars a call": sums.usd / sums.n}
-            else:
-                names = ("prompt tokens", "tokens a sample")
-                planned = dict(zip(names, stage.lengths_of(sums.option), strict=True))
-                took = dict(zip(names, _lengths(sums), strict=True))
-            off = [name for name in took if abs(took[name] - planned[name]) > TOLERANCE * planned[name]]
-            if off:
-                what = ", ".join(f"{took[name]:.3g} {name} ({planned[name]:.3g} planned)" for name in off)
-                yield Change(stage=stage.name, option=sums.option.drawn, what=what)
+def _what_is_off(stage: StageSpec, sums: _Sums) -> str | None:
+    """What an option was planned to take and what it took, in words; None where these are near each other."""
+    if stage.python is not None:
+        cost = stage.cost_of(sums.option)
+        planned = {"FLOPs a call": cost.flops, "US dollars a call": cost.usd}
+        took = {"FLOPs a call": sums.flops / sums.n, "US dollars a call": sums.usd / sums.n}
+        near = not any(_is_off(planned[name], took[name]) for name in planned)
+    else:
+        names, n = ("prompt tokens", "tokens a sample"), sums.n_samples / sums.n
+        planned = dict(zip(names, stage.lengths_of(sums.option), strict=True))
+        took = dict(zip(names, _lengths(sums), strict=True))
+        near = not _is_off(_tokens(planned, n), _tokens(took, n))
+    parts = (
+        f"{took[name]:.3g} {name} ({planned[name]:.3g} planned)"
+        for name in took
+        if _is_off(planned[name], took[name])
+    )
+    return None if near else ", ".join(parts)
 
-    def _measured(self, stage: StageSpec) -> StageSpec:
-        """The stage with what was measured in place of what was expected."""
-        if stage.python is not None:
-            costs = {
-                sums.option.model: stage.cost_of(sums.option).model_copy(
-                    update={"flops": sums.flops / sums.n, "usd": sums.usd / sums.n}
-                )
-                for sums in self._of(stage)
-            }
-            return stage.model_copy(update={"costs": {**stage.costs, **costs}})
-        lengths = {}
-        for sums in self._of(stage):
-            read, written = _lengths(sums)
-            lengths[sums.option.drawn] = Lengths(prompt_tokens=read, generated_tokens=written)
-        return stage.model_copy(update={"lengths": {**stage.lengths, **lengths}})
+
+def _measured(stage: StageSpec, of: Sequence[_Sums]) -> StageSpec:
+    """The stage with what was measured of some of its options in place of what was expected."""
+    if stage.python is not None:
+        costs = {
+            sums.option.model: stage.cost_of(sums.option).model_copy(
+                update={"flops": sums.flops / sums.n, "usd": sums.usd / sums.n}
+            )
+            for sums in of
+        }
+        return stage.model_copy(update={"costs": {**stage.costs, **costs}})
+    lengths = {}
+    for sums in of:
+        read, written = _lengths(sums)
+        lengths[sums.option.drawn] = Lengths(prompt_tokens=read, generated_tokens=written)
+    return stage.model_copy(update={"lengths": {**stage.lengths, **lengths}})
 
 
 def announcement(changes: Iterable[Change]) -> str:
@@ -146,6 +160,16 @@ def announcement(changes: Iterable[Change]) -> str:
     lines = [str(change) for change in changes]
     more = f"; and {len(lines) - _MOST_SHOWN} more" if len(lines) > _MOST_SHOWN else ""
     return f"Prices follow what trials took: {'; '.join(lines[:_MOST_SHOWN])}{more}."
+
+
+def _is_off(planned: float, took: float) -> bool:
+    return abs(took - planned) > TOLERANCE * planned
+
+
+def _tokens(lengths: Mapping[str, float], n_samples: float) -> float:
+    """Tokens of a prompt and of so many samples together."""
+    prompt_tokens, generated_tokens = lengths.values()
+    return prompt_tokens + n_samples * generated_tokens
 
 
 def _lengths(sums: _Sums) -> tuple[float, float]:
