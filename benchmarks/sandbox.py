@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.software import sandbox
+from pipelines.software.confinement import confinement
 from tests.hostile import HOSTILE, as_files
 
 
 def main() -> None:
-    table = Table("program", "ended by", "seconds", "contained", title=f"under {sandbox.mechanism()}")
+    table = Table("program", "ended by", "seconds", "contained", title=f"under {confinement().kind}")
     limits = sandbox.Limits(seconds=5, memory_mb=256, scratch_mb=16)
     for name, (program, statuses, said) in {"nothing": ("", ("ok",), ""), **HOSTILE}.items():
         began = time.perf_counter()
