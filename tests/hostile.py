@@ -239,3 +239,8 @@ TERMINAL: dict[str, str] = {
 def as_files(program: str) -> tuple[tuple[str, str], ...]:
     """A program as `sandbox.run` takes it."""
     return (("main.py", program),)
+
+
+def bytes_got(stdout: str) -> int:
+    """The last count of bytes that a program of `MEMORY` wrote."""
+    return max([0, *(int(line[4:]) for line in stdout.splitlines() if line[:4] == "got " and line[4:])])

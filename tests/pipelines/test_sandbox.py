@@ -17,7 +17,7 @@ from pipelines.software.confinement import UNSANDBOXED, WATCHED, Confinement, Sa
 from pipelines.software.mechanisms import Kind, disables_user_namespaces
 from pipelines.software.processes import Limits
 from pipelines.software.sandbox import run, run_pair
-from tests.hostile import HOSTILE, MEMORY, as_files
+from tests.hostile import HOSTILE, MEMORY, as_files, bytes_got
 
 NAMES: tuple[Kind, ...] = ("bwrap", "unshare")
 KINDS = {kind: way for kind in NAMES if (way := best_of(kind, False)) is not None}
@@ -65,11 +65,6 @@ def test_hostile_programs_are_contained(best: Confinement, name: str) -> None:
     assert said in found.stdout + found.stderr and "ESCAPED" not in found.stdout
     assert len(found.stdout) + len(found.stderr) <= 2 * LIMITS.output_kb * 1024
     assert left_behind() == []
-
-
-def bytes_got(stdout: str) -> int:
-    """The last count of bytes that a program of `MEMORY` wrote."""
-    return max([0, *(int(line[4:]) for line in stdout.splitlines() if line[:4] == "got " and line[4:])])
 
 
 @pytest.mark.parametrize("name", MEMORY)
@@ -177,6 +172,28 @@ except OSError:
     finished = run(as_files(bomb), limits=replace(LIMITS, processes=8))
     assert 0 < int(finished.stdout) <= 16
     assert not [*best.groups.parent.glob(f"agenttts-{os.getpid()}-*")]
+
+
+def test_a_group_shares_cpu_time_out(best: Confinement) -> None:
+    """However many processes are busy, together they get the cores of the limits and no more."""
+    if best.groups is None or not best.groups.has_cpu:
+        pytest.skip("no cgroup v2 subtree of this user with cpu")
+    program = """
+import os, time
+began, main = time.monotonic(), os.getpid()
+for _ in range(3):
+    if os.fork() == 0: break
+while time.monotonic() - began < 4: pass
+while os.getpid() == main:
+    try:
+        os.wait()
+    except ChildProcessError:
+        times = os.times()
+        print(times.user + times.system + times.children_user + times.children_system)
+        break
+"""
+    finished = run(as_files(program), limits=replace(LIMITS, seconds=30, cores=0.5))
+    assert 0.5 < float(finished.stdout) < 4, finished
 
 
 def test_limits_that_no_one_keeps_must_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
