@@ -10,7 +10,6 @@ The filter is classic BPF over `struct seccomp_data` (`man 2 seccomp`), for x86-
 
 from __future__ import annotations
 
-import base64
 import errno
 import platform
 import struct
@@ -126,8 +125,8 @@ _ABSENT = ("clone3", "io_uring_setup", "io_setup")  # callers then use the older
 _STARTING = ("fork", "vfork")
 
 _INSTALL = """\
-import base64, ctypes, os, sys
-code = base64.b64decode(sys.argv[1])
+import ctypes, os, sys
+code = bytes.fromhex(sys.argv[1])
 class Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_char_p)]
 call = ctypes.CDLL(None, use_errno=True).prctl
@@ -150,7 +149,7 @@ def filtered(python: str, *, alone: bool) -> list[str]:
         The words before the command; empty where there is no filter for the machine.
     """
     code = program(platform.machine(), alone=alone)
-    return [python, "-I", "-S", "-c", _INSTALL, base64.b64encode(code).decode()] if code else []
+    return [python, "-I", "-S", "-c", _INSTALL, code.hex()] if code else []
 
 
 @cache
