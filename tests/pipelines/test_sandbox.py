@@ -157,19 +157,21 @@ def test_a_group_counts_all_processes(best: Confinement) -> None:
     """The kernel ends a program whose processes together pass a limit, and its group is removed."""
     if best.groups is None or best.groups.parent is None:
         pytest.skip("no cgroup v2 subtree of this user with memory and pids")
-    finished = run(as_files(MEMORY["many processes"]), limits=replace(LIMITS, output_kb=1024))
-    assert finished.status == "memory"
+    small = Limits(seconds=60, memory_mb=64, scratch_mb=16, output_kb=1024)
+    finished = run(as_files(MEMORY["many processes"]), limits=small)
+    assert finished.status == "memory", finished
     bomb = """
 import os, time
 n = 0
 try:
     while n < 99:
-        if not os.fork(): time.sleep(9)
+        if not os.fork(): time.sleep(99)
         n += 1
 except OSError:
     print(n)
 """
-    finished = run(as_files(bomb), limits=replace(LIMITS, processes=8))
+    finished = run(as_files(bomb), limits=replace(small, processes=8))
+    assert finished.status == "ok", finished
     assert 0 < int(finished.stdout) <= 16
     assert not [*best.groups.parent.glob(f"agenttts-{os.getpid()}-*")]
 
@@ -180,20 +182,17 @@ def test_a_group_shares_cpu_time_out(best: Confinement) -> None:
         pytest.skip("no cgroup v2 subtree of this user with cpu")
     program = """
 import os, time
-began, main = time.monotonic(), os.getpid()
+began, main, (read, write) = time.monotonic(), os.getpid(), os.pipe()
 for _ in range(3):
     if os.fork() == 0: break
 while time.monotonic() - began < 4: pass
-while os.getpid() == main:
-    try:
-        os.wait()
-    except ChildProcessError:
-        times = os.times()
-        print(times.user + times.system + times.children_user + times.children_system)
-        break
+os.write(write, b'%f ' % time.process_time())
+if os.getpid() == main:
+    for _ in range(3): os.wait()
+    print(sum(map(float, os.read(read, 999).split())) / (time.monotonic() - began))
 """
     finished = run(as_files(program), limits=replace(LIMITS, seconds=30, cores=0.5))
-    assert 0.5 < float(finished.stdout) < 4, finished
+    assert float(finished.stdout) < 0.75, finished
 
 
 def test_limits_that_no_one_keeps_must_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
