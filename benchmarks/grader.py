@@ -24,6 +24,7 @@ from rich.table import Table
 
 from pipelines import Example
 from pipelines.software import rows, sandbox, scoring
+from pipelines.software.confinement import confinement
 from tests.real_data import DATA
 
 
@@ -57,7 +58,7 @@ def main() -> None:
                 passed[way] += sum(pool.map(score, *zip(*problems[start : start + 10], strict=True)))
                 seconds[way] += time.perf_counter() - began
                 cpu[way] += spent() - before
-    table = Table("way", "pass", "seconds", "CPU seconds", title=f"under {sandbox.mechanism()}")
+    table = Table("way", "pass", "seconds", "CPU seconds", title=f"under {confinement().kind}")
     for way in ways:
         table.add_row(way, f"{passed[way]:.0f}", f"{seconds[way]:.1f}", f"{cpu[way]:.1f}")
     ratios = [measured["two sandboxes"] / measured["one sandbox"] for measured in (seconds, cpu)]

@@ -11,7 +11,7 @@ HOSTILE: dict[str, tuple[str, tuple[str, ...], str]] = {
     "memory of many processes": (
         "import os, time\nfor _ in range(12):\n    if os.fork() == 0:\n        x = bytearray(64 << 20)\n"
         "        for i in range(0, len(x), 4096): x[i] = 1\n        time.sleep(60)\ntime.sleep(60)\nprint('ESCAPED')",
-        ("memory",),
+        ("memory", "failed"),
         "",
     ),
     "disk fill": (
@@ -66,8 +66,8 @@ HOSTILE: dict[str, tuple[str, tuple[str, ...], str]] = {
     "leaving a daemon": (
         "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(60)\n"
         "    os._exit(0)\nos.wait()\nprint('left')",
-        ("ok",),
-        "left",
+        ("ok", "failed"),
+        "",
     ),
     "gaining privileges": (
         "import os, socket\nfor change in (lambda: os.chroot('.'), lambda: socket.sethostname('x'), "
@@ -76,6 +76,80 @@ HOSTILE: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("ok",),
         "refused",
     ),
+}
+
+
+# Ways to more memory than a program may have: each counts the bytes that it got, by lines "got N".
+_COUNT = """
+import ctypes, mmap, os, signal, socket, sys, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+total, MOST = 0, 1 << 30
+def got(size):
+    global total
+    total += size
+    os.write(1, b"got %d\\n" % total)
+    if total >= MOST: os._exit(0)
+def fill(fd, size):
+    for _ in range(size >> 20): os.write(fd, b"x" * (1 << 20)), got(1 << 20)
+"""
+MEMORY: dict[str, str] = {
+    name: _COUNT + program
+    for name, program in {
+        "memfds": "while True: fill(os.memfd_create('m'), 16 << 20)",
+        "System V segments": "while True:\n    number = libc.shmget(0, 16 << 20, 0o1600)\n"
+        "    if number < 0: raise OSError(ctypes.get_errno(), 'shmget')\n"
+        "    libc.shmat.restype = ctypes.c_void_p\n    at = libc.shmat(number, None, 0)\n"
+        "    ctypes.memset(at, 1, 16 << 20)\n    libc.shmdt(ctypes.c_void_p(at))\n    got(16 << 20)",
+        "System V messages": "class Message(ctypes.Structure):\n"
+        "    _fields_ = [('kind', ctypes.c_long), ('text', ctypes.c_char * 8192)]\n"
+        "while True:\n    queue = libc.msgget(0, 0o1600)\n"
+        "    if queue < 0: raise OSError(ctypes.get_errno(), 'msgget')\n"
+        "    while not libc.msgsnd(queue, ctypes.byref(Message(1)), 8192, 0o4000): got(8192)",
+        "a tmpfs in a nested user namespace": "uid, gid = os.getuid(), os.getgid()\n"
+        "if libc.unshare(0x10000000 | 0x20000): raise OSError(ctypes.get_errno(), 'unshare')\n"
+        "open('/proc/self/setgroups', 'w').write('deny')\nopen('/proc/self/uid_map', 'w').write(f'0 {uid} 1'), open('/proc/self/gid_map', 'w').write(f'0 {gid} 1')\n"
+        "if libc.mount(b'none', b'/work', b'tmpfs', 0, b'size=4g'): raise OSError(ctypes.get_errno(), 'mount')\n"
+        "for n in range(99): fill(os.open(f'/work/m{n}', 0o102), 15 << 20)",
+        "a tmpfs in a namespace of a child": "def child(_):\n    os._exit(0)\n"
+        "stack = ctypes.create_string_buffer(1 << 16)\n"
+        "run = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(lambda _: 0)\n"
+        "flags = 0x10000000 | 0x20000 | signal.SIGCHLD\n"
+        "if libc.clone(run, ctypes.c_void_p(ctypes.addressof(stack) + (1 << 16)), flags, None) < 0:\n"
+        "    raise OSError(ctypes.get_errno(), 'clone')\ngot(MOST)",
+        "files wherever they can be written": "for folder in ('/dev', '/dev/shm', '/tmp', '/var/tmp', '/run', '/', '/work', '/etc'):\n"
+        "    try:\n        for n in range(99): fill(os.open(f'{folder}/m{n}', 0o102), 8 << 20)\n"
+        "    except OSError as error: print(folder, error)",
+        "empty files": "try:\n    for n in range(400_000):\n        os.close(os.open(f'm{n}', 0o102))\n"
+        "        if n % 1024 == 1023: got(1 << 20)\nexcept OSError as error: print(error)",
+        "one process": "kept = []\nwhile True: kept.append(b'x' * (1 << 20)), got(1 << 20)",
+        "many processes": "for _ in range(16):\n    if os.fork() == 0: break\n"
+        "kept = []\nread, write = os.pipe()\nwhile True:\n"
+        "    kept.append(b'x' * (4 << 20))\n    if not os.path.exists('done'): got(4 << 20)",
+        "shared memory that no process shows": "def share():\n    for _ in range(12):\n"
+        "        part = mmap.mmap(-1, 16 << 20)\n        part.write(b'x' * (16 << 20))\n"
+        "        part.madvise(mmap.MADV_DONTNEED)\n        kept.append(part)\n        got(16 << 20)\nkept = []\n"
+        "for _ in range(16):\n    if os.fork():\n        share(), time.sleep(1)\n        break\n"
+        "    total += 192 << 20\n",
+        "pages given to pipes": "import fcntl\npart = None\nfor _ in range(28):\n    read, write = os.pipe()\n"
+        "    fcntl.fcntl(write, 1031, 1 << 20)\n    os.set_blocking(write, False)\n    got(os.write(write, b'x' * (1 << 20)))",
+        "huge pages given to pipes": "class Part(ctypes.Structure):\n"
+        "    _fields_ = [('at', ctypes.c_void_p), ('size', ctypes.c_size_t)]\nfor _ in range(16):\n"
+        "    read, write = os.pipe()\n    for _ in range(16):\n        part = mmap.mmap(-1, 4 << 20, flags=0x22)\n"
+        "        part.madvise(14)\n        part.write(b'x' * (4 << 20))\n"
+        "        at = ctypes.addressof(ctypes.c_char.from_buffer(part)) + (2 << 20)\n"
+        "        if libc.vmsplice(write, ctypes.byref(Part(at, 4096)), 1, 0) < 0:\n"
+        "            raise OSError(ctypes.get_errno(), 'vmsplice')\n        got(2 << 20)\n",
+        "buffers of sockets": "kept = []\nfor _ in range(28):\n    pair = socket.socketpair()\n    kept.append(pair)\n"
+        "    for end in pair:\n        end.setsockopt(1, 7, 1 << 24)\n        end.setblocking(False)\n"
+        "        try:\n            while True: got(end.send(b'x' * 65536))\n        except BlockingIOError: pass",
+        "buffers of connections": "kept = []\nserver = socket.create_server(('127.0.0.1', 0))\nfor _ in range(24):\n"
+        "    pair = (socket.create_connection(server.getsockname()), server.accept()[0])\n    kept.append(pair)\n"
+        "    for end in pair:\n        end.setblocking(False)\n        try:\n"
+        "            while True: got(end.send(b'x' * (1 << 20)))\n        except BlockingIOError: pass",
+        "io_uring": "area = ctypes.create_string_buffer(120)\n"
+        "for _ in range(40):\n    if libc.syscall(425, 32768, area) < 0: raise OSError(ctypes.get_errno(), 'io_uring')\n"
+        "    got(32768 * 80)",
+    }.items()
 }
 
 
@@ -141,7 +215,32 @@ HACKS: dict[str, str] = {
     "        try: os.kill(pid, signal.SIGKILL)\n        except OSError: pass",
 }
 
+# Texts that a terminal would obey.
+TERMINAL: dict[str, str] = {
+    "title": "\x1b]0;hostile\x07",
+    "colour": "\x1b[31mhostile",
+    "screen cleared": "\x1b[2J\x1b[Hhostile",
+    "line rewritten": "hostile\rgood\x1b[1A\x1b[2K",
+    "letters taken back": "hostile\x08\x08\x08",
+    "link": "\x1b]8;;http://evil.example\x1b\\hostile\x1b]8;;\x1b\\",
+    "clipboard": "\x1b]52;c;aG9zdGlsZQ==\x07hostile",
+    "report of the position": "\x1b[6nhostile\x1bZ\x05",
+    "one-byte controls": "\x9b31mhostile\x9d0;t\x9c\x90q\x9c",
+    "alternate screen": "\x1b[?1049hhostile",
+    "bidi override": "\u202ehostile\u202c",
+    "bidi isolate": "\u2067hostile\u2069\u200f\u061c",
+    "half a character": "\udcffhostile",
+    "nul and delete": "\x00hostile\x7f",
+    "line separators": "hostile\u2028\u2029\x85\x0b\x0c",
+    "markup link": "[link=http://evil.example]hostile[/link]",
+}
+
 
 def as_files(program: str) -> tuple[tuple[str, str], ...]:
     """A program as `sandbox.run` takes it."""
     return (("main.py", program),)
+
+
+def bytes_got(stdout: str) -> int:
+    """The last count of bytes that a program of `MEMORY` wrote."""
+    return max([0, *(int(line[4:]) for line in stdout.splitlines() if line[:4] == "got " and line[4:])])

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from agenttts.cli.progress import SearchProgress
+from agenttts.cli.terminal import escaped
 from agenttts.errors import UserError
 from agenttts.search.approval import Approve, Decision, Pending
 from agenttts.space.measure import amount_text
@@ -88,6 +89,6 @@ def _decision(answer: str, pending: Pending, console: Console, read: Callable[[s
 
 def _read(read: Callable[[str], str], prompt: str) -> str:
     try:
-        return read(prompt)
+        return read(escaped(prompt))
     except EOFError:
         raise KeyboardInterrupt from None

@@ -24,6 +24,7 @@ def list_samples(
 
     Example: `agenttts bank list run.duckdb`
     """
+    from rich.markup import escape
     from rich.table import Table
 
     from datastore import Store
@@ -45,7 +46,7 @@ def list_samples(
         table.add_column(column, justify="left" if column == "model" else "right")
     for row in rows:
         figures = (row.prompts, row.samples, row.prompt_tokens, row.generated_tokens)
-        table.add_row(names.get(row.model_key, row.model_key), *(f"{figure:,}" for figure in figures))
+        table.add_row(escape(names.get(row.model_key, row.model_key)), *(f"{figure:,}" for figure in figures))
     out().print(table)
 
 

@@ -99,6 +99,7 @@ def show(improvement: Improvement) -> None:
     Args:
         improvement: The improvement.
     """
+    from rich.markup import escape
     from rich.table import Table
 
     console = out()
@@ -107,7 +108,7 @@ def show(improvement: Improvement) -> None:
     for name, model in improvement.models.items():
         scores = (model.score_before, model.score_after)
         tuned.add_row(
-            name,
+            escape(name),
             "–" if model.active_params is None else f"{model.active_params:,.0f}",
             str(model.rows),
             *("–" if score is None else f"{score:.3f}" for score in scores),
@@ -117,7 +118,7 @@ def show(improvement: Improvement) -> None:
     table = Table("budget", "", "allocation", "cost", "test", "minus before, 95 %")
     for comparison in improvement.comparisons:
         for row in _rows(comparison):
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
     console.print(table)
     console.print(jsonlib.dumps(improvement.bought.to_json_dict()), style="dim", markup=False)
 

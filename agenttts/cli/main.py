@@ -76,6 +76,11 @@ def _root(
     verbose: Annotated[bool, typer.Option("--verbose", help="Write log messages to stderr.")] = False,
 ) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, stream=sys.stderr)
+    if verbose:
+        from agenttts.cli.terminal import EscapingFormatter
+
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(EscapingFormatter(logging.BASIC_FORMAT))
 
 
 def main() -> None:

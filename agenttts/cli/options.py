@@ -110,16 +110,17 @@ def read_spec(
 
 def out() -> Console:
     """Return the console for results. Without a terminal, tables are 160 columns wide."""
-    from rich.console import Console
+    from agenttts.cli.terminal import EscapingConsole
 
-    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=160)
+    width = None if sys.stdout.isatty() else 160
+    return EscapingConsole(highlight=False, width=width)
 
 
 def talk() -> Console:
     """Return the console for everything that is not the result: progress, notes, questions."""
-    from rich.console import Console
+    from agenttts.cli.terminal import EscapingConsole
 
-    return Console(stderr=True, highlight=False)
+    return EscapingConsole(stderr=True, highlight=False)
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -139,8 +140,10 @@ def status_line() -> Iterator[Callable[[str], None]]:
     Yields:
         A function that sets the text of the line.
     """
+    from rich.text import Text
+
     with talk().status("starting") as status:
-        yield status.update
+        yield lambda text: status.update(Text(text))
 
 
 def print_json(value: object) -> None:
@@ -159,5 +162,7 @@ def complain(error: Exception | str) -> None:
     Args:
         error: The error.
     """
+    from agenttts.cli.terminal import escaped
+
     for line in str(error).splitlines():
-        sys.stderr.write(f"error: {line}\n")
+        sys.stderr.write(f"error: {escaped(line)}\n")

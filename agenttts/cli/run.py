@@ -69,6 +69,7 @@ def run(
     if fixed and run_id is None:
         raise UserError("--fixed says which of a run's results is taken; give --run RUN too")
     loaded = pipelines.load_spec(spec)
+    from agenttts.cli.terminal import escaped_json
     from agenttts.result import MeanCost, run_inputs
     from datastore import Store
 
@@ -91,7 +92,7 @@ def run(
     with Store.open(db) as store:
         outputs = asyncio.run(run_inputs(loaded, chosen, inputs, store, mean=mean, replay=replay))
     for output in outputs:
-        sys.stdout.write(jsonlib.dumps(output, ensure_ascii=False) + "\n")
+        sys.stdout.write(escaped_json(jsonlib.dumps(output, ensure_ascii=False)) + "\n")
     if isinstance(chosen, pipelines.Policy) and outputs:
         if mean is not None:
             expected = tested.cost.mean if comparable and tested is not None and tested.cost else None

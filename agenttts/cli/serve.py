@@ -44,6 +44,7 @@ def serve(
 
     Example: `agenttts serve pipeline.yaml --run latest --db run.duckdb --dry-run`
     """
+    from agenttts.cli.terminal import escaped
     from pipelines.servers.commands import commands
 
     loaded = pipelines.load_spec(spec)
@@ -54,7 +55,7 @@ def serve(
             print_json([_as_json(command) for command in servers])
         else:
             for command in servers:
-                typer.echo(f"# {', '.join(command.models)}\n{shell(command)}")
+                typer.echo(escaped(f"# {', '.join(command.models)}\n{shell(command)}"))
         return
     with serving(servers, log_dir, f"starting {len(servers)} vLLM servers", timeout_s=timeout):
         if json:
@@ -76,12 +77,14 @@ def serving(
         starting: The text of the status line while the servers start.
         timeout_s: Seconds for all servers to become healthy.
     """
+    from rich.text import Text
+
     from pipelines.servers.commands import require_vllm
     from pipelines.servers.group import ServerGroup
 
     require_vllm()
     log_dir = log_dir or Path(tempfile.mkdtemp(prefix="agenttts-serve-"))
-    with talk().status(f"{starting}, logs in {log_dir}"):
+    with talk().status(Text(f"{starting}, logs in {log_dir}")):
         group = ServerGroup(servers, log_dir=log_dir, timeout_s=timeout_s).__enter__()
     try:
         yield

@@ -80,6 +80,7 @@ def fit_(config: Config, db: Db = DEFAULT_DB, json: Json = False) -> None:
 
     Example: `agenttts tune fit fit.yaml --db run.duckdb`
     """
+    from rich.markup import escape
     from rich.table import Table
 
     from agenttts.tasktune.fit import FitConfig, fit
@@ -101,8 +102,8 @@ def fit_(config: Config, db: Db = DEFAULT_DB, json: Json = False) -> None:
         for task in card.tasks:
             scores = (card.metrics.before, card.metrics.after)
             table.add_row(
-                str(model.path),
-                task,
+                escape(str(model.path)),
+                escape(task),
                 str(card.rows),
                 *(f"{by_task[task]:.3f}" if task in by_task else "–" for by_task in scores),
                 str(card.steps),
@@ -363,18 +364,20 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     Args:
         evaluation: The comparison.
     """
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{evaluation.split} split; differences from {evaluation.reference}")
+    title = escape(f"{evaluation.split} split; differences from {evaluation.reference}")
+    table = Table(title=title)
     scored = ("score", "95 %", "difference", "95 %", "n", "missing", "tuning s")
     for name in ("model", "parameters", "sub-task", *scored):
         table.add_column(name, justify="left" if name in ("model", "sub-task") else "right")
     for row in evaluation.scores:
         card = evaluation.cards.get(row.model)
         table.add_row(
-            row.model,
+            escape(row.model),
             f"{evaluation.params[row.model]:,.0f}",
-            row.task + (" (tuned for)" if row.tuned_for else ""),
+            escape(row.task) + (" (tuned for)" if row.tuned_for else ""),
             f"{row.score.mean:.3f}",
             f"{row.score.low:.3f} … {row.score.high:.3f}",
             "" if row.against is None else f"{row.against.mean:+.3f}",

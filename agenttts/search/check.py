@@ -27,7 +27,7 @@ from pipelines.jsonvalues import JSON
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.preflight import preflight
 from pipelines.spec.files import spec_functions
-from pipelines.spec.functions import require_ready
+from pipelines.spec.functions import reference, require_ready
 from pipelines.spec.pipeline import PipelineSpec, StageSpec
 from pipelines.spec.templates import check_templates
 from pipelines.spec.variants import BuiltinMetric, Fusion
@@ -120,9 +120,13 @@ def _templates(spec: PipelineSpec) -> Iterator[Finding]:
 
 
 def _functions(spec: PipelineSpec) -> Iterator[Finding]:
+    warned = set[str]()
     for function in spec_functions(spec):
         try:
-            require_ready(function)
+            for message in require_ready(function):
+                if message not in warned:
+                    yield Finding(severity="warning", place=reference(function), message=message)
+                warned.add(message)
         except PipelineError as error:
             yield from _errors(error)
     for stage in spec.stages:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 LIMITS = Limits(seconds=10.0)
 _MEANS = re.compile(  # of programs that would rather find their grader than solve the task
-    r"\b(?:settrace|setprofile|excepthook|atexit|_getframe|f_back|get_objects|get_referrers|os\._exit|os\.kill|"
+    r"\b(?:settrace|setprofile|excepthook|atexit|_getframe|f_back|get_objects|get_referrers|os\._exit|os\.kill|os\.fork|"
     r"getppid|sys\.argv|__file__|__builtins__|builtins\.\w+)|/proc/"
 )
 

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from pipelines.software.cgroups import Group, Groups
+
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
 _LOOK_EVERY_S = 0.05
 _PIPE_BYTES = 65536
 _DYING_S = 5.0  # killing a namespace takes the kernel a moment
@@ -28,10 +31,11 @@ class Limits:
 
     Attributes:
         seconds: Wall-clock time, in seconds. Each process has one second more of CPU time.
-        memory_mb: Resident memory of all processes together, and address space of each process, in MiB.
+        memory_mb: Memory of all processes together, and address space of each process, in MiB.
         scratch_mb: Size of the scratch file system and of the largest file, in MiB.
         output_kb: Length of stdout and stderr together, in KiB.
-        processes: Number of processes.
+        processes: Number of processes and threads.
+        cores: CPU seconds in a second of all processes together, where they are in a control group.
     """
 
     seconds: float = 10.0
@@ -39,6 +43,7 @@ class Limits:
     scratch_mb: int = 32
     output_kb: int = 64
     processes: int = 32
+    cores: float = 1.0
 
 
 Status = Literal["ok", "failed", "timeout", "memory", "output"]
@@ -63,10 +68,11 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command and the directory that it starts in."""
+    """A command, the directory that it starts in, and where its control group is made; None for no group."""
 
     words: Sequence[str]
     directory: Path
+    groups: Groups | None = None
 
 
 def watch(command: Command, limits: Limits) -> Finished:
@@ -75,7 +81,7 @@ def watch(command: Command, limits: Limits) -> Finished:
     try:
         _wait([only])
     finally:
-        only.kill()
+        only.close()
     return only.finished()
 
 
@@ -97,7 +103,7 @@ def watch_pair(first: Command, second: Command, limits: Limits) -> tuple[Finishe
         _wait(processes)
     finally:
         for process in processes:
-            process.kill()
+            process.close()
     return processes[0].finished(), processes[1].finished()
 
 
@@ -105,15 +111,24 @@ class _Process:
     """A running command, what it has written, and the limit that it exceeded."""
 
     def __init__(self, command: Command, limits: Limits, stdin: int, stdout: int) -> None:
-        self.popen = subprocess.Popen(
-            command.words,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            cwd=command.directory,
-            env={"PATH": "/usr/bin:/bin:/usr/sbin:/sbin"},
-            start_new_session=True,
+        groups = command.groups
+        self.group: Group | None = (
+            None if groups is None else groups.new(limits.memory_mb, limits.processes, limits.cores)
         )
+        try:
+            self.popen = subprocess.Popen(
+                [*(self.group.prefix if self.group else ()), *command.words],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                cwd=command.directory,
+                env={**_ENVIRONMENT, **(self.group.environment if self.group else {})},
+                start_new_session=True,
+            )
+        except OSError:
+            if self.group:
+                self.group.remove()
+            raise
         self.limits = limits
         self.deadline = time.monotonic() + limits.seconds
         self.limit: Status | None = None
@@ -127,7 +142,7 @@ class _Process:
             self.limit = "output"
         elif time.monotonic() > self.deadline:
             self.limit = "timeout"
-        elif _memory_mb(self.popen.pid) > self.limits.memory_mb:
+        elif self.group is None and _memory_mb(self.popen.pid) > self.limits.memory_mb:
             self.limit = "memory"
         if self.limit is not None:
             self.kill()
@@ -144,6 +159,14 @@ class _Process:
         end = time.monotonic() + _DYING_S
         while any(map(_alive, started)) and time.monotonic() < end:
             time.sleep(0.001)
+
+    def close(self) -> None:
+        """Kill the command, see whether memory ended it, and remove its group."""
+        self.kill()
+        if self.group is not None:
+            if self.limit is None and self.group.out_of_memory():
+                self.limit = "memory"
+            self.group.remove()
 
     def finished(self) -> Finished:
         """Close its pipes, and tell how it ended."""

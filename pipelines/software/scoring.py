@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from typing import TypeAlias, cast
 
 from pipelines.examples import Example
+from pipelines.software.confinement import confinement
 from pipelines.software.embedding import cosine, embedded
 from pipelines.software.grader import Checks, Verdict, grade
 from pipelines.software.processes import Limits
-from pipelines.software.sandbox import mechanism, run
+from pipelines.software.sandbox import run
 from pipelines.stages.candidates import Candidate
 
 Program: TypeAlias = Mapping[str, str]
@@ -27,13 +28,16 @@ _NOT_PLACEHOLDERS = ("password", "passenger", "passed", "passes")
 _MOST_FEEDBACK = 1500
 
 
-def require_ready() -> None:
+def require_ready() -> tuple[str, ...]:
     """Check that programs can be run, before anything is paid for.
 
+    Returns:
+        The limits of programs that this machine keeps otherwise than stated, with remedies.
+
     Raises:
-        SandboxUnavailable: No sandbox works on this machine.
+        SandboxUnavailable: No sandbox works on this machine, or none that keeps the limits.
     """
-    mechanism()
+    return confinement().warnings
 
 
 def passes(output: object, example: Example) -> float:

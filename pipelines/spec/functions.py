@@ -189,8 +189,11 @@ def _module(name: str, root: Path) -> ModuleType:
     return module
 
 
-def require_ready(function: UserFunction) -> None:
+def require_ready(function: UserFunction) -> tuple[str, ...]:
     """Call `require_ready()` of the module that defines a function, if the module has one.
+
+    Returns:
+        What it warns of, each with a remedy; empty when it returns None, and without one.
 
     Raises:
         PipelineError: The function can't work on this machine, for example because a program is missing.
@@ -198,4 +201,5 @@ def require_ready(function: UserFunction) -> None:
     inner = function.func if isinstance(function, functools.partial) else function
     hook = getattr(inspect.getmodule(inner), "require_ready", None)
     if callable(hook) and hook is not require_ready:
-        hook()
+        return tuple(map(str, hook() or ()))
+    return ()

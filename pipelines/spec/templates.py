@@ -1,6 +1,7 @@
 """The templates of a stage: the names that they use, whether they parse, and the line of an error.
 
-Templates are jinja2, sandboxed, with undefined names refused. `pipelines.stages.prompts` renders them.
+Templates are jinja2, sandboxed and bounded (`pipelines.spec.bounded`), with undefined names refused.
+`pipelines.stages.prompts` renders them.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from functools import lru_cache
 import jinja2
 import jinja2.meta
 from jinja2 import nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipelines.errors import SpecError
 from pipelines.jsonvalues import JSON
+from pipelines.spec.bounded import BoundedEnvironment
 from pipelines.spec.fields import StageSpec
 from pipelines.spec.functions import parameters
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.variants import Fusion, Refine
 
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+_ENVIRONMENT = BoundedEnvironment()
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,7 @@ def _all_parts(stage: StageSpec) -> tuple[Part, ...]:
 @lru_cache(maxsize=256)
 def compiled(text: str, name: str) -> jinja2.Template:
     """Compile a template for the sandbox; `name` stands in its tracebacks as the file."""
-    code = _ENVIRONMENT.compile(text, name=name, filename=name)
-    return jinja2.Template.from_code(_ENVIRONMENT, code, _ENVIRONMENT.make_globals(None))
+    return _ENVIRONMENT.bounded(text, name)
 
 
 def _parsed(part: Part) -> nodes.Template:

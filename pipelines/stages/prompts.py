@@ -16,6 +16,7 @@ import jinja2.meta
 from pipelines.content import Content
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
+from pipelines.spec.bounded import limited
 from pipelines.spec.fields import StageSpec
 from pipelines.spec.templates import Part, compiled, failure, fusion_part, line_in, parts
 from pipelines.spec.variants import JsonParser, Refine
@@ -158,7 +159,8 @@ def _constraint(stage: StageSpec) -> Content:
 
 def _rendered(part: Part, variables: Mapping[str, object], outputs: Mapping[str, JSON]) -> str:
     try:
-        return compiled(part.text, part.name).render(variables)
+        with limited():
+            return compiled(part.text, part.name).render(variables)
     except jinja2.TemplateSyntaxError as error:
         raise failure(part, error.lineno, error) from None
     except Exception as error:

@@ -11,7 +11,7 @@ from agenttts import search
 from datastore import Store
 from pipelines import BudgetSpec, ReferenceSpec, SamplingSpec, TruncateSpec, load_spec
 from pipelines.dataset.splits import with_data
-from pipelines.software.sandbox import SandboxUnavailable, mechanism
+from pipelines.software.confinement import SandboxUnavailable, confinement
 from pipelines.spec.pipeline import PipelineSpec
 from tests.real_data import need
 
@@ -61,7 +61,7 @@ def test_families_run_live_on_real_rows(name: str, live_spec: PipelineSpec, tmp_
     file, fields = FAMILIES[name]
     if name.startswith("software"):
         try:
-            mechanism()
+            confinement()
         except SandboxUnavailable as error:
             pytest.skip(str(error))
     family = load_spec(PIPELINES / f"{name}.yaml")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.servers.server import ServerClient
-from pipelines.software.sandbox import SandboxUnavailable, mechanism
+from pipelines.software.confinement import SandboxUnavailable, confinement
 from tests.servers import ScriptedServer
 
 
@@ -32,6 +32,6 @@ async def connect() -> AsyncIterator[Callable[..., ServerClient]]:
 def sandboxed() -> None:
     """Skips a test where no sandbox can be had."""
     try:
-        mechanism()
+        confinement()
     except SandboxUnavailable as error:
         pytest.skip(str(error))

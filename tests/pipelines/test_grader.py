@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from pipelines import Candidate, Example
 from pipelines.software import rows, scoring
+from pipelines.software.confinement import UNSANDBOXED
 from pipelines.software.grader import Checks, FaultyTests, grade
 from pipelines.software.grading.values import NotPlain, Packer, Unpacker, updated
-from pipelines.software.sandbox import UNSANDBOXED
 from tests.hostile import HACKS
 
 pytestmark = pytest.mark.usefixtures("sandboxed")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from agenttts.space.space import SearchSpace
 from pipelines import Candidate, Example, StageChoice, load_spec
 from pipelines.dataset.splits import load_splits, with_data
 from pipelines.errors import ConfigurationError
-from pipelines.software import embedding, rows, sandbox, scoring
+from pipelines.software import confinement, embedding, rows, scoring
 from pipelines.software.parsing import files, function
 from pipelines.stages.prompts import Revision, render
 from tests.real_data import need
@@ -254,8 +255,28 @@ async def test_a_missing_sandbox_is_found_before_anything_is_paid_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`agenttts check` says so, once, as an error; nothing else about the spec is wrong."""
-    monkeypatch.setattr(sandbox, "_working", lambda: None)
-    monkeypatch.delenv(sandbox.UNSANDBOXED, raising=False)
+    monkeypatch.setattr(confinement, "best_of", lambda kind, is_watched: None)
+    monkeypatch.delenv(confinement.UNSANDBOXED, raising=False)
     spec = with_data(load_spec(FAMILY / "humaneval.yaml"), need("code/HumanEval.jsonl.gz"))
     errors = [finding for finding in await check(spec) if finding.severity == "error"]
     assert len(errors) == 1 and "install bubblewrap" in errors[0].message
+
+
+async def test_a_check_says_which_limit_this_machine_keeps_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, as a warning with the function and the remedy; where a limit can't be kept it is an error."""
+    spec = with_data(load_spec(FAMILY / "humaneval.yaml"), need("code/HumanEval.jsonl.gz"))
+    monkeypatch.delenv(confinement.WATCHED, raising=False)
+    alone = confinement.Confinement(kind="unshare", is_filtered=True)
+    monkeypatch.setattr(confinement, "best_of", lambda kind, is_watched: alone)
+    told = [str(finding) for finding in await check(spec) if "cgroup" in finding.message]
+    assert len(told) == 1 and told[0].startswith("warning: pipelines.software.scoring:shown_score: ")
+    assert "can start threads but no processes" in told[0] and "or set AGENTTTS_WATCHED=1" in told[0]
+    leaky = confinement.Confinement(kind="bwrap", is_filtered=True)
+    monkeypatch.setattr(
+        confinement, "best_of", lambda kind, is_watched: replace(leaky, is_watched=is_watched)
+    )
+    errors = [finding for finding in await check(spec) if finding.severity == "error"]
+    assert len(errors) == 1 and "the limit on the memory of programs can't be kept" in errors[0].message
+    monkeypatch.setenv(confinement.WATCHED, "1")
+    told = [str(finding) for finding in await check(spec) if "AGENTTTS_WATCHED" in finding.message]
+    assert len(told) == 1 and told[0].startswith("warning: ") and "not kept by the kernel" in told[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,38 @@ def test_a_search_draws_nothing_before_its_first_trial(tmp_path: Path, server: S
     assert agenttts("check", spec, "--no-requests", "--json").json["cost"]["calls"] == 0
     found = agenttts("search", spec, "--trials", 2, "--db", tmp_path / "r.duckdb", "--json").json
     assert found["cost"]["samples_drawn"] == sum(server.samples.values())
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        {},
+        {"most_n": 1},
+        {"refuses": ("logprobs", "response_format")},
+        {"fault": lambda request: "short"},
+        {"fault": lambda request: "empty"},
+        {"fault": lambda request: "garbage"},
+        {"fault": lambda request: "cut_json"},
+    ],
+    ids=["plain", "one at a time", "refusing", "short", "empty", "garbage", "cut"],
+)
+def test_a_check_draws_at_most_what_it_announces(
+    tmp_path: Path, make_server: MakeServer, behaviour: dict[str, Any]
+) -> None:
+    """Samples and generated tokens, by the server's own count, however it answers; without requests none."""
+    server = make_server(**behaviour)
+    spec = write_pipeline(tmp_path, server.base_url)
+    agenttts("check", spec, "--no-requests")
+    agenttts("check", spec, "--offline")
+    assert not server.arrived
+    line = agenttts("check", spec).err.splitlines()[0]
+    announced = re.search(
+        r"sending (\d+) real requests.*at most (\d+) samples, ([\d,]+) generated tokens", line
+    )
+    assert announced is not None, line
+    n_requests, n_samples, n_tokens = (int(number.replace(",", "")) for number in announced.groups())
+    assert server.arrived and n_requests == 4
+    assert sum(server.samples.values()) <= n_samples and server.generated_tokens <= n_tokens
 
 
 async def test_cost_and_findings_are_the_servers_own(tmp_path: Path, make_server: MakeServer) -> None:
