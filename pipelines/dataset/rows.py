@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import math
+import reprlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,14 +130,15 @@ def made_row(place: str, value: object) -> Row:
         DatasetError: The value is not a mapping with texts as keys, or JSON can't express a value in it.
     """
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise DatasetError(f"{place}: a row must be a mapping of fields, got {value!r:.60}")
+        raise DatasetError(f"{place}: a row must be a mapping of fields, got {reprlib.repr(value)}")
     fields = {}
     for name, item in value.items():
         try:
             fields[name] = plain(_simplified(item))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
+            reason = "it is nested too deep" if isinstance(error, RecursionError) else error
             raise DatasetError(
-                f"{place}: field {name!r} must be JSON-able: {error}; leave the field out"
+                f"{place}: field {name!r} must be JSON-able: {reason}; leave the field out"
             ) from None
     return Row(place, fields)
 
