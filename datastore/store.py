@@ -77,9 +77,18 @@ class Store:
         self.path = path
         self.read_only = read_only
         self.as_of = as_of
-        self._samples = SampleTable(connection, cache_bytes=cache_bytes)
-        self._live = None if read_only else snapshot.LiveSnapshot(path, clock)
-        self._writer = Writer(connection, path, between=self._live.write_if_due if self._live else None)
+        try:
+            self._samples = SampleTable(connection, cache_bytes=cache_bytes)
+        except duckdb.Error as error:
+            raise translate(error, path) from error
+        if read_only:
+            self._live = None
+            self._writer = Writer(connection, path)
+        else:
+            self._live = snapshot.LiveSnapshot(path, clock)
+            self._writer = Writer(
+                connection, path, between=self._live.write_if_due, file=opening.OpenFile(path)
+            )
         self._put_results = {  # made once: the writer batches what has the same handler
             cls: partial(self._insert_all, cls) for cls in (StageResult, ExampleScore, PolicyResult)
         }
@@ -149,7 +158,12 @@ class Store:
                     raise
                 time.sleep(0.05)  # its writer has just started, or has just ended
             else:
-                return cls(path, connection, read_only=True, as_of=None, clock=time.time)
+                try:
+                    return cls(path, connection, read_only=True, as_of=None, clock=time.time)
+                except BaseException:
+                    connection.close()
+                    opening.release(path, writing=False)
+                    raise
         raise AssertionError
 
     def close(self) -> None:
@@ -312,14 +326,14 @@ class Store:
         self._put(Run, [run], hurry=True)
 
     def runs(self) -> list[Run]:
-        """Return all runs, the newest last."""
+        """Return all runs in the order in which they were begun, whatever the clock said."""
         return self._select(Run)
 
     def run(self, run_id: str | None = None) -> Run:
         """Return a run.
 
         Args:
-            run_id: The run's id; None or "latest" for the newest run.
+            run_id: The run's id; None or "latest" for the run that was begun last.
 
         Raises:
             StoreError: There is no such run.

@@ -197,5 +197,5 @@ def _read_allocation(path: Path | None) -> Allocation:
         return Allocation.from_dict(data)
     except OSError as error:
         raise UserError(f"{path}: the allocation can't be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise UserError(f"{path}: not an allocation: {error}") from error

@@ -163,7 +163,7 @@ def _json(file: Path) -> list[tuple[str, object]]:
         return _json_lines(file, text)
     try:
         rows = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise DatasetError(f"{file}{line}: must be JSON: {error}") from None
     return [(f"{file}: row {number}", row) for number, row in enumerate(rows, 1)]
@@ -184,7 +184,7 @@ def _json_lines(file: Path, text: str) -> list[tuple[str, object]]:
         if line.strip():
             try:
                 rows.append((f"{file}:{number}", json.loads(line)))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DatasetError(f"{file}:{number}: a line must be one JSON object: {error}") from None
     return rows
 
@@ -227,7 +227,7 @@ def _lists(cells: Sequence[str]) -> list[list[object]] | None:
             return None
         try:
             value = json.loads(cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             try:
                 value = ast.literal_eval(cell)
             except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -243,7 +243,7 @@ def _parquet(file: Path) -> list[tuple[str, object]]:
             result = connection.execute("SELECT * FROM read_parquet(?)", [[str(file)]])
             names = [column[0] for column in result.description]
             rows = result.fetchall()
-    except duckdb.Error as error:
+    except (duckdb.Error, MemoryError, OverflowError) as error:
         raise DatasetError(f"{file}: must be Parquet: {' '.join(str(error).split())[:200]}") from None
     return [(f"{file}: row {n}", dict(zip(names, row, strict=True))) for n, row in enumerate(rows, 1)]
 

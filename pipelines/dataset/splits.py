@@ -245,7 +245,7 @@ def _shared(spec: PipelineSpec) -> dict[str, JSON]:
     for name, wanted in spec.dataset.shared.items():
         try:
             values[name] = json.loads((spec.root / wanted).read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
             raise spec.error_at(
                 f"dataset.shared.{name}",
