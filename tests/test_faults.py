@@ -87,7 +87,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Stored:
 
 @pytest.mark.parametrize("seed", range(MORE))
 def test_a_search_through_faulty_answers(tmp_path: Path, sound: Stored, seed: int) -> None:
-    """Every n-th answer fails in some way: all that was sent whole is stored, and the decisions are the same."""
+    """Every n-th answer fails in some way: what was sent whole is stored, and decisions are the same."""
     rng = random.Random(seed)
     n, kinds = rng.randint(3, 12), rng.sample(ANSWERS, rng.randint(1, len(ANSWERS)))
     with ScriptedServer(answer=answer) as server:
