@@ -29,7 +29,7 @@ from pipelines.servers.billing import Bill
 from pipelines.servers.server import ServerClient
 from pipelines.servers.wire import PromptRefused
 from pipelines.spec import SamplingSpec
-from pipelines.spec.rules import address_law
+from pipelines.spec.rules import address_law, without_password
 
 AGENT_SHARE = 1 / 3
 """The default share of the trials that an LLM proposes itself."""
@@ -71,7 +71,9 @@ class AgentSettings:
     def __post_init__(self) -> None:
         law = address_law(self.base_url)
         if law is not None:
-            raise UserError(f"the address of the LLM's endpoint {law}, got {self.base_url!r}")
+            raise UserError(
+                f"the address of the LLM's endpoint {law}, got {without_password(self.base_url)!r}"
+            )
         if not 0 < self.share <= 1:
             raise UserError(f"the agent's share of the trials is above 0 and at most 1, got {self.share}")
 

@@ -5,17 +5,14 @@ Figures are those that the run stored; they are computed anew only for a run tha
 
 from __future__ import annotations
 
-import asyncio
-import math
-import numbers
-import os
-import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
-from agenttts.blocking import run_blocking
+from agenttts.answering import STREAM_CACHE_BYTES, Answer, MeanCost, answers
+from agenttts.blocking import iterate_blocking, run_blocking
 from agenttts.errors import UserError
 from agenttts.report import show
 from agenttts.results.adaptive import AdaptivePolicy
@@ -23,55 +20,26 @@ from agenttts.results.cost import SearchCost
 from agenttts.results.loading import load_outcome
 from agenttts.results.outcome import Equivalent, Finalist, Outcome
 from agenttts.results.ranking import latest
-from agenttts.results.spec_bank import attach_spec_bank
 from agenttts.results.trials import TrialResult
-from agenttts.space.measure import Measure, MeasureName
-from agenttts.space.units import query_flops, query_units
 from datastore.records import Insight
 from datastore.store import Store
 from pipelines.allocation import Allocation
-from pipelines.dataset.splits import examples_from_rows
+from pipelines.dataset.inputs import NewInput, read_inputs
+from pipelines.errors import DatasetError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.policy import Policy
-from pipelines.runtime.outcomes import ExampleOutcome
-from pipelines.runtime.pace import Pace, run_paced
-from pipelines.runtime.policies import PolicyRunner
-from pipelines.runtime.runtime import Runtime
-from pipelines.servers.clients import ModelClients
+from pipelines.runtime.streaming import WINDOW
 from pipelines.spec.files import restore_spec
 from pipelines.spec.pipeline import PipelineSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Finalist", "LoadedRun", "MeanCost", "SearchResult", "load_run", "run_inputs"]
+__all__ = ["Finalist", "LoadedRun", "SearchResult", "load_run"]
 
 _FIRST_COLUMNS = ("number", "purpose", "proposer", "status", "score", "n_scored", "n_missing", "budget_units")
 _LAST_COLUMNS = ("flops_per_query", "samples_drawn", "samples_reused", "reason", "error")
-
-
-@dataclass(frozen=True)
-class MeanCost:
-    """What a query of a policy may cost on average.
-
-    Attributes:
-        amount: A finite number above 0.
-        measure: What it is in: "units" or "usd".
-
-    Raises:
-        UserError: The amount is not such a number.
-    """
-
-    amount: float
-    measure: MeasureName = "units"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.amount, numbers.Real) or not 0 < self.amount < math.inf:
-            raise UserError(
-                f"mean_units (--mean-units) is a finite number above 0, got {self.amount!r}; leave it out to "
-                "hold a run's policy to its budget"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +218,28 @@ class SearchResult:
 class LoadedRun(SearchResult):
     """A stored run: its result, which can also be put to work on new inputs."""
 
+    @overload
+    def run(
+        self,
+        inputs: Iterator[Mapping[str, Any]],
+        *,
+        allocation: Allocation | None = None,
+        policy: Policy | None = None,
+        mean_units: float | None = None,
+        db: Path | str | None = None,
+        window: int = WINDOW,
+    ) -> Iterator[Answer]: ...
+    @overload
+    def run(
+        self,
+        inputs: Sequence[Mapping[str, Any]],
+        *,
+        allocation: Allocation | None = None,
+        policy: Policy | None = None,
+        mean_units: float | None = None,
+        db: Path | str | None = None,
+        window: int = WINDOW,
+    ) -> list[Answer]: ...
     def run(
         self,
         inputs: Iterable[Mapping[str, Any]],
@@ -258,11 +248,13 @@ class LoadedRun(SearchResult):
         policy: Policy | None = None,
         mean_units: float | None = None,
         db: Path | str | None = None,
-    ) -> list[dict[str, Any]]:
+        window: int = WINDOW,
+    ) -> Iterator[Answer] | list[Answer]:
         """Run an allocation or a policy on new inputs; nothing is scored.
 
         Args:
-            inputs: The fields of an example, one mapping for each input.
+            inputs: The fields of an example, one mapping for each input. An iterator (a generator, say) is
+                read as there is room in the window, in a thread of its own, and answered by an iterator.
             allocation: The allocation to run.
             policy: The policy to run. Without either, the run's own policy is run, and its best allocation
                 where it has none.
@@ -271,20 +263,32 @@ class LoadedRun(SearchResult):
                 that it was chosen for, in units or US dollars, and leaves the thresholds of another as they
                 are.
             db: The database that keeps the samples; None for the run's own.
+            window: Inputs that are read and not yet answered, at most.
 
         Returns:
-            A mapping for each input, in the order of the inputs: `id`, `output`, `stages` (each stage's
-            output), `status`, and `reason` (why there is no output). Of a policy also `confidence`, `n_rungs`
-            (how many were run), `n_samples`, `units`, `seconds`, `thresholds` (which decided on further
-            rungs), and `stepped_back` (the stages whose weighted vote was counted as a plain one).
+            A mapping for each input, in the order of the inputs: `id` (the input's own, of the dataset's id
+            field or the field `id`, else its number as text), `output`, `stages` (each stage's output),
+            `status`, and `reason` (why there is no output). Of a policy also `confidence`, `n_rungs` (how
+            many were run), `n_samples`, `units`, `seconds`, `thresholds` (which decided on further rungs),
+            and `stepped_back` (the stages whose weighted vote was counted as a plain one). An iterator yields
+            each as soon as it and those before it are there; an input that can't be run has the status
+            `error`. Close it, or exhaust it, before the database is opened again.
 
         Raises:
             UserError: The run has no best allocation, both an allocation and a policy are given, or
                 `mean_units` is not a finite number above 0 or is given for an allocation.
             SpecError: The policy does not fit the pipeline.
+            DatasetError: An input of a list can't be run.
         """
+        if isinstance(inputs, Iterator):
+            coming = self.stream(
+                inputs, allocation=allocation, policy=policy, mean_units=mean_units, db=db, window=window
+            )
+            return iterate_blocking(coming)
         return run_blocking(
-            self.run_async(inputs, allocation=allocation, policy=policy, mean_units=mean_units, db=db)
+            self.run_async(
+                inputs, allocation=allocation, policy=policy, mean_units=mean_units, db=db, window=window
+            )
         )
 
     async def run_async(
@@ -295,32 +299,89 @@ class LoadedRun(SearchResult):
         policy: Policy | None = None,
         mean_units: float | None = None,
         db: Path | str | None = None,
-    ) -> list[dict[str, Any]]:
+        window: int = WINDOW,
+    ) -> list[Answer]:
         """Run an allocation or a policy on new inputs, from code that is already asynchronous.
 
         Args:
-            inputs: As in `run`.
+            inputs: As in `run`; an iterator is read to its end.
             allocation: As in `run`.
             policy: As in `run`.
             mean_units: As in `run`.
             db: As in `run`.
+            window: As in `run`.
 
         Returns:
-            As `run` does.
+            As `run` does for a list.
+
+        Raises:
+            UserError, SpecError, DatasetError: As `run` does.
+        """
+        coming = self._answers(list(inputs), allocation, policy, mean_units, db, window, strict=True)
+        async with aclosing(coming):
+            return [answer async for answer in coming]
+
+    def stream(
+        self,
+        inputs: Iterable[Mapping[str, Any]],
+        *,
+        allocation: Allocation | None = None,
+        policy: Policy | None = None,
+        mean_units: float | None = None,
+        db: Path | str | None = None,
+        window: int = WINDOW,
+    ) -> AsyncGenerator[Answer]:
+        """Run an allocation or a policy on inputs as they come, from code that is already asynchronous.
+
+        Args:
+            inputs: As in `run`; read in a thread of its own, as there is room in the window.
+            allocation: As in `run`.
+            policy: As in `run`.
+            mean_units: As in `run`.
+            db: As in `run`.
+            window: As in `run`.
+
+        Returns:
+            An asynchronous generator of what `run` returns for each input. Close it (`contextlib.aclosing`)
+            to end before the inputs do.
 
         Raises:
             UserError, SpecError: As `run` does.
         """
+        return self._answers(inputs, allocation, policy, mean_units, db, window, strict=False)
+
+    async def _answers(
+        self,
+        inputs: Iterable[Mapping[str, Any]],
+        allocation: Allocation | None,
+        policy: Policy | None,
+        mean_units: float | None,
+        db: Path | str | None,
+        window: int,
+        *,
+        strict: bool,
+    ) -> AsyncGenerator[Answer]:
         if allocation is not None and policy is not None:
             raise UserError("one of allocation and policy says what to run; give one")
+        if window < 1:
+            raise UserError(f"window, the inputs under way at most, must be at least 1, got {window}")
         chosen = policy or allocation
         mean = None
         if chosen is None:
             chosen, mean = self.chosen()
         if mean_units is not None:
             mean = MeanCost(mean_units)
-        with Store.open(db or self.db) as store:
-            return await run_inputs(self.spec, chosen, inputs, store, mean=mean)
+        rows: Iterable[NewInput] = read_inputs(self.spec, inputs)
+        if strict:
+            rows = list(rows)
+            refused = next((row.problem for row in rows if row.problem is not None), None)
+            if refused is not None:
+                raise DatasetError(refused)
+        with Store.open(db or self.db, cache_bytes=STREAM_CACHE_BYTES) as store:
+            coming = answers(self.spec, chosen, rows, store, mean=mean, strict=strict, window=window)
+            async with aclosing(coming):
+                async for answer in coming:
+                    yield answer
 
     def chosen(self, *, fixed: bool = False) -> tuple[Allocation | Policy, MeanCost | None]:
         """Return what the run chose, and what a query of it may cost on average.
@@ -341,92 +402,6 @@ class LoadedRun(SearchResult):
         if self.best is None:
             raise UserError(f"run {self.run_id} has no scored allocation; search again")
         return self.best.allocation, None
-
-
-async def run_inputs(
-    spec: PipelineSpec,
-    chosen: Allocation | Policy,
-    inputs: Iterable[Mapping[str, Any]],
-    store: Store,
-    *,
-    mean: MeanCost | None = None,
-    replay: bool = False,
-    environ: Mapping[str, str] = os.environ,
-) -> list[dict[str, Any]]:
-    """Run an allocation or a policy on new inputs; nothing is scored, and no run pays.
-
-    Args:
-        spec: The pipeline.
-        chosen: What to run.
-        inputs: The fields of an example, one mapping for each input.
-        store: The database that samples are read from and written to; the spec's bank is attached where it
-            exists.
-        mean: What a query of a policy may cost on average; None leaves its thresholds as they are.
-        replay: Whether only recorded samples answer.
-        environ: The environment variables, which hold the servers' API keys.
-
-    Returns:
-        A mapping for each input, as `LoadedRun.run` returns it.
-
-    Raises:
-        UserError: A mean is given for an allocation, or a model lacks what its measure needs.
-    """
-    if mean is not None and not isinstance(chosen, Policy):
-        raise UserError(
-            "mean_units (--mean-units) lowers the thresholds of a policy, and an allocation has none; "
-            "leave it out"
-        )
-    examples = examples_from_rows(spec, inputs)
-    attach_spec_bank(spec, store)
-    clients = None if replay else ModelClients(spec, rng=random.Random(0), environ=environ)
-    runtime = Runtime(spec, store, clients, run_id=None, replay=replay)
-    try:
-        if isinstance(chosen, Policy):
-            return await _by_policy(PolicyRunner(runtime, chosen), examples, mean)
-        outcomes = (runtime.run_example(chosen, example, with_score=False) for example in examples)
-        return [_answer(outcome) for outcome in await asyncio.gather(*outcomes)]
-    finally:
-        if clients is not None:
-            await clients.aclose()
-
-
-async def _by_policy(
-    runner: PolicyRunner, examples: Sequence[Example], mean: MeanCost | None
-) -> list[dict[str, Any]]:
-    spec = runner.runtime.spec
-    if mean is not None:
-        usd = Measure(spec, mean.measure).name == "usd"
-    if mean is None or not runner.policy.thresholds:  # without one there is nothing to move
-        outcomes = await asyncio.gather(*(runner.run_example(e, with_score=False) for e in examples))
-    else:
-        pace = Pace(runner.policy.thresholds, mean.amount if usd else query_flops(spec, mean.amount))
-        outcomes = await run_paced(
-            runner, examples, pace, lambda ran: ran.cost_usd if usd else ran.flops, with_score=False
-        )
-    return [
-        {
-            **_answer(ran.outcome),
-            "confidence": ran.confidence,
-            "n_rungs": ran.n_rungs,
-            "n_samples": ran.n_samples,
-            "units": None if ran.flops is None else round(query_units(spec, ran.flops), 3),
-            "cost_usd": ran.cost_usd,
-            "seconds": round(ran.seconds, 3),
-            "thresholds": list(ran.thresholds),
-            "stepped_back": list(ran.stepped_back),
-        }
-        for ran in outcomes
-    ]
-
-
-def _answer(outcome: ExampleOutcome) -> dict[str, Any]:
-    return {
-        "id": outcome.example_id,
-        "output": outcome.output,
-        "stages": {stage.stage: stage.value for stage in outcome.stages},
-        "status": outcome.status,
-        "reason": outcome.reason,
-    }
 
 
 def load_run(db: Path | str, run_id: str | None = None) -> LoadedRun:

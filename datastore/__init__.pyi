@@ -1,6 +1,8 @@
 from datastore.errors import (
     BankError,
+    DamagedFile,
     DiskFull,
+    FileReplaced,
     ForeignFile,
     NewerSchema,
     ReadOnlyStore,
@@ -33,9 +35,11 @@ from datastore.store import Store
 __all__ = [
     "BankError",
     "BankRow",
+    "DamagedFile",
     "DiskFull",
     "Event",
     "ExampleScore",
+    "FileReplaced",
     "ForeignFile",
     "Insight",
     "ModelRecord",

@@ -45,6 +45,7 @@ SCHEMA = pa.schema(
     ]
 )
 _OPTIONAL = {"model_revision", "active_params", "prompt_tokens", "mean_logprob"}
+_ROUNDED = 1e-6  # what a mean of log-probabilities near 0 may be off by
 _ROWS_PER_GROUP = 16384
 _PAGE_BYTES = 8 << 20  # pages are compressed one by one; large ones let zstd see what neighbours share
 
@@ -63,10 +64,10 @@ def read_parquet(path: Path) -> pa.Table:
         StoreError: There is no such file.
     """
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, page_checksum_verification=True)
     except FileNotFoundError:
         raise StoreError(f"{path}: no such bank; check the path") from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         reason = " ".join(str(error).split())
         raise BankError(
             f"{path}: a bank must be a whole Parquet file; restore it from a copy ({reason})"
@@ -78,6 +79,7 @@ def read_parquet(path: Path) -> pa.Table:
         )
     try:
         table = table.select(SCHEMA.names).cast(SCHEMA)
+        table.validate(full=True)  # texts that are no UTF-8, lists that end elsewhere
     except (pa.ArrowException, ValueError) as error:
         reason = " ".join(str(error).split())
         raise BankError(f"{path}: a bank's columns must have the types of a bank: {reason}") from error
@@ -86,7 +88,9 @@ def read_parquet(path: Path) -> pa.Table:
 
 
 def check(table: pa.Table, path: Path) -> None:
-    """Check that every key is the hash of its parts, and every sample's index is unique and not negative.
+    """Check that every key is the hash of its parts, every sample's index unique, and every number possible.
+
+    Tokens and indices are 0 or more, log-probabilities finite and at most 0, parameters finite and above 0.
 
     Args:
         table: A table with the columns of `SCHEMA`.
@@ -116,6 +120,7 @@ def check(table: pa.Table, path: Path) -> None:
             if key in seen:
                 raise BankError(f"{place}: a prompt may have one row, {key} has two; the bank is corrupted")
             seen.add(key)
+        _check_numbers(batch, start, path)
         _check_indices(batch, start, path)
         start += batch.num_rows
 
@@ -134,6 +139,31 @@ def _check_nulls(batch: pa.RecordBatch, start: int, path: Path) -> None:
         if field.name not in _OPTIONAL and values.null_count:
             row = owner[pc.index(pc.is_null(values), True).as_py()].as_py()
             raise BankError(f"{path}: row {start + row + 1}: samples.{field.name} must be given, it is NULL")
+
+
+def _check_numbers(batch: pa.RecordBatch, start: int, path: Path) -> None:
+    samples = batch.column("samples").flatten().flatten()
+    owner = pc.list_parent_indices(batch.column("samples")).to_numpy(zero_copy_only=False)
+    own = np.arange(batch.num_rows)
+    for name, rows, column in (
+        ("prompt_tokens", own, batch.column("prompt_tokens")),
+        ("active_params", own, batch.column("active_params")),
+        ("samples.generated_tokens", owner, samples[2]),
+        ("samples.mean_logprob", owner, samples[3]),
+    ):
+        given = column.is_valid().to_numpy(zero_copy_only=False)
+        values = column.drop_null().to_numpy(zero_copy_only=False)
+        law, holds = ">= 0", values >= 0
+        if name == "active_params":
+            law, holds = "a finite number above 0", np.isfinite(values) & (values > 0)
+        elif name == "samples.mean_logprob":
+            law, holds = "a finite number, at most 0", np.isfinite(values) & (values <= _ROUNDED)
+        if not holds.all():
+            at = int(np.argmin(holds))
+            raise BankError(
+                f"{path}: row {start + int(rows[given][at]) + 1}: {name} must be {law}, got {values[at]}; "
+                "correct the row or leave it out"
+            )
 
 
 def _check_indices(batch: pa.RecordBatch, start: int, path: Path) -> None:
@@ -177,6 +207,7 @@ def write_parquet(path: Path, batches: Iterator[pa.RecordBatch]) -> int:
             compression_level=12,
             data_page_size=_PAGE_BYTES,
             dictionary_pagesize_limit=_PAGE_BYTES,
+            write_page_checksum=True,
         ) as writer:
             for batch in batches:
                 writer.write_batch(batch.cast(SCHEMA), row_group_size=_ROWS_PER_GROUP)

@@ -10,10 +10,6 @@ from __future__ import annotations
 import errno
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import duckdb
 
 
 class StoreError(Exception):
@@ -48,6 +44,14 @@ class DiskFull(StoreError):
     """The disk is full; what was committed before is intact."""
 
 
+class FileReplaced(StoreError):
+    """The file was deleted, moved or replaced while it was open; what is written now would be lost."""
+
+
+class DamagedFile(StoreError):
+    """The content of the file is not what was written."""
+
+
 class BankError(StoreError):
     """A file is not a valid sample bank."""
 
@@ -64,6 +68,14 @@ _LOCKED = (
     "different configuration than existing connections",
     "already attached by",
 )
+_DAMAGED = (
+    "Corrupt",
+    "corrupt",
+    "checksum",
+    "Serialization Error",
+    "INTERNAL Error",
+    "Failed to load metadata",
+)
 _TRUNCATED = ("Could not read enough bytes", "Reached the end of the file", "read past the end")
 
 
@@ -79,11 +91,11 @@ def locked(path: Path, holder: str) -> StoreLocked:
     )
 
 
-def translate(error: duckdb.Error | OSError, path: Path) -> StoreError:
+def translate(error: Exception, path: Path) -> StoreError:
     """Make the StoreError for an error of DuckDB or the system.
 
     Args:
-        error: The error.
+        error: The error; also what pyarrow raises on data that are none.
         path: The database file that it is about.
 
     Returns:
@@ -106,6 +118,10 @@ def translate(error: duckdb.Error | OSError, path: Path) -> StoreError:
     if any(phrase in text for phrase in _TRUNCATED):
         return TruncatedFile(
             f"{path}: the file is truncated; restore it from a copy, it was left as it is ({text})"
+        )
+    if any(phrase in text for phrase in _DAMAGED):
+        return DamagedFile(
+            f"{path}: the file is damaged; restore it from a copy, or name another file ({text:.300})"
         )
     if "Permission denied" in text or "Read-only file system" in text:
         return StoreError(f"{path}: no permission to write there; change it, or name another file ({text})")

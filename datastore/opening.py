@@ -12,18 +12,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import duckdb
 
 from datastore import migrations
-from datastore.errors import ForeignFile, StoreError, TruncatedFile, locked, translate
+from datastore.errors import FileReplaced, ForeignFile, StoreError, TruncatedFile, locked, translate
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
 }
+_PRIVATE = 0o600  # prompts and answers are their owner's
 _STALE_CLAIM_S = 5.0  # a claim is held for the time of one rename
 _FILE_HEADERS_BYTES = 3 * 4096  # DuckDB's main header and its two database headers, before the first block
 
@@ -58,6 +59,64 @@ def release(path: Path, *, writing: bool) -> None:
             _writing.discard(path)
         else:
             _reading[path] -= 1
+
+
+class OpenFile:
+    """The file of a store that writes: it stays where it is, and what is beside it is as private as it is.
+
+    Args:
+        path: The database file, which is open.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity = _identity(path)
+        self._log = _identity(wal_of(path))
+        self._mode = path.stat().st_mode & 0o666
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """Check the file before a commit; a write-ahead log that is made then gets the file's permissions.
+
+        Raises:
+            FileReplaced: The file was deleted, moved or replaced.
+        """
+        if _identity(self._path) != self._identity:
+            raise FileReplaced(
+                f"{self._path}: the file was deleted, moved or replaced while it was open, so that nothing "
+                "more is written; put it back, or name another file, and start again"
+            )
+        log = wal_of(self._path)
+        with nullcontext() if log.exists() else permissions(self._mode):
+            yield
+        self._log = _identity(log)
+
+    def has_anothers_log(self) -> bool:
+        """Tell whether the write-ahead log beside the file is that of another, which took its place."""
+        return _identity(wal_of(self._path)) not in (None, self._log)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode; None where there is no file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+@contextmanager
+def permissions(mode: int) -> Iterator[None]:
+    """Give files that are made in the block no more than these permissions.
+
+    The mask belongs to the process: keep the block short.
+    """
+    mask = os.umask(0o777 & ~mode)
+    os.umask(mask | (0o777 & ~mode))
+    try:
+        yield
+    finally:
+        os.umask(mask)
 
 
 @contextmanager
@@ -172,11 +231,12 @@ def _create(path: Path, created_at: float) -> None:
         raise StoreError(f"{path}: its directory does not exist; create it, or name another file")
     new = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
-        connection = _connect(new)
-        try:
-            migrations.create(connection, created_at=created_at)
-        finally:
-            connection.close()
+        with permissions(_PRIVATE):
+            connection = _connect(new)
+            try:
+                migrations.create(connection, created_at=created_at)
+            finally:
+                connection.close()
         _put_in_place(new, path)
     finally:
         new.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ class Table:
     Attributes:
         name: The table.
         key: The fields that identify a row; without any, rows are only added.
-        order: The ORDER BY clause of a selection.
+        order: The ORDER BY clause of a selection. A row that is replaced keeps its rowid.
     """
 
     name: str
@@ -42,14 +42,14 @@ TABLES: Mapping[type, Table] = {
     records.Prompt: Table(name="prompts", order="key"),
     records.Sample: Table(name="samples", order='prompt_key, "index"'),
     records.Payment: Table(name="payments", order="rowid"),
-    records.Run: Table(name="runs", key=("run_id",), order="started_at, rowid"),
+    records.Run: Table(name="runs", key=("run_id",), order="rowid"),
     records.Trial: Table(name="trials", key=("trial_id",), order="number, trial_id"),
     records.ExampleScore: Table(name="example_scores", key=("trial_id", "example_id"), order="rowid"),
     records.StageResult: Table(name="stage_results", key=("trial_id", "example_id", "stage"), order="rowid"),
     records.PolicyResult: Table(name="policy_results", key=("trial_id", "example_id"), order="rowid"),
     records.Proposal: Table(name="proposals", key=("run_id", "step", "position"), order="step, position"),
     records.Insight: Table(name="insights", key=("run_id", "step", "position"), order="step, position"),
-    records.Tuning: Table(name="tunings", key=("model_key",), order="created_at, model_key"),
+    records.Tuning: Table(name="tunings", key=("model_key",), order="rowid"),
     records.Preference: Table(name="preferences", key=("key",), order="collection, created_at, key"),
     records.Event: Table(name="events", order="rowid"),
 }

@@ -25,6 +25,9 @@ UPDATE prompts SET prompt_tokens = counted.prompt_tokens
 FROM {batch} AS counted WHERE prompts.key = counted.key AND prompts.prompt_tokens IS NULL
 """
 
+CACHE_BYTES = 512 << 20
+_MOST_INDICES = 1 << 15  # prompts; of others, what the store has is read again when it is needed
+
 Samples = tuple[Sample, ...]
 Put = tuple[Prompt, Samples, Payment | None]
 
@@ -82,7 +85,7 @@ def _size(samples: Samples) -> int:
 class SampleTable:
     """The prompts and samples of one open database, and of the banks attached to it."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, *, cache_bytes: int = 512 << 20) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, *, cache_bytes: int = CACHE_BYTES) -> None:
         self.banks: list[Bank] = []
         self._cache = Cache(cache_bytes)
         self._counted: dict[str, bool] = {}  # prompt key -> whether its prompt_tokens are known
@@ -200,6 +203,8 @@ class SampleTable:
         return [None] * len(payloads)
 
     def _learn_indices(self, connection: duckdb.DuckDBPyConnection, keys: set[str]) -> None:
+        if len(self._indices) > _MOST_INDICES:
+            self._indices.clear()
         unread = [key for key in keys if key not in self._indices and key in self._counted]
         for key in keys:
             self._indices.setdefault(key, set())

@@ -40,6 +40,7 @@ class LiveSnapshot:
 
     def __init__(self, path: Path, clock: Callable[[], float], *, interval_s: float = 2.0) -> None:
         self.path = live_path(path)
+        self._database = path
         self._new = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
         self._clock = clock
         self._interval_s = interval_s
@@ -97,7 +98,9 @@ class LiveSnapshot:
             self._took_s = self._taken - started
 
     def _fill(self, connection: duckdb.DuckDBPyConnection) -> None:
-        connection.execute(f"ATTACH {_quoted(self._new)} AS _live")
+        mode = self._database.stat().st_mode & 0o666
+        with opening.permissions(mode):
+            connection.execute(f"ATTACH {_quoted(self._new)} AS _live")
         try:
             connection.execute("BEGIN")
             for name in [*_tables(connection), *_VIEWS]:
@@ -105,7 +108,8 @@ class LiveSnapshot:
             connection.execute(
                 "CREATE TABLE _live.main.snapshot AS SELECT ?::DOUBLE AS as_of", [self._clock()]
             )
-            connection.execute("COMMIT")
+            with opening.permissions(mode):
+                connection.execute("COMMIT")
         except BaseException:
             with suppress(duckdb.Error):  # a failed commit has rolled back already
                 connection.execute("ROLLBACK")

@@ -40,7 +40,7 @@ from datastore.records import (
     Trial,
     Tuning,
 )
-from datastore.samples import Put, SampleTable
+from datastore.samples import CACHE_BYTES, Put, SampleTable
 from datastore.writer import Transaction, Writer
 
 if TYPE_CHECKING:
@@ -71,14 +71,24 @@ class Store:
         read_only: bool,
         as_of: float | None,
         clock: Callable[[], float],
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         """Wrap a connection; use `Store.open` or `Store.read` instead."""
         self.path = path
         self.read_only = read_only
         self.as_of = as_of
-        self._samples = SampleTable(connection)
-        self._live = None if read_only else snapshot.LiveSnapshot(path, clock)
-        self._writer = Writer(connection, path, between=self._live.write_if_due if self._live else None)
+        try:
+            self._samples = SampleTable(connection, cache_bytes=cache_bytes)
+        except duckdb.Error as error:
+            raise translate(error, path) from error
+        if read_only:
+            self._live = None
+            self._writer = Writer(connection, path)
+        else:
+            self._live = snapshot.LiveSnapshot(path, clock)
+            self._writer = Writer(
+                connection, path, between=self._live.write_if_due, file=opening.OpenFile(path)
+            )
         self._put_results = {  # made once: the writer batches what has the same handler
             cls: partial(self._insert_all, cls) for cls in (StageResult, ExampleScore, PolicyResult)
         }
@@ -86,13 +96,21 @@ class Store:
         atexit.register(self.close)
 
     @classmethod
-    def open(cls, path: Path | str, *, create: bool = True, clock: Callable[[], float] = time.time) -> Self:
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        create: bool = True,
+        clock: Callable[[], float] = time.time,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> Self:
         """Open a database for writing.
 
         Args:
             path: The DuckDB file; `~` is expanded.
             create: Whether a missing file is created.
             clock: Returns the time in Unix seconds.
+            cache_bytes: Bytes, about, of samples that are kept in memory for further look-ups.
 
         Returns:
             The store. Its schema is up to date.
@@ -108,7 +126,7 @@ class Store:
         rows.to_arrow(Prompt, [])  # the first conversion imports pandas: not on an event loop's time
         connection = opening.open_for_writing(path, create=create, created_at=clock())
         try:
-            return cls(path, connection, read_only=False, as_of=None, clock=clock)
+            return cls(path, connection, read_only=False, as_of=None, clock=clock, cache_bytes=cache_bytes)
         except BaseException:
             connection.close()
             opening.release(path, writing=True)
@@ -140,7 +158,12 @@ class Store:
                     raise
                 time.sleep(0.05)  # its writer has just started, or has just ended
             else:
-                return cls(path, connection, read_only=True, as_of=None, clock=time.time)
+                try:
+                    return cls(path, connection, read_only=True, as_of=None, clock=time.time)
+                except BaseException:
+                    connection.close()
+                    opening.release(path, writing=False)
+                    raise
         raise AssertionError
 
     def close(self) -> None:
@@ -303,14 +326,14 @@ class Store:
         self._put(Run, [run], hurry=True)
 
     def runs(self) -> list[Run]:
-        """Return all runs, the newest last."""
+        """Return all runs in the order in which they were begun, whatever the clock said."""
         return self._select(Run)
 
     def run(self, run_id: str | None = None) -> Run:
         """Return a run.
 
         Args:
-            run_id: The run's id; None or "latest" for the newest run.
+            run_id: The run's id; None or "latest" for the run that was begun last.
 
         Raises:
             StoreError: There is no such run.

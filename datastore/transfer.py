@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from datastore import bank, opening
-from datastore.errors import BankError, StoreError, locked
+from datastore.errors import BankError, StoreError, locked, translate
 from datastore.rows import execute_on
 
 _ROWS_PER_BATCH = 16384
@@ -112,6 +112,8 @@ def read_bank(path: Path) -> pa.Table:
     connection = opening.open_for_reading(path)
     try:
         batches = [batch.cast(bank.SCHEMA) for batch in export_rows(connection, None)]
+    except (duckdb.Error, pa.ArrowException, ValueError) as error:
+        raise translate(error, path) from error
     finally:
         connection.close()
         opening.release(path, writing=False)

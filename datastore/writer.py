@@ -13,7 +13,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import duckdb
 
 from datastore.errors import DiskFull, StoreClosed, translate
+from datastore.opening import OpenFile
 
 _log = logging.getLogger(__name__)
 _MOST_REQUESTS_PER_TRANSACTION = 4096
@@ -73,6 +74,7 @@ class Writer:
         path: Path,
         *,
         between: Callable[[duckdb.DuckDBPyConnection], float | None] | None = None,
+        file: OpenFile | None = None,
     ) -> None:
         """Start the thread.
 
@@ -81,10 +83,12 @@ class Writer:
             path: The database file, for messages.
             between: Called after each transaction, outside of one. It returns the seconds after which it must
                 be called again even without a transaction; None: not before the next one.
+            file: The database file, which is checked before each commit; None: nothing is written.
         """
         self._connection = connection
         self._path = path
         self._between = between
+        self._file = file
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._closed = False
@@ -153,6 +157,8 @@ class Writer:
             if open_ and self._between is not None:
                 due = self._between(self._connection)
         try:
+            if self._file is not None and self._file.has_anothers_log():
+                self._connection.execute("PRAGMA disable_checkpoint_on_shutdown")
             self._connection.close()
         except duckdb.Error as error:
             _log.warning("%s", translate(error, self._path))
@@ -188,7 +194,8 @@ class Writer:
         try:
             self._connection.execute("BEGIN")
             results = _handle(transaction, requests)
-            self._connection.execute("COMMIT")
+            with nullcontext() if self._file is None else self._file.committing():
+                self._connection.execute("COMMIT")
         except BaseException:
             with suppress(duckdb.Error):  # a failed commit has rolled back already
                 self._connection.execute("ROLLBACK")

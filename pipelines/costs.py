@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from pipelines.spec.fields import ModelSpec, SamplingSpec
@@ -65,17 +66,17 @@ def chunk_requests(model: ModelSpec, chunks: Sequence[int]) -> int:
 
 
 def known_sum(amounts: Iterable[float | None]) -> float | None:
-    """Add amounts up; None when one of them is not known.
+    """Add amounts up, to the same number in any order; None when one of them is not known.
 
     Args:
         amounts: The amounts.
     """
-    total = 0.0
+    known = list[float]()
     for amount in amounts:
         if amount is None:
             return None
-        total += amount
-    return total
+        known.append(amount)
+    return math.fsum(known)
 
 
 def stage_cost_usd(model: ModelSpec, prompt_tokens: float, generated_tokens_total: float) -> float | None:

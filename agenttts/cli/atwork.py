@@ -3,111 +3,134 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from array import array
+from dataclasses import dataclass, field
 
+from agenttts.answering import Answer, MeanCost
 from agenttts.cli.options import say
 from agenttts.space.measure import amount_text
 from pipelines.policy import Policy
-
-if TYPE_CHECKING:
-    from agenttts.result import MeanCost
 
 _FEWEST, _DRIFT = 20, 0.05  # outcomes from which, and by how much, a fall of the confidence is told
 _HARDER = 1.1  # times the mean cost on the test split, from which inputs are called harder
 
 
-def lowered(policy: Policy, outputs: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether any query was decided on by lower thresholds than the policy's own.
+@dataclass(slots=True)
+class _Mean:
+    """A mean and a standard deviation of values that come one by one (Welford's method)."""
 
-    Args:
+    n: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, value: float) -> None:
+        self.n += 1
+        off = value - self.mean
+        self.mean += off / self.n
+        self.squares += off * (value - self.mean)
+
+    @property
+    def standard_error(self) -> float:
+        return math.sqrt(self.squares / (self.n - 1) / self.n)
+
+
+@dataclass
+class AtWork:
+    """What the queries of a policy took, in a few numbers however many they are.
+
+    Attributes:
         policy: The policy.
-        outputs: What `run_inputs` returned.
+        key: The field of an answer with what a query took: "units" or "cost_usd".
     """
-    return any(output["thresholds"] != list(policy.thresholds) for output in outputs)
 
+    policy: Policy
+    key: str
+    _cost: _Mean = field(default_factory=_Mean)
+    _first: _Mean = field(default_factory=_Mean)  # of queries that ended on the first rung
+    _further: _Mean = field(default_factory=_Mean)
+    _kept: _Mean = field(default_factory=_Mean)  # of queries that own thresholds would not have sent on
+    _spared: array[float] = field(default_factory=lambda: array("d"))
+    _confidence: _Mean = field(default_factory=_Mean)
+    _lowest: list[float] = field(default_factory=list)
 
-def tell_pace(
-    policy: Policy, outputs: Sequence[Mapping[str, Any]], mean: MeanCost, expected: float | None
-) -> None:
-    """Say what the queries cost where thresholds gave way, the mean was missed, or the inputs are harder.
+    def add(self, answer: Answer) -> None:
+        """Take the answer to a query into account; one to an input that was not run is none."""
+        if "n_rungs" not in answer:
+            return
+        cost, n_rungs, confidence = answer[self.key] or 0.0, answer["n_rungs"], answer["confidence"]
+        self._cost.add(cost)
+        (self._first if n_rungs == 1 else self._further).add(cost)
+        own = [*self.policy.thresholds, 0.0][n_rungs - 1]
+        if confidence is not None and confidence < own:
+            self._spared.append(cost)
+        else:
+            self._kept.add(cost)
+        if confidence is not None:
+            self._confidence.add(confidence)
+        self._lowest = list(map(min, self._lowest or answer["thresholds"], answer["thresholds"]))
 
-    Args:
-        policy: The policy.
-        outputs: What `run_inputs` returned, at least one.
-        mean: What a query may cost on average.
-        expected: What a query cost on the test split, in the same measure; None where it is not known.
-    """
-    key = "units" if mean.measure == "units" else "cost_usd"
-    costs = [output[key] or 0.0 for output in outputs]
-    spent = statistics.fmean(costs)
-    facts = []
-    if lowered(policy, outputs):
-        lowest = map(min, zip(*(output["thresholds"] for output in outputs), strict=True))
-        moved = (f"{own:g} to {low:.2g}" for own, low in zip(policy.thresholds, lowest, strict=True))
-        facts.append(f"thresholds were lowered from {', '.join(moved)}")
-    missed = spent > mean.amount * (1 + 1e-9)
-    if missed:
-        facts.append(f"the mean was not held: {_why_missed(policy, outputs, costs, mean)}")
-    harder = expected is not None and _unheld(policy, outputs, costs) > _HARDER * expected
-    if harder and expected is not None:
-        certified = amount_text(expected, mean.measure)
-        facts.append(f"these inputs are harder than those of the test split, {certified} a query")
-    if facts:
-        say(
-            f"{amount_text(spent, mean.measure)} a query, at most {amount_text(mean.amount, mean.measure)} "
-            f"wanted: {'; '.join(facts)}",
-            "yellow" if missed or harder else "dim",
-        )
+    @property
+    def lowered(self) -> bool:
+        """Whether any query was decided on by lower thresholds than the policy's own."""
+        return self._cost.n > 0 and self._lowest != list(self.policy.thresholds)
 
+    def tell_pace(self, mean: MeanCost, expected: float | None) -> None:
+        """Say what the queries cost where thresholds gave way, the mean was missed, or inputs are harder.
 
-def _why_missed(
-    policy: Policy, outputs: Sequence[Mapping[str, Any]], costs: Sequence[float], mean: MeanCost
-) -> str:
-    from pipelines.runtime.pace import AT_ONCE
+        Args:
+            mean: What a query may cost on average, in the measure of `key`.
+            expected: What a query cost on the test split, in the same measure; None where it is not known.
+        """
+        if not self._cost.n:
+            return
+        spent, facts = self._cost.mean, []
+        if self.lowered:
+            pairs = zip(self.policy.thresholds, self._lowest, strict=True)
+            moved = (f"{own:g} to {low:.2g}" for own, low in pairs)
+            facts.append(f"thresholds were lowered from {', '.join(moved)}")
+        missed = spent > mean.amount * (1 + 1e-9)
+        if missed:
+            facts.append(f"the mean was not held: {self._why_missed(mean)}")
+        harder = expected is not None and self._unheld() > _HARDER * expected
+        if harder and expected is not None:
+            certified = amount_text(expected, mean.measure)
+            facts.append(f"these inputs are harder than those of the test split, {certified} a query")
+        if facts:
+            took, wanted = (amount_text(amount, mean.measure) for amount in (spent, mean.amount))
+            say(
+                f"{took} a query, at most {wanted} wanted: {'; '.join(facts)}",
+                "yellow" if missed or harder else "dim",
+            )
 
-    if not policy.thresholds:
-        return "a policy of one rung has no thresholds to lower"
-    first = [cost for cost, output in zip(costs, outputs, strict=True) if output["n_rungs"] == 1]
-    if first and statistics.fmean(first) > mean.amount:
-        least = amount_text(statistics.fmean(first), mean.measure)
-        return f"the first rung, which every query takes, costs {least} alone"
-    if len(outputs) <= AT_ONCE:
-        return f"thresholds move from query {AT_ONCE + 1} on, and there were {len(outputs)}"
-    return f"{len(outputs)} queries are too few for lower thresholds to make up for the dear ones"
+    def _why_missed(self, mean: MeanCost) -> str:
+        from pipelines.runtime.pace import AT_ONCE
 
+        if not self.policy.thresholds:
+            return "a policy of one rung has no thresholds to lower"
+        if self._first.n and self._first.mean > mean.amount:
+            least = amount_text(self._first.mean, mean.measure)
+            return f"the first rung, which every query takes, costs {least} alone"
+        if self._cost.n <= AT_ONCE:
+            return f"thresholds move from query {AT_ONCE + 1} on, and there were {self._cost.n}"
+        return f"{self._cost.n} queries are too few for lower thresholds to make up for the dear ones"
 
-def _unheld(policy: Policy, outputs: Sequence[Mapping[str, Any]], costs: Sequence[float]) -> float:
-    """Return the mean cost had the thresholds stayed: a spared query costs what those that went on did."""
-    further = [cost for cost, output in zip(costs, outputs, strict=True) if output["n_rungs"] > 1]
-    dear = statistics.fmean(further) if further else 0.0
-    return statistics.fmean(
-        max(cost, dear) if _spared(policy, output) else cost
-        for cost, output in zip(costs, outputs, strict=True)
-    )
+    def _unheld(self) -> float:
+        """Return the mean cost had thresholds stayed: a spared query costs what those that went on did."""
+        dear = sum(max(cost, self._further.mean) for cost in self._spared)
+        return (dear + self._kept.n * self._kept.mean) / self._cost.n
 
+    def tell_drift(self, expected: float) -> None:
+        """Say so where the outcomes are less sure than on the test split, by more than sampling explains.
 
-def _spared(policy: Policy, output: Mapping[str, Any]) -> bool:
-    own = [*policy.thresholds, 0.0][output["n_rungs"] - 1]
-    return output["confidence"] is not None and output["confidence"] < own
-
-
-def tell_drift(expected: float, outputs: Sequence[Mapping[str, Any]]) -> None:
-    """Say so where the outcomes are less sure than on the test split, by more than sampling explains.
-
-    Args:
-        expected: The mean confidence on the test split, by the policy's own thresholds.
-        outputs: What `run_inputs` returned, by the same thresholds.
-    """
-    sure = [output["confidence"] for output in outputs if output["confidence"] is not None]
-    if len(sure) < _FEWEST:
-        return
-    mean = statistics.fmean(sure)
-    noise = statistics.stdev(sure) / math.sqrt(len(sure))
-    if expected - mean > max(_DRIFT, 2 * noise):
-        say(
-            f"the outcomes are less sure than on the test split: mean confidence {mean:.2f} after "
-            f"{expected:.2f}; these inputs differ from those that the certificate speaks of",
-            "yellow",
-        )
+        Args:
+            expected: The mean confidence on the test split, by the policy's own thresholds.
+        """
+        sure = self._confidence
+        if sure.n < _FEWEST:
+            return
+        if expected - sure.mean > max(_DRIFT, 2 * sure.standard_error):
+            say(
+                f"the outcomes are less sure than on the test split: mean confidence {sure.mean:.2f} after "
+                f"{expected:.2f}; these inputs differ from those that the certificate speaks of",
+                "yellow",
+            )

@@ -6,7 +6,9 @@ import asyncio
 import json as jsonlib
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,13 +16,17 @@ import typer
 
 import agenttts
 import pipelines
-from agenttts.cli.atwork import lowered, tell_drift, tell_pace
+from agenttts.cli.answerfile import Answers
 from agenttts.cli.options import DEFAULT_DB, Db, Json, Spec, say
 from agenttts.errors import UserError
 from pipelines.allocation import Allocation
+from pipelines.runtime.streaming import WINDOW
 
 if TYPE_CHECKING:
+    from agenttts.answering import Answer, MeanCost
+    from agenttts.cli.atwork import AtWork
     from agenttts.results.adaptive import TestedPolicy
+    from datastore import Store
 
 
 def run(
@@ -56,9 +62,27 @@ def run(
     replay: Annotated[
         bool, typer.Option("--replay", help="Forbid every call that recorded samples can't answer.")
     ] = False,
+    window: Annotated[
+        int,
+        typer.Option("--window", min=1, help="Inputs that are read and not yet answered, at most."),
+    ] = WINDOW,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write to this file; stdout where not given.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on after the last whole line of --out, with the same inputs from their start.",
+        ),
+    ] = False,
     json: Json = True,
 ) -> None:
     """Run an allocation or a policy on JSON lines from stdin; a JSON line for each goes to stdout, in order.
+
+    Inputs are read as they come, and each answer is written as soon as it and those before it are there. An
+    input that can't be run has a line with the status `error` and the reason; at the end the exit code is 1.
+    `id` is the input's own (the dataset's `id_field`, else `id`), or its number.
 
     Example: `agenttts run pipeline.yaml --run latest --db run.duckdb < inputs.jsonl > outputs.jsonl`
     """
@@ -68,9 +92,11 @@ def run(
         )
     if fixed and run_id is None:
         raise UserError("--fixed says which of a run's results is taken; give --run RUN too")
+    if resume and out is None:
+        raise UserError("--resume goes on with the file of --out; give --out FILE too")
     loaded = pipelines.load_spec(spec)
-    from agenttts.cli.terminal import escaped_json
-    from agenttts.result import MeanCost, run_inputs
+    from agenttts.answering import STREAM_CACHE_BYTES, MeanCost
+    from agenttts.cli.atwork import AtWork
     from datastore import Store
 
     mean: MeanCost | None = None
@@ -88,21 +114,66 @@ def run(
     mean = mean if mean_units is None else MeanCost(mean_units)
     if isinstance(chosen, Allocation):
         chosen = _fitting(loaded, chosen)
-    inputs = [_input(number, line) for number, line in enumerate(sys.stdin, 1) if line.strip()]
-    with Store.open(db) as store:
-        outputs = asyncio.run(run_inputs(loaded, chosen, inputs, store, mean=mean, replay=replay))
-    for output in outputs:
-        sys.stdout.write(escaped_json(jsonlib.dumps(output, ensure_ascii=False)) + "\n")
-    if isinstance(chosen, pipelines.Policy) and outputs:
+    key = "cost_usd" if mean is not None and mean.measure == "usd" else "units"
+    at_work = AtWork(chosen, key) if isinstance(chosen, pipelines.Policy) else None
+    with Store.open(db, cache_bytes=STREAM_CACHE_BYTES) as store, Answers.open(out, resume=resume) as written:
+        run = Run(spec=loaded, chosen=chosen, store=store, mean=mean, replay=replay, window=window)
+        asyncio.run(run.answer(_stdin(), written, at_work))
+    if at_work is not None:
         if mean is not None:
             expected = tested.cost.mean if comparable and tested is not None and tested.cost else None
-            tell_pace(chosen, outputs, mean, expected)
-        if tested is not None and tested.confidence is not None and not lowered(chosen, outputs):
-            tell_drift(tested.confidence, outputs)
-    failed = [output for output in outputs if output["status"] != "ok"]
-    if failed:
-        say(f"{len(failed)} of {len(outputs)} inputs have no output: {failed[0]['reason']}", "yellow")
+            at_work.tell_pace(mean, expected)
+        if tested is not None and tested.confidence is not None and not at_work.lowered:
+            at_work.tell_drift(tested.confidence)
+    if written.n_failed:
+        say(f"{written.n_failed} of {written.n} inputs have no output: {written.first_failure}", "yellow")
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What `agenttts run` runs, on what and how."""
+
+    spec: pipelines.PipelineSpec
+    chosen: Allocation | pipelines.Policy
+    store: Store
+    mean: MeanCost | None
+    replay: bool
+    window: int
+
+    async def answer(self, lines: Iterable[str | bytes], written: Answers, at_work: AtWork | None) -> None:
+        """Write the answers to lines of input, from where the answers written before end."""
+        from agenttts.answering import answers
+        from pipelines.dataset.inputs import read_inputs
+
+        inputs = read_inputs(self.spec, lines, source="stdin")
+        note = at_work.add if at_work is not None else lambda answer: None
+        coming = answers(
+            self.spec,
+            self.chosen,
+            inputs,
+            self.store,
+            mean=self.mean,
+            replay=self.replay,
+            window=self.window,
+            earlier=noted(written.before(inputs), note),
+        )
+        async with aclosing(coming):
+            async for answer in coming:
+                written.write(answer)
+                note(answer)
+
+
+def noted(answers: Iterator[Answer], note: Callable[[Answer], None]) -> Iterator[Answer]:
+    """Yield answers, each after it was noted."""
+    for answer in answers:
+        note(answer)
+        yield answer
+
+
+def _stdin() -> Iterable[str | bytes]:
+    """Lines as bytes, so that one that is no text is that one's fault."""
+    return () if sys.stdin is None else getattr(sys.stdin, "buffer", sys.stdin)
 
 
 def _fitting(spec: pipelines.PipelineSpec, allocation: Allocation) -> Allocation:
@@ -127,15 +198,5 @@ def _read_allocation(path: Path | None) -> Allocation:
         return Allocation.from_dict(data)
     except OSError as error:
         raise UserError(f"{path}: the allocation can't be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise UserError(f"{path}: not an allocation: {error}") from error
-
-
-def _input(number: int, line: str) -> Mapping[str, Any]:
-    try:
-        data = jsonlib.loads(line)
-    except ValueError as error:
-        raise UserError(f"stdin:{number}: not JSON: {error}; one object per line") from error
-    if not isinstance(data, Mapping):
-        raise UserError(f"stdin:{number}: an input is a JSON object, got {type(data).__name__}")
-    return data

@@ -195,7 +195,7 @@ def read_tuned(path: Path | str) -> TunedModel:
     return TunedModel(
         path=path,
         base=base,
-        rank=None if config is None else int(config.get("r", 0)),
+        rank=None if config is None else _rank(path, config),
         n_params=sum(count_parameters(file) for file in files),
         digest=weights_digest(path),
         card=_read_card(path / CARD),
@@ -250,6 +250,8 @@ def tensors(file: Path) -> dict[str, TensorInfo]:
         TypeError,
         AttributeError,
         struct.error,
+        RecursionError,
+        MemoryError,
     ) as error:
         raise UserError(f"{file}: must be a safetensors file: {error}") from None
     size = max((tensor.end for tensor in entries.values()), default=8 + length)
@@ -339,7 +341,7 @@ def context_length(path: Path) -> int | None:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         return int(config["max_position_embeddings"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -415,10 +417,19 @@ def _servable_problem(config: Mapping[str, Any]) -> str | None:
         return "use_dora must be off: vLLM has no DoRA; merge the adapter instead (merge: true)"
     if config.get("bias", "none") != "none":
         return f"bias must be none, got {config['bias']!r}"
-    rank = int(config.get("r", 0))
-    if not 1 <= rank <= RANKS[-1]:
+    rank = config.get("r", 0)
+    if not isinstance(rank, int) or not 1 <= rank <= RANKS[-1]:
         return f"rank must be from 1 to {RANKS[-1]}, the largest that vLLM serves, got {rank}"
     return None
+
+
+def _rank(path: Path, config: Mapping[str, Any]) -> int:
+    rank = config.get("r", 0)
+    if not isinstance(rank, int) or isinstance(rank, bool):
+        raise UserError(
+            f"{path / ADAPTER_CONFIG}: r must be an integer, the adapter's rank, got {rank!r:.60}"
+        )
+    return rank
 
 
 def _read_card(file: Path) -> TuningCard:
@@ -436,7 +447,7 @@ def _read_json(file: Path) -> dict[str, Any] | None:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: can't be read: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"{file}: must be a JSON object")

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import math
+import reprlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,14 +130,15 @@ def made_row(place: str, value: object) -> Row:
         DatasetError: The value is not a mapping with texts as keys, or JSON can't express a value in it.
     """
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise DatasetError(f"{place}: a row must be a mapping of fields, got {value!r:.60}")
+        raise DatasetError(f"{place}: a row must be a mapping of fields, got {reprlib.repr(value)}")
     fields = {}
     for name, item in value.items():
         try:
             fields[name] = plain(_simplified(item))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
+            reason = "it is nested too deep" if isinstance(error, RecursionError) else error
             raise DatasetError(
-                f"{place}: field {name!r} must be JSON-able: {error}; leave the field out"
+                f"{place}: field {name!r} must be JSON-able: {reason}; leave the field out"
             ) from None
     return Row(place, fields)
 
@@ -161,7 +163,7 @@ def _json(file: Path) -> list[tuple[str, object]]:
         return _json_lines(file, text)
     try:
         rows = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise DatasetError(f"{file}{line}: must be JSON: {error}") from None
     return [(f"{file}: row {number}", row) for number, row in enumerate(rows, 1)]
@@ -182,7 +184,7 @@ def _json_lines(file: Path, text: str) -> list[tuple[str, object]]:
         if line.strip():
             try:
                 rows.append((f"{file}:{number}", json.loads(line)))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DatasetError(f"{file}:{number}: a line must be one JSON object: {error}") from None
     return rows
 
@@ -225,7 +227,7 @@ def _lists(cells: Sequence[str]) -> list[list[object]] | None:
             return None
         try:
             value = json.loads(cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             try:
                 value = ast.literal_eval(cell)
             except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -241,7 +243,7 @@ def _parquet(file: Path) -> list[tuple[str, object]]:
             result = connection.execute("SELECT * FROM read_parquet(?)", [[str(file)]])
             names = [column[0] for column in result.description]
             rows = result.fetchall()
-    except duckdb.Error as error:
+    except (duckdb.Error, MemoryError, OverflowError) as error:
         raise DatasetError(f"{file}: must be Parquet: {' '.join(str(error).split())[:200]}") from None
     return [(f"{file}: row {n}", dict(zip(names, row, strict=True))) for n, row in enumerate(rows, 1)]
 

@@ -29,6 +29,7 @@ __all__ = [
     "examples_from_rows",
     "load_examples",
     "load_splits",
+    "row_check",
     "seeded_order",
     "with_data",
 ]
@@ -154,9 +155,22 @@ def examples_from_rows(
         DatasetError: A row lacks a field or has a value that is not JSON-able, or an id occurs twice.
     """
     checked = [made_row(f"{source}: row {number}", row) for number, row in enumerate(rows, 1)]
-    _check(checked, list(_needs(spec, labels=labels)), spec)
+    check = row_check(spec, labels=labels)
+    for row in checked:
+        check(row)
     id_field = spec.dataset.id_field
     return _examples(checked, id_field if all(id_field in row.fields for row in checked) else None)
+
+
+def row_check(spec: PipelineSpec, *, labels: bool = False) -> Callable[[Row], None]:
+    """Return a function that raises DatasetError for a row that lacks what a pipeline needs.
+
+    Args:
+        spec: The pipeline.
+        labels: Whether a row must have the gold values of the metrics too.
+    """
+    needs = list(_needs(spec, labels=labels))
+    return lambda row: _check([row], needs, spec)
 
 
 def examples_digest(examples: Sequence[Example]) -> str:
@@ -231,7 +245,7 @@ def _shared(spec: PipelineSpec) -> dict[str, JSON]:
     for name, wanted in spec.dataset.shared.items():
         try:
             values[name] = json.loads((spec.root / wanted).read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
             raise spec.error_at(
                 f"dataset.shared.{name}",

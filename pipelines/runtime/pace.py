@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Callable, Sequence
-
-from pipelines.examples import Example
-from pipelines.runtime.policies import PolicyOutcome, PolicyRunner
+from collections import deque
+from collections.abc import Sequence
 
 STEP = 0.2
 """How far the thresholds move, in logits, for a query that costs twice what it may."""
@@ -45,41 +42,31 @@ class Pace:
         self.thresholds = tuple(_moved(threshold, self._shift) for threshold in self._first)
 
 
-async def run_paced(
-    runner: PolicyRunner,
-    examples: Sequence[Example],
-    pace: Pace,
-    cost: Callable[[PolicyOutcome], float | None],
-    *,
-    with_score: bool = True,
-) -> list[PolicyOutcome]:
-    """Run a policy on examples in order, with thresholds that hold its mean cost.
+class PacedQueries:
+    """The thresholds of queries that come in order.
 
-    The thresholds of an example follow from the costs of all but the AT_ONCE before it, so that the same
-    samples give the same outcomes, however long each takes.
+    Those of a query follow from the costs of all but the AT_ONCE before it, so that the same samples give the
+    same outcomes, however long each takes. No more than AT_ONCE may be under way together.
 
     Args:
-        runner: Runs the policy.
-        examples: The examples.
         pace: Moves the thresholds.
-        cost: Returns what a query took, in what the pace holds; None counts as nothing.
-        with_score: As in `PolicyRunner.run_example`.
-
-    Raises:
-        PipelineError, StoreError: As `PolicyRunner.run_example`.
     """
-    tasks = list[asyncio.Task[PolicyOutcome]]()
-    try:
-        for number, example in enumerate(examples):
-            if number >= AT_ONCE:
-                pace.add(cost(await tasks[number - AT_ONCE]) or 0.0)
-            coming = runner.run_example(example, with_score=with_score, thresholds=pace.thresholds)
-            tasks.append(asyncio.create_task(coming))
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._costs = deque[float]()
+        self._begun = 0
+
+    def begin(self) -> tuple[float, ...]:
+        """Return the thresholds of the next query."""
+        if self._begun >= AT_ONCE:
+            self._pace.add(self._costs.popleft())
+        self._begun += 1
+        return self._pace.thresholds
+
+    def end(self, cost: float | None) -> None:
+        """Take what the next query in order took, in what the pace holds; None counts as nothing."""
+        self._costs.append(cost or 0.0)
 
 
 def _moved(threshold: float, shift: float) -> float:

@@ -26,6 +26,8 @@ from pipelines.servers.wire import Draw, DrawnSample, PromptRefused
 from pipelines.spec.pipeline import PipelineSpec, SamplingSpec
 from pipelines.spec.request_fields import sent_fields
 
+_MOST_PROMPTS = 1 << 15
+
 
 class SampleBank(Protocol):
     """What is asked of `datastore.store.Store` here."""
@@ -183,8 +185,13 @@ class Sampler:
     async def _known_prompt_tokens(self, key: str) -> int | None:
         if key not in self._prompt_tokens:
             banked = await self._bank.get_prompt(key)
-            self._prompt_tokens[key] = None if banked is None else banked.prompt_tokens
+            self._keep_prompt_tokens(key, None if banked is None else banked.prompt_tokens)
         return self._prompt_tokens[key]
+
+    def _keep_prompt_tokens(self, key: str, tokens: int | None) -> None:
+        if len(self._prompt_tokens) > _MOST_PROMPTS:
+            self._prompt_tokens.clear()  # the bank has them
+        self._prompt_tokens[key] = tokens
 
     async def _fill(
         self,
@@ -245,7 +252,7 @@ class Sampler:
             self._most_n[model] = draw.most_n
         if draw.prompt_tokens is not None:
             drawing.prompt = replace(prompt, prompt_tokens=draw.prompt_tokens)
-            self._prompt_tokens[prompt.key] = draw.prompt_tokens
+            self._keep_prompt_tokens(prompt.key, draw.prompt_tokens)
         if draw.missing:
             textless = self._textless.setdefault((drawing.stage, model), Textless())
             textless.n += len(draw.missing)

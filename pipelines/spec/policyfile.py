@@ -60,7 +60,7 @@ def policy_from_json(text: str) -> Policy:
     """
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"must be JSON: {error}") from None
     if not isinstance(data, dict):
         raise SpecError(f"must be a mapping of keys, got {type(data).__name__}")

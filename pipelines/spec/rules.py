@@ -279,7 +279,7 @@ def _prompt(field: str, stage: StageSpec, root: Path) -> Iterator[SpecError]:
 def _schema_file(field: str, file: Path) -> Iterator[SpecError]:
     try:
         schema = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
         remedy = "paths start from the spec's directory"
         yield SpecError(f"{file} can't be read: {reason}", field=field, remedy=remedy)
@@ -460,6 +460,11 @@ def address_law(base_url: str) -> str | None:
     """Return the rule that a server's address breaks; None when it breaks none."""
     if not re.match(r"https?://[^/\s]", base_url):
         return "must start with http:// or https://"
+    if re.match(r"https?://[^/?#]*@", base_url):
+        return (
+            "must hold no user name and no password, which would be stored with each run; export the key, "
+            "and name its variable (api_key_env)"
+        )
     try:
         parts = urlsplit(base_url)
         if parts.port == 0 or not parts.hostname:
@@ -478,11 +483,18 @@ def _charges(model: ModelSpec) -> tuple[object, ...]:
     return model.active_params, model.price
 
 
+def without_password(address: str) -> str:
+    """Return an address with what stands before its host left out, for messages."""
+    return re.sub(r"^(\w*:?//)?[^/?#]*@", r"\1…@", address)
+
+
 def _models(models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:
     for name, model in models.items():
         law = address_law(model.base_url)
         if law is not None:
-            yield SpecError(f"{law}, got {model.base_url!r}", field=f"models.{name}.base_url")
+            yield SpecError(
+                f"{law}, got {without_password(model.base_url)!r}", field=f"models.{name}.base_url"
+            )
         twin = next((other for other in models if _key(other, models) == _key(name, models)), name)
         if _charges(models[twin]) != _charges(model):
             yield SpecError(

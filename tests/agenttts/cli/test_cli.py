@@ -351,17 +351,6 @@ def test_bad_arguments_are_refused_with_one_line(small: Path, server: ScriptedSe
     assert (tmp_path / "foreign.duckdb").read_bytes() == b"not a database" * 1000
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '{"other": 1}'])
-def test_an_input_line_that_is_wrong_is_named(line: str, small: Path, tmp_path: Path) -> None:
-    """`run` says which line of stdin can't be used, before anything is drawn."""
-    file = tmp_path / "allocation.json"
-    file.write_text(json.dumps({s: {"model": "small", "n_samples": 1} for s in ("retrieve", "answer")}))
-    stdin = '{"question": "x"}\n' + line + "\n"
-    done = agenttts("run", small, "--allocation", file, "--db", tmp_path / "r.duckdb", stdin=stdin)
-    assert done.code == 2 and not done.out
-    assert re.search(r"\b2\b", " ".join(done.errors)), done.err
-
-
 def test_a_second_writer_is_refused_at_once(small: Path, tmp_path: Path) -> None:
     """One writer per database, said with the file's name."""
     db = tmp_path / "run.duckdb"

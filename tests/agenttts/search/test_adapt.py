@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from agenttts import UserError, load_run, search
-from agenttts.result import MeanCost, run_inputs
+from agenttts.answering import MeanCost, answers
 from agenttts.results.adaptive import AdaptivePolicy
 from agenttts.search.events import TrialStarted
 from datastore import Store
 from pipelines.dataset import load_examples
+from pipelines.dataset.inputs import read_inputs
 from pipelines.policy import Policy
 from pipelines.spec.fields import Price
 from pipelines.zoo import SPEC
@@ -109,8 +110,12 @@ def test_the_mean_is_held_in_dollars(zoo_db: Path, tmp_path: Path) -> None:
     def costs(mean: MeanCost | None) -> list[float]:
         with Store.open(tmp_path / "usd.duckdb") as store:
             policy = adaptive_of(zoo_db).policy
-            ran = asyncio.run(run_inputs(spec, policy, inputs, store, mean=mean, replay=True))
-        return [output["cost_usd"] for output in ran]
+
+            async def ran() -> list[float]:
+                coming = answers(spec, policy, read_inputs(spec, inputs), store, mean=mean, replay=True)
+                return [output["cost_usd"] async for output in coming]
+
+            return asyncio.run(ran())
 
     free = statistics.fmean(costs(None))
     assert statistics.fmean(costs(MeanCost(0.8 * free, "usd"))) < 0.95 * free
