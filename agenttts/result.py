@@ -39,6 +39,8 @@ from pipelines.runtime.pace import Pace, run_paced
 from pipelines.runtime.policies import PolicyRunner
 from pipelines.runtime.runtime import Runtime
 from pipelines.servers.clients import ModelClients
+from pipelines.servers.patience import Patience
+from pipelines.servers.server import OnNotice
 from pipelines.spec.files import restore_spec
 from pipelines.spec.pipeline import PipelineSpec
 
@@ -258,6 +260,7 @@ class LoadedRun(SearchResult):
         policy: Policy | None = None,
         mean_units: float | None = None,
         db: Path | str | None = None,
+        patience: Patience | None = None,
     ) -> list[dict[str, Any]]:
         """Run an allocation or a policy on new inputs; nothing is scored.
 
@@ -271,6 +274,8 @@ class LoadedRun(SearchResult):
                 that it was chosen for, in units or US dollars, and leaves the thresholds of another as they
                 are.
             db: The database that keeps the samples; None for the run's own.
+            patience: How long an answer, a fault and an outage of a server are waited for; None: the
+                defaults.
 
         Returns:
             A mapping for each input, in the order of the inputs: `id`, `output`, `stages` (each stage's
@@ -282,9 +287,17 @@ class LoadedRun(SearchResult):
             UserError: The run has no best allocation, both an allocation and a policy are given, or
                 `mean_units` is not a finite number above 0 or is given for an allocation.
             SpecError: The policy does not fit the pipeline.
+            ServerDown: A server was down for too long; what was paid for is kept.
         """
         return run_blocking(
-            self.run_async(inputs, allocation=allocation, policy=policy, mean_units=mean_units, db=db)
+            self.run_async(
+                inputs,
+                allocation=allocation,
+                policy=policy,
+                mean_units=mean_units,
+                db=db,
+                patience=patience,
+            )
         )
 
     async def run_async(
@@ -295,6 +308,7 @@ class LoadedRun(SearchResult):
         policy: Policy | None = None,
         mean_units: float | None = None,
         db: Path | str | None = None,
+        patience: Patience | None = None,
     ) -> list[dict[str, Any]]:
         """Run an allocation or a policy on new inputs, from code that is already asynchronous.
 
@@ -304,12 +318,13 @@ class LoadedRun(SearchResult):
             policy: As in `run`.
             mean_units: As in `run`.
             db: As in `run`.
+            patience: As in `run`.
 
         Returns:
             As `run` does.
 
         Raises:
-            UserError, SpecError: As `run` does.
+            UserError, SpecError, ServerDown: As `run` does.
         """
         if allocation is not None and policy is not None:
             raise UserError("one of allocation and policy says what to run; give one")
@@ -320,7 +335,7 @@ class LoadedRun(SearchResult):
         if mean_units is not None:
             mean = MeanCost(mean_units)
         with Store.open(db or self.db) as store:
-            return await run_inputs(self.spec, chosen, inputs, store, mean=mean)
+            return await run_inputs(self.spec, chosen, inputs, store, mean=mean, patience=patience)
 
     def chosen(self, *, fixed: bool = False) -> tuple[Allocation | Policy, MeanCost | None]:
         """Return what the run chose, and what a query of it may cost on average.
@@ -351,7 +366,9 @@ async def run_inputs(
     *,
     mean: MeanCost | None = None,
     replay: bool = False,
+    patience: Patience | None = None,
     environ: Mapping[str, str] = os.environ,
+    on_notice: OnNotice | None = None,
 ) -> list[dict[str, Any]]:
     """Run an allocation or a policy on new inputs; nothing is scored, and no run pays.
 
@@ -363,13 +380,16 @@ async def run_inputs(
             exists.
         mean: What a query of a policy may cost on average; None leaves its thresholds as they are.
         replay: Whether only recorded samples answer.
+        patience: How long servers are waited for; None: `Patience()`.
         environ: The environment variables, which hold the servers' API keys.
+        on_notice: Called with a line when a server is down, and when it is back.
 
     Returns:
         A mapping for each input, as `LoadedRun.run` returns it.
 
     Raises:
         UserError: A mean is given for an allocation, or a model lacks what its measure needs.
+        ServerDown: A server was down for too long.
     """
     if mean is not None and not isinstance(chosen, Policy):
         raise UserError(
@@ -378,7 +398,15 @@ async def run_inputs(
         )
     examples = examples_from_rows(spec, inputs)
     attach_spec_bank(spec, store)
-    clients = None if replay else ModelClients(spec, rng=random.Random(0), environ=environ)
+    clients = None
+    if not replay:
+        clients = ModelClients(
+            spec,
+            rng=random.Random(0),
+            patience=patience or Patience(),
+            environ=environ,
+            on_notice=on_notice,
+        )
     runtime = Runtime(spec, store, clients, run_id=None, replay=replay)
     try:
         if isinstance(chosen, Policy):

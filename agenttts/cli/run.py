@@ -15,9 +15,20 @@ import typer
 import agenttts
 import pipelines
 from agenttts.cli.atwork import lowered, tell_drift, tell_pace
-from agenttts.cli.options import DEFAULT_DB, Db, Json, Spec, say
+from agenttts.cli.options import (
+    DEFAULT_DB,
+    PATIENCE,
+    Db,
+    Json,
+    LongestOutage,
+    RetryFor,
+    Spec,
+    Timeout,
+    say,
+)
 from agenttts.errors import UserError
 from pipelines.allocation import Allocation
+from pipelines.servers.patience import Patience
 
 if TYPE_CHECKING:
     from agenttts.results.adaptive import TestedPolicy
@@ -55,6 +66,9 @@ def run(
     replay: Annotated[
         bool, typer.Option("--replay", help="Forbid every call that recorded samples can't answer.")
     ] = False,
+    timeout: Timeout = PATIENCE.timeout_s,
+    retry_for: RetryFor = PATIENCE.retry_s,
+    longest_outage: LongestOutage = PATIENCE.longest_outage_s,
     json: Json = True,
 ) -> None:
     """Run an allocation or a policy on JSON lines from stdin; a JSON line for each goes to stdout, in order.
@@ -88,7 +102,12 @@ def run(
         chosen = _fitting(loaded, chosen)
     inputs = [_input(number, line) for number, line in enumerate(sys.stdin, 1) if line.strip()]
     with Store.open(db) as store:
-        outputs = asyncio.run(run_inputs(loaded, chosen, inputs, store, mean=mean, replay=replay))
+        patience = Patience(timeout_s=timeout, retry_s=retry_for, longest_outage_s=longest_outage)
+        outputs = asyncio.run(
+            run_inputs(
+                loaded, chosen, inputs, store, mean=mean, replay=replay, patience=patience, on_notice=say
+            )
+        )
     for output in outputs:
         sys.stdout.write(jsonlib.dumps(output, ensure_ascii=False) + "\n")
     if isinstance(chosen, pipelines.Policy) and outputs:

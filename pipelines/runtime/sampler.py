@@ -253,6 +253,7 @@ class Sampler:
             drawing.failure = DrawFailed(f"model {model!r}: {draw.missing[0]}", transient=False)
         drawing.calls += bill.calls
         await enter(self._bank, self._run_id, drawing.prompt, drawn, bill, bounds)
+        self._clients.grace.check()
         drawing.samples.update((sample.index, sample) for sample in drawn)
 
     def _complete(

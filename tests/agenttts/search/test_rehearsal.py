@@ -16,6 +16,7 @@ from agenttts.space.space import SearchSpace
 from pipelines import load_spec
 from pipelines.dataset import load_examples
 from pipelines.servers.clients import ModelClients
+from pipelines.servers.patience import Patience
 from pipelines.spec.pipeline import PipelineSpec
 from tests.agenttts.commands import agenttts
 from tests.agenttts.small_specs import small_spec, write_examples, write_pipeline
@@ -32,7 +33,7 @@ def shape(request: Request) -> tuple[str, frozenset[str], int]:
 
 async def rehearsed(spec: PipelineSpec) -> dict[str, Rehearsed]:
     example = load_examples(spec, "search")[0]
-    clients = ModelClients(spec, rng=random.Random(0), retries=0)
+    clients = ModelClients(spec, rng=random.Random(0), patience=Patience(retry_s=0))
     try:
         results = await rehearse(
             spec, plan_rehearsal(SearchSpace(spec, spec.budget.amount), example), example, clients
