@@ -325,7 +325,6 @@ def bad_arguments(small: Path, folder: Path) -> dict[str, tuple[list[object], st
         "a budget of nothing": ([*search, "--budget", "0"], "budget"),
         "a cap of nothing": ([*search, "--max-tokens", "0"], "tokens"),
         "dollars without prices": ([*search, "--max-usd", "1"], "price"),
-        "resuming nothing": ([*search, "--resume"], "--resume"),
         "a foreign database": (["search", small, "--db", foreign], "foreign.duckdb"),
         "replay without a bank": ([*search, "--replay"], "bank"),
         "a bank that is none": ([*search, "--bank", text], "list.json"),
