@@ -26,6 +26,7 @@ from pipelines.jsonvalues import JSON
 from pipelines.reading.readers import json_value, required, strip_thinking
 from pipelines.runtime.sampler import SpendGate, enter, reserved, sample_of
 from pipelines.servers.billing import Bill
+from pipelines.servers.grace import end_if_cancelled
 from pipelines.servers.patience import Patience
 from pipelines.servers.server import ServerClient
 from pipelines.servers.wire import PromptRefused
@@ -221,7 +222,7 @@ class AgentChat:
             raise EndpointFailed(f"the agent's endpoint: {error}") from error
         finally:
             await enter(self._store, self._run_id, prompt, samples, bill, bounds)
-            self._server.grace.check()
+            end_if_cancelled()
         return samples[0].text
 
 

@@ -86,7 +86,10 @@ def main() -> None:
     def terminated(number: int, frame: FrameType | None) -> None:
         """End the command on SIGTERM as on Ctrl-C: in order, without losing results."""
         signals.append(number)
-        signal.raise_signal(signal.SIGINT)  # which a running event loop answers by cancelling its task
+        interrupted = signal.getsignal(signal.SIGINT)
+        if not callable(interrupted):  # as in the background of a shell, where Ctrl-C is ignored
+            raise KeyboardInterrupt
+        interrupted(signal.SIGINT, frame)  # a running event loop's cancels its task
 
     signal.signal(signal.SIGTERM, terminated)
     try:

@@ -16,6 +16,13 @@ GRACE_S = 5.0
 """Seconds for which requests in flight are awaited once a run is stopped."""
 
 
+def end_if_cancelled() -> None:
+    """Raise the CancelledError that `Grace.awaited` has put off in this task, if it has."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class Grace:
     """The end of drawing for all servers of a run: it begins when the first of their requests is cancelled.
 
@@ -31,14 +38,15 @@ class Grace:
         self._n_in_flight = 0
 
     def check(self) -> None:
-        """Go no further once the end has begun: CancelledError."""
+        """Raise CancelledError once the end has begun, so that no request begins."""
         if self._until is not None:
             raise asyncio.CancelledError
 
     async def awaited(self, request: Coroutine[Any, Any, Result]) -> Result:
         """Return what a request brings, also when its task is cancelled, if it comes in time.
 
-        Whoever calls this keeps what came, and then calls `check`. A second cancellation ends at once.
+        Whoever calls this keeps what came, and then calls `end_if_cancelled`. A second cancellation ends at
+        once.
 
         Args:
             request: Not begun yet.
