@@ -20,6 +20,7 @@ from agenttts.tasktune.fit import FitConfig, fit
 from agenttts.training.weights import TunedModel, read_tuned
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.policy import Policy
+from pipelines.servers.patience import Patience
 from pipelines.spec.policyfile import load_policy
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "FitConfig",
     "LoadedRun",
     "Outcome",
+    "Patience",
     "Pending",
     "Policy",
     "ReportData",

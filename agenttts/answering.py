@@ -26,6 +26,8 @@ from pipelines.runtime.policies import PolicyOutcome, PolicyRunner
 from pipelines.runtime.runtime import Runtime
 from pipelines.runtime.streaming import WINDOW, in_order
 from pipelines.servers.clients import ModelClients
+from pipelines.servers.patience import Patience
+from pipelines.servers.server import OnNotice
 from pipelines.spec.pipeline import PipelineSpec
 
 Answer: TypeAlias = dict[str, Any]
@@ -70,7 +72,9 @@ async def answers(
     strict: bool = False,
     window: int = WINDOW,
     earlier: Iterable[Answer] = (),
+    patience: Patience | None = None,
     environ: Mapping[str, str] = os.environ,
+    on_notice: OnNotice | None = None,
 ) -> AsyncGenerator[Answer]:
     """Run an allocation or a policy on new inputs; no run pays.
 
@@ -86,7 +90,9 @@ async def answers(
         window: Inputs that are read and not yet answered, at most. A policy whose mean cost is held has 32 at
             most.
         earlier: The answers to the inputs before these, in order: the thresholds go on from what they cost.
+        patience: How long servers are waited for; None: `Patience()`.
         environ: The environment variables, which hold the servers' API keys.
+        on_notice: Called with a line when a server is down, and when it is back.
 
     Yields:
         The answers, each as soon as it and those before it are there.
@@ -94,6 +100,7 @@ async def answers(
     Raises:
         UserError: A mean is given for an allocation, or a model lacks what its measure needs.
         DatasetError, SpecError, ReplayMiss: Where `strict`, an input can't be run.
+        ServerDown: A server was down for too long; the answers before were yielded.
     """
     if mean is not None and not isinstance(chosen, Policy):
         raise UserError(
@@ -101,7 +108,15 @@ async def answers(
             "leave it out"
         )
     attach_spec_bank(spec, store)
-    clients = None if replay else ModelClients(spec, rng=random.Random(0), environ=environ)
+    clients = None
+    if not replay:
+        clients = ModelClients(
+            spec,
+            rng=random.Random(0),
+            patience=patience or Patience(),
+            environ=environ,
+            on_notice=on_notice,
+        )
     runtime = Runtime(spec, store, clients, run_id=None, replay=replay)
     try:
         work = _work(runtime, chosen, mean, strict)

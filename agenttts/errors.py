@@ -1,9 +1,9 @@
 """The errors of the package.
 
 Every error that a person can put right derives from AgentTTSError; the command line prints its one line and
-exits with code 2. Faults of servers and models during a trial are not errors here: they become missing values
-(`evaluate`). Errors of a spec are `pipelines.errors.SpecError`, errors of the store
-`datastore.errors.StoreError`.
+exits with code 2, or with 1 for TrialsFailed. Faults of servers and models during a trial are not errors
+here: they become missing values (`evaluate`). Errors of a spec are `pipelines.errors.SpecError`, errors of
+the store `datastore.errors.StoreError`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ class AgentTTSError(Exception):
 
 class UserError(AgentTTSError):
     """A request that cannot be carried out as it stands."""
+
+
+class TrialsFailed(AgentTTSError):
+    """Several trials in a row have no score; the run stops, and goes on when the cause is mended."""
 
 
 class SpaceError(UserError):

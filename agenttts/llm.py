@@ -26,6 +26,8 @@ from pipelines.jsonvalues import JSON
 from pipelines.reading.readers import json_value, required, strip_thinking
 from pipelines.runtime.sampler import SpendGate, enter, reserved, sample_of
 from pipelines.servers.billing import Bill
+from pipelines.servers.grace import end_if_cancelled
+from pipelines.servers.patience import Patience
 from pipelines.servers.server import ServerClient
 from pipelines.servers.wire import PromptRefused
 from pipelines.spec import SamplingSpec
@@ -36,9 +38,8 @@ AGENT_SHARE = 1 / 3
 AT_ONCE = 8
 """How many questions of a chat are asked and not yet in the bank at most."""
 _API_KEY = "AGENTTTS_AGENT_API_KEY"
-_RETRIES = 2
-_REFUSED_PATIENCE_S = 5.0
-_OVERLOAD_PATIENCE_S = 180.0  # longer than a limit of requests a minute asks to wait
+_RETRY_S = 5.0
+_OVERLOADED_S = 180.0  # longer than a limit of requests a minute asks to wait
 
 Message: TypeAlias = Mapping[str, str]
 """One message of a chat: its `role` and its `content`."""
@@ -164,11 +165,9 @@ class AgentChat:
             settings.api_key,
             key_env=_API_KEY,
             rng=random.Random(0),  # spreads waits
-            timeout_s=settings.timeout_s,
-            retries=_RETRIES,
+            patience=Patience(timeout_s=settings.timeout_s, retry_s=_RETRY_S, longest_outage_s=_OVERLOADED_S),
+            holds=False,  # others answer in its place
             max_in_flight=AT_ONCE,
-            overload_patience_s=_OVERLOAD_PATIENCE_S,
-            refused_patience_s=_REFUSED_PATIENCE_S,
         )
 
     async def ask(self, messages: Sequence[Message], schema: Mapping[str, JSON]) -> str:
@@ -225,6 +224,7 @@ class AgentChat:
             raise EndpointFailed(f"the agent's endpoint: {error}") from error
         finally:
             await enter(self._store, self._run_id, prompt, samples, bill, bounds)
+            end_if_cancelled()
         return samples[0].text
 
 

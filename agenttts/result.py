@@ -30,6 +30,7 @@ from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.policy import Policy
 from pipelines.runtime.streaming import WINDOW
+from pipelines.servers.patience import Patience
 from pipelines.spec.files import restore_spec
 from pipelines.spec.pipeline import PipelineSpec
 
@@ -239,6 +240,7 @@ class LoadedRun(SearchResult):
         mean_units: float | None = None,
         db: Path | str | None = None,
         window: int = WINDOW,
+        patience: Patience | None = None,
     ) -> list[Answer]: ...
     def run(
         self,
@@ -249,6 +251,7 @@ class LoadedRun(SearchResult):
         mean_units: float | None = None,
         db: Path | str | None = None,
         window: int = WINDOW,
+        patience: Patience | None = None,
     ) -> Iterator[Answer] | list[Answer]:
         """Run an allocation or a policy on new inputs; nothing is scored.
 
@@ -264,6 +267,8 @@ class LoadedRun(SearchResult):
                 are.
             db: The database that keeps the samples; None for the run's own.
             window: Inputs that are read and not yet answered, at most.
+            patience: How long an answer, a fault and an outage of a server are waited for; None: the
+                defaults.
 
         Returns:
             A mapping for each input, in the order of the inputs: `id` (the input's own, of the dataset's id
@@ -279,15 +284,28 @@ class LoadedRun(SearchResult):
                 `mean_units` is not a finite number above 0 or is given for an allocation.
             SpecError: The policy does not fit the pipeline.
             DatasetError: An input of a list can't be run.
+            ServerDown: A server was down for too long; what was paid for is kept.
         """
         if isinstance(inputs, Iterator):
             coming = self.stream(
-                inputs, allocation=allocation, policy=policy, mean_units=mean_units, db=db, window=window
+                inputs,
+                allocation=allocation,
+                policy=policy,
+                mean_units=mean_units,
+                db=db,
+                window=window,
+                patience=patience,
             )
             return iterate_blocking(coming)
         return run_blocking(
             self.run_async(
-                inputs, allocation=allocation, policy=policy, mean_units=mean_units, db=db, window=window
+                inputs,
+                allocation=allocation,
+                policy=policy,
+                mean_units=mean_units,
+                db=db,
+                window=window,
+                patience=patience,
             )
         )
 
@@ -300,6 +318,7 @@ class LoadedRun(SearchResult):
         mean_units: float | None = None,
         db: Path | str | None = None,
         window: int = WINDOW,
+        patience: Patience | None = None,
     ) -> list[Answer]:
         """Run an allocation or a policy on new inputs, from code that is already asynchronous.
 
@@ -310,6 +329,7 @@ class LoadedRun(SearchResult):
             mean_units: As in `run`.
             db: As in `run`.
             window: As in `run`.
+            patience: As in `run`.
 
         Returns:
             As `run` does for a list.
@@ -317,7 +337,9 @@ class LoadedRun(SearchResult):
         Raises:
             UserError, SpecError, DatasetError: As `run` does.
         """
-        coming = self._answers(list(inputs), allocation, policy, mean_units, db, window, strict=True)
+        coming = self._answers(
+            list(inputs), allocation, policy, mean_units, db, window, patience, strict=True
+        )
         async with aclosing(coming):
             return [answer async for answer in coming]
 
@@ -330,6 +352,7 @@ class LoadedRun(SearchResult):
         mean_units: float | None = None,
         db: Path | str | None = None,
         window: int = WINDOW,
+        patience: Patience | None = None,
     ) -> AsyncGenerator[Answer]:
         """Run an allocation or a policy on inputs as they come, from code that is already asynchronous.
 
@@ -340,15 +363,16 @@ class LoadedRun(SearchResult):
             mean_units: As in `run`.
             db: As in `run`.
             window: As in `run`.
+            patience: As in `run`.
 
         Returns:
             An asynchronous generator of what `run` returns for each input. Close it (`contextlib.aclosing`)
             to end before the inputs do.
 
         Raises:
-            UserError, SpecError: As `run` does.
+            UserError, SpecError, ServerDown: As `run` does.
         """
-        return self._answers(inputs, allocation, policy, mean_units, db, window, strict=False)
+        return self._answers(inputs, allocation, policy, mean_units, db, window, patience, strict=False)
 
     async def _answers(
         self,
@@ -358,6 +382,7 @@ class LoadedRun(SearchResult):
         mean_units: float | None,
         db: Path | str | None,
         window: int,
+        patience: Patience | None,
         *,
         strict: bool,
     ) -> AsyncGenerator[Answer]:
@@ -378,7 +403,9 @@ class LoadedRun(SearchResult):
             if refused is not None:
                 raise DatasetError(refused)
         with Store.open(db or self.db, cache_bytes=STREAM_CACHE_BYTES) as store:
-            coming = answers(self.spec, chosen, rows, store, mean=mean, strict=strict, window=window)
+            coming = answers(
+                self.spec, chosen, rows, store, mean=mean, strict=strict, window=window, patience=patience
+            )
             async with aclosing(coming):
                 async for answer in coming:
                     yield answer

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from agenttts.errors import UserError
 from agenttts.space.measure import MeasureName
 from agenttts.space.objective import Goal, Objective
+from pipelines.servers.patience import Patience
 from pipelines.spec.pipeline import ModelSpec
 
 MAX_ERROR_RATE = 0.2
@@ -74,7 +75,7 @@ class SearchSettings:
     """The settings of a search, as plain values.
 
     Two settings are equal when a search makes the same decisions under both. What may change when a run is
-    resumed (approval, limits, error rate, requests in flight, preflight, banks) is not compared.
+    resumed (approval, limits, patience, error rate, requests in flight, preflight, banks) is not compared.
 
     Attributes:
         budget_units: The budget of an allocation per query, in its measure.
@@ -95,6 +96,7 @@ class SearchSettings:
             end, 0 to 0.5.
         approve: Whether a person decides on each proposal before it costs anything.
         limits: The limits on what the whole search may spend.
+        patience: How long servers are waited for.
         max_error_rate: The largest share of missing examples with which a trial still has a score.
         max_in_flight: The most requests in flight at each server.
         preflight: Whether servers, prompts and data are checked first.
@@ -119,6 +121,7 @@ class SearchSettings:
     retest: float = 0.0
     approve: bool = field(default=False, compare=False)
     limits: SearchLimits = field(default_factory=SearchLimits, compare=False)
+    patience: Patience = field(default_factory=Patience, compare=False)
     max_error_rate: float = field(default=MAX_ERROR_RATE, compare=False)
     max_in_flight: int = field(default=64, compare=False)
     preflight: bool = field(default=True, compare=False)
@@ -156,7 +159,7 @@ class SearchSettings:
     def to_json_dict(self) -> dict[str, object]:
         """Return the settings as a run stores them, without keys, addresses and local paths."""
         stored = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_STORED}
-        return {**stored, "limits": asdict(self.limits)}
+        return {**stored, "limits": asdict(self.limits), "patience": asdict(self.patience)}
 
     @classmethod
     def from_json_dict(cls, data: Mapping[str, Any]) -> SearchSettings:
@@ -168,7 +171,8 @@ class SearchSettings:
         """
         names = {f.name for f in fields(cls)}.difference(_NOT_STORED)
         known = {name: value for name, value in data.items() if name in names}
-        return cls(**{**known, "limits": SearchLimits(**data.get("limits", {}))})
+        limits, patience = SearchLimits(**data.get("limits", {})), Patience(**data.get("patience", {}))
+        return cls(**{**known, "limits": limits, "patience": patience})
 
     def differences(self, earlier: SearchSettings) -> list[str]:
         """Describe what differs from earlier settings, of what decides the course of a search.

@@ -2,8 +2,9 @@
 
 A message is one line: the place, the rule, the offending value and the remedy. `SpecError`, `DatasetError`,
 `ConfigurationError` and `ReplayMiss` stop a run. `DrawFailed`, `AggregationFailed` and `CustomCodeFailed`
-concern one example and become a missing value. `SpendRefused` ends a search at its limit. Text of a model
-that does not parse is not an error: see `pipelines.reading.noanswer.NoAnswer`.
+concern one example and become a missing value. `SpendRefused` ends a search at its limit, `ServerDown` stops
+a run that can go on later. Text of a model that does not parse is not an error: see
+`pipelines.reading.noanswer.NoAnswer`.
 """
 
 from __future__ import annotations
@@ -92,6 +93,10 @@ class DrawFailed(ServerError):
         self.reason = reason
         self.transient = transient
         super().__init__(reason)
+
+
+class ServerDown(ServerError):
+    """A server was down for longer than is waited; the run stops, and goes on when it is well again."""
 
 
 class ReplayMiss(ServerError):

@@ -194,7 +194,12 @@ def test_an_example_is_answered_or_says_why(
     async def run(url: str) -> None:
         spec = load_spec(write_pipeline(folder, url))
         clients = ModelClients(
-            spec, rng=random.Random(0), timeout_s=0.3, retries=1, backoff_s=0.001, environ={}
+            spec,
+            rng=random.Random(0),
+            patience=Patience(timeout_s=0.3, retry_s=0.05),
+            holds=False,
+            backoff_s=0.001,
+            environ={},
         )
         with Store.open(folder / "run.duckdb") as store:
             runtime = Runtime(spec, store, clients, run_id="run-1")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agenttts.cli.options import (
+    PATIENCE,
     Budget,
     BudgetUsd,
     Data,
@@ -18,11 +19,13 @@ from agenttts.cli.options import (
     NSearch,
     NTest,
     Spec,
+    Timeout,
     complain,
     print_json,
     read_spec,
     say,
 )
+from pipelines.servers.patience import Patience
 
 if TYPE_CHECKING:
     from agenttts.search.check import Finding
@@ -31,7 +34,8 @@ if TYPE_CHECKING:
     from pipelines.dataset.splits import Splits
     from pipelines.servers.wire import Negotiated
 
-_WAITED_S = 60.0  # for a server that is overloaded
+_OVERLOADED_S = 60.0  # for a server that is overloaded
+_RETRY_S = 1.0
 
 
 def check(
@@ -47,6 +51,7 @@ def check(
             "what it costs is shown.",
         ),
     ] = True,
+    timeout: Timeout = PATIENCE.timeout_s,
     data: Data = None,
     n_search: NSearch = None,
     n_test: NTest = None,
@@ -60,7 +65,10 @@ def check(
     Example: `agenttts check pipeline.yaml --budget 400`
     """
     loaded = read_spec(spec, data, n_search, n_test)
-    findings, rehearsed, negotiated = asyncio.run(_checked(loaded, budget, budget_usd, offline, requests))
+    patience = Patience(timeout_s=timeout, retry_s=_RETRY_S, longest_outage_s=_OVERLOADED_S)
+    findings, rehearsed, negotiated = asyncio.run(
+        _checked(loaded, budget, budget_usd, offline, requests, patience)
+    )
     errors = [finding for finding in findings if finding.severity == "error"]
     if json:
         print_json(
@@ -92,7 +100,12 @@ def check(
 
 
 async def _checked(
-    spec: PipelineSpec, budget: float | None, budget_usd: float | None, offline: bool, requests: bool
+    spec: PipelineSpec,
+    budget: float | None,
+    budget_usd: float | None,
+    offline: bool,
+    requests: bool,
+    patience: Patience,
 ) -> tuple[list[Finding], list[Rehearsed], tuple[Negotiated, ...]]:
     """What is wrong, what came of the real requests, and what these showed of the servers."""
     from agenttts.search.check import check as look
@@ -108,9 +121,7 @@ async def _checked(
 
     if offline:
         return await look(spec, budget, budget_usd=budget_usd, read_splits=read), [], ()
-    clients = ModelClients(
-        spec, rng=random.Random(0), retries=1, overload_patience_s=_WAITED_S, refused_patience_s=0.0
-    )
+    clients = ModelClients(spec, rng=random.Random(0), patience=patience, holds=False)
     try:
         findings = await look(spec, budget, budget_usd=budget_usd, clients=clients, read_splits=read)
         if not requests or any(finding.severity == "error" for finding in findings):

@@ -1,7 +1,8 @@
 """The command line: `agenttts COMMAND`. Each command has a module beside this one.
 
-Exit codes: 0 success, 1 a fault that is not the user's, 2 an error that a person must correct (one line on
-stderr describes it), 130 and 143 stopped by Ctrl-C and SIGTERM.
+Exit codes: 0 success, 1 a fault that is not the user's (an outage of a server, a search that lacks a score),
+2 an error that a person must correct, 130 and 143 stopped by Ctrl-C and SIGTERM. One line on stderr describes
+an error.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from agenttts.cli import (
     tune,
 )
 from agenttts.cli.options import complain
-from agenttts.errors import AgentTTSError
+from agenttts.errors import AgentTTSError, TrialsFailed
 from datastore.errors import StoreError
-from pipelines.errors import PipelineError
+from pipelines.errors import PipelineError, ServerDown
 
 app = typer.Typer(
     name="agenttts",
@@ -90,11 +91,17 @@ def main() -> None:
     def terminated(number: int, frame: FrameType | None) -> None:
         """End the command on SIGTERM as on Ctrl-C: in order, without losing results."""
         signals.append(number)
-        raise KeyboardInterrupt
+        interrupted = signal.getsignal(signal.SIGINT)
+        if not callable(interrupted):  # as in the background of a shell, where Ctrl-C is ignored
+            raise KeyboardInterrupt
+        interrupted(signal.SIGINT, frame)  # a running event loop's cancels its task
 
     signal.signal(signal.SIGTERM, terminated)
     try:
         app()
+    except (ServerDown, TrialsFailed) as error:
+        complain(error)
+        sys.exit(1)
     except (AgentTTSError, PipelineError, StoreError) as error:
         complain(error)
         sys.exit(2)

@@ -13,6 +13,7 @@ import typer
 
 import pipelines
 from agenttts.defaults import DEFAULT_DB
+from pipelines.servers.patience import Patience
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,6 +65,26 @@ Db = Annotated[Path, typer.Option("--db", help="The DuckDB file that keeps every
 Seed = Annotated[
     int, typer.Option("--seed", min=0, help="The same seed and the same bank give the same run.")
 ]
+Timeout = Annotated[
+    float,
+    typer.Option("--timeout", help="Seconds for an answer, beside 0.05 for each token that it may have."),
+]
+RetryFor = Annotated[
+    float,
+    typer.Option(
+        "--retry-for", help="Seconds for which a request that fails is tried again while others are answered."
+    ),
+]
+LongestOutage = Annotated[
+    float,
+    typer.Option(
+        "--longest-outage",
+        help="Seconds for which a server that is down is waited for; 0: stop at once. The same command goes "
+        "on later.",
+    ),
+]
+PATIENCE = Patience()
+"""The defaults of these three."""
 Config = Annotated[Path, typer.Argument(help="The configuration (YAML).", show_default=False)]
 LlmBaseUrl = Annotated[
     str | None, typer.Option("--llm-base-url", help="The LLM's endpoint; else AGENTTTS_AGENT_BASE_URL.")
@@ -74,6 +95,7 @@ LlmModel = Annotated[
 
 __all__ = [
     "DEFAULT_DB",
+    "PATIENCE",
     "Banks",
     "Budget",
     "BudgetUsd",
@@ -84,7 +106,7 @@ __all__ = [
     "LlmBaseUrl",
     "LlmModel",
 ]
-__all__ += ["NSearch", "NTest", "Seed", "Spec"]
+__all__ += ["LongestOutage", "NSearch", "NTest", "RetryFor", "Seed", "Spec", "Timeout"]
 __all__ += ["complain", "out", "print_json", "read_spec", "say", "status_line", "talk"]
 
 

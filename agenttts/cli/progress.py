@@ -140,7 +140,7 @@ class SearchProgress:
 
     def _trial_finished(self, event: TrialFinished) -> None:
         trial = event.trial
-        self._n_trials += trial.purpose in ("search", "baseline")
+        self._n_trials += trial.purpose in ("search", "baseline") and trial.status != "failed"
         spent = event.spent
         self._bars.update(self._trials, completed=self._n_trials)
         self._bars.update(self._examples, visible=False)

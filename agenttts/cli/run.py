@@ -17,10 +17,21 @@ import typer
 import agenttts
 import pipelines
 from agenttts.cli.answerfile import Answers
-from agenttts.cli.options import DEFAULT_DB, Db, Json, Spec, say
+from agenttts.cli.options import (
+    DEFAULT_DB,
+    PATIENCE,
+    Db,
+    Json,
+    LongestOutage,
+    RetryFor,
+    Spec,
+    Timeout,
+    say,
+)
 from agenttts.errors import UserError
 from pipelines.allocation import Allocation
 from pipelines.runtime.streaming import WINDOW
+from pipelines.servers.patience import Patience
 
 if TYPE_CHECKING:
     from agenttts.answering import Answer, MeanCost
@@ -76,6 +87,9 @@ def run(
             help="Go on after the last whole line of --out, with the same inputs from their start.",
         ),
     ] = False,
+    timeout: Timeout = PATIENCE.timeout_s,
+    retry_for: RetryFor = PATIENCE.retry_s,
+    longest_outage: LongestOutage = PATIENCE.longest_outage_s,
     json: Json = True,
 ) -> None:
     """Run an allocation or a policy on JSON lines from stdin; a JSON line for each goes to stdout, in order.
@@ -117,7 +131,15 @@ def run(
     key = "cost_usd" if mean is not None and mean.measure == "usd" else "units"
     at_work = AtWork(chosen, key) if isinstance(chosen, pipelines.Policy) else None
     with Store.open(db, cache_bytes=STREAM_CACHE_BYTES) as store, Answers.open(out, resume=resume) as written:
-        run = Run(spec=loaded, chosen=chosen, store=store, mean=mean, replay=replay, window=window)
+        run = Run(
+            spec=loaded,
+            chosen=chosen,
+            store=store,
+            mean=mean,
+            replay=replay,
+            window=window,
+            patience=Patience(timeout_s=timeout, retry_s=retry_for, longest_outage_s=longest_outage),
+        )
         asyncio.run(run.answer(_stdin(), written, at_work))
     if at_work is not None:
         if mean is not None:
@@ -140,6 +162,7 @@ class Run:
     mean: MeanCost | None
     replay: bool
     window: int
+    patience: Patience
 
     async def answer(self, lines: Iterable[str | bytes], written: Answers, at_work: AtWork | None) -> None:
         """Write the answers to lines of input, from where the answers written before end."""
@@ -156,6 +179,8 @@ class Run:
             mean=self.mean,
             replay=self.replay,
             window=self.window,
+            patience=self.patience,
+            on_notice=say,
             earlier=noted(written.before(inputs), note),
         )
         async with aclosing(coming):

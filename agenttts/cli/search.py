@@ -10,16 +10,20 @@ import typer
 import agenttts
 from agenttts.cli.options import (
     DEFAULT_DB,
+    PATIENCE,
     Banks,
     Budget,
     BudgetUsd,
     Data,
     Db,
     Json,
+    LongestOutage,
     NSearch,
     NTest,
+    RetryFor,
     Seed,
     Spec,
+    Timeout,
     out,
     print_json,
     read_spec,
@@ -56,7 +60,10 @@ def search(
     seed: Seed = 0,
     db: Db = DEFAULT_DB,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the newest unfinished run of these settings.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the newest unfinished run of these settings, or begin one."
+        ),
     ] = False,
     replay: Annotated[
         bool, typer.Option("--replay", help="Forbid every call that recorded samples can't answer.")
@@ -104,6 +111,9 @@ def search(
     max_minutes: Annotated[
         float | None, typer.Option(help="Cap on the running time of the search in minutes.")
     ] = None,
+    timeout: Timeout = PATIENCE.timeout_s,
+    retry_for: RetryFor = PATIENCE.retry_s,
+    longest_outage: LongestOutage = PATIENCE.longest_outage_s,
     max_in_flight: Annotated[int, typer.Option(min=1, help="Requests at once, for each server.")] = 64,
     agent_base_url: Annotated[
         str | None, typer.Option(help="The agent's endpoint; else AGENTTTS_AGENT_BASE_URL.")
@@ -124,6 +134,7 @@ def search(
     limits = agenttts.SearchLimits(
         trials=trials, tokens=max_tokens, flops=max_flops, usd=max_usd, minutes=max_minutes
     )
+    patience = agenttts.Patience(timeout_s=timeout, retry_s=retry_for, longest_outage_s=longest_outage)
     console = talk()
     with SearchProgress(console) as progress:
         result = agenttts.search(
@@ -146,6 +157,7 @@ def search(
             agent=agent_settings(agent_base_url, agent_model),
             banks=bank,
             on_event=progress,
+            patience=patience,
             max_in_flight=max_in_flight,
         )
     if json:
@@ -153,6 +165,8 @@ def search(
     else:
         show_result(result, out())
         say(f"\nagenttts report {result.db}  shows curves and insights; --html writes them", "dim")
+    if result.status != "complete":
+        raise typer.Exit(1)
 
 
 def agent_settings(base_url: str | None, model: str | None) -> AgentSettings | None:

@@ -29,14 +29,14 @@ def certificate(outcome: Outcome) -> Certificate:
         and best.allocation == baseline.allocation,
         n_search=outcome.n_search,
         n_test=outcome.n_test,
-        n_trials=len(outcome.trials),
+        n_trials=sum(trial.status != "failed" for trial in outcome.trials),
         n_equivalent=len(outcome.equivalent),
     )
 
 
 def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
     confirmed = [trial for trial in outcome.confirmation if trial.purpose == "confirm"]
-    n_tried = len({trial.allocation for trial in [*outcome.trials, *confirmed]})
+    n_tried = len({t.allocation for t in [*outcome.trials, *confirmed] if t.status != "failed"})
     seconds = outcome.planned_seconds
     planned = "" if seconds is None else f", {seconds:.3g} s as planned"
     yield (
@@ -63,7 +63,11 @@ def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
     yield _equivalents(outcome, best)
     if outcome.adaptive is not None:
         yield from _policy_sentences(outcome, outcome.adaptive)
-    n_missing = sum(trial.n_missing for trial in outcome.trials)
+    n_failed = sum(trial.status == "failed" for trial in outcome.trials)
+    if n_failed:
+        which = "1 further trial has" if n_failed == 1 else f"{n_failed} further trials have"
+        yield f"{which} failed, and count as no allocation tried."
+    n_missing = sum(trial.n_missing for trial in outcome.trials if trial.status != "failed")
     if n_missing:
         yield (
             f"{n_missing} results are missing after errors; comparisons rest on the examples that both have."

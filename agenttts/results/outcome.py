@@ -136,7 +136,7 @@ class Certificate:
         winner_is_default: Whether the winner is the best default itself.
         n_search: Examples of the search split.
         n_test: Examples of the test split that the claim rests on.
-        n_trials: Trials of the search, its confirmation not counted.
+        n_trials: Trials of the search, failed ones and its confirmation not counted.
         n_equivalent: Allocations equivalent to the winner, itself included.
     """
 

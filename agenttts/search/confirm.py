@@ -17,14 +17,17 @@ from agenttts.results.adaptive import tested_policy
 from agenttts.results.conclusion import conclude, summarise_metrics
 from agenttts.results.cost import cost_of
 from agenttts.results.negotiated import load_negotiated
+from agenttts.results.outcome import Outcome
 from agenttts.results.ranking import baseline_of, latest, ranked, winner_of
 from agenttts.results.retest import SPLIT, rivals
 from agenttts.results.trials import TrialResult
 from agenttts.search.adapt import adapt, test_of
 from agenttts.search.evaluate import PlannedTrial
-from agenttts.search.events import PhaseStarted
+from agenttts.search.events import Note, PhaseStarted, RunStopped
+from agenttts.search.redone import is_failed
 from agenttts.search.state import SearchState, SearchWork, Step, tell
 from agenttts.search.trial import run_trial
+from datastore.records import RunStatus
 from pipelines.allocation import Allocation
 
 _FINALISTS = 3
@@ -123,8 +126,17 @@ def _again(work: SearchWork, allocation: Allocation, reason: str) -> PlannedTria
     )
 
 
+def _unscored(work: SearchWork, outcome: Outcome) -> str | None:
+    """Why a score is missing without which the run is not complete; None where none is."""
+    if outcome.best is None:
+        error = next((trial.error for trial in reversed(work.trials) if trial.error), outcome.stopped_because)
+        return f"no trial has a score: {error}"
+    failed = next((trial for trial in work.extra if trial.purpose == "test" and is_failed(trial)), None)
+    return None if failed is None else f"the score on the test split is missing: {failed.error}"
+
+
 async def finish(state: SearchState, runtime: Step) -> SearchState:
-    """Store the outcome and mark the run as complete."""
+    """Store the outcome and mark the run as complete, or as stopped where a score is missing."""
     work = runtime.context
     trials = [*work.trials, *work.extra]
     tested = [t for t in work.extra if t.purpose == "test" and t.score is not None and work.spec.metrics]
@@ -161,6 +173,11 @@ async def finish(state: SearchState, runtime: Step) -> SearchState:
     )
     now = work.clock()
     work.event("finished", reason=state.get("ended"))
-    work.store.finish_run(work.run_id, "complete", json.dumps(outcome.to_json_dict()), now)
+    unscored = _unscored(work, outcome)
+    status: RunStatus = "complete" if unscored is None else "stopped"
+    work.store.finish_run(work.run_id, status, json.dumps(outcome.to_json_dict()), now)
+    if unscored is not None:
+        tell(runtime, Note(message=unscored))
+        tell(runtime, RunStopped.of(work.run_id, work.store.path, status, unscored))
     tell(runtime, PhaseStarted(phase="finish", step=state["step"]))
     return {}

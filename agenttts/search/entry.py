@@ -25,6 +25,7 @@ from agenttts.space.measure import chosen_budget
 from agenttts.space.objective import Objective
 from agenttts.space.space import SearchSpace
 from datastore.store import Store
+from pipelines.servers.patience import Patience
 from pipelines.spec.files import load_spec
 from pipelines.spec.pipeline import PipelineSpec
 
@@ -53,6 +54,7 @@ async def async_search(
     on_event: OnEvent | None = None,
     clock: Callable[[], float] = time.time,
     environ: Mapping[str, str] | None = None,
+    patience: Patience | None = None,
     max_error_rate: float = MAX_ERROR_RATE,
     max_in_flight: int = 64,
     preflight: bool = True,
@@ -81,6 +83,7 @@ async def async_search(
         retest=retest,
         approve=approve is not None,
         limits=limits if limits.trials is not None else replace(limits, trials=trials),
+        patience=patience or Patience(),
         max_error_rate=max_error_rate,
         max_in_flight=max_in_flight,
         preflight=preflight,
@@ -113,8 +116,9 @@ def search(*args: Any, **kwargs: Any) -> SearchResult:
     """Search a pipeline's allocations within a budget, confirm the best on the test split, and store
     everything.
 
-    It works in a script and in a notebook. On Ctrl-C the run is marked as stopped and KeyboardInterrupt is
-    raised; the same call with `resume=True` continues the run.
+    It works in a script and in a notebook. On Ctrl-C requests in flight are awaited for 5 seconds and kept,
+    the run is marked as stopped and KeyboardInterrupt is raised; a second Ctrl-C ends at once. The same call
+    with `resume=True` continues the run.
 
     Args:
         spec: The pipeline: a PipelineSpec, or the path of its YAML file.
@@ -129,7 +133,7 @@ def search(*args: Any, **kwargs: Any) -> SearchResult:
         seed: The seed of every random stream. The same seed and the same bank give the same run.
         db: The DuckDB file that stores the run; None: agenttts.duckdb in the working directory.
         resume: Whether to continue the newest unfinished run of this spec and these settings. A finished run
-            is returned as it is.
+            is returned as it is, and where the database has no run at all one is begun.
         replay: Whether to answer every call from recorded samples and to fail when one is not recorded.
         approve: Called with the proposals of each step before they cost anything; returns a decision for
             each. None: every valid proposal is run.
@@ -150,14 +154,19 @@ def search(*args: Any, **kwargs: Any) -> SearchResult:
         on_event: Called with each event of the search as it happens, see `agenttts.search.events`.
         clock: Returns the time in Unix seconds.
         environ: The environment variables, for keys and the agent's endpoint; None: those of the process.
+        patience: How long an answer, a fault and an outage of a server are waited for; None: the
+            defaults.
         max_error_rate: The largest share of missing examples with which a trial still has a score.
         max_in_flight: The largest number of simultaneous requests to each server.
         preflight: Whether to check servers, prompts and data before the first trial.
 
     Returns:
-        The result: the winner with its certificate, the trials, and the cost.
+        The result: the winner with its certificate, the trials, and the cost. Its status is "stopped", and
+        the same call with `resume=True` goes on, where a score of it is missing.
 
     Raises:
+        ServerDown, TrialsFailed: A server was down for too long, or several trials in a row have failed; the
+            same call with `resume=True` goes on later.
         AgentTTSError, PipelineError, StoreError: The search can't go on until a person acts; everything paid
             for is stored.
     """

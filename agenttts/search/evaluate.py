@@ -2,9 +2,9 @@
 
 A fault of one example (a server that gives up, a function that raises) makes the example missing, with a
 reason, and never counts as 0. Past a stated share of missing examples the trial has failed and has no score.
-A fault of the run (a configuration error, a limit on spending, a full disk, Ctrl-C) is raised: finished
-examples are stored and the trial stays "running" in the store, so that a resumed run evaluates it again and
-finds its samples in the bank.
+A fault of the run (a configuration error, an outage, a limit on spending, a full disk, Ctrl-C) is raised:
+finished examples are stored and the trial stays "running" in the store, so that a resumed run evaluates it
+again and finds its samples in the bank.
 
 Outcomes are summed up in `tally`; an example is run in `pipelines.runtime.runtime`.
 """
@@ -36,6 +36,7 @@ from pipelines.errors import (
     DatasetError,
     MissingDependency,
     ReplayMiss,
+    ServerDown,
     SpecError,
     SpendRefused,
 )
@@ -56,6 +57,7 @@ STOPS = (
     DatasetError,
     MissingDependency,
     ReplayMiss,
+    ServerDown,
     SpecError,
     SpendRefused,
     StoreError,
@@ -219,7 +221,7 @@ async def _run_all(
     """Run one task for each example and store outcomes as they come, those of one moment together.
 
     After a refusal to spend, requests in flight are paid for and finished; after any other stop they are
-    cancelled.
+    awaited for a short time (`pipelines.servers.grace`).
     """
     done: asyncio.Queue[asyncio.Task[_Ran]] = asyncio.Queue()
     tasks = [asyncio.create_task(_outcome(run, example)) for example in examples]

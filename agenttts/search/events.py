@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, Self, TypeAlias
 
 from agenttts.results.health import SampleHealth
 from agenttts.results.trials import TrialResult
@@ -235,6 +235,19 @@ class RunStopped(Event):
     status: RunStatus
     reason: str
     message: str
+
+    @classmethod
+    def of(cls, run_id: str, db: Path, status: RunStatus, reason: str) -> Self:
+        """Return the event, with the message.
+
+        Args:
+            run_id: The run.
+            db: The database that stores the run.
+            status: Whether it was stopped or has failed.
+            reason: Why it ended.
+        """
+        message = f"run {run_id} is stored in {db}; the same command with --resume continues it"
+        return cls(run_id=run_id, status=status, reason=reason, message=message)
 
 
 SearchEvent: TypeAlias = (

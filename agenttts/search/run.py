@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, cast
 
-from agenttts.errors import UserError
+from agenttts.errors import TrialsFailed, UserError
 from agenttts.proposers import AgentSettings, Proposer, ProposerContext, make_proposer
 from agenttts.replay.bank import BankOutcomes
 from agenttts.result import SearchResult
@@ -40,12 +40,14 @@ from agenttts.search.events import (
 from agenttts.search.growth import with_stored_prompts
 from agenttts.search.insights import inherited
 from agenttts.search.limits import Ledger
+from agenttts.search.redone import trials_to_keep
 from agenttts.settings import SearchSettings
 from agenttts.space.measure import Measure
 from agenttts.space.space import SearchSpace
 from datastore.records import Event, ModelRecord, Run, RunStatus
 from datastore.store import Store
 from pipelines.dataset.splits import Splits, load_splits
+from pipelines.errors import ServerDown
 from pipelines.examples import Example
 from pipelines.runtime.runtime import Runtime
 from pipelines.servers.clients import ModelClients
@@ -95,7 +97,7 @@ class OpenSearch:
             The result.
 
         Raises:
-            UserError: There is no run to resume, or the check reports an error.
+            UserError: All runs of the database have other settings, or the check reports an error.
         """
         spec, settings, store = self.space.spec, self.settings, self.store
         digest = spec_digest(spec)
@@ -108,8 +110,14 @@ class OpenSearch:
             clients = None
             if not settings.replay:
                 rng = random.Random(settings.seed)
-                limit = settings.max_in_flight
-                clients = ModelClients(spec, rng=rng, max_in_flight=limit, environ=self.environ)
+                clients = ModelClients(
+                    spec,
+                    rng=rng,
+                    patience=settings.patience,
+                    max_in_flight=settings.max_in_flight,
+                    environ=self.environ,
+                    on_notice=lambda line: self.on_event(Note(message=line)),
+                )
                 closing.push_async_callback(clients.aclose)
             splits = await self._splits(clients)
             examples, rest = held_back(splits.search, settings.retest, settings.seed)
@@ -126,6 +134,9 @@ class OpenSearch:
                 await self._drive(work, resumed=unfinished is not None)
             except (KeyboardInterrupt, asyncio.CancelledError):
                 self._stop(run, "stopped", "stopped by hand")
+                raise
+            except (ServerDown, TrialsFailed) as error:
+                self._stop(run, "stopped", str(error))
                 raise
             except Exception as error:
                 self._stop(run, "failed", f"{type(error).__name__}: {error}")
@@ -200,7 +211,7 @@ class OpenSearch:
             bank=BankOutcomes(spec, store, examples, space.measure),
             meter=meter,
             inherited=inherited(store, run),
-            stored={t.number: load_trial(store, t) for t in store.trials(run_id) if t.status != "running"},
+            stored={t.number: load_trial(store, t) for t in trials_to_keep(store, run_id, settings.limits)},
             insights=store.insights(run_id),
         )
         for proposal in store.proposals(run_id):
@@ -227,25 +238,26 @@ class OpenSearch:
         async with aclosing(events):  # type: ignore[type-var]
             async for event in events:
                 self.on_event(cast(SearchEvent, event))
-        self.on_event(RunFinished(run_id=work.run_id))
+        if self.store.run(work.run_id).status == "complete":
+            self.on_event(RunFinished(run_id=work.run_id))
 
     def _stop(self, run: Run, status: RunStatus, reason: str) -> None:
         """Mark the run as ended before it was complete; everything that it paid for is stored already."""
         store, run_id, now = self.store, run.run_id, self.clock()
         store.put_event(Event(run_id=run_id, at=now, kind=status, detail=json.dumps({"reason": reason})))
         store.finish_run(run_id, status, None, now)
-        message = f"run {run_id} is stored in {store.path}; the same command with --resume continues it"
-        self.on_event(RunStopped(run_id=run_id, status=status, reason=reason, message=message))
+        self.on_event(RunStopped.of(run_id, store.path, status, reason))
 
 
-def _run_to_resume(store: Store, settings: SearchSettings, digest: str) -> Run:
+def _run_to_resume(store: Store, settings: SearchSettings, digest: str) -> Run | None:
     """Return the newest unfinished run of this spec and these settings, else the newest finished one.
 
-    UserError, naming what differs from the newest run, when none fits.
+    None when there is no run at all, as after a kill in the first second. UserError, naming what differs from
+    the newest run, when none fits.
     """
     runs = store.runs()
     if not runs:
-        raise UserError(f"{store.path}: --resume needs a run, but this database has none; leave --resume out")
+        return None
     fitting = [run for run in runs if not _differences(settings, digest, run)]
     if not fitting:
         raise UserError(

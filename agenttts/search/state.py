@@ -22,6 +22,7 @@ from agenttts.search.events import SearchEvent
 from agenttts.search.insights import Inherited
 from agenttts.search.limits import Ledger, Spending
 from agenttts.search.pricing import MeasuredPrices
+from agenttts.search.redone import is_failed
 from agenttts.settings import SearchSettings
 from agenttts.space.space import SearchSpace
 from datastore.records import Event, Insight
@@ -114,9 +115,13 @@ class SearchWork:
 
     @property
     def trials_left(self) -> int | None:
-        """How many trials the limit still allows; None without a limit."""
+        """How many trials the limit still allows; None without a limit. Failed ones do not count."""
         limit = self.settings.limits.trials
-        return None if limit is None else max(0, limit - len(self.trials))
+        return None if limit is None else max(0, limit - self._n_counted)
+
+    @property
+    def _n_counted(self) -> int:
+        return sum(not is_failed(trial) for trial in self.trials)
 
     @property
     def next_number(self) -> int:
@@ -160,7 +165,7 @@ class SearchWork:
         The expected cost of the confirmation is reserved out of the limits.
         """
         self.reserve()
-        return self.ledger.reached(len(self.trials))
+        return self.ledger.reached(self._n_counted)
 
     def reserve(self) -> None:
         """Set the expected cost of the confirmation aside, out of the limits."""

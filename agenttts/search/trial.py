@@ -9,10 +9,11 @@ from dataclasses import asdict, replace
 from agenttts.proposers.base import races
 from agenttts.results.health import SampleHealth
 from agenttts.results.meter import EVENT, TEXTLESS, TextlessAnswers, allocations_of, commonest, warned
-from agenttts.results.ranking import ranked
+from agenttts.results.ranking import SEARCHING, ranked
 from agenttts.results.trials import TrialResult, load_trial, trial_id
 from agenttts.search.evaluate import PlannedTrial, evaluate
 from agenttts.search.events import Note, SamplesWarned, TrialFinished, TrialProgress, TrialStarted
+from agenttts.search.redone import LIMIT, NOT_RECORDED, require_scores
 from agenttts.search.state import SearchWork, Step, tell
 from pipelines.allocation import Allocation
 from pipelines.errors import ReplayMiss, SpendRefused
@@ -31,6 +32,9 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
     Returns:
         The trial, and the limit on spending that stopped it, in words; None when none did. A trial that was
         stopped is stored as failed.
+
+    Raises:
+        TrialsFailed: It is one of several in a row that have failed.
     """
     work, allocation = runtime.context, planned.allocation
     number, ran = work.next_number, allocations_of(allocation, planned.policy)
@@ -68,12 +72,12 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
                 meter=work.meter,
             )
         except SpendRefused as error:
-            reason = f"stopped by a limit: {error}"
+            reason = f"{LIMIT}: {error}"
             trial, refusal = _stopped_trial(work, number, reason), str(error)
         except ReplayMiss as error:
             if not planned.optional:
                 raise
-            trial = _stopped_trial(work, number, f"not recorded: {error}")
+            trial = _stopped_trial(work, number, f"{NOT_RECORDED}: {error}")
             tell(runtime, Note(message=f"A trial is left out, since the bank does not answer it: {error}"))
     await work.meter.catch_up()
     _count_textless(work, trial)
@@ -84,6 +88,8 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
         TrialFinished(trial=shown, from_store=stored is not None, spent=work.ledger.spent, health=health),
     )
     _warn(runtime, health)
+    if stored is None and trial.purpose in SEARCHING:
+        require_scores([*work.trials, trial])
     return trial, refusal
 
 

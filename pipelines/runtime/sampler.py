@@ -22,6 +22,7 @@ from pipelines.costs import estimated_tokens, generated_tokens_bound, prompt_tok
 from pipelines.errors import DrawFailed, ReplayMiss
 from pipelines.servers.billing import Bill
 from pipelines.servers.clients import ModelClients
+from pipelines.servers.grace import end_if_cancelled
 from pipelines.servers.wire import Draw, DrawnSample, PromptRefused
 from pipelines.spec.pipeline import PipelineSpec, SamplingSpec
 from pipelines.spec.request_fields import sent_fields
@@ -266,6 +267,7 @@ class Sampler:
             drawing.failure = DrawFailed(f"model {model!r}: {draw.missing[0]}", transient=False)
         drawing.calls += bill.calls
         await enter(self._bank, self._run_id, drawing.prompt, drawn, bill, bounds)
+        end_if_cancelled()
         drawing.samples.update((sample.index, sample) for sample in drawn)
 
     def _complete(

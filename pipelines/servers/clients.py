@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pipelines.content import Content
 from pipelines.errors import ConfigurationError, ServerError
 from pipelines.servers.billing import Bill
-from pipelines.servers.server import OnNegotiated, ServerClient
+from pipelines.servers.grace import GRACE_S, Grace
+from pipelines.servers.patience import Patience
+from pipelines.servers.server import OnNegotiated, OnNotice, ServerClient
 from pipelines.servers.wire import Draw, Negotiated
 from pipelines.spec import ModelSpec, PipelineSpec, SamplingSpec
 from pipelines.spec.request_fields import sent_fields
@@ -35,8 +37,9 @@ class ModelClients:
     """The models of a spec, each at its server; those at one address with one key share connections.
 
     environ: where API keys and proxies are read from; ConfigurationError when a variable that the spec
-    names is not set, or names a proxy that can't be used. Further arguments are those of `ServerClient`.
-    Use it on one event loop, and close it there.
+    names is not set, or names a proxy that can't be used. grace_s: for which requests in flight are awaited
+    when a run is stopped. Further arguments are those of `ServerClient`. Use it on one event loop, and close
+    it there.
     """
 
     def __init__(
@@ -44,16 +47,17 @@ class ModelClients:
         spec: PipelineSpec,
         *,
         rng: random.Random,
-        timeout_s: float = 120.0,
-        retries: int = 4,
+        patience: Patience = Patience(),  # noqa: B008 -- frozen
+        holds: bool = True,
         max_in_flight: int = 64,
         backoff_s: float = 0.5,
-        overload_patience_s: float = 600.0,
-        refused_patience_s: float = 60.0,
         environ: Mapping[str, str] = os.environ,
         on_negotiated: OnNegotiated | None = None,
+        on_notice: OnNotice | None = None,
+        grace_s: float = GRACE_S,
     ) -> None:
         self.on_negotiated = on_negotiated
+        self.grace = Grace(grace_s, on_notice or (lambda line: None))
         self._models = dict(spec.models)
         self._fields = {name: sent_fields(model.request) for name, model in spec.models.items()}
         self._negotiated: list[Negotiated] = []
@@ -66,14 +70,14 @@ class ModelClients:
                     *place,
                     key_env=model.api_key_env,
                     rng=rng,
-                    timeout_s=timeout_s,
-                    retries=retries,
+                    patience=patience,
+                    holds=holds,
                     max_in_flight=max_in_flight,
                     backoff_s=backoff_s,
-                    overload_patience_s=overload_patience_s,
-                    refused_patience_s=refused_patience_s,
                     environ=environ,
                     on_negotiated=self.tell,
+                    on_notice=on_notice,
+                    grace=self.grace,
                 )
             self._by_model[name] = self._servers[place]
 

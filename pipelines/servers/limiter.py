@@ -46,6 +46,11 @@ class AdaptiveLimiter:
         return self._in_flight
 
     @property
+    def epoch(self) -> int:
+        """What entering gives; for a request that takes no place."""
+        return self._epoch
+
+    @property
     def streak(self) -> int:
         """How often the limit was halved since the last answer."""
         return self._streak

@@ -77,6 +77,10 @@ class Negotiator:
                     return await self._negotiate(ask, refused)
         return await self.draw(ask)
 
+    async def probe(self, ask: Ask) -> None:
+        """Ask for one sample of a prompt that does no harm; raises as `draw` does."""
+        await self._sent(replace(ask, content=_harmless(ask.content), n=1), self.terms)
+
     async def _first(self, ask: Ask, shape: tuple[object, ...]) -> Draw:
         """A try while all others of its shape wait, so that refusals are met by this one alone."""
         try:
@@ -84,7 +88,7 @@ class Negotiator:
         except FieldRefused as refused:
             return await self._negotiate(ask, refused)
         except Fault as fault:
-            if fault.kind in ("slow", "fault"):
+            if fault.kind != "overload":
                 self._accepted_at[shape] = -math.inf
             raise
 

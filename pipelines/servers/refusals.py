@@ -123,12 +123,15 @@ def meaning(refusal: Refusal, body: Mapping[str, Any], where: str, key_env: str 
     if status == 429 and _never_fits(words):
         return PromptRefused(refusal.message(where, "the request is larger than the account's rate limit"))
     if status in OVERLOAD or (status not in (401, 404, 422) and _OVERLOADED.search(words)):
-        return Fault(f"status {status}", "overload", retry_after_s=refusal.retry_after_s)
+        wait_s = refusal.retry_after_s
+        return Fault(f"status {status}", "overload", retry_after_s=wait_s, outage=status >= 500)
     if status in PASSING or (status >= 500 and status != 501) or status < 300:
         return Fault(
             f"status {refusal.status_and_words}"
             if status >= 300
-            else f"an error in place of an answer: {refusal.quoted}"
+            else f"an error in place of an answer: {refusal.quoted}",
+            retry_after_s=refusal.retry_after_s,
+            outage=status >= 500 or status < 300,
         )
     if status == 401 or (status == 403 and _ACCOUNT.search(words)):
         return key_refused(refusal, where, key_env)

@@ -13,8 +13,9 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import aiohttp
@@ -26,10 +27,14 @@ from pipelines.errors import ConfigurationError, DrawFailed, ServerError
 from pipelines.servers import refusals
 from pipelines.servers.answers import bill_unread, read_classes, read_draw
 from pipelines.servers.billing import Bill
+from pipelines.servers.breaker import Breaker
+from pipelines.servers.grace import GRACE_S, Grace
 from pipelines.servers.identity import SameServer
 from pipelines.servers.limiter import AdaptiveLimiter
 from pipelines.servers.negotiation import FieldRefused, Negotiator
+from pipelines.servers.patience import Patience
 from pipelines.servers.refusals import Refusal, read_refusal
+from pipelines.servers.retrying import LONGEST_WAIT_S, Overload, Tries, jittered_s
 from pipelines.servers.transport import Answer, Transport
 from pipelines.servers.usage import Usage
 from pipelines.servers.waiting import retry_after_s
@@ -38,18 +43,16 @@ from pipelines.spec import SamplingSpec
 
 logger = logging.getLogger(__name__)
 
-LONGEST_WAIT_S = 60.0  # between two tries where the server does not say how long
 MOST_BYTES = 16 * 2**20  # of an answer, beside what log-probabilities take
 _BYTES_PER_TOKEN = 256
 _UNLIMITED_TOKENS = 131_072
 _SECONDS_PER_TOKEN = 0.05
 _MOST_EXTRA_S = 600.0
-_MOST_TERMS = 16  # requests that one negotiation may take
-_MOST_OVERLOADS = 60  # of one request while others are answered
-_RECENT_S = 10.0
+_OVERLOADED_S = 30.0  # without an answer, after which a server that asks for fewer requests is down
 _HIDDEN_PROMPT_TOKENS = 20_000  # a server may add to a prompt
 
 OnNegotiated = Callable[[Negotiated], None]
+OnNotice = Callable[[str], None]
 
 
 class StatusError(ServerError):
@@ -60,12 +63,8 @@ class StatusError(ServerError):
         self.status = status
 
 
-@dataclass(slots=True)
-class _Trouble:
-    """Since when, and when last, a server was overloaded or not there; monotonic seconds."""
-
-    since: float
-    last: float
+class _Held(Exception):
+    """The server went down before the request was sent."""
 
 
 class ServerClient:
@@ -76,17 +75,17 @@ class ServerClient:
         api_key: Sent as a bearer token; None for none.
         rng: Spreads the waits.
         key_env: The variable that the key came from, for messages.
-        timeout_s: For a whole answer, beside 0.05 s for each token that a sample may have, 600 s at most.
-        retries: After the first try, of faults that may pass. With 0 nothing is waited out either.
-        max_in_flight: Requests at once, at the very most.
-        backoff_s: The wait before retry k = 0, 1, … is uniform from 0 to backoff_s · 2^k ("full jitter"), 60
-            seconds at most, or what the server asks for.
-        overload_patience_s: An overloaded server that answers nothing for longer than this fails its
-            requests. While it is overloaded fewer requests are in flight, and none uses up its retries.
-        refused_patience_s: The same for a server that nobody listens for, as when it is restarted.
+        patience: How long an answer, a fault and an outage are waited for.
+        holds: Whether requests are held while the server is down. Else they fail: at once after `retry_s`,
+            and after `longest_outage_s` where it is overloaded and answers nothing.
+        max_in_flight: Requests at once, at the very most; fewer while the server is overloaded.
+        backoff_s: Scales the waits between tries, and twice that between probes of a server that is down.
         most_bytes: Longer answers fail; 256 bytes for each token that may come are added.
         environ: Where proxies are looked for.
         on_negotiated: Called once for each thing that a user should know; see `negotiated`.
+        on_notice: Called with a line when the server is down, when it is back, and when a run that stops
+            awaits requests.
+        grace: Of all servers of a run; None: this one has its own.
 
     Raises:
         ConfigurationError: The environment names a proxy that can't be used.
@@ -99,35 +98,40 @@ class ServerClient:
         *,
         rng: random.Random,
         key_env: str | None = None,
-        timeout_s: float = 120.0,
-        retries: int = 4,
+        patience: Patience = Patience(),  # noqa: B008 -- frozen
+        holds: bool = True,
         max_in_flight: int = 64,
         backoff_s: float = 0.5,
-        overload_patience_s: float = 600.0,
-        refused_patience_s: float = 60.0,
         most_bytes: int = MOST_BYTES,
         environ: Mapping[str, str] = os.environ,
         on_negotiated: OnNegotiated | None = None,
+        on_notice: OnNotice | None = None,
+        grace: Grace | None = None,
     ) -> None:
         self.limiter = AdaptiveLimiter(start=min(32, max_in_flight), most=max_in_flight)
         self.on_negotiated = on_negotiated
         self._key = api_key
         self._key_env = key_env
         self._rng = rng
-        self._timeout_s = timeout_s
-        self._retries = retries
+        self._patience = patience
+        self._holds = holds
         self._backoff_s = backoff_s
-        self._patience_s = {
-            "overload": overload_patience_s if retries else 0.0,
-            "refused": refused_patience_s if retries else 0.0,
-        }
         self._most_bytes = most_bytes
-        self._troubles: dict[str, _Trouble] = {}  # by kind; empty once there is an answer
+        self._on_notice = on_notice
+        self._overload = Overload(max(patience.longest_outage_s, 2 * LONGEST_WAIT_S))
         self._negotiators: dict[str, Negotiator] = {}
         self._same: dict[str, SameServer] = {}
         self._negotiated: list[Negotiated] = []
         self._transport = Transport(base_url, api_key=api_key, connections=max_in_flight + 4, environ=environ)
         self.address = self._transport.address
+        self.grace = grace or Grace(GRACE_S, self._notice)
+        self._breaker = Breaker(
+            self.address,
+            longest_s=patience.longest_outage_s if holds else None,
+            first_wait_s=2 * backoff_s,
+            rng=rng,
+            tell=self._notice,
+        )
         self._usage = Usage(self.count_tokens, self.tell)
 
     @property
@@ -156,6 +160,7 @@ class ServerClient:
 
         Raises:
             DrawFailed: Retries do not help, or the server refuses this prompt (PromptRefused).
+            ServerDown: The server is down, and has been for too long.
             ConfigurationError: The server will never answer this.
         """
         ask = Ask(
@@ -169,26 +174,33 @@ class ServerClient:
             context_length=context_length,
             bill=Bill() if bill is None else bill,
         )
-        tries = overloads = 0
+        negotiator = self._negotiator(served_name)
+        tries = Tries(self._where(served_name), self._patience, self._holds, self._jittered_s)
         while True:
+            self.grace.check()
             try:
-                return await self._negotiator(served_name).draw(ask)
+                async with self._breaker.passing() as probing:
+                    if not probing:
+                        return await negotiator.draw(ask)
+                    probe = replace(ask, probing=True)
+                    if tries.is_suspect:
+                        await negotiator.probe(probe)
+                        tries.alone = True
+                    return await negotiator.draw(probe)
+            except _Held:
+                continue
             except Fault as fault:
-                where = self._where(served_name)
-                if fault.kind in ("overload", "refused"):
-                    overloads += 1
-                    self._give_up(fault, overloads, where)
-                    continue  # the limiter holds it back
-                tries += 1
-                logger.debug("%s: try %d of %d: %s", where, tries, self._retries + 1, fault.reason)
-                if tries > self._retries:
-                    raise DrawFailed(f"{where}: {fault.reason}, {tries} tries", transient=True) from fault
-                await asyncio.sleep(self._jittered_s(tries - 1))
+                logger.debug("%s: try %d: %s", tries.where, tries.n_faults + 1, fault.reason)
+                wait_s = tries.wait_s(
+                    fault, is_down=self._breaker.is_down, overloaded_s=self._overload.lasted_s
+                )
+            if wait_s:
+                await asyncio.sleep(wait_s)
 
     async def get(self, path: str) -> Any:
         """The JSON of a GET, tried once. ServerError when it fails, StatusError for a refusal."""
         try:
-            async with asyncio.timeout(min(self._timeout_s, 30.0)):
+            async with asyncio.timeout(min(self._patience.timeout_s, 30.0)):
                 answer = await self._transport.get(self._transport.url(path), self._most_bytes)
             if answer.status >= 300:
                 words = self._refusal(answer).status_and_words
@@ -203,7 +215,7 @@ class ServerClient:
         """Tokens of a prompt by vLLM's /tokenize; None where the server has no such thing."""
         body = _encoded({"model": served_name, **content})
         try:
-            async with asyncio.timeout(min(self._timeout_s, 30.0)):
+            async with asyncio.timeout(min(self._patience.timeout_s, 30.0)):
                 url = self._transport.url("/tokenize", root=True)
                 answer = await self._transport.post(url, body, self._most_bytes)
             return int(json.loads(answer.content)["count"])
@@ -253,13 +265,12 @@ class ServerClient:
     async def _exchange(self, ask: Ask, body: Mapping[str, Any], encoded: bytes, n: int) -> Any:
         """The JSON of an answer of n samples, with a place of the limiter held."""
         max_tokens = ask.sampling.max_tokens or _UNLIMITED_TOKENS
-        timeout_s = self._timeout_s + min(_MOST_EXTRA_S, max_tokens * _SECONDS_PER_TOKEN)
+        timeout_s = self._patience.timeout_s + min(_MOST_EXTRA_S, max_tokens * _SECONDS_PER_TOKEN)
         url = self._transport.url(ask.path, root=ask.path == CLASSIFY)
         most_bytes = self._most_bytes + n * max_tokens * _BYTES_PER_TOKEN
-        async with self.limiter as epoch:
+        async with self._place(ask) as epoch:
             try:
-                async with asyncio.timeout(timeout_s):
-                    answer = await self._transport.post(url, encoded, most_bytes)
+                answer = await self.grace.awaited(self._posted(url, encoded, most_bytes, timeout_s))
             except ConfigurationError:
                 raise
             except aiohttp.InvalidURL as error:
@@ -269,66 +280,72 @@ class ServerClient:
                     f"{self._where(ask.served_name)}: {failure.reason}", transient=False
                 ) from failure
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                self._trouble(self._fault(error), epoch)
+                self._trouble(self._fault(error), epoch, ask)
             if answer.status < 300:
                 try:
                     read = _decoded(answer.content)
-                except ValueError as error:
-                    raise Fault("an answer that is not JSON") from error
+                except ValueError:
+                    self._trouble(Fault("an answer that is not JSON", outage=True), epoch, ask)
                 if not isinstance(read, dict) or not read.get("error") or read.get("choices"):
-                    self._troubles.clear()
+                    self._answered()
                     self.limiter.answered()
                     return read
                 answer = _as_refused(answer, read["error"])
             refusal = self._refusal(answer)
             meaning = refusals.meaning(refusal, body, self._where(ask.served_name), self._key_env)
             if isinstance(meaning, Fault):
-                self._trouble(meaning, epoch)
-            self._troubles.clear()
+                self._trouble(meaning, epoch, ask)
+            self._answered()
             if meaning is not None:
                 raise meaning
         if refusal.status in refusals.NEGOTIABLE:
             raise FieldRefused(refusal, body)
         raise refusals.unexplained(refusal, self._where(ask.served_name), self._key_env)
 
-    def _trouble(self, fault: Fault, epoch: int) -> NoReturn:
-        """Let the limiter know of a fault, and raise it."""
-        if fault.kind in ("overload", "refused"):
-            now, trouble = time.monotonic(), self._troubles.get(fault.kind)
-            if trouble is None or now - trouble.last > max(self._patience_s.values()):
-                trouble = self._troubles[fault.kind] = _Trouble(now, now)
-            trouble.last = now
+    @asynccontextmanager
+    async def _place(self, ask: Ask) -> AsyncIterator[int]:
+        """A place of the limiter, which a probe does not need; _Held when the server went down meanwhile."""
+        if ask.probing:
+            yield self.limiter.epoch
+            return
+        async with self.limiter as epoch:
+            if self._breaker.is_down:
+                raise _Held
+            self.grace.check()
+            yield epoch
+
+    async def _posted(self, url: str, body: bytes, most_bytes: int, timeout_s: float) -> Answer:
+        async with asyncio.timeout(timeout_s):
+            return await self._transport.post(url, body, most_bytes)
+
+    def _answered(self) -> None:
+        """The server is neither down nor overloaded."""
+        self._overload.end()
+        self._breaker.answered()
+
+    def _trouble(self, fault: Fault, epoch: int, ask: Ask) -> NoReturn:
+        """Let limiter and breaker know of a fault, and raise it."""
+        is_down = fault.outage
+        if fault.kind == "overload":
+            self._overload.add()
+            is_down = is_down or ask.probing or self._overload.lasted_s >= _OVERLOADED_S
+        if is_down or (fault.retry_after_s or 0.0) > max(LONGEST_WAIT_S, self._patience.longest_outage_s):
+            self._breaker.failed(fault.reason, probing=ask.probing, retry_after_s=fault.retry_after_s)
+        if fault.kind == "overload" and not self._breaker.is_down:
             pause_s = self._jittered_s(self.limiter.streak)
-            if fault.kind == "refused":
-                pause_s = min(pause_s, 5.0)
             self.limiter.overloaded(epoch, fault.retry_after_s, pause_s=pause_s)
-        elif fault.kind == "slow":
+        elif fault.kind != "fault":
             self.limiter.overloaded(epoch)
         raise fault
 
-    def _give_up(self, fault: Fault, overloads: int, where: str) -> None:
-        """DrawFailed when the server's trouble has lasted, or will last, for longer than the patience."""
-        trouble = self._troubles.get(fault.kind)
-        lasted_s = 0.0 if trouble is None else time.monotonic() - trouble.since
-        patience_s = self._patience_s[fault.kind]
-        ahead_s = fault.retry_after_s or 0.0
-        if lasted_s + ahead_s < patience_s and overloads < _MOST_OVERLOADS:
-            logger.debug("%s: %s, waited out", where, fault.reason)
-            return
-        if ahead_s > patience_s:
-            why = f"it asks to wait {ahead_s:.0f} s, more than the {patience_s:g} s that are waited"
-        elif lasted_s < patience_s:
-            why = f"{overloads} tries while others were answered"
-        else:
-            why = f"{overloads} tries, no answer for {lasted_s:.0f} s"
-        raise DrawFailed(f"{where}: {fault.reason}, {why}", transient=True) from fault
+    def _notice(self, line: str) -> None:
+        logger.warning("%s", line)
+        if self._on_notice is not None:
+            self._on_notice(line)
 
     def _fault(self, error: Exception) -> Fault:
-        refused = isinstance(getattr(error, "os_error", error), ConnectionRefusedError)
-        proxied = isinstance(error, aiohttp.ClientProxyConnectionError)
-        if isinstance(error, TimeoutError):
-            return Fault(self._reason(error), "slow")
-        return Fault(self._reason(error), "refused" if refused and not proxied else "fault")
+        reason = self._reason(error)
+        return Fault(reason, "slow" if isinstance(error, TimeoutError) else "fault", outage=True)
 
     def _reason(self, error: BaseException) -> str:
         """A few words that hold neither prompt nor key."""
@@ -347,7 +364,7 @@ class ServerClient:
         return read_refusal(answer.status, answer.content, secret=self._key, retry_after_s=wait_s)
 
     def _jittered_s(self, attempt: int) -> float:
-        return self._rng.uniform(0, min(LONGEST_WAIT_S, self._backoff_s * 2.0 ** min(attempt, 30)))
+        return jittered_s(self._rng, self._backoff_s, attempt)
 
 
 def _read(ask: Ask, agreed: Terms, answer: Any, n: int, n_bytes: int) -> Draw:

@@ -28,22 +28,25 @@ class Fault(Exception):
 
     Attributes:
         reason: In a few words, without prompt or key.
-        kind: "overload" when the server asks for fewer requests, "refused" when nobody listens at its
-            address, "slow" when no answer came in time, "fault" for all else.
+        kind: "overload" when the server asks for fewer requests, "slow" when no answer came in time, "fault"
+            for all else.
         retry_after_s: Seconds for which none may start; None when the server did not say.
+        outage: Whether a server that is down answers so, or not at all.
     """
 
     def __init__(
         self,
         reason: str,
-        kind: Literal["overload", "refused", "slow", "fault"] = "fault",
+        kind: Literal["overload", "slow", "fault"] = "fault",
         *,
         retry_after_s: float | None = None,
+        outage: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.kind = kind
         self.retry_after_s = retry_after_s
+        self.outage = outage
 
 
 class PromptRefused(DrawFailed):
@@ -115,6 +118,7 @@ class Ask:
         logprobs: Whether log-probabilities are wanted.
         context_length: Tokens of prompt and generation together; None when unknown.
         bill: Gets every answer that the server bills.
+        probing: Whether it is sent although the server is down, to find out whether it is back.
     """
 
     served_name: str
@@ -126,6 +130,7 @@ class Ask:
     logprobs: bool = True
     context_length: int | None = None
     bill: Bill = field(default_factory=Bill, compare=False)
+    probing: bool = False
 
     @property
     def path(self) -> str:

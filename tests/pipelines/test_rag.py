@@ -22,6 +22,7 @@ from pipelines.rag.retrievers import retrieve
 from pipelines.rag.scoring import evidence_recall, passage_numbers
 from pipelines.runtime import Runtime
 from pipelines.servers.clients import ModelClients
+from pipelines.servers.patience import Patience
 from pipelines.spec.files import spec_digest
 from pipelines.spec.pipeline import PipelineSpec
 from tests.agenttts.commands import agenttts
@@ -122,7 +123,8 @@ async def runtime_of(tmp_path: Path) -> AsyncIterator[Callable[[PipelineSpec], R
     with Store.open(tmp_path / "samples.duckdb") as store:
 
         def make(spec: PipelineSpec) -> Runtime:
-            opened.append(ModelClients(spec, rng=random.Random(0), retries=1, backoff_s=0.01))
+            patience = Patience(retry_s=0.1)
+            opened.append(ModelClients(spec, rng=random.Random(0), patience=patience, backoff_s=0.01))
             return Runtime(spec, store, opened[-1], run_id=None)
 
         yield make

@@ -11,6 +11,7 @@ import pytest
 
 from agenttts.search.check import Finding, check
 from pipelines.servers.clients import ModelClients
+from pipelines.servers.patience import Patience
 from pipelines.spec.files import load_spec
 from pipelines.spec.pipeline import PipelineSpec
 from tests.agenttts.small_specs import SPEC, small_spec, write_examples
@@ -24,7 +25,7 @@ def root(tmp_path: Path) -> Path:
 
 
 async def checked(spec: PipelineSpec, budget: float | None = None) -> list[Finding]:
-    clients = ModelClients(spec, rng=random.Random(0), retries=0, timeout_s=60)
+    clients = ModelClients(spec, rng=random.Random(0), patience=Patience(retry_s=0, timeout_s=60))
     try:
         return await check(spec, budget, clients=clients)
     finally:

@@ -26,6 +26,7 @@ from pipelines.examples import Example
 from pipelines.policy import Confidence, Policy
 from pipelines.runtime.runtime import Runtime
 from pipelines.servers.clients import ModelClients
+from pipelines.servers.patience import Patience
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.stages.plans import feature_names
 from tests.agenttts.small_specs import small_spec
@@ -83,7 +84,8 @@ async def bench(
 ) -> AsyncIterator[Bench]:
     made = small_spec(base_url=server.base_url, **spec)
     gate = Ledger(limits, made.models, clock=lambda: 0.0) if limits else None
-    clients = ModelClients(made, rng=random.Random(0), retries=1, backoff_s=0.01, timeout_s=60)
+    patience = Patience(retry_s=0.2, timeout_s=60)
+    clients = ModelClients(made, rng=random.Random(0), patience=patience, backoff_s=0.01)
     try:
         yield Bench(made, store, Runtime(made, store, clients, run_id="r1", gate=gate))
     finally:
@@ -234,7 +236,8 @@ async def test_an_interrupted_trial_is_run_again_from_the_bank(server: ScriptedS
         with pytest.raises(asyncio.CancelledError):
             await running
         assert store.trials("r1")[0].status == "running"
-        server.fault = None
+    server.fault = None
+    async with bench(server, store) as b:
         result = await b.trial(allocation(1, 1))
     assert (result.score, result.samples_drawn, result.samples_reused) == (1.0, 2, 18)
     assert set(server.completed.values()) == {1}

@@ -17,6 +17,7 @@ from agenttts.space.space import SearchSpace
 from pipelines import load_spec
 from pipelines.dataset import load_examples
 from pipelines.servers.clients import ModelClients
+from pipelines.servers.patience import Patience
 from pipelines.spec.pipeline import PipelineSpec
 from tests.agenttts.choosing import FUNCTION, calls_of, choosing_server, write_choosing
 from tests.agenttts.commands import agenttts
@@ -34,7 +35,7 @@ def shape(request: Request) -> tuple[str, frozenset[str], int]:
 
 async def rehearsed(spec: PipelineSpec) -> dict[str, Rehearsed]:
     example = load_examples(spec, "search")[0]
-    clients = ModelClients(spec, rng=random.Random(0), retries=0)
+    clients = ModelClients(spec, rng=random.Random(0), patience=Patience(retry_s=0))
     try:
         results = await rehearse(
             spec, plan_rehearsal(SearchSpace(spec, spec.budget.amount), example), example, clients

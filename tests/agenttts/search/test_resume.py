@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agenttts import UserError, search
-from benchmarks.kill_resume import answer, command, decisions, killed_and_resumed, undisturbed
+from benchmarks.kill_resume import answer, command, decisions, killed_and_resumed, stored, undisturbed
 from datastore import Store
 from tests.agenttts.small_specs import write_pipeline
 from tests.servers import ScriptedServer
@@ -44,6 +44,59 @@ def test_stopped_by_a_signal_a_run_says_so_and_resumes(number: signal.Signals, t
         subprocess.run(command(spec, db, "--resume"), check=True, capture_output=True)
     with Store.read(db) as store:
         assert [run.status for run in store.runs()] == ["complete"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("latency_s", [1.0, 30.0], ids=["in time", "too late"])
+def test_what_is_in_flight_at_a_signal_is_kept_if_it_comes_in_time(
+    number: signal.Signals, latency_s: float, tmp_path: Path
+) -> None:
+    """Paid is stored: every sample that the server sends within the stated seconds; one line tells of it."""
+    with ScriptedServer(answer=answer) as server:
+        db, process = started(tmp_path, server)
+        server.latency_s = latency_s
+        n_before = len(server.arrived)
+        while len(server.arrived) < n_before + 12 and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, printed = process.communicate(timeout=100)
+        assert process.returncode == 128 + number, printed
+        assert "in flight are awaited for 5 s at most, and kept" in printed and "Traceback" not in printed
+        n_sent, n_answered = sum(server.samples.values()), server.n_answered
+        assert sum(stored(db).values()) == n_sent
+        with Store.read(db) as store:
+            run = store.run()
+            assert run.status == "stopped" and store.run_cost(run.run_id).calls == n_answered
+        assert (len(server.arrived) == n_answered) == (latency_s < 5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once(number: signal.Signals, tmp_path: Path) -> None:
+    """What would come in time is given up, and the run is marked as stopped all the same."""
+    with ScriptedServer(answer=answer) as server:
+        db, process = started(tmp_path, server)
+        server.latency_s = 4.0
+        n_before = len(server.arrived)
+        while len(server.arrived) < n_before + 12 and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(number)
+        time.sleep(0.5)
+        process.send_signal(number)
+        _, printed = process.communicate(timeout=100)
+        assert process.returncode == 128 + number and "Traceback" not in printed, printed
+        with Store.read(db) as store:
+            run = store.run()
+            assert run.status == "stopped" and store.run_cost(run.run_id).calls < len(server.arrived)
+
+
+def started(folder: Path, server: ScriptedServer) -> tuple[Path, subprocess.Popen[str]]:
+    """A search in a process of its own that has had some answers: its database, and the process."""
+    server.latency_s = 0.05
+    spec, db = write_pipeline(folder, server.base_url), folder / "run.duckdb"
+    process = subprocess.Popen(command(spec, db), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while server.n_answered < 30 and process.poll() is None:
+        time.sleep(0.005)
+    return db, process
 
 
 def test_a_run_is_not_resumed_with_other_settings(recorded: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from agenttts import Decision, Pending, SearchLimits, UserError, async_search, load_run, search
+from agenttts import Decision, Patience, Pending, SearchLimits, UserError, async_search, load_run, search
 from agenttts.errors import SpaceError
 from agenttts.proposers.base import SearchView, Suggestion, Turn
 from agenttts.report.data import read_report
@@ -321,7 +321,8 @@ def test_a_lasting_fault_is_a_missing_value_and_never_a_zero(tmp_path: Path, ser
     spec = live(tmp_path, server)
     server.answer = lambda request, index: "red"
     server.fault = lambda request: "empty" if "search 3" in request.prompt else None
-    result = search(spec, trials=3, db=tmp_path / "r.duckdb", preflight=False)
+    patience = Patience(retry_s=0.5)
+    result = search(spec, trials=3, db=tmp_path / "r.duckdb", preflight=False, patience=patience)
     assert all(trial.score == 1.0 and trial.n_missing == 1 and trial.n_scored == 5 for trial in result.trials)
     with Store.read(tmp_path / "r.duckdb") as store:
         (missing,) = [

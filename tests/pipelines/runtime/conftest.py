@@ -11,6 +11,7 @@ import pytest
 from datastore import Store
 from pipelines.runtime import Runtime
 from pipelines.servers.clients import ModelClients
+from pipelines.servers.patience import Patience
 from pipelines.spec.pipeline import PipelineSpec
 
 
@@ -27,7 +28,9 @@ async def runtime_of(store: Store) -> AsyncIterator[Callable[[PipelineSpec, bool
     opened: list[ModelClients] = []
 
     def make(spec: PipelineSpec, replay: bool) -> Runtime:
-        clients = ModelClients(spec, rng=random.Random(0), retries=1, backoff_s=0.01)
+        clients = ModelClients(
+            spec, rng=random.Random(0), patience=Patience(retry_s=0.2), holds=False, backoff_s=0.01
+        )
         opened.append(clients)
         return Runtime(spec, store, None if replay else clients, run_id=None, replay=replay)
 

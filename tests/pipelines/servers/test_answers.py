@@ -11,6 +11,7 @@ from pipelines.errors import DrawFailed
 from pipelines.servers.answers import read_draw
 from pipelines.servers.billing import Bill
 from pipelines.servers.identity import SameServer
+from pipelines.servers.patience import Patience
 from pipelines.servers.refusals import read_refusal
 from pipelines.servers.server import ServerClient, StatusError
 from pipelines.spec.fields import SamplingSpec
@@ -158,7 +159,7 @@ async def test_an_answer_without_choices_is_billed_within_what_can_be(
     server = make_server(reply=lambda request: (200, {"choices": [], "usage": usage}, {}))
     billed = Bill()
     with pytest.raises(DrawFailed, match="an answer without choices"):
-        await connect(server, retries=0).draw("small", CHAT, SAMPLING, 3, bill=billed)
+        await connect(server, patience=Patience(retry_s=0)).draw("small", CHAT, SAMPLING, 3, bill=billed)
     assert billed == bill
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from pipelines.errors import ConfigurationError, DrawFailed
 from pipelines.servers.answers import read_draw
+from pipelines.servers.patience import Patience
 from pipelines.servers.server import ServerClient
 from pipelines.servers.wire import ContextOverflow, Fault
 from pipelines.spec.fields import SamplingSpec
@@ -61,13 +62,16 @@ async def test_a_fault_that_passes_is_retried(
 async def test_a_fault_that_stays_fails_the_draw(
     server: ScriptedServer, connect: MakeClient, fault: str
 ) -> None:
-    """When every try fails, DrawFailed gives the reason in one line without prompt or key."""
+    """When every try fails, DrawFailed gives the reason in one line without prompt or key, where nothing is
+    held.
+    """
     server.fault = lambda request: fault
-    client = connect(server, retries=2, api_key="sk-secret", overload_patience_s=0.1)
+    patience = Patience(retry_s=0.1, longest_outage_s=0.1)
+    client = connect(server, patience=patience, holds=False, api_key="sk-secret")
     with pytest.raises(DrawFailed) as caught:
         await client.draw("small", CHAT, SAMPLING, 3)
     assert caught.value.transient
-    assert len(server.arrived) == 3 or fault in ("429", "503")
+    assert len(server.arrived) >= 2
     assert f"{len(server.arrived)} tries" in str(caught.value)
     assert not any(word in str(caught.value) for word in ("sk-secret", "colour", "\n"))
 
@@ -75,13 +79,13 @@ async def test_a_fault_that_stays_fails_the_draw(
 async def test_a_hanging_server_is_given_up_and_retried(server: ScriptedServer, connect: MakeClient) -> None:
     """No answer within timeout_s counts as a fault; the next try is answered."""
     server.fault_next("hang")
-    draw = await connect(server, timeout_s=0.5).draw("small", CHAT, SAMPLING, 1)
+    draw = await connect(server, patience=Patience(timeout_s=0.5)).draw("small", CHAT, SAMPLING, 1)
     assert len(draw.samples) == 1
 
 
 async def test_a_dead_server_may_come_back(server: ScriptedServer, connect: MakeClient) -> None:
     """A refused connection is a fault; once the server is back the same client draws again."""
-    client = connect(server, retries=1, refused_patience_s=0.1)
+    client = connect(server, patience=Patience(retry_s=0.1), holds=False)
     await client.draw("small", CHAT, SAMPLING, 1)
     server.stop()
     with pytest.raises(DrawFailed, match="connection failed"):
@@ -105,7 +109,7 @@ async def test_overload_lowers_the_requests_in_flight(
 ) -> None:
     """A server that bears 4 requests at once answers all of 60, with fewer in flight than at the start."""
     server = make_server(most_at_once=4, latency_s=0.005, retry_after_s=0.005)
-    client = connect(server, retries=40)
+    client = connect(server)
     draws = await asyncio.gather(*(client.draw("small", CHAT, SAMPLING, 1) for _ in range(60)))
     assert len(draws) == 60
     assert client.limiter.limit < 32

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from pipelines.errors import ConfigurationError, DrawFailed
+from pipelines.servers.patience import Patience
 from pipelines.servers.server import ServerClient
 from pipelines.servers.transport import Transport, proxy_for
 from pipelines.spec.fields import SamplingSpec
@@ -49,7 +50,8 @@ def test_a_proxy_that_can_not_be_used(value: str) -> None:
 async def test_a_dead_proxy_is_named() -> None:
     """A connection that fails through a proxy says so, with the variable and without a password."""
     environ = {"HTTP_PROXY": "http://me:secret@127.0.0.1:9/"}
-    client = ServerClient("http://far.invalid/v1", rng=random.Random(0), retries=0, environ=environ)
+    patience = Patience(retry_s=0)
+    client = ServerClient("http://far.invalid/v1", rng=random.Random(0), patience=patience, environ=environ)
     with pytest.raises(DrawFailed, match=r"the proxy of HTTP_PROXY \(http://127.0.0.1:9/\)") as caught:
         await client.draw("m", CHAT, SamplingSpec(), 1)
     await client.aclose()

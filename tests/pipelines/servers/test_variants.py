@@ -12,6 +12,7 @@ from pipelines import PipelineSpec, SpecError, load_spec
 from pipelines.examples import Example
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.commands import commands
+from pipelines.servers.patience import Patience
 from pipelines.servers.preflight import Problem, preflight
 from tests.agenttts.choosing import write_choosing
 from tests.agenttts.commands import agenttts
@@ -63,7 +64,7 @@ EXAMPLE = Example("e1", {"question": "why", "gold": "red"})
 
 
 async def problems_of(spec: PipelineSpec) -> list[Problem]:
-    clients = ModelClients(spec, rng=random.Random(0), retries=0)
+    clients = ModelClients(spec, rng=random.Random(0), patience=Patience(retry_s=0))
     try:
         return await preflight(spec, clients, [EXAMPLE])
     finally:

@@ -9,7 +9,8 @@ from email.utils import formatdate
 
 import pytest
 
-from pipelines.errors import DrawFailed
+from pipelines.errors import DrawFailed, ServerDown
+from pipelines.servers.patience import Patience
 from pipelines.servers.server import ServerClient
 from pipelines.servers.waiting import retry_after_s
 from pipelines.spec.fields import SamplingSpec
@@ -52,7 +53,7 @@ async def test_overload_does_not_use_up_retries(
     """Twelve refusals for overload are waited out with a single retry, and fewer requests are in flight."""
     server.retry_after_s = 0.001
     server.fault_next(*[fault] * 12)
-    client = connect(server, retries=1)
+    client = connect(server, patience=Patience(retry_s=0.001))
     assert len((await client.draw("small", CHAT, SAMPLING, 1)).samples) == 1
     assert client.limiter.limit <= 2
 
@@ -60,23 +61,27 @@ async def test_overload_does_not_use_up_retries(
 async def test_overload_beyond_the_patience(
     server: ScriptedServer, connect: Callable[..., ServerClient]
 ) -> None:
-    """A draw fails after the stated time without an answer, or at once where the server asks for more."""
+    """Where nothing is held a draw fails after the stated time, or at once if the server asks for more. Else
+    a server that asks for more is down.
+    """
     server.fault = lambda request: "529"
+    patience = Patience(longest_outage_s=0.05)
     with pytest.raises(DrawFailed, match=r"status 529, \d+ tries, no answer for") as caught:
-        await connect(server, overload_patience_s=0.05).draw("small", CHAT, SAMPLING, 1)
+        await connect(server, patience=patience, holds=False).draw("small", CHAT, SAMPLING, 1)
     assert caught.value.transient
     server.fault, server.retry_after_s = (lambda request: "429"), 3600
-    n_arrived = len(server.arrived)
-    with pytest.raises(DrawFailed, match="asks to wait 3600 s"):
-        await connect(server).draw("small", CHAT, SAMPLING, 1)
-    assert len(server.arrived) == n_arrived + 1
+    for holds, error in ((False, DrawFailed), (True, ServerDown)):
+        n_arrived = len(server.arrived)
+        with pytest.raises(error, match="asks to wait 3600 s"):
+            await connect(server, holds=holds).draw("small", CHAT, SAMPLING, 1)
+        assert len(server.arrived) == n_arrived + 1
 
 
 async def test_a_server_that_restarts_is_waited_for(
     server: ScriptedServer, connect: Callable[..., ServerClient]
 ) -> None:
-    """A refused connection has a patience of its own, longer than that of a garbage answer."""
-    client = connect(server, retries=1)
+    """Refused connections are an outage, which is waited for beyond the time for retries."""
+    client = connect(server, patience=Patience(retry_s=0.05))
     await client.draw("small", CHAT, SAMPLING, 1)
     server.stop()
     drawing = asyncio.create_task(client.draw("small", CHAT, SAMPLING, 1))
