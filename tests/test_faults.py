@@ -26,6 +26,7 @@ from pipelines.allocation import Allocation, StageChoice
 from pipelines.examples import Example
 from pipelines.runtime import Runtime
 from pipelines.servers.clients import ModelClients
+from pipelines.servers.patience import Patience
 from tests.agenttts.small_specs import write_pipeline
 from tests.faults import ANSWERS, broken, every_nth
 from tests.servers import ScriptedServer
