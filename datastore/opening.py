@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -87,8 +87,11 @@ class OpenFile:
                 "more is written; put it back, or name another file, and start again"
             )
         log = wal_of(self._path)
-        with nullcontext() if log.exists() else permissions(self._mode):
-            yield
+        make_file(log, self._mode)
+        yield
+        with suppress(OSError):
+            if not log.stat().st_size:  # nothing was written
+                log.unlink()
         self._log = _identity(log)
 
     def has_anothers_log(self) -> bool:
@@ -105,18 +108,14 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-@contextmanager
-def permissions(mode: int) -> Iterator[None]:
-    """Give files that are made in the block no more than these permissions.
+def make_file(path: Path, mode: int) -> None:
+    """Make an empty file with no more than these permissions, where there is none.
 
-    The mask belongs to the process: keep the block short.
+    DuckDB takes an empty write-ahead log as its own. The mask of the process would do too, but it belongs to
+    all threads.
     """
-    mask = os.umask(0o777 & ~mode)
-    os.umask(mask | (0o777 & ~mode))
-    try:
-        yield
-    finally:
-        os.umask(mask)
+    with suppress(OSError):  # DuckDB says why it can't write there
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
 
 
 @contextmanager
@@ -231,12 +230,12 @@ def _create(path: Path, created_at: float) -> None:
         raise StoreError(f"{path}: its directory does not exist; create it, or name another file")
     new = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
-        with permissions(_PRIVATE):
-            connection = _connect(new)
-            try:
-                migrations.create(connection, created_at=created_at)
-            finally:
-                connection.close()
+        connection = _connect(new)
+        try:
+            new.chmod(_PRIVATE)
+            migrations.create(connection, created_at=created_at)
+        finally:
+            connection.close()
         _put_in_place(new, path)
     finally:
         new.unlink(missing_ok=True)

@@ -99,17 +99,17 @@ class LiveSnapshot:
 
     def _fill(self, connection: duckdb.DuckDBPyConnection) -> None:
         mode = self._database.stat().st_mode & 0o666
-        with opening.permissions(mode):
-            connection.execute(f"ATTACH {_quoted(self._new)} AS _live")
+        connection.execute(f"ATTACH {_quoted(self._new)} AS _live")
         try:
+            self._new.chmod(mode)
             connection.execute("BEGIN")
             for name in [*_tables(connection), *_VIEWS]:
                 connection.execute(f"CREATE TABLE _live.main.{name} AS FROM {name}")
             connection.execute(
                 "CREATE TABLE _live.main.snapshot AS SELECT ?::DOUBLE AS as_of", [self._clock()]
             )
-            with opening.permissions(mode):
-                connection.execute("COMMIT")
+            opening.make_file(opening.wal_of(self._new), mode)
+            connection.execute("COMMIT")
         except BaseException:
             with suppress(duckdb.Error):  # a failed commit has rolled back already
                 connection.execute("ROLLBACK")
