@@ -27,11 +27,13 @@ class Answers:
         n: How many there are, those written before included.
         n_failed: How many of them have no output.
         first_failure: Why the first of these has none; None without one.
+        is_broken: Whether an answer could not be written.
     """
 
     def __init__(self, file: FileIO | None, path: Path | None) -> None:
         self.n = self.n_failed = 0
         self.first_failure: str | None = None
+        self.is_broken = False
         self._file = file
         self._name = "stdout" if path is None else str(path)
 
@@ -114,8 +116,10 @@ class Answers:
                 while left:
                     left = left[self._file.write(left) :]
         except BrokenPipeError:
+            self.is_broken = True
             raise
         except OSError as error:
+            self.is_broken = True
             if self._file is None:  # what is left of the line would fail once more at the end
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise UserError(

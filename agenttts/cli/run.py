@@ -180,7 +180,7 @@ class Run:
             replay=self.replay,
             window=self.window,
             patience=self.patience,
-            on_notice=say,
+            on_notice=lambda line: None if written.is_broken else say(line),
             earlier=noted(written.before(inputs), note),
         )
         async with aclosing(coming):
