@@ -46,6 +46,7 @@ class PlannedRequest:
         content: The prompt, or the text to classify.
         sampling: How the samples are drawn.
         n: How many samples it asks for.
+        prompt: Key in the stage's `prompts`; None for its own prompt.
     """
 
     stage: StageSpec
@@ -53,6 +54,7 @@ class PlannedRequest:
     content: Content
     sampling: SamplingSpec
     n: int
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,7 @@ class Rehearsed:
         too_few: Whether the server answered with fewer than it was asked for, and did not refuse so many.
         failure: Why there is no answer; None when there is one.
         fatal: Whether the failure would end the search, or leave it without samples.
+        prompt: Key in the stage's `prompts`; None for its own prompt.
     """
 
     stage: str
@@ -105,18 +108,23 @@ class Rehearsed:
     too_few: bool = False
     failure: str | None = None
     fatal: bool = False
+    prompt: str | None = None
+
+    @property
+    def _place(self) -> str:
+        return f"{self.stage} × {StageOption(self.model, prompt=self.prompt)}"
 
     @property
     def line(self) -> str:
         """What came of the request, in one line."""
         if self.failure is not None:
-            return f"{self.stage} × {self.model}: no answer"
+            return f"{self._place}: no answer"
         money = "" if self.cost_usd is None else f", ${self.cost_usd:.4g}"
         if self.seconds is not None:
-            return f"{self.stage} × {self.model}: returned {len(self.texts[0]):,} characters of JSON{money}"
+            return f"{self._place}: returned {len(self.texts[0]):,} characters of JSON{money}"
         tokens = f"{self.prompt_tokens:,} + {self.generated_tokens:,} tokens{money}"
         if self.health is None:
-            return f"{self.stage} × {self.model}: one classification, {tokens}"
+            return f"{self._place}: one classification, {tokens}"
         n = self.health.n_samples
         empty, cut, unparsed = (
             round(n * share) for share in (self.health.empty, self.health.cut, self.health.unparsed)
@@ -125,7 +133,7 @@ class Rehearsed:
         parts += [f"{count} {what}" for count, what in ((cut, "cut"), (empty, "empty")) if count]
         parts += ["all one text"] if self.health.identical == 1 else []
         parts.append(f"log-probabilities {'come' if self.logprobs else 'do not come'}")
-        return f"{self.stage} × {self.model}: {'; '.join(parts)}"
+        return f"{self._place}: {'; '.join(parts)}"
 
     def findings(self) -> list[Finding]:
         """Return what a search would suffer from."""
@@ -183,7 +191,9 @@ def plan_rehearsal(space: SearchSpace, example: Example) -> list[PlannedRequest 
                 sampling = spec.models[name].sampled(stage.sampling)
                 n = 1 if isinstance(stage.aggregator, Refine) else n
                 requests.append(
-                    PlannedRequest(stage=prompted, model=name, content=content, sampling=sampling, n=n)
+                    PlannedRequest(
+                        stage=prompted, model=name, content=content, sampling=sampling, n=n, prompt=prompt
+                    )
                 )
     return requests
 
@@ -299,7 +309,9 @@ async def _called(spec: PipelineSpec, planned: PlannedCall, example: Example) ->
 async def _sent(
     spec: PipelineSpec, request: PlannedRequest, example: Example, clients: ModelClients
 ) -> Rehearsed:
-    result = Rehearsed(stage=request.stage.name, model=request.model, n_asked=request.n)
+    result = Rehearsed(
+        stage=request.stage.name, model=request.model, n_asked=request.n, prompt=request.prompt
+    )
     model, bill = spec.models[request.model], Bill()
     draw: Draw | None = None
     try:
