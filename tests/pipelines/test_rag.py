@@ -60,7 +60,8 @@ OPTIONS = """\
 
 @pytest.fixture(autouse=True)
 def _anew() -> Iterator[None]:
-    """A pipeline's own `retrievers` is imported anew by the next test."""
+    """A pipeline's own `retrievers` is imported anew by this test and the next."""
+    sys.modules.pop("retrievers", None)
     yield
     sys.modules.pop("retrievers", None)
 
