@@ -46,6 +46,7 @@ class PlannedRequest:
         content: The prompt, or the text to classify.
         sampling: How the samples are drawn.
         n: How many samples it asks for.
+        prompt: The stage's prompt, by name; None for its own.
     """
 
     stage: StageSpec
@@ -53,6 +54,7 @@ class PlannedRequest:
     content: Content
     sampling: SamplingSpec
     n: int
+    prompt: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,7 @@ class Rehearsed:
         stage: The stage.
         model: The model's key in the spec; of a call the name of the option.
         n_asked: Samples asked for.
+        prompt: The stage's prompt, by name; None for its own.
         calls: Requests that the server answered.
         prompt_tokens: Tokens of the prompt.
         generated_tokens: Tokens of all answers, those that are no text included.
@@ -93,6 +96,7 @@ class Rehearsed:
     stage: str
     model: str
     n_asked: int
+    prompt: str | None = None
     calls: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
@@ -109,14 +113,15 @@ class Rehearsed:
     @property
     def line(self) -> str:
         """What came of the request, in one line."""
+        what = f"{self.stage} × {StageOption(self.model, None, self.prompt)}"
         if self.failure is not None:
-            return f"{self.stage} × {self.model}: no answer"
+            return f"{what}: no answer"
         money = "" if self.cost_usd is None else f", ${self.cost_usd:.4g}"
         if self.seconds is not None:
-            return f"{self.stage} × {self.model}: returned {len(self.texts[0]):,} characters of JSON{money}"
+            return f"{what}: returned {len(self.texts[0]):,} characters of JSON{money}"
         tokens = f"{self.prompt_tokens:,} + {self.generated_tokens:,} tokens{money}"
         if self.health is None:
-            return f"{self.stage} × {self.model}: one classification, {tokens}"
+            return f"{what}: one classification, {tokens}"
         n = self.health.n_samples
         empty, cut, unparsed = (
             round(n * share) for share in (self.health.empty, self.health.cut, self.health.unparsed)
@@ -125,7 +130,7 @@ class Rehearsed:
         parts += [f"{count} {what}" for count, what in ((cut, "cut"), (empty, "empty")) if count]
         parts += ["all one text"] if self.health.identical == 1 else []
         parts.append(f"log-probabilities {'come' if self.logprobs else 'do not come'}")
-        return f"{self.stage} × {self.model}: {'; '.join(parts)}"
+        return f"{what}: {'; '.join(parts)}"
 
     def findings(self) -> list[Finding]:
         """Return what a search would suffer from."""
@@ -183,7 +188,9 @@ def plan_rehearsal(space: SearchSpace, example: Example) -> list[PlannedRequest 
                 sampling = spec.models[name].sampled(stage.sampling)
                 n = 1 if isinstance(stage.aggregator, Refine) else n
                 requests.append(
-                    PlannedRequest(stage=prompted, model=name, content=content, sampling=sampling, n=n)
+                    PlannedRequest(
+                        stage=prompted, model=name, content=content, sampling=sampling, n=n, prompt=prompt
+                    )
                 )
     return requests
 
@@ -299,7 +306,9 @@ async def _called(spec: PipelineSpec, planned: PlannedCall, example: Example) ->
 async def _sent(
     spec: PipelineSpec, request: PlannedRequest, example: Example, clients: ModelClients
 ) -> Rehearsed:
-    result = Rehearsed(stage=request.stage.name, model=request.model, n_asked=request.n)
+    result = Rehearsed(
+        stage=request.stage.name, model=request.model, n_asked=request.n, prompt=request.prompt
+    )
     model, bill = spec.models[request.model], Bill()
     draw: Draw | None = None
     try:

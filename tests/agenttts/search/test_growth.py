@@ -172,6 +172,10 @@ def test_a_proposer_adds_a_prompt_to_a_stage(readable: Path, tmp_path: Path) -> 
     ("new", "law"),
     [
         (replace(CAREFUL, name="other", text="{{ nothing }}"), "uses nothing, which example"),
+        (
+            replace(CAREFUL, name="other", text="{{ answer }}"),
+            "uses answer, which the pipeline as given does",
+        ),
         (replace(CAREFUL, name="other", text="{% if %}"), "template error"),
         (replace(CAREFUL, name="other", text="{{ question.missing.part }}"), "has no attribute 'missing'"),
         (replace(CAREFUL, name="no name"), "a prompt's name is letters"),
