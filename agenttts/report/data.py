@@ -20,6 +20,7 @@ from agenttts.replay.headroom import StageHeadroom, headroom
 from agenttts.report.policy import PolicyQuery, policy_queries
 from agenttts.results.loading import load_outcome
 from agenttts.results.outcome import Outcome, jsonable, trial_json
+from agenttts.results.prices import with_measured_prices
 from agenttts.results.ranking import SEARCHING, by_phase, latest
 from agenttts.results.spec_bank import attach_spec_bank
 from agenttts.results.trials import TrialResult, load_trial
@@ -229,7 +230,8 @@ def read_report(
         SpecError: The run is not finished, and a function of its pipeline can't be imported any more.
     """
     run = store.run(run_id)
-    spec = _spec(run)
+    given = _spec(run)
+    spec = None if given is None else with_measured_prices(given, store, run.run_id)
     settings: dict[str, Any] = json.loads(run.settings or "{}")
     outcome = load_outcome(store, run, spec, examples)
     rows = store.trials(run.run_id)

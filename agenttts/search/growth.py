@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from agenttts.proposers.base import NewPrompt, Turn
 from agenttts.replay.bank import BankOutcomes
 from agenttts.results.events import stored_events
+from agenttts.results.prices import REPRICED, prices_json
 from agenttts.search.check import stand_ins
 from agenttts.search.events import Note
 from agenttts.search.pricing import announcement
@@ -28,7 +29,7 @@ from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.templates import check_templates, needed_fields, used_fields
 from pipelines.stages.prompts import render
 
-REPRICED, ADDED = "repriced", "prompt_added"
+ADDED = "prompt_added"
 _NEW_PROMPT = TypeAdapter(NewPrompt)
 _PROMPTS = TypeAdapter(dict[VariantName, PromptVariant])
 
@@ -56,7 +57,9 @@ def reprice(runtime: Step) -> None:
     work.n_repriced += 1
     n_stored = sum(event.kind == REPRICED for event in work.store.events(work.run_id))
     if work.n_repriced > n_stored:
-        work.event(REPRICED, changes=[asdict(change) for change in changes])
+        work.event(
+            REPRICED, changes=[asdict(change) for change in changes], prices=prices_json(work.space.spec)
+        )
     tell(runtime, Note(message=announcement(changes)))
 
 

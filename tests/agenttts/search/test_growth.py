@@ -12,9 +12,11 @@ import pytest
 
 from agenttts import load_run, search
 from agenttts.proposers.base import NewPrompt, SearchView, Suggestion, Turn
+from agenttts.report import read_report
+from agenttts.results.prices import REPRICED
 from agenttts.results.ranking import within_budget
 from agenttts.search.events import Note, SearchEvent, TrialFinished
-from agenttts.search.growth import ADDED, REPRICED, with_prompt
+from agenttts.search.growth import ADDED, with_prompt
 from agenttts.space.measure import Measure
 from datastore import Store
 from pipelines import load_spec
@@ -63,6 +65,21 @@ def test_prices_follow_what_the_first_trials_took(pipeline: Path, tmp_path: Path
         assert trial.budget_units <= 400
     assert result.best is not None and result.best.search_cost is not None
     assert "Planned at" in result.certificate and "it took" in result.certificate
+
+
+def test_a_report_plans_what_it_replays_by_the_prices_of_the_search(pipeline: Path, tmp_path: Path) -> None:
+    """What a dearer choice adds is a difference of two amounts by the same, measured lengths."""
+    db = tmp_path / "run.duckdb"
+    search(pipeline, budget=400, trials=6, db=db, policy="fixed")
+    with Store.read(db) as store:
+        data = read_report(store)
+    assert any(point.trial is None for curve in data.curves for point in curve.points)
+    further = [step for step in data.marginals if step.before.option == step.after.option]
+    for step in further:  # a sample is cut at 8 tokens; a unit is two tokens of the small model
+        tokens = (step.after.n_samples - step.before.n_samples) * 8
+        units = tokens / 2 * {"small": 1, "large": 4}[step.after.model]
+        assert step.extra_units == pytest.approx(units, rel=0.15)
+    assert further
 
 
 def test_a_stopped_search_goes_on_with_the_same_prices(pipeline: Path, tmp_path: Path) -> None:
