@@ -102,6 +102,23 @@ def test_a_stopped_search_goes_on_with_the_same_prices(pipeline: Path, tmp_path:
     assert len(counts) == 1
 
 
+def test_what_a_stopped_search_comes_to_is_planned_by_measured_prices(pipeline: Path, tmp_path: Path) -> None:
+    """The seconds of the fastest allocation so far are those of the lengths that trials had."""
+    speed = "speed: {prompt_tokens_per_second: 1000, generated_tokens_per_second: 10}"
+    text = pipeline.read_text()
+    pipeline.write_text(re.sub(r"active_params: (\S+e\+6)\}", rf"active_params: \1, {speed}}}", text))
+    db = tmp_path / "run.duckdb"
+
+    def stop(event: SearchEvent) -> None:
+        if isinstance(event, TrialFinished) and event.trial.number == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(pipeline, budget=400, db=db, on_event=stop, objective="latency", min_quality=0.5)
+    planned = load_run(db).outcome.planned_seconds
+    assert planned == pytest.approx(2 * 8 / 10, rel=0.1)  # of two stages, cut at 8 tokens; 2 are expected
+
+
 def test_a_search_ends_where_nothing_is_within_the_budget_by_what_trials_took(
     pipeline: Path, tmp_path: Path
 ) -> None:
