@@ -67,6 +67,25 @@ def test_prices_follow_what_the_first_trials_took(pipeline: Path, tmp_path: Path
     assert "Planned at" in result.certificate and "it took" in result.certificate
 
 
+def test_in_a_budget_of_dollars_tokens_are_weighed_by_their_prices(tmp_path: Path) -> None:
+    """As many tokens as planned, but more of the dear ones: the price follows, and in FLOPs it need not."""
+    priced = "price: {prompt_usd_per_million: 1, generated_usd_per_million: 100}"
+    with ScriptedServer(answer=lambda request, i: LONG) as server:
+        path = write_pipeline(tmp_path, server.base_url)
+        text = re.sub(r"active_params: (\S+e\+6)\}", rf"active_params: \1, {priced}}}", path.read_text())
+        # a prompt of 3 tokens and two samples of 8 are read and written; 15 and two of 2 are planned
+        text = text.replace("prompt_tokens: 8\n    generated", "prompt_tokens: 15\n    generated")
+        path.write_text(text.replace("max_samples: 8", "max_samples: 2"))
+        notes = dict[str, list[str]]()
+        for budget in ({"budget": 4000}, {"budget_usd": 1.0}):
+            events = list[SearchEvent]()
+            db = tmp_path / f"{next(iter(budget))}.duckdb"
+            search(path, trials=2, db=db, on_event=events.append, policy="fixed", **budget)
+            notes[next(iter(budget))] = [e.message for e in events if isinstance(e, Note)]
+    assert not any("retrieve small" in note for note in notes["budget"] if note.startswith("Prices"))
+    assert any("retrieve small: " in note for note in notes["budget_usd"] if note.startswith("Prices"))
+
+
 def test_a_report_plans_what_it_replays_by_the_prices_of_the_search(pipeline: Path, tmp_path: Path) -> None:
     """What a dearer choice adds is a difference of two amounts by the same, measured lengths."""
     db = tmp_path / "run.duckdb"
