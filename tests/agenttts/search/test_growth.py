@@ -14,7 +14,7 @@ from agenttts import load_run, search
 from agenttts.proposers.base import NewPrompt, SearchView, Suggestion, Turn
 from agenttts.report import read_report
 from agenttts.results.prices import REPRICED
-from agenttts.results.ranking import within_budget
+from agenttts.results.ranking import hypervolume, within_budget
 from agenttts.search.events import Note, SearchEvent, TrialFinished
 from agenttts.search.growth import ADDED, with_prompt
 from agenttts.space.measure import Measure
@@ -149,6 +149,20 @@ def test_a_search_ends_where_nothing_is_within_the_budget_by_what_trials_took(
         in result.outcome.stopped_because
     )
     assert "which is over the budget of 4 on search and test" in result.certificate
+
+
+def test_defaults_that_turn_out_over_the_budget_are_told_and_count_for_no_area(tmp_path: Path) -> None:
+    """A default planned within the budget takes far more: the certificate says so; no area is negative."""
+    with ScriptedServer(answer=lambda request, i: "none" + " blue" * 7) as server:
+        path = write_pipeline(tmp_path, server.base_url)
+        result = search(path, budget=24, trials=6, db=tmp_path / "run.duckdb", policy="fixed")
+    assert result.best is not None and result.baseline is not None
+    assert any(trial.budget_units > 24 for trial in result.trials)
+    cheap = replace(result.trials[0], budget_units=-1.0, score=0.7)
+    dear = replace(result.trials[0], budget_units=109.0, score=1.0)
+    assert hypervolume([cheap, dear], 24) == pytest.approx(0.7)
+    assert result.best.allocation != result.baseline.allocation
+    assert "over the budget of 24: no default tried is within it." in result.certificate
 
 
 def test_what_costs_more_than_the_budget_does_not_win(pipeline: Path, tmp_path: Path) -> None:
