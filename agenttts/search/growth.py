@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from agenttts.proposers.base import NewPrompt, Turn
 from agenttts.replay.bank import BankOutcomes
+from agenttts.report.changes import ADDED
 from agenttts.results.events import stored_events
 from agenttts.results.prices import REPRICED, prices_json
 from agenttts.search.check import stand_ins
@@ -29,7 +30,6 @@ from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.templates import check_templates, needed_fields, used_fields
 from pipelines.stages.prompts import render
 
-ADDED = "prompt_added"
 _NEW_PROMPT = TypeAdapter(NewPrompt)
 _PROMPTS = TypeAdapter(dict[VariantName, PromptVariant])
 

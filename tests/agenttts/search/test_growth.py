@@ -13,15 +13,17 @@ import pytest
 from agenttts import load_run, search
 from agenttts.proposers.base import NewPrompt, SearchView, Suggestion, Turn
 from agenttts.report import read_report
+from agenttts.report.changes import ADDED
 from agenttts.results.prices import REPRICED
 from agenttts.results.ranking import hypervolume, within_budget
 from agenttts.search.events import Note, SearchEvent, TrialFinished
-from agenttts.search.growth import ADDED, with_prompt
+from agenttts.search.growth import with_prompt
 from agenttts.space.measure import Measure
 from datastore import Store
 from pipelines import load_spec
 from pipelines.allocation import Allocation
 from pipelines.errors import SpecError
+from tests.agenttts.commands import agenttts
 from tests.agenttts.small_specs import write_pipeline
 from tests.servers import Request, ScriptedServer
 
@@ -229,6 +231,11 @@ def test_a_proposer_adds_a_prompt_to_a_stage(readable: Path, tmp_path: Path) -> 
         (stored,) = [json.loads(e.detail) for e in store.events(result.run_id) if e.kind == ADDED]
     assert stored["proposer"] == "author" and stored["text"] == CAREFUL.text and stored["step"] == 1
     assert "careful" in load_run(db).spec.stage("answer").prompts
+    page = tmp_path / "report.html"
+    reported = agenttts("report", db, "--html", page)
+    for text in (reported.out, page.read_text()):
+        assert "In step 1 author added the prompt careful to answer: It may help." in text
+        assert "Priced anew, retrieve small: " in text
     again = search(
         readable, budget=400, trials=6, db=db, proposer=Author(CAREFUL), resume=True, policy="fixed"
     )
