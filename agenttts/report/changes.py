@@ -38,7 +38,7 @@ class _Added:
 
     def lines(self) -> list[str]:
         by = f"In step {self.step} {self.proposer} added the prompt {self.name} to {self.stage}"
-        return [f"{by}: {self.reason} It reads: {self.text}"]
+        return [f"{by}: {self.reason.rstrip('.')}. It reads: {self.text}"]
 
 
 _ADAPTERS: dict[str, TypeAdapter[_Repriced] | TypeAdapter[_Added]] = {
