@@ -122,4 +122,9 @@ class AggregationFailed(PipelineError):
 
 
 class CustomCodeFailed(PipelineError):
-    """A user-defined parser, aggregator, scorer or metric raised an error or returned an invalid value."""
+    """A user's function (of a stage, or a parser, aggregator, scorer or metric) raised an error or returned
+    an invalid value. The message is one line, whatever the function's own error says.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))

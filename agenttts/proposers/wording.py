@@ -138,12 +138,15 @@ def _option_lesson(
     if change.low > 0 or change.high < 0:
         winner, loser = (new, old) if change.low > 0 else (old, new)
         return f"At {stage}, {winner} is clearly better than {loser}: {figures}."
-    smaller = min((old.option, new.option), key=partial(view.space.magnitude, stage))
-    word = "smaller" if view.space.active_params(smaller) is not None else "cheaper"
-    return (
-        f"At {stage}, {new} and {old} are not told apart: {figures}; "
-        f"the {word}, {smaller}, is as good within noise."
-    )
+    tie = f"At {stage}, {new} and {old} are not told apart: {figures}"
+    old_size, new_size = view.space.active_params(old.option), view.space.active_params(new.option)
+    if old_size is not None and new_size is not None and old_size != new_size:
+        smaller = old.option if old_size < new_size else new.option
+        return f"{tie}; the smaller, {smaller}, is as good within noise."
+    cheaper, dearer = sorted((old, new), key=partial(view.space.stage_units, stage))
+    if view.space.stage_units(stage, cheaper) == view.space.stage_units(stage, dearer):
+        return f"{tie}."
+    return f"{tie}; the cheaper, {cheaper}, is as good within noise."
 
 
 def _distance(left: Allocation, right: Allocation) -> tuple[int, int, float]:

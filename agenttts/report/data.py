@@ -17,9 +17,11 @@ from typing import Any
 from agenttts.replay.bank import BankOutcomes
 from agenttts.replay.curves import Marginal, StageCurve, marginal_values, merged, solve_around, stage_curves
 from agenttts.replay.headroom import StageHeadroom, headroom
+from agenttts.report.changes import change_lines
 from agenttts.report.policy import PolicyQuery, policy_queries
 from agenttts.results.loading import load_outcome
 from agenttts.results.outcome import Outcome, jsonable, trial_json
+from agenttts.results.prices import with_measured_prices
 from agenttts.results.ranking import SEARCHING, by_phase, latest
 from agenttts.results.spec_bank import attach_spec_bank
 from agenttts.results.trials import TrialResult, load_trial
@@ -136,6 +138,8 @@ class ReportData:
         truncated: How many prompts were cut as planned.
         tuned: The tuned models among the run's choices.
         bank_solved: Whether curves also rest on allocations that were replayed on recorded samples.
+        policy_queries: How far each query of the policy's test went.
+        changes: What was priced anew or added during the search, in sentences.
     """
 
     run_id: str
@@ -162,6 +166,7 @@ class ReportData:
     tuned: tuple[TunedRow, ...]
     bank_solved: bool
     policy_queries: tuple[PolicyQuery, ...] = ()
+    changes: tuple[str, ...] = ()
 
     @property
     def in_progress(self) -> bool:
@@ -229,7 +234,8 @@ def read_report(
         SpecError: The run is not finished, and a function of its pipeline can't be imported any more.
     """
     run = store.run(run_id)
-    spec = _spec(run)
+    given = _spec(run)
+    spec = None if given is None else with_measured_prices(given, store, run.run_id)
     settings: dict[str, Any] = json.loads(run.settings or "{}")
     outcome = load_outcome(store, run, spec, examples)
     rows = store.trials(run.run_id)
@@ -272,6 +278,7 @@ def read_report(
         tuned=_tuned(store, rule),
         bank_solved=bool(replayed),
         policy_queries=queries,
+        changes=change_lines(store, run.run_id),
     )
 
 

@@ -37,6 +37,8 @@ def print_report(data: ReportData, console: Console) -> None:
         console.print(
             Text(f"{tuned.model}, tuned for {', '.join(tuned.tasks)}: {change} on its evaluation split")
         )
+    for line in data.changes:
+        console.print(Text(line))
     if data.insights:
         console.print(_insight_table(data))
     if data.outcome.health:

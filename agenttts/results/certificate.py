@@ -60,6 +60,7 @@ def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
         ]
         yield f"Further metrics there: {', '.join(summaries)}."
     yield _against_default(outcome, best)
+    yield from _default_over(outcome, best)
     yield _equivalents(outcome, best)
     if outcome.adaptive is not None:
         yield from _policy_sentences(outcome, outcome.adaptive)
@@ -200,6 +201,18 @@ def _against_default(outcome: Outcome, best: Finalist) -> str:
     if low <= 0 <= high:
         return f"The difference from {against}, is {figures}: the interval includes 0, so this is a tie."
     return f"It is {'better' if low > 0 else 'worse'} than {against}: {figures}."
+
+
+def _default_over(outcome: Outcome, best: Finalist) -> Iterator[str]:
+    """That the default took more than the budget, where it did: the winner had to do with less."""
+    baseline, budget = outcome.baseline, outcome.budget_units
+    if baseline is None or budget is None or baseline.allocation == best.allocation:
+        return
+    cost = baseline.search_cost
+    if cost is not None and cost.low > budget:
+        limit = number_text(budget, outcome.measure, 6)
+        took = f"{_cost(outcome, cost)} per query on search examples"
+        yield f"That default took {took}, over the budget of {limit}: no default tried is within it."
 
 
 def _equivalents(outcome: Outcome, best: Finalist) -> str:

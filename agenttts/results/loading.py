@@ -12,6 +12,7 @@ from agenttts.results.cost import cost_of
 from agenttts.results.meter import load_health
 from agenttts.results.negotiated import load_negotiated
 from agenttts.results.outcome import Outcome
+from agenttts.results.prices import with_measured_prices
 from agenttts.results.trials import load_trial
 from agenttts.space.measure import Measure
 from agenttts.space.objective import Goal
@@ -46,7 +47,7 @@ def load_outcome(
     stored = {"measure": "units", **json.loads(run.outcome)} if run.outcome else {}
     if {f.name for f in fields(Outcome)} <= set(stored):
         return Outcome.from_json_dict(stored, trials)
-    spec = spec or restore_spec(run.spec)
+    spec = with_measured_prices(spec or restore_spec(run.spec), store, run.run_id)
     settings = json.loads(run.settings)
     measure = Measure(spec, settings.get("measure", "units"))
     so_far = conclude(

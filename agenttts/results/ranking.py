@@ -147,14 +147,15 @@ def frontier(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> lis
 def hypervolume(front: Sequence[TrialResult], budget_units: float) -> float:
     """Compute the area below the frontier, over units from 0 to the budget: 1 for a score of 1 at no cost.
 
-    Units are amounts of the budget's measure. Below those of the cheapest trial the score counts as 0.
+    Units are amounts of the budget's measure. Below those of the cheapest trial the score counts as 0, and
+    what trials take beyond the budget counts for nothing.
 
     Args:
         front: The trials on the frontier, cheapest first.
         budget_units: The budget per query, in its measure.
     """
-    ends = [max(t.budget_units, 0.0) for t in front[1:]] + [budget_units]
-    widths = [end - max(t.budget_units, 0.0) for t, end in zip(front, ends, strict=True)] if front else []
+    starts = [min(max(t.budget_units, 0.0), budget_units) for t in front]
+    widths = [end - start for start, end in zip(starts, [*starts[1:], budget_units], strict=False)]
     return sum((t.score or 0.0) * width for t, width in zip(front, widths, strict=True)) / budget_units
 
 

@@ -12,7 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from agenttts.proposers.base import NewPrompt, Turn
 from agenttts.replay.bank import BankOutcomes
+from agenttts.report.changes import ADDED
 from agenttts.results.events import stored_events
+from agenttts.results.prices import REPRICED, prices_json
 from agenttts.search.check import stand_ins
 from agenttts.search.events import Note
 from agenttts.search.pricing import announcement
@@ -25,10 +27,9 @@ from pipelines.examples import Example
 from pipelines.spec.fields import PromptVariant, VariantName
 from pipelines.spec.files import dump_spec
 from pipelines.spec.pipeline import PipelineSpec
-from pipelines.spec.templates import check_templates, needed_fields
+from pipelines.spec.templates import check_templates, needed_fields, used_fields
 from pipelines.stages.prompts import render
 
-REPRICED, ADDED = "repriced", "prompt_added"
 _NEW_PROMPT = TypeAdapter(NewPrompt)
 _PROMPTS = TypeAdapter(dict[VariantName, PromptVariant])
 
@@ -56,7 +57,9 @@ def reprice(runtime: Step) -> None:
     work.n_repriced += 1
     n_stored = sum(event.kind == REPRICED for event in work.store.events(work.run_id))
     if work.n_repriced > n_stored:
-        work.event(REPRICED, changes=[asdict(change) for change in changes])
+        work.event(
+            REPRICED, changes=[asdict(change) for change in changes], prices=prices_json(work.space.spec)
+        )
     tell(runtime, Note(message=announcement(changes)))
 
 
@@ -97,7 +100,8 @@ def with_prompt(spec: PipelineSpec, new: NewPrompt, examples: Sequence[Example] 
 
     Raises:
         SpecError: The stage is unknown, runs a function or has such a prompt; or the template does not parse,
-            uses a name that is neither a field nor an input, or does not render.
+            uses a name that is neither an input nor a field that the pipeline reads already, or does not
+            render.
     """
     field = f"stages[{new.stage}].prompts.{new.name}"
     stage = spec.stage(new.stage)
@@ -121,6 +125,14 @@ def with_prompt(spec: PipelineSpec, new: NewPrompt, examples: Sequence[Example] 
             raise SpecError(
                 f"uses {', '.join(sorted(missing))}, which example {example.id!r} lacks", field=field
             )
+    read_before = frozenset[str]().union(*(used_fields(one) for one in spec.stages))
+    further = used_fields(grown.prompted(new.name)) - read_before
+    if further:
+        raise SpecError(
+            f"uses {', '.join(sorted(further))}, which the pipeline as given does not read: a label is in no "
+            "input of `run`",
+            field=field,
+        )
     for example in examples[:1]:
         render(grown.prompted(new.name), example, stand_ins(whole, grown, example))
     return whole

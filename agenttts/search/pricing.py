@@ -6,6 +6,7 @@ are planned by what was measured from then on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,12 +14,13 @@ from agenttts.space.measure import Measure
 from agenttts.space.space import SearchSpace
 from datastore.records import StageResult
 from pipelines.allocation import Allocation, StageOption
+from pipelines.costs import n_requests
 from pipelines.spec.fields import Lengths, StageSpec
 from pipelines.spec.pipeline import PipelineSpec
 
 TOLERANCE = 0.1
-"""How far the tokens of an option's prompt and samples together, or the cost of a call, may be off the
-planned ones before its price follows, as a share."""
+"""How far the tokens of an option's prompt and samples together, each by its price in a budget of dollars, or
+the cost of a call, may be off the planned ones before its price follows, as a share."""
 _MOST_SHOWN = 4
 
 
@@ -99,7 +101,7 @@ class MeasuredPrices:
         off = {
             key: (sums, what)
             for key, sums in self._sums.items()
-            if (what := _what_is_off(space.spec.stage(key[0]), sums)) is not None
+            if (what := _what_is_off(space, space.spec.stage(key[0]), sums)) is not None
         }
         if not off:
             return None
@@ -114,7 +116,7 @@ class MeasuredPrices:
         return SearchSpace(spec, space.budget_units, Measure(spec, space.measure.name)), changes
 
 
-def _what_is_off(stage: StageSpec, sums: _Sums) -> str | None:
+def _what_is_off(space: SearchSpace, stage: StageSpec, sums: _Sums) -> str | None:
     """What an option was planned to take and what it took, in words; None where these are near each other."""
     if stage.python is not None:
         cost = stage.cost_of(sums.option)
@@ -125,7 +127,8 @@ def _what_is_off(stage: StageSpec, sums: _Sums) -> str | None:
         names, n = ("prompt tokens", "tokens a sample"), sums.n_samples / sums.n
         planned = dict(zip(names, stage.lengths_of(sums.option), strict=True))
         took = dict(zip(names, _lengths(sums), strict=True))
-        near = not _is_off(_tokens(planned, n), _tokens(took, n))
+        weights = _weights(space, sums.option, n)
+        near = not _is_off(_weighed(planned, n, weights), _weighed(took, n, weights))
     parts = (
         f"{took[name]:.3g} {name} ({planned[name]:.3g} planned)"
         for name in took
@@ -166,10 +169,21 @@ def _is_off(planned: float, took: float) -> bool:
     return abs(took - planned) > TOLERANCE * planned
 
 
-def _tokens(lengths: Mapping[str, float], n_samples: float) -> float:
-    """Tokens of a prompt and of so many samples together."""
+def _weights(space: SearchSpace, option: StageOption, n_samples: float) -> tuple[float, float]:
+    """What a token of the prompt and one of a sample cost beside each other: alike in FLOPs, not in dollars,
+    where the prompt is billed once for each request.
+    """
+    model = space.spec.models[option.model]
+    if space.measure.name == "units" or model.price is None:
+        return 1.0, 1.0
+    requests = n_requests(model, math.ceil(n_samples))
+    return requests * model.price.prompt_usd_per_million, model.price.generated_usd_per_million
+
+
+def _weighed(lengths: Mapping[str, float], n_samples: float, weights: tuple[float, float]) -> float:
+    """Tokens of a prompt and of so many samples together, weighed."""
     prompt_tokens, generated_tokens = lengths.values()
-    return prompt_tokens + n_samples * generated_tokens
+    return weights[0] * prompt_tokens + weights[1] * n_samples * generated_tokens
 
 
 def _lengths(sums: _Sums) -> tuple[float, float]:

@@ -46,7 +46,7 @@ class PlannedRequest:
         content: The prompt, or the text to classify.
         sampling: How the samples are drawn.
         n: How many samples it asks for.
-        prompt: Key in the stage's `prompts`; None for its own prompt.
+        prompt: The stage's prompt, by name; None for its own.
     """
 
     stage: StageSpec
@@ -78,6 +78,7 @@ class Rehearsed:
         stage: The stage.
         model: The model's key in the spec; of a call the name of the option.
         n_asked: Samples asked for.
+        prompt: The stage's prompt, by name; None for its own.
         calls: Requests that the server answered.
         prompt_tokens: Tokens of the prompt.
         generated_tokens: Tokens of all answers, those that are no text included.
@@ -90,12 +91,12 @@ class Rehearsed:
         too_few: Whether the server answered with fewer than it was asked for, and did not refuse so many.
         failure: Why there is no answer; None when there is one.
         fatal: Whether the failure would end the search, or leave it without samples.
-        prompt: Key in the stage's `prompts`; None for its own prompt.
     """
 
     stage: str
     model: str
     n_asked: int
+    prompt: str | None = None
     calls: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
@@ -108,23 +109,19 @@ class Rehearsed:
     too_few: bool = False
     failure: str | None = None
     fatal: bool = False
-    prompt: str | None = None
-
-    @property
-    def _place(self) -> str:
-        return f"{self.stage} × {StageOption(self.model, prompt=self.prompt)}"
 
     @property
     def line(self) -> str:
         """What came of the request, in one line."""
+        what = f"{self.stage} × {StageOption(self.model, None, self.prompt)}"
         if self.failure is not None:
-            return f"{self._place}: no answer"
+            return f"{what}: no answer"
         money = "" if self.cost_usd is None else f", ${self.cost_usd:.4g}"
         if self.seconds is not None:
-            return f"{self._place}: returned {len(self.texts[0]):,} characters of JSON{money}"
+            return f"{what}: returned {len(self.texts[0]):,} characters of JSON{money}"
         tokens = f"{self.prompt_tokens:,} + {self.generated_tokens:,} tokens{money}"
         if self.health is None:
-            return f"{self._place}: one classification, {tokens}"
+            return f"{what}: one classification, {tokens}"
         n = self.health.n_samples
         empty, cut, unparsed = (
             round(n * share) for share in (self.health.empty, self.health.cut, self.health.unparsed)
@@ -133,7 +130,7 @@ class Rehearsed:
         parts += [f"{count} {what}" for count, what in ((cut, "cut"), (empty, "empty")) if count]
         parts += ["all one text"] if self.health.identical == 1 else []
         parts.append(f"log-probabilities {'come' if self.logprobs else 'do not come'}")
-        return f"{self._place}: {'; '.join(parts)}"
+        return f"{what}: {'; '.join(parts)}"
 
     def findings(self) -> list[Finding]:
         """Return what a search would suffer from."""

@@ -270,7 +270,9 @@ def _run_to_resume(store: Store, settings: SearchSettings, digest: str) -> Run |
 
 
 def _differences(settings: SearchSettings, digest: str, run: Run) -> list[str]:
-    changed = ["the spec has changed"] if run.spec_digest != digest else []
+    changed = (
+        ["the spec, or the code or a file of its functions, has changed"] if run.spec_digest != digest else []
+    )
     return changed + settings.differences(SearchSettings.from_json_dict(json.loads(run.settings)))
 
 

@@ -234,7 +234,7 @@ async def called(
                 returned = await returned
     except PipelineError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # one that exits would end the whole search without a word
         raise CustomCodeFailed(f"{reference(function)} raised {type(error).__name__}: {error}") from error
     seconds = time.perf_counter() - started
     given = returned if isinstance(returned, Costed) else Costed(value=returned)

@@ -79,5 +79,10 @@ def _tag(form: JsonSchemaValue) -> str:
 
 def _children(node: JsonSchemaValue, part: str | int) -> list[JsonSchemaValue]:
     named = node.get("properties", {})
-    child = node.get("items") if isinstance(part, int) else named.get(part, node.get("additionalProperties"))
-    return [child] if isinstance(child, dict) else []
+    if isinstance(part, int):
+        children = [node.get("items")]
+    elif part in named:
+        children = [named[part]]
+    else:
+        children = [node.get("additionalProperties"), *node.get("patternProperties", {}).values()]
+    return [child for child in children if isinstance(child, dict)]

@@ -102,6 +102,15 @@ def test_a_search_tries_what_stages_choose_from(searched: tuple[Path, Path]) -> 
         assert len(call_costs(store, result.run_id)) == len(calls)
 
 
+def test_a_lesson_on_variants_of_one_model_calls_none_of_them_smaller(searched: tuple[Path, Path]) -> None:
+    """Variants have one size: where they are not told apart, the cheaper choice is named."""
+    with Store.read(searched[1]) as store:
+        lessons = [insight.text for insight in store.insights(store.run().run_id)]
+    ties = [text for text in lessons if text.startswith("At answer") and "not told apart" in text]
+    assert any("the cheaper, q/" in text for text in ties)
+    assert not any("the smaller" in text for text in ties)
+
+
 def test_a_replay_of_a_search_decides_the_same_and_calls_nothing(
     searched: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -12,14 +12,18 @@ import pytest
 
 from agenttts import load_run, search
 from agenttts.proposers.base import NewPrompt, SearchView, Suggestion, Turn
-from agenttts.results.ranking import within_budget
+from agenttts.report import read_report
+from agenttts.report.changes import ADDED
+from agenttts.results.prices import REPRICED
+from agenttts.results.ranking import hypervolume, within_budget
 from agenttts.search.events import Note, SearchEvent, TrialFinished
-from agenttts.search.growth import ADDED, REPRICED, with_prompt
+from agenttts.search.growth import with_prompt
 from agenttts.space.measure import Measure
 from datastore import Store
 from pipelines import load_spec
 from pipelines.allocation import Allocation
 from pipelines.errors import SpecError
+from tests.agenttts.commands import agenttts
 from tests.agenttts.small_specs import write_pipeline
 from tests.servers import Request, ScriptedServer
 
@@ -65,6 +69,40 @@ def test_prices_follow_what_the_first_trials_took(pipeline: Path, tmp_path: Path
     assert "Planned at" in result.certificate and "it took" in result.certificate
 
 
+def test_in_a_budget_of_dollars_tokens_are_weighed_by_their_prices(tmp_path: Path) -> None:
+    """As many tokens as planned, but more of the dear ones: the price follows, and in FLOPs it need not."""
+    priced = "price: {prompt_usd_per_million: 1, generated_usd_per_million: 100}"
+    with ScriptedServer(answer=lambda request, i: LONG) as server:
+        path = write_pipeline(tmp_path, server.base_url)
+        text = re.sub(r"active_params: (\S+e\+6)\}", rf"active_params: \1, {priced}}}", path.read_text())
+        # a prompt of 3 tokens and two samples of 8 are read and written; 15 and two of 2 are planned
+        text = text.replace("prompt_tokens: 8\n    generated", "prompt_tokens: 15\n    generated")
+        path.write_text(text.replace("max_samples: 8", "max_samples: 2"))
+        notes = dict[str, list[str]]()
+        for budget in ({"budget": 4000}, {"budget_usd": 1.0}):
+            events = list[SearchEvent]()
+            db = tmp_path / f"{next(iter(budget))}.duckdb"
+            search(path, trials=2, db=db, on_event=events.append, policy="fixed", **budget)
+            notes[next(iter(budget))] = [e.message for e in events if isinstance(e, Note)]
+    assert not any("retrieve small" in note for note in notes["budget"] if note.startswith("Prices"))
+    assert any("retrieve small: " in note for note in notes["budget_usd"] if note.startswith("Prices"))
+
+
+def test_a_report_plans_what_it_replays_by_the_prices_of_the_search(pipeline: Path, tmp_path: Path) -> None:
+    """What a dearer choice adds is a difference of two amounts by the same, measured lengths."""
+    db = tmp_path / "run.duckdb"
+    search(pipeline, budget=400, trials=6, db=db, policy="fixed")
+    with Store.read(db) as store:
+        data = read_report(store)
+    assert any(point.trial is None for curve in data.curves for point in curve.points)
+    further = [step for step in data.marginals if step.before.option == step.after.option]
+    for step in further:  # a sample is cut at 8 tokens; a unit is two tokens of the small model
+        tokens = (step.after.n_samples - step.before.n_samples) * 8
+        units = tokens / 2 * {"small": 1, "large": 4}[step.after.model]
+        assert step.extra_units == pytest.approx(units, rel=0.15)
+    assert further
+
+
 def test_a_stopped_search_goes_on_with_the_same_prices(pipeline: Path, tmp_path: Path) -> None:
     """Stopped after its first priced trial, a search takes the decisions of an undisturbed one."""
     whole, broken = tmp_path / "whole.duckdb", tmp_path / "broken.duckdb"
@@ -85,6 +123,23 @@ def test_a_stopped_search_goes_on_with_the_same_prices(pipeline: Path, tmp_path:
     assert len(counts) == 1
 
 
+def test_what_a_stopped_search_comes_to_is_planned_by_measured_prices(pipeline: Path, tmp_path: Path) -> None:
+    """The seconds of the fastest allocation so far are those of the lengths that trials had."""
+    speed = "speed: {prompt_tokens_per_second: 1000, generated_tokens_per_second: 10}"
+    text = pipeline.read_text()
+    pipeline.write_text(re.sub(r"active_params: (\S+e\+6)\}", rf"active_params: \1, {speed}}}", text))
+    db = tmp_path / "run.duckdb"
+
+    def stop(event: SearchEvent) -> None:
+        if isinstance(event, TrialFinished) and event.trial.number == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(pipeline, budget=400, db=db, on_event=stop, objective="latency", min_quality=0.5)
+    planned = load_run(db).outcome.planned_seconds
+    assert planned == pytest.approx(2 * 8 / 10, rel=0.1)  # of two stages, cut at 8 tokens; 2 are expected
+
+
 def test_a_search_ends_where_nothing_is_within_the_budget_by_what_trials_took(
     pipeline: Path, tmp_path: Path
 ) -> None:
@@ -96,6 +151,20 @@ def test_a_search_ends_where_nothing_is_within_the_budget_by_what_trials_took(
         in result.outcome.stopped_because
     )
     assert "which is over the budget of 4 on search and test" in result.certificate
+
+
+def test_defaults_that_turn_out_over_the_budget_are_told_and_count_for_no_area(tmp_path: Path) -> None:
+    """A default planned within the budget takes far more: the certificate says so; no area is negative."""
+    with ScriptedServer(answer=lambda request, i: "none" + " blue" * 7) as server:
+        path = write_pipeline(tmp_path, server.base_url)
+        result = search(path, budget=24, trials=6, db=tmp_path / "run.duckdb", policy="fixed")
+    assert result.best is not None and result.baseline is not None
+    assert any(trial.budget_units > 24 for trial in result.trials)
+    cheap = replace(result.trials[0], budget_units=-1.0, score=0.7)
+    dear = replace(result.trials[0], budget_units=109.0, score=1.0)
+    assert hypervolume([cheap, dear], 24) == pytest.approx(0.7)
+    assert result.best.allocation != result.baseline.allocation
+    assert "over the budget of 24: no default tried is within it." in result.certificate
 
 
 def test_what_costs_more_than_the_budget_does_not_win(pipeline: Path, tmp_path: Path) -> None:
@@ -162,6 +231,11 @@ def test_a_proposer_adds_a_prompt_to_a_stage(readable: Path, tmp_path: Path) -> 
         (stored,) = [json.loads(e.detail) for e in store.events(result.run_id) if e.kind == ADDED]
     assert stored["proposer"] == "author" and stored["text"] == CAREFUL.text and stored["step"] == 1
     assert "careful" in load_run(db).spec.stage("answer").prompts
+    page = tmp_path / "report.html"
+    reported = agenttts("report", db, "--html", page)
+    for text in (reported.out, page.read_text()):
+        assert "In step 1 author added the prompt careful to answer: It may help." in text
+        assert "Priced anew, retrieve small: " in text
     again = search(
         readable, budget=400, trials=6, db=db, proposer=Author(CAREFUL), resume=True, policy="fixed"
     )
@@ -172,6 +246,10 @@ def test_a_proposer_adds_a_prompt_to_a_stage(readable: Path, tmp_path: Path) -> 
     ("new", "law"),
     [
         (replace(CAREFUL, name="other", text="{{ nothing }}"), "uses nothing, which example"),
+        (
+            replace(CAREFUL, name="other", text="{{ answer }}"),
+            "uses answer, which the pipeline as given does",
+        ),
         (replace(CAREFUL, name="other", text="{% if %}"), "template error"),
         (replace(CAREFUL, name="other", text="{{ question.missing.part }}"), "has no attribute 'missing'"),
         (replace(CAREFUL, name="no name"), "a prompt's name is letters"),

@@ -270,6 +270,8 @@ def test_functions_are_called_once_with_each_option(tmp_path: Path) -> None:
         assert "sending 4 real requests" in announced
         assert "calling functions 3 times, once for each option" in announced
         assert any(line.startswith("find × overlap-2: returned") for line in lines)
+        for option in ("q/think", "q/think:steps", "q/fast", "q/fast:steps"):
+            assert sum(line.startswith(f"answer × {option}: ") for line in lines) == 1
         assert len(calls_of(spec)) == 3 and len(server.arrived) == 4
         assert sum(request.prompt.startswith("Think.") for request in server.arrived) == 2
         assert agenttts("check", spec, "--no-requests").code == 0 and len(calls_of(spec)) == 3
@@ -278,12 +280,12 @@ def test_functions_are_called_once_with_each_option(tmp_path: Path) -> None:
 def test_a_broken_function_is_told_before_a_search(tmp_path: Path) -> None:
     """A function of examples that fails is an error; one of stand-ins for inputs only a warning."""
     with choosing_server() as server:
-        fault = "    if method == 'alphabet':\n        raise OSError('gone')\n"
+        fault = "    if method == 'alphabet':\n        raise OSError('gone\\n  away')\n"
         broken = FUNCTION.replace("    words =", f"{fault}    words =")
         spec = write_choosing(tmp_path / "first", server.base_url, function=broken)
         checked = agenttts("check", spec)
         assert checked.code == 2
-        assert any("stages[find]" in e and "find raised OSError: gone" in e for e in checked.errors)
+        assert any("stages[find]" in e and "find raised OSError: gone away" in e for e in checked.errors)
         assert not any("overlap" in error for error in checked.errors)
         of_input = FUNCTION + "\n\ndef shorten(answer):\n    return answer.nothing\n"
         spec = write_choosing(tmp_path / "second", server.base_url, function=of_input)

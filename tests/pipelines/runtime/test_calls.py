@@ -150,6 +150,10 @@ def without_next(question: str) -> str:
     return next(iter(()))
 
 
+def exiting(question: str) -> object:
+    sys.exit("no\n  index")
+
+
 def unprintable(question: str) -> object:
     return {"a": object()}
 
@@ -167,6 +171,7 @@ def cheap(question: str) -> Costed:
     [
         (raising, "raising raised ValueError: no why"),
         (without_next, "without_next raised RuntimeError: StopIteration"),
+        (exiting, "exiting raised SystemExit: no index"),
         (unprintable, "unprintable returned what JSON can't hold: dict is not JSON-able"),
         (infinite, "infinite returned what JSON can't hold: float is not JSON-able"),
         (cheap, "cheap returned Costed whose costs must be numbers >= 0, got flops -1.0"),

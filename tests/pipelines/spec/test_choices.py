@@ -143,6 +143,15 @@ def test_a_fault_of_a_variant_is_told_with_its_line(tmp_path: Path) -> None:
     assert f"{spec}:{line_with(spec, 'base_url')}: models.q/think.base_url: must start with" in refusal(spec)
 
 
+def test_an_unknown_key_of_a_variant_is_told_with_the_keys_that_there_are(tmp_path: Path) -> None:
+    """Names that a person chose stand between a key and the schema that knows it."""
+    spec = edited(write_choosing(tmp_path), "{max_tokens: 16}}", "{max_tokens: 16}, active_params: 1e9}")
+    assert (
+        "models.q.variants.fast.active_params: unknown key; the keys here are sampling, request"
+        in refusal(spec)
+    )
+
+
 def test_a_spec_with_all_of_it_can_be_written_and_read_again(tmp_path: Path) -> None:
     """What the store records gives the same spec, with prompts as they were, wherever their files went."""
     path = write_choosing(tmp_path)
