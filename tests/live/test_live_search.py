@@ -7,11 +7,15 @@ import random
 import signal
 from pathlib import Path
 
+import pytest
+
 from agenttts import load_run, search
 from agenttts.search.events import RunFinished, SearchEvent, TrialFinished
 from datastore import Store
+from pipelines.errors import ServerDown
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.group import ServerGroup, commands
+from pipelines.servers.patience import Patience
 from pipelines.servers.preflight import preflight
 from pipelines.spec.files import load_spec
 from pipelines.spec.pipeline import PipelineSpec
@@ -60,8 +64,8 @@ def test_a_live_search_ends_with_a_certificate_and_pays_once(live_spec: Pipeline
     assert answer["status"] == "ok" and isinstance(answer["output"], str)
 
 
-def test_a_server_that_dies_leaves_missing_values_and_never_zeros(vllm: None, tmp_path: Path) -> None:
-    """After its only server is killed a search keeps what it had; the dead trials have no score."""
+def test_a_server_that_dies_stops_the_search_and_no_trial_is_spent_on_it(vllm: None, tmp_path: Path) -> None:
+    """After its only server is killed a search waits, and stops with what it had: no failed trial, no 0."""
     spec = load_spec(write_spec(tmp_path, ["small"], n_search=12, n_test=4))
     finished: list[TrialFinished] = []
 
@@ -73,15 +77,20 @@ def test_a_server_that_dies_leaves_missing_values_and_never_zeros(vllm: None, tm
                 if len(finished) == 2:
                     os.killpg(group.pids[0], signal.SIGKILL)
 
-        result = search(spec, trials=4, proposer="insights", db=tmp_path / "dies.duckdb", on_event=on_event)
-    scored = [trial for trial in result.trials if trial.status == "complete"]
-    dead = [trial for trial in result.trials if trial.status == "failed"]
-    assert len(scored) >= 2 and dead, [trial.status for trial in result.trials]
-    assert all(trial.samples_drawn == 0 for trial in scored[2:])  # the bank answers them
-    assert all(score is not None for trial in scored for score in trial.scores.values())
-    assert all(trial.score is None and trial.error for trial in dead)
+        with pytest.raises(ServerDown):
+            search(
+                spec,
+                trials=4,
+                proposer="insights",
+                db=tmp_path / "dies.duckdb",
+                on_event=on_event,
+                patience=Patience(retry_s=1.0, longest_outage_s=3.0),
+            )
     with Store.read(tmp_path / "dies.duckdb") as store:
-        rows = [row for t in store.trials(result.run_id) for row in store.scores(t.trial_id).values()]
-    assert any(row.status == "error" for row in rows)
+        run = store.run()
+        trials = store.trials(run.run_id)
+        rows = [row for trial in trials for row in store.scores(trial.trial_id).values()]
+    assert run.status == "stopped"
+    assert [trial.status for trial in trials].count("complete") >= 2
+    assert not [trial for trial in trials if trial.status == "failed"]
     assert all((row.score is None) == (row.status == "error") for row in rows)
-    assert result.best is not None and result.best.allocation in {trial.allocation for trial in scored}

@@ -143,6 +143,6 @@ def test_nothing_that_was_entered_is_lost_by_a_kill(tmp_path: Path) -> None:
         process.wait()
         time.sleep(0.2)  # what the server was answering
         in_flight = lost()
-        assert 0 <= in_flight <= 2 * 64
+        assert 0 <= in_flight <= 24 * 8  # answers come faster than commits: the samples of 24 examples
         subprocess.run(command(spec, db, "--resume"), check=True, capture_output=True)
         assert lost() == in_flight and server.n_answered > 600
