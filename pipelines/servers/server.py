@@ -185,7 +185,7 @@ class ServerClient:
                     probe = replace(ask, probing=True)
                     if tries.is_suspect:
                         await negotiator.probe(probe)
-                        tries.alone = True
+                        tries.alone_since = tries.alone_since or time.monotonic()
                     return await negotiator.draw(probe)
             except _Held:
                 continue
