@@ -229,6 +229,7 @@ class LoadedRun(SearchResult):
         mean_units: float | None = None,
         db: Path | str | None = None,
         window: int = WINDOW,
+        patience: Patience | None = None,
     ) -> Iterator[Answer]: ...
     @overload
     def run(

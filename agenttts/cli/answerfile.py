@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ class Answers:
             UserError: The file can't be opened, or has answers that are not gone on with.
         """
         if path is None:
+            if sys.stdout is None:
+                raise UserError("stdout: is closed; name a file (--out)")
             yield cls(None, None)
             return
         try:
@@ -59,7 +62,14 @@ class Answers:
                 f"{path}: can't be written: {error.strerror}; name another file (--out)"
             ) from error
         with file:
-            if not resume and file.tell():
+            status = os.fstat(file.fileno())
+            is_kept = stat.S_ISREG(status.st_mode)
+            if resume and not is_kept:
+                raise UserError(
+                    f"{path}: not a file that keeps what is written, so that --resume has nothing to go on "
+                    "with; leave --resume out, or name a file (--out)"
+                )
+            if is_kept and not resume and status.st_size:
                 raise UserError(
                     f"{path}: has answers already; --resume goes on after them, or name another file (--out)"
                 )
@@ -74,7 +84,7 @@ class Answers:
         Raises:
             UserError: A line is no answer, or is not that of the input in its place.
         """
-        if self._file is None:
+        if self._file is None or not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
             return
         whole = 0
         with open(self._name, "rb") as lines:

@@ -26,6 +26,7 @@ from pipelines.errors import CustomCodeFailed, PipelineError, ReplayMiss, SpecEr
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON, plain
 from pipelines.runtime.sampler import SampleBank, SpendGate
+from pipelines.servers.grace import Grace, end_if_cancelled
 from pipelines.spec.fields import CallCost, StageSpec
 from pipelines.spec.functions import UserFunction, code_digest, content_digest, parameters, reference
 
@@ -70,12 +71,14 @@ class FunctionCaller:
     Args:
         bank: Where results are looked up and put.
         run_id: The run that pays; None where none does.
-        draws: Whether functions are called at all.
         gate: Asked before every call.
+        grace: Awaits calls under way when the run is stopped. None: no function is called.
     """
 
-    def __init__(self, bank: SampleBank, *, run_id: str | None, draws: bool, gate: SpendGate | None) -> None:
-        self._bank, self._run_id, self._draws, self._gate = bank, run_id, draws, gate
+    def __init__(
+        self, bank: SampleBank, *, run_id: str | None, gate: SpendGate | None, grace: Grace | None
+    ) -> None:
+        self._bank, self._run_id, self._gate, self._grace = bank, run_id, gate, grace
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._keys: dict[str, str] = {}
         self._read: dict[str, dict[str, JSON]] = {}
@@ -115,19 +118,20 @@ class FunctionCaller:
             for sample in banked:
                 if sample.index == 0:
                     return _read(sample, is_new=False)
-            if not self._draws:
+            if self._grace is None:
                 raise ReplayMiss(
                     f"stage {stage.name!r}: the bank has no result of {reference(stage.python)} with option "
                     f"{option.model!r} for call {prompt.key}; run without --replay, or attach a bank that "
                     "has it"
                 )
+            self._grace.check()
             stated = stage.cost_of(option)
             entry = None
             if self._gate is not None:
                 entry = await self._gate.reserve_cost(stage.name, stated.flops, stated.usd)
             cost = CallCost()
             try:
-                value, cost = await called(stage.python, arguments, stated)
+                value, cost = await self._grace.awaited(called(stage.python, arguments, stated))
             finally:
                 if entry is not None:
                     entry.settle_cost(cost.flops, cost.usd)
@@ -153,6 +157,7 @@ class FunctionCaller:
                     generated_tokens=0,
                 )
             await self._bank.put_samples(prompt, [sample], payment)
+            end_if_cancelled()
             return _read(sample, is_new=True)
 
 

@@ -64,8 +64,8 @@ class Runtime:
     ) -> None:
         self.spec = spec
         self.sampler = Sampler(spec, store, clients, run_id=run_id, replay=replay, gate=gate)
-        draws = clients is not None and not replay
-        self.caller = FunctionCaller(store, run_id=run_id, draws=draws, gate=gate)
+        grace = None if clients is None or replay else clients.grace
+        self.caller = FunctionCaller(store, run_id=run_id, gate=gate, grace=grace)
         self._stages = {stage.name: stage for stage in spec.stages}
 
     def use(self, spec: PipelineSpec) -> None:

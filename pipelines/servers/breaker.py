@@ -110,13 +110,22 @@ class Breaker:
                 lasted_s = self._clock() - outage.since
                 self._tell(f"server {self._address} is back after {lasted_s:.0f} s")
 
-    def failed(self, reason: str, *, probing: bool, retry_after_s: float | None = None) -> None:
+    def failed(
+        self,
+        reason: str,
+        *,
+        probing: bool,
+        retry_after_s: float | None = None,
+        overloaded_s: float | None = None,
+    ) -> None:
         """A request has failed as in an outage.
 
         Args:
             reason: In a few words.
             probing: Whether it was the probe.
             retry_after_s: How long the server asks to be left alone; None: it does not say.
+            overloaded_s: For how long it has asked for fewer requests and answered none, where that is an
+                outage however few requests there were; None: this failure is one of several.
         """
         if self._longest_s is None:
             return
@@ -125,7 +134,9 @@ class Breaker:
             self._first_fault_at = now
         self._n_faults += 1
         asks_too_much = (retry_after_s or 0.0) > max(self._longest_s, LONGEST_WAIT_S)
-        if self._outage is None and (self._n_faults >= FAULTS_IN_A_ROW or asks_too_much):
+        is_over = asks_too_much or overloaded_s is not None
+        if self._outage is None and (self._n_faults >= FAULTS_IN_A_ROW or is_over):
+            self._first_fault_at = min(self._first_fault_at, now - (overloaded_s or 0.0))
             self._outage = _Outage(since=self._first_fault_at, probe_at=now)
             self._back.clear()
             probing = True
@@ -140,7 +151,7 @@ class Breaker:
             self._ended = (
                 f"server {self._address} has answered nothing for {lasted_s:.0f} s ({reason}){asks}, and "
                 f"{longest_s:g} s are waited (--longest-outage); nothing that was paid is lost: repeat the "
-                "command when the server is well"
+                "command (with --resume, where it has one) when the server is well"
             )
             return
         most_s = min(LONGEST_WAIT_S, self._first_wait_s * 2.0 ** min(outage.n_probes, 30))

@@ -58,7 +58,8 @@ class Tries:
         holds: Whether requests are held while the server is down. Else an overload that lasts for
             `longest_outage_s` fails the draw.
         jittered_s: A wait before the k-th retry.
-        alone: Whether the server, asked in between, answers another prompt.
+        alone_since: When the server, asked in between, first answered another prompt (monotonic); None: it
+            did not.
         n_faults: Faults so far.
     """
 
@@ -66,7 +67,7 @@ class Tries:
     patience: Patience
     holds: bool
     jittered_s: Callable[[int], float]
-    alone: bool = False
+    alone_since: float | None = None
     n_faults: int = 0
     _n_overloads: int = 0
     _n_others: int = field(default=0)  # since the server was last down
@@ -89,14 +90,15 @@ class Tries:
             DrawFailed: There is none.
         """
         self.n_faults += 1
-        if self.alone and fault.outage:
+        now = time.monotonic()
+        alone_s = 0.0 if self.alone_since is None else now - self.alone_since
+        if self.alone_since is not None and (fault.outage or alone_s >= self.patience.retry_s):
             raise self._failed(f"{fault.reason}, while another prompt is answered", fault)
         if is_down:
             self._n_overloads = self._n_others = 0
             return 0.0
         if fault.kind == "overload":
             return self._overload_s(fault, overloaded_s)
-        now = time.monotonic()
         self._since = self._since if self._n_others else now
         self._n_others += 1
         left_s = self.patience.retry_s - (now - self._since)

@@ -185,7 +185,7 @@ class ServerClient:
                     probe = replace(ask, probing=True)
                     if tries.is_suspect:
                         await negotiator.probe(probe)
-                        tries.alone = True
+                        tries.alone_since = tries.alone_since or time.monotonic()
                     return await negotiator.draw(probe)
             except _Held:
                 continue
@@ -325,12 +325,19 @@ class ServerClient:
 
     def _trouble(self, fault: Fault, epoch: int, ask: Ask) -> NoReturn:
         """Let limiter and breaker know of a fault, and raise it."""
-        is_down = fault.outage
+        is_down, overloaded_s = fault.outage, None
         if fault.kind == "overload":
             self._overload.add()
-            is_down = is_down or ask.probing or self._overload.lasted_s >= _OVERLOADED_S
+            if self._overload.lasted_s >= _OVERLOADED_S:
+                overloaded_s = self._overload.lasted_s
+            is_down = is_down or ask.probing or overloaded_s is not None
         if is_down or (fault.retry_after_s or 0.0) > max(LONGEST_WAIT_S, self._patience.longest_outage_s):
-            self._breaker.failed(fault.reason, probing=ask.probing, retry_after_s=fault.retry_after_s)
+            self._breaker.failed(
+                fault.reason,
+                probing=ask.probing,
+                retry_after_s=fault.retry_after_s,
+                overloaded_s=overloaded_s,
+            )
         if fault.kind == "overload" and not self._breaker.is_down:
             pause_s = self._jittered_s(self.limiter.streak)
             self.limiter.overloaded(epoch, fault.retry_after_s, pause_s=pause_s)

@@ -18,6 +18,7 @@ from pipelines.dataset import load_examples
 from pipelines.runtime import Runtime
 from pipelines.runtime.recording import record_full_bank
 from pipelines.servers.billing import Bill
+from pipelines.servers.grace import Grace
 from pipelines.servers.wire import Draw, DrawnSample
 from pipelines.spec import SamplingSpec
 from pipelines.spec.files import load_spec
@@ -81,6 +82,7 @@ class ByChance:
 
     def __init__(self, golds: Mapping[str, tuple[str, str]]) -> None:
         self._golds = golds
+        self.grace = Grace(0.0, lambda line: None)
 
     async def draw(
         self,

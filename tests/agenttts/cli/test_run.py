@@ -272,3 +272,13 @@ def test_a_full_disk_is_one_line(start: Start, command: list[str]) -> None:
         err.decode().startswith("error: stdout: can't be written: No space left on device")
         and err.count(b"\n") == 1
     )
+
+
+def test_answers_go_into_a_pipe_that_is_named(start: Start, command: list[str]) -> None:
+    """`--out /dev/stdout` too; there is nothing to go on with there, so that --resume is refused."""
+    process = start([*command, "--out", "/dev/stdout"])
+    out, err = process.communicate(questions(0, 3).encode())
+    assert (process.returncode, err) == (0, b"") and len(answers(out.decode())) == 3
+    process = start([*command, "--out", "/dev/stdout", "--resume"])
+    _, err = process.communicate(questions(0, 3).encode(), timeout=60)
+    assert process.returncode == 2 and b"--resume has nothing to go on with" in err and err.count(b"\n") == 1

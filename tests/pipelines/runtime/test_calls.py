@@ -268,3 +268,23 @@ async def test_a_pipeline_may_be_functions_alone(runtime_of: MakeRuntime) -> Non
     choice = alone.stages[0].options[0].with_samples(1)
     outcome = await runtime_of(alone, False).run_example(Allocation({"find": choice}), EXAMPLE)
     assert outcome.stages[-1].value == ["because"] and alone.n_answering == 0
+
+
+async def later(question: str) -> Costed:
+    """Takes a while, and costs something."""
+    await asyncio.sleep(0.3)
+    return Costed(value=question, usd=0.01)
+
+
+async def test_a_call_under_way_is_kept_when_the_run_is_stopped(runtime_of: MakeRuntime) -> None:
+    """It is awaited as a request is, banked with what it cost, and the task ends as cancelled."""
+    runtime = runtime_of(function_spec(later), False)
+    task = asyncio.create_task(outcome_of(runtime))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled()
+    stage = runtime.spec.stages[0]
+    assert (await outcome_of(runtime_of(function_spec(later), True))).value == EXAMPLE.fields["question"]
+    with pytest.raises(asyncio.CancelledError):
+        await runtime.caller.call(stage, stage.options[0], Example("2", {"question": "other"}), {})

@@ -91,6 +91,29 @@ async def test_a_prompt_that_a_server_can_not_bear_is_no_outage(
     assert "while another prompt is answered" in str(failed[0])
 
 
+async def test_an_overload_without_an_answer_is_an_outage(
+    server: ScriptedServer, connect: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a single request, whose tries come ever more rarely."""
+    monkeypatch.setattr("pipelines.servers.server._OVERLOADED_S", 0.3)
+    server.fault, server.retry_after_s = (lambda request: "429"), 0.4
+    client = connect(server, backoff_s=0.005, patience=Patience(longest_outage_s=0.2))
+    with pytest.raises(ServerDown, match=r"status 429\), and 0.2 s are waited"):
+        await asyncio.wait_for(client.draw("small", chat(0), SAMPLING, 1), 10)
+    assert len(server.arrived) == 2
+
+
+async def test_a_prompt_that_always_overloads_a_server_is_no_outage(
+    server: ScriptedServer, connect: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a harmless prompt is answered and this one is told to wait again and again, it alone fails."""
+    monkeypatch.setattr("pipelines.servers.server._OVERLOADED_S", 0.05)
+    server.fault = lambda request: "429" if "ball 3" in request.prompt else None
+    client = connect(server, backoff_s=0.005, patience=Patience(retry_s=0.3, longest_outage_s=20))
+    with pytest.raises(DrawFailed, match="status 429, while another prompt is answered"):
+        await asyncio.wait_for(client.draw("small", chat(3), SAMPLING, 1), 10)
+
+
 async def test_answers_between_faults_are_no_outage(server: ScriptedServer, connect: MakeClient) -> None:
     """One request in three fails: nothing is held, and nothing is told."""
     server.fault = lambda request: "500" if len(server.arrived) % 3 == 0 else None

@@ -19,6 +19,7 @@ from pipelines.dataset import load_examples
 from pipelines.runtime import Runtime
 from pipelines.runtime.recording import record_full_bank
 from pipelines.servers.billing import Bill
+from pipelines.servers.grace import Grace
 from pipelines.servers.wire import Draw, DrawnSample, Negotiated
 from pipelines.spec import PipelineSpec, SamplingSpec
 from pipelines.spec.variants import Plurality
@@ -48,6 +49,7 @@ class Lengthening:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.grace = Grace(0.0, lambda line: None)
 
     async def draw(
         self,
