@@ -122,7 +122,7 @@ def test_planned_dollars_stay_within_the_budget_and_the_cheapest_is_found(tmp_pa
         half = search(spec, budget=BUDGET / 2, trials=3, db=db)
     assert best is not None and best.search_cost is not None
     assert str(best.allocation) == "retrieve small×1 · answer small×1"
-    assert best.budget_units == pytest.approx(best.search_cost.mean)  # as measured, not as the spec expects
+    assert best.search_cost.mean <= best.budget_units <= (8 + 4 + 8 + 4) / 1e6  # as the spec expects, or less
     assert all(0 < trial.budget_units <= BUDGET / 2 for trial in half.trials)
 
 
