@@ -194,7 +194,7 @@ def _stage(space: SearchSpace, stage: StageSpec) -> dict[str, object]:
         params = space.active_params(option)
         first = space.stage_units(stage.name, option.with_samples(1))
         if stage.python is not None:
-            arguments = {name: value for name, value in stage.arguments[option.model].items()}
+            arguments = dict(stage.arguments[option.model])
             models.append({"model": option.model, "arguments": arguments, "units": _rounded(space, first, 6)})
             continue
         each = space.stage_units(stage.name, option.with_samples(2)) - first

@@ -6,43 +6,21 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
-from agenttts.results.prices import REPRICED
+from agenttts.proposers.base import NewPrompt
+from agenttts.results.prices import REPRICED, REPRICED_EVENT, Repriced
 from datastore.store import Store
 
 ADDED = "prompt_added"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Price:
-    stage: str
-    option: str
-    what: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Repriced:
-    changes: tuple[_Price, ...]
-
-    def lines(self) -> list[str]:
-        return [f"Priced anew, {one.stage} {one.option}: {one.what}." for one in self.changes]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Added:
+@dataclass(frozen=True)
+class _Added(NewPrompt):
     step: int
     proposer: str
-    stage: str
-    name: str
-    text: str
-    reason: str
-
-    def lines(self) -> list[str]:
-        by = f"In step {self.step} {self.proposer} added the prompt {self.name} to {self.stage}"
-        return [f"{by}: {self.reason.rstrip('.')}. It reads: {self.text}"]
 
 
-_ADAPTERS: dict[str, TypeAdapter[_Repriced] | TypeAdapter[_Added]] = {
-    REPRICED: TypeAdapter(_Repriced),
+_ADAPTERS: dict[str, TypeAdapter[Repriced] | TypeAdapter[_Added]] = {
+    REPRICED: REPRICED_EVENT,
     ADDED: TypeAdapter(_Added),
 }
 
@@ -61,7 +39,14 @@ def change_lines(store: Store, run_id: str) -> tuple[str, ...]:
     for event in store.events(run_id):
         if event.kind in _ADAPTERS:
             try:
-                lines += _ADAPTERS[event.kind].validate_json(event.detail).lines()
+                lines += _lines(_ADAPTERS[event.kind].validate_json(event.detail))
             except ValidationError:
                 continue  # another version wrote it
     return tuple(lines)
+
+
+def _lines(event: Repriced | _Added) -> list[str]:
+    if isinstance(event, Repriced):
+        return [f"Priced anew, {change}." for change in event.changes]
+    by = f"In step {event.step} {event.proposer} added the prompt {event.name} to {event.stage}"
+    return [f"{by}: {event.reason.rstrip('.')}. It reads: {event.text}"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from agenttts.results.adaptive import AdaptivePolicy, CostPerQuery
 from agenttts.results.negotiated import clauses
 from agenttts.results.outcome import Certificate, Finalist, Outcome
+from agenttts.results.ranking import is_over
 from agenttts.space.measure import amount_text, number_text
 from agenttts.stats import Interval
 
@@ -83,15 +84,14 @@ def _costs(outcome: Outcome, best: Finalist) -> Iterator[str]:
     shown = [f"{_cost(outcome, cost)} on {split} examples" for split, cost in realised.items() if cost]
     if not shown:
         return
-    over = [
-        split
-        for split, cost in realised.items()
-        if cost is not None and outcome.budget_units is not None and cost.low > outcome.budget_units
-    ]
-    budget = "" if outcome.budget_units is None else number_text(outcome.budget_units, outcome.measure, 6)
-    verdict = f", which is over the budget of {budget} on {' and '.join(over)}" if over else ""
+    over = [split for split, cost in realised.items() if is_over(cost, outcome.budget_units)]
+    verdict = f", which is over the budget of {_budget(outcome)} on {' and '.join(over)}" if over else ""
     planned = amount_text(best.budget_units, outcome.measure)
     yield f"Planned at {planned} per query, it took {' and '.join(shown)}{verdict}."
+
+
+def _budget(outcome: Outcome) -> str:
+    return "" if outcome.budget_units is None else number_text(outcome.budget_units, outcome.measure, 6)
 
 
 def _cost(outcome: Outcome, cost: Interval) -> str:
@@ -205,14 +205,13 @@ def _against_default(outcome: Outcome, best: Finalist) -> str:
 
 def _default_over(outcome: Outcome, best: Finalist) -> Iterator[str]:
     """That the default took more than the budget, where it did: the winner had to do with less."""
-    baseline, budget = outcome.baseline, outcome.budget_units
-    if baseline is None or budget is None or baseline.allocation == best.allocation:
+    baseline = outcome.baseline
+    if baseline is None or baseline.allocation == best.allocation:
         return
     cost = baseline.search_cost
-    if cost is not None and cost.low > budget:
-        limit = number_text(budget, outcome.measure, 6)
-        took = f"{_cost(outcome, cost)} per query on search examples"
-        yield f"That default took {took}, over the budget of {limit}: no default tried is within it."
+    if cost is not None and is_over(cost, outcome.budget_units):
+        took = f"{_cost(outcome, cost)} per query on search examples, over the budget of {_budget(outcome)}"
+        yield f"That default took {took}: no default tried is within it."
 
 
 def _equivalents(outcome: Outcome, best: Finalist) -> str:

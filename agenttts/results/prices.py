@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 from pydantic import TypeAdapter
 
@@ -31,23 +33,53 @@ class StagePrices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Repriced:
+class PriceChange:
+    """A price that is no longer the planned one.
+
+    Attributes:
+        stage: The name of the stage.
+        option: The option, as text.
+        what: What was planned, and what was measured, in words.
+    """
+
+    stage: str
+    option: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.option}: {self.what}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repriced:
+    """What an event of the kind `REPRICED` holds.
+
+    Attributes:
+        changes: The prices that changed.
+        prices: The prices of all stages after it.
+    """
+
+    changes: tuple[PriceChange, ...]
     prices: tuple[StagePrices, ...]
 
+    @classmethod
+    def of(cls, changes: Iterable[PriceChange], spec: PipelineSpec) -> Self:
+        """Return the content of an event.
 
-_PRICES, _EVENT = TypeAdapter(tuple[StagePrices, ...]), TypeAdapter(_Repriced)
+        Args:
+            changes: The prices that changed.
+            spec: The pipeline with measured prices.
+        """
+        stages = (StagePrices(stage=s.name, lengths=s.lengths, costs=s.costs) for s in spec.stages)
+        return cls(changes=tuple(changes), prices=tuple(stages))
+
+    def to_json_dict(self) -> dict[str, JSON]:
+        """Return it as JSON-able data."""
+        data: dict[str, JSON] = REPRICED_EVENT.dump_python(self, mode="json")
+        return data
 
 
-def prices_json(spec: PipelineSpec) -> JSON:
-    """Return the prices of a pipeline's stages as JSON-able data, for an event.
-
-    Args:
-        spec: The pipeline with measured prices.
-    """
-    stages = tuple(
-        StagePrices(stage=stage.name, lengths=stage.lengths, costs=stage.costs) for stage in spec.stages
-    )
-    return _PRICES.dump_python(stages, mode="json")  # type: ignore[no-any-return]
+REPRICED_EVENT = TypeAdapter(Repriced)
 
 
 def with_measured_prices(spec: PipelineSpec, store: Store, run_id: str) -> PipelineSpec:
@@ -58,7 +90,7 @@ def with_measured_prices(spec: PipelineSpec, store: Store, run_id: str) -> Pipel
         store: The database, open for reading.
         run_id: The run.
     """
-    events = list(stored_events(store, run_id, REPRICED, _EVENT))
+    events = list(stored_events(store, run_id, REPRICED, REPRICED_EVENT))
     if not events:
         return spec
     last = {prices.stage: prices for prices in events[-1].prices}

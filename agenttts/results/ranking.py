@@ -12,6 +12,7 @@ from agenttts.results.retest import pooled
 from agenttts.results.trials import TrialResult, merit
 from agenttts.space.measure import Measure
 from agenttts.space.objective import BEST, Goal
+from agenttts.stats import Interval
 from pipelines.allocation import Allocation
 
 SEARCHING = ("search", "baseline")
@@ -63,22 +64,26 @@ def latest(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> list[
     return list(by_allocation.values())
 
 
-def within_budget(trials: Sequence[TrialResult], measure: Measure, budget_units: float) -> list[TrialResult]:
-    """Leave out trials that are shown to cost more than the budget; where all are, leave out none.
+def is_over(cost: Interval | None, budget_units: float | None) -> bool:
+    """Return whether a mean cost per query is shown to be above the budget: its whole 95 % interval is.
 
-    A trial is shown to when even the lower end of the 95 % interval of its mean cost per query is above it.
+    Args:
+        cost: The cost, in the budget's measure; None where it is not known.
+        budget_units: The budget; None where it is not known.
+    """
+    return cost is not None and budget_units is not None and cost.low > budget_units
+
+
+def within_budget(trials: Sequence[TrialResult], measure: Measure, budget_units: float) -> list[TrialResult]:
+    """Leave out trials whose cost `is_over` the budget; where all are, leave out none.
 
     Args:
         trials: The trials.
         measure: The measure of the budget.
         budget_units: The budget per query, in its measure.
     """
-    kept = []
-    for trial in trials:
-        cost = trial.realised(measure)
-        if cost is None or cost.low <= budget_units:
-            kept.append(trial)
-    return kept or list(trials)
+    within = [trial for trial in trials if not is_over(trial.realised(measure), budget_units)]
+    return within or list(trials)
 
 
 def winner_of(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from datastore.store import Store
 from pipelines.allocation import Allocation
 from pipelines.costs import known_sum
 from pipelines.policy import Policy
+from pipelines.runtime.outcomes import StageOutcome
 from pipelines.spec.policyfile import policy_from_json
 
 REPLAYED = -1
@@ -37,6 +39,15 @@ class QueryCost:
 
     flops: float | None
     usd: float | None
+
+    @classmethod
+    def of(cls, stages: Sequence[records.StageResult | StageOutcome]) -> Self:
+        """Add up what the stages took.
+
+        Args:
+            stages: The stages of the example, as they were run or as the store has them.
+        """
+        return cls(known_sum(stage.flops for stage in stages), known_sum(stage.cost_usd for stage in stages))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +166,7 @@ def load_trial(store: Store, trial: records.Trial) -> TrialResult:
             by_example.setdefault(result.example_id, []).append(result)
     stage_scores = {stage: mean(values) for stage, values in by_stage.items()}
     costs = {
-        example_id: QueryCost(known_sum(r.flops for r in stages), known_sum(r.cost_usd for r in stages))
-        for example_id, stages in by_example.items()
-        if trial.policy is None
+        example_id: QueryCost.of(stages) for example_id, stages in by_example.items() if trial.policy is None
     }
     return result_of(trial, allocation, scores, stage_scores, costs)
 

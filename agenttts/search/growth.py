@@ -14,13 +14,11 @@ from agenttts.proposers.base import NewPrompt, Turn
 from agenttts.replay.bank import BankOutcomes
 from agenttts.report.changes import ADDED
 from agenttts.results.events import stored_events
-from agenttts.results.prices import REPRICED, prices_json
+from agenttts.results.prices import REPRICED, Repriced
 from agenttts.search.check import stand_ins
 from agenttts.search.events import Note
 from agenttts.search.pricing import announcement
 from agenttts.search.state import SearchWork, Step, tell
-from agenttts.space.measure import Measure
-from agenttts.space.space import SearchSpace
 from datastore.store import Store
 from pipelines.errors import SpecError
 from pipelines.examples import Example
@@ -57,16 +55,14 @@ def reprice(runtime: Step) -> None:
     work.n_repriced += 1
     n_stored = sum(event.kind == REPRICED for event in work.store.events(work.run_id))
     if work.n_repriced > n_stored:
-        work.event(
-            REPRICED, changes=[asdict(change) for change in changes], prices=prices_json(work.space.spec)
-        )
+        work.event(REPRICED, **Repriced.of(changes, work.space.spec).to_json_dict())
     tell(runtime, Note(message=announcement(changes)))
 
 
 async def add_prompts(runtime: Step, turn: Turn, step: int) -> None:
     """Add the prompts of a proposer's turn to the space, and store them with who wrote them.
 
-    A prompt that can't be used is told, with the reason, and left out.
+    A prompt that can't be used is left out, and a note says why.
 
     Args:
         runtime: The graph's runtime, whose context is the work of the search.
@@ -119,22 +115,22 @@ def with_prompt(spec: PipelineSpec, new: NewPrompt, examples: Sequence[Example] 
     stages = tuple(grown if one.name == new.stage else one for one in spec.stages)
     whole = spec.model_copy(update={"stages": stages})
     check_templates(whole)
+    prompted = grown.prompted(new.name)
+    needed = needed_fields(prompted)
     for example in examples:
-        missing = needed_fields(grown.prompted(new.name)) - set(example.fields)
-        if missing:
+        if missing := needed - set(example.fields):
             raise SpecError(
                 f"uses {', '.join(sorted(missing))}, which example {example.id!r} lacks", field=field
             )
     read_before = frozenset[str]().union(*(used_fields(one) for one in spec.stages))
-    further = used_fields(grown.prompted(new.name)) - read_before
-    if further:
+    if further := used_fields(prompted) - read_before:
         raise SpecError(
             f"uses {', '.join(sorted(further))}, which the pipeline as given does not read: a label is in no "
             "input of `run`",
             field=field,
         )
     for example in examples[:1]:
-        render(grown.prompted(new.name), example, stand_ins(whole, grown, example))
+        render(prompted, example, stand_ins(whole, grown, example))
     return whole
 
 
@@ -154,7 +150,7 @@ def with_stored_prompts(spec: PipelineSpec, store: Store, run_id: str) -> Pipeli
 
 async def _use(work: SearchWork, spec: PipelineSpec) -> None:
     """Go on with a spec that has a further prompt: in the space, the runtime, the bank and the store."""
-    work.space = SearchSpace(spec, work.space.budget_units, Measure(spec, work.space.measure.name))
+    work.space = work.space.of(spec)
     planned = with_stored_prompts(work.runtime.spec, work.store, work.run_id)
     work.runtime.use(planned)
     work.store.start_run(replace(work.store.run(work.run_id), spec=dump_spec(planned)))

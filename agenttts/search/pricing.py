@@ -7,14 +7,14 @@ are planned by what was measured from then on.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from agenttts.space.measure import Measure
+from agenttts.results.prices import PriceChange
 from agenttts.space.space import SearchSpace
 from datastore.records import StageResult
 from pipelines.allocation import Allocation, StageOption
-from pipelines.costs import n_requests
+from pipelines.costs import n_requests, stage_cost_usd
 from pipelines.spec.fields import Lengths, StageSpec
 from pipelines.spec.pipeline import PipelineSpec
 
@@ -35,24 +35,6 @@ class _Sums:
     generated_tokens: int = 0
     flops: float = 0.0
     usd: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """A price that is no longer the planned one.
-
-    Attributes:
-        stage: The name of the stage.
-        option: The option, as text.
-        what: What was planned, and what was measured, in words.
-    """
-
-    stage: str
-    option: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.stage} {self.option}: {self.what}"
 
 
 class MeasuredPrices:
@@ -86,7 +68,7 @@ class MeasuredPrices:
             sums.flops += result.flops or 0.0
             sums.usd += result.cost_usd or 0.0
 
-    def repriced(self, space: SearchSpace) -> tuple[SearchSpace, list[Change]] | None:
+    def repriced(self, space: SearchSpace) -> tuple[SearchSpace, list[PriceChange]] | None:
         """Return the space with measured prices, and what changed.
 
         Args:
@@ -109,11 +91,10 @@ class MeasuredPrices:
             _measured(stage, [sums for (name, _), (sums, _) in off.items() if name == stage.name])
             for stage in space.stages
         )
-        spec = space.spec.model_copy(update={"stages": stages})
         changes = [
-            Change(stage=stage, option=option, what=what) for (stage, option), (_, what) in off.items()
+            PriceChange(stage=stage, option=option, what=what) for (stage, option), (_, what) in off.items()
         ]
-        return SearchSpace(spec, space.budget_units, Measure(spec, space.measure.name)), changes
+        return space.of(space.spec.model_copy(update={"stages": stages})), changes
 
 
 def _what_is_off(space: SearchSpace, stage: StageSpec, sums: _Sums) -> str | None:
@@ -124,11 +105,9 @@ def _what_is_off(space: SearchSpace, stage: StageSpec, sums: _Sums) -> str | Non
         took = {"FLOPs a call": sums.flops / sums.n, "US dollars a call": sums.usd / sums.n}
         near = not any(_is_off(planned[name], took[name]) for name in planned)
     else:
-        names, n = ("prompt tokens", "tokens a sample"), sums.n_samples / sums.n
-        planned = dict(zip(names, stage.lengths_of(sums.option), strict=True))
-        took = dict(zip(names, _lengths(sums), strict=True))
-        weights = _weights(space, sums.option, n)
-        near = not _is_off(_weighed(planned, n, weights), _weighed(took, n, weights))
+        names, lengths = ("prompt tokens", "tokens a sample"), stage.lengths_of(sums.option)
+        planned, took = (dict(zip(names, of, strict=True)) for of in (lengths, _lengths(sums)))
+        near = not _is_off(_cost(space, sums, *lengths), _cost(space, sums, *_lengths(sums)))
     parts = (
         f"{took[name]:.3g} {name} ({planned[name]:.3g} planned)"
         for name in took
@@ -154,7 +133,7 @@ def _measured(stage: StageSpec, of: Sequence[_Sums]) -> StageSpec:
     return stage.model_copy(update={"lengths": {**stage.lengths, **lengths}})
 
 
-def announcement(changes: Iterable[Change]) -> str:
+def announcement(changes: Iterable[PriceChange]) -> str:
     """Say which prices changed, for a person.
 
     Args:
@@ -169,21 +148,17 @@ def _is_off(planned: float, took: float) -> bool:
     return abs(took - planned) > TOLERANCE * planned
 
 
-def _weights(space: SearchSpace, option: StageOption, n_samples: float) -> tuple[float, float]:
-    """What a token of the prompt and one of a sample cost beside each other: alike in FLOPs, not in dollars,
-    where the prompt is billed once for each request.
+def _cost(space: SearchSpace, sums: _Sums, prompt_tokens: float, generated_tokens: float) -> float:
+    """What prompts and samples of these lengths cost at the mean number of samples: dollars as billed, or
+    tokens, which cost alike in FLOPs.
     """
-    model = space.spec.models[option.model]
-    if space.measure.name == "units" or model.price is None:
-        return 1.0, 1.0
-    requests = n_requests(model, math.ceil(n_samples))
-    return requests * model.price.prompt_usd_per_million, model.price.generated_usd_per_million
-
-
-def _weighed(lengths: Mapping[str, float], n_samples: float, weights: tuple[float, float]) -> float:
-    """Tokens of a prompt and of so many samples together, weighed."""
-    prompt_tokens, generated_tokens = lengths.values()
-    return weights[0] * prompt_tokens + weights[1] * n_samples * generated_tokens
+    n_samples, model = sums.n_samples / sums.n, space.spec.models[sums.option.model]
+    read, written = prompt_tokens, n_samples * generated_tokens
+    if space.measure.name == "usd":
+        billed = stage_cost_usd(model, n_requests(model, math.ceil(n_samples)) * read, written)
+        if billed is not None:
+            return billed
+    return read + written
 
 
 def _lengths(sums: _Sums) -> tuple[float, float]:

@@ -42,7 +42,6 @@ from agenttts.search.insights import inherited
 from agenttts.search.limits import Ledger
 from agenttts.search.redone import trials_to_keep
 from agenttts.settings import SearchSettings
-from agenttts.space.measure import Measure
 from agenttts.space.space import SearchSpace
 from datastore.records import Event, ModelRecord, Run, RunStatus
 from datastore.store import Store
@@ -188,7 +187,7 @@ class OpenSearch:
         settings, store, run_id = self.settings, self.store, run.run_id
         space = self.space
         if spec is not space.spec:
-            space = SearchSpace(spec, space.budget_units, Measure(spec, space.measure.name))
+            space = space.of(spec)
         replay = settings.replay
         ledger = Ledger.resumed(settings.limits, spec, clock=self.clock, store=store, run_id=run_id)
         context = ProposerContext(store=store, run_id=run_id, gate=ledger, agent=self.agent, replay=replay)

@@ -123,10 +123,7 @@ class Tally:
         if self.policy_outcomes:
             return {}
         return {
-            outcome.example_id: QueryCost(
-                known_sum(stage.flops for stage in outcome.stages),
-                known_sum(stage.cost_usd for stage in outcome.stages),
-            )
+            outcome.example_id: QueryCost.of(outcome.stages)
             for outcome in self.outcomes.values()
             if outcome.score is not None
         }

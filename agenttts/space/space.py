@@ -69,6 +69,17 @@ class SearchSpace:
                 f"{self.text(self.units(self.cheapest))}; got {self.budget_text}: raise the budget"
             )
 
+    def of(self, spec: PipelineSpec) -> SearchSpace:
+        """Return the space of another form of the pipeline, with the same budget in the same measure.
+
+        Args:
+            spec: The pipeline, with other prices or further prompts.
+
+        Raises:
+            SpaceError: As the class does.
+        """
+        return SearchSpace(spec, self.budget_units, Measure(spec, self.measure.name))
+
     def units(self, allocation: Mapping[str, StageChoice]) -> float:
         """Compute the planned units of an allocation, fusion and verifier included.
 
