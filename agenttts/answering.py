@@ -196,8 +196,8 @@ class _ByPolicy:
 
     def begin(self, row: NewInput) -> Coroutine[object, object, Answer]:
         """Return the work on the next input, by the thresholds that are in force now."""
-        paced = self._paced is not None and row.example is not None
-        return self._decided(row, self._paced.begin() if self._paced is not None and paced else None)
+        paced = self._paced if row.example is not None else None
+        return self._decided(row, None if paced is None else paced.begin())
 
     def end(self, answer: Answer) -> None:
         """Take note of what the next answer in order cost; an input that was not run is no query."""
@@ -221,10 +221,10 @@ class _ByPolicy:
         except _ROW_FAULTS as error:
             if self._strict:
                 raise
-            return {**_refused(row, _line(error), strict=False), **self._took_nothing(thresholds)}
-        return {**_answer(row, ran.outcome), **self._took(ran)}
+            return {**_refused(row, _line(error), strict=False), **self._no_figures(thresholds)}
+        return {**_answer(row, ran.outcome), **self._figures(ran)}
 
-    def _took(self, ran: PolicyOutcome) -> Answer:
+    def _figures(self, ran: PolicyOutcome) -> Answer:
         return {
             "confidence": ran.confidence,
             "n_rungs": ran.n_rungs,
@@ -236,7 +236,7 @@ class _ByPolicy:
             "stepped_back": list(ran.stepped_back),
         }
 
-    def _took_nothing(self, thresholds: tuple[float, ...] | None) -> Answer:
+    def _no_figures(self, thresholds: tuple[float, ...] | None) -> Answer:
         in_force = self._runner.policy.thresholds if thresholds is None else thresholds
         nothing = {"confidence": None, "n_rungs": 1, "n_samples": 0, "units": None, "cost_usd": None}
         return {**nothing, "seconds": 0.0, "thresholds": list(in_force), "stepped_back": []}

@@ -287,28 +287,11 @@ class LoadedRun(SearchResult):
             DatasetError: An input of a list can't be run.
             ServerDown: A server was down for too long; what was paid for is kept.
         """
-        if isinstance(inputs, Iterator):
-            coming = self.stream(
-                inputs,
-                allocation=allocation,
-                policy=policy,
-                mean_units=mean_units,
-                db=db,
-                window=window,
-                patience=patience,
-            )
-            return iterate_blocking(coming)
-        return run_blocking(
-            self.run_async(
-                inputs,
-                allocation=allocation,
-                policy=policy,
-                mean_units=mean_units,
-                db=db,
-                window=window,
-                patience=patience,
-            )
+        is_stream = isinstance(inputs, Iterator)
+        coming = self._answers(
+            inputs, allocation, policy, mean_units, db, window, patience, strict=not is_stream
         )
+        return iterate_blocking(coming) if is_stream else run_blocking(_all(coming))
 
     async def run_async(
         self,
@@ -338,11 +321,9 @@ class LoadedRun(SearchResult):
         Raises:
             UserError, SpecError, DatasetError: As `run` does.
         """
-        coming = self._answers(
-            list(inputs), allocation, policy, mean_units, db, window, patience, strict=True
+        return await _all(
+            self._answers(inputs, allocation, policy, mean_units, db, window, patience, strict=True)
         )
-        async with aclosing(coming):
-            return [answer async for answer in coming]
 
     def stream(
         self,
@@ -430,6 +411,11 @@ class LoadedRun(SearchResult):
         if self.best is None:
             raise UserError(f"run {self.run_id} has no scored allocation; search again")
         return self.best.allocation, None
+
+
+async def _all(coming: AsyncGenerator[Answer]) -> list[Answer]:
+    async with aclosing(coming):
+        return [answer async for answer in coming]
 
 
 def load_run(db: Path | str, run_id: str | None = None) -> LoadedRun:

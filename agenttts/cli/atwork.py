@@ -48,7 +48,7 @@ class AtWork:
     _cost: _Mean = field(default_factory=_Mean)
     _first: _Mean = field(default_factory=_Mean)  # of queries that ended on the first rung
     _further: _Mean = field(default_factory=_Mean)
-    _kept: _Mean = field(default_factory=_Mean)  # of queries that own thresholds would not have sent on
+    _unspared: _Mean = field(default_factory=_Mean)  # of queries that own thresholds would not have sent on
     _spared: array[float] = field(default_factory=lambda: array("d"))
     _confidence: _Mean = field(default_factory=_Mean)
     _lowest: list[float] = field(default_factory=list)
@@ -64,7 +64,7 @@ class AtWork:
         if confidence is not None and confidence < own:
             self._spared.append(cost)
         else:
-            self._kept.add(cost)
+            self._unspared.add(cost)
         if confidence is not None:
             self._confidence.add(confidence)
         self._lowest = list(map(min, self._lowest or answer["thresholds"], answer["thresholds"]))
@@ -117,7 +117,7 @@ class AtWork:
     def _unheld(self) -> float:
         """Return the mean cost had thresholds stayed: a spared query costs what those that went on did."""
         dear = sum(max(cost, self._further.mean) for cost in self._spared)
-        return (dear + self._kept.n * self._kept.mean) / self._cost.n
+        return (dear + self._unspared.n * self._unspared.mean) / self._cost.n
 
     def tell_drift(self, expected: float) -> None:
         """Say so where the outcomes are less sure than on the test split, by more than sampling explains.

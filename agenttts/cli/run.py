@@ -6,9 +6,8 @@ import asyncio
 import json as jsonlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,9 +34,7 @@ from pipelines.servers.patience import Patience
 
 if TYPE_CHECKING:
     from agenttts.answering import Answer, MeanCost
-    from agenttts.cli.atwork import AtWork
     from agenttts.results.adaptive import TestedPolicy
-    from datastore import Store
 
 
 def run(
@@ -109,9 +106,10 @@ def run(
     if resume and out is None:
         raise UserError("--resume goes on with the file of --out; give --out FILE too")
     loaded = pipelines.load_spec(spec)
-    from agenttts.answering import STREAM_CACHE_BYTES, MeanCost
+    from agenttts.answering import STREAM_CACHE_BYTES, MeanCost, answers
     from agenttts.cli.atwork import AtWork
     from datastore import Store
+    from pipelines.dataset.inputs import read_inputs
 
     mean: MeanCost | None = None
     tested: TestedPolicy | None = None
@@ -130,17 +128,22 @@ def run(
         chosen = _fitting(loaded, chosen)
     key = "cost_usd" if mean is not None and mean.measure == "usd" else "units"
     at_work = AtWork(chosen, key) if isinstance(chosen, pipelines.Policy) else None
+    note = at_work.add if at_work is not None else lambda answer: None
+    inputs = read_inputs(loaded, _stdin(), source="stdin")
     with Store.open(db, cache_bytes=STREAM_CACHE_BYTES) as store, Answers.open(out, resume=resume) as written:
-        run = Run(
-            spec=loaded,
-            chosen=chosen,
-            store=store,
+        coming = answers(
+            loaded,
+            chosen,
+            inputs,
+            store,
             mean=mean,
             replay=replay,
             window=window,
+            earlier=_noted(written.before(inputs), note),
             patience=Patience(timeout_s=timeout, retry_s=retry_for, longest_outage_s=longest_outage),
+            on_notice=lambda line: None if written.is_broken else say(line),
         )
-        asyncio.run(run.answer(_stdin(), written, at_work))
+        asyncio.run(_write(coming, written, note))
     if at_work is not None:
         if mean is not None:
             expected = tested.cost.mean if comparable and tested is not None and tested.cost else None
@@ -152,45 +155,14 @@ def run(
         raise typer.Exit(1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What `agenttts run` runs, on what and how."""
-
-    spec: pipelines.PipelineSpec
-    chosen: Allocation | pipelines.Policy
-    store: Store
-    mean: MeanCost | None
-    replay: bool
-    window: int
-    patience: Patience
-
-    async def answer(self, lines: Iterable[str | bytes], written: Answers, at_work: AtWork | None) -> None:
-        """Write the answers to lines of input, from where the answers written before end."""
-        from agenttts.answering import answers
-        from pipelines.dataset.inputs import read_inputs
-
-        inputs = read_inputs(self.spec, lines, source="stdin")
-        note = at_work.add if at_work is not None else lambda answer: None
-        coming = answers(
-            self.spec,
-            self.chosen,
-            inputs,
-            self.store,
-            mean=self.mean,
-            replay=self.replay,
-            window=self.window,
-            patience=self.patience,
-            on_notice=lambda line: None if written.is_broken else say(line),
-            earlier=noted(written.before(inputs), note),
-        )
-        async with aclosing(coming):
-            async for answer in coming:
-                written.write(answer)
-                note(answer)
+async def _write(coming: AsyncGenerator[Answer], written: Answers, note: Callable[[Answer], None]) -> None:
+    async with aclosing(coming):
+        async for answer in coming:
+            written.write(answer)
+            note(answer)
 
 
-def noted(answers: Iterator[Answer], note: Callable[[Answer], None]) -> Iterator[Answer]:
-    """Yield answers, each after it was noted."""
+def _noted(answers: Iterator[Answer], note: Callable[[Answer], None]) -> Iterator[Answer]:
     for answer in answers:
         note(answer)
         yield answer

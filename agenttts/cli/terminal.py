@@ -13,15 +13,14 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-_HOSTILE = re.compile(
-    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
-)
-_IN_JSON = re.compile("[\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+_ABOVE_ASCII = "\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff"
+_HOSTILE = re.compile(f"[\\x00-\\x08\\x0b-\\x1f{_ABOVE_ASCII}]")
+_IN_JSON = re.compile(f"[{_ABOVE_ASCII}]")
 
 
 def escaped(text: str) -> str:
     """Return a text in which control and direction characters other than line ends and tabs are escaped."""
-    return _HOSTILE.sub(lambda found: _escape(found[0]), text)
+    return _HOSTILE.sub(lambda match: _escape(match[0]), text)
 
 
 def escaped_json(text: str) -> str:
@@ -30,7 +29,7 @@ def escaped_json(text: str) -> str:
     Args:
         text: JSON, in which everything below U+0020 is escaped already.
     """
-    return _IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _escape(character: str) -> str:

@@ -81,15 +81,15 @@ class FunctionCaller:
         self._bank, self._run_id, self._gate, self._grace = bank, run_id, gate, grace
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._keys: dict[str, str] = {}
-        self._read: dict[str, dict[str, JSON]] = {}
+        self._digests: dict[str, dict[str, JSON]] = {}
 
     def _prompt(self, stage: StageSpec, function: UserFunction, arguments: Mapping[str, JSON]) -> Prompt:
         """What identifies a call in the bank."""
         if stage.name not in self._keys:
             self._keys[stage.name] = function_key(function)
-            self._read[stage.name] = _files_read(stage)
+            self._digests[stage.name] = _file_digests(stage)
         identified = {name: _identified(value) for name, value in arguments.items()}
-        content: Content = {"call": {**identified, **self._read[stage.name]}}
+        content: Content = {"call": {**identified, **self._digests[stage.name]}}
         return make_prompt(self._keys[stage.name], content, {}, prompt_tokens=0)
 
     async def call(
@@ -191,19 +191,19 @@ def arguments_of(
     return {**fields, **inputs, **stage.arguments[option.model], **paths}
 
 
-def _files_read(stage: StageSpec) -> dict[str, JSON]:
+def _file_digests(stage: StageSpec) -> dict[str, JSON]:
     """What identifies the files that a function reads: the name and the content of each, not its place."""
-    read = dict[str, JSON]()
+    digests = dict[str, JSON]()
     for name, path in stage.paths.items():
         try:
-            read[name] = f"{path.name}@{content_digest(path)}"
+            digests[name] = f"{path.name}@{content_digest(path)}"
         except OSError as error:
             raise SpecError(
                 f"must be a file or directory that can be read, got {stage.files[name]!r} ({error.strerror})",
                 field=f"stages[{stage.name}].files.{name}",
                 remedy="paths start from the spec's directory",
             ) from None
-    return read
+    return digests
 
 
 def _identified(value: JSON) -> JSON:
@@ -242,16 +242,16 @@ async def called(
     except (Exception, SystemExit) as error:  # one that exits would end the whole search without a word
         raise CustomCodeFailed(f"{reference(function)} raised {type(error).__name__}: {error}") from error
     seconds = time.perf_counter() - started
-    given = returned if isinstance(returned, Costed) else Costed(value=returned)
+    costed = returned if isinstance(returned, Costed) else Costed(value=returned)
     try:
         cost = CallCost(
-            flops=stated.flops if given.flops is None else given.flops,
-            usd=stated.usd if given.usd is None else given.usd,
+            flops=stated.flops if costed.flops is None else costed.flops,
+            usd=stated.usd if costed.usd is None else costed.usd,
             seconds=seconds,
         )
-        return plain(given.value), cost
+        return plain(costed.value), cost
     except ValidationError:
-        law = f"costs must be numbers >= 0, got flops {given.flops!r} and usd {given.usd!r}"
+        law = f"costs must be numbers >= 0, got flops {costed.flops!r} and usd {costed.usd!r}"
         raise CustomCodeFailed(f"{reference(function)} returned Costed whose {law}") from None
     except ValueError as error:
         raise CustomCodeFailed(f"{reference(function)} returned what JSON can't hold: {error}") from None
@@ -271,10 +271,14 @@ def cost_in(text: str) -> CallCost:
     Args:
         text: The text of its sample.
     """
+    return _result_in(text)[1]
+
+
+def _result_in(text: str) -> tuple[JSON, CallCost]:
     stored = json.loads(text)
-    return CallCost(flops=stored["flops"], usd=stored["usd"], seconds=stored["seconds"])
+    return stored["value"], CallCost(flops=stored["flops"], usd=stored["usd"], seconds=stored["seconds"])
 
 
 def _read(sample: Sample, *, is_new: bool) -> Call:
-    value = json.loads(sample.text)["value"]
-    return Call(prompt_key=sample.prompt_key, value=value, cost=cost_in(sample.text), is_new=is_new)
+    value, cost = _result_in(sample.text)
+    return Call(prompt_key=sample.prompt_key, value=value, cost=cost, is_new=is_new)

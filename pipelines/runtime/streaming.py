@@ -104,14 +104,14 @@ class _Reader(Generic[Item]):
                 if self._stopped:
                     return
                 self.items.append(next(source))
-                self._tell()
+                self._notify()
         except StopIteration:
             pass
         except Exception as error:
             self.failure = error
         self.ended = True
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         with suppress(RuntimeError):  # the loop was closed: nobody waits any more
             self._loop.call_soon_threadsafe(self.news.set)

@@ -15,10 +15,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from pipelines.errors import ServerDown
+from pipelines.servers.retrying import LONGEST_WAIT_S, doubled_s
 
 FAULTS_IN_A_ROW = 5
 """Failed requests without an answer between them, after which a server is down."""
-LONGEST_WAIT_S = 60.0
 _EARLY_S = 0.01  # a timer may ring before its time
 
 
@@ -37,7 +37,7 @@ class Breaker:
         longest_s: How long an outage is waited for. None: no request is ever held.
         first_wait_s: Before the first probe, at most; each further wait is twice as long.
         rng: Spreads the waits.
-        tell: Called with a line after each probe that fails, and when the server is back after one.
+        notify: Called with a line after each probe that fails, and when the server is back after one.
         clock: Seconds, monotonic.
     """
 
@@ -48,14 +48,14 @@ class Breaker:
         longest_s: float | None,
         first_wait_s: float,
         rng: random.Random,
-        tell: Callable[[str], None],
+        notify: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._address = address
         self._longest_s = longest_s
         self._first_wait_s = first_wait_s
         self._rng = rng
-        self._tell = tell
+        self._notify = notify
         self._clock = clock
         self._n_faults = 0
         self._first_fault_at = 0.0
@@ -108,7 +108,15 @@ class Breaker:
             self._back.set()
             if outage.n_probes > 1:
                 lasted_s = self._clock() - outage.since
-                self._tell(f"server {self._address} is back after {lasted_s:.0f} s")
+                self._notify(f"server {self._address} is back after {lasted_s:.0f} s")
+
+    def asks_too_much(self, retry_after_s: float | None) -> bool:
+        """Whether a server asks to be left alone for longer than an outage, or any wait, is to last.
+
+        Args:
+            retry_after_s: For how long; None: it does not say.
+        """
+        return self._longest_s is not None and (retry_after_s or 0.0) > max(self._longest_s, LONGEST_WAIT_S)
 
     def failed(
         self,
@@ -133,8 +141,7 @@ class Breaker:
         if not self._n_faults:
             self._first_fault_at = now
         self._n_faults += 1
-        asks_too_much = (retry_after_s or 0.0) > max(self._longest_s, LONGEST_WAIT_S)
-        is_over = asks_too_much or overloaded_s is not None
+        is_over = overloaded_s is not None or self.asks_too_much(retry_after_s)
         if self._outage is None and (self._n_faults >= FAULTS_IN_A_ROW or is_over):
             self._first_fault_at = min(self._first_fault_at, now - (overloaded_s or 0.0))
             self._outage = _Outage(since=self._first_fault_at, probe_at=now)
@@ -143,23 +150,23 @@ class Breaker:
         if self._outage is not None and probing:  # others were in flight when it began
             self._hold(self._outage, now, self._longest_s, reason, retry_after_s or 0.0)
 
-    def _hold(self, outage: _Outage, now: float, longest_s: float, reason: str, asked_s: float) -> None:
+    def _hold(self, outage: _Outage, now: float, longest_s: float, reason: str, least_s: float) -> None:
         lasted_s = now - outage.since
         left_s = longest_s - lasted_s
-        if left_s <= _EARLY_S or asked_s > left_s:
-            asks = f" and asks to wait {asked_s:.0f} s" if asked_s > left_s > 0 else ""
+        if left_s <= _EARLY_S or least_s > left_s:
+            asks = f" and asks to wait {least_s:.0f} s" if least_s > left_s > 0 else ""
             self._ended = (
                 f"server {self._address} has answered nothing for {lasted_s:.0f} s ({reason}){asks}, and "
                 f"{longest_s:g} s are waited (--longest-outage); nothing that was paid is lost: repeat the "
                 "command (with --resume, where it has one) when the server is well"
             )
             return
-        most_s = min(LONGEST_WAIT_S, self._first_wait_s * 2.0 ** min(outage.n_probes, 30))
-        wait_s = min(max(asked_s, self._rng.uniform(most_s / 2, most_s)), left_s)
+        most_s = doubled_s(self._first_wait_s, outage.n_probes)
+        wait_s = min(max(least_s, self._rng.uniform(most_s / 2, most_s)), left_s)
         outage.n_probes += 1
         outage.probe_at = now + wait_s
         if outage.n_probes > 1:  # not when it only sheds load for a moment
             began = time.strftime("%H:%M:%S", time.localtime(time.time() - lasted_s))
-            self._tell(
+            self._notify(
                 f"server {self._address} is down since {began} ({reason}), next probe in {wait_s:.0f} s"
             )

@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 GRACE_S = 5.0
 """Seconds for which requests in flight are awaited once a run is stopped."""
-_UNTOLD_S = 0.2  # what is over so soon nobody needs to know of
+_SILENT_S = 0.2  # what is over so soon nobody needs to know of
 
 
 def end_if_cancelled() -> None:
@@ -29,14 +29,14 @@ class Grace:
 
     Args:
         seconds: How long requests in flight are awaited, all of them together.
-        tell: Called with a line when there are any that do not come at once.
+        notify: Called with a line when there are any that do not come at once.
     """
 
-    def __init__(self, seconds: float, tell: Callable[[str], None]) -> None:
+    def __init__(self, seconds: float, notify: Callable[[str], None]) -> None:
         self._seconds = seconds
-        self._tell = tell
+        self._notify = notify
         self._until: float | None = None  # monotonic
-        self._is_told = False
+        self._has_notified = False
         self._n_in_flight = 0
 
     def check(self) -> None:
@@ -63,9 +63,9 @@ class Grace:
         except asyncio.CancelledError:
             if task.cancelled():
                 raise
-            await asyncio.wait([task], timeout=min(_UNTOLD_S, self._begun_s()))
+            await asyncio.wait([task], timeout=min(_SILENT_S, self._begun_s()))
             if not task.done():
-                self._tell_once()
+                self._notify_once()
                 await asyncio.wait([task], timeout=self._begun_s())
             if not task.done():
                 raise
@@ -81,11 +81,11 @@ class Grace:
             self._until = now + self._seconds
         return max(0.0, self._until - now)
 
-    def _tell_once(self) -> None:
-        if not self._is_told:
-            self._is_told = True
+    def _notify_once(self) -> None:
+        if not self._has_notified:
+            self._has_notified = True
             n = self._n_in_flight
-            self._tell(
+            self._notify(
                 f"stopping: {n} request{'s' * (n != 1)} in flight {'is' if n == 1 else 'are'} awaited for "
                 f"{self._seconds:g} s at most, and kept; stop again to end at once"
             )

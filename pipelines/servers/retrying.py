@@ -5,10 +5,9 @@ A server that is down is no draw's affair: see `breaker`. What is counted here i
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pipelines.errors import DrawFailed
 from pipelines.servers.patience import Patience
@@ -29,23 +28,24 @@ class Overload:
 
     def __init__(self, forgotten_s: float) -> None:
         self._forgotten_s = forgotten_s
-        self._since = self._last = -float("inf")
+        self._since: float | None = None
+        self._last = 0.0
 
     @property
     def lasted_s(self) -> float:
         """Seconds; 0 without one."""
-        return max(0.0, self._last - self._since) if self._last > -float("inf") else 0.0
+        return 0.0 if self._since is None else self._last - self._since
 
     def add(self) -> None:
         """The server has asked for fewer requests."""
         now = time.monotonic()
-        if now - self._last > self._forgotten_s:
+        if self._since is None or now - self._last > self._forgotten_s:
             self._since = now
         self._last = now
 
     def end(self) -> None:
         """The server has answered."""
-        self._since = self._last = -float("inf")
+        self._since = None
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ class Tries:
     alone_since: float | None = None
     n_faults: int = 0
     _n_overloads: int = 0
-    _n_others: int = field(default=0)  # since the server was last down
+    _n_others: int = 0  # since the server was last down
     _since: float = 0.0  # of the first of these
 
     @property
@@ -90,9 +90,8 @@ class Tries:
             DrawFailed: There is none.
         """
         self.n_faults += 1
-        now = time.monotonic()
-        alone_s = 0.0 if self.alone_since is None else now - self.alone_since
-        if self.alone_since is not None and (fault.outage or alone_s >= self.patience.retry_s):
+        now, alone_since = time.monotonic(), self.alone_since
+        if alone_since is not None and (fault.outage or now - alone_since >= self.patience.retry_s):
             raise self._failed(f"{fault.reason}, while another prompt is answered", fault)
         if is_down:
             self._n_overloads = self._n_others = 0
@@ -125,12 +124,11 @@ class Tries:
         return failure
 
 
-def jittered_s(rng: random.Random, backoff_s: float, attempt: int) -> float:
-    """Return a wait before retry k = 0, 1, …, uniform from 0 to backoff_s · 2^k, 60 s at most.
+def doubled_s(first_s: float, attempt: int) -> float:
+    """Return the longest wait before try k = 0, 1, …: first_s · 2^k, 60 s at most.
 
     Args:
-        rng: Spreads the waits.
-        backoff_s: Scales them.
+        first_s: The longest wait before the first.
         attempt: k.
     """
-    return rng.uniform(0, min(LONGEST_WAIT_S, backoff_s * 2.0 ** min(attempt, 30)))
+    return min(LONGEST_WAIT_S, first_s * 2.0 ** min(attempt, 30))

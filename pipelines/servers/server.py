@@ -34,7 +34,7 @@ from pipelines.servers.limiter import AdaptiveLimiter
 from pipelines.servers.negotiation import FieldRefused, Negotiator
 from pipelines.servers.patience import Patience
 from pipelines.servers.refusals import Refusal, read_refusal
-from pipelines.servers.retrying import LONGEST_WAIT_S, Overload, Tries, jittered_s
+from pipelines.servers.retrying import LONGEST_WAIT_S, Overload, Tries, doubled_s
 from pipelines.servers.transport import Answer, Transport
 from pipelines.servers.usage import Usage
 from pipelines.servers.waiting import retry_after_s
@@ -63,7 +63,7 @@ class StatusError(ServerError):
         self.status = status
 
 
-class _Held(Exception):
+class _WentDown(Exception):
     """The server went down before the request was sent."""
 
 
@@ -130,7 +130,7 @@ class ServerClient:
             longest_s=patience.longest_outage_s if holds else None,
             first_wait_s=2 * backoff_s,
             rng=rng,
-            tell=self._notice,
+            notify=self._notice,
         )
         self._usage = Usage(self.count_tokens, self.tell)
 
@@ -187,7 +187,7 @@ class ServerClient:
                         await negotiator.probe(probe)
                         tries.alone_since = tries.alone_since or time.monotonic()
                     return await negotiator.draw(probe)
-            except _Held:
+            except _WentDown:
                 continue
             except Fault as fault:
                 logger.debug("%s: try %d: %s", tries.where, tries.n_faults + 1, fault.reason)
@@ -304,13 +304,13 @@ class ServerClient:
 
     @asynccontextmanager
     async def _place(self, ask: Ask) -> AsyncIterator[int]:
-        """A place of the limiter, which a probe does not need; _Held when the server went down meanwhile."""
+        """A place of the limiter, which a probe does not need; _WentDown when the server did so meanwhile."""
         if ask.probing:
             yield self.limiter.epoch
             return
         async with self.limiter as epoch:
             if self._breaker.is_down:
-                raise _Held
+                raise _WentDown
             self.grace.check()
             yield epoch
 
@@ -325,13 +325,13 @@ class ServerClient:
 
     def _trouble(self, fault: Fault, epoch: int, ask: Ask) -> NoReturn:
         """Let limiter and breaker know of a fault, and raise it."""
-        is_down, overloaded_s = fault.outage, None
+        is_outage, overloaded_s = fault.outage, None
         if fault.kind == "overload":
             self._overload.add()
             if self._overload.lasted_s >= _OVERLOADED_S:
                 overloaded_s = self._overload.lasted_s
-            is_down = is_down or ask.probing or overloaded_s is not None
-        if is_down or (fault.retry_after_s or 0.0) > max(LONGEST_WAIT_S, self._patience.longest_outage_s):
+            is_outage = is_outage or ask.probing or overloaded_s is not None
+        if is_outage or self._breaker.asks_too_much(fault.retry_after_s):
             self._breaker.failed(
                 fault.reason,
                 probing=ask.probing,
@@ -371,7 +371,7 @@ class ServerClient:
         return read_refusal(answer.status, answer.content, secret=self._key, retry_after_s=wait_s)
 
     def _jittered_s(self, attempt: int) -> float:
-        return jittered_s(self._rng, self._backoff_s, attempt)
+        return self._rng.uniform(0, doubled_s(self._backoff_s, attempt))
 
 
 def _read(ask: Ask, agreed: Terms, answer: Any, n: int, n_bytes: int) -> Draw:

@@ -14,12 +14,10 @@ import pytest
 from agenttts import load_run
 from agenttts.answering import Answer, MeanCost, answers
 from datastore import Store
-from pipelines import PipelineSpec, load_examples, load_spec
-from pipelines.allocation import StageChoice
+from pipelines import load_examples, load_spec
 from pipelines.dataset.inputs import read_inputs
 from pipelines.errors import DatasetError
-from pipelines.policy import Confidence, Policy, Rung, StagePlan
-from pipelines.stages.plans import feature_names
+from tests.pipelines.runtime.cascades import small_then_large
 
 
 def rows_of(path: Path, split: str = "test") -> list[dict[str, Any]]:
@@ -74,30 +72,11 @@ def test_what_an_iterator_raises_comes_after_the_answers_before_it(searched: Pat
         next(coming)
 
 
-def two_rungs(spec: PipelineSpec) -> Policy:
-    """Small models, then a large one where the small ones' answers differ."""
-    rungs = tuple(
-        Rung(
-            {
-                "retrieve": StagePlan(choice=StageChoice("small", 4)),
-                "answer": StagePlan(choice=StageChoice(model, 4)),
-            }
-        )
-        for model in ("small", "large")
-    )
-    names = feature_names(spec, rungs[0])
-    weights = tuple(float(name == "answer.share_logit") for name in names)
-    model = Confidence(
-        features=names, means=(0.0,) * len(names), scales=(1.0,) * len(names), weights=weights, intercept=0.0
-    )
-    return Policy(rungs=rungs, thresholds=(0.99,), confidences=(model, model))
-
-
 @pytest.mark.parametrize("window", [1, 7, 256])
 def test_thresholds_go_on_from_the_answers_before(recorded: Path, tmp_path: Path, window: int) -> None:
     """Whatever the window, and ended anywhere, a policy whose mean is held decides on each row alike."""
     spec = load_spec(recorded)
-    policy = two_rungs(spec)
+    policy = small_then_large(spec, 0.99, 4)
     rows: list[dict[str, Any]] = [dict(e.fields) for e in load_examples(spec, "test")]
     rows[5:5] = [{"id": "bad"}]
 

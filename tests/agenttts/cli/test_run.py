@@ -107,9 +107,9 @@ def test_a_row_that_is_wrong_has_a_line_of_error(command: list[str], case: str) 
     """It names the line, the rows around it have their answers, and the exit code is 1."""
     done = agenttts(*command, stdin=lines({"question": "a"}, "", BAD[case], {"question": "b"}))
     assert done.code == 1 and "1 of 3 inputs have no output" in done.err and "Traceback" not in done.err
-    found = answers(done.out)
-    assert [(a["id"], a["status"]) for a in found] == [("1", "ok"), ("2", "error"), ("3", "ok")]
-    assert "stdin:3: " in found[1]["reason"] and "\n" not in found[1]["reason"]
+    rows = answers(done.out)
+    assert [(a["id"], a["status"]) for a in rows] == [("1", "ok"), ("2", "error"), ("3", "ok")]
+    assert "stdin:3: " in rows[1]["reason"] and "\n" not in rows[1]["reason"]
 
 
 def test_bytes_that_are_no_text_are_one_rows_fault(start: Start, command: list[str]) -> None:
@@ -227,8 +227,8 @@ def test_a_killed_run_goes_on_after_the_last_whole_line(
             file.write(b'{"id": "q')
     done = agenttts(*resumed, stdin=stdin)
     assert done.code == 1 and not done.out and "1 of 60 inputs have no output" in done.err
-    found = answers(out.read_text())
-    assert [a["id"] for a in found] == ["1", *(f"q{i}" for i in range(1, 60))]
+    rows = answers(out.read_text())
+    assert [a["id"] for a in rows] == ["1", *(f"q{i}" for i in range(1, 60))]
     assert max(server.samples.values()) <= 2, "those in flight at a kill are drawn again, and no others"
     before = out.read_bytes()
     assert agenttts(*resumed, stdin=stdin).code == 1 and out.read_bytes() == before

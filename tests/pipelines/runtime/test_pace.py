@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 
 from datastore import Store
 from pipelines import load_examples, load_spec, zoo
-from pipelines.allocation import StageChoice
-from pipelines.policy import Confidence, Policy, Rung, StagePlan
 from pipelines.runtime import PolicyRunner, Runtime
 from pipelines.runtime.pace import AT_ONCE, Pace, PacedQueries
 from pipelines.runtime.streaming import in_order
-from pipelines.stages.plans import feature_names
+from tests.pipelines.runtime.cascades import small_then_large
 
 
 def test_a_pace_lowers_thresholds_and_raises_them_again() -> None:
@@ -48,21 +46,7 @@ def test_the_zoo_holds_its_mean_by_replay(tmp_path: object) -> None:
     """A policy that would escalate every query keeps to a mean between its rungs, and repeats exactly."""
     spec = load_spec(zoo.SPEC)
     examples = load_examples(spec, "search")[:160]
-    rungs = tuple(
-        Rung(
-            {
-                "retrieve": StagePlan(choice=StageChoice("small", 8)),
-                "answer": StagePlan(choice=StageChoice(model, 8)),
-            }
-        )
-        for model in ("small", "large")
-    )
-    names = feature_names(spec, rungs[0])
-    weights = tuple(float(name == "answer.share_logit") for name in names)
-    model = Confidence(
-        features=names, means=(0.0,) * len(names), scales=(1.0,) * len(names), weights=weights, intercept=0.0
-    )
-    policy = Policy(rungs=rungs, thresholds=(0.98,), confidences=(model, model))
+    policy = small_then_large(spec, 0.98, 8)
     with Store.open(f"{tmp_path}/zoo.duckdb") as store:
         store.attach_bank(spec.root / str(spec.bank))
         runner = PolicyRunner(Runtime(spec, store, None, run_id=None, replay=True), policy)

@@ -17,12 +17,13 @@ from pipelines.allocation import Allocation, StageChoice
 from pipelines.costs import known_sum
 from pipelines.errors import SpecError
 from pipelines.examples import Example
-from pipelines.policy import Confidence, Policy, Rung, StagePlan, Stop, Vote
+from pipelines.policy import Policy, Rung, StagePlan, Stop, Vote
 from pipelines.runtime import PolicyOutcome, PolicyRunner, Runtime
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.stages.ballots import SET_FEATURES, VALUE_FEATURES
 from pipelines.stages.plans import feature_names
 from tests.agenttts.small_specs import small_spec
+from tests.pipelines.runtime.cascades import cascade
 from tests.servers import ScriptedServer
 
 EXAMPLE = Example(id="e", fields={"question": "why", "gold": "red"})
@@ -32,19 +33,6 @@ ONE = {"retrieve": StagePlan(choice=StageChoice("small", 1))}
 
 def rung(answer: StagePlan, **others: StagePlan) -> Rung:
     return Rung({**ONE, **others, "answer": answer})
-
-
-def sureness(spec: PipelineSpec, one: Rung, intercept: float) -> Confidence:
-    """A confidence that grows with the share of the votes for the answer."""
-    names = feature_names(spec, one)
-    weights = tuple(float(name == "answer.share_logit") for name in names)
-    zeros, ones = (0.0,) * len(names), (1.0,) * len(names)
-    return Confidence(features=names, means=zeros, scales=ones, weights=weights, intercept=intercept)
-
-
-def cascade(spec: PipelineSpec, threshold: float, *rungs: Rung, intercept: float = 0.0) -> Policy:
-    confidences = tuple(sureness(spec, one, intercept) for one in rungs)
-    return Policy(rungs=rungs, thresholds=(threshold,) * (len(rungs) - 1), confidences=confidences)
 
 
 @pytest.fixture

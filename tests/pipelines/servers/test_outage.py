@@ -144,7 +144,7 @@ def breaker(clock: Clock, notices: list[str], longest_s: float = 600.0) -> Break
         longest_s=longest_s,
         first_wait_s=1.0,
         rng=random.Random(0),
-        tell=notices.append,
+        notify=notices.append,
         clock=clock,
     )
 
@@ -158,8 +158,8 @@ def test_the_waits_between_probes_double() -> None:
     the same waits.
     """
     clock, notices, again = Clock(), list[str](), list[str]()
-    for told in (notices, again):
-        one = breaker(clock, told)
+    for lines in (notices, again):
+        one = breaker(clock, lines)
         for _ in range(FAULTS_IN_A_ROW):
             one.failed("status 503", probing=False)
         for _ in range(8):
