@@ -9,7 +9,7 @@ a run that can go on later. Text of a model that does not parse is not an error:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -128,3 +128,8 @@ class CustomCodeFailed(PipelineError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Quote names and join them with commas, for a message."""
+    return ", ".join(repr(name) for name in names)

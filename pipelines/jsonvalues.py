@@ -16,6 +16,19 @@ JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JS
 """A value that JSON can hold."""
 
 
+def read_json(text: str | bytes) -> JSON:
+    """Parse JSON.
+
+    Raises:
+        ValueError: It is not JSON, or is nested too deep for Python.
+    """
+    try:
+        value: JSON = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    return value
+
+
 def plain(value: object) -> JSON:
     """Convert a value to plain JSON values: tuples become lists, and a set becomes a sorted list.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from pipelines.dataset.rows import Row, made_row
 from pipelines.dataset.splits import row_check
 from pipelines.errors import DatasetError
 from pipelines.examples import Example
+from pipelines.jsonvalues import read_json
 from pipelines.spec.pipeline import PipelineSpec
 
 
@@ -43,29 +43,28 @@ def read_inputs(spec: PipelineSpec, rows: Iterable[object], *, source: str = "in
     check, id_field = row_check(spec), spec.dataset.id_field
     number = 0
     for position, row in enumerate(rows, 1):
-        is_line = isinstance(row, str | bytes)
-        if isinstance(row, str | bytes) and not row.strip():
+        line = row if isinstance(row, str | bytes) else None
+        if line is not None and not line.strip():
             continue
         number += 1
-        place = f"{source}:{position}" if is_line else f"{source}: row {number}"
+        place = f"{source}: row {number}" if line is None else f"{source}:{position}"
         own_id: str | int = str(number)
         try:
-            made = made_row(place, _parsed(place, row) if isinstance(row, str | bytes) else row)
-            own_id = _id(made, id_field, str(number))
-            check(made)
+            parsed = made_row(place, row if line is None else _parsed(place, line))
+            own_id = _id(parsed, id_field, str(number))
+            check(parsed)
         except DatasetError as error:
             yield NewInput(id=own_id, example=None, problem=str(error))
         else:
-            yield NewInput(id=own_id, example=Example(str(own_id), made.fields))
+            yield NewInput(id=own_id, example=Example(str(own_id), parsed.fields))
 
 
 def _parsed(place: str, line: str | bytes) -> object:
     try:
         text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
-        raise DatasetError(f"{place}: not JSON: {reason}; one object per line") from None
+        return read_json(text)
+    except ValueError as error:
+        raise DatasetError(f"{place}: not JSON: {error}; one object per line") from None
 
 
 def _id(row: Row, id_field: str | None, number: str) -> str | int:

@@ -21,7 +21,7 @@ import duckdb
 
 from pipelines.errors import DatasetError
 from pipelines.extras import library
-from pipelines.jsonvalues import JSON, plain
+from pipelines.jsonvalues import JSON, plain, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +162,11 @@ def _json(file: Path) -> list[tuple[str, object]]:
     if not text.lstrip().startswith("["):
         return _json_lines(file, text)
     try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        rows = read_json(text)
+    except ValueError as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise DatasetError(f"{file}{line}: must be JSON: {error}") from None
+    assert isinstance(rows, list)  # as the text begins with [
     return [(f"{file}: row {number}", row) for number, row in enumerate(rows, 1)]
 
 
@@ -183,8 +184,8 @@ def _json_lines(file: Path, text: str) -> list[tuple[str, object]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                rows.append((f"{file}:{number}", json.loads(line)))
-            except (ValueError, RecursionError) as error:
+                rows.append((f"{file}:{number}", read_json(line)))
+            except ValueError as error:
                 raise DatasetError(f"{file}:{number}: a line must be one JSON object: {error}") from None
     return rows
 
@@ -221,19 +222,21 @@ def _delimiter(stream: io.StringIO) -> str:
 
 def _lists(cells: Sequence[str]) -> list[list[object]] | None:
     """Parse the cells of a column as lists in the syntax of JSON or Python; None unless all are lists."""
-    values = []
+    values = list[list[object]]()
     for cell in cells:
         if not (cell.startswith("[") and cell.endswith("]")):
             return None
         try:
-            value = json.loads(cell)
-        except (ValueError, RecursionError):
+            value: object = read_json(cell)
+        except ValueError:
             try:
                 value = ast.literal_eval(cell)
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 return None
+        if not isinstance(value, list):
+            return None
         values.append(value)
-    return values if all(isinstance(value, list) for value in values) else None
+    return values
 
 
 def _parquet(file: Path) -> list[tuple[str, object]]:

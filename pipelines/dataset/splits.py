@@ -7,7 +7,6 @@ or overlaps with the search split is reported before anything is spent. `rows` r
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from datastore.keys import canonical_json
 from pipelines.dataset.rows import Row, made_row, read_file, read_hub
 from pipelines.errors import DatasetError, SpecError
 from pipelines.examples import Example
-from pipelines.jsonvalues import JSON
+from pipelines.jsonvalues import JSON, read_json
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.templates import needed_fields, place_of, used_fields
 from pipelines.spec.variants import BuiltinMetric
@@ -244,8 +243,8 @@ def _shared(spec: PipelineSpec) -> dict[str, JSON]:
     values = {}
     for name, wanted in spec.dataset.shared.items():
         try:
-            values[name] = json.loads((spec.root / wanted).read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError, RecursionError) as error:
+            values[name] = read_json((spec.root / wanted).read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
             raise spec.error_at(
                 f"dataset.shared.{name}",

@@ -92,12 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n-search", type=int)
     parser.add_argument("--n-test", type=int)
     parser.add_argument("--stage", default="retrieve", help="the stage whose corpus is written")
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        spec = with_data(load_spec(given.pipeline), given.data, given.n_search, given.n_test)
-        file = spec.stage(given.stage).paths.get("corpus")
+        spec = with_data(load_spec(args.pipeline), args.data, args.n_search, args.n_test)
+        file = spec.stage(args.stage).paths.get("corpus")
         if file is None or file.is_dir():
-            field = f"stages[{given.stage}].files.corpus"
+            field = f"stages[{args.stage}].files.corpus"
             raise spec.error_at(field, "must name the file to write", remedy="such as corpus.jsonl")
         splits = load_splits(spec)
         passages = pooled([*splits.search, *splits.test])

@@ -64,8 +64,8 @@ class BM25:
     def search(self, question: str, top_k: int) -> Ranking:
         """Return the passages that fit a question best, `top_k` at most."""
         k = min(top_k, self._n_passages)
-        found, scores = self._index.retrieve(self._words([question]), k=k, show_progress=False)
-        return Ranking(places=[int(place) for place in found[0][scores[0] > 0]])
+        places, scores = self._index.retrieve(self._words([question]), k=k, show_progress=False)
+        return Ranking(places=[int(place) for place in places[0][scores[0] > 0]])
 
     def _words(self, texts: Sequence[str]) -> object:
         return self._library.tokenize(list(texts), stopwords="english", show_progress=False)
@@ -166,8 +166,8 @@ def _index(corpus: Path, retriever: str, encoder: str) -> _Index:
         index = _indexes.get(key)
         if index is None or index.stamp != stamp:
             passages = read_passages(corpus)
-            made = RETRIEVERS[retriever](passages, encoder)
-            index = _indexes[key] = _Index(stamp=stamp, passages=passages, retriever=made)
+            ranker = RETRIEVERS[retriever](passages, encoder)
+            index = _indexes[key] = _Index(stamp=stamp, passages=passages, retriever=ranker)
     return index
 
 

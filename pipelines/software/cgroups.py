@@ -132,26 +132,27 @@ def available() -> Groups | None:
 
 def _own_and_above() -> Iterator[Path]:
     """The directory of this process's group and those above it, as far as they are mounted."""
-    with contextlib.suppress(OSError):
-        mounts = re.findall(
-            r"^\S+ \S+ \S+ (\S+) (\S+) .* - cgroup2 ", Path("/proc/self/mountinfo").read_text(), re.M
-        )
-        own = re.search(r"^0::(/.*)$", Path("/proc/self/cgroup").read_text(), re.M)
-        for root, point in mounts[:1] if own is not None else ():
-            path = Path(own[1]) if own is not None else Path("/")
-            path = path.relative_to(root) if path.is_relative_to(root) else Path(".")
-            directory = Path(point) / str(path).lstrip("/")
-            yield directory
-            yield from (above for above in directory.parents if above.is_relative_to(point))
+    try:
+        mounts, groups = Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text()
+    except OSError:
+        return
+    mount = re.search(r"^\S+ \S+ \S+ (\S+) (\S+) .* - cgroup2 ", mounts, re.M)
+    own = re.search(r"^0::(/.*)$", groups, re.M)
+    if mount is None or own is None:
+        return
+    root, point = mount.groups()
+    path = Path(own[1])
+    directory = Path(point, path.relative_to(root) if path.is_relative_to(root) else ".")
+    yield directory
+    yield from (above for above in directory.parents if above.is_relative_to(point))
 
 
 def _usable(directory: Path) -> Groups | None:
     """The groups below a directory; None when it isn't ours or has no controllers to give."""
     if not (os.access(directory, os.W_OK) and os.access(directory / "cgroup.procs", os.W_OK)):
         return None
-    if _words(directory / "cgroup.procs") == {
-        str(os.getpid())
-    }:  # a group with processes can't have limited ones below
+    is_alone = _words(directory / "cgroup.procs") == {str(os.getpid())}
+    if is_alone:  # a group with processes can't have limited ones below
         with contextlib.suppress(OSError):
             (directory / "agenttts-self").mkdir(exist_ok=True)
             (directory / "agenttts-self/cgroup.procs").write_text("0")

@@ -124,23 +124,23 @@ def confinement() -> Confinement:
             "programs that models write need a sandbox: install bubblewrap (apt install bubblewrap) or allow "
             f"user namespaces; {UNSANDBOXED}=1 runs them without a sandbox, at your own risk"
         )
-    kept = [best for best in working if is_watched or keeps_limits(best)]
-    if not kept:
+    sufficient = [best for best in working if is_watched or keeps_limits(best)]
+    if not sufficient:
         raise SandboxUnavailable(
             "the limit on the memory of programs can't be kept on this machine, which has neither cgroup v2 "
             "for this user nor a seccomp filter under unshare; delegate a cgroup v2 subtree with memory and "
             f"pids to this user, or set {WATCHED}=1 to allow programs whose memory is only looked at"
         )
-    return kept[0]
+    return sufficient[0]
 
 
-def keeps_limits(found: Confinement) -> bool:
+def keeps_limits(candidate: Confinement) -> bool:
     """Return whether the kernel keeps the limits on memory, processes and CPU time.
 
     Without a group only `unshare` does: bubblewrap can't limit how many files its scratch file system has,
     each of which takes memory of the kernel.
     """
-    return found.groups is not None or (found.is_filtered and found.kind == "unshare")
+    return candidate.groups is not None or (candidate.is_filtered and candidate.kind == "unshare")
 
 
 @lru_cache(maxsize=8)
@@ -160,12 +160,12 @@ def best_of(kind: Kind, is_watched: bool) -> Confinement | None:
     return Confinement(kind=kind, groups=groups, is_filtered=is_filtered, is_watched=is_watched)
 
 
-def _probed(found: Confinement) -> str:
+def _probed(candidate: Confinement) -> str:
     """What the probe writes: whether it was refused all that a filter refuses; empty when it did not run."""
     limits = Limits()
     with tempfile.TemporaryDirectory(prefix="agenttts-sandbox-") as folder:
         source = Path(folder, "source")
         source.mkdir()
         (source / "main.py").write_text(_PROBE)
-        trial = watch(found.command(source, program_words("main.py"), limits), limits)
+        trial = watch(candidate.command(source, program_words("main.py"), limits), limits)
         return trial.stdout if trial.status == "ok" else ""

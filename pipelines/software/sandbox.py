@@ -46,11 +46,11 @@ def run(files: Files, main: str = "main.py", limits: Limits = _LIMITS) -> Finish
 
 @lru_cache(maxsize=4096)
 def _run(files: Files, main: str, limits: Limits) -> Finished:
-    found = confinement()
+    sandbox = confinement()
     with tempfile.TemporaryDirectory(prefix="agenttts-sandbox-") as folder:
         if (problem := _write(files, Path(folder, "source"))) is not None:
             return Finished("failed", None, "", f"Traceback: {problem}")
-        return watch(found.command(Path(folder, "source"), program_words(main), limits), limits)
+        return watch(sandbox.command(Path(folder, "source"), program_words(main), limits), limits)
 
 
 def run_pair(first: Files, second: Files, limits: Limits) -> tuple[Finished, Finished]:
@@ -65,13 +65,13 @@ def run_pair(first: Files, second: Files, limits: Limits) -> tuple[Finished, Fin
     Raises:
         SandboxUnavailable: No sandbox works on this machine.
     """
-    found = confinement()
+    sandbox = confinement()
     with tempfile.TemporaryDirectory(prefix="agenttts-sandbox-") as folder:
         commands = list[Command]()
         for name, files, flags in (("first", first, ("-S",)), ("second", second, ())):
             if (problem := _write(files, Path(folder, name))) is not None:
                 raise OSError(problem)
-            commands.append(found.command(Path(folder, name), program_words("main.py", *flags), limits))
+            commands.append(sandbox.command(Path(folder, name), program_words("main.py", *flags), limits))
         return watch_pair(commands[0], commands[1], limits)
 
 

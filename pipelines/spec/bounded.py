@@ -33,7 +33,7 @@ from pipelines.spec.sizes import (
 )
 
 MOST_ROUNDS = 200_000
-MOST_MADE = 10_000_000
+MOST_SIZE = 10_000_000
 MOST_CPU_S = 2.0
 _CLOCK_EVERY = 64
 _CONTAINERS = (list, tuple, dict)
@@ -42,10 +42,10 @@ _Value = TypeVar("_Value")
 
 @dataclass(kw_only=True)
 class _Work:
-    """What a template has done so far: rounds, characters and items made, operations, when it began."""
+    """What a template has done so far: rounds, size of all its values, operations, when it began."""
 
     rounds: int = 0
-    made: int = 0
+    size: int = 0
     operations: int = 0
     began: float = field(default_factory=time.thread_time)
 
@@ -98,7 +98,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             texts.append(part)
             size += len(part)
             at_most(size, MOST_CHARACTERS, "characters of text")
-        return _made("".join(texts))
+        return _counted("".join(texts))
 
     def count_round(self) -> None:
         """Count a round of a loop or a call of a macro."""
@@ -124,14 +124,14 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Apply an operator that can make large values, within the limits."""
         measure_operator(operator, left, right)
-        return _made(super().call_binop(context, operator, left, right))
+        return _counted(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Call what a template calls, within the limits."""
         method = getattr(__obj, "__wrapped__", __obj)  # jinja2 wraps str.format
         if isinstance(method, BuiltinMethodType) and isinstance(method.__self__, str | bytes | int):
             measure_method(method.__self__, method.__name__, args, kwargs)
-        return _made(super().call(__context, __obj, *args, **kwargs))
+        return _counted(super().call(__context, __obj, *args, **kwargs))
 
     def _measured(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         first = 1 if hasattr(function, "jinja_pass_arg") else 0  # before it stands what jinja2 passes
@@ -142,7 +142,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                 value, *others = args[first:]
                 value = measure_filter(self, name, value, others, kwargs)
                 args = (*args[:first], value, *others)
-            return _made(function(*args, **kwargs))
+            return _counted(function(*args, **kwargs))
 
         return measured
 
@@ -150,7 +150,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 def _timed(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def timed(*args: Any, **kwargs: Any) -> Any:
-        return _made(function(*args, **kwargs))
+        return _counted(function(*args, **kwargs))
 
     return timed
 
@@ -162,15 +162,15 @@ def _shown(value: object) -> object:
     return value
 
 
-def _made(value: _Value) -> _Value:
+def _counted(value: _Value) -> _Value:
     """Count what an operation has made."""
     work = _WORK.get()
     if work is not None:
         if isinstance(value, str | bytes):
-            work.made += len(value)
+            work.size += len(value)
         elif isinstance(value, _CONTAINERS):
-            work.made += n_items(value, MOST_MADE)
-        at_most(work.made, MOST_MADE, "characters and items in all its operations")
+            work.size += n_items(value, MOST_SIZE)
+        at_most(work.size, MOST_SIZE, "characters and items in all its operations")
         _look_at_clock(work)
     return value
 

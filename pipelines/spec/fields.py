@@ -361,17 +361,17 @@ class StageSpec(Strict):
             return self
         if self._prompted is None or self._prompted[0] is not self:  # a copy has the cache of the original
             self._prompted = (self, {})
-        made = self._prompted[1]
-        if name not in made:
+        by_name = self._prompted[1]
+        if name not in by_name:
             changes: dict[str, object] = {
                 "prompt": self.prompts[name].text,
                 "prompt_file": None,
                 "messages": None,
                 "prompts": {},
             }
-            made[name] = self.model_copy(update=changes)
-            made[name]._template_file = self.prompts[name].template_file
-        return made[name]
+            by_name[name] = self.model_copy(update=changes)
+            by_name[name]._template_file = self.prompts[name].template_file
+        return by_name[name]
 
     def lengths_of(self, option: StageOption) -> tuple[float, float]:
         """Return the expected lengths of the prompt and of one sample of an option, in tokens.

@@ -75,9 +75,9 @@ def spec_digest(spec: PipelineSpec) -> str:
     """Compute the SHA-256 (hex) of everything in a spec that can change a result.
 
     The texts of prompts, the sources of functions and the content of the files that stages' functions read
-    are included. The addresses and settings of servers
-    (base_url, api_key_env, path, serve_args, max_n), the path of the bank and the directory of the spec are
-    left out, so that a run can be resumed after a move. The rows of the dataset are not read.
+    are included. The addresses and settings of servers (base_url, api_key_env, path, serve_args, max_n), the
+    path of the bank and the directory of the spec are left out, so that a run can be resumed after a move.
+    The rows of the dataset are not read.
     """
     data = spec.model_dump(mode="json", exclude={"bank"})
     for model, model_spec in zip(data["models"].values(), spec.models.values(), strict=True):
@@ -87,28 +87,27 @@ def spec_digest(spec: PipelineSpec) -> str:
     for stage, stage_spec in zip(data["stages"], spec.stages, strict=True):
         _drop_defaults(stage, stage_spec)
     data["functions"] = [(reference(function), source(function)) for function in spec_functions(spec)]
-    called = [stage.python for stage in spec.stages if stage.python is not None]
-    if called:
-        data["called"] = [code_digest(function) for function in called]
-    read = {
+    codes = [code_digest(stage.python) for stage in spec.stages if stage.python is not None]
+    if codes:
+        data["called"] = codes
+    contents = {
         f"{stage.name}.{name}": content_digest(path) if path.exists() else None
         for stage in spec.stages
         for name, path in stage.paths.items()
     }
-    if read:
-        data["read"] = read
-    ordered = [[*stage.prompts, *stage.named_options] for stage in spec.stages]
-    if any(len(names) > 1 for names in ordered):
-        data["order"] = ordered  # the first is the default; keys of mappings are sorted below
+    if contents:
+        data["read"] = contents
+    orders = [[*stage.prompts, *stage.named_options] for stage in spec.stages]
+    if any(len(names) > 1 for names in orders):
+        data["order"] = orders  # the first is the default; keys of mappings are sorted below
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 
 
 def _drop_defaults(data: dict[str, object], part: ModelSpec | StageSpec) -> None:
     """Leave out fields that specs of before did not have, where they are at their default."""
     for name in _LATER_FIELDS[type(part)]:
-        field = type(part).model_fields[name]
-        if getattr(part, name) == field.get_default(call_default_factory=True):
-            del data[field.alias or name]
+        if part.is_default(name):
+            del data[type(part).model_fields[name].alias or name]
 
 
 def spec_functions(part: object) -> Iterator[UserFunction]:

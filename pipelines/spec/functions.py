@@ -44,12 +44,21 @@ def source(function: UserFunction) -> str:
         Where Python has no source (built-in functions, code typed at a prompt), the name as `reference` gives
         it.
     """
-    inner = function.func if isinstance(function, functools.partial) else function
-    named = inner if hasattr(inner, "__qualname__") else type(inner)
     try:
-        return inspect.getsource(named)
+        return inspect.getsource(_defined(function))
     except (OSError, TypeError):
         return reference(function)
+
+
+def _inner(function: UserFunction) -> UserFunction:
+    """The function inside a `functools.partial`; another function itself."""
+    return function.func if isinstance(function, functools.partial) else function
+
+
+def _defined(function: UserFunction) -> UserFunction:
+    """What a source file defines of a function: the inner function, or the class of a callable object."""
+    inner = _inner(function)
+    return inner if hasattr(inner, "__qualname__") else type(inner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +115,8 @@ def code_digest(function: UserFunction) -> str:
 
 
 def _digest(function: UserFunction) -> str:
-    inner = function.func if isinstance(function, functools.partial) else function
-    named = inner if hasattr(inner, "__qualname__") else type(inner)
     try:
-        code = Path(inspect.getsourcefile(named) or "").read_bytes()
+        code = Path(inspect.getsourcefile(_defined(function)) or "").read_bytes()
     except (OSError, TypeError):
         code = b""
     return hashlib.sha256(code + reference(function).encode()).hexdigest()[:16]
@@ -198,8 +205,7 @@ def require_ready(function: UserFunction) -> tuple[str, ...]:
     Raises:
         PipelineError: The function can't work on this machine, for example because a program is missing.
     """
-    inner = function.func if isinstance(function, functools.partial) else function
-    hook = getattr(inspect.getmodule(inner), "require_ready", None)
+    hook = getattr(inspect.getmodule(_inner(function)), "require_ready", None)
     if callable(hook) and hook is not require_ready:
         return tuple(map(str, hook() or ()))
     return ()

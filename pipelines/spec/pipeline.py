@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import Field, PrivateAttr, model_validator
 
 from datastore.keys import model_key
-from pipelines.errors import SpecError
+from pipelines.errors import SpecError, listed
 from pipelines.spec.configfile import ConfigFile
 from pipelines.spec.fields import (
     BudgetSpec,
@@ -29,7 +29,7 @@ from pipelines.spec.fields import (
     TruncateSpec,
 )
 from pipelines.spec.functions import reference
-from pipelines.spec.rules import broken_laws, in_order, listed, used_models
+from pipelines.spec.rules import broken_laws, in_order, used_models
 from pipelines.spec.strict import Strict
 from pipelines.spec.variants import JsonParser, MetricSpec, Verifier
 

@@ -6,7 +6,6 @@ A file has `rungs`, a list of mappings from stage to its plan (`model`, `n_sampl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from pydantic import Field, PositiveInt
 
 from pipelines.allocation import StageChoice
 from pipelines.errors import SpecError
+from pipelines.jsonvalues import read_json
 from pipelines.policy import Confidence, Policy, Rung, StagePlan, Stop, Vote
 from pipelines.spec.configfile import ConfigFile, validated
 from pipelines.spec.strict import Number, Strict
@@ -59,8 +59,8 @@ def policy_from_json(text: str) -> Policy:
         SpecError: The text is not JSON, or the data has another form.
     """
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        data = read_json(text)
+    except ValueError as error:
         raise SpecError(f"must be JSON: {error}") from None
     if not isinstance(data, dict):
         raise SpecError(f"must be a mapping of keys, got {type(data).__name__}")

@@ -128,12 +128,14 @@ def measure_filter(
         TemplateLimit: The result would be too large, or take too long to make.
     """
     others = [*args, *kwargs.values()]
+    texts = [len(it) for it in others if isinstance(it, str)]
     _check_numbers(name, others)
     if name in _AS_TEXT or name in _SLOW:
         size = n_characters(value)
         _check_size(size)
-        if name in _SLOW:
+        if name in _SLOW:  # what they put in comes after each character at most
             at_most(size, _MOST_SLOW, f"characters in {name}")
+            _check_size(size * max([1, *texts]))
     if name == "join":
         value = list(value)
         _measure_join(environment, value, *args, **kwargs)
@@ -144,14 +146,9 @@ def measure_filter(
         _measure_replace(str(value), str(others[0]), str(others[1]))
     elif name == "format":
         _measure_format(str(value), others)
-    elif name in ("indent", "wordwrap", "tojson"):
-        widths = [
-            n_characters(it) if isinstance(it, str) else it for it in others if isinstance(it, str | int)
-        ]
-        lines = n_items(value, MOST_CHARACTERS) if name == "tojson" else n_characters(value)
-        lines = str(value).count("\n") + 1 if name == "indent" else lines
-        if name != "wordwrap":
-            _check_size(lines * max([4, *widths]))
+    elif name in ("indent", "tojson"):
+        lines = n_items(value, MOST_CHARACTERS) if name == "tojson" else str(value).count("\n") + 1
+        _check_size(lines * max([4, *texts, *(it for it in others if isinstance(it, int))]))
     return value
 
 

@@ -53,6 +53,11 @@ class Strict(BaseModel):
         serialize_by_alias=True,
     )
 
+    def is_default(self, name: str) -> bool:
+        """Return whether a field has the value that it has when it is left out; never for a required one."""
+        default: object = type(self).model_fields[name].get_default(call_default_factory=True)
+        return bool(getattr(self, name) == default)
+
 
 NamedFunction = Annotated[
     UserFunction, BeforeValidator(_resolved), PlainSerializer(reference, return_type=str)

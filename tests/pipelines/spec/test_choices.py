@@ -131,7 +131,7 @@ def test_models_that_could_be_taken_for_each_other_are_refused(
         )
 
 
-def test_a_fault_of_a_variant_is_told_with_its_line(tmp_path: Path) -> None:
+def test_a_fault_of_a_variant_is_reported_with_its_line(tmp_path: Path) -> None:
     """File, line, field and rule, whether the variant or the model itself is at fault."""
     spec = write_choosing(tmp_path)
     edited(spec, "max_tokens: 16}", "max_tokens: 0}")
@@ -143,7 +143,7 @@ def test_a_fault_of_a_variant_is_told_with_its_line(tmp_path: Path) -> None:
     assert f"{spec}:{line_with(spec, 'base_url')}: models.q/think.base_url: must start with" in refusal(spec)
 
 
-def test_an_unknown_key_of_a_variant_is_told_with_the_keys_that_there_are(tmp_path: Path) -> None:
+def test_an_unknown_key_of_a_variant_is_reported_with_the_keys_that_there_are(tmp_path: Path) -> None:
     """Names that a person chose stand between a key and the schema that knows it."""
     spec = edited(write_choosing(tmp_path), "{max_tokens: 16}}", "{max_tokens: 16}, active_params: 1e9}")
     assert (
@@ -267,7 +267,7 @@ def write_rows(root: Path, **fields: Any) -> None:
     [("{{ find }", "template error"), ("{{ find | nothing }}", "template error")],
 )
 def test_every_prompt_is_parsed(text: str, law: str, tmp_path: Path) -> None:
-    """A prompt that does not parse is told with its own file and line."""
+    """A prompt that does not parse is reported with its own file and line."""
     spec = write_choosing(tmp_path)
     (tmp_path / "steps.j2").write_text("first line\n" + text)
     assert f"{tmp_path / 'steps.j2'}:2: stages[answer].prompts.steps: {law}" in refusal(spec)

@@ -63,6 +63,7 @@ HOSTILE = {
     "replace": "{{ ('x' * 10**6).replace('x', 'y' * 10**6) }}",
     "replace, the filter": "{{ ('x' * 10**6) | replace('x', 'y' * 10**6) }}",
     "indent": "{{ ('\\n' * 99999) | indent(99999) }}",
+    "wordwrap": "{{ ('x ' * 5000) | wordwrap(1, wrapstring='y' * 10**6) }}",
     "tojson": "{{ (range(99999) | list) | tojson(indent=99999) }}",
     "batch": "{{ [1] | batch(10**9, 0) | list | length }}",
     "slice": "{{ [1] | slice(10**9) | list | length }}",
@@ -72,6 +73,7 @@ HOSTILE = {
     "many large slices": "{% set x = range(99999) | list %}{% set ns = namespace(all=[]) %}{% for i in range(99999) %}"
     "{% set ns.all = [ns.all, x[1:]] %}{% endfor %}",
     "sum of lists": "{{ ([range(99999) | list] * 999) | sum(start=[]) | length }}",
+    "links with a long attribute": "{{ ('a.com ' * 5000) | urlize(rel='y' * 10**6) }}",
     "links in a long text": "{{ ('www.' * 999999) | urlize }}",
     "deep brackets": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
     "words of latin": "{{ lipsum(10**6) }}",
@@ -125,5 +127,5 @@ def test_long_documents_and_rich_templates_are_rendered_as_before() -> None:
     rendered = render(spec.stages[0], Example("1", {"documents": documents, "document": document}), {})
     text = rendered["messages"][0]["content"]
     head = f"[1] ONE: {'t' * 20}…, [2] TWO: {'u' * 20}… of 2\n003.1|{{:>6}}|{{:,}}      x|8,000,000,000 one+two\n"
-    assert text.startswith(head.replace("{:,} ", "{:,} ")), text[:200]
+    assert text.startswith(head), text[:200]
     assert f'nnn [1, 2, 3] {{"a": [1, 2]}} 1024 1000000   é  \n7 {document}' in text
