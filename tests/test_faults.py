@@ -6,7 +6,6 @@ AGENTTTS_FAULTS multiplies the number of cases; 1 by default.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import os
 import random
@@ -20,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agenttts import search
+from benchmarks.kill_resume import answer
 from datastore import ExampleScore, FileReplaced, Store
 from pipelines import load_spec
 from pipelines.allocation import Allocation, StageChoice
@@ -28,21 +28,13 @@ from pipelines.runtime import Runtime
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.patience import Patience
 from tests.agenttts.small_specs import write_pipeline
-from tests.faults import ANSWERS, broken, every_nth
+from tests.faults import ANSWERS, broken, every_nth, small_file_system
 from tests.servers import ScriptedServer
-from tests.servers.scripted import Request
 
 MORE = int(os.environ.get("AGENTTTS_FAULTS", "1"))
 TRIALS = 3
 BREAKS = 1 if MORE == 1 else 3
 MOST_LOST = 24 * 8  # samples of the examples of a trial, in flight or waiting for their commit
-
-
-def answer(request: Request, index: int) -> str:
-    """One word for a prompt, whichever try brings it, so that a fault by itself changes no decision."""
-    return ("red", "green", "blue")[
-        hashlib.sha256(f"{request.model}|{request.prompt}".encode()).digest()[0] % 3
-    ]
 
 
 @dataclass(frozen=True)
@@ -107,13 +99,8 @@ def test_a_search_through_faulty_answers(tmp_path: Path, sound: Stored, seed: in
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True)
-    if done.returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_file_system(tmp_path / "disk", 8) as folder:
+        yield folder
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
