@@ -91,9 +91,9 @@ def test_a_search_through_faulty_answers(tmp_path: Path, sound: Stored, seed: in
             policy="fixed",
             db=tmp_path / "run.duckdb",
         )
-    found = stored(tmp_path / "run.duckdb")
-    assert found.n_samples == sum(server.samples.values())
-    assert (found.status, found.decisions) == (sound.status, sound.decisions), (n, kinds)
+    left = stored(tmp_path / "run.duckdb")
+    assert left.n_samples == sum(server.samples.values())
+    assert (left.status, left.decisions) == (sound.status, sound.decisions), (n, kinds)
 
 
 @pytest.fixture
@@ -138,20 +138,20 @@ def _begun(db: Path) -> bool:
 def test_a_search_through_a_store_that_breaks(tmp_path: Path, sound: Stored, kind: str, seed: int) -> None:
     """Killed or refused at some write, and gone on with: nothing is paid twice but what was in flight."""
     at = random.Random(f"{kind} {seed}").randint(5, 60)
-    found, server, errors = gone_on(kind, tmp_path / "run.duckdb", tmp_path, at)
-    lost = sum(server.samples.values()) - found.n_samples
+    left, server, errors = gone_on(kind, tmp_path / "run.duckdb", tmp_path, at)
+    lost = sum(server.samples.values()) - left.n_samples
     assert 0 <= lost <= BREAKS * MOST_LOST
-    assert found.decisions == sound.decisions and found.status == sound.status, at
+    assert left.decisions == sound.decisions and left.status == sound.status, at
     words = {"efbig": "disk is full", "eio": "Input/output error"}
     assert all(words[kind] in error for error in errors), errors
 
 
 def test_a_search_on_a_disk_that_fills_up(tmp_path: Path, small_disk: Path, sound: Stored) -> None:
     """No space left, for real: one line, and with room again the same decisions."""
-    found, server, errors = gone_on("enospc", small_disk / "run.duckdb", tmp_path, 20)
+    left, server, errors = gone_on("enospc", small_disk / "run.duckdb", tmp_path, 20)
     assert errors and all("the disk is full" in error for error in errors)
-    assert 0 <= sum(server.samples.values()) - found.n_samples <= BREAKS * MOST_LOST
-    assert found.decisions == sound.decisions
+    assert 0 <= sum(server.samples.values()) - left.n_samples <= BREAKS * MOST_LOST
+    assert left.decisions == sound.decisions
 
 
 def test_a_search_whose_database_is_deleted(tmp_path: Path, server: ScriptedServer) -> None:
