@@ -7,7 +7,7 @@ For reranking it names each supporting passage that it is shown with the probabi
 one with 0.03. It answers right only if all supporting passages are in its prompt, with the probability
 `reads` times exp(−others / 40), so that a long list distracts it; else it gives some row's answer. Searched
 are the shipped pipeline and the same without `rerank`, at each budget, then each search again by replay.
-What was found is in docs/log.md.
+Figures are in docs/log.md.
 
 OUT is a new directory: it gets the pipelines, the corpus and a database for each search. A word is a token.
 Set OMP_NUM_THREADS=1 where other work shares the processors: the encoder waits for its threads otherwise.
@@ -97,7 +97,7 @@ def prepared(out: Path, data: Path, encoder: str | None, server_url: str) -> dic
     return {name: out / f"{name}.yaml" for name in ("rerank", "direct")}
 
 
-def told(label: str, result: SearchResult, calls: int, seconds: float) -> str:
+def described(label: str, result: SearchResult, calls: int, seconds: float) -> str:
     """One line about a search."""
     best = result.best
     if best is None:
@@ -120,18 +120,18 @@ def main() -> None:
     parser.add_argument("--budgets", default="40,150")
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    reader = Reader([], given.seed)
+    options = parser.parse_args()
+    reader = Reader([], options.seed)
     with ScriptedServer({name: 32768 for name in SKILLS}, answer=lambda r, i: reader(r, i)) as server:
-        files = prepared(given.out, given.data.resolve(), given.encoder, server.base_url)
+        files = prepared(options.out, options.data.resolve(), options.encoder, server.base_url)
         spec = load_spec(files["rerank"])
         examples = [*load_examples(spec, "search"), *load_examples(spec, "test")]
-        write_passages(pooled(examples), given.out / "corpus.jsonl")
-        reader = Reader(examples, given.seed)
+        write_passages(pooled(examples), options.out / "corpus.jsonl")
+        reader = Reader(examples, options.seed)
         print_recall(examples, spec.stage("retrieve"))
-        for budget in map(float, given.budgets.split(",")):
+        for budget in map(float, options.budgets.split(",")):
             for name, file in files.items():
-                label, db = f"{budget:g} units, {name}", given.out / f"{name}-{budget:g}.duckdb"
+                label, db = f"{budget:g} units, {name}", options.out / f"{name}-{budget:g}.duckdb"
                 results = []
                 for replay in (False, True):
                     before, started = server.n_answered, time.perf_counter()
@@ -139,8 +139,8 @@ def main() -> None:
                         search(
                             file,
                             budget=budget,
-                            trials=given.trials,
-                            seed=given.seed,
+                            trials=options.trials,
+                            seed=options.seed,
                             policy="fixed",
                             db=db.with_suffix(".replay.duckdb") if replay else db,
                             replay=replay,
@@ -148,7 +148,7 @@ def main() -> None:
                         )
                     )
                     calls, seconds = server.n_answered - before, time.perf_counter() - started
-                    print(told(label + ", replay" * replay, results[-1], calls, seconds), flush=True)
+                    print(described(label + ", replay" * replay, results[-1], calls, seconds), flush=True)
                 same = [(t.allocation, t.score) for t in results[0].trials] == [
                     (t.allocation, t.score) for t in results[1].trials
                 ]

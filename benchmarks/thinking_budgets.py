@@ -1,6 +1,6 @@
 """Thinking budgets as configurations of models: chosen on one exam by replay, applied to the next.
 
-    AGENTTTS_DATA=… python benchmarks/thinking_budgets.py [--branches FILE …] [--seeds 8] [--trials 30]
+    AGENTTTS_DATA=… python benchmarks/thinking_budgets.py [--branches FILE …] [--seeds 8] [--trials 60]
 
 A file of branches has recorded samples of reasoning models with the answer probed every 500 tokens of the
 thinking. Of these a spec is made in which every model has variants with a thinking budget of 2,000 to 16,000
@@ -26,16 +26,15 @@ default about 8. The table is in docs/log.md.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agenttts import search
@@ -47,14 +46,12 @@ from agenttts.policies.paths import Tables
 from agenttts.policies.rates import Rates
 from agenttts.settings import PolicyKind
 from agenttts.stats import paired_difference
-from datastore import Store, bank
+from benchmarks.recorded import Draws, write_bank, write_examples, write_spec
+from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.dataset.splits import load_examples
 from pipelines.policy import Policy
-from pipelines.runtime.sampler import Sampler
-from pipelines.spec.files import load_spec
 from pipelines.spec.pipeline import PipelineSpec
-from pipelines.stages import prompts
 
 SEARCH_EXAM = "aime24"
 MODELS = {"qwen06": "Qwen3-0.6B", "qwen17": "Qwen3-1.7B", "qwen4": "Qwen3-4B", "qwen8": "Qwen3-8B"}
@@ -131,26 +128,35 @@ def is_search(question: str) -> bool:
 
 
 def write_specs(folder: Path, recorded: Recorded) -> dict[str, PipelineSpec]:
-    """Write the pipeline of each arm and the examples of both; the question's id stands for its text."""
+    """Write the pipeline of each arm and the examples of both."""
     for split in ("search", "test"):
-        rows = [
-            {"id": q, "question": q, "answer": gold}
-            for q, gold in recorded.golds.items()
-            if is_search(q) == (split == "search")
-        ]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_examples(
+            folder,
+            split,
+            {q: gold for q, gold in recorded.golds.items() if is_search(q) == (split == "search")},
+        )
     limits: dict[str, int | None] = {**VARIANTS, FULL: None}
     lengths = {
         f"{key}/{name}": {"generated_tokens": recorded.mean_tokens(served, most)}
         for key, served in MODELS.items()
         for name, most in limits.items()
     }
+    models = {
+        key: {
+            "served_name": served,
+            "base_url": "http://127.0.0.1:1/v1",
+            "active_params": float(served.removeprefix("Qwen3-").removesuffix("B")) * 1e9,
+            "variants": {
+                name: {} if most is None else {"request": {"thinking_token_budget": most}}
+                for name, most in limits.items()
+            },
+        }
+        for key, served in MODELS.items()
+    }
     reference = {"active_params": 0.6e9, "prompt_tokens": PROMPT_TOKENS, "generated_tokens": 16000}
     specs = {}
     for arm, candidates in zip(ARMS, ([f"{key}/{FULL}" for key in MODELS], list(MODELS)), strict=True):
         stage = {
-            "name": "solve",
-            "prompt": "{{ question }}",
             "models": candidates,
             "max_samples": MOST_SAMPLES,
             "sampling": {"temperature": 0.7, "max_tokens": 32768},
@@ -158,69 +164,30 @@ def write_specs(folder: Path, recorded: Recorded) -> dict[str, PipelineSpec]:
             "generated_tokens": 16000,
             "lengths": {k: v for k, v in lengths.items() if arm == ARMS[1] or k.endswith(f"/{FULL}")},
         }
-        models = {
-            key: {
-                "served_name": served,
-                "base_url": "http://127.0.0.1:1/v1",
-                "active_params": float(served.removeprefix("Qwen3-").removesuffix("B")) * 1e9,
-                "variants": {
-                    name: {} if most is None else {"request": {"thinking_token_budget": most}}
-                    for name, most in limits.items()
-                },
-            }
-            for key, served in MODELS.items()
-        }
-        data = {
-            "name": arm.replace(" ", "-"),
-            "models": models,
-            "stages": [stage],
-            "metric": {"kind": "exact_match", "label": "answer"},
-            "dataset": {"search": "search.jsonl", "test": "test.jsonl", "id_field": "id"},
-            "budget": {"units": 16, "reference": reference},
-        }
-        file = folder / f"{data['name']}.yaml"
-        file.write_text(json.dumps(data))
-        specs[arm] = load_spec(file)
+        specs[arm] = write_spec(
+            folder,
+            arm.replace(" ", "-"),
+            models=models,
+            stage=stage,
+            budget={"units": 16, "reference": reference},
+        )
     return specs
 
 
-def write_bank(file: Path, spec: PipelineSpec, recorded: Recorded, seed: int | None) -> None:
-    """Write the bank of a seed's order of the branches; of all branches in their own order for None."""
-    (stage,) = spec.stages
-    rows = []
-    with Store.open(file.with_suffix(".duckdb")) as store:
-        sampler = Sampler(spec, store, None, run_id=None, replay=True, gate=None)
-        for example in (*load_examples(spec, "search"), *load_examples(spec, "test")):
-            for option in stage.options:
-                model = spec.models[option.model]
-                served = spec.served_name(option.model)
-                prompt = sampler.prompt(option.model, prompts.render(stage, example, {}), stage.sampling)
-                drawn = recorded.branches[served, example.id]
-                order = np.arange(len(drawn))
-                if seed is not None:
-                    text = f"{served} {example.id}".encode()
-                    order = np.random.default_rng([seed, *text]).permutation(len(drawn))[:MOST_SAMPLES]
-                most = VARIANTS.get(option.model.split("/")[1])
-                cut = [drawn[i].cut(most) for i in order.tolist()]
-                row = {
-                    "prompt_key": prompt.key,
-                    "model_key": prompt.model_key,
-                    "model_name": served,
-                    "active_params": model.active_params,
-                    "content": prompt.content,
-                    "sampling": prompt.sampling,
-                    "prompt_tokens": PROMPT_TOKENS,
-                    "samples": [
-                        {"index": i, "text": answer, "generated_tokens": tokens, "finish_reason": "stop"}
-                        for i, (answer, tokens) in enumerate(cut)
-                    ],
-                }
-                rows.append(row)
-    bank.write_parquet(file, iter(pa.Table.from_pylist(rows, bank.SCHEMA).to_batches()))
+def cut_branches(recorded: Recorded, seed: int | None, model: str, question: str) -> Draws:
+    """Return the branches of a seed's order, cut at a variant's budget; all in their own order for None."""
+    key, _, variant = model.partition("/")
+    branches = recorded.branches[MODELS[key], question]
+    order = np.arange(len(branches))
+    if seed is not None:
+        text = f"{MODELS[key]} {question}".encode()
+        order = np.random.default_rng([seed, *text]).permutation(len(branches))[:MOST_SAMPLES]
+    cut = [branches[i].cut(VARIANTS.get(variant)) for i in order.tolist()]
+    return Draws(prompt_tokens=PROMPT_TOKENS, samples=cut)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Ended:
     """What one search ends with, of one kind.
 
     Attributes:
@@ -234,7 +201,7 @@ class Found:
 
 def searched(
     spec: PipelineSpec, banked: Path, db: Path, budget: float, seed: int, trials: int, policy: PolicyKind
-) -> tuple[Found, Found]:
+) -> tuple[Ended, Ended]:
     """Search once by replay; what it ends with for each of `KINDS`."""
     result = search(
         spec,
@@ -248,11 +215,11 @@ def searched(
         banks=[banked],
     )
     assert result.best is not None
-    fixed = Found(policy=Policy.fixed(result.best.allocation), search_score=result.best.search_score)
+    fixed = Ended(policy=Policy.fixed(result.best.allocation), search_score=result.best.search_score)
     adaptive = result.adaptive
     if adaptive is None:
         return fixed, fixed
-    return fixed, Found(policy=adaptive.policy, search_score=adaptive.choice.search_score)
+    return fixed, Ended(policy=adaptive.policy, search_score=adaptive.choice.search_score)
 
 
 def judged(
@@ -324,7 +291,7 @@ def compared(questions: Sequence[str], ours: Floats, theirs: Floats) -> str:
 
 
 def report(
-    found: Mapping[tuple[str, int, int], tuple[Found, Found]],
+    ended: Mapping[tuple[str, int, int], tuple[Ended, Ended]],
     spec: PipelineSpec,
     store: Store,
     seeds: int,
@@ -336,7 +303,7 @@ def report(
         for model in MODELS
         for n in COUNTS
     ]
-    policies = [*plain, *(one.policy for pair in found.values() for one in pair)]
+    policies = [*plain, *(one.policy for pair in ended.values() for one in pair)]
     _, search_exams = judged(spec, store, "search", policies)
     questions, test_exams = judged(spec, store, "test", policies)
     hull = Hull.of(plain, search_exams, test_exams)
@@ -347,12 +314,12 @@ def report(
         for k, kind in enumerate(kinds):
             scores = []
             for arm in ARMS:
-                ended = [found[arm, budget, seed][k] for seed in range(seeds)]
-                search, test = ([of[one.policy] for one in ended] for of in (search_exams, test_exams))
+                of_arm = [ended[arm, budget, seed][k] for seed in range(seeds)]
+                search, test = ([of[one.policy] for one in of_arm] for of in (search_exams, test_exams))
                 scores.append(np.mean([exam.scores for exam in test], axis=0))
                 at_hull = np.mean([hull.scores(float(exam.units.mean())) for exam in test], axis=0)
                 cells = [
-                    f"{budget} | {kind} | {arm} | {np.mean([one.search_score for one in ended]):.3f}",
+                    f"{budget} | {kind} | {arm} | {np.mean([one.search_score for one in of_arm]):.3f}",
                     f"{np.mean([exam.scores.mean() for exam in search]):.3f}",
                     f"{np.mean([exam.units.mean() for exam in search]):.1f}",
                     f"{scores[-1].mean():.3f}",
@@ -376,22 +343,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         specs = write_specs(folder, recorded)
-        found = {}
+        whole = specs[ARMS[1]]
+        ended = {}
         for seed in range(options.seeds):
-            write_bank(folder / f"{seed}.parquet", specs[ARMS[1]], recorded, seed)
+            write_bank(folder / f"{seed}.parquet", whole, partial(cut_branches, recorded, seed))
             for budget in BUDGETS:
                 for arm, spec in specs.items():
                     db = folder / f"{seed}-{budget}-{spec.name}.duckdb"
                     pair = searched(
                         spec, folder / f"{seed}.parquet", db, budget, seed, options.trials, options.policy
                     )
-                    found[arm, budget, seed] = pair
+                    ended[arm, budget, seed] = pair
                     chosen = dict.fromkeys(str(one.policy).removeprefix("solve ") for one in pair)
                     print(f"seed {seed}, {budget} units, {arm}: {'; policy '.join(chosen)}", flush=True)
-        write_bank(folder / "all.parquet", specs[ARMS[1]], recorded, None)
+        write_bank(folder / "all.parquet", whole, partial(cut_branches, recorded, None))
         with Store.open(folder / "judge.duckdb") as store:
             store.attach_bank(folder / "all.parquet")
-            report(found, specs[ARMS[1]], store, options.seeds, KINDS[: 1 + (options.policy == "adaptive")])
+            report(ended, whole, store, options.seeds, KINDS[: 1 + (options.policy == "adaptive")])
 
 
 if __name__ == "__main__":

@@ -27,17 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from agenttts import search
 from agenttts.errors import SpaceError
 from agenttts.stats import paired_difference
-from datastore import Store, bank
-from pipelines.dataset.splits import load_examples
-from pipelines.runtime.sampler import Sampler
-from pipelines.spec.files import load_spec
+from benchmarks.recorded import Draws, write_bank, write_examples, write_spec
 from pipelines.spec.pipeline import PipelineSpec
-from pipelines.stages import prompts
 
 CONFIGURATIONS: Mapping[str, tuple[str, dict[str, object]]] = {
     "opus/none": ("Opus / none", {}),
@@ -74,6 +69,11 @@ class Answer:
         read, written = PRICES[option.split("/")[0]]
         return (self.prompt_tokens * read + self.generated_tokens * written) / 1e6
 
+    def draws(self) -> Draws:
+        """Return the answer as the one sample of its prompt."""
+        text = "right" if self.right else "wrong"
+        return Draws(prompt_tokens=self.prompt_tokens, samples=[(text, self.generated_tokens)])
+
 
 Answers = Mapping[str, Mapping[str, Answer]]
 """By option and question."""
@@ -90,11 +90,8 @@ def read(file: Path) -> Answers:
     return answers
 
 
-def write_spec(folder: Path, arm: str, answers: Answers, halves: Mapping[str, Sequence[str]]) -> PipelineSpec:
-    """Write the pipeline of an arm; a question's id stands for its text."""
-    for split, questions in halves.items():
-        rows = [{"id": q, "question": q, "answer": "right"} for q in questions]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+def arm_spec(folder: Path, arm: str, answers: Answers, half: Sequence[str]) -> PipelineSpec:
+    """Write the pipeline of an arm, with the mean lengths of the half that is searched."""
     models: dict[str, dict[str, object]] = {}
     for key, (read_price, written_price) in PRICES.items():
         models[key] = {
@@ -108,14 +105,12 @@ def write_spec(folder: Path, arm: str, answers: Answers, halves: Mapping[str, Se
         }
     lengths = {
         option: {
-            "prompt_tokens": np.mean([answers[option][q].prompt_tokens for q in halves["search"]]),
-            "generated_tokens": np.mean([answers[option][q].generated_tokens for q in halves["search"]]),
+            "prompt_tokens": np.mean([answers[option][q].prompt_tokens for q in half]),
+            "generated_tokens": np.mean([answers[option][q].generated_tokens for q in half]),
         }
         for option in ARMS[arm]
     }
     stage = {
-        "name": "solve",
-        "prompt": "{{ question }}",
         "models": ARMS[arm],
         "max_samples": 1,
         "sampling": {"max_tokens": 32768},
@@ -123,46 +118,8 @@ def write_spec(folder: Path, arm: str, answers: Answers, halves: Mapping[str, Se
         "generated_tokens": 500,
         "lengths": lengths,
     }
-    data = {
-        "name": arm.replace(" ", "-"),
-        "models": models,
-        "stages": [stage],
-        "metric": {"kind": "exact_match", "label": "answer"},
-        "dataset": {"search": "search.jsonl", "test": "test.jsonl", "id_field": "id"},
-        "budget": {"usd": BUDGETS_USD[-1]},
-    }
-    file = folder / f"{data['name']}.yaml"
-    file.write_text(json.dumps(data))
-    return load_spec(file)
-
-
-def write_bank(file: Path, spec: PipelineSpec, answers: Answers) -> None:
-    """Write a bank of all answers, for exactly the prompts of each variant."""
-    (stage,) = spec.stages
-    rows = []
-    with Store.open(file.with_suffix(".duckdb")) as store:
-        sampler = Sampler(spec, store, None, run_id=None, replay=True, gate=None)
-        for example in (*load_examples(spec, "search"), *load_examples(spec, "test")):
-            for option in stage.options:
-                answer = answers[option.model][example.id]
-                prompt = sampler.prompt(option.model, prompts.render(stage, example, {}), stage.sampling)
-                sample = {
-                    "index": 0,
-                    "text": "right" if answer.right else "wrong",
-                    "generated_tokens": answer.generated_tokens,
-                    "finish_reason": "stop",
-                }
-                row = {
-                    "prompt_key": prompt.key,
-                    "model_key": prompt.model_key,
-                    "model_name": spec.served_name(option.model),
-                    "content": prompt.content,
-                    "sampling": prompt.sampling,
-                    "prompt_tokens": answer.prompt_tokens,
-                    "samples": [sample],
-                }
-                rows.append(row)
-    bank.write_parquet(file, iter(pa.Table.from_pylist(rows, bank.SCHEMA).to_batches()))
+    name, budget = arm.replace(" ", "-"), {"usd": BUDGETS_USD[-1]}
+    return write_spec(folder, name, models=models, stage=stage, budget=budget)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +138,12 @@ def searched(folder: Path, answers: Answers, seed: int) -> dict[tuple[str, float
     order = [questions[i] for i in np.random.default_rng(seed // 2).permutation(len(questions))]
     first, second = order[: len(order) // 2], order[len(order) // 2 :]
     halves = {"search": second, "test": first} if seed % 2 else {"search": first, "test": second}
-    specs = {arm: write_spec(folder, arm, answers, halves) for arm in ARMS}
-    write_bank(folder / "bank.parquet", specs["all"], answers)
+    for split, half in halves.items():
+        write_examples(folder, split, dict.fromkeys(half, "right"))
+    specs = {arm: arm_spec(folder, arm, answers, halves["search"]) for arm in ARMS}
+    write_bank(
+        folder / "bank.parquet", specs["all"], lambda option, question: answers[option][question].draws()
+    )
     ended = {}
     for budget in BUDGETS_USD:
         for arm, spec in specs.items():
@@ -225,16 +186,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     options = parser.parse_args()
     answers = read(options.file)
-    found = []
+    by_seed = []
     for seed in range(options.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            found.append(searched(Path(folder), answers, seed))
+            by_seed.append(searched(Path(folder), answers, seed))
     print("| USD | arm | search | USD | test | USD | all minus this arm | chosen |")
     for budget in BUDGETS_USD:
-        of = {arm: [one[arm, budget] for one in found if (arm, budget) in one] for arm in ARMS}
+        of = {arm: [one[arm, budget] for one in by_seed if (arm, budget) in one] for arm in ARMS}
         for arm, ended in of.items():
-            if len(ended) < len(found):
-                print(f"| {budget} | {arm} | too dear for {len(found) - len(ended)} of {len(found)} |")
+            if len(ended) < len(by_seed):
+                print(f"| {budget} | {arm} | too dear for {len(by_seed) - len(ended)} of {len(by_seed)} |")
                 continue
             scores = by_question(answers, ended)
             gain = paired_difference(by_question(answers, of["all"]), scores, np.random.default_rng(0))

@@ -19,6 +19,7 @@ import duckdb
 
 from datastore import migrations, opening
 from datastore.errors import StoreError, translate
+from datastore.openfile import make_file
 
 _log = logging.getLogger(__name__)
 _LEFT_OUT = ("prompts", "samples", "payments")
@@ -108,7 +109,7 @@ class LiveSnapshot:
             connection.execute(
                 "CREATE TABLE _live.main.snapshot AS SELECT ?::DOUBLE AS as_of", [self._clock()]
             )
-            opening.make_file(opening.wal_of(self._new), mode)
+            make_file(opening.wal_of(self._new), mode)
             connection.execute("COMMIT")
         except BaseException:
             with suppress(duckdb.Error):  # a failed commit has rolled back already

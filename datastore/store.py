@@ -21,6 +21,7 @@ import duckdb
 
 from datastore import bank, keys, opening, rows, snapshot, transfer
 from datastore.errors import ReadOnlyStore, StoreError, StoreLocked, translate
+from datastore.openfile import OpenFile
 from datastore.records import (
     BankRow,
     Event,
@@ -86,9 +87,7 @@ class Store:
             self._writer = Writer(connection, path)
         else:
             self._live = snapshot.LiveSnapshot(path, clock)
-            self._writer = Writer(
-                connection, path, between=self._live.write_if_due, file=opening.OpenFile(path)
-            )
+            self._writer = Writer(connection, path, between=self._live.write_if_due, file=OpenFile(path))
         self._put_results = {  # made once: the writer batches what has the same handler
             cls: partial(self._insert_all, cls) for cls in (StageResult, ExampleScore, PolicyResult)
         }

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import duckdb
 
 from datastore.errors import DiskFull, StoreClosed, translate
-from datastore.opening import OpenFile
+from datastore.openfile import OpenFile
 
 _log = logging.getLogger(__name__)
 _MOST_REQUESTS_PER_TRANSACTION = 4096

@@ -19,7 +19,8 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from datastore.writer import Writer
@@ -47,6 +48,21 @@ def broken(kind: str, n: int, command: Sequence[object]) -> subprocess.Completed
         text=True,
         timeout=300,
     )
+
+
+@contextmanager
+def small_file_system(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of its own in a new folder, until the block ends; the test is skipped without root."""
+    import pytest  # a command that breaks does without
+
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 def break_store(kind: str, n: int) -> None:

@@ -6,7 +6,6 @@ AGENTTTS_FAULTS multiplies the number of cases; 1 by default.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import os
 import random
@@ -20,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agenttts import search
+from benchmarks.kill_resume import answer
 from datastore import ExampleScore, FileReplaced, Store
 from pipelines import load_spec
 from pipelines.allocation import Allocation, StageChoice
@@ -28,21 +28,13 @@ from pipelines.runtime import Runtime
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.patience import Patience
 from tests.agenttts.small_specs import write_pipeline
-from tests.faults import ANSWERS, broken, every_nth
+from tests.faults import ANSWERS, broken, every_nth, small_file_system
 from tests.servers import ScriptedServer
-from tests.servers.scripted import Request
 
 MORE = int(os.environ.get("AGENTTTS_FAULTS", "1"))
 TRIALS = 3
 BREAKS = 1 if MORE == 1 else 3
 MOST_LOST = 24 * 8  # samples of the examples of a trial, in flight or waiting for their commit
-
-
-def answer(request: Request, index: int) -> str:
-    """One word for a prompt, whichever try brings it, so that a fault by itself changes no decision."""
-    return ("red", "green", "blue")[
-        hashlib.sha256(f"{request.model}|{request.prompt}".encode()).digest()[0] % 3
-    ]
 
 
 @dataclass(frozen=True)
@@ -99,21 +91,16 @@ def test_a_search_through_faulty_answers(tmp_path: Path, sound: Stored, seed: in
             policy="fixed",
             db=tmp_path / "run.duckdb",
         )
-    found = stored(tmp_path / "run.duckdb")
-    assert found.n_samples == sum(server.samples.values())
-    assert (found.status, found.decisions) == (sound.status, sound.decisions), (n, kinds)
+    left = stored(tmp_path / "run.duckdb")
+    assert left.n_samples == sum(server.samples.values())
+    assert (left.status, left.decisions) == (sound.status, sound.decisions), (n, kinds)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True)
-    if done.returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_file_system(tmp_path / "disk", 8) as folder:
+        yield folder
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -151,20 +138,20 @@ def _begun(db: Path) -> bool:
 def test_a_search_through_a_store_that_breaks(tmp_path: Path, sound: Stored, kind: str, seed: int) -> None:
     """Killed or refused at some write, and gone on with: nothing is paid twice but what was in flight."""
     at = random.Random(f"{kind} {seed}").randint(5, 60)
-    found, server, errors = gone_on(kind, tmp_path / "run.duckdb", tmp_path, at)
-    lost = sum(server.samples.values()) - found.n_samples
+    left, server, errors = gone_on(kind, tmp_path / "run.duckdb", tmp_path, at)
+    lost = sum(server.samples.values()) - left.n_samples
     assert 0 <= lost <= BREAKS * MOST_LOST
-    assert found.decisions == sound.decisions and found.status == sound.status, at
+    assert left.decisions == sound.decisions and left.status == sound.status, at
     words = {"efbig": "disk is full", "eio": "Input/output error"}
     assert all(words[kind] in error for error in errors), errors
 
 
 def test_a_search_on_a_disk_that_fills_up(tmp_path: Path, small_disk: Path, sound: Stored) -> None:
     """No space left, for real: one line, and with room again the same decisions."""
-    found, server, errors = gone_on("enospc", small_disk / "run.duckdb", tmp_path, 20)
+    left, server, errors = gone_on("enospc", small_disk / "run.duckdb", tmp_path, 20)
     assert errors and all("the disk is full" in error for error in errors)
-    assert 0 <= sum(server.samples.values()) - found.n_samples <= BREAKS * MOST_LOST
-    assert found.decisions == sound.decisions
+    assert 0 <= sum(server.samples.values()) - left.n_samples <= BREAKS * MOST_LOST
+    assert left.decisions == sound.decisions
 
 
 def test_a_search_whose_database_is_deleted(tmp_path: Path, server: ScriptedServer) -> None:

@@ -13,6 +13,9 @@ import sys
 from itertools import count
 from pathlib import Path
 
+from agenttts.proposers.base import SearchView
+from agenttts.settings import SearchSettings
+from agenttts.space.space import SearchSpace
 from tests.servers import Request, ScriptedServer
 
 _NUMBERS = count()
@@ -89,8 +92,8 @@ def write_choosing(
 def answer(request: Request, index: int) -> str:
     """Right in most samples where the passage is there, else another word."""
     passage = re.search(r"ball (\d+) is (red|blue)", request.prompt)
-    asked = re.search(r"ball (\d+)\?", request.prompt)
-    if passage and asked and passage[1] == asked[1]:
+    question = re.search(r"ball (\d+)\?", request.prompt)
+    if passage and question and passage[1] == question[1]:
         effort = request.body.get("reasoning_effort")
         if random.Random(f"{request.prompt}{effort}{index}").random() < 0.8:
             return passage[2]
@@ -106,6 +109,20 @@ def calls_of(spec: Path) -> list[str]:
     """The calls of the function so far, one line each."""
     file = spec.with_name("calls.txt")
     return file.read_text().splitlines() if file.exists() else []
+
+
+def view_of(space: SearchSpace) -> SearchView:
+    """What an LLM that proposes sees of a space before any trial."""
+    return SearchView(
+        settings=SearchSettings(budget_units=space.budget_units, proposer="agent"),
+        space=space,
+        trials=(),
+        insights=(),
+        trials_left=5,
+        n_examples=10,
+        task="t",
+        step=1,
+    )
 
 
 def forget(spec: Path) -> None:

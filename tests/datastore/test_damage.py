@@ -116,12 +116,12 @@ async def test_a_flipped_bit_is_one_line_or_nothing(tmp_path: Path) -> None:
             file = tmp_path / f"broken{number}{source.suffix}"
             file.write_bytes(broken)
             try:
-                found = await read(file)
+                stored = await read(file)
             except StoreError as error:
                 refused[source] += 1
                 assert str(file) in str(error) and "\n" not in str(error), at
             else:
-                texts = {key: [s.text for s in samples] for key, samples in found.items()}
+                texts = {key: [s.text for s in samples] for key, samples in stored.items()}
                 assert texts == {key: [s.text for s in samples] for key, samples in whole.items()}, at
     assert min(refused.values()) > 5, refused
 

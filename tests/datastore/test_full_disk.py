@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from datastore import Store
+from tests.faults import small_file_system
 
 FILL = """
 import asyncio, os, resource, sys
@@ -67,13 +68,8 @@ async def test_a_file_that_may_not_grow(path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_file_system(tmp_path / "small", 4) as folder:
+        yield folder
 
 
 async def test_no_space_left(small_disk: Path) -> None:

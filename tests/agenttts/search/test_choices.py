@@ -17,10 +17,9 @@ import pytest
 
 from agenttts import UserError, load_run, search
 from agenttts.proposers.agent_view import answer_schema, shown
-from agenttts.proposers.base import SearchView
 from agenttts.results.cost import call_costs
 from agenttts.search.limits import Ledger
-from agenttts.settings import SearchLimits, SearchSettings
+from agenttts.settings import SearchLimits
 from agenttts.space.space import SearchSpace
 from agenttts.tasktune.improve import smaller_models
 from datastore import Store
@@ -31,7 +30,7 @@ from pipelines.runtime import Runtime
 from pipelines.runtime.recording import record_full_bank
 from pipelines.servers.clients import ModelClients
 from pipelines.spec.pipeline import PipelineSpec
-from tests.agenttts.choosing import FUNCTION, calls_of, choosing_server, write_choosing
+from tests.agenttts.choosing import FUNCTION, calls_of, choosing_server, view_of, write_choosing
 from tests.agenttts.commands import agenttts
 
 COSTED = (
@@ -60,17 +59,7 @@ def calls_of_search(spec: Path) -> list[str]:
 def test_the_agent_is_shown_it_and_answers_in_its_words(searched: tuple[Path, Path]) -> None:
     """The view has prompts, arguments and lengths' costs; the schema takes the names that there are."""
     space = SearchSpace(load_spec(searched[0]), 60)
-    view = SearchView(
-        settings=SearchSettings(budget_units=60.0, proposer="agent"),
-        space=space,
-        trials=(),
-        insights=(),
-        trials_left=5,
-        n_examples=10,
-        task="t",
-        step=1,
-    )
-    text = json.dumps(shown(view))
+    text = json.dumps(shown(view_of(space)))
     for part in ("overlap-1", "top_k", "q/think", "Think.", "steps"):
         assert part in text
     schema = json.dumps(answer_schema(space, 2))

@@ -51,15 +51,15 @@ def decisions(db: Path) -> list[tuple[str, float]]:
 
 
 def test_prices_follow_what_the_first_trials_took(pipeline: Path, tmp_path: Path) -> None:
-    """Told once, stored, planned with from then on, and stated beside what the winner took."""
+    """Announced once, stored, planned with from then on, and stated beside what the winner took."""
     events: list[SearchEvent] = []
     db = tmp_path / "run.duckdb"
     result = search(pipeline, budget=400, trials=6, db=db, on_event=events.append, policy="fixed")
-    told = [e.message for e in events if isinstance(e, Note) and e.message.startswith("Prices follow")]
-    assert len(told) >= 1 and "retrieve small: " in told[0] and "(2 planned)" in told[0]
+    notes = [e.message for e in events if isinstance(e, Note) and e.message.startswith("Prices follow")]
+    assert len(notes) >= 1 and "retrieve small: " in notes[0] and "(2 planned)" in notes[0]
     with Store.read(db) as store:
         stored = [event for event in store.events(result.run_id) if event.kind == REPRICED]
-    assert len(stored) == len(told)
+    assert len(stored) == len(notes)
     measure = Measure.of(load_spec(pipeline))
     for trial in result.trials[2:]:
         cost = trial.realised(measure)

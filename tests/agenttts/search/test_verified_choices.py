@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from agenttts.proposers import SearchView
 from agenttts.proposers.agent import Answer, read_answer
 from agenttts.proposers.agent_view import answer_schema
-from agenttts.settings import SearchSettings
 from agenttts.space.space import SearchSpace
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice, StageOption
 from pipelines.spec.files import dump_spec, load_spec, restore_spec, spec_digest
+from tests.agenttts.choosing import view_of
 from tests.agenttts.commands import agenttts
 from tests.agenttts.small_specs import write_pipeline
 from tests.servers import Request, ScriptedServer
@@ -89,16 +88,7 @@ def test_the_search_finds_that_picking_beats_voting(
 def test_an_llm_may_write_the_verifier_apart_or_in_one_word(pipeline: tuple[Path, ScriptedServer]) -> None:
     """Both are the same allocation; a verifier that the stage lacks is refused, and nothing raises."""
     space = SearchSpace(load_spec(pipeline[0]), 60.0)
-    view = SearchView(
-        settings=SearchSettings(budget_units=60.0, proposer="solve"),
-        space=space,
-        trials=(),
-        insights=(),
-        trials_left=5,
-        n_examples=10,
-        task="t",
-        step=1,
-    )
+    view = view_of(space)
     wanted = Allocation({"retrieve": StageChoice("small", 1), "answer": StageChoice("small", 2, "judge")})
 
     def read(**answer: object) -> Answer:
