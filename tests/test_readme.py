@@ -124,9 +124,8 @@ def test_hosted_and_thinking_models_are_searched_as_shown(
 
 def test_what_a_stage_chooses_from_is_searched_as_shown(folder: Path, served: ScriptedServer) -> None:
     """Variants, a prompt by file, lengths and a function in place of models and stages: check and search."""
-    (part,) = (
-        block for block in blocks("yaml") if block.startswith("models:  # in place of the models and stages")
-    )
+    start = "models:  # in place of the models and stages"
+    (part,) = (block for block in blocks("yaml") if block.startswith(start))
     whole = (folder / "pipeline.yaml").read_text()
     text = re.sub(r"^models:\n(.*\n)+(?=metric:)", part, whole, flags=re.MULTILINE)
     (folder / "pipeline.yaml").write_text(text.replace("http://127.0.0.1:8001/v1", served.base_url))
