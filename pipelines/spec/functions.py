@@ -175,6 +175,7 @@ def resolve(name: object, root: Path) -> UserFunction:
 
 def _module(name: str, root: Path) -> ModuleType:
     directory = str(root.resolve())
+    _unload_namesakes(Path(directory))
     sys.path.insert(0, directory)
     importlib.invalidate_caches()
     try:
@@ -186,14 +187,34 @@ def _module(name: str, root: Path) -> ModuleType:
         ) from error
     finally:
         sys.path.remove(directory)
-    stem = Path(directory, *name.split("."))
-    here = next((file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file()), None)
+    here = _module_file(Path(directory, *name.split(".")))
     if here is not None and Path(getattr(module, "__file__", None) or "") != here:
         raise SpecError(
             f"module {name!r} is loaded from {getattr(module, '__file__', 'Python itself')}, not from {here}",
             remedy="rename the module",
         )
     return module
+
+
+def _module_file(stem: Path) -> Path | None:
+    """The file of the module or of the package at a path without its suffix; None where there is none."""
+    return next((file for file in (stem.with_suffix(".py"), stem / "__init__.py") if file.is_file()), None)
+
+
+def _unload_namesakes(directory: Path) -> None:
+    """Unload the modules of other specs' directories that a module of this directory has the same name as.
+
+    Such a module is no longer on Python's import path. Functions that were imported from it keep working.
+    """
+    import_path = {Path(entry or ".").resolve() for entry in sys.path}
+    for name, module in list(sys.modules.items()):
+        file = Path(getattr(module, "__file__", None) or "")
+        home = file.parent.parent if file.name == "__init__.py" else file.parent
+        if "." in name or name == "__main__" or file.suffix != ".py" or home.resolve() in import_path:
+            continue
+        if _module_file(directory / name) not in (None, file):
+            for loaded in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
+                del sys.modules[loaded]
 
 
 def require_ready(function: UserFunction) -> tuple[str, ...]:
@@ -205,7 +226,9 @@ def require_ready(function: UserFunction) -> tuple[str, ...]:
     Raises:
         PipelineError: The function can't work on this machine, for example because a program is missing.
     """
-    hook = getattr(inspect.getmodule(_inner(function)), "require_ready", None)
+    defined = inspect.unwrap(_defined(function))
+    names = getattr(defined, "__globals__", None) or vars(inspect.getmodule(defined))
+    hook = names.get("require_ready")
     if callable(hook) and hook is not require_ready:
         return tuple(map(str, hook() or ()))
     return ()

@@ -6,7 +6,7 @@ import json
 import random
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,14 +56,6 @@ OPTIONS = """\
       in-order-3: {retriever: in-order, top_k: 3}
       in-order-5: {retriever: in-order, top_k: 5}
 """
-
-
-@pytest.fixture(autouse=True)
-def _anew() -> Iterator[None]:
-    """A pipeline's own `retrievers` is imported anew by this test and the next."""
-    sys.modules.pop("retrievers", None)
-    yield
-    sys.modules.pop("retrievers", None)
 
 
 def reader(request: Request, index: int) -> str:
@@ -146,7 +138,6 @@ def test_the_retriever_that_finds_the_passage_wins_and_a_replay_decides_the_same
         )
         n_answered = server.n_answered
         file.parent.rename(tmp_path / "moved")
-        sys.modules.pop("retrievers")
         again = search(
             tmp_path / "moved/pipeline.yaml",
             trials=12,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from inspect import getsourcefile
 from pathlib import Path
 
@@ -54,7 +53,6 @@ def test_every_family_can_be_copied(family: str, tmp_path: Path) -> None:
         (tmp_path / "copy") in Path(s.template_file or getsourcefile(s.python) or "").parents
         for s in made.stages
     )
-    sys.modules.pop("retrievers", None)  # the next copy has its own
 
 
 @pytest.mark.parametrize(

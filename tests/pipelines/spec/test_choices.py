@@ -14,7 +14,7 @@ from pipelines import Costed, PipelineSpec, SamplingSpec, SpecError, load_spec, 
 from pipelines.allocation import StageOption
 from pipelines.dataset import load_examples
 from pipelines.spec.files import dump_spec, restore_spec
-from pipelines.spec.functions import code_digest, resolve
+from pipelines.spec.functions import code_digest, require_ready, resolve
 from pipelines.stages.prompts import render, truncations
 from tests.agenttts.choosing import FUNCTION, forget, write_choosing
 from tests.agenttts.small_specs import small_spec
@@ -207,6 +207,25 @@ def test_the_digest_of_a_function_is_that_of_what_was_imported(tmp_path: Path) -
     before = code_digest(function)
     (tmp_path / "digested.py").write_text("def f():\n    return 2\n")
     assert code_digest(function) == before and function() == 1
+
+
+def test_each_spec_has_its_own_module_of_a_name(tmp_path: Path) -> None:
+    """Two directories with modules of the same names load side by side; neither sees the other's."""
+    functions = []
+    for name in ("first", "second"):
+        (tmp_path / name / "aiding").mkdir(parents=True)
+        (tmp_path / name / "aiding/__init__.py").write_text("")
+        (tmp_path / name / "aiding/words.py").write_text(f"WORD = {name!r}\n")
+        own = f"def require_ready():\n    return [{name!r}]\n"
+        (tmp_path / name / "namesake.py").write_text(
+            f"from aiding.words import WORD\n\ndef f():\n    return WORD\n\n{own}"
+        )
+        functions.append(resolve("namesake:f", tmp_path / name))
+    assert [function() for function in functions] == ["first", "second"]
+    assert [require_ready(function) for function in functions] == [("first",), ("second",)]
+    with pytest.raises(SpecError, match=r"'json' is loaded from .*rename the module"):
+        (tmp_path / "json.py").write_text("def f():\n    return 1\n")
+        resolve("json:f", tmp_path)
 
 
 def test_the_schema_knows_the_keys(tmp_path: Path) -> None:
