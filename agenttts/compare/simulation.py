@@ -192,7 +192,7 @@ class SimulatedSearch:
             split="search",
             proposer=suggestion.proposer or self.proposer.name,
             reason=suggestion.reason,
-            status="pruned" if losing else "failed" if failed else "complete",
+            status="partial" if losing else "failed" if failed else "complete",
             score=None if failed else float(np.mean(present)),
             scores=scores,
             n_scored=len(present),

@@ -103,7 +103,7 @@ class SearchView:
 
     @property
     def scored(self) -> tuple[TrialResult, ...]:
-        """The complete trials that have a score; failed and pruned trials are left out."""
+        """The complete trials that have a score; failed and partial trials are left out."""
         return tuple(t for t in self.trials if t.status == "complete" and t.score is not None)
 
 

@@ -169,7 +169,7 @@ def policy_headline(data: ReportData) -> str | None:
 
 
 def cost_lines(data: ReportData) -> Iterator[str]:
-    """Describe what the search paid, and what the bank, shared prompts and races saved.
+    """Describe what the search paid, and what the bank, shared prompts and trials on a part saved.
 
     Args:
         data: The report.
@@ -197,7 +197,7 @@ def cost_lines(data: ReportData) -> Iterator[str]:
         )
     if cost.flops_spared_by_stops:
         stops = count_text(cost.flops_spared_by_stops)
-        yield f"Trials pruned by a race spared {stops} FLOPs."
+        yield f"Trials on a part of the examples spared {stops} FLOPs."
 
 
 def next_unit_text(data: ReportData) -> str:

@@ -62,9 +62,9 @@ class TrialResult:
         split: The examples' split.
         proposer: Who proposed the allocation.
         reason: Why, in the proposer's words.
-        status: "pruned" when a race stopped the trial early, clearly worse than the best; its scores are
-            those until then.
-        score: Mean over the scored examples; None when the trial failed or is not finished.
+        status: "partial" while the trial is scored on a part of the examples, the first ones; it may grow.
+        score: Mean over the scored examples, of a partial trial those so far; None when the trial failed or
+            is not finished.
         scores: Score by example id; None where the example is missing.
         n_scored: Examples with a score.
         n_missing: Examples without one, after an error.

@@ -128,7 +128,7 @@ async def evaluate(
         max_error_rate: The largest share of missing examples with which a trial still has a score.
         on_progress: Called with the progress of the trial; None: not called.
         race_with: The scores of the best trial so far; the examples are then run part by part, and the trial
-            is "pruned" as soon as it is clearly worse (`racing`). None: no race.
+            is "partial" as soon as it is clearly worse (`racing`). None: no race.
         seed: The seed of the comparison in a race.
         meter: Counts the health of the samples as results are stored; None, or the test split: not counted.
 
@@ -161,15 +161,15 @@ async def evaluate(
     ran = allocations_of(allocation, planned.policy)
     keep = _Keeper(store, tally, ran, None if started.split == "test" else meter)
     run = _runner(runtime, planned)
-    pruned, n_run = False, 0
+    stopped, n_run = False, 0
     for end in [len(examples)] if race_with is None else rungs(len(examples)):
         await _run_all(run, examples[n_run:end], keep, on_progress)
         n_run = end
         if race_with is not None and end < len(examples):
-            pruned = is_losing(tally.scores(examples[:end]), race_with, seed)
-            if pruned:
+            stopped = is_losing(tally.scores(examples[:end]), race_with, seed)
+            if stopped:
                 break
-    finished = replace(tally.trial(max_error_rate, n_run, pruned=pruned), finished_at=clock())
+    finished = replace(tally.trial(max_error_rate, n_run, partial=stopped), finished_at=clock())
     store.finish_trial(finished)
     scores = tally.scores(examples[:n_run])
     return result_of(finished, allocation, scores, tally.stage_scores(), tally.costs())

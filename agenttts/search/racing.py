@@ -1,4 +1,4 @@
-"""Racing: a trial that is clearly losing is pruned (successive halving on paired examples).
+"""Racing: a trial that is clearly losing is not run to its end (successive halving on paired examples).
 
 A raced trial runs on a growing part of the examples, always the first ones in their order. After each part it
 is compared, example by example, with the best trial so far.

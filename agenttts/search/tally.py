@@ -76,22 +76,22 @@ class Tally:
             cost_usd=self._cost_usd,
         )
 
-    def trial(self, max_error_rate: float, n_run: int, *, pruned: bool = False) -> records.Trial:
+    def trial(self, max_error_rate: float, n_run: int, *, partial: bool = False) -> records.Trial:
         """Return the finished trial, without the time.
 
         Args:
             max_error_rate: The largest share of missing examples with which the trial still has a score.
             n_run: The number of examples that were run, the first ones.
-            pruned: Whether a race stopped the trial early.
+            partial: Whether there are further examples that were not run.
 
         Returns:
-            The trial: complete, pruned, or failed when too many examples are missing.
+            The trial: complete, partial, or failed when too many examples are missing.
         """
         scored = [o for o in self.outcomes.values() if o.score is not None]
         failed = self._missing > max_error_rate * n_run or not scored
         return replace(
             self.started,
-            status="failed" if failed else "pruned" if pruned else "complete",
+            status="failed" if failed else "partial" if partial else "complete",
             score=None if failed else mean(o.score for o in scored if o.score is not None),
             n_scored=len(scored),
             n_missing=self._missing,

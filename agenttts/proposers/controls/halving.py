@@ -1,4 +1,4 @@
-"""Successive halving by racing: each random allocation is pruned as soon as it is clearly behind the best."""
+"""Successive halving by racing: each random allocation is let go as soon as it is clearly behind the best."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TRIES = 200
 
 
 class HalvingProposer:
-    """Proposes random allocations, seeded by the view, whose cost depends on when they are pruned."""
+    """Proposes random allocations, seeded by the view, whose cost depends on when they fall behind."""
 
     name = "halving"
     batch = 4
