@@ -125,6 +125,7 @@ class ReportData:
             run does not tell.
         proposer: Name of the proposer; None when the run does not tell.
         seed: The run's seed; None when the run does not tell.
+        n_examples: The number of search examples that a complete trial is scored on.
         replay: Whether the run was replayed on recorded samples alone.
         outcome: What the run comes to, so far or in the end.
         trials: All trials in their order, one that is still going on included.
@@ -152,6 +153,7 @@ class ReportData:
     budget_units: float | None
     proposer: str | None
     seed: int | None
+    n_examples: int
     replay: bool
     outcome: Outcome
     trials: tuple[TrialResult, ...]
@@ -264,6 +266,7 @@ def read_report(
         budget_units=settings.get("budget_units"),
         proposer=settings.get("proposer"),
         seed=settings.get("seed"),
+        n_examples=settings.get("n_examples", outcome.n_search),
         replay=bool(settings.get("replay")),
         outcome=outcome,
         trials=tuple(trials),

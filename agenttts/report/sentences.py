@@ -295,12 +295,15 @@ def doubt_lines(data: ReportData) -> Iterator[str]:
         yield f"{clause}."
 
 
-def trial_score_text(trial: TrialResult) -> str:
-    """Format a trial's score with its interval; the status of a trial that has none.
+def trial_score_text(trial: TrialResult, n_examples: int) -> str:
+    """Format a trial's score with its interval, one on a part of the examples with their number.
 
     Args:
-        trial: The trial.
+        trial: The trial; of one without a score the status is returned.
+        n_examples: The number of examples of a complete trial.
     """
+    if trial.status == "partial" and trial.score is not None:
+        return f"{trial.score:.3f} on {trial.n_run} of {n_examples}"
     return interval_text(trial.interval) if trial.interval is not None else trial.status
 
 

@@ -122,7 +122,7 @@ class OpenSearch:
             examples, rest = held_back(splits.search, settings.retest, settings.seed)
             for bank in settings.banks:
                 store.attach_bank(bank)
-            run = _begin(store, spec, digest, settings, unfinished, self.clock())
+            run = _begin(store, spec, digest, settings, len(examples), unfinished, self.clock())
             if clients is not None:
                 clients.on_negotiated = self._terms_keeper(run)
             work = self._work(run, spec, splits, examples, rest, clients)
@@ -210,7 +210,10 @@ class OpenSearch:
             bank=BankOutcomes(spec, store, examples, space.measure),
             meter=meter,
             inherited=inherited(store, run),
-            stored={t.number: load_trial(store, t) for t in trials_to_keep(store, run_id, settings.limits)},
+            stored={
+                trial.number: load_trial(store, trial)
+                for trial in trials_to_keep(store, run_id, settings.limits, len(examples))
+            },
             insights=store.insights(run_id),
         )
         for proposal in store.proposals(run_id):
@@ -280,6 +283,7 @@ def _begin(
     spec: PipelineSpec,
     digest: str,
     settings: SearchSettings,
+    n_examples: int,
     unfinished: Run | None,
     now: float,
 ) -> Run:
@@ -288,7 +292,7 @@ def _begin(
         run_id=unfinished.run_id if unfinished else _new_run_id(store, now, settings.seed, digest),
         spec=dump_spec(spec),
         spec_digest=digest,
-        settings=json.dumps({"spec_digest": digest, **settings.to_json_dict()}),
+        settings=json.dumps({"spec_digest": digest, "n_examples": n_examples, **settings.to_json_dict()}),
         status="running",
         started_at=unfinished.started_at if unfinished else now,
         finished_at=None,

@@ -29,7 +29,7 @@ class HalvingProposer:
             The turn; `finished` when the whole space was tried.
         """
         suggestions: list[Suggestion] = []
-        taken = set(view.tried)
+        taken = set(view.tried).union(trial.allocation for trial in view.partial)
         rng = np.random.default_rng([view.seed, len(view.trials)])
         for _ in range(_TRIES):
             allocation = drawn(view.space, rng)

@@ -14,9 +14,10 @@ import pytest
 from agenttts.errors import UserError
 from agenttts.results.meter import SampleMeter, load_health
 from agenttts.results.trials import TrialResult, load_trial
-from agenttts.search.evaluate import PlannedTrial, evaluate
+from agenttts.search.evaluate import evaluate
 from agenttts.search.events import TrialProgress
 from agenttts.search.limits import Ledger
+from agenttts.search.planned import PlannedTrial
 from agenttts.settings import SearchLimits
 from agenttts.space.space import SearchSpace
 from datastore import Store
