@@ -136,6 +136,7 @@ def decided(
     if len(decisions) != len(waiting):
         raise UserError(f"each of {len(waiting)} proposals needs a decision, got {len(decisions)}")
     answers = dict(zip((draft.position for draft in waiting), decisions, strict=True))
+    n_before = {trial.allocation: trial.n_run for trial in view.partial}
     problems: dict[int, str] = {}
     after: list[Draft] = []
     for draft in drafts:
@@ -147,6 +148,8 @@ def decided(
             problem = view.space.problem(edited)
             if problem is None and edited in view.tried:
                 problem = f"{edited} was tried before"
+            elif problem is None and n_before.get(edited, 0) >= (draft.n_examples or view.n_examples):
+                problem = f"{edited} was tried on {n_before[edited]} examples before"
             if problem is not None:
                 problems[draft.position] = problem
             change = f"instead of {draft.allocation}"

@@ -45,7 +45,7 @@ from agenttts.settings import SearchSettings
 from agenttts.space.space import SearchSpace
 from datastore.records import Event, ModelRecord, Run, RunStatus
 from datastore.store import Store
-from pipelines.dataset.splits import Splits, load_splits
+from pipelines.dataset.splits import Splits, load_splits, seeded_order
 from pipelines.errors import ServerDown
 from pipelines.examples import Example
 from pipelines.runtime.runtime import Runtime
@@ -119,7 +119,8 @@ class OpenSearch:
                 )
                 closing.push_async_callback(clients.aclose)
             splits = await self._splits(clients)
-            examples, rest = held_back(splits.search, settings.retest, settings.seed)
+            searched, rest = held_back(splits.search, settings.retest, settings.seed)
+            examples = seeded_order(searched, lambda example: example.id, settings.seed, "trials")
             for bank in settings.banks:
                 store.attach_bank(bank)
             run = _begin(store, spec, digest, settings, len(examples), unfinished, self.clock())

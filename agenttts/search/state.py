@@ -58,7 +58,8 @@ class SearchWork:
         settings: The settings of the search.
         space: The allocations within the budget.
         splits: All examples; those of the test split are for the confirmation alone.
-        examples: The search examples that trials are scored on.
+        examples: The search examples that trials are scored on, in a seeded order: any first part of them is
+            a random one.
         held_back: The search examples held back for the re-test of rivals.
         store: The one memory of the run.
         runtime: Runs examples.

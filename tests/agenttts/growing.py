@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from agenttts import SearchResult, search
 from agenttts.proposers.base import SearchView, Suggestion, Turn
 from agenttts.proposers.moves import drawn
@@ -32,8 +34,6 @@ class Growing:
         return [Suggestion(a, "a default, on a part", "default", FIRST) for a in view.space.defaults()]
 
     async def propose(self, view: SearchView, count: int) -> Turn:
-        import numpy as np
-
         best = sorted(view.partial, key=merit, reverse=True)
         if view.step == 1:
             rng = np.random.default_rng(view.seed)
@@ -48,10 +48,17 @@ def _known(view: SearchView) -> set[object]:
     return {trial.allocation for trial in view.trials}
 
 
-def grown(spec: Path, db: Path, on_event: OnEvent | None = None) -> SearchResult:
+def grown(spec: Path, db: Path, on_event: OnEvent | None = None, *, replay: bool = False) -> SearchResult:
     """Search with the proposer; an unfinished run goes on."""
     return search(
-        spec, proposer=Growing(), trials=TRIALS, db=db, resume=True, policy="fixed", on_event=on_event
+        spec,
+        proposer=Growing(),
+        trials=TRIALS,
+        db=db,
+        resume=True,
+        replay=replay,
+        policy="fixed",
+        on_event=on_event,
     )
 
 

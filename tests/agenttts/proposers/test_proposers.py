@@ -24,7 +24,7 @@ from agenttts.settings import SearchSettings
 from agenttts.space.space import SearchSpace
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.dataset.splits import load_examples
+from pipelines.dataset.splits import load_examples, seeded_order
 from pipelines.errors import MissingDependency
 from pipelines.spec.files import load_spec
 
@@ -79,7 +79,8 @@ async def test_a_search_decides_as_its_simulation(name: str, recorded: Path, tmp
     result = search(spec, proposer=name, trials=9, seed=5, db=tmp_path / "r.duckdb", replay=True)
     with Store.open(tmp_path / "known.duckdb") as store:
         store.attach_bank(recorded.parent / "bank.parquet")
-        known = BankOutcomes(spec, store, load_examples(spec, "search"))
+        examples = seeded_order(load_examples(spec, "search"), lambda example: example.id, 5, "trials")
+        known = BankOutcomes(spec, store, examples)
         await known.add_all()
     space = SearchSpace(spec, spec.budget.units)
     best, exact = best_score(known.outcomes, space)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from agenttts import Decision, Pending, SearchLimits, load_run, search
 from agenttts.cli.approve import at_terminal
 from agenttts.cli.progress import SearchProgress
 from agenttts.proposers.base import SearchView, Suggestion, Turn
+from agenttts.replay.bank import BankOutcomes
 from agenttts.report.data import read_report
 from agenttts.report.html import to_html
 from agenttts.report.terminal import print_report
@@ -28,7 +30,7 @@ from agenttts.search.events import SearchEvent, TrialFinished, TrialStarted
 from benchmarks.kill_resume import answer, stored
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.dataset.splits import load_examples
+from pipelines.dataset.splits import load_examples, seeded_order
 from pipelines.servers.patience import Patience
 from pipelines.spec.files import load_spec
 from tests.agenttts.growing import grown
@@ -97,7 +99,8 @@ def test_a_trial_that_grows_is_the_trial_in_one_go(recorded: Path, tmp_path: Pat
     assert replace(grown_trial, **timeless) == replace(in_one_go, **timeless)  # type: ignore[arg-type]
     assert dict(grown_trial.scores) == dict(in_one_go.scores)
     assert dict(grown_trial.costs) == dict(in_one_go.costs)
-    order = [example.id for example in load_examples(load_spec(recorded), "search")]
+    ids = [example.id for example in load_examples(load_spec(recorded), "search")]
+    order = seeded_order(ids, str, 0, "trials")
     seen = [of(view.trials, FAIR) for view in proposer.views[1:]]
     assert [set(trial.scores) for trial in seen] == [set(order[:n]) for n in (10, 25, 60)]
     assert [trial.status for trial in seen] == ["partial", "partial", "complete"]
@@ -115,6 +118,23 @@ def test_a_trial_that_grows_is_the_trial_in_one_go(recorded: Path, tmp_path: Pat
         assert int(results["n"][0]) == 2 * (60 + 60 + 10), "two stages for each example, once"
         asked = [(p.step, p.n_examples) for p in store.proposals(parts.run_id)]
     assert asked == [(0, None), (1, 10), (2, 10), (2, 25), (3, None)]
+
+
+async def test_on_the_zoo_a_part_is_a_part_of_the_whole(tmp_path: Path) -> None:
+    """Scores of partial trials are those that the bank gives the whole trial; seven allocations cost less
+    than two trials."""
+    zoo = ROOT / "pipelines/zoo/pipeline.yaml"
+    result = await asyncio.to_thread(grown, zoo, tmp_path / "r.duckdb", replay=True)
+    spec = load_spec(zoo)
+    with Store.open(tmp_path / "known.duckdb") as store:
+        store.attach_bank(spec.bank_path or "")
+        bank = BankOutcomes(spec, store, load_examples(spec, "search"))
+        for trial in result.trials:
+            replayed = await bank.replay(trial.allocation)
+            assert replayed is not None and trial.scores.items() <= replayed.scores.items()
+    assert {trial.n_run for trial in result.trials} <= {6, 14, 240} and len(result.trials) >= 6
+    assert sum(trial.n_run for trial in result.trials if trial.status == "partial") < 240
+    assert result.best is not None and result.best.test_score is not None
 
 
 def test_the_limit_on_trials_counts_examples(recorded: Path, tmp_path: Path) -> None:
