@@ -80,9 +80,12 @@ class MeasuredPrices:
         Raises:
             SpaceError: By the measured prices even the cheapest allocation is over the budget.
         """
+        order = [stage.name for stage in space.stages]
         off = {
             key: (sums, what)
-            for key, sums in self._sums.items()
+            for key, sums in sorted(
+                self._sums.items(), key=lambda item: (order.index(item[0][0]), item[0][1])
+            )
             if (what := _what_is_off(space, space.spec.stage(key[0]), sums)) is not None
         }
         if not off:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 
 from agenttts.errors import SpaceError
 from agenttts.proposers.base import Lesson, Suggestion, seeds
@@ -211,7 +212,12 @@ async def _evaluated(state: SearchState, runtime: Step) -> str | None:
             ended = work.limit_reached()
             if ended is not None:
                 return ended
-            planned = planned.within(work.cells_left)
+            n_wanted, planned = planned.n_examples, planned.within(work.cells_left)
+            if (
+                planned.n_examples != n_wanted
+            ):  # by the limit on trials, which a resumed run may have another of
+                draft = replace(draft, n_examples=planned.n_examples)
+                work.store.put_proposals([draft.to_record(work.run_id)])
         refusal = await run_search_trial(runtime, planned)
         if refusal is not None:
             return refusal

@@ -163,9 +163,11 @@ def stored_trial(work: SearchWork, planned: PlannedTrial) -> TrialResult | None:
     if best is not None:
         ids = [example.id for example in planned.examples]
         n_wanted = min(n_wanted, stop_of(trial.scores, best, ids, planned.n_before, work.settings.seed))
-    if trial.n_run > n_wanted:
-        return cut(work, trial, planned.examples[:n_wanted])
-    return trial if trial.status == "failed" or trial.n_run > planned.n_before else None
+    if trial.status != "failed" and trial.n_run <= planned.n_before:
+        return None
+    if trial.status == "partial" or trial.n_run > n_wanted:
+        return cut(work, trial, planned.examples[: min(n_wanted, trial.n_run)])
+    return trial
 
 
 def _rival_scores(work: SearchWork, planned: PlannedTrial) -> Mapping[str, float | None] | None:

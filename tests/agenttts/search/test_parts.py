@@ -149,6 +149,9 @@ def test_the_limit_on_trials_counts_examples(recorded: Path, tmp_path: Path) -> 
     assert [(e.n_before, e.n_examples) for e in began] == [(0, 60), *[(0, 15)] * 6, (15, 45)]
     assert sum(e.n_examples - e.n_before for e in began) == 180
     assert {trial.allocation for trial in result.trials} == {GOOD, *others}
+    with Store.read(result.db) as store:
+        asked = [p.n_examples for p in store.proposals(result.run_id) if p.step == 2]
+    assert asked == [45], "the one that there is room for, on as many examples as there is room for"
     assert result.outcome.stopped_because == "limit on trials reached: 3 of 3"
 
 
@@ -289,7 +292,7 @@ def test_a_limit_that_stops_a_growth_leaves_the_trial_as_it_was(tmp_path: Path) 
             spent.append(event.spent.tokens)
 
     with ScriptedServer(
-        answer=lambda request, index: "red" if request.model == "small" else "blue"
+        answer=lambda request, index: "red" if request.model == "small" else "none"
     ) as server:
         spec = write_pipeline(tmp_path, server.base_url)
         proposer = Parts([(LARGE, 4)], [(LARGE, None)], seeds=[(POOR, 24)])
