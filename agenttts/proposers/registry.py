@@ -23,7 +23,12 @@ NAMES = (*OWN, *CLASSICAL, *LLM)
 SEEK_FRONTIER = ("solve", "agent")
 DEFAULT = "solve"  # where no endpoint is configured
 SEEDS = "+seeds"
-_HISTORIES: Mapping[str, History] = {"agent": "true", "agent-shuffled": "shuffled", "agent-blank": "blank"}
+_HISTORIES: Mapping[str, History] = {
+    "agent": "true",
+    "agent-shuffled": "shuffled",
+    "agent-blank": "blank",
+    "agent-renamed": "renamed",
+}
 """The history that each variant of the agent sees; all but the first are controls, as are the names below."""
 
 _WITHOUT: Mapping[str, tuple[Rule, ...]] = {

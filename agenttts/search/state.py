@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypedDict
 
 from langgraph.runtime import Runtime as GraphRuntime
@@ -19,6 +20,7 @@ from agenttts.results.trials import TrialResult
 from agenttts.search.approval import Approve
 from agenttts.search.drafts import Draft
 from agenttts.search.events import SearchEvent
+from agenttts.search.failing import failing_examples
 from agenttts.search.insights import Inherited
 from agenttts.search.limits import Ledger, Spending
 from agenttts.search.pricing import MeasuredPrices
@@ -148,6 +150,7 @@ class SearchWork:
             step=step,
             refused=tuple(refused),
             bank=self.bank,
+            failing=partial(failing_examples, self.store, self.run_id, self.spec, self.examples),
         )
 
     def event(self, kind: str, **detail: object) -> None:

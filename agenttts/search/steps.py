@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from agenttts.errors import SpaceError
-from agenttts.proposers.base import Lesson, Suggestion
+from agenttts.proposers.base import Lesson, Suggestion, Turn, opening, seeds
 from agenttts.proposers.verdicts import verdicts
 from agenttts.results.trials import trial_id
 from agenttts.search.approval import decided, question
@@ -30,7 +30,9 @@ from pipelines.allocation import Allocation
 
 
 async def seed(state: SearchState, runtime: Step) -> SearchState:
-    """Propose the defaults, one model at every stage, which are the baseline of every claim."""
+    """Propose what the proposer begins with, else the defaults: one model at every stage, the baseline of
+    every claim.
+    """
     work = runtime.context
     tell(runtime, PhaseStarted(phase="seed", step=0))
     inherited = open_insights(work.run_id, work.inherited)
@@ -38,9 +40,13 @@ async def seed(state: SearchState, runtime: Step) -> SearchState:
     work.insights = inherited + [i for i in work.insights if i.step > 0]
     for insight in inherited:
         tell(runtime, InsightLearnt(insight=insight))
-    reason = "Baseline: one model at every stage, the budget shared equally."
-    defaults = [Suggestion(allocation, reason, "default") for allocation in _first_tried(work)]
-    drafts = [Draft.of(suggestion, "default", 0, i) for i, suggestion in enumerate(defaults)]
+    view = work.view(0)
+    _note(runtime, await opening(work.proposer, view))
+    first = seeds(work.proposer, view)
+    if first is None:
+        reason = "Baseline: one model at every stage, the budget shared equally."
+        first = [Suggestion(allocation, reason, "default") for allocation in _first_tried(work)]
+    drafts = [Draft.of(suggestion, "default", 0, i) for i, suggestion in enumerate(first)]
     work.drafts = work.proposals.get(0, drafts)
     return {"step": 0, "ended": None}
 
@@ -76,9 +82,7 @@ async def reflect(state: SearchState, runtime: Step) -> SearchState:
         return {"step": step}
     count = work.proposer.batch if work.trials_left is None else min(work.proposer.batch, work.trials_left)
     turn = await work.proposer.propose(work.view(step), count)
-    for note in turn.notes:
-        work.event("note", step=step, message=note)
-        tell(runtime, Note(message=note))
+    _note(runtime, turn, step)
     await add_prompts(runtime, turn, step)
     proposer = work.proposer.name
     if turn.silent:
@@ -106,6 +110,12 @@ async def reflect(state: SearchState, runtime: Step) -> SearchState:
         tell(runtime, InsightLearnt(insight=insight))
     work.turn = turn
     return {"step": step}
+
+
+def _note(runtime: Step, turn: Turn, step: int = 0) -> None:
+    for note in turn.notes:
+        runtime.context.event("note", step=step, message=note)
+        tell(runtime, Note(message=note))
 
 
 async def propose(state: SearchState, runtime: Step) -> SearchState:

@@ -194,8 +194,8 @@ def test_an_endpoint_that_fails_leaves_the_search_to_the_rules(
     assert result.status == "complete" and len(result.trials) == 5
     _, _, events = stored(tmp_path / "run.duckdb", result)
     notes = [event for event in events if event.kind == "note"]
-    assert notes and "the rules propose instead" in notes[0].detail
-    assert all(t.proposer in ("default", "insights") for t in result.trials)
+    assert notes and "the solver proposes instead" in notes[0].detail
+    assert all(t.proposer in ("default", "solve") for t in result.trials)
 
 
 def test_the_key_reaches_the_endpoint_and_nothing_else(
