@@ -127,7 +127,7 @@ class SimulatedSearch:
             space=self.landscape.space,
             trials=tuple(self.trials),
             insights=(),
-            trials_left=trials_left,
+            cells_left=trials_left * len(self.landscape.outcomes.example_ids),
             n_examples=len(self.landscape.outcomes.example_ids),
             task=self.landscape.name,
             step=step,

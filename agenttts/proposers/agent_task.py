@@ -1,4 +1,4 @@
-"""The task as the agent is shown it: the goal in words, the pipeline, its models and the choices of its stages."""
+"""The task as the agent is shown it: the goal in words, the pipeline, its models and its stages' choices."""
 
 from __future__ import annotations
 

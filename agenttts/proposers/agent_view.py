@@ -19,7 +19,6 @@ from agenttts.proposers.base import History, SearchView
 from agenttts.proposers.solver import Outlook
 from agenttts.proposers.texts import Message, as_data, prompt_text, template
 from agenttts.results.trials import TrialResult, merit
-from agenttts.space.space import SearchSpace
 from agenttts.stats import mean_interval, paired_difference
 from pipelines.allocation import Allocation
 

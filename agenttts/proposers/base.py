@@ -80,8 +80,10 @@ class SearchView:
         space: The allocations within the budget.
         trials: The trials on the search split, in order.
         insights: What earlier steps have learnt.
-        trials_left: How many trials the limit still allows; None without a limit.
-        n_examples: The number of examples that a trial is scored on.
+        cells_left: How many cells (one example with one allocation) the limit still allows; None without a
+            limit. A limit on trials allows as many cells as that many complete trials have; a trial on a part
+            of the examples counts as that part.
+        n_examples: The number of examples that a complete trial is scored on.
         task: The name of the pipeline.
         step: The step of the search, 0 for the defaults.
         refused: The allocations that a person refused at earlier steps.
@@ -94,7 +96,7 @@ class SearchView:
     space: SearchSpace
     trials: tuple[TrialResult, ...]
     insights: tuple[Insight, ...]
-    trials_left: int | None
+    cells_left: int | None
     n_examples: int
     task: str
     step: int = 0
@@ -133,14 +135,28 @@ class SearchView:
         return self.space.units(allocation)
 
     @property
+    def trials_left(self) -> int | None:
+        """How many trials the limit still allows, the last one perhaps in part; None without a limit."""
+        return None if self.cells_left is None else -(-self.cells_left // max(1, self.n_examples))
+
+    @property
     def tried(self) -> frozenset[Allocation]:
-        """The allocations that must not be suggested again: evaluated, failed or refused."""
-        return frozenset(trial.allocation for trial in self.trials).union(self.refused)
+        """The allocations that must not be suggested again: complete, failed or refused.
+
+        One that was tried on a part of the examples may be: its trial then grows.
+        """
+        ended = (trial.allocation for trial in self.trials if trial.status != "partial")
+        return frozenset(ended).union(self.refused)
 
     @property
     def scored(self) -> tuple[TrialResult, ...]:
-        """The complete trials that have a score; failed and pruned trials are left out."""
+        """The complete trials that have a score; failed and partial trials are left out."""
         return tuple(t for t in self.trials if t.status == "complete" and t.score is not None)
+
+    @property
+    def partial(self) -> tuple[TrialResult, ...]:
+        """The trials on a part of the examples: the first ones, in the search's order."""
+        return tuple(t for t in self.trials if t.status == "partial")
 
 
 @dataclass(frozen=True)
@@ -151,11 +167,14 @@ class Suggestion:
         allocation: The allocation to try.
         reason: Why it is suggested, in words.
         proposer: The name of the proposer that suggested it; None: the proposer whose turn it is.
+        n_examples: The trial is to be scored on so many examples of the search, the first ones in their
+            order, those that it has already included; None: on all.
     """
 
     allocation: Allocation
     reason: str
     proposer: str | None = None
+    n_examples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -294,7 +313,7 @@ def seeds(proposer: Proposer, view: SearchView) -> Sequence[Suggestion] | None:
         view: What the proposer may know, before any trial.
 
     Returns:
-        The suggestions, those of defaults by the proposer "default"; None when the proposer has no such method,
+        The suggestions, defaults by the proposer "default"; None when the proposer has no such method,
         and the search begins with the defaults, on all examples.
     """
     named_by_proposer: Callable[[SearchView], Sequence[Suggestion]] | None = getattr(proposer, "seeds", None)

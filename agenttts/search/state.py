@@ -144,7 +144,7 @@ class SearchWork:
             space=self.space,
             trials=tuple(self.trials),
             insights=tuple(i for i in self.insights if i.step < step),
-            trials_left=self.trials_left,
+            cells_left=None if self.trials_left is None else self.trials_left * len(self.examples),
             n_examples=len(self.examples),
             task=self.spec.name,
             step=step,

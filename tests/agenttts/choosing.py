@@ -118,7 +118,7 @@ def view_of(space: SearchSpace) -> SearchView:
         space=space,
         trials=(),
         insights=(),
-        trials_left=5,
+        cells_left=50,
         n_examples=10,
         task="t",
         step=1,

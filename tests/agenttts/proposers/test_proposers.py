@@ -175,7 +175,7 @@ def test_the_view_holds_no_bank_by_default(voting: Landscape) -> None:
         space=voting.space,
         trials=(),
         insights=(),
-        trials_left=5,
+        cells_left=50,
         n_examples=10,
         task="t",
     )
