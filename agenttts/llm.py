@@ -171,6 +171,7 @@ class AgentChat:
 
     Attributes:
         model_key: The key of the model in the bank: `agent:` and the model's name.
+        n_tokens: The tokens of all questions and answers so far, those from the bank included.
 
     Raises:
         ConfigurationError: The environment names a proxy that can't be used.
@@ -186,6 +187,7 @@ class AgentChat:
         replay: bool = False,
     ) -> None:
         self.model_key = f"agent:{settings.model}"
+        self.n_tokens = 0
         self._model = settings.model
         self._sampling = SamplingSpec(
             temperature=settings.temperature, top_p=None, max_tokens=settings.max_tokens
@@ -229,6 +231,8 @@ class AgentChat:
         prompt = make_prompt(self.model_key, content, self._sampling.model_dump(mode="json"))
         banked = (await self._store.get_samples([prompt.key]))[prompt.key]
         if banked:
+            known = await self._store.get_prompt(prompt.key)
+            self._count(prompt if known is None else known, banked[0])
             return banked[0].text
         if self._replay:
             raise EndpointFailed("a replay asks no agent, and the bank has no answer to this question")
@@ -237,6 +241,10 @@ class AgentChat:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._server.aclose()
+
+    def _count(self, prompt: Prompt, answer: Sample) -> None:
+        read = estimated_tokens(prompt.content) if prompt.prompt_tokens is None else prompt.prompt_tokens
+        self.n_tokens += read + answer.generated_tokens
 
     async def _paid_answer(self, prompt: Prompt, content: Content) -> str:
         """Draw one answer, its tokens reserved before and settled after, and put it into the bank."""
@@ -252,6 +260,7 @@ class AgentChat:
                 raise QuestionFailed(f"the agent's endpoint: model {self._model!r}: {draw.missing[0]}")
             drawn = replace(draw.samples[0], mean_logprob=None)
             samples = [sample_of(prompt.key, 0, drawn, draw, self._run_id)]
+            self._count(prompt, samples[0])
         except DrawFailed as failure:
             kind = QuestionFailed if isinstance(failure, PromptRefused) else EndpointFailed
             raise kind(f"the agent's endpoint: {failure}") from failure

@@ -8,12 +8,23 @@ the store.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from agenttts.compare.landscapes import Landscape
-from agenttts.proposers.base import Proposer, SearchView, Suggestion, Turn, finalists, races
+from agenttts.proposers.base import (
+    Proposer,
+    SearchView,
+    Suggestion,
+    Turn,
+    finalists,
+    opening,
+    races,
+    seeds,
+    tokens_used,
+)
 from agenttts.proposers.rules import InsightsProposer
 from agenttts.replay.arrays import Bank
 from agenttts.results.ranking import ranked
@@ -36,6 +47,7 @@ class Moment:
         choice: The allocation that the search would return now; None while there is none.
         flops: The FLOPs paid so far.
         seconds: The time that it took to propose this trial, in seconds.
+        agent_tokens: The tokens of an LLM that proposes, so far.
     """
 
     trial: int
@@ -44,6 +56,7 @@ class Moment:
     choice: Allocation | None
     flops: float
     seconds: float
+    agent_tokens: int
 
 
 class SimulatedSearch:
@@ -89,9 +102,9 @@ class SimulatedSearch:
             The moments of all trials so far.
         """
         if self._seeded and not self.trials:
-            for allocation in self.landscape.space.defaults():
+            for suggestion in await self._first(trials):
                 if len(self.trials) < trials and self.bank.flops < flops:
-                    self._try(Suggestion(allocation, "default", "default"), 0.0)
+                    self._try(suggestion, 0.0)
         while len(self.trials) < trials and self.bank.flops < flops:
             view = self.view(self.step, trials - len(self.trials))
             began = time.perf_counter()
@@ -111,6 +124,17 @@ class SimulatedSearch:
                 self._try(suggestion, seconds)
             self.step += 1
         return self.moments
+
+    async def _first(self, trials: int) -> Sequence[Suggestion]:
+        """Return what the proposer begins with, else the defaults."""
+        view = self.view(0, trials)
+        await opening(self.proposer, view)
+        first = seeds(self.proposer, view)
+        if first is not None:
+            return first
+        return [
+            Suggestion(allocation, "default", "default") for allocation in self.landscape.space.defaults()
+        ]
 
     def view(self, step: int, trials_left: int) -> SearchView:
         """Return what the proposer may know at a step.
@@ -165,6 +189,7 @@ class SimulatedSearch:
                 choice=self._choice(),
                 flops=self.bank.flops,
                 seconds=seconds,
+                agent_tokens=tokens_used(self.proposer),
             )
         )
 

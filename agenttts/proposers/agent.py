@@ -54,6 +54,11 @@ class AgentProposer:
         self._first: tuple[Suggestion, ...] = ()
         self._n_failures = 0  # in a row
 
+    @property
+    def n_tokens(self) -> int:
+        """The tokens of all questions to the LLM and its answers so far."""
+        return self._chat.n_tokens
+
     async def opening(self, view: SearchView) -> Turn:
         """Ask the LLM for its first proposals and its ratings, before any trial.
 

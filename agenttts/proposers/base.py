@@ -286,6 +286,11 @@ class Proposer(Protocol):
         ...
 
 
+def tokens_used(proposer: Proposer) -> int:
+    """Return the tokens that a proposer's own questions and answers have taken, 0 where it asks no LLM."""
+    return int(getattr(proposer, "n_tokens", 0))
+
+
 def races(proposer: Proposer) -> bool:
     """Return whether the proposer's trials are races."""
     return bool(getattr(proposer, "races", False))

@@ -44,6 +44,11 @@ class PromptedProposer:
         self._system = system
         self._history: History = history
 
+    @property
+    def n_tokens(self) -> int:
+        """The tokens of all questions to the LLM and its answers so far."""
+        return self._chat.n_tokens
+
     async def propose(self, view: SearchView, count: int) -> Turn:
         """Suggest allocations.
 

@@ -30,7 +30,7 @@ def test_on_a_bank(recorded: Path, tmp_path: Path) -> None:
     ]
     for row in rows:
         assert row["searches"] == 2 and row["mean_flops"] > 0 and row["seconds_per_proposal"] >= 0
-        assert set(row["mean_regret"]) == {"5", "10", "20", "50"} == set(row["regret_ci"])
+        assert set(row["mean_regret"]) == {"1", "2", "5", "10", "20", "50"} == set(row["regret_ci"])
         assert row["mean_regret"]["5"] >= row["mean_regret"]["10"] >= 0 and row["mean_regret"]["20"] is None
         low, high = row["regret_ci"]["10"]
         assert low - 1e-12 <= row["mean_regret"]["10"] <= high + 1e-12
@@ -65,7 +65,7 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.M
     whole = compare.compare(jobs, out=out, workers=1).moments
     rows = json.loads(whole[whole["seed"] == 0].to_json(orient="records"))
     rows[0]["true_score"] = 0.123
-    kept = json.dumps({"job": compare._key(jobs[0], None), "rows": rows})
+    kept = json.dumps({"job": compare._key(jobs[0], None, None), "rows": rows})
     (tmp_path / "c.parquet.part").write_text(kept + "\n" + kept[: len(kept) // 2])
     told: list[tuple[int, int]] = []
     again = compare.compare(jobs, out=out, workers=1, on_progress=lambda d, t: told.append((d, t))).moments
@@ -82,8 +82,8 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.M
         (("--landscapes", "flat"), "a class of landscapes is all or one of"),
         (("--landscapes", "voting", "--budget", "3"), "budgets of their own"),
         (("--landscapes", "voting", "--proposers", "best"), "one of"),
-        (("--landscapes", "voting", "--proposers", "agenthpo"), "makes no calls"),
-        (("--landscapes", "voting", "--proposers", "agent-blank"), "makes no calls"),
+        (("--landscapes", "voting", "--proposers", "agenthpo"), "needs an endpoint"),
+        (("--landscapes", "voting", "--proposers", "agent-blank"), "needs an endpoint"),
         (("--landscapes", "voting", "--proposers", ","), "at least one proposer"),
     ],
 )
