@@ -348,7 +348,11 @@ async def compared(names: list[str], proposers: list[str], options: argparse.Nam
             job = comparing.Job(
                 landscape=place.name, seed=seed, budget_units=None, trials=options.trials, proposers=(name,)
             )
-            of_search = await comparing.searched(job, place, {name: proposer}, beyond=False)
+            try:
+                of_search = await comparing.searched(job, place, {name: proposer}, beyond=False)
+            finally:
+                if asks_an_llm(name):
+                    await proposer.aclose()  # type: ignore[attr-defined]
             rows.extend(of_search)
             after = [of_search[min(k, len(of_search)) - 1].regret for k in CHECKPOINTS if k <= options.trials]
             print(place.name, seed, name, *(f"{regret:.4f}" for regret in after), flush=True)

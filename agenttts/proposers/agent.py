@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 from agenttts.llm import AGENT_SHARE, AgentChat, EndpointFailed
 from agenttts.proposers import agent_view
@@ -80,17 +81,27 @@ class AgentProposer:
         return Turn(notes=() if self._first else unusable)
 
     def seeds(self, view: SearchView) -> Sequence[Suggestion]:
-        """Return the LLM's first proposals, then the solver's first suggestions or the defaults.
+        """Return the LLM's first proposal, then in turn the solver's first suggestions and its further ones.
+
+        Where the solver names none these are the defaults, those that the LLM rates best first. Where the
+        solver tries them on a part of the examples, the LLM's are tried on that part too.
 
         Args:
             view: What the proposer may know, before any trial.
         """
-        first = [replace(s, proposer=s.proposer or self.name) for s in self._first]
-        taken = {s.allocation for s in first}
-        rest = seeds(self._solver, replace(view, beliefs=self._prior.beliefs(view)))
-        if rest is None:
-            rest = [Suggestion(a, _DEFAULT, "default") for a in view.space.defaults()]
-        return [*first, *(s for s in rest if s.allocation not in taken)]
+        others = seeds(self._solver, replace(view, beliefs=self._prior.beliefs(view)))
+        if others is None:
+            defaults = view.space.defaults()
+            if self._prior:
+                defaults.sort(key=lambda a: -self._prior.expected(view.space, a))
+            others = [Suggestion(allocation, _DEFAULT, "default") for allocation in defaults]
+        part = others[0].n_examples if others else None
+        own = [replace(s, proposer=self.name, n_examples=part) for s in self._first]
+        mixed = (s for pair in zip_longest(own, others) for s in pair if s is not None)
+        by_allocation: dict[Allocation, Suggestion] = {}
+        for suggestion in mixed:
+            by_allocation.setdefault(suggestion.allocation, suggestion)
+        return list(by_allocation.values())
 
     async def propose(self, view: SearchView, count: int) -> Turn:
         """Suggest allocations, the LLM first and then the solver.
