@@ -25,7 +25,8 @@ class SearchLimits:
     """The most that a whole search may spend. None means no cap.
 
     Attributes:
-        trials: Allocations to evaluate; the confirmation at the end is not counted.
+        trials: Trials, each an allocation on all search examples; one on a part of them counts as that part.
+            The confirmation at the end is not counted.
         tokens: Prompt and generated tokens paid for, the agent's included.
         flops: FLOPs of the pipeline's models.
         usd: US dollars; every model needs a price.

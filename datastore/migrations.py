@@ -83,7 +83,15 @@ COMMENT ON COLUMN policy_results.flops IS 'realised FLOPs, each sample once, ban
 COMMENT ON COLUMN policy_results.cost_usd IS 'US dollars of the same; NULL: a model has no price';
 COMMENT ON COLUMN policy_results.seconds IS 'seconds from the first request to the outcome';
 """
-STEPS: dict[int, str] = {3: _PAYMENTS, 4: _POLICIES}
+_PARTS = """
+ALTER TABLE proposals ADD COLUMN n_examples INTEGER;
+COMMENT ON COLUMN proposals.n_examples IS 'examples to score the trial on, the first ones; NULL: all';
+UPDATE trials SET status = 'partial' WHERE status = 'pruned';
+COMMENT ON COLUMN trials.status IS 'running, complete, failed, or partial: on the first examples, so far';
+COMMENT ON COLUMN trials.started_at IS 'Unix seconds, UTC; of one that grew, its end less its running time';
+"""
+"""Before, every trial was to be scored on all examples, and one that a race had stopped was pruned."""
+STEPS: dict[int, str] = {3: _PAYMENTS, 4: _POLICIES, 5: _PARTS}
 
 
 def current_version() -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-TrialStatus = Literal["running", "complete", "partial", "failed", "pruned"]
+TrialStatus = Literal["running", "complete", "failed", "partial"]
 TrialPurpose = Literal["search", "baseline", "confirm", "policy", "test"]
 ResultStatus = Literal["ok", "error"]
 ProposalStatus = Literal["accepted", "edited", "refused", "invalid"]
@@ -148,7 +148,7 @@ class Trial:
         policy: JSON of the policy that was run; None when the allocation was.
         proposer: Who proposed it.
         reason: Why, in the proposer's words.
-        status: Whether it has ended, and how.
+        status: Whether it has ended, and how. "partial": so far on a part of the examples, the first ones.
         score: Mean over the scored examples; None while there is none.
         n_scored: Examples with a score.
         n_missing: Examples without one, for errors.
@@ -162,7 +162,7 @@ class Trial:
         samples_reused: Samples taken from the bank.
         calls: Requests that this trial paid for.
         error: Why it failed; None otherwise.
-        started_at: Unix seconds.
+        started_at: Unix seconds; of a trial that has grown, so much before `finished_at` as it ran.
         finished_at: Unix seconds; None while it goes on.
     """
 
@@ -292,6 +292,7 @@ class Proposal:
         reason: Why, in the proposer's words.
         status: What became of it.
         problem: Why it was refused or invalid; None otherwise.
+        n_examples: How many examples, the first ones, its trial is to be scored on; None for all.
     """
 
     run_id: str
@@ -302,6 +303,7 @@ class Proposal:
     reason: str
     status: ProposalStatus
     problem: str | None
+    n_examples: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -136,7 +136,7 @@ COMMENT ON COLUMN trials.split IS 'search or test';
 COMMENT ON COLUMN trials.allocation IS 'JSON: {stage: {model, n_samples}}; of a policy its first rung';
 COMMENT ON COLUMN trials.policy IS 'JSON of the policy that was run; NULL: the allocation was';
 COMMENT ON COLUMN trials.reason IS 'why the proposer wanted it';
-COMMENT ON COLUMN trials.status IS 'running, complete, failed, or pruned: stopped early, clearly worse than the best';
+COMMENT ON COLUMN trials.status IS 'running, complete, failed, or partial: on the first examples, so far';
 COMMENT ON COLUMN trials.score IS 'mean over the scored examples, 0 to 1; NULL: none was scored';
 COMMENT ON COLUMN trials.n_scored IS 'examples';
 COMMENT ON COLUMN trials.n_missing IS 'examples without a score, for an error';
@@ -149,7 +149,7 @@ COMMENT ON COLUMN trials.samples_drawn IS 'samples that this trial paid for';
 COMMENT ON COLUMN trials.samples_reused IS 'samples found in the bank';
 COMMENT ON COLUMN trials.calls IS 'requests that this trial made';
 COMMENT ON COLUMN trials.error IS 'why it failed; NULL: it did not';
-COMMENT ON COLUMN trials.started_at IS 'Unix seconds, UTC';
+COMMENT ON COLUMN trials.started_at IS 'Unix seconds, UTC; of one that grew, its end less its running time';
 COMMENT ON COLUMN trials.finished_at IS 'Unix seconds, UTC; NULL: not finished';
 
 CREATE TABLE stage_results (
@@ -228,6 +228,7 @@ CREATE TABLE proposals (
     reason VARCHAR NOT NULL,
     status VARCHAR NOT NULL,
     problem VARCHAR,
+    n_examples INTEGER,
     PRIMARY KEY (run_id, step, position)
 );
 COMMENT ON TABLE proposals IS 'what a proposer wanted at one step, why, and what became of it';
@@ -236,6 +237,7 @@ COMMENT ON COLUMN proposals.position IS '0-based within the step';
 COMMENT ON COLUMN proposals.allocation IS 'JSON: {stage: {model, n_samples}}';
 COMMENT ON COLUMN proposals.status IS 'accepted, edited, refused or invalid';
 COMMENT ON COLUMN proposals.problem IS 'why it was refused or invalid; NULL: it was not';
+COMMENT ON COLUMN proposals.n_examples IS 'examples to score the trial on, the first ones; NULL: all';
 
 CREATE TABLE insights (
     run_id VARCHAR NOT NULL,

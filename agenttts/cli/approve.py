@@ -58,7 +58,7 @@ def at_terminal(console: Console, progress: SearchProgress, read: Callable[[str]
 
 def _answer(console: Console, pending: Pending, read: Callable[[str], str]) -> str:
     planned = amount_text(pending.budget_units, pending.measure)
-    console.print(f"\n[bold]{escape(str(pending.allocation))}[/]  ({planned})")
+    console.print(f"\n[bold]{escape(str(pending.allocation))}[/]  ({planned}, {pending.examples_text})")
     console.print(escape(f"{pending.proposer}: {pending.reason}"), style="dim")
     if pending.problem:
         console.print(escape(f"this allocation can't be run: {pending.problem}"), style="red")

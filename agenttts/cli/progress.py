@@ -23,6 +23,7 @@ from rich.progress import (
 
 from agenttts.report.sentences import count_text, usd_text
 from agenttts.results.health import health_text
+from agenttts.results.ranking import SEARCHING
 from agenttts.results.trials import TrialResult
 from agenttts.search.events import (
     InsightLearnt,
@@ -62,11 +63,14 @@ class SearchProgress:
             console=console,
             transient=True,
         )
-        self._trials = self._bars.add_task("trials", total=None, figures="", visible=False)
+        self._trials = self._bars.add_task("evaluations", total=None, figures="", visible=False)
         self._examples = self._bars.add_task("examples", total=None, figures="", visible=False)
         self._best = float("-inf")
-        self._n_trials = 0
+        self._n_cells = 0
+        self._n_before = 0
+        self._n_examples = 1
         self._measure: MeasureName = "units"
+        self._is_counted = self._is_confirming = False
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -82,6 +86,7 @@ class SearchProgress:
             case RunStarted():
                 self._run_started(event)
             case PhaseStarted(phase="confirm"):
+                self._is_confirming = True
                 self._bars.update(self._trials, description="confirming")
             case PhaseStarted(phase="adapt"):
                 self._bars.update(self._trials, description="choosing a policy")
@@ -121,14 +126,23 @@ class SearchProgress:
             f"proposer {event.settings.proposer}, {event.db}",
             style="dim",
         )
-        self._bars.update(self._trials, total=event.settings.limits.trials, visible=True)
+        self._n_examples = event.n_examples
+        limit = event.settings.limits.trials
+        total = None if limit is None else limit * event.n_examples
+        self._bars.update(self._trials, total=total, visible=True)
 
     def _trial_started(self, event: TrialStarted) -> None:
         self._bars.reset(self._examples, total=None, visible=True, figures="")
         name = "test split" if event.purpose == "test" else f"trial {event.number}"
         self._bars.update(self._examples, description=name)
         reason = f"{event.proposer}: {event.reason}"
+        self._is_counted = event.purpose in SEARCHING and not self._is_confirming
+        self._n_before = event.n_before
         planned = amount_text(event.budget_units, self._measure)
+        if event.n_before:
+            planned = f"{planned}, grows from {event.n_before} to {event.n_examples} examples"
+        elif self._is_counted and event.n_examples < self._n_examples:
+            planned = f"{planned}, on {event.n_examples} of {self._n_examples} examples"
         self._print(f"{event.number:>4} {event.policy or event.allocation}  ({planned})", style="bold")
         self._print(f"     {reason}", style="dim")
 
@@ -137,12 +151,15 @@ class SearchProgress:
         cost = f", {usd_text(event.cost_usd)}" if event.cost_usd else ""
         figures = f"{_samples(event)}{missing}{cost}{_health(event)}"
         self._bars.update(self._examples, total=event.n_examples, completed=event.n_done, figures=figures)
+        if self._is_counted:
+            self._bars.update(self._trials, completed=self._n_cells + event.n_done - self._n_before)
 
     def _trial_finished(self, event: TrialFinished) -> None:
         trial = event.trial
-        self._n_trials += trial.purpose in ("search", "baseline") and trial.status != "failed"
+        if self._is_counted and trial.status != "failed":
+            self._n_cells += trial.n_run - self._n_before
         spent = event.spent
-        self._bars.update(self._trials, completed=self._n_trials)
+        self._bars.update(self._trials, completed=self._n_cells)
         self._bars.update(self._examples, visible=False)
         missing = f", {trial.n_missing} missing" if trial.n_missing else ""
         figures = f"{_samples(trial)}{missing}{_health(event)}"
@@ -150,6 +167,8 @@ class SearchProgress:
             self._print(f"     scored once on the sealed test split; {figures}")
         elif trial.score is None:
             self._print(f"     no score: {trial.error}", style="red")
+        elif trial.status == "partial":
+            self._print(f"     {trial.score:.3f} on {trial.n_run} of {self._n_examples} examples; {figures}")
         else:
             best = trial.score > self._best
             self._best = max(self._best, trial.score)

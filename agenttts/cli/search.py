@@ -47,7 +47,15 @@ if TYPE_CHECKING:
     from agenttts.settings import PolicyKind
     from agenttts.space.objective import Objective
 
-Trials = Annotated[int, typer.Option("--trials", min=1, help="Allocations to evaluate at most.")]
+Trials = Annotated[
+    int,
+    typer.Option(
+        "--trials",
+        min=1,
+        help="Trials at most, each an allocation on all search examples; one on a tenth of them counts as a "
+        "tenth.",
+    ),
+]
 Proposer = Annotated[
     str,
     typer.Option(

@@ -95,20 +95,22 @@ class SimulatedSearch:
         """Run the search until trials or FLOPs are used up, or the proposer has finished.
 
         Args:
-            trials: The largest number of trials, those of earlier calls included.
+            trials: The largest number of trials, those of earlier calls included; one on a part of the
+                examples counts as that part.
             flops: No trial begins once so many FLOPs are spent.
 
         Returns:
             The moments of all trials so far.
         """
+        n_examples = len(self.landscape.outcomes.example_ids)
         if self._seeded and not self.trials:
             for suggestion in await self._first(trials):
-                if len(self.trials) < trials and self.bank.flops < flops:
-                    self._try(suggestion, 0.0)
-        while len(self.trials) < trials and self.bank.flops < flops:
-            view = self.view(self.step, trials - len(self.trials))
+                if self.cells < trials * n_examples and self.bank.flops < flops:
+                    self._try(suggestion, 0.0, trials * n_examples - self.cells)
+        while self.cells < trials * n_examples and self.bank.flops < flops:
+            view = self.view(self.step, trials * n_examples - self.cells)
             began = time.perf_counter()
-            count = min(self.proposer.batch, trials - len(self.trials))
+            count = min(self.proposer.batch, view.trials_left or 0)
             turn = await self.proposer.propose(view, count)
             if turn.silent:
                 turn = _RULES.in_place(view, count)
@@ -120,14 +122,15 @@ class SimulatedSearch:
             seconds = (time.perf_counter() - began) / max(1, len(suggested))
             if not suggested:
                 break
-            for suggestion in suggested[: trials - len(self.trials)]:
-                self._try(suggestion, seconds)
+            for suggestion in suggested:
+                if self.cells < trials * n_examples:
+                    self._try(suggestion, seconds, trials * n_examples - self.cells)
             self.step += 1
         return self.moments
 
     async def _first(self, trials: int) -> Sequence[Suggestion]:
         """Return what the proposer begins with, else the defaults."""
-        view = self.view(0, trials)
+        view = self.view(0, trials * len(self.landscape.outcomes.example_ids))
         await opening(self.proposer, view)
         first = seeds(self.proposer, view)
         if first is not None:
@@ -136,12 +139,17 @@ class SimulatedSearch:
             Suggestion(allocation, "default", "default") for allocation in self.landscape.space.defaults()
         ]
 
-    def view(self, step: int, trials_left: int) -> SearchView:
+    @property
+    def cells(self) -> int:
+        """The examples of all trials so far together."""
+        return sum(trial.n_run for trial in self.trials)
+
+    def view(self, step: int, cells_left: int) -> SearchView:
         """Return what the proposer may know at a step.
 
         Args:
             step: The step of the search.
-            trials_left: How many trials are still allowed.
+            cells_left: How many cells, each an example with an allocation, are still allowed.
 
         Returns:
             The view.
@@ -151,7 +159,7 @@ class SimulatedSearch:
             space=self.landscape.space,
             trials=tuple(self.trials),
             insights=(),
-            cells_left=trials_left * len(self.landscape.outcomes.example_ids),
+            cells_left=cells_left,
             n_examples=len(self.landscape.outcomes.example_ids),
             task=self.landscape.name,
             step=step,
@@ -166,21 +174,20 @@ class SimulatedSearch:
             stand_ins += [] if stand_in is None else [stand_in]
         return stand_ins
 
-    def _try(self, suggestion: Suggestion, seconds: float) -> None:
+    def _try(self, suggestion: Suggestion, seconds: float, cells_left: int) -> None:
         ids = self.landscape.outcomes.example_ids
+        last = min(len(ids), cells_left)
         best = self._best()
         raced = best is not None and suggestion.proposer is None and races(self.proposer)
-        looks = rungs(len(ids)) if raced else [len(ids)]
+        looks = [*(look for look in rungs(len(ids)) if raced and look < last), last]
         scores: dict[str, float | None] = {}
-        losing = False
         for end in looks:
             bought, _ = self.bank.buy(suggestion.allocation, slice(len(scores), end))
             new = ids[len(scores) : end]
             scores |= {i: None if np.isnan(s) else float(s) for i, s in zip(new, bought, strict=True)}
-            if best is not None and end < len(ids) and is_losing(scores, best.scores, self.settings.seed):
-                losing = True
+            if best is not None and end < last and is_losing(scores, best.scores, self.settings.seed):
                 break
-        self.trials.append(self._trial(suggestion, scores, losing))
+        self.trials.append(self._trial(suggestion, scores))
         self.moments.append(
             Moment(
                 trial=len(self.trials),
@@ -206,9 +213,9 @@ class SimulatedSearch:
         pick = int(means.argmax())
         return candidates[pick] if means[pick] > (best.score or 0.0) else best.allocation
 
-    def _trial(self, suggestion: Suggestion, scores: dict[str, float | None], losing: bool) -> TrialResult:
+    def _trial(self, suggestion: Suggestion, scores: dict[str, float | None]) -> TrialResult:
         present = [score for score in scores.values() if score is not None]
-        allocation = suggestion.allocation
+        allocation, ids = suggestion.allocation, self.landscape.outcomes.example_ids
         failed = not present or len(present) < (1 - MAX_ERROR_RATE) * len(scores)
         return TrialResult(
             number=len(self.trials),
@@ -217,7 +224,7 @@ class SimulatedSearch:
             split="search",
             proposer=suggestion.proposer or self.proposer.name,
             reason=suggestion.reason,
-            status="pruned" if losing else "failed" if failed else "complete",
+            status="failed" if failed else "partial" if len(scores) < len(ids) else "complete",
             score=None if failed else float(np.mean(present)),
             scores=scores,
             n_scored=len(present),

@@ -40,10 +40,11 @@ from pipelines.spec.pipeline import PipelineSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """The best allocation after a trial.
+    """The best allocation after a trial has ended; one that grew has ended when it grew last.
 
     Attributes:
         trial: Number of the trial.
+        n_trials: How many trials have ended, this one included; one on a part of the examples is that part.
         allocation: The allocation with the best score so far.
         score: Its score on the search split.
         flops: FLOPs of all trials so far, whether their samples were drawn or came from the bank.
@@ -52,6 +53,7 @@ class Step:
     """
 
     trial: int
+    n_trials: float
     allocation: Allocation
     score: Interval
     flops: float | None
@@ -126,6 +128,7 @@ class ReportData:
             run does not tell.
         proposer: Name of the proposer; None when the run does not tell.
         seed: The run's seed; None when the run does not tell.
+        n_examples: The number of search examples that a complete trial is scored on.
         replay: Whether the run was replayed on recorded samples alone.
         outcome: What the run comes to, so far or in the end.
         trials: All trials in their order, one that is still going on included.
@@ -153,6 +156,7 @@ class ReportData:
     budget_units: float | None
     proposer: str | None
     seed: int | None
+    n_examples: int
     replay: bool
     outcome: Outcome
     trials: tuple[TrialResult, ...]
@@ -265,10 +269,11 @@ def read_report(
         budget_units=settings.get("budget_units"),
         proposer=settings.get("proposer"),
         seed=settings.get("seed"),
+        n_examples=settings.get("n_examples", outcome.n_search),
         replay=bool(settings.get("replay")),
         outcome=outcome,
         trials=tuple(trials),
-        steps=tuple(_steps(trials)),
+        steps=tuple(_steps(trials, rows)),
         curves=tuple(stage_curves(points, best, options)) if best else (),
         headroom=tuple(spare),
         marginals=tuple(marginal_values(points, best)) if best else (),
@@ -283,13 +288,15 @@ def read_report(
     )
 
 
-def _steps(trials: Iterable[TrialResult]) -> Iterable[Step]:
+def _steps(trials: Iterable[TrialResult], rows: Iterable[Trial]) -> Iterable[Step]:
     best: TrialResult | None = None
-    flops = flops_drawn = 0.0
+    flops = flops_drawn = n_trials = 0.0
     known = True
-    for trial in trials:
-        if trial.split != "search" or trial.purpose not in SEARCHING:
-            continue
+    ended_at = {row.number: row.finished_at or math.inf for row in rows}
+    searched = [trial for trial in trials if trial.split == "search" and trial.purpose in SEARCHING]
+    n_examples = max((trial.n_run for trial in searched), default=0)
+    for trial in sorted(searched, key=lambda trial: (ended_at[trial.number], trial.number)):
+        n_trials += trial.n_run / n_examples if n_examples else 0.0
         known = known and (trial.flops_per_query is not None or not trial.n_scored)
         trial_flops = (trial.flops_per_query or 0.0) * trial.n_scored
         n_samples = trial.samples_drawn + trial.samples_reused
@@ -300,6 +307,7 @@ def _steps(trials: Iterable[TrialResult]) -> Iterable[Step]:
         if best is not None and best.interval is not None:
             yield Step(
                 trial=trial.number,
+                n_trials=n_trials,
                 allocation=best.allocation,
                 score=best.interval,
                 flops=flops if known else None,

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from agenttts.report.sentences import trial_score_text
 from agenttts.space.measure import amount_text, label_of
 from pipelines.allocation import StageOption
 
@@ -42,16 +43,18 @@ def best_so_far(data: ReportData, against: str = "trials") -> go.Figure:
     import plotly.graph_objects as go
 
     figure = bare_figure(
-        f"score ({data.metric})", "trial" if against == "trials" else "FLOPs of the search so far"
+        f"score ({data.metric})", "trials so far" if against == "trials" else "FLOPs of the search so far"
     )
     steps = data.steps
     texts = [_hover(f"after trial {s.trial}", str(s.allocation), _interval(s.score)) for s in steps]
     if against == "trials":
-        series = [("best so far", [float(s.trial) for s in steps], ACCENT, "solid")]
-        trials = [t for t in data.outcome.trials if t.split == "search" and t.interval]
+        series = [("best so far", [s.n_trials for s in steps], ACCENT, "solid")]
+        ended = {s.trial: s.n_trials for s in steps}
+        trials = [t for t in data.outcome.trials if t.number in ended and t.interval]
+        _add_partial(figure, data, ended)
         figure.add_trace(
             go.Scatter(
-                x=[t.number for t in trials],
+                x=[ended[t.number] for t in trials],
                 y=[t.score for t in trials],
                 mode="markers",
                 name="trials",
@@ -137,6 +140,7 @@ def quality_against_budget(data: ReportData) -> go.Figure:
     figure = bare_figure(f"score ({data.metric})", f"budget, {label_of(data.outcome.measure)} per query")
     front, best = data.outcome.frontier, data.outcome.best
     others = [t for t in data.trials if t.split == "search" and t.interval and t.number not in data.frontier]
+    _add_partial(figure, data, {t.number: t.budget_units for t in data.trials})
     figure.add_trace(_budget_points(data, others, "trials", GREY, 8, 0.6))
     figure.add_trace(
         go.Scatter(
@@ -396,6 +400,25 @@ def _budget_points(
     )
 
 
+def _add_partial(figure: go.Figure, data: ReportData, x: Mapping[int, float]) -> None:
+    """Rings for trials on a part of the examples, which are in no comparison; x: their places, by number."""
+    import plotly.graph_objects as go
+
+    partial = [t for t in data.trials if t.status == "partial" and t.score is not None and t.number in x]
+    if partial:
+        figure.add_trace(
+            go.Scatter(
+                x=[x[t.number] for t in partial],
+                y=[t.score for t in partial],
+                mode="markers",
+                name="on a part of the examples",
+                marker={"color": GREY, "size": 7, "symbol": "circle-open"},
+                text=[_trial_hover(data, t) for t in partial],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+
+
 def _intervals(trials: Sequence[TrialResult]) -> list[Interval]:
     return [trial.interval for trial in trials if trial.interval is not None]
 
@@ -420,7 +443,7 @@ def _interval(score: Interval, *, signed: bool = False) -> str:
 
 
 def _trial_hover(data: ReportData, trial: TrialResult) -> str:
-    score = _interval(trial.interval) if trial.interval else trial.status
+    score = trial_score_text(trial, data.n_examples)
     planned = amount_text(trial.budget_units, data.outcome.measure)
     return _hover(f"trial {trial.number}", str(trial.allocation), f"{score} at {planned}")
 

@@ -170,7 +170,7 @@ def policy_headline(data: ReportData) -> str | None:
 
 
 def cost_lines(data: ReportData) -> Iterator[str]:
-    """Describe what the search paid, and what the bank, shared prompts and races saved.
+    """Describe what the search paid, and what the bank, shared prompts and trials on a part saved.
 
     Args:
         data: The report.
@@ -198,7 +198,7 @@ def cost_lines(data: ReportData) -> Iterator[str]:
         )
     if cost.flops_spared_by_stops:
         stops = count_text(cost.flops_spared_by_stops)
-        yield f"Trials pruned by a race spared {stops} FLOPs."
+        yield f"Trials on a part of the examples spared {stops} FLOPs."
 
 
 def next_unit_text(data: ReportData) -> str:
@@ -296,12 +296,15 @@ def doubt_lines(data: ReportData) -> Iterator[str]:
         yield f"{clause}."
 
 
-def trial_score_text(trial: TrialResult) -> str:
-    """Format a trial's score with its interval; the status of a trial that has none.
+def trial_score_text(trial: TrialResult, n_examples: int) -> str:
+    """Format a trial's score with its interval, one on a part of the examples with their number.
 
     Args:
-        trial: The trial.
+        trial: The trial; of one without a score the status is returned.
+        n_examples: The number of examples of a complete trial.
     """
+    if trial.status == "partial" and trial.score is not None:
+        return f"{trial.score:.3f} on {trial.n_run} of {n_examples}"
     return interval_text(trial.interval) if trial.interval is not None else trial.status
 
 

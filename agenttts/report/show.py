@@ -59,6 +59,8 @@ def html(run: Run) -> str:
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     scored = sum(trial.score is not None for trial in run.outcome.trials)
+    partial = sum(trial.status == "partial" for trial in run.outcome.trials)
+    on_a_part = f", {partial} of them on a part of the examples" if partial else ""
     cost = run.outcome.cost
     tokens = count_text(cost.prompt_tokens + cost.generated_tokens)
     samples = count_text(cost.samples_drawn)
@@ -68,7 +70,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         ("run", f"{run.run_id}, {run.status}, in {run.db}"),
         ("best", _finalist(run.outcome.best, run.outcome.measure)),
         ("baseline", _finalist(run.outcome.baseline, run.outcome.measure)),
-        ("trials", f"{len(run.outcome.trials)}, {scored} with a score"),
+        ("trials", f"{len(run.outcome.trials)}, {scored} with a score{on_a_part}"),
         (
             "cost",
             f"{count_text(cost.calls)} calls, {samples} samples, {tokens} tokens, {flops}{money}",

@@ -88,13 +88,15 @@ def trial_table(data: ReportData, *, reasons: bool = True) -> Table:
     for trial in data.trials:
         missing = f" (−{trial.n_missing})" if trial.n_missing else ""
         kind = {"search": trial.proposer, "baseline": "default"}.get(trial.purpose, trial.purpose)
-        style = {"failed": "red", "running": "dim"}.get(trial.status, "cyan" if trial.split == "test" else "")
+        style = {"failed": "red", "running": "dim", "partial": "dim"}.get(
+            trial.status, "cyan" if trial.split == "test" else ""
+        )
         table.add_row(
             str(trial.number),
             "●" if trial.number in data.frontier else "",
             escape(str(trial.policy or trial.allocation)),
             words.units_text(trial.budget_units, data.outcome.measure),
-            words.trial_score_text(trial),
+            words.trial_score_text(trial, data.n_examples),
             f"{trial.n_scored}{missing}",
             words.count_text(trial.samples_drawn),
             words.count_text(trial.samples_reused),

@@ -38,12 +38,14 @@ def certificate(outcome: Outcome) -> Certificate:
 def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
     confirmed = [trial for trial in outcome.confirmation if trial.purpose == "confirm"]
     n_tried = len({t.allocation for t in [*outcome.trials, *confirmed] if t.status != "failed"})
+    n_partial = sum(trial.status == "partial" for trial in outcome.trials)
+    on_a_part = f", {n_partial} of them on a part of the examples only" if n_partial else ""
     seconds = outcome.planned_seconds
     planned = "" if seconds is None else f", {seconds:.3g} s as planned"
     yield (
         f"{best.allocation} ({amount_text(best.budget_units, outcome.measure)}{planned}) is "
-        f"{_superlative(outcome, best)} of {n_tried} allocations tried, with {best.search_score:.3f} on "
-        f"{outcome.n_search} search examples."
+        f"{_superlative(outcome, best)} of {n_tried} allocations tried{on_a_part}, with "
+        f"{best.search_score:.3f} on {outcome.n_search} search examples."
     )
     yield from _costs(outcome, best)
     yield from _retested(outcome, best)

@@ -1,4 +1,4 @@
-"""What a search paid, and what the sample bank, races and shared prompts saved."""
+"""What a search paid, and what the sample bank, trials on a part of the examples and shared prompts saved."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SearchCost:
         agent_tokens: Tokens that the agent read and wrote.
         agent_calls: Requests to the agent.
         flops_without_bank: FLOPs of the same trials if each had drawn its own samples.
-        flops_spared_by_stops: FLOPs of the examples that trials which a race pruned did not run.
+        flops_spared_by_stops: FLOPs of the examples that trials on a part of them did not run.
         flops_spared_by_shared_prompts: FLOPs that reading the prompt anew for each sample would have added.
         usd: US dollars; None when one of the models has no price.
     """
@@ -84,7 +84,7 @@ def cost_of(store: Store, run_id: str, spec: PipelineSpec, trials: Sequence[Tria
         costs_usd.append(call.usd)
     total = store.run_cost(run_id)
     n_search = max((t.n_scored + t.n_missing for t in trials if t.split == "search"), default=0)
-    unrun = [(t, n_search - t.n_scored - t.n_missing) for t in trials if t.status == "pruned"]
+    unrun = [(t, n_search - t.n_scored - t.n_missing) for t in trials if t.status == "partial"]
     cost = SearchCost(
         calls=calls,
         samples_drawn=drawn,

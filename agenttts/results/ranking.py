@@ -5,6 +5,7 @@ These functions look at finished trials only. The search decides which trials ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -62,6 +63,47 @@ def latest(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> list[
         if _is_scored(trial):
             by_allocation[trial.allocation] = replace(trial, purpose=purposes.get(trial.allocation, "search"))
     return list(by_allocation.values())
+
+
+def unfinished(trials: Sequence[TrialResult]) -> list[TrialResult]:
+    """Return the partial trials that look better than the complete ones: of the defaults, and of all trials.
+
+    Args:
+        trials: The trials of the search itself.
+
+    Returns:
+        At most two trials, that of a default first.
+    """
+    defaults = [trial for trial in trials if trial.purpose == "baseline"]
+    leaders = [leader(defaults), leader(trials)]
+    partial = {t.number: t for t in leaders if t is not None and t.status == "partial"}
+    return list(partial.values())
+
+
+def leader(trials: Sequence[TrialResult]) -> TrialResult | None:
+    """Return the trial that looks best, complete or partial, by paired differences on shared examples.
+
+    Every trial is compared with the best complete one, or with the one on the most examples where none is
+    complete. Equals lose against it.
+
+    Args:
+        trials: The trials.
+
+    Returns:
+        The trial; None when none has a score.
+    """
+    scored = [t for t in trials if t.status in ("complete", "partial") and t.score is not None]
+    if not scored:
+        return None
+    complete = ranked(trials)
+    reference = complete[0] if complete else max(scored, key=lambda trial: (trial.n_run, merit(trial)))
+
+    def lead(trial: TrialResult) -> float:
+        pairs = ((score, reference.scores.get(i)) for i, score in trial.scores.items())
+        gains = [a - b for a, b in pairs if a is not None and b is not None]
+        return math.fsum(gains) / len(gains) if gains else -math.inf
+
+    return max(scored, key=lambda trial: (lead(trial), trial is reference, merit(trial)))
 
 
 def is_over(cost: Interval | None, budget_units: float | None) -> bool:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Self
 
 import numpy as np
@@ -62,9 +63,9 @@ class TrialResult:
         split: The examples' split.
         proposer: Who proposed the allocation.
         reason: Why, in the proposer's words.
-        status: "pruned" when a race stopped the trial early, clearly worse than the best; its scores are
-            those until then.
-        score: Mean over the scored examples; None when the trial failed or is not finished.
+        status: "partial" while the trial is scored on a part of the examples, the first ones; it may grow.
+        score: Mean over the scored examples, of a partial trial those so far; None when the trial failed or
+            is not finished.
         scores: Score by example id; None where the example is missing.
         n_scored: Examples with a score.
         n_missing: Examples without one, after an error.
@@ -107,6 +108,11 @@ class TrialResult:
     error: str | None = None
     policy: Policy | None = None
     costs: Mapping[str, QueryCost] = field(default_factory=dict)
+
+    @property
+    def n_run(self) -> int:
+        """The number of examples that were run, with a score or missing."""
+        return self.n_scored + self.n_missing
 
     @cached_property
     def interval(self) -> Interval | None:
@@ -156,11 +162,13 @@ def load_trial(store: Store, trial: records.Trial) -> TrialResult:
         trial: The trial's row.
     """
     scores = {example_id: score.score for example_id, score in store.scores(trial.trial_id).items()}
+    if trial.status == "partial":  # what a growth that was interrupted had stored comes last
+        scores = dict(islice(scores.items(), trial.n_scored + trial.n_missing))
     allocation = Allocation.from_json(trial.allocation)
     by_stage: dict[str, list[float]] = {stage: [] for stage in allocation}
     by_example: dict[str, list[records.StageResult]] = {}
     for result in store.stage_results(trial.trial_id):
-        if result.score is not None:
+        if result.score is not None and result.example_id in scores:
             by_stage[result.stage].append(result.score)
         if scores.get(result.example_id) is not None:
             by_example.setdefault(result.example_id, []).append(result)

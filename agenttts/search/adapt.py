@@ -16,8 +16,8 @@ from agenttts.policies.choose import FEWEST_EXAMPLES, best_choice, read_choices
 from agenttts.policies.fits import Limits
 from agenttts.results.adaptive import CHOICE, AdaptivePolicy, PolicyChoice
 from agenttts.results.ranking import winner_of
-from agenttts.search.evaluate import PlannedTrial
 from agenttts.search.events import Note, PhaseStarted
+from agenttts.search.planned import PlannedTrial
 from agenttts.search.state import SearchWork, Step, tell
 from agenttts.search.trial import run_trial
 from pipelines.examples import Example

@@ -5,14 +5,14 @@ The command line and notebooks show the proposals; the nodes in `steps` store th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from agenttts.errors import UserError
+from agenttts.proposers.base import SearchView
 from agenttts.search.drafts import Draft
 from agenttts.space.measure import MeasureName
-from agenttts.space.space import SearchSpace
 from pipelines.allocation import Allocation
 
 Action = Literal["approve", "edit", "refuse"]
@@ -29,6 +29,9 @@ class Pending:
         reason: Why it is proposed, in words.
         budget_units: The planned cost of the allocation per query, in its measure.
         measure: What that is measured in: "units" or "usd".
+        n_examples: How many examples of the search its trial is to be scored on, the first ones.
+        n_before: How many of them it has been scored on before; 0 for a new trial.
+        n_all: How many examples the search has.
         problem: What was wrong with the last edit of it; None before any edit.
     """
 
@@ -38,7 +41,16 @@ class Pending:
     reason: str
     budget_units: float
     measure: MeasureName
+    n_examples: int
+    n_before: int = 0
+    n_all: int
     problem: str | None
+
+    @property
+    def examples_text(self) -> str:
+        """How many examples the trial is to be scored on, in words."""
+        examples = f"on {self.n_examples} of {self.n_all} examples"
+        return f"{examples}, {self.n_before} of them known" if self.n_before else examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,25 +84,29 @@ It is called again, with the problems, when an edit can't be run.
 """
 
 
-def question(drafts: Sequence[Draft], space: SearchSpace, problems: Mapping[int, str]) -> list[Pending]:
+def question(drafts: Sequence[Draft], view: SearchView, problems: Mapping[int, str]) -> list[Pending]:
     """Return the proposals that wait for a decision.
 
     Args:
         drafts: The proposals of the step.
-        space: The allocations within the budget.
+        view: The allocations within the budget and the trials so far.
         problems: What was wrong with edits, by position.
 
     Returns:
         The valid proposals, in order.
     """
+    n_before = {trial.allocation: trial.n_run for trial in view.partial}
     return [
         Pending(
             position=draft.position,
             allocation=draft.allocation,
             proposer=draft.proposer,
             reason=draft.reason,
-            budget_units=space.units(draft.allocation),
-            measure=space.measure.name,
+            budget_units=view.space.units(draft.allocation),
+            measure=view.space.measure.name,
+            n_examples=draft.n_examples or view.n_examples,
+            n_before=n_before.get(draft.allocation, 0),
+            n_all=view.n_examples,
             problem=problems.get(draft.position),
         )
         for draft in drafts
@@ -101,16 +117,14 @@ def question(drafts: Sequence[Draft], space: SearchSpace, problems: Mapping[int,
 def decided(
     drafts: Sequence[Draft],
     decisions: Sequence[Decision],
-    space: SearchSpace,
-    tried: Collection[Allocation],
+    view: SearchView,
 ) -> tuple[list[Draft], dict[int, str]]:
     """Apply decisions to the proposals of a step.
 
     Args:
         drafts: The proposals of the step.
         decisions: One decision for each proposal that is not invalid, in order.
-        space: The allocations within the budget.
-        tried: The allocations that an edit must not lead to.
+        view: The allocations within the budget, and those that an edit must not lead to.
 
     Returns:
         The proposals after the decisions, and what is wrong with edits, by position.
@@ -122,6 +136,7 @@ def decided(
     if len(decisions) != len(waiting):
         raise UserError(f"each of {len(waiting)} proposals needs a decision, got {len(decisions)}")
     answers = dict(zip((draft.position for draft in waiting), decisions, strict=True))
+    n_before = {trial.allocation: trial.n_run for trial in view.partial}
     problems: dict[int, str] = {}
     after: list[Draft] = []
     for draft in drafts:
@@ -129,10 +144,12 @@ def decided(
         if decision is not None and decision.action == "refuse":
             draft = replace(draft, status="refused", problem=decision.note or "refused by a person")
         elif decision is not None and decision.allocation is not None:
-            edited = space.resolve(decision.allocation)
-            problem = space.problem(edited)
-            if problem is None and edited in tried:
+            edited = view.space.resolve(decision.allocation)
+            problem = view.space.problem(edited)
+            if problem is None and edited in view.tried:
                 problem = f"{edited} was tried before"
+            elif problem is None and n_before.get(edited, 0) >= (draft.n_examples or view.n_examples):
+                problem = f"{edited} was tried on {n_before[edited]} examples before"
             if problem is not None:
                 problems[draft.position] = problem
             change = f"instead of {draft.allocation}"

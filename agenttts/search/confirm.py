@@ -1,9 +1,9 @@
 """The end of a search: the confirmation of the finalists, the test split, and the outcome.
 
-Finalists that miss examples are run again; samples in the bank are not drawn anew. When examples were held
-back, the best trial and its rivals are scored on them (`agenttts.results.retest`). The best on the search
-split is the winner. A policy may be chosen then (`adapt`). Winner, best default and policy are scored once on
-the test split. No proposer sees those scores.
+The trials that look best on a part of the examples are completed, and finalists that miss examples run again;
+samples in the bank are not drawn anew. When examples were held back, the best trial and its rivals are scored
+on them (`agenttts.results.retest`). The best on the search split is the winner. A policy may be chosen then
+(`adapt`). Winner, best default and policy are scored once on the test split. No proposer sees those scores.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from agenttts.results.conclusion import conclude, summarise_metrics
 from agenttts.results.cost import cost_of
 from agenttts.results.negotiated import load_negotiated
 from agenttts.results.outcome import Outcome
-from agenttts.results.ranking import baseline_of, latest, ranked, winner_of
+from agenttts.results.ranking import baseline_of, latest, ranked, unfinished, winner_of
 from agenttts.results.retest import SPLIT, rivals
 from agenttts.results.trials import TrialResult
 from agenttts.search.adapt import adapt, test_of
-from agenttts.search.evaluate import PlannedTrial
 from agenttts.search.events import Note, PhaseStarted, RunStopped
+from agenttts.search.parts import planned_trial
+from agenttts.search.planned import PlannedTrial
 from agenttts.search.redone import is_failed
 from agenttts.search.state import SearchState, SearchWork, Step, tell
-from agenttts.search.trial import run_trial
+from agenttts.search.trial import run_search_trial, run_trial
 from datastore.records import RunStatus
 from pipelines.allocation import Allocation
 
@@ -46,6 +47,9 @@ async def confirm(state: SearchState, runtime: Step) -> SearchState:
     work, ended = runtime.context, state.get("ended")
     tell(runtime, PhaseStarted(phase="confirm", step=state["step"]))
     work.spend_reserve()  # it was for the confirmation
+    refusal = await _complete(runtime)
+    if refusal is not None:
+        return {"ended": ended or refusal}
     for planned in _planned(work, state["step"]):
         trial, refusal = await run_trial(runtime, planned)
         work.extra.append(trial)
@@ -58,6 +62,25 @@ async def confirm(state: SearchState, runtime: Step) -> SearchState:
         if refusal is not None:
             return {"ended": f"{ended or 'stopped'}; {refusal}"}
     return {}
+
+
+async def _complete(runtime: Step) -> str | None:
+    """Let the default and the trial that look best grow to all examples; the limit that stopped it, in words.
+
+    Only complete trials can win, and the proposer may not have seen to it that these are.
+    """
+    work, attempted = runtime.context, set[int]()
+    while len(attempted) < 2:
+        trial = next((t for t in unfinished(work.trials) if t.number not in attempted), None)
+        if trial is None:
+            return None
+        attempted.add(trial.number)
+        reason = f"It looks best on {trial.n_run} examples; only a trial on all of them can win."
+        planned = planned_trial(work, trial.allocation, None, "confirmation", reason)
+        refusal = planned and await run_search_trial(runtime, replace(planned, optional=True))
+        if isinstance(refusal, str):
+            return refusal
+    return None
 
 
 def _planned(work: SearchWork, step: int) -> Iterator[PlannedTrial]:

@@ -21,6 +21,7 @@ class Draft:
         reason: Why it is proposed, in words.
         status: The decision on it.
         problem: Why it is invalid, refused or edited; None otherwise.
+        n_examples: How many examples, the first ones, the trial is to be scored on; None for all.
     """
 
     step: int
@@ -30,6 +31,7 @@ class Draft:
     reason: str
     status: ProposalStatus = "accepted"
     problem: str | None = None
+    n_examples: int | None = None
 
     @classmethod
     def of(cls, suggestion: Suggestion, proposer: str, step: int, position: int) -> Draft:
@@ -50,6 +52,7 @@ class Draft:
             allocation=suggestion.allocation,
             proposer=suggestion.proposer or proposer,
             reason=suggestion.reason,
+            n_examples=suggestion.n_examples,
         )
 
     @classmethod
@@ -64,6 +67,7 @@ class Draft:
             reason=proposal.reason,
             status=proposal.status,
             problem=proposal.problem,
+            n_examples=proposal.n_examples,
         )
 
     def to_record(self, run_id: str) -> Proposal:
@@ -77,6 +81,7 @@ class Draft:
             reason=self.reason,
             status=self.status,
             problem=self.problem,
+            n_examples=self.n_examples,
         )
 
     def invalid(self, problem: str) -> Draft:

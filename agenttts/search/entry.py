@@ -125,8 +125,8 @@ def search(*args: Any, **kwargs: Any) -> SearchResult:
         budget: The budget of an allocation per query, in the measure of the spec's own (units or US dollars);
             None: the spec's.
         budget_usd: The budget in US dollars per query instead, where the models have prices; None: not.
-        trials: The largest number of allocations to evaluate; None: no such limit. `limits.trials`, when set,
-            replaces it.
+        trials: The largest number of trials, each an allocation on all search examples; one on a part of them
+            counts as that part. None: no such limit. `limits.trials`, when set, replaces it.
         proposer: The proposer: a name of `agenttts.proposers.NAMES`, the name of a sampler's class in
             optuna.samplers, an object with the protocol `Proposer`, or "auto": the agent when an endpoint is
             configured, else the default.

@@ -14,21 +14,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
 from agenttts.errors import AgentTTSError, UserError
 from agenttts.results.meter import SampleMeter, allocations_of
-from agenttts.results.trials import TrialResult, result_of, trial_id
+from agenttts.results.trials import TrialResult, result_of
 from agenttts.search.events import TrialProgress
+from agenttts.search.planned import PlannedTrial
 from agenttts.search.racing import is_losing, rungs
 from agenttts.search.tally import Tally
 from agenttts.settings import MAX_ERROR_RATE
 from agenttts.space.space import SearchSpace
-from datastore import records
 from datastore.errors import StoreError
-from datastore.records import TrialPurpose
 from datastore.store import Store
 from pipelines.allocation import Allocation
 from pipelines.errors import (
@@ -41,7 +40,6 @@ from pipelines.errors import (
     SpendRefused,
 )
 from pipelines.examples import Example
-from pipelines.policy import Policy
 from pipelines.runtime.outcomes import ExampleOutcome
 from pipelines.runtime.policies import PolicyOutcome, PolicyRunner
 from pipelines.runtime.runtime import Runtime
@@ -63,41 +61,6 @@ STOPS = (
     StoreError,
 )
 """The errors that concern the run and not one example."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedTrial:
-    """A trial to run.
-
-    Attributes:
-        allocation: The allocation to run.
-        examples: The examples to run it on.
-        purpose: The purpose of the trial.
-        proposer: The name of the proposer.
-        reason: Why the trial is run, in words.
-        split: The name of the examples' split; None: test for the purpose test, else search.
-        policy: The policy to run, whose first rung is the allocation; None: the allocation is run.
-        budget_units: The cost per query that the policy was chosen for; None: as planned for the allocation.
-        optional: Whether a replay goes on without the trial where recorded samples do not answer it.
-    """
-
-    allocation: Allocation
-    examples: Sequence[Example]
-    purpose: TrialPurpose
-    proposer: str
-    reason: str
-    split: str | None = None
-    policy: Policy | None = None
-    budget_units: float | None = None
-    optional: bool = False
-
-    def planned_cost(self, space: SearchSpace) -> float:
-        """Return what the trial costs per query as planned, in the budget's measure.
-
-        Args:
-            space: Gives the planned units of the allocation.
-        """
-        return space.units(self.allocation) if self.budget_units is None else self.budget_units
 
 
 async def evaluate(
@@ -122,54 +85,44 @@ async def evaluate(
         runtime: Runs an example.
         store: Stores the trial.
         run_id: The run that the trial belongs to.
-        number: The trial's number in the run.
+        number: The trial's number in the run, that of the trial that grows.
         space: Gives the planned units of the allocation.
         clock: Returns the time in Unix seconds.
         max_error_rate: The largest share of missing examples with which a trial still has a score.
         on_progress: Called with the progress of the trial; None: not called.
         race_with: The scores of the best trial so far; the examples are then run part by part, and the trial
-            is "pruned" as soon as it is clearly worse (`racing`). None: no race.
+            goes no further as soon as it is clearly worse (`racing`). None: no race.
         seed: The seed of the comparison in a race.
         meter: Counts the health of the samples as results are stored; None, or the test split: not counted.
 
     Returns:
-        The trial, as stored.
+        The trial, as stored: "partial" when there are further examples.
 
     Raises:
         UserError: There are no examples.
         Exception: One of STOPS, which concern the run.
     """
-    allocation, examples = planned.allocation, planned.examples
+    allocation, examples, n_run = planned.allocation, planned.part, planned.n_before
     if not examples:
         raise UserError(f"a trial needs at least one example, got none for the purpose {planned.purpose!r}")
-    started = records.Trial(
-        trial_id=trial_id(run_id, number),
-        run_id=run_id,
-        number=number,
-        purpose=planned.purpose,
-        split=planned.split or ("test" if planned.purpose == "test" else "search"),
-        allocation=allocation.to_json(),
-        policy=None if planned.policy is None else planned.policy.to_json(),
-        proposer=planned.proposer,
-        reason=planned.reason,
-        status="running",
-        budget_units=planned.planned_cost(space),
-        started_at=clock(),
-    )
-    store.begin_trial(started)
+    started = planned.begun(store, run_id, number, space, clock())
     tally = Tally(started, runtime.spec, len(examples))
+    if n_run:
+        tally.restore(examples[:n_run], store)
+    else:
+        store.begin_trial(started)
     ran = allocations_of(allocation, planned.policy)
     keep = _Keeper(store, tally, ran, None if started.split == "test" else meter)
     run = _runner(runtime, planned)
-    pruned, n_run = False, 0
-    for end in [len(examples)] if race_with is None else rungs(len(examples)):
+    looks = [] if race_with is None else rungs(len(planned.examples))
+    for end in [*(look for look in looks if n_run < look < len(examples)), len(examples)]:
         await _run_all(run, examples[n_run:end], keep, on_progress)
         n_run = end
-        if race_with is not None and end < len(examples):
-            pruned = is_losing(tally.scores(examples[:end]), race_with, seed)
-            if pruned:
-                break
-    finished = replace(tally.trial(max_error_rate, n_run, pruned=pruned), finished_at=clock())
+        raced = race_with is not None and end < len(examples)
+        if raced and is_losing(tally.scores(examples[:end]), race_with or {}, seed):
+            break
+    row = tally.trial(max_error_rate, n_run, partial=n_run < len(planned.examples))
+    finished = replace(row, finished_at=clock())
     store.finish_trial(finished)
     scores = tally.scores(examples[:n_run])
     return result_of(finished, allocation, scores, tally.stage_scores(), tally.costs())

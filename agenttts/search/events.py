@@ -43,7 +43,7 @@ class RunStarted(Event):
         db: The database that stores the run.
         settings: The settings of the search.
         allocations: The number of allocations within the budget.
-        n_examples: The number of examples that a trial is scored on.
+        n_examples: The number of examples that a complete trial is scored on.
     """
 
     kind: ClassVar[str] = "run_started"
@@ -105,6 +105,8 @@ class TrialStarted(Event):
         reason: Why the trial is run, in words.
         policy: The policy to run, whose first rung is the allocation; None: the allocation is run.
         budget_units: The planned cost of the allocation per query, in the measure of the run's settings.
+        n_examples: How many examples it is to be scored on.
+        n_before: How many of them it has been scored on before, when it grows.
     """
 
     kind: ClassVar[str] = "trial_started"
@@ -115,6 +117,8 @@ class TrialStarted(Event):
     reason: str
     policy: Policy | None = None
     budget_units: float
+    n_examples: int
+    n_before: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +127,8 @@ class TrialProgress(Event):
 
     Attributes:
         number: The trial's number.
-        n_examples: The number of examples to run.
-        n_done: The number of examples that were run.
+        n_examples: The number of examples to run, those of before included where the trial grows.
+        n_done: The number of examples that were run, those of before included.
         n_missing: The number of these that have no score.
         samples_drawn: Samples paid for.
         samples_reused: Samples that the bank had.

@@ -82,7 +82,7 @@ def inherited(store: Store, run: Run) -> list[Inherited]:
     trials = {t.number: t for t in store.trials(newest.run_id)}
     insights: dict[str, Inherited] = {}
     for insight in store.insights(newest.run_id):
-        scored = [trials[n] for n in insight.trials if n in trials and trials[n].score is not None]
+        scored = [trials[n] for n in insight.trials if n in trials and trials[n].status == "complete"]
         if insight.verdict == "supported" and len(scored) >= 2:
             by_score = sorted(scored, key=lambda t: t.score or 0.0)
             lower, higher = (Allocation.from_json(t.allocation) for t in (by_score[0], by_score[-1]))

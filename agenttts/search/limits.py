@@ -185,11 +185,11 @@ class Ledger:
         """The minutes that the search has run, those before it was resumed included."""
         return (self._clock() - self._started) / 60
 
-    def reached(self, n_trials: int = 0) -> str | None:
+    def reached(self, n_trials: float = 0) -> str | None:
         """Return the limit that the search has reached.
 
         Args:
-            n_trials: The number of trials evaluated so far.
+            n_trials: The number of trials evaluated so far, one on a part of the examples as that part.
 
         Returns:
             The limit, in words; None while the search may go on.

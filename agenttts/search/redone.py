@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from agenttts.errors import TrialsFailed
@@ -29,23 +30,27 @@ def is_failed(trial: TrialResult | records.Trial) -> bool:
     return trial.status == "failed" and not error.startswith((LIMIT, NOT_RECORDED))
 
 
-def trials_to_keep(store: Store, run_id: str, limits: SearchLimits) -> list[records.Trial]:
+def trials_to_keep(store: Store, run_id: str, limits: SearchLimits, n_examples: int) -> list[records.Trial]:
     """Return the trials of a run that are not run again when it is resumed.
 
     Failed trials of the search are run again as far as the limit on trials leaves room beside those with a
-    score.
+    score, each on as many examples as before.
 
     Args:
         store: The store of the run.
         run_id: The run.
         limits: The limits of the search, as it is resumed.
+        n_examples: The number of examples of a complete trial.
     """
     ended = [trial for trial in store.trials(run_id) if trial.status != "running"]
-    n_scored = sum(trial.purpose in SEARCHING and trial.status != "failed" for trial in ended)
-    failed = [trial for trial in ended if is_failed(trial)]
-    searched = [trial for trial in failed if trial.purpose in SEARCHING]
-    room = len(searched) if limits.trials is None else max(0, limits.trials - n_scored)
-    again = {trial.number for trial in failed if trial.purpose not in SEARCHING or trial in searched[:room]}
+    searched = [trial for trial in ended if trial.purpose in SEARCHING]
+    n_cells = sum(trial.n_scored + trial.n_missing for trial in searched if trial.status != "failed")
+    room = math.inf if limits.trials is None else limits.trials * n_examples - n_cells
+    again = {trial.number for trial in ended if is_failed(trial) and trial.purpose not in SEARCHING}
+    for trial in filter(is_failed, searched):
+        room -= trial.n_scored + trial.n_missing
+        if room >= 0:
+            again.add(trial.number)
     return [trial for trial in ended if trial.number not in again]
 
 

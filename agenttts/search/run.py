@@ -45,7 +45,7 @@ from agenttts.settings import SearchSettings
 from agenttts.space.space import SearchSpace
 from datastore.records import Event, ModelRecord, Run, RunStatus
 from datastore.store import Store
-from pipelines.dataset.splits import Splits, load_splits
+from pipelines.dataset.splits import Splits, load_splits, seeded_order
 from pipelines.errors import ServerDown
 from pipelines.examples import Example
 from pipelines.runtime.runtime import Runtime
@@ -119,10 +119,11 @@ class OpenSearch:
                 )
                 closing.push_async_callback(clients.aclose)
             splits = await self._splits(clients)
-            examples, rest = held_back(splits.search, settings.retest, settings.seed)
+            searched, rest = held_back(splits.search, settings.retest, settings.seed)
+            examples = seeded_order(searched, lambda example: example.id, settings.seed, "trials")
             for bank in settings.banks:
                 store.attach_bank(bank)
-            run = _begin(store, spec, digest, settings, unfinished, self.clock())
+            run = _begin(store, spec, digest, settings, len(examples), unfinished, self.clock())
             if clients is not None:
                 clients.on_negotiated = self._terms_keeper(run)
             work = self._work(run, spec, splits, examples, rest, clients)
@@ -210,7 +211,10 @@ class OpenSearch:
             bank=BankOutcomes(spec, store, examples, space.measure),
             meter=meter,
             inherited=inherited(store, run),
-            stored={t.number: load_trial(store, t) for t in trials_to_keep(store, run_id, settings.limits)},
+            stored={
+                trial.number: load_trial(store, trial)
+                for trial in trials_to_keep(store, run_id, settings.limits, len(examples))
+            },
             insights=store.insights(run_id),
         )
         for proposal in store.proposals(run_id):
@@ -280,6 +284,7 @@ def _begin(
     spec: PipelineSpec,
     digest: str,
     settings: SearchSettings,
+    n_examples: int,
     unfinished: Run | None,
     now: float,
 ) -> Run:
@@ -288,7 +293,7 @@ def _begin(
         run_id=unfinished.run_id if unfinished else _new_run_id(store, now, settings.seed, digest),
         spec=dump_spec(spec),
         spec_digest=digest,
-        settings=json.dumps({"spec_digest": digest, **settings.to_json_dict()}),
+        settings=json.dumps({"spec_digest": digest, "n_examples": n_examples, **settings.to_json_dict()}),
         status="running",
         started_at=unfinished.started_at if unfinished else now,
         finished_at=None,

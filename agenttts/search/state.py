@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,7 @@ from agenttts.proposers.rules import InsightsProposer
 from agenttts.replay.bank import BankOutcomes
 from agenttts.results.adaptive import AdaptivePolicy
 from agenttts.results.meter import SampleMeter
+from agenttts.results.ranking import unfinished
 from agenttts.results.retest import MOST_RIVALS
 from agenttts.results.trials import TrialResult
 from agenttts.search.approval import Approve
@@ -23,6 +25,7 @@ from agenttts.search.events import SearchEvent
 from agenttts.search.failing import failing_examples
 from agenttts.search.insights import Inherited
 from agenttts.search.limits import Ledger, Spending
+from agenttts.search.planned import PlannedTrial
 from agenttts.search.pricing import MeasuredPrices
 from agenttts.search.redone import is_failed
 from agenttts.settings import SearchSettings
@@ -57,7 +60,8 @@ class SearchWork:
         settings: The settings of the search.
         space: The allocations within the budget.
         splits: All examples; those of the test split are for the confirmation alone.
-        examples: The search examples that trials are scored on.
+        examples: The search examples that trials are scored on, in a seeded order: any first part of them is
+            a random one.
         held_back: The search examples held back for the re-test of rivals.
         store: The one memory of the run.
         runtime: Runs examples.
@@ -116,19 +120,36 @@ class SearchWork:
         return self.space.spec
 
     @property
-    def trials_left(self) -> int | None:
-        """How many trials the limit still allows; None without a limit. Failed ones do not count."""
+    def cells_left(self) -> int | None:
+        """How many cells, each an example with an allocation, the limit on trials still allows; None without.
+
+        Failed trials do not count.
+        """
         limit = self.settings.limits.trials
-        return None if limit is None else max(0, limit - self._n_counted)
+        return None if limit is None else max(0, limit * len(self.examples) - self._n_cells)
 
     @property
-    def _n_counted(self) -> int:
-        return sum(not is_failed(trial) for trial in self.trials)
+    def trials_left(self) -> int | None:
+        """How many trials these are, the last one perhaps in part; None without a limit."""
+        cells_left = self.cells_left
+        return None if cells_left is None else math.ceil(cells_left / len(self.examples))
+
+    @property
+    def _n_cells(self) -> int:
+        return sum(trial.n_run for trial in self.trials if not is_failed(trial))
 
     @property
     def next_number(self) -> int:
         """The number of the next trial."""
         return len(self.trials) + len(self.extra)
+
+    def number_of(self, planned: PlannedTrial) -> int:
+        """Return the number of a trial: its own where one grows, else the next.
+
+        Args:
+            planned: The trial as it is planned.
+        """
+        return self.next_number if planned.grows is None else planned.grows.number
 
     def view(self, step: int) -> SearchView:
         """Return what a proposer may know at a step: nothing of the test split."""
@@ -144,7 +165,7 @@ class SearchWork:
             space=self.space,
             trials=tuple(self.trials),
             insights=tuple(i for i in self.insights if i.step < step),
-            cells_left=None if self.trials_left is None else self.trials_left * len(self.examples),
+            cells_left=self.cells_left,
             n_examples=len(self.examples),
             task=self.spec.name,
             step=step,
@@ -168,7 +189,7 @@ class SearchWork:
         The expected cost of the confirmation is reserved out of the limits.
         """
         self.reserve()
-        return self.ledger.reached(self._n_counted)
+        return self.ledger.reached(self._n_cells / len(self.examples))
 
     def reserve(self) -> None:
         """Set the expected cost of the confirmation aside, out of the limits."""
@@ -183,13 +204,14 @@ class SearchWork:
         limits = self.settings.limits
         if self.settings.replay or (limits.tokens is None and limits.flops is None and limits.usd is None):
             return Spending()
-        n_search = max(1, len(self.examples))
         n_tests = 4 if self.settings.seeks_policy else 2
         n_examples = n_tests * len(self.splits.test) + MOST_RIVALS * len(self.held_back)
-        times = 1.1 * n_examples / n_search  # a tenth for prompts that differ
-        tokens = max((t.prompt_tokens + t.generated_tokens for t in self.trials), default=0)
-        flops = max(((t.flops_per_query or 0.0) * n_search for t in self.trials), default=0.0)
-        usd = max((t.cost_usd or 0.0 for t in self.trials), default=0.0)
+        n_examples += sum(len(self.examples) - trial.n_run for trial in unfinished(self.trials))
+        times = 1.1 * n_examples  # a tenth for prompts that differ
+        run = [trial for trial in self.trials if trial.n_run]
+        tokens = max(((t.prompt_tokens + t.generated_tokens) / t.n_run for t in run), default=0.0)
+        flops = max((t.flops_per_query or 0.0 for t in run), default=0.0)
+        usd = max(((t.cost_usd or 0.0) / t.n_run for t in run), default=0.0)
         return Spending(tokens=int(times * tokens), flops=times * flops, usd=times * usd)
 
 

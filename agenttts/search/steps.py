@@ -9,30 +9,26 @@ nodes after the last step are in `confirm`, and a run is opened and closed in `r
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 from agenttts.errors import SpaceError
 from agenttts.proposers.base import Lesson, Suggestion, Turn, opening, seeds
 from agenttts.proposers.verdicts import verdicts
-from agenttts.results.trials import trial_id
 from agenttts.search.approval import decided, question
 from agenttts.search.drafts import Draft
-from agenttts.search.evaluate import PlannedTrial
 from agenttts.search.events import InsightLearnt, Note, PhaseStarted, ProposalMade
 from agenttts.search.growth import add_prompts, reprice
 from agenttts.search.insights import open_insights
+from agenttts.search.parts import planned_trial
 from agenttts.search.state import SearchState, SearchWork, Step, tell
-from agenttts.search.trial import run_trial, stored_trial
+from agenttts.search.trial import run_search_trial, stored_trial
+from agenttts.search.validation import validated
 from datastore.records import Insight
 from pipelines.allocation import Allocation
 
 
 async def seed(state: SearchState, runtime: Step) -> SearchState:
-    """Propose what the proposer begins with, else the defaults: one model at every stage, the baseline of
-    every claim.
-    """
+    """Propose what the proposer begins with, else the defaults, which are the baseline of every claim."""
     work = runtime.context
     tell(runtime, PhaseStarted(phase="seed", step=0))
     inherited = open_insights(work.run_id, work.inherited)
@@ -42,13 +38,19 @@ async def seed(state: SearchState, runtime: Step) -> SearchState:
         tell(runtime, InsightLearnt(insight=insight))
     view = work.view(0)
     _note(runtime, await opening(work.proposer, view))
-    first = seeds(work.proposer, view)
-    if first is None:
-        reason = "Baseline: one model at every stage, the budget shared equally."
-        first = [Suggestion(allocation, reason, "default") for allocation in _first_tried(work)]
-    drafts = [Draft.of(suggestion, "default", 0, i) for i, suggestion in enumerate(first)]
-    work.drafts = work.proposals.get(0, drafts)
+    if 0 in work.proposals:
+        work.drafts = work.proposals[0]
+    else:
+        suggestions = seeds(work.proposer, view) or _defaults(work)
+        name = work.proposer.name
+        work.drafts = [Draft.of(suggestion, name, 0, i) for i, suggestion in enumerate(suggestions)]
     return {"step": 0, "ended": None}
+
+
+def _defaults(work: SearchWork) -> list[Suggestion]:
+    """The defaults, one model at every stage, on all examples."""
+    reason = "Baseline: one model at every stage, the budget shared equally."
+    return [Suggestion(allocation, reason, "default") for allocation in _first_tried(work)]
 
 
 def _first_tried(work: SearchWork) -> list[Allocation]:
@@ -155,7 +157,7 @@ async def validate(state: SearchState, runtime: Step) -> SearchState:
         return {}
     tell(runtime, PhaseStarted(phase="validate", step=step))
     if step not in work.proposals:
-        work.drafts = _validated(work, step)
+        work.drafts = validated(work, step)
     for draft in work.drafts:
         tell(runtime, ProposalMade(proposal=draft))
     runnable = any(draft.status != "invalid" for draft in work.drafts)
@@ -174,13 +176,13 @@ async def approve(state: SearchState, runtime: Step) -> SearchState:
     """Wait until a person has approved, edited or refused every proposal of this step."""
     work = runtime.context
     assert work.approve is not None
-    tried = work.view(state["step"]).tried
+    view = work.view(state["step"])
     problems: Mapping[int, str] = {}
     drafts: list[Draft] | None = None
     while drafts is None or problems:
-        answer = work.approve(question(work.drafts, work.space, problems))
+        answer = work.approve(question(work.drafts, view, problems))
         decisions = await answer if inspect.isawaitable(answer) else answer
-        drafts, problems = decided(work.drafts, decisions, work.space, tried)
+        drafts, problems = decided(work.drafts, decisions, view)
     work.drafts = drafts
     for draft in drafts:
         if draft.status != "invalid":
@@ -205,29 +207,18 @@ async def _evaluated(state: SearchState, runtime: Step) -> str | None:
     if step not in work.proposals:
         work.store.put_proposals([draft.to_record(work.run_id) for draft in work.drafts])
         work.proposals[step] = work.drafts
-    defaults = work.space.defaults()
     for draft in work.drafts:
-        allocation = draft.allocation
-        if isinstance(allocation, str) or draft.status == "refused":
+        if isinstance(draft.allocation, str) or draft.status == "refused":
             continue
-        if any(trial.allocation == allocation for trial in work.trials):
+        planned = planned_trial(work, draft.allocation, draft.n_examples, draft.proposer, draft.reason)
+        if planned is None:
             continue  # edited into one that was tried
-        ended = work.limit_reached()
-        if ended is not None and stored_trial(work, allocation) is None:
-            return ended
-        planned = PlannedTrial(
-            allocation=allocation,
-            examples=work.examples,
-            purpose="baseline" if allocation in defaults else "search",
-            proposer=draft.proposer,
-            reason=draft.reason,
-        )
-        trial, refusal = await run_trial(runtime, planned)
-        work.trials.append(trial)
-        results = work.store.stage_results(trial_id(work.run_id, trial.number))
-        work.prices.add(work.spec, allocation, results)
-        if trial.scores:
-            await work.bank.add(allocation, trial.scores)
+        if stored_trial(work, planned) is None:
+            ended = work.limit_reached()
+            if ended is not None:
+                return ended
+            planned = planned.within(work.cells_left)
+        refusal = await run_search_trial(runtime, planned)
         if refusal is not None:
             return refusal
     return None if step + 1 in work.proposals else work.limit_reached()
@@ -243,32 +234,3 @@ def _tested_again(work: SearchWork) -> list[tuple[str, Lesson]]:
     done = {(i.proposer, i.text) for i in work.insights if i.step > 0}
     waiting = [i for i in work.inherited if (i.source, i.text) not in done]
     return [(i.source, lesson) for i in waiting if (lesson := i.tested_again(work.trials)) is not None]
-
-
-def _validated(work: SearchWork, step: int) -> list[Draft]:
-    """Mark the drafts that can't be run as invalid, and add the rules' suggestions in their place."""
-    view = work.view(step)
-    room = math.inf if work.trials_left is None else work.trials_left
-    taken: list[Allocation] = []
-    checked: list[Draft] = []
-    for draft in work.drafts:
-        allocation = draft.allocation
-        if isinstance(allocation, str):
-            checked.append(draft)
-            continue
-        problem = work.space.problem(allocation)
-        if problem is None and (allocation in view.tried or allocation in taken):
-            problem = "tried before, or refused"
-        if problem is not None:
-            checked.append(draft.invalid(problem))
-        elif len(taken) < room:
-            checked.append(draft)
-            taken.append(allocation)
-    for draft in [draft for draft in checked if draft.status == "invalid"]:
-        stand_in = work.rules.fallback(view, taken) if len(taken) < room else None
-        if stand_in is not None:
-            reason = f"In place of proposal {draft.position} of {draft.proposer}. {stand_in.reason}"
-            suggestion = Suggestion(stand_in.allocation, reason)
-            checked.append(Draft.of(suggestion, work.rules.name, step, len(checked)))
-            taken.append(stand_in.allocation)
-    return [replace(draft, position=i) for i, draft in enumerate(checked)]

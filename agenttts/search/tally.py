@@ -12,6 +12,7 @@ from agenttts.results.trials import QueryCost, mean
 from agenttts.search.events import TrialProgress
 from datastore import records
 from datastore.records import ExampleScore, PolicyResult, StageResult
+from datastore.store import Store
 from pipelines.costs import known_sum
 from pipelines.examples import Example
 from pipelines.runtime.outcomes import ExampleOutcome, StageOutcome
@@ -61,6 +62,32 @@ class Tally:
             elif self._costs_usd is not None:
                 self._costs_usd.append(part.cost_usd)
 
+    def restore(self, examples: Iterable[Example], store: Store) -> None:
+        """Add the outcomes of examples that were run before, as the store has them.
+
+        The requests are those of the trial's row, since results do not tell them.
+
+        Args:
+            examples: The examples.
+            store: The store of the trial.
+        """
+        by_example: dict[str, list[StageOutcome]] = {}
+        for result in store.stage_results(self.started.trial_id):
+            by_example.setdefault(result.example_id, []).append(_restored(result))
+        scores = store.scores(self.started.trial_id)
+        for score in (scores[example.id] for example in examples):
+            self.add(
+                ExampleOutcome(
+                    example_id=score.example_id,
+                    stages=tuple(by_example.get(score.example_id, ())),
+                    output=None,
+                    score=score.score,
+                    status=score.status,
+                    reason=score.reason,
+                )
+            )
+        self._calls = self.started.calls
+
     def progress(self) -> TrialProgress:
         """Return the progress of the trial, as an event."""
         return TrialProgress(
@@ -76,22 +103,22 @@ class Tally:
             cost_usd=self._cost_usd,
         )
 
-    def trial(self, max_error_rate: float, n_run: int, *, pruned: bool = False) -> records.Trial:
+    def trial(self, max_error_rate: float, n_run: int, *, partial: bool = False) -> records.Trial:
         """Return the finished trial, without the time.
 
         Args:
             max_error_rate: The largest share of missing examples with which the trial still has a score.
             n_run: The number of examples that were run, the first ones.
-            pruned: Whether a race stopped the trial early.
+            partial: Whether there are further examples that were not run.
 
         Returns:
-            The trial: complete, pruned, or failed when too many examples are missing.
+            The trial: complete, partial, or failed when too many examples are missing.
         """
         scored = [o for o in self.outcomes.values() if o.score is not None]
         failed = self._missing > max_error_rate * n_run or not scored
         return replace(
             self.started,
-            status="failed" if failed else "pruned" if pruned else "complete",
+            status="failed" if failed else "partial" if partial else "complete",
             score=None if failed else mean(o.score for o in scored if o.score is not None),
             n_scored=len(scored),
             n_missing=self._missing,
@@ -209,3 +236,24 @@ class Tally:
             f"{self._missing} of {n_run} examples are missing, more than {max_error_rate:.0%}; "
             f"{count} of them for: {reason}"
         )
+
+
+def _restored(result: StageResult) -> StageOutcome:
+    """What a stage took and scored, as far as sums need it: without its output and its requests."""
+    return StageOutcome(
+        stage=result.stage,
+        model=result.model_key,
+        n_samples=result.n_samples,
+        prompt_key=result.prompt_key,
+        value=None,
+        score=result.score,
+        status=result.status,
+        reason=result.reason,
+        prompt_tokens=result.prompt_tokens,
+        generated_tokens=result.generated_tokens,
+        flops=result.flops,
+        cost_usd=result.cost_usd,
+        samples_drawn=result.samples_drawn,
+        samples_reused=result.samples_reused,
+        calls=0,
+    )

@@ -10,14 +10,15 @@ from agenttts.proposers.base import races
 from agenttts.results.health import SampleHealth
 from agenttts.results.meter import EVENT, TEXTLESS, TextlessAnswers, allocations_of, commonest, warned
 from agenttts.results.ranking import SEARCHING, ranked
-from agenttts.results.trials import TrialResult, load_trial, trial_id
-from agenttts.search.evaluate import PlannedTrial, evaluate
+from agenttts.results.trials import TrialResult, load_trial
+from agenttts.search.evaluate import evaluate
 from agenttts.search.events import Note, SamplesWarned, TrialFinished, TrialProgress, TrialStarted
+from agenttts.search.parts import cut, new_results
+from agenttts.search.planned import PlannedTrial, row_of
+from agenttts.search.racing import stop_of
 from agenttts.search.redone import LIMIT, NOT_RECORDED, require_scores
 from agenttts.search.state import SearchWork, Step, tell
-from pipelines.allocation import Allocation
 from pipelines.errors import ReplayMiss, SpendRefused
-from pipelines.policy import Policy
 
 _PROGRESS_EVERY_S = 0.25
 
@@ -31,13 +32,13 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
 
     Returns:
         The trial, and the limit on spending that stopped it, in words; None when none did. A trial that was
-        stopped is stored as failed.
+        stopped is stored as failed; one that was to grow stays as it was.
 
     Raises:
         TrialsFailed: It is one of several in a row that have failed.
     """
     work, allocation = runtime.context, planned.allocation
-    number, ran = work.next_number, allocations_of(allocation, planned.policy)
+    number, ran = work.number_of(planned), allocations_of(allocation, planned.policy)
     tell(
         runtime,
         TrialStarted(
@@ -48,13 +49,15 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
             reason=planned.reason,
             policy=planned.policy,
             budget_units=planned.planned_cost(work.space),
+            n_examples=len(planned.part),
+            n_before=planned.n_before,
         ),
     )
-    stored, refusal = stored_trial(work, allocation, planned.policy), None
+    stored, refusal = stored_trial(work, planned), None
     if stored is not None:
         trial = stored
         if trial.split != "test":
-            await work.meter.add(ran, work.store.stage_results(trial_id(work.run_id, number)))
+            await work.meter.add(ran, new_results(work, planned, trial))
     else:
         try:
             trial = await evaluate(
@@ -72,12 +75,12 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
                 meter=work.meter,
             )
         except SpendRefused as error:
-            reason = f"{LIMIT}: {error}"
-            trial, refusal = _stopped_trial(work, number, reason), str(error)
+            trial = planned.grows or _stopped_trial(work, number, f"{LIMIT}: {error}")
+            refusal = str(error)
         except ReplayMiss as error:
             if not planned.optional:
                 raise
-            trial = _stopped_trial(work, number, f"{NOT_RECORDED}: {error}")
+            trial = planned.grows or _stopped_trial(work, number, f"{NOT_RECORDED}: {error}")
             tell(runtime, Note(message=f"A trial is left out, since the bank does not answer it: {error}"))
     await work.meter.catch_up()
     _count_textless(work, trial)
@@ -89,8 +92,31 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
     )
     _warn(runtime, health)
     if stored is None and trial.purpose in SEARCHING:
-        require_scores([*work.trials, trial])
+        require_scores([*(t for t in work.trials if t.number != number), trial])
     return trial, refusal
+
+
+async def run_search_trial(runtime: Step, planned: PlannedTrial) -> str | None:
+    """Run a trial of the search itself, and add what is new in it to the trials, the prices and the bank.
+
+    Args:
+        runtime: The graph's runtime, whose context is the work of the search.
+        planned: The trial to run, or the growth of one.
+
+    Returns:
+        The limit on spending that stopped it, in words; None when none did.
+
+    Raises:
+        TrialsFailed: It is one of several in a row that have failed.
+    """
+    work = runtime.context
+    trial, refusal = await run_trial(runtime, planned)
+    results = new_results(work, planned, trial)
+    work.prices.add(work.spec, planned.allocation, results)
+    await work.bank.add(planned.allocation, {result.example_id for result in results})
+    others = [earlier for earlier in work.trials if earlier.number != trial.number]
+    work.trials = sorted([*others, trial], key=lambda each: each.number)
+    return refusal
 
 
 def _count_textless(work: SearchWork, trial: TrialResult) -> None:
@@ -120,23 +146,26 @@ def _warn(runtime: Step, healths: Sequence[SampleHealth]) -> None:
             tell(runtime, SamplesWarned(health=health, message=warning))
 
 
-def stored_trial(
-    work: SearchWork, allocation: Allocation, policy: Policy | None = None
-) -> TrialResult | None:
-    """Return the next trial from the store.
+def stored_trial(work: SearchWork, planned: PlannedTrial) -> TrialResult | None:
+    """Return a trial from the store, as far as it is planned.
 
     Args:
         work: The work of the search.
-        allocation: The allocation that the trial must have.
-        policy: The policy that it must have; None: none.
+        planned: The trial, or the growth of one.
 
     Returns:
-        The trial; None unless it was finished before the run was resumed and has these.
+        The trial; None unless it was run, and as far as that, before the run was resumed.
     """
-    trial = work.stored.get(work.next_number)
-    if trial is None or trial.allocation != allocation or trial.policy != policy:
+    trial = work.stored.get(work.number_of(planned))
+    if trial is None or trial.allocation != planned.allocation or trial.policy != planned.policy:
         return None
-    return trial
+    best, n_wanted = _rival_scores(work, planned), len(planned.part)
+    if best is not None:
+        ids = [example.id for example in planned.examples]
+        n_wanted = min(n_wanted, stop_of(trial.scores, best, ids, planned.n_before, work.settings.seed))
+    if trial.n_run > n_wanted:
+        return cut(work, trial, planned.examples[:n_wanted])
+    return trial if trial.status == "failed" or trial.n_run > planned.n_before else None
 
 
 def _rival_scores(work: SearchWork, planned: PlannedTrial) -> Mapping[str, float | None] | None:
@@ -147,7 +176,7 @@ def _rival_scores(work: SearchWork, planned: PlannedTrial) -> Mapping[str, float
 
 
 def _stopped_trial(work: SearchWork, number: int, reason: str) -> TrialResult:
-    row = next(t for t in work.store.trials(work.run_id) if t.trial_id == trial_id(work.run_id, number))
+    row = row_of(work.store, work.run_id, number)
     scores = work.store.scores(row.trial_id)
     n_scored = sum(score.score is not None for score in scores.values())
     ended = replace(

@@ -43,6 +43,7 @@ def test_an_older_file_is_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 _VERSION_3 = """
+ALTER TABLE proposals DROP COLUMN n_examples;
 DROP TABLE policy_results;
 ALTER TABLE trials DROP COLUMN policy;
 DROP VIEW run_costs;
@@ -69,6 +70,21 @@ async def test_a_run_of_before_payments_keeps_its_cost(path: Path) -> None:
         store.put_models([replace(made.model(), active_params=None)])
         now = store.sql("SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns()")
         assert set(map(tuple, now.values)) == set(map(tuple, schema.values))
+
+
+def test_what_an_older_file_holds_as_pruned_is_partial(path: Path) -> None:
+    """A file of version 5 has trials that a race stopped and proposals for all examples: both are read."""
+    with Store.open(path) as store:
+        for number, status in enumerate(("complete", "partial", "failed")):
+            store.finish_trial(replace(made.trial(number, score=0.5), status=status))
+        store.put_proposals([made.proposal(1)])
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("UPDATE trials SET status = 'pruned' WHERE status = 'partial'")
+        connection.execute("ALTER TABLE proposals DROP COLUMN n_examples")
+        connection.execute("UPDATE schema_version SET version = 5")
+    with Store.open(path) as store:
+        assert [trial.status for trial in store.trials("run-1")] == ["complete", "partial", "failed"]
+        assert store.proposals("run-1") == [made.proposal(1)]
 
 
 def test_a_failed_step_changes_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def prior_of(landscape: Landscape, right: bool) -> Prior:
 def after(landscape: Landscape, allocations: Sequence[Allocation]) -> SearchView:
     search = SimulatedSearch(landscape, SolverProposer(), 0, seeded=False)
     for allocation in allocations:
-        search._try(Suggestion(allocation, "test"), 0.0)
+        search._try(Suggestion(allocation, "test"), 0.0, 10_000)
     return search.view(1, 10)
 
 

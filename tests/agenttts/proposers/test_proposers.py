@@ -24,7 +24,7 @@ from agenttts.settings import SearchSettings
 from agenttts.space.space import SearchSpace
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.dataset.splits import load_examples
+from pipelines.dataset.splits import load_examples, seeded_order
 from pipelines.errors import MissingDependency
 from pipelines.spec.files import load_spec
 
@@ -79,7 +79,8 @@ async def test_a_search_decides_as_its_simulation(name: str, recorded: Path, tmp
     result = search(spec, proposer=name, trials=9, seed=5, db=tmp_path / "r.duckdb", replay=True)
     with Store.open(tmp_path / "known.duckdb") as store:
         store.attach_bank(recorded.parent / "bank.parquet")
-        known = BankOutcomes(spec, store, load_examples(spec, "search"))
+        examples = seeded_order(load_examples(spec, "search"), lambda example: example.id, 5, "trials")
+        known = BankOutcomes(spec, store, examples)
         await known.add_all()
     space = SearchSpace(spec, spec.budget.units)
     best, exact = best_score(known.outcomes, space)
@@ -120,19 +121,19 @@ async def test_finalists_are_answered_in_full_and_untried(voting: Landscape) -> 
     assert SolverProposer(bank=False).finalists(view) == ()
 
 
-async def test_losing_trials_are_pruned_early_and_cost_less(voting: Landscape) -> None:
-    """Pruned trials are scored on a part of the examples, all of them clearly below the best."""
+async def test_losing_trials_stay_partial_and_cost_less(voting: Landscape) -> None:
+    """A race leaves them scored on a part of the examples, all of them clearly below the best."""
     racing, _ = await searched(voting, "halving+seeds", trials=25)
-    pruned = [t for t in racing.trials if t.status == "pruned"]
+    partial = [t for t in racing.trials if t.status == "partial"]
     n_examples = len(voting.outcomes.example_ids)
-    assert pruned and all(t.n_scored in rungs(n_examples)[:-1] for t in pruned)
+    assert partial and all(t.n_scored in rungs(n_examples)[:-1] for t in partial)
     whole = [t for t in racing.trials if t.status == "complete"]
-    for trial in pruned:
+    for trial in partial:
         best = max(np.mean([t.scores[e] or 0.0 for e in trial.scores]) for t in whole)
         assert (trial.score or 0.0) < best
 
 
-def test_a_trial_is_pruned_only_when_clearly_behind() -> None:
+def test_a_trial_stops_only_when_clearly_behind() -> None:
     even = {f"e{i}": float(i % 2) for i in range(40)}
     odd = {f"e{i}": float(i % 2 == 0) for i in range(40)}
     none = dict.fromkeys(even, 0.0)

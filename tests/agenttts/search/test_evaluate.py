@@ -14,12 +14,13 @@ import pytest
 from agenttts.errors import UserError
 from agenttts.results.meter import SampleMeter, load_health
 from agenttts.results.trials import TrialResult, load_trial
-from agenttts.search.evaluate import PlannedTrial, evaluate
+from agenttts.search.evaluate import evaluate
 from agenttts.search.events import TrialProgress
 from agenttts.search.limits import Ledger
+from agenttts.search.planned import PlannedTrial
 from agenttts.settings import SearchLimits
 from agenttts.space.space import SearchSpace
-from datastore import Store
+from datastore import ExampleScore, Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.errors import ConfigurationError, ReplayMiss, SpendRefused
 from pipelines.examples import Example
@@ -64,6 +65,8 @@ class Bench:
             proposer="test",
             reason="to see",
             policy=options.pop("policy", None),
+            n_examples=options.pop("n_examples", None),
+            grows=options.pop("grows", None),
         )
         return await evaluate(
             planned,
@@ -114,6 +117,35 @@ async def test_a_trial(server: ScriptedServer, store: Store) -> None:
     assert len(store.stage_results(stored.trial_id)) == 20
     last = b.progress[-1]
     assert (last.n_done, last.n_examples, last.samples_drawn, last.calls) == (10, 10, 50, 20)
+
+
+async def test_a_trial_that_grows(server: ScriptedServer, store: Store) -> None:
+    """In two parts it comes to what it does in one, requests and running time included."""
+    server.answer = lambda request, index: "red" if "number 3" not in request.prompt else "blue"
+    async with bench(server, store, stages=[{"metric": METRIC}, {}]) as b:
+        first = await b.trial(allocation(2, 3), n_examples=4)
+        (row,) = store.trials("r1")
+        for example in ("e0", "e7"):  # as a growth that was interrupted has stored them
+            score = ExampleScore(
+                trial_id=row.trial_id, example_id=example, score=1.0, status="ok", reason=None
+            )
+            await store.put_scores([score])
+        assert load_trial(store, row) == first
+        grown = await b.trial(allocation(2, 3), grows=first)
+    assert (first.status, first.score, first.n_run, first.calls) == ("partial", 0.75, 4, 8)
+    assert b.progress[-1].n_done == b.progress[-1].n_examples == 10
+    (stored,) = store.trials("r1")
+    assert load_trial(store, stored) == grown and grown.status == "complete"
+    assert grown.scores == {f"e{i}": float(i != 3) for i in range(10)}
+    assert grown.stage_scores == {"retrieve": pytest.approx(0.9), "answer": None}
+    assert (grown.samples_drawn, grown.samples_reused, grown.calls) == (50, 0, 20)
+    assert (grown.prompt_tokens, grown.generated_tokens) == (70, 100)
+    assert grown.flops_per_query == pytest.approx(2 * 1e6 * 170 / 10)
+    assert row.finished_at is not None and stored.finished_at is not None
+    assert (row.started_at, row.finished_at) == (0.0, 1.0)
+    assert stored.finished_at - stored.started_at == 2.0, (
+        "one second for each part, by the clock of the bench"
+    )
 
 
 async def test_samples_are_reused(server: ScriptedServer, store: Store) -> None:

@@ -113,7 +113,7 @@ def test_failed_trials_are_no_result(tmp_path: Path) -> None:
         assert load_run(db).status == "stopped"
         with Store.read(db) as store:
             failed = [t for t in store.trials(store.run().run_id) if t.status == "failed"]
-            kept = trials_to_keep(store, store.run().run_id, SearchLimits(trials=3))
+            kept = trials_to_keep(store, store.run().run_id, SearchLimits(trials=3), 24)
         assert len(failed) == MOST_FAILED and len(kept) == 2, "as many are run again as trials are allowed"
         assert isinstance(events[-1], RunStopped) and "--resume" in events[-1].message
         server.fault = None
