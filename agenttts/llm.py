@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,7 +38,8 @@ AGENT_SHARE = 1 / 3
 """The default share of the trials that an LLM proposes itself."""
 AT_ONCE = 8
 """How many questions of a chat are asked and not yet in the bank at most."""
-_API_KEY = "AGENTTTS_AGENT_API_KEY"
+_ENVIRON = "AGENTTTS_AGENT_"
+_API_KEY = f"{_ENVIRON}API_KEY"
 _RETRY_S = 5.0
 _OVERLOADED_S = 180.0  # longer than a limit of requests a minute asks to wait
 
@@ -57,9 +59,11 @@ class AgentSettings:
         max_tokens: The longest answer.
         share: The share of a search's trials that the LLM proposes itself, above 0 to 1. The solver proposes
             the others.
+        temperature: The temperature of the answers; None sends none, and the server's own holds.
+        key_env: The environment variable that the key was read from, for messages.
 
     Raises:
-        UserError: The address is none, or the share is out of range.
+        UserError: The address is none, or a number is out of range.
     """
 
     base_url: str
@@ -68,6 +72,8 @@ class AgentSettings:
     timeout_s: float = 120.0
     max_tokens: int = 4096
     share: float = AGENT_SHARE
+    temperature: float | None = None
+    key_env: str = _API_KEY
 
     def __post_init__(self) -> None:
         law = address_law(self.base_url)
@@ -77,10 +83,17 @@ class AgentSettings:
             )
         if not 0 < self.share <= 1:
             raise UserError(f"the agent's share of the trials is above 0 and at most 1, got {self.share}")
+        if not (self.timeout_s > 0 and math.isfinite(self.timeout_s)):
+            raise UserError(f"the agent's timeout is a number of seconds above 0, got {self.timeout_s:g}")
+        if self.max_tokens < 1:
+            raise UserError(f"the agent's answers have 1 token or more, got {self.max_tokens}")
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise UserError(f"the agent's temperature is 0 or more, got {self.temperature:g}")
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> AgentSettings | None:
-        """Read AGENTTTS_AGENT_BASE_URL, AGENTTTS_AGENT_MODEL and AGENTTTS_AGENT_API_KEY.
+        """Read AGENTTTS_AGENT_BASE_URL, _MODEL and _API_KEY, and where they are given _KEY_ENV, _TIMEOUT,
+        _MAX_TOKENS, _SHARE and _TEMPERATURE.
 
         Args:
             environ: The environment variables.
@@ -89,17 +102,37 @@ class AgentSettings:
             The settings, or None when there is no address.
 
         Raises:
-            UserError: There is an address without a model.
+            UserError: There is an address without a model, or a number is none or out of range.
         """
-        base_url = environ.get("AGENTTTS_AGENT_BASE_URL")
+        base_url = environ.get(f"{_ENVIRON}BASE_URL")
         if not base_url:
             return None
-        model = environ.get("AGENTTTS_AGENT_MODEL")
+        model = environ.get(f"{_ENVIRON}MODEL")
         if not model:
             raise UserError(
                 "AGENTTTS_AGENT_BASE_URL needs AGENTTTS_AGENT_MODEL beside it; export the model's name"
             )
-        return cls(base_url=base_url, model=model, api_key=environ.get(_API_KEY) or None)
+        key_env = environ.get(f"{_ENVIRON}KEY_ENV") or _API_KEY
+        temperature = environ.get(f"{_ENVIRON}TEMPERATURE")
+        return cls(
+            base_url=base_url,
+            model=model,
+            api_key=environ.get(key_env) or None,
+            timeout_s=_number(environ, "TIMEOUT", cls.timeout_s),
+            max_tokens=int(_number(environ, "MAX_TOKENS", cls.max_tokens)),
+            share=_number(environ, "SHARE", cls.share),
+            temperature=_number(environ, "TEMPERATURE", 0.0) if temperature else None,
+            key_env=key_env,
+        )
+
+
+def _number(environ: Mapping[str, str], name: str, default: float) -> float:
+    """Read a number from an environment variable; the default where it is not set."""
+    text = environ.get(_ENVIRON + name)
+    try:
+        return float(text) if text else default
+    except ValueError:
+        raise UserError(f"{_ENVIRON}{name} is a number, got {text!r}") from None
 
 
 def require_llm(settings: AgentSettings | None, what: str, instead: str = "") -> AgentSettings:
@@ -138,6 +171,7 @@ class AgentChat:
 
     Attributes:
         model_key: The key of the model in the bank: `agent:` and the model's name.
+        n_tokens: The tokens of all questions and answers so far, those from the bank included.
 
     Raises:
         ConfigurationError: The environment names a proxy that can't be used.
@@ -153,8 +187,11 @@ class AgentChat:
         replay: bool = False,
     ) -> None:
         self.model_key = f"agent:{settings.model}"
+        self.n_tokens = 0
         self._model = settings.model
-        self._sampling = SamplingSpec(temperature=None, top_p=None, max_tokens=settings.max_tokens)
+        self._sampling = SamplingSpec(
+            temperature=settings.temperature, top_p=None, max_tokens=settings.max_tokens
+        )
         self._max_tokens = settings.max_tokens
         self._store = store
         self._run_id = run_id
@@ -163,7 +200,7 @@ class AgentChat:
         self._server = ServerClient(
             settings.base_url,
             settings.api_key,
-            key_env=_API_KEY,
+            key_env=settings.key_env,
             rng=random.Random(0),  # spreads waits
             patience=Patience(timeout_s=settings.timeout_s, retry_s=_RETRY_S, longest_outage_s=_OVERLOADED_S),
             holds=False,  # others answer in its place
@@ -194,6 +231,8 @@ class AgentChat:
         prompt = make_prompt(self.model_key, content, self._sampling.model_dump(mode="json"))
         banked = (await self._store.get_samples([prompt.key]))[prompt.key]
         if banked:
+            known = await self._store.get_prompt(prompt.key)
+            self._count(prompt if known is None else known, banked[0])
             return banked[0].text
         if self._replay:
             raise EndpointFailed("a replay asks no agent, and the bank has no answer to this question")
@@ -202,6 +241,10 @@ class AgentChat:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._server.aclose()
+
+    def _count(self, prompt: Prompt, answer: Sample) -> None:
+        read = estimated_tokens(prompt.content) if prompt.prompt_tokens is None else prompt.prompt_tokens
+        self.n_tokens += read + answer.generated_tokens
 
     async def _paid_answer(self, prompt: Prompt, content: Content) -> str:
         """Draw one answer, its tokens reserved before and settled after, and put it into the bank."""
@@ -217,6 +260,7 @@ class AgentChat:
                 raise QuestionFailed(f"the agent's endpoint: model {self._model!r}: {draw.missing[0]}")
             drawn = replace(draw.samples[0], mean_logprob=None)
             samples = [sample_of(prompt.key, 0, drawn, draw, self._run_id)]
+            self._count(prompt, samples[0])
         except DrawFailed as failure:
             kind = QuestionFailed if isinstance(failure, PromptRefused) else EndpointFailed
             raise kind(f"the agent's endpoint: {failure}") from failure

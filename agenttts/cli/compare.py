@@ -10,9 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pipelines
-from agenttts.cli.options import Banks, Json, in_a_directory, out, print_json, say, talk
+from agenttts.cli.options import (
+    AgentBaseUrl,
+    AgentModel,
+    AgentTimeout,
+    Banks,
+    Json,
+    in_a_directory,
+    out,
+    print_json,
+    say,
+    talk,
+)
 from agenttts.errors import UserError
-from agenttts.proposers.registry import ABLATIONS, CLASSICAL, OWN
+from agenttts.proposers.registry import ABLATIONS, CLASSICAL, DEFAULT, LLM, LLM_CONTROLS, OWN
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -37,7 +48,8 @@ def compare(
         str,
         typer.Option(
             help=f"Of {', '.join((*OWN, *CLASSICAL))}, with commas between, and as controls "
-            f"{', '.join(ABLATIONS)}. NAME+seeds starts from the default allocations; default is solve+seeds."
+            f"{', '.join(ABLATIONS)}. NAME+seeds starts from the default allocations; default is "
+            f"solve+seeds. {', '.join((*LLM, *LLM_CONTROLS))} ask the agent's endpoint."
         ),
     ] = DEFAULT_PROPOSERS,
     seeds: Annotated[int, typer.Option(min=1, help="Searches of each proposer on each landscape.")] = 10,
@@ -55,23 +67,35 @@ def compare(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; as many as cores where not given.")
     ] = None,
+    agent_base_url: AgentBaseUrl = None,
+    agent_model: AgentModel = None,
+    agent_timeout: AgentTimeout = None,
     json: Json = False,
 ) -> None:
-    """Search the same landscapes with several proposers, without a call, and show how far off each ends.
+    """Search the same landscapes with several proposers, without a call to the models, and show how far off
+    each ends.
 
     Example: `agenttts compare pipelines/zoo/pipeline.yaml --budget 50 --budget 150 --seeds 10 --trials 20`
+
+    Where an LLM proposes, the solver alone is searched too, and what the LLM adds to it is shown with its
+    tokens; its controls are agent-blank and agent-shuffled (what it sees of the trials), agent-renamed
+    (models under each other's names) and insights+seeds (rules without an LLM).
 
     An interrupted comparison goes on where it stopped when the same command is given again.
     """
     loaded = None if spec is None else pipelines.load_spec(spec)
+    from agenttts.cli.search import agent_settings
     from agenttts.compare import side_by_side as comparing
-    from agenttts.proposers.registry import classical_proposer
+    from agenttts.proposers.registry import asks_an_llm, base_name, require_proposer
 
+    agent = agent_settings(agent_base_url, agent_model, timeout=agent_timeout)
     names = list(dict.fromkeys(name.strip() for name in proposers.split(",") if name.strip()))
     if not names:
         raise UserError("--proposers names at least one proposer, got none")
     for name in names:
-        classical_proposer(name)
+        require_proposer(name, agent)
+    if any(map(asks_an_llm, names)) and DEFAULT not in map(base_name, names):
+        names.append("default")
     if (loaded is None) == (landscapes is None):
         raise UserError("a comparison is on a pipeline file's bank or on --landscapes: give one of the two")
     known = None
@@ -91,6 +115,7 @@ def compare(
             out=write,
             workers=workers,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+            agent=agent,
         )
     if html is not None:
         from agenttts.report import figures as plots
@@ -177,6 +202,8 @@ def _tables(comparison: Comparison, spec: pipelines.PipelineSpec | None) -> list
         tables.append(_regret_table(where, rows, "FLOPs" if in_flops else "USD"))
     if comparison.differences:
         tables.append(_difference_table(comparison))
+    if comparison.added:
+        tables.append(_added_table(comparison))
     return tables
 
 
@@ -194,10 +221,14 @@ def _regret_table(where: str, rows: list[RegretRow], spent: str) -> Table:
         table.add_column(f"{spent} of {rows[0].by_flops[i].after}", justify="right")
     table.add_column(spent, justify="right")
     table.add_column("s / proposal", justify="right")
+    asked = any(row.mean_agent_tokens for row in rows)
+    if asked:
+        table.add_column("LLM tokens", justify="right")
     for row in rows:
         checkpoints = [*(row.by_trials[i] for i in reached), *(row.by_flops[i] for i in reached[-1:])]
         cells = [_with_interval(checkpoint.mean, checkpoint.interval) for checkpoint in checkpoints]
-        table.add_row(row.proposer, *cells, f"{row.mean_flops:.3g}", f"{row.seconds_per_proposal:.3f}")
+        cells += [f"{row.mean_flops:.3g}", f"{row.seconds_per_proposal:.3f}"]
+        table.add_row(row.proposer, *cells, *([f"{row.mean_agent_tokens:,.0f}"] if asked else []))
     return table
 
 
@@ -213,6 +244,26 @@ def _difference_table(comparison: Comparison) -> Table:
             row.second,
             "own" if row.budget_units is None else f"{row.budget_units:g}",
             f"{row.equal} of {row.after}",
+            _with_interval(row.difference, row.difference_ci, sign=True),
+            f"{row.p_holm:.4f}",
+        )
+    return table
+
+
+def _added_table(comparison: Comparison) -> Table:
+    from rich.table import Table
+
+    title = (
+        f"What an LLM adds: its regret minus that of {comparison.added[0].second}, paired; below 0 it helps"
+    )
+    table = Table(title=title, title_justify="left")
+    for name in ("LLM", "budget", "trials", "difference", "p (Holm)"):
+        table.add_column(name, justify="left" if name in ("LLM", "budget") else "right")
+    for row in comparison.added:
+        table.add_row(
+            row.first,
+            "own" if row.budget_units is None else f"{row.budget_units:g}",
+            str(row.after),
             _with_interval(row.difference, row.difference_ci, sign=True),
             f"{row.p_holm:.4f}",
         )

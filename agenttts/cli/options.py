@@ -93,9 +93,55 @@ LlmModel = Annotated[
     str | None, typer.Option("--llm-model", help="The LLM's model; else AGENTTTS_AGENT_MODEL.")
 ]
 
+AgentBaseUrl = Annotated[
+    str | None,
+    typer.Option("--agent-base-url", help="The agent's endpoint; else AGENTTTS_AGENT_BASE_URL."),
+]
+AgentModel = Annotated[
+    str | None, typer.Option("--agent-model", help="The agent's model; else AGENTTTS_AGENT_MODEL.")
+]
+AgentKeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--agent-key-env",
+        help="The variable that holds the endpoint's key; else AGENTTTS_AGENT_KEY_ENV, or "
+        "AGENTTTS_AGENT_API_KEY.",
+    ),
+]
+AgentTimeout = Annotated[
+    float | None,
+    typer.Option("--agent-timeout", help="Seconds for an answer, 120; else AGENTTTS_AGENT_TIMEOUT."),
+]
+AgentMaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--agent-max-tokens", help="Tokens of an answer at most, 4096; else AGENTTTS_AGENT_MAX_TOKENS."
+    ),
+]
+AgentShare = Annotated[
+    float | None,
+    typer.Option(
+        "--agent-share", help="Share of the trials that the agent proposes, 1/3; else AGENTTTS_AGENT_SHARE."
+    ),
+]
+AgentTemperature = Annotated[
+    float | None,
+    typer.Option(
+        "--agent-temperature",
+        help="Temperature of the agent's answers; else AGENTTTS_AGENT_TEMPERATURE, or the server's own.",
+    ),
+]
+
 __all__ = [
     "DEFAULT_DB",
     "PATIENCE",
+    "AgentBaseUrl",
+    "AgentKeyEnv",
+    "AgentMaxTokens",
+    "AgentModel",
+    "AgentShare",
+    "AgentTemperature",
+    "AgentTimeout",
     "Banks",
     "Budget",
     "BudgetUsd",

@@ -11,6 +11,13 @@ import agenttts
 from agenttts.cli.options import (
     DEFAULT_DB,
     PATIENCE,
+    AgentBaseUrl,
+    AgentKeyEnv,
+    AgentMaxTokens,
+    AgentModel,
+    AgentShare,
+    AgentTemperature,
+    AgentTimeout,
     Banks,
     Budget,
     BudgetUsd,
@@ -123,12 +130,13 @@ def search(
     retry_for: RetryFor = PATIENCE.retry_s,
     longest_outage: LongestOutage = PATIENCE.longest_outage_s,
     max_in_flight: Annotated[int, typer.Option(min=1, help="Requests at once, for each server.")] = 64,
-    agent_base_url: Annotated[
-        str | None, typer.Option(help="The agent's endpoint; else AGENTTTS_AGENT_BASE_URL.")
-    ] = None,
-    agent_model: Annotated[
-        str | None, typer.Option(help="The agent's model; else AGENTTTS_AGENT_MODEL.")
-    ] = None,
+    agent_base_url: AgentBaseUrl = None,
+    agent_model: AgentModel = None,
+    agent_key_env: AgentKeyEnv = None,
+    agent_timeout: AgentTimeout = None,
+    agent_max_tokens: AgentMaxTokens = None,
+    agent_share: AgentShare = None,
+    agent_temperature: AgentTemperature = None,
     json: Json = False,
 ) -> None:
     """Find the allocation with the best score within the budget, and say what is claimed of it.
@@ -162,7 +170,15 @@ def search(
             max_units_per_query=max_units_per_query,
             retest=retest,
             limits=limits,
-            agent=agent_settings(agent_base_url, agent_model),
+            agent=agent_settings(
+                agent_base_url,
+                agent_model,
+                key_env=agent_key_env,
+                timeout=agent_timeout,
+                max_tokens=agent_max_tokens,
+                share=agent_share,
+                temperature=agent_temperature,
+            ),
             banks=bank,
             on_event=progress,
             patience=patience,
@@ -177,12 +193,15 @@ def search(
         raise typer.Exit(1)
 
 
-def agent_settings(base_url: str | None, model: str | None) -> AgentSettings | None:
+def agent_settings(
+    base_url: str | None, model: str | None, **further: str | float | None
+) -> AgentSettings | None:
     """Combine the endpoint of the options with that of the environment.
 
     Args:
         base_url: The endpoint's address; None for the environment's.
         model: The model's name; None for the environment's.
+        further: Any of key_env, timeout, max_tokens, share and temperature; None for the environment's.
 
     Returns:
         The settings; None when there is no endpoint.
@@ -192,9 +211,9 @@ def agent_settings(base_url: str | None, model: str | None) -> AgentSettings | N
     """
     from agenttts import AgentSettings
 
-    environ = dict(os.environ)
-    environ |= {"AGENTTTS_AGENT_BASE_URL": base_url} if base_url else {}
-    environ |= {"AGENTTTS_AGENT_MODEL": model} if model else {}
+    options = {"base_url": base_url or None, "model": model or None, **further}
+    given = {f"AGENTTTS_AGENT_{name.upper()}": str(v) for name, v in options.items() if v is not None}
+    environ = {**os.environ, **given}
     settings = AgentSettings.from_environ(environ)
     if settings is None and model:
         raise UserError("--agent-model needs --agent-base-url, or AGENTTTS_AGENT_BASE_URL in the environment")

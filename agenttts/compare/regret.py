@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy import stats as scipy_stats  # type: ignore[import-untyped]
 
+from agenttts.proposers.registry import DEFAULT, asks_an_llm, base_name
 from agenttts.stats import holm
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CHECKPOINTS = (5, 10, 20, 50)
+CHECKPOINTS = (1, 2, 5, 10, 20, 50)
 _RESAMPLES = 4000
 
 Equal = Literal["trials", "flops"]
@@ -56,6 +57,7 @@ class RegretRow:
         by_flops: Regret after the FLOPs that so many trials of seeded random search take.
         mean_flops: The mean FLOPs of a search's planned trials; US dollars where parameters are unknown.
         seconds_per_proposal: The mean time that the proposer took for a suggestion, in seconds.
+        mean_agent_tokens: The mean tokens of an LLM that proposes, for a search's planned trials.
     """
 
     proposer: str
@@ -66,6 +68,7 @@ class RegretRow:
     by_flops: tuple[Checkpoint, ...]
     mean_flops: float
     seconds_per_proposal: float
+    mean_agent_tokens: float
 
     def to_json_dict(self) -> dict[str, object]:
         """Return the row as JSON-able data, with the checkpoints by their numbers."""
@@ -80,6 +83,7 @@ class RegretRow:
             "regret_at_flops_ci": {str(c.after): c.interval for c in self.by_flops},
             "mean_flops": self.mean_flops,
             "seconds_per_proposal": self.seconds_per_proposal,
+            "mean_agent_tokens": self.mean_agent_tokens,
         }
 
 
@@ -121,12 +125,15 @@ class Comparison:
         table: A row for each proposer and budget, and for each class of landscapes when there are several.
         differences: The paired differences of `against` and each other proposer.
         against: The first proposer.
+        added: What each LLM adds to the solver alone: the paired differences of their regrets after each
+            number of trials of CHECKPOINTS, where both were searched.
     """
 
     moments: pd.DataFrame
     table: tuple[RegretRow, ...]
     differences: tuple[RegretDifference, ...]
     against: str
+    added: tuple[RegretDifference, ...] = ()
 
     def to_json_dict(self) -> dict[str, object]:
         """Return the summary as `agenttts compare --json` prints it."""
@@ -134,6 +141,7 @@ class Comparison:
             "table": [row.to_json_dict() for row in self.table],
             "differences": [asdict(difference) for difference in self.differences],
             "against": self.against,
+            "added": [asdict(difference) for difference in self.added],
         }
 
 
@@ -160,7 +168,11 @@ def summarise(moments: pd.DataFrame, proposers: Sequence[str]) -> Comparison:
                     table.append(_row(name, budget, group, of_row))
     differences = _differences(searches, proposers)
     return Comparison(
-        moments=moments, table=tuple(table), differences=tuple(differences), against=proposers[0]
+        moments=moments,
+        table=tuple(table),
+        differences=tuple(differences),
+        against=proposers[0],
+        added=tuple(_added(searches, proposers)),
     )
 
 
@@ -176,6 +188,7 @@ class _Search:
         self.unit: _Unit = (self.landscape, int(first["seed"]), self.budget)
         self.trials = int(first["trials_asked"])
         self.seconds = float(rows["seconds"].mean())
+        self.agent_tokens = int(rows["agent_tokens"].iloc[min(self.trials, len(rows)) - 1])
         self._regret = rows["regret"].to_numpy(dtype=float)
         self._spent = rows["trials_worth"].to_numpy(dtype=float)
         self._flops = rows["flops"].to_numpy(dtype=float)
@@ -218,6 +231,7 @@ def _row(name: str, budget: float | None, group: str | None, searches: Sequence[
         by_flops=_checkpoints(searches, "flops"),
         mean_flops=fmean(search.flops for search in searches),
         seconds_per_proposal=fmean(search.seconds for search in searches),
+        mean_agent_tokens=fmean(search.agent_tokens for search in searches),
     )
 
 
@@ -235,31 +249,57 @@ def _differences(searches: Sequence[_Search], proposers: Sequence[str]) -> list[
     """Return the first proposer minus each other, with p-values corrected by Holm's method."""
     first, *others = proposers
     differences: list[RegretDifference] = []
-    budgets = list(dict.fromkeys(search.budget for search in searches))
     equals: tuple[Equal, ...] = ("trials", "flops")
     for equal in equals:
-        for budget in budgets:
-            by_name: dict[str, dict[_Unit, _Search]] = {}
-            for search in searches:
-                if search.budget == budget:
-                    by_name.setdefault(search.proposer, {})[search.unit] = search
+        for budget in dict.fromkeys(search.budget for search in searches):
+            by_name = _by_name(searches, budget)
             for other in others:
-                differences.append(_difference(by_name[first], by_name[other], equal))
+                trials = min(search.trials for search in by_name[first].values())
+                count = max((k for k in CHECKPOINTS if k <= trials), default=trials)
+                differences.append(_difference(by_name[first], by_name[other], equal, count))
+    return _corrected(differences)
+
+
+def _added(searches: Sequence[_Search], proposers: Sequence[str]) -> list[RegretDifference]:
+    """Return each LLM minus the solver alone after each number of trials, corrected by Holm's method."""
+    solver = next((name for name in proposers if base_name(name) == DEFAULT), None)
+    llms = [name for name in proposers if asks_an_llm(name)]
+    if solver is None:
+        return []
+    return _corrected(
+        [
+            _difference(by_name[llm], by_name[solver], "trials", count)
+            for budget in dict.fromkeys(search.budget for search in searches)
+            for by_name in [_by_name(searches, budget)]
+            for llm in llms
+            for count in CHECKPOINTS
+            if count <= min(search.trials for search in by_name[llm].values())
+        ]
+    )
+
+
+def _by_name(searches: Sequence[_Search], budget: float | None) -> dict[str, dict[_Unit, _Search]]:
+    by_name: dict[str, dict[_Unit, _Search]] = {}
+    for search in searches:
+        if search.budget == budget:
+            by_name.setdefault(search.proposer, {})[search.unit] = search
+    return by_name
+
+
+def _corrected(differences: Sequence[RegretDifference]) -> list[RegretDifference]:
     corrected = holm([difference.p for difference in differences])
     return [replace(difference, p_holm=p) for difference, p in zip(differences, corrected, strict=True)]
 
 
 def _difference(
-    first: Mapping[_Unit, _Search], second: Mapping[_Unit, _Search], equal: Equal
+    first: Mapping[_Unit, _Search], second: Mapping[_Unit, _Search], equal: Equal, count: int
 ) -> RegretDifference:
-    """Return the difference over the landscapes and seeds of both, of which there is at least one.
+    """Return the difference after so many trials over the landscapes and seeds of both, at least one.
 
     The p-value is not corrected.
     """
     pairs = [(first[unit], second[unit]) for unit in first if unit in second]
     left, right = pairs[0]
-    trials = min(search.trials for search, _ in pairs)
-    count = max((k for k in CHECKPOINTS if k <= trials), default=trials)
     values = [(a.after(count, equal) or 0.0) - (b.after(count, equal) or 0.0) for a, b in pairs]
     p = _sign_flip_p(values)
     return RegretDifference(

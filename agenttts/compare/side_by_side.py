@@ -1,7 +1,8 @@
 """Comparisons of proposers: each searches the same landscapes with the same seeds, and its regret is known.
 
-Samples are nested and paid for once, as in a live search; no model is called. Landscapes are defined in
-`landscapes`, a simulated search in `simulation`, the summary of the searches in `regret`.
+Samples are nested and paid for once, as in a live search; no model of a pipeline is called. Proposers that
+ask an LLM do ask it, and its answers are kept beside the results. Landscapes are defined in `landscapes`, a
+simulated search in `simulation`, the summary of the searches in `regret`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -20,14 +21,24 @@ from agenttts.compare.landscapes import FAMILIES, Landscape, best_score, draw
 from agenttts.compare.regret import Comparison, summarise
 from agenttts.compare.simulation import SimulatedSearch
 from agenttts.errors import UserError
-from agenttts.proposers.registry import classical_proposer, is_seeded
+from agenttts.llm import AT_ONCE, AgentSettings
+from agenttts.proposers.base import Proposer
+from agenttts.proposers.registry import (
+    ProposerContext,
+    asks_an_llm,
+    classical_proposer,
+    is_seeded,
+    make_proposer,
+    require_proposer,
+)
 from agenttts.replay.arrays import Outcomes
 from agenttts.space.space import SearchSpace
+from datastore.store import Store
 from pipelines.spec.files import dump_spec, restore_spec, spec_digest
 from pipelines.spec.pipeline import PipelineSpec
 
 _MOST_TIMES = 4  # to use up the FLOPs of its planned trials, a search may run this many times as many
-_VERSION = 1  # of the rules of a comparison; rows of another version are not read
+_VERSION = 2  # of the rules of a comparison; rows of another version are not read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +94,7 @@ class SearchMoment:
         flops: The FLOPs spent so far.
         trials_worth: The FLOPs spent so far, in trials of seeded random search on this landscape.
         seconds: The time that the proposer took for this trial, in seconds.
+        agent_tokens: The tokens of an LLM that proposes, so far.
     """
 
     landscape: str
@@ -101,6 +113,7 @@ class SearchMoment:
     flops: float
     trials_worth: float
     seconds: float
+    agent_tokens: int
 
 
 def family_jobs(families: Sequence[str], seeds: int, trials: int, proposers: Sequence[str]) -> list[Job]:
@@ -177,10 +190,12 @@ def compare(
     out: Path,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    agent: AgentSettings | None = None,
 ) -> Comparison:
     """Run the jobs on several processes and write every moment to `out` (Parquet).
 
     Finished jobs are stored beside `out` as they end; the same call after an interruption runs only the rest.
+    Answers of an LLM are kept in `<out>.answers.duckdb`, so that no question is paid for twice.
 
     Args:
         jobs: The searches to run.
@@ -188,48 +203,107 @@ def compare(
         out: The Parquet file, with a row for each SearchMoment.
         workers: The number of processes; None: one for each core.
         on_progress: Called with the number of finished jobs and the number of all jobs.
+        agent: The endpoint of proposers that ask an LLM.
 
     Returns:
         The moments and their summary.
 
     Raises:
-        UserError: There is no job.
+        UserError: There is no job, or an LLM is to be asked and there is no endpoint.
     """
     if not jobs:
         raise UserError("a comparison needs at least one proposer, one seed and one landscape; got none")
+    proposers = list(dict.fromkeys(name for job in jobs for name in job.proposers))
+    for name in proposers:
+        require_proposer(name, agent)
+    jobs = [each for job in jobs for each in _parts(job)]
     part = out.with_name(out.name + ".part")
-    keys = {job: _key(job, bank) for job in jobs}
+    keys = {job: _key(job, bank, agent) for job in jobs}
     done = _finished(part, set(keys.values()))
     waiting = [job for job in jobs if keys[job] not in done]
     on_progress(len(jobs) - len(waiting), len(jobs))
     out.parent.mkdir(parents=True, exist_ok=True)
-    if waiting:
-        # one thread a worker: numpy's own would only get in each other's way
-        threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        os.environ.update(dict.fromkeys(threads, "1"))
-        pool = ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _begin, (bank,))
-        try:
-            with part.open("a", encoding="utf-8") as file:
-                file.write("\n")  # ends a line that was cut off
-                futures = {pool.submit(_searched, job): job for job in waiting}
-                for future in as_completed(futures):
-                    key = keys[futures[future]]
-                    done[key] = future.result()
-                    rows = [asdict(moment) for moment in done[key]]
-                    file.write(json.dumps({"job": key, "rows": rows}) + "\n")
-                    file.flush()
-                    on_progress(len(done), len(jobs))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for name, value in threads.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
+    with part.open("a", encoding="utf-8") as file:
+        file.write("\n")  # ends a line that was cut off
+
+        def keep(job: Job, moments: list[SearchMoment]) -> None:
+            done[keys[job]] = moments
+            file.write(json.dumps({"job": keys[job], "rows": [asdict(m) for m in moments]}) + "\n")
+            file.flush()
+            on_progress(len(done), len(jobs))
+
+        _compute([job for job in waiting if not _asks(job)], bank, workers, keep)
+        asking = [job for job in waiting if _asks(job)]
+        if asking and agent is not None:
+            asyncio.run(_ask(asking, bank, agent, out.with_name(out.name + ".answers.duckdb"), keep))
     import pandas as pd
 
     moments = pd.DataFrame([asdict(moment) for job in jobs for moment in done[keys[job]]])
-    proposers = list(dict.fromkeys(name for job in jobs for name in job.proposers))
     moments.to_parquet(out, index=False)
     part.unlink(missing_ok=True)
     return summarise(moments, proposers)
+
+
+def _parts(job: Job) -> Iterator[Job]:
+    """Split off a job for each proposer that asks an LLM; the others stay together."""
+    own = tuple(name for name in job.proposers if not asks_an_llm(name))
+    if own:
+        yield replace(job, proposers=own)
+    for name in job.proposers:
+        if asks_an_llm(name):
+            yield replace(job, proposers=(name,))
+
+
+def _asks(job: Job) -> bool:
+    return asks_an_llm(job.proposers[0])
+
+
+def _compute(
+    jobs: Sequence[Job],
+    bank: KnownBank | None,
+    workers: int | None,
+    keep: Callable[[Job, list[SearchMoment]], None],
+) -> None:
+    """Run jobs that ask no LLM on several processes."""
+    if not jobs:
+        return
+    # one thread a worker: numpy's own would only get in each other's way
+    threads = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(threads, "1"))
+    pool = ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _begin, (bank,))
+    try:
+        futures = {pool.submit(_searched, job): job for job in jobs}
+        for future in as_completed(futures):
+            keep(futures[future], future.result())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for name, value in threads.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+async def _ask(
+    jobs: Sequence[Job],
+    bank: KnownBank | None,
+    agent: AgentSettings,
+    answers: Path,
+    keep: Callable[[Job, list[SearchMoment]], None],
+) -> None:
+    """Run jobs whose proposer asks an LLM, several at a time, in this process."""
+    _begin(bank)
+    slots = asyncio.Semaphore(AT_ONCE)
+    with Store.open(answers) as store:
+        context = ProposerContext(store=store, run_id=None, gate=None, agent=agent, replay=False)
+
+        async def ask(job: Job) -> None:
+            async with slots:
+                (name,) = job.proposers
+                proposer = make_proposer(name, context)
+                try:
+                    keep(job, await searched(job, _landscape(job), {name: proposer}))
+                finally:
+                    await proposer.aclose()  # type: ignore[attr-defined]
+
+        await asyncio.gather(*map(ask, jobs))
 
 
 # -- in a worker --
@@ -262,18 +336,34 @@ def _landscape(job: Job) -> Landscape:
 
 
 def _searched(job: Job) -> list[SearchMoment]:
-    """Every moment of the job's searches."""
-    landscape = _landscape(job)
+    proposers = {name: classical_proposer(name) for name in job.proposers}
+    return asyncio.run(searched(job, _landscape(job), proposers))
+
+
+async def searched(
+    job: Job, landscape: Landscape, proposers: Mapping[str, Proposer], *, beyond: bool = True
+) -> list[SearchMoment]:
+    """Search a landscape with several proposers.
+
+    Args:
+        job: The seed, the number of trials and the names.
+        landscape: The landscape.
+        proposers: The proposers by name.
+        beyond: Whether those that ask no LLM go on after the planned trials, while they have spent fewer
+            FLOPs than random search.
+
+    Returns:
+        Every moment of the searches.
+    """
     yardstick = SimulatedSearch(landscape, classical_proposer("random"), job.seed, seeded=True)
-    asyncio.run(yardstick.run(trials=job.trials))
+    await yardstick.run(trials=job.trials)
     worth = yardstick.bank.flops / len(yardstick.moments)
     moments: list[SearchMoment] = []
-    for name in job.proposers:
-        proposer, seeded = classical_proposer(name), is_seeded(name)
-        search = SimulatedSearch(landscape, proposer, job.seed, seeded=seeded)
-        asyncio.run(search.run(trials=job.trials))
-        if search.finished is None:
-            asyncio.run(search.run(trials=_MOST_TIMES * job.trials, flops=worth * job.trials))
+    for name, proposer in proposers.items():
+        search = SimulatedSearch(landscape, proposer, job.seed, seeded=is_seeded(name))
+        await search.run(trials=job.trials)
+        if beyond and search.finished is None and not asks_an_llm(name):
+            await search.run(trials=_MOST_TIMES * job.trials, flops=worth * job.trials)
         moments += _moments(job, name, landscape, search, worth)
     return moments
 
@@ -303,12 +393,14 @@ def _moments(
             flops=moment.flops,
             trials_worth=moment.flops / worth,
             seconds=moment.seconds,
+            agent_tokens=moment.agent_tokens,
         )
 
 
-def _key(job: Job, bank: KnownBank | None) -> str:
+def _key(job: Job, bank: KnownBank | None, agent: AgentSettings | None) -> str:
     spec = None if bank is None else spec_digest(restore_spec(bank.spec))
-    identity = json.dumps([_VERSION, spec, asdict(job)], sort_keys=True)
+    llm = agent.model if agent is not None and _asks(job) else None
+    identity = json.dumps([_VERSION, spec, asdict(job), llm], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 

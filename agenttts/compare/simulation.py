@@ -8,12 +8,23 @@ the store.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from agenttts.compare.landscapes import Landscape
-from agenttts.proposers.base import Proposer, SearchView, Suggestion, Turn, finalists, races
+from agenttts.proposers.base import (
+    Proposer,
+    SearchView,
+    Suggestion,
+    Turn,
+    finalists,
+    opening,
+    races,
+    seeds,
+    tokens_used,
+)
 from agenttts.proposers.rules import InsightsProposer
 from agenttts.replay.arrays import Bank
 from agenttts.results.ranking import ranked
@@ -36,6 +47,7 @@ class Moment:
         choice: The allocation that the search would return now; None while there is none.
         flops: The FLOPs paid so far.
         seconds: The time that it took to propose this trial, in seconds.
+        agent_tokens: The tokens of an LLM that proposes, so far.
     """
 
     trial: int
@@ -44,6 +56,7 @@ class Moment:
     choice: Allocation | None
     flops: float
     seconds: float
+    agent_tokens: int
 
 
 class SimulatedSearch:
@@ -91,9 +104,9 @@ class SimulatedSearch:
         """
         n_examples = len(self.landscape.outcomes.example_ids)
         if self._seeded and not self.trials:
-            for allocation in self.landscape.space.defaults():
-                if len(self.trials) < trials and self.bank.flops < flops:
-                    self._try(Suggestion(allocation, "default", "default"), 0.0, n_examples)
+            for suggestion in await self._first(trials):
+                if self.cells < trials * n_examples and self.bank.flops < flops:
+                    self._try(suggestion, 0.0, trials * n_examples - self.cells)
         while self.cells < trials * n_examples and self.bank.flops < flops:
             view = self.view(self.step, trials * n_examples - self.cells)
             began = time.perf_counter()
@@ -114,6 +127,17 @@ class SimulatedSearch:
                     self._try(suggestion, seconds, trials * n_examples - self.cells)
             self.step += 1
         return self.moments
+
+    async def _first(self, trials: int) -> Sequence[Suggestion]:
+        """Return what the proposer begins with, else the defaults."""
+        view = self.view(0, trials * len(self.landscape.outcomes.example_ids))
+        await opening(self.proposer, view)
+        first = seeds(self.proposer, view)
+        if first is not None:
+            return first
+        return [
+            Suggestion(allocation, "default", "default") for allocation in self.landscape.space.defaults()
+        ]
 
     @property
     def cells(self) -> int:
@@ -172,6 +196,7 @@ class SimulatedSearch:
                 choice=self._choice(),
                 flops=self.bank.flops,
                 seconds=seconds,
+                agent_tokens=tokens_used(self.proposer),
             )
         )
 

@@ -7,7 +7,7 @@ decides as an undisturbed one. A proposer never sees the test split. The nodes o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -19,8 +19,8 @@ from agenttts.space.space import SearchSpace
 from datastore.records import Insight
 from pipelines.allocation import Allocation
 
-History = Literal["true", "shuffled", "blank"]
-"""The history that an LLM is shown: the trials as they are, or one of two controls."""
+History = Literal["true", "shuffled", "blank", "renamed"]
+"""The history that an LLM is shown: the trials as they are, or one of three controls."""
 
 
 class Answers(Protocol):
@@ -37,6 +37,38 @@ class Answers(Protocol):
             examples.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Belief:
+    """A score that somebody expects of an allocation before it is tried.
+
+    Attributes:
+        allocation: The allocation.
+        score: The expected score.
+        std: Its standard deviation, above 0.
+    """
+
+    allocation: Allocation
+    score: float
+    std: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailingExample:
+    """What the stages made of an example that scored low in a trial; without its gold value.
+
+    Attributes:
+        trial: The number of the trial.
+        score: The score of the example.
+        inputs: The fields that the stages read, as texts.
+        outputs: The output of each stage, as JSON, or why there is none.
+    """
+
+    trial: int
+    score: float
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +88,8 @@ class SearchView:
         step: The step of the search, 0 for the defaults.
         refused: The allocations that a person refused at earlier steps.
         bank: Scores any allocation on the samples paid for; None when only the trials are to be used.
+        beliefs: Scores that are expected beforehand, which a proposer may weigh like uncertain trials.
+        failing: Returns examples that scored low in a trial, at most so many; None where no texts are known.
     """
 
     settings: SearchSettings
@@ -68,6 +102,8 @@ class SearchView:
     step: int = 0
     refused: tuple[Allocation, ...] = ()
     bank: Answers | None = None
+    beliefs: tuple[Belief, ...] = ()
+    failing: Callable[[TrialResult, int], Sequence[FailingExample]] | None = None
 
     @property
     def seed(self) -> int:
@@ -223,7 +259,7 @@ class Proposer(Protocol):
 
     A proposer may have an attribute `races = True`: its trials stop as soon as they are clearly worse than
     the best (`agenttts.search.racing`). It may have the methods `seeds(view)` and `finalists(view)`, see the
-    functions of these names.
+    functions of these names, and `opening(view)`, see `opening`.
 
     Attributes:
         name: The name of the proposer.
@@ -250,9 +286,28 @@ class Proposer(Protocol):
         ...
 
 
+def tokens_used(proposer: Proposer) -> int:
+    """Return the tokens that a proposer's own questions and answers have taken, 0 where it asks no LLM."""
+    return int(getattr(proposer, "n_tokens", 0))
+
+
 def races(proposer: Proposer) -> bool:
     """Return whether the proposer's trials are races."""
     return bool(getattr(proposer, "races", False))
+
+
+async def opening(proposer: Proposer, view: SearchView) -> Turn:
+    """Let a proposer think before the search begins, so that its `seeds` and its turns can rest on it.
+
+    Args:
+        proposer: The proposer, whose method `opening(view)` is awaited.
+        view: What the proposer may know, before any trial.
+
+    Returns:
+        What it has to say, as notes; without suggestions. Empty when the proposer has no such method.
+    """
+    think: Callable[[SearchView], Awaitable[Turn]] | None = getattr(proposer, "opening", None)
+    return Turn() if think is None else await think(view)
 
 
 def seeds(proposer: Proposer, view: SearchView) -> Sequence[Suggestion] | None:

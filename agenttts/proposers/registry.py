@@ -23,7 +23,12 @@ NAMES = (*OWN, *CLASSICAL, *LLM)
 SEEK_FRONTIER = ("solve", "agent")
 DEFAULT = "solve"  # where no endpoint is configured
 SEEDS = "+seeds"
-_HISTORIES: Mapping[str, History] = {"agent": "true", "agent-shuffled": "shuffled", "agent-blank": "blank"}
+_HISTORIES: Mapping[str, History] = {
+    "agent": "true",
+    "agent-shuffled": "shuffled",
+    "agent-blank": "blank",
+    "agent-renamed": "renamed",
+}
 """The history that each variant of the agent sees; all but the first are controls, as are the names below."""
 
 _WITHOUT: Mapping[str, tuple[Rule, ...]] = {
@@ -32,6 +37,9 @@ _WITHOUT: Mapping[str, tuple[Rule, ...]] = {
     "insights-no-shifts": ("shift",),
 }
 """The rules with one of the three insights left out."""
+
+LLM_CONTROLS = tuple(name for name, history in _HISTORIES.items() if history != "true")
+"""Controls of the agent: a blank or shuffled history, or shuffled names."""
 
 ABLATIONS = ("solve-no-bank", "solve-no-finalists", *_WITHOUT)
 """Proposers for comparisons, not for searching: they are accepted by name, but only `compare` lists them."""
@@ -43,24 +51,24 @@ class ProposerContext:
 
     Attributes:
         store: The store that keeps the answers of its endpoint.
-        run_id: The run that its costs are counted for.
-        gate: Admits or refuses each request before it is sent.
+        run_id: The run that its costs are counted for; None where there is none.
+        gate: Admits or refuses each request before it is sent; None admits all.
         agent: The settings of the endpoint; None when none is configured.
         replay: Whether requests are answered from the bank alone.
     """
 
     store: Store
-    run_id: str
-    gate: SpendGate
+    run_id: str | None
+    gate: SpendGate | None
     agent: AgentSettings | None
     replay: bool
 
 
 def is_seeded(name: str) -> bool:
-    """Return whether a simulated search of that name starts from the default allocations; `search` always
-    does.
+    """Return whether a simulated search of that name starts from the proposer's seeds, or the defaults where
+    it names none; `search` always does.
     """
-    return name == "default" or name.endswith(SEEDS)
+    return name == "default" or name.endswith(SEEDS) or name in _HISTORIES
 
 
 def base_name(name: str) -> str:
@@ -83,7 +91,7 @@ def require_proposer(proposer: str | Proposer, agent: AgentSettings | None) -> N
     if not isinstance(proposer, str):
         return
     name = base_name(proposer)
-    if _asks_an_llm(name):
+    if asks_an_llm(name):
         if agent is None:
             raise UserError(
                 f"the proposer {name} needs an endpoint: export AGENTTTS_AGENT_BASE_URL and "
@@ -111,8 +119,8 @@ def classical_proposer(name: str) -> Proposer:
         UserError: The name is unknown, or the proposer needs an LLM.
     """
     name = base_name(name)
-    if _asks_an_llm(name):
-        raise UserError(f"the proposer {name} asks an LLM, and a comparison makes no calls; leave it out")
+    if asks_an_llm(name):
+        raise UserError(f"the proposer {name} asks an LLM; name one that does not")
     if name.startswith("solve"):
         from agenttts.proposers.solver import SolverProposer
 
@@ -153,7 +161,7 @@ def make_proposer(proposer: str | Proposer, context: ProposerContext) -> Propose
     if not isinstance(proposer, str):
         return proposer
     name = base_name(proposer)
-    if not _asks_an_llm(name):
+    if not asks_an_llm(name):
         return classical_proposer(name)
     from agenttts.llm import AgentChat
     from agenttts.proposers.agent import AgentProposer
@@ -176,5 +184,7 @@ def make_proposer(proposer: str | Proposer, context: ProposerContext) -> Propose
     return AgentProposer(chat, share=context.agent.share, history=_HISTORIES[name])
 
 
-def _asks_an_llm(name: str) -> bool:
+def asks_an_llm(name: str) -> bool:
+    """Return whether a proposer of that name, with `+seeds` or without, needs an endpoint."""
+    name = base_name(name)
     return name in LLM or name in _HISTORIES

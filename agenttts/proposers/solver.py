@@ -231,12 +231,14 @@ class SolverProposer:
         return [move.allocation for move in moves.untried(every, (), space)]
 
     def _answers(self, view: SearchView, candidates: Sequence[Allocation]) -> list[Answer]:
-        """Return the trials, then what the bank says of other candidates, the best first.
+        """Return the trials, what is believed beforehand, then what the bank says of other candidates, the
+        best first.
 
         Examples that the bank does not know are assumed to score as in the trial nearest to the candidate.
         """
         answers = [Answer(t.allocation, t.score or 0.0, fitted=True) for t in view.scored]
         tried = {answer.allocation for answer in answers}
+        answers += [Answer(b.allocation, b.score, b.std, fitted=True) for b in view.beliefs]
         others = [c for c in candidates if c not in tried]
         if view.bank is None or not self._uses_bank or not others:
             return answers

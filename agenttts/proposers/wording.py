@@ -112,15 +112,15 @@ def lessons(view: SearchView) -> Iterator[Lesson]:
 
 
 def _lesson(view: SearchView, before: TrialResult, after: TrialResult, change: Difference) -> str:
+    """Say what the later trial shows; the trials themselves are cited beside the text, not in it."""
     stages = [s for s in after.allocation if after.allocation[s] != before.allocation[s]]
-    interval = f"[{change.low:+.3f}, {change.high:+.3f}]"
-    figures = f"{change.mean:+.3f} {interval} (trials {before.number}, {after.number})"
+    figures = _signed(change)
     verdict = "better" if change.low > 0 else "worse" if change.high < 0 else "not told apart"
     if len(stages) == 1:
         stage = stages[0]
         old, new = before.allocation[stage], after.allocation[stage]
         if old.option != new.option:
-            return _option_lesson(view, stage, old, new, change, figures)
+            return _option_lesson(view, stage, old, new, change)
         more = new.n_samples > old.n_samples
         if verdict == "not told apart":
             effect = "more samples do not clearly pay" if more else "fewer samples do not clearly cost"
@@ -129,16 +129,21 @@ def _lesson(view: SearchView, before: TrialResult, after: TrialResult, change: D
         else:
             effect = "more samples hurt" if more else "fewer samples are better"
         return f"At {stage}, {effect}: {old} → {new.n_samples} changes the score by {figures}."
-    return f"{_changes(before.allocation, after.allocation)}: {verdict}, {figures}."
+    changes = _changes(before.allocation, after.allocation)
+    if verdict == "not told apart":
+        return f"{changes}: not told apart, {figures}."
+    return f"{changes} is clearly {verdict}: {figures}."
 
 
 def _option_lesson(
-    view: SearchView, stage: str, old: StageChoice, new: StageChoice, change: Difference, figures: str
+    view: SearchView, stage: str, old: StageChoice, new: StageChoice, change: Difference
 ) -> str:
-    if change.low > 0 or change.high < 0:
-        winner, loser = (new, old) if change.low > 0 else (old, new)
-        return f"At {stage}, {winner} is clearly better than {loser}: {figures}."
-    tie = f"At {stage}, {new} and {old} are not told apart: {figures}"
+    """Compare two options; the figures are those of the first that the text names, less the other's."""
+    if change.low > 0:
+        return f"At {stage}, {new} is clearly better than {old}: {_signed(change)}."
+    if change.high < 0:
+        return f"At {stage}, {old} is clearly better than {new}: {_signed(change, turned=True)}."
+    tie = f"At {stage}, {new} and {old} are not told apart: {_signed(change)}"
     old_size, new_size = view.space.active_params(old.option), view.space.active_params(new.option)
     if old_size is not None and new_size is not None and old_size != new_size:
         smaller = old.option if old_size < new_size else new.option
@@ -147,6 +152,14 @@ def _option_lesson(
     if view.space.stage_units(stage, cheaper) == view.space.stage_units(stage, dearer):
         return f"{tie}."
     return f"{tie}; the cheaper, {cheaper}, is as good within noise."
+
+
+def _signed(change: Difference, *, turned: bool = False) -> str:
+    """A difference with its interval; turned: of second minus first."""
+    mean, low, high = (
+        (-change.mean, -change.high, -change.low) if turned else (change.mean, change.low, change.high)
+    )
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _distance(left: Allocation, right: Allocation) -> tuple[int, int, float]:

@@ -18,6 +18,7 @@ from agenttts.replay.bank import BankOutcomes
 from agenttts.replay.curves import Marginal, StageCurve, marginal_values, merged, solve_around, stage_curves
 from agenttts.replay.headroom import StageHeadroom, headroom
 from agenttts.report.changes import change_lines
+from agenttts.report.insights import strongest
 from agenttts.report.policy import PolicyQuery, policy_queries
 from agenttts.results.loading import load_outcome
 from agenttts.results.outcome import Outcome, jsonable, trial_json
@@ -135,7 +136,7 @@ class ReportData:
         curves: What a stage's samples buy.
         headroom: What the best allocation's samples hold beyond their vote; empty where samples are gone.
         marginals: What a dearer choice at one stage changes, the most gain per unit first.
-        insights: What the search has learnt.
+        insights: What the search has learnt: the strongest, at most eight.
         proposals: What was proposed, and what became of it.
         faults: Why examples are missing.
         truncated: How many prompts were cut as planned.
@@ -276,7 +277,7 @@ def read_report(
         curves=tuple(stage_curves(points, best, options)) if best else (),
         headroom=tuple(spare),
         marginals=tuple(marginal_values(points, best)) if best else (),
-        insights=_each_once(store.insights(run.run_id)),
+        insights=strongest(store.insights(run.run_id), trials),
         proposals=tuple(store.proposals(run.run_id)),
         faults=_faults(store, rows),
         truncated=_truncated(store, run.run_id),
@@ -312,16 +313,6 @@ def _steps(trials: Iterable[TrialResult], rows: Iterable[Trial]) -> Iterable[Ste
                 flops=flops if known else None,
                 flops_drawn=flops_drawn if known else None,
             )
-
-
-def _each_once(insights: Sequence[Insight]) -> tuple[Insight, ...]:
-    """The insights without those of an earlier run that were tested here: they follow with their verdict."""
-    tested = [(i.proposer, i.text) for i in insights if i.step > 0]
-    return tuple(
-        i
-        for i in insights
-        if i.step > 0 or not any(i.proposer == p and i.text.endswith(text) for p, text in tested)
-    )
 
 
 def _faults(store: Store, trials: Iterable[Trial]) -> tuple[FaultCount, ...]:

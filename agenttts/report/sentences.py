@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agenttts.results.outcome import Finalist
     from agenttts.results.trials import TrialResult
     from agenttts.stats import Interval
+    from datastore.records import Insight
 
 
 def score_text(score: float | None) -> str:
@@ -305,6 +306,17 @@ def trial_score_text(trial: TrialResult, n_examples: int) -> str:
     if trial.status == "partial" and trial.score is not None:
         return f"{trial.score:.3f} on {trial.n_run} of {n_examples}"
     return interval_text(trial.interval) if trial.interval is not None else trial.status
+
+
+def verdict_text(insight: Insight) -> str:
+    """Format what the trials say of an insight, as a sentence without its full stop.
+
+    Args:
+        insight: The insight.
+    """
+    if insight.verdict != "open":
+        return f"a paired test {'supports' if insight.verdict == 'supported' else 'refutes'} it"
+    return "the trials do not decide it" if insight.trials else "not tested in this run yet"
 
 
 def cited(trials: Iterable[int]) -> str:

@@ -153,5 +153,5 @@ def _insight_table(data: ReportData) -> Table:
     table.add_column("tested")
     for insight in data.insights:
         by, rests_on = escape(insight.proposer), words.cited(insight.trials)
-        table.add_row(str(insight.step), escape(insight.text), by, rests_on, insight.verdict)
+        table.add_row(str(insight.step), escape(insight.text), by, rests_on, words.verdict_text(insight))
     return table

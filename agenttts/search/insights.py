@@ -6,6 +6,7 @@ allocations that an insight compares, the insight is tested again on the new run
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from agenttts.results.trials import TrialResult
 from datastore.records import Insight, Run
 from datastore.store import Store
 from pipelines.allocation import Allocation
+
+_CITED = re.compile(r" \(trials \d+(, \d+)*\)")  # as texts of earlier versions cite trials of their own run
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ def inherited(store: Store, run: Run) -> list[Inherited]:
         if insight.verdict == "supported" and len(scored) >= 2:
             by_score = sorted(scored, key=lambda t: t.score or 0.0)
             lower, higher = (Allocation.from_json(t.allocation) for t in (by_score[0], by_score[-1]))
-            insights[insight.text] = Inherited(newest.run_id, insight.text, higher, lower)
+            text = _CITED.sub("", insight.text)
+            insights[text] = Inherited(newest.run_id, text, higher, lower)
     return list(insights.values())
 
 

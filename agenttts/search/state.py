@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypedDict
 
 from langgraph.runtime import Runtime as GraphRuntime
@@ -21,6 +22,7 @@ from agenttts.results.trials import TrialResult
 from agenttts.search.approval import Approve
 from agenttts.search.drafts import Draft
 from agenttts.search.events import SearchEvent
+from agenttts.search.failing import failing_examples
 from agenttts.search.insights import Inherited
 from agenttts.search.limits import Ledger, Spending
 from agenttts.search.planned import PlannedTrial
@@ -169,6 +171,7 @@ class SearchWork:
             step=step,
             refused=tuple(refused),
             bank=self.bank,
+            failing=partial(failing_examples, self.store, self.run_id, self.spec, self.examples),
         )
 
     def event(self, kind: str, **detail: object) -> None:

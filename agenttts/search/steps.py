@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from agenttts.errors import SpaceError
-from agenttts.proposers.base import Lesson, Suggestion, seeds
+from agenttts.proposers.base import Lesson, Suggestion, Turn, opening, seeds
 from agenttts.proposers.verdicts import verdicts
 from agenttts.search.approval import decided, question
 from agenttts.search.drafts import Draft
@@ -37,10 +37,12 @@ async def seed(state: SearchState, runtime: Step) -> SearchState:
     work.insights = inherited + [i for i in work.insights if i.step > 0]
     for insight in inherited:
         tell(runtime, InsightLearnt(insight=insight))
+    view = work.view(0)
+    _note(runtime, await opening(work.proposer, view))
     if 0 in work.proposals:
         work.drafts = work.proposals[0]
     else:
-        suggestions = seeds(work.proposer, work.view(0)) or _defaults(work)
+        suggestions = seeds(work.proposer, view) or _defaults(work)
         name = work.proposer.name
         work.drafts = [Draft.of(suggestion, name, 0, i) for i, suggestion in enumerate(suggestions)]
     return {"step": 0, "ended": None}
@@ -83,9 +85,7 @@ async def reflect(state: SearchState, runtime: Step) -> SearchState:
         return {"step": step}
     count = work.proposer.batch if work.trials_left is None else min(work.proposer.batch, work.trials_left)
     turn = await work.proposer.propose(work.view(step), count)
-    for note in turn.notes:
-        work.event("note", step=step, message=note)
-        tell(runtime, Note(message=note))
+    _note(runtime, turn, step)
     await add_prompts(runtime, turn, step)
     proposer = work.proposer.name
     if turn.silent:
@@ -113,6 +113,12 @@ async def reflect(state: SearchState, runtime: Step) -> SearchState:
         tell(runtime, InsightLearnt(insight=insight))
     work.turn = turn
     return {"step": step}
+
+
+def _note(runtime: Step, turn: Turn, step: int = 0) -> None:
+    for note in turn.notes:
+        runtime.context.event("note", step=step, message=note)
+        tell(runtime, Note(message=note))
 
 
 async def propose(state: SearchState, runtime: Step) -> SearchState:

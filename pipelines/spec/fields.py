@@ -42,6 +42,9 @@ TopP = Annotated[float, Number, Field(gt=0, le=1)] | None
 MaxTokens = Annotated[PositiveInt, Number] | None
 RequestFields = Annotated[dict[str, JsonValue], AfterValidator(checked_fields)]
 VariantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+About = Annotated[
+    str, Field(max_length=2000, description="in plain words, for the LLM agent; changes no result")
+]
 
 
 class Price(Strict):
@@ -99,6 +102,7 @@ class ModelVariant(Strict):
         default_factory=dict, description="in place of the model's, field by field, such as reasoning_effort"
     )
     speed: Speed | None = Field(default=None, description="in place of the model's")
+    about: About = ""
 
 
 class ModelSpec(Strict):
@@ -142,6 +146,7 @@ class ModelSpec(Strict):
         description="configurations of this model, each a choice of its own, written model/variant; a stage "
         "that names the model may use all of them",
     )
+    about: About = ""
 
     def variant(self, name: str, key: str) -> ModelSpec:
         """Return a variant as a model of its own.
@@ -160,6 +165,7 @@ class ModelSpec(Strict):
             )
         if own.speed is not None:
             changes["speed"] = own.speed
+        changes["about"] = " ".join(words for words in (self.about, own.about) if words)
         return self.model_copy(update=changes)
 
     def sampled(self, stage: SamplingSpec) -> SamplingSpec:
@@ -313,6 +319,7 @@ class StageSpec(Strict):
         default_factory=dict, description="the same for single options, by name"
     )
     metric: MetricSpec | None = None
+    about: About = ""
     _template_file: str | None = PrivateAttr(default=None)
     _prompted: tuple[StageSpec, dict[str, StageSpec]] | None = PrivateAttr(default=None)
     _root: Path = PrivateAttr(default=Path())

@@ -19,7 +19,7 @@ from pipelines.spec.templates import check_templates
 
 __all__ = ["dump_spec", "load_spec", "restore_spec", "spec_digest", "spec_functions", "spec_schema"]
 
-_ADDRESS_FIELDS = ("base_url", "api_key_env", "path", "serve_args", "max_n")
+_WITHOUT_EFFECT = ("base_url", "api_key_env", "path", "serve_args", "max_n", "about")
 _LATER_FIELDS: Mapping[type[BaseModel], tuple[str, ...]] = {
     ModelSpec: ("variants",),
     StageSpec: ("prompts", "lengths", "python", "named_options", "files", "cost", "costs"),
@@ -76,12 +76,14 @@ def spec_digest(spec: PipelineSpec) -> str:
 
     The texts of prompts, the sources of functions and the content of the files that stages' functions read
     are included. The addresses and settings of servers (base_url, api_key_env, path, serve_args, max_n), the
-    path of the bank and the directory of the spec are left out, so that a run can be resumed after a move.
-    The rows of the dataset are not read.
+    path of the bank and the directory of the spec are left out, so that a run can be resumed after a move,
+    and so is every `about`, which no model of the pipeline is shown. The rows of the dataset are not read.
     """
-    data = spec.model_dump(mode="json", exclude={"bank"})
+    data = spec.model_dump(
+        mode="json", exclude={"bank": True, "about": True, "stages": {"__all__": {"about"}}}
+    )
     for model, model_spec in zip(data["models"].values(), spec.models.values(), strict=True):
-        for name in _ADDRESS_FIELDS:
+        for name in _WITHOUT_EFFECT:
             del model[name]
         _drop_defaults(model, model_spec)
     for stage, stage_spec in zip(data["stages"], spec.stages, strict=True):

@@ -17,6 +17,7 @@ from datastore.keys import model_key
 from pipelines.errors import SpecError, listed
 from pipelines.spec.configfile import ConfigFile
 from pipelines.spec.fields import (
+    About,
     BudgetSpec,
     DatasetSpec,
     ModelSampling,
@@ -57,6 +58,7 @@ class PipelineSpec(Strict):
     """
 
     name: str = Field(min_length=1)
+    about: About = ""
     stages: tuple[StageSpec, ...] = Field(min_length=1)
     models: dict[str, ModelSpec] = Field(min_length=1)
     dataset: DatasetSpec

@@ -8,15 +8,16 @@ solver.
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import numpy.typing as npt
 
 from agenttts.llm import AgentChat, EndpointFailed
 from agenttts.proposers import agent_view
-from agenttts.proposers.agent import ask_for_turn, json_object
+from agenttts.proposers.agent import ask_for_turn
+from agenttts.proposers.agent_answer import json_object
+from agenttts.proposers.agent_form import knowledge_schema
 from agenttts.proposers.base import History, SearchView, Turn
+from agenttts.proposers.texts import as_data, prompt_text
 from agenttts.results.trials import TrialResult
 
 _EXPERIENCES = 12
@@ -42,6 +43,11 @@ class PromptedProposer:
         self._chat = chat
         self._system = system
         self._history: History = history
+
+    @property
+    def n_tokens(self) -> int:
+        """The tokens of all questions to the LLM and its answers so far."""
+        return self._chat.n_tokens
 
     async def propose(self, view: SearchView, count: int) -> Turn:
         """Suggest allocations.
@@ -106,12 +112,12 @@ class MlCopilotProposer(PromptedProposer):
         return {"experiences": experiences, "knowledge": knowledge}
 
     async def _knowledge(self, experiences: list[dict[str, object]]) -> list[str]:
-        data = json.dumps({"experiences": experiences}, indent=1, ensure_ascii=False)
+        data = as_data({"experiences": experiences})
         messages = [
-            {"role": "system", "content": agent_view.prompt_text("mlcopilot_knowledge.md")},
+            {"role": "system", "content": prompt_text("mlcopilot_knowledge.md")},
             {"role": "user", "content": f"```json\n{data}\n```"},
         ]
-        answer = json_object(await self._chat.ask(messages, agent_view.knowledge_schema())) or {}
+        answer = json_object(await self._chat.ask(messages, knowledge_schema())) or {}
         statements = answer.get("knowledge")
         return [str(s)[:300] for s in statements[:8]] if isinstance(statements, list) else []
 

@@ -14,6 +14,7 @@ from agenttts.compare import side_by_side as compare
 from agenttts.proposers import DEFAULT
 from agenttts.report import figures as plots
 from tests.agenttts.commands import agenttts
+from tests.servers import ScriptedServer
 
 
 def test_on_a_bank(recorded: Path, tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_on_a_bank(recorded: Path, tmp_path: Path) -> None:
     ]
     for row in rows:
         assert row["searches"] == 2 and row["mean_flops"] > 0 and row["seconds_per_proposal"] >= 0
-        assert set(row["mean_regret"]) == {"5", "10", "20", "50"} == set(row["regret_ci"])
+        assert set(row["mean_regret"]) == {"1", "2", "5", "10", "20", "50"} == set(row["regret_ci"])
         assert row["mean_regret"]["5"] >= row["mean_regret"]["10"] >= 0 and row["mean_regret"]["20"] is None
         low, high = row["regret_ci"]["10"]
         assert low - 1e-12 <= row["mean_regret"]["10"] <= high + 1e-12
@@ -65,7 +66,7 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.M
     whole = compare.compare(jobs, out=out, workers=1).moments
     rows = json.loads(whole[whole["seed"] == 0].to_json(orient="records"))
     rows[0]["true_score"] = 0.123
-    kept = json.dumps({"job": compare._key(jobs[0], None), "rows": rows})
+    kept = json.dumps({"job": compare._key(jobs[0], None, None), "rows": rows})
     (tmp_path / "c.parquet.part").write_text(kept + "\n" + kept[: len(kept) // 2])
     told: list[tuple[int, int]] = []
     again = compare.compare(jobs, out=out, workers=1, on_progress=lambda d, t: told.append((d, t))).moments
@@ -82,8 +83,8 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.M
         (("--landscapes", "flat"), "a class of landscapes is all or one of"),
         (("--landscapes", "voting", "--budget", "3"), "budgets of their own"),
         (("--landscapes", "voting", "--proposers", "best"), "one of"),
-        (("--landscapes", "voting", "--proposers", "agenthpo"), "makes no calls"),
-        (("--landscapes", "voting", "--proposers", "agent-blank"), "makes no calls"),
+        (("--landscapes", "voting", "--proposers", "agenthpo"), "needs an endpoint"),
+        (("--landscapes", "voting", "--proposers", "agent-blank"), "needs an endpoint"),
         (("--landscapes", "voting", "--proposers", ","), "at least one proposer"),
     ],
 )
@@ -106,3 +107,38 @@ def test_intervals_of_regret() -> None:
     assert low < float(np.mean(values)) < high
     assert regret._sign_flip_p([0.1, -0.1] * 10) > 0.9 and regret._sign_flip_p([0.1] * 12) < 0.01
     assert regret._sign_flip_p([0.0, 0.0]) == 1.0
+
+
+def test_an_llm_and_its_controls_are_compared(recorded: Path, tmp_path: Path) -> None:
+    """The solver alone is searched too; tokens, and what the LLM adds after 1, 2 and 5 trials, are shown.
+
+    What it was asked once is not asked again.
+    """
+    stages = {"retrieve": {"model": "medium", "n_samples": 2}, "answer": {"model": "large", "n_samples": 1}}
+    answer = json.dumps(
+        {
+            "insights": [],
+            "ratings": {},
+            "proposals": [{"allocation": stages, "reason": "a guess"}],
+            "finished": None,
+        }
+    )
+    names = "agent,agent-blank,agent-shuffled,agent-renamed,insights+seeds,llm-zero-shot"
+    command = ("compare", recorded, "--proposers", names, "--seeds", 2, "--trials", 6, "--out")
+    with ScriptedServer({"planner": 1_000_000}, answer=lambda request, index: answer) as server:
+        endpoint = ("--agent-base-url", server.base_url, "--agent-model", "planner")
+        done = agenttts(*command, tmp_path / "c.parquet", *endpoint, "--json")
+        n_asked = len(server.arrived)
+        again = agenttts(*command, tmp_path / "c.parquet", *endpoint)
+        assert len(server.arrived) == n_asked > 0
+    assert done.code == 0, done.err
+    rows = {row["proposer"]: row for row in done.json["table"]}
+    assert set(rows) == {*names.split(","), "default"}
+    assert rows["agent"]["mean_agent_tokens"] > 0 == rows["default"]["mean_agent_tokens"]
+    added = [(row["first"], row["after"]) for row in done.json["added"] if row["first"] == "agent"]
+    assert added == [("agent", 1), ("agent", 2), ("agent", 5)]
+    assert {row["second"] for row in done.json["added"]} == {"default"}
+    assert again.code == 0 and "What an LLM adds" in again.out and "LLM tokens" in again.out
+    moments = pd.read_parquet(tmp_path / "c.parquet")
+    first = moments[(moments.proposer == "agent") & (moments.trial == 1)]
+    assert all(json.loads(text) == stages for text in first.allocation)

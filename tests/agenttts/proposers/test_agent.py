@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from agenttts import AgentSettings, search
+from agenttts.errors import UserError
 from agenttts.result import SearchResult
 from agenttts.search.events import SearchEvent
 from agenttts.stats import paired_difference
@@ -194,8 +195,8 @@ def test_an_endpoint_that_fails_leaves_the_search_to_the_rules(
     assert result.status == "complete" and len(result.trials) == 5
     _, _, events = stored(tmp_path / "run.duckdb", result)
     notes = [event for event in events if event.kind == "note"]
-    assert notes and "the rules propose instead" in notes[0].detail
-    assert all(t.proposer in ("default", "insights") for t in result.trials)
+    assert notes and "the solver proposes instead" in notes[0].detail
+    assert all(t.proposer in ("default", "solve") for t in result.trials)
 
 
 def test_the_key_reaches_the_endpoint_and_nothing_else(
@@ -274,13 +275,18 @@ def test_no_agent_ends_worse_than_the_rules(
     assert paired_difference(mine.scores, theirs.scores, np.random.default_rng(0)).high >= 0
 
 
+def turns(server: ScriptedServer) -> list[Request]:
+    """The requests after the one before any trial."""
+    return [request for request in server.arrived if "Nothing was tried yet" not in request.prompt]
+
+
 def test_the_agent_sees_the_solver_and_shares_the_trials(
     run: Callable[..., SearchResult], tmp_path: Path
 ) -> None:
     """Of three trials a turn it proposes one; it is shown curves with their doubt, and what is tried next."""
     with planner(wanderer()) as server:
         result = run(server, trials=9)
-        outlook = data(server.arrived[0])["solver"]
+        outlook = data(turns(server)[0])["solver"]
     assert outlook["tries_next"] and outlook["expected_of_untried"][0]["standard_deviation"] > 0
     by = [t.proposer for t in result.trials if t.proposer != "default"]
     assert by.count("agent") == 3 and by.count("solve") == 4
@@ -296,12 +302,12 @@ def test_controls_hide_the_history(history: str, run: Callable[..., SearchResult
     """The same search with scores dealt anew, or none: what was tried is still known."""
     with planner(wanderer()) as server:
         result = run(server, trials=6, proposer=f"agent-{history}")
-        shown = data(server.arrived[0])
-    scores = [trial.score for trial in result.trials[:2]]
+        shown = data(turns(server)[0])
+    scores = [trial.score for trial in result.trials[:3]]
     told = [trial["score"] for trial in shown["trials"]]
     assert "solver" not in shown
     if history == "blank":
-        assert told == [] and len(shown["refused_or_not_to_be_repeated"]) == 2
+        assert told == [] and len(shown["refused_or_not_to_be_repeated"]) == 3
     else:
         assert sorted(told) == pytest.approx(sorted(score or 0.0 for score in scores), abs=1e-4)
     assert any(t.proposer == f"agent-{history}" for t in result.trials)
@@ -342,3 +348,86 @@ def test_mlcopilot_elicits_knowledge_from_experience(run: Callable[..., SearchRe
     levels = {e["configuration"]["retrieve"]["samples"] for e in told["experiences"]}
     assert levels <= {"very low", "low", "medium", "high", "very high"} and told["trials"] == []
     assert [t.proposer for t in result.trials[2:]] == ["mlcopilot"] * 3
+
+
+def opened_with(opening: str) -> Callable[[Request, int], str]:
+    """Answers the question before any trial with that text, and further ones by the number of trials."""
+    return lambda request, index: (
+        opening
+        if "Nothing was tried yet" in request.prompt
+        else turn(("small", 1, "medium", len(data(request)["trials"])))
+    )
+
+
+def test_it_speaks_before_the_defaults(run: Callable[..., SearchResult], tmp_path: Path) -> None:
+    """Its first proposal runs first, under its name and with its reason; the defaults are baselines still."""
+    with planner(opened_with(turn(("small", 3, "large", 1)))) as server:
+        result = run(server, trials=5)
+        question = server.arrived[0]
+    assert "Nothing was tried yet" in question.prompt and data(question)["trials"] == []
+    ratings = question.body["response_format"]["json_schema"]["schema"]["properties"]["ratings"]
+    assert set(ratings["properties"]["retrieve"]["properties"]) == {"small", "medium", "large"}
+    assert (result.trials[0].proposer, result.trials[0].purpose) == ("agent", "search")
+    assert str(result.trials[0].allocation) == "retrieve small×3 · answer large×1"
+    assert result.trials[0].reason == "it follows from the trials"
+    assert {t.purpose for t in result.trials[1:3]} == {"baseline"}
+    again = data(server.arrived[1])
+    assert [t["by"] for t in again["trials"]] == ["agent", *["default"] * (len(again["trials"]) - 1)]
+    assert again["curves_around_the_best_trial"] and again["failing_examples_of_the_best_trial"]
+
+
+def test_a_killed_search_goes_on_with_the_same_prior(recorded: Path, tmp_path: Path) -> None:
+    """Resumed, it asks nothing that the bank has an answer to, and takes the same decisions."""
+    rated = {"one": 0.9, "most": 0.95}
+    opening = json.loads(turn(("small", 3, "large", 1)))
+    opening["ratings"] = {"retrieve": {"medium": rated}, "answer": {"large": rated}}
+    with planner(opened_with(json.dumps(opening))) as server:
+        agent = AgentSettings(base_url=server.base_url, model="planner", api_key=KEY)
+        settings: dict[str, Any] = {"trials": 7, "proposer": "agent", "agent": agent, "preflight": False}
+        whole = search(recorded, db=tmp_path / "whole.duckdb", **settings)
+    stopped: list[SearchEvent] = []
+
+    def stop(event: SearchEvent) -> None:
+        stopped.append(event)
+        if len(stopped) == 25:
+            raise KeyboardInterrupt
+
+    with planner(opened_with(json.dumps(opening))) as server:
+        settings["agent"] = AgentSettings(base_url=server.base_url, model="planner", api_key=KEY)
+        with pytest.raises(KeyboardInterrupt):
+            search(recorded, db=tmp_path / "cut.duckdb", on_event=stop, **settings)
+        resumed = search(recorded, db=tmp_path / "cut.duckdb", resume=True, **settings)
+    assert [t.allocation for t in resumed.trials] == [t.allocation for t in whole.trials]
+
+
+def test_after_two_failures_in_a_row_the_endpoint_is_left_alone(
+    run: Callable[..., SearchResult], tmp_path: Path
+) -> None:
+    """An endpoint that refuses is asked twice, and the solver alone goes on to the end."""
+    refusal: dict[str, Any] = {"reply": lambda r: (401, {"error": {"message": "no"}}, {})}
+    with planner(lambda r, i: "{}", **refusal) as server:
+        result = run(server, trials=12)
+        assert len(server.arrived) == 2
+    notes = [event.detail for event in stored(tmp_path / "run.duckdb", result)[2] if event.kind == "note"]
+    assert len(notes) == 2 and "the solver proposes instead from now on" in notes[1]
+    assert {t.proposer for t in result.trials} == {"default", "solve"}
+
+
+def test_its_settings_come_from_the_environment() -> None:
+    """Timeout, tokens, share, temperature and the key's variable; a number that is none is refused."""
+    environ = {
+        "AGENTTTS_AGENT_BASE_URL": "http://127.0.0.1:1/v1",
+        "AGENTTTS_AGENT_MODEL": "m",
+        "AGENTTTS_AGENT_KEY_ENV": "MY_KEY",
+        "MY_KEY": KEY,
+        "AGENTTTS_AGENT_TIMEOUT": "30",
+        "AGENTTTS_AGENT_MAX_TOKENS": "512",
+        "AGENTTTS_AGENT_SHARE": "0.5",
+        "AGENTTTS_AGENT_TEMPERATURE": "0",
+    }
+    settings = AgentSettings.from_environ(environ)
+    assert settings is not None and (settings.timeout_s, settings.max_tokens) == (30.0, 512)
+    assert (settings.share, settings.temperature, settings.api_key) == (0.5, 0.0, KEY)
+    for name, value in (("TIMEOUT", "soon"), ("TIMEOUT", "0"), ("MAX_TOKENS", "0"), ("TEMPERATURE", "-1")):
+        with pytest.raises(UserError, match=value):
+            AgentSettings.from_environ({**environ, f"AGENTTTS_AGENT_{name}": value})

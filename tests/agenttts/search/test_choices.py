@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from agenttts import UserError, load_run, search
-from agenttts.proposers.agent_view import answer_schema, shown
+from agenttts.proposers.agent_form import answer_schema
+from agenttts.proposers.agent_view import shown
 from agenttts.results.cost import call_costs
 from agenttts.search.limits import Ledger
 from agenttts.settings import SearchLimits

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agenttts.proposers.agent import Answer, read_answer
-from agenttts.proposers.agent_view import answer_schema
+from agenttts.proposers.agent_answer import Answer, read_answer
+from agenttts.proposers.agent_form import answer_schema
 from agenttts.space.space import SearchSpace
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice, StageOption

@@ -169,6 +169,22 @@ def test_the_digest_of_specs_without_any_of_it_is_what_it_was() -> None:
     assert spec_digest(small_spec()) == digest
 
 
+def test_words_about_a_pipeline_change_neither_digest_nor_samples(tmp_path: Path) -> None:
+    """`about` of pipeline, stage, model and variant is written and read, and nothing rests on it."""
+    path = write_choosing(tmp_path)
+    before = spec_digest(load_spec(path))
+    text = path.read_text().replace("name: choosing", "name: choosing\nabout: Colours.")
+    text = text.replace("    served_name: small", "    served_name: small\n    about: A small one.")
+    text = text.replace("think: {request", "think: {about: It thinks., request")
+    path.write_text(text.replace("  - name: answer", "  - name: answer\n    about: Name it."))
+    spec = load_spec(path)
+    assert spec_digest(spec) == before
+    again = restore_spec(dump_spec(spec))
+    assert (again.about, again.stage("answer").about) == ("Colours.", "Name it.")
+    assert again.models["q/think"].about == "A small one. It thinks."
+    assert "about" in spec_schema()["properties"]
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
