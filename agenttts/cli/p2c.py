@@ -31,7 +31,7 @@ from agenttts.errors import UserError
 
 if TYPE_CHECKING:
     from agenttts.llm import AgentSettings
-    from agenttts.p2c.classifier import ClassifierReport
+    from agenttts.p2c.classifier import ClassifierConfig, ClassifierReport
     from agenttts.p2c.texts import LabelledText
     from agenttts.training.events import OnTuneEvent, TuneEvent
     from datastore.records import Preference
@@ -187,21 +187,12 @@ def verifier(
 
 def prefer(
     collection: Annotated[str, typer.Argument(help="Name of the collection in the store.")],
-    data: Annotated[Path | None, typer.Option("--data", help="Texts: CSV, JSONL or Parquet.")] = None,
-    labels: Annotated[str, typer.Option("--labels", help="The classes, separated by commas.")] = "",
-    text: Annotated[str, typer.Option("--text", help="The column of the text.")] = "text",
-    label: Annotated[str | None, typer.Option("--label", help="The column of the label.")] = None,
-    votes: Annotated[
-        str | None, typer.Option("--votes", help="Columns with counts of votes, one for each label.")
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="The classifier's file (YAML), which says where its training texts are."),
     ] = None,
     source: Annotated[str, typer.Option("--source", help="votes, or llm (experimental).")] = "llm",
     pairs: Annotated[int, typer.Option("--pairs", min=1, help="Pairs to ask about.")] = 500,
-    tie: Annotated[
-        float,
-        typer.Option(
-            "--tie", min=0.0, max=1.0, help="With votes: the largest difference of shares that is a tie."
-        ),
-    ] = 0.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the number of calls and tokens; send no request.")
     ] = False,
@@ -217,15 +208,14 @@ def prefer(
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
-    """Collect which of two texts of one label is more of it: from votes, an LLM, or people.
+    """Collect which of two training texts of one label is more of it: from votes, an LLM, or people.
 
-    Example: `agenttts tune prefer tone --data texts.csv --labels polite,rude --label tone --pairs 300`
+    Example: `agenttts tune prefer tone classifier.yaml --pairs 300`
     """
     from agenttts.llm import require_llm
     from agenttts.p2c.preferences import by_votes, drawn_pairs, read_csv, write_csv
-    from agenttts.p2c.texts import TIE, read_texts
+    from agenttts.p2c.texts import TIE
     from datastore.store import Store
-    from pipelines.dataset.rows import read_file
 
     if export_csv is not None:
         with Store.read(db) as reading:
@@ -236,13 +226,13 @@ def prefer(
     if import_csv is not None:
         preferences = read_csv(collection, import_csv, at=time.time())
     else:
-        if data is None:
-            raise UserError("texts come from --data; or take preferences from --import")
-        names = comma_separated(labels)
-        columns = comma_separated(votes or "")
-        texts = read_texts(read_file(data), text=text, labels=names, label=label, votes=columns)
+        if config is None:
+            raise UserError("name the classifier's file, or take preferences from --import")
+        loaded, texts = _training_texts(config)
+        names = loaded.labels
         chosen = drawn_pairs(texts, pairs, seed)
         if source == "votes":
+            tie = loaded.preferences.tie
             preferences = by_votes(collection, texts, names, chosen, tie=tie, at=time.time())
         elif source == "llm":
             characters = sum(len(texts[i].text) + len(texts[j].text) + 300 for i, j in chosen)
@@ -271,8 +261,20 @@ def prefer(
     if json:
         print_json({"collection": collection, "added": counts, "total": total, "warnings": warnings})
     else:
-        summary = ", ".join(f"{count} {what}" for what, count in counts.items())
-        say(f"{collection}: {summary}; {total} in {db}")
+        ties = counts["tie"] / max(1, len(preferences))
+        say(
+            f"{collection}: {counts['first']} for the first text, {counts['second']} for the second, "
+            f"{counts['tie']} ties ({ties:.0%}); {total} in {db}"
+        )
+
+
+def _training_texts(config: Path) -> tuple[ClassifierConfig, list[LabelledText]]:
+    """The configuration of a classifier, and the texts that it is trained on."""
+    from agenttts.p2c.classifier import ClassifierConfig, classifier_texts
+    from pipelines.spec.configfile import load_config
+
+    loaded = load_config(config, ClassifierConfig)
+    return loaded, classifier_texts(loaded, config.parent)[0]
 
 
 async def _preferred(
@@ -293,11 +295,8 @@ async def _preferred(
 
 def judge(
     collection: Annotated[str, typer.Argument(help="Name of the collection in the store.")],
+    config: Config,
     person: Annotated[str, typer.Option("--person", help="The name of the person who judges.")],
-    data: Annotated[Path, typer.Option("--data", help="Texts: CSV, JSONL or Parquet.")],
-    labels: Annotated[str, typer.Option("--labels", help="The classes, separated by commas.")],
-    text: Annotated[str, typer.Option("--text", help="The column of the text.")] = "text",
-    label: Annotated[str, typer.Option("--label", help="The column of the label.")] = "label",
     pairs: Annotated[int, typer.Option("--pairs", min=1, help="Pairs to judge.")] = 100,
     same: Annotated[
         bool, typer.Option("--same", help="Judge the pairs that others have judged, to measure agreement.")
@@ -308,16 +307,14 @@ def judge(
 ) -> None:
     """Serve a local page on which a person judges pairs with the keyboard; it goes on where they stopped.
 
-    Example: `agenttts tune judge tone --person ada --data texts.csv --labels polite,rude --label tone`
+    Example: `agenttts tune judge tone classifier.yaml --person ada`
     """
     from agenttts.p2c.page import JudgePage, Judging, judged_pairs
     from agenttts.p2c.preferences import agreement, drawn_pairs
-    from agenttts.p2c.texts import read_texts
     from datastore.store import Store
-    from pipelines.dataset.rows import read_file
 
-    names = comma_separated(labels)
-    texts = read_texts(read_file(data), text=text, labels=names, label=label)
+    loaded, texts = _training_texts(config)
+    names = loaded.labels
     with Store.open(db) as store:
         chosen = judged_pairs(store, collection, texts, names) if same else drawn_pairs(texts, pairs, seed)
         if not chosen:
@@ -333,15 +330,3 @@ def judge(
     say(f"{state.done} of {state.total} pairs judged by {person}")
     if agreed is not None:
         say(f"two judges of one pair agree in {agreed:.0%}")
-
-
-def comma_separated(text: str) -> list[str]:
-    """Split a text at its commas.
-
-    Args:
-        text: The text.
-
-    Returns:
-        The parts that are not empty, without the blanks around them.
-    """
-    return [name.strip() for name in text.split(",") if name.strip()]

@@ -129,7 +129,7 @@ def load_backbone(base: str, labels: Sequence[str], settings: P2CSettings) -> tu
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        base, config=config, ignore_mismatched_sizes=True
+        base, config=config, ignore_mismatched_sizes=True, dtype=torch.float32
     )
     return tokenizer, model if settings.lora is None else _with_adapters(model, settings)
 

@@ -59,6 +59,8 @@ class ClassifierConfig(Strict):
         test: A file of test texts. None: a share of the data.
         test_share: The share of the distinct texts that is for testing, where there is no file.
         validation_share: The share of the distinct texts on which the best epoch is chosen.
+        split_seed: Decides which texts are for training, validation and testing. Preferences are collected
+            between training texts, so that another one makes those of a collection useless.
         preferences: Where the preferences of p2c come from.
         settings: How the classifier is trained.
     """
@@ -74,6 +76,7 @@ class ClassifierConfig(Strict):
     test: str | None = Field(default=None, description="a file of test texts; else a share of the data")
     test_share: float = Field(default=0.2, gt=0, lt=1)
     validation_share: float = Field(default=0.1, gt=0, lt=1)
+    split_seed: int = Field(default=0, ge=0, description="decides which texts are for what")
     preferences: PreferencesFrom = PreferencesFrom()
     settings: P2CSettings = Field(
         default=P2CSettings(), description="method, sampling, epochs, learning_rate, …"
@@ -171,7 +174,7 @@ def fit_classifier(
     settings, out = config.settings, root / config.out
     if out.exists():
         raise UserError(f"{out}: must be free; choose another out")
-    train, validation, test = _splits(config, root)
+    train, validation, test = classifier_texts(config, root)
     pairs = _pairs(config, train, root) if settings.method == "p2c" else None
     local = root / config.base
     trained = train_classifier(
@@ -230,10 +233,18 @@ def figures(trained: TrainedClassifier, test: Sequence[LabelledText], seed: int)
     )
 
 
-def _splits(config: ClassifierConfig, root: Path) -> list[list[LabelledText]]:
-    """Texts for training, validation and testing; no text is in two of them."""
+def classifier_texts(config: ClassifierConfig, root: Path) -> list[list[LabelledText]]:
+    """Read the texts for training, validation and testing; no text is in two of them.
+
+    Args:
+        config: The configuration.
+        root: The directory from which its paths start.
+
+    Raises:
+        UserError: A file can't be read, or a row lacks what the configuration names.
+    """
     texts = _texts(config, root / config.data)
-    seed, validation = config.settings.seed, config.validation_share
+    seed, validation = config.split_seed, config.validation_share
     if config.test is None:
         shares = [1 - validation - config.test_share, validation, config.test_share]
         return split_texts(texts, shares, seed)

@@ -117,16 +117,17 @@ def diversity(first: Tensor, second: Tensor) -> Tensor:
 
 
 def disagreement(first: Tensor, second: Tensor) -> Tensor:
-    """How far the heads are apart on each pair: the standard deviation of p_k(x1 ≻ x2) over heads.
+    """Count the pairs of heads that order two texts differently; a head that scores both alike has a tie.
 
     Args:
         first: The heads' scores of the first texts, shape (B, K).
         second: The heads' scores of the second texts, shape (B, K).
 
     Returns:
-        A value for each pair, shape (B,).
+        A count for each pair of texts, shape (B,).
     """
-    return preference_log_probs(first, second)[..., 0].exp().std(-1, correction=0)
+    order = (first - second).sign()
+    return (order[:, :, None] != order[:, None, :]).sum((1, 2)) // 2
 
 
 def soft_cross_entropy(logits: Tensor, soft: Tensor) -> Tensor:

@@ -25,9 +25,9 @@ class P2CSettings(Strict):
             labels, `pair-plain` the same on pairs of texts, `soft-labels` cross-entropy on the shares of
             votes, `label-smoothing`, `max-entropy` (Pereyra et al. 2017), `cs-kd` (Yun et al. 2020), and
             `multi-annotator` a head for each annotator (Davani et al. 2022).
-        sampling: Of p2c: how the pairs of an epoch are drawn. `disagreement` takes the partner on which the
-            preference heads are furthest apart, `inconsistency` favours partners whose preference the task
-            head contradicts.
+        sampling: Of p2c: how the pairs of an epoch are drawn. `disagreement` takes one of the partners on
+            which most pairs of preference heads differ, `inconsistency` draws partners in proportion to how
+            far the task head contradicts the preference.
         n_heads: Of p2c: the number of preference heads.
         weight_classification: The weight of the classification loss in p2c's sum.
         weight_preference: The weight of the preference loss.
@@ -45,7 +45,7 @@ class P2CSettings(Strict):
         max_tokens: Longer texts are cut at the end.
         balance: Weigh the classes as though each had as many texts.
         freeze: Train the heads alone, on mean token states that are computed once. Such a classifier can't be
-            exported.
+            exported, and p2c is refused: no preference reaches the classifier then.
         lora: Train adapters instead of all weights.
         seed: Decides initial heads, batches and pairs.
     """
@@ -80,4 +80,9 @@ class P2CSettings(Strict):
     def _one_way(self) -> P2CSettings:
         if self.freeze and self.lora is not None:
             raise ValueError("freeze and lora exclude each other")
+        if self.freeze and self.method == "p2c":
+            raise ValueError(
+                "freeze excludes the method p2c: preference heads on frozen states can't change the "
+                "classifier; leave freeze out, or take pair-plain"
+            )
         return self

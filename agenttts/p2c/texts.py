@@ -18,11 +18,10 @@ from pipelines.dataset.splits import seeded_order
 from pipelines.reading.comparing import as_text
 
 TIE = 0.5
-_MOST_CANDIDATES = 64
 _ROUNDING = 1e-12
 
 Weigh: TypeAlias = Callable[[int, NDArray[np.int64]], NDArray[np.float64]]
-"""(text, candidates) → how much each candidate is wanted as the text's partner."""
+"""(text, candidates) → how likely each candidate is to be the text's partner, up to a factor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +130,7 @@ class Pairs:
 
         Args:
             rng: Decides order and partners.
-            weigh: How much each candidate is wanted; of more than 64 candidates, 64 are drawn first. None:
-                all candidates alike.
+            weigh: How likely each candidate is to be drawn, up to a factor. None, or all 0: all alike.
 
         Returns:
             Each text with its partner, in a random order. A text without partners is paired with itself.
@@ -143,12 +141,7 @@ class Pairs:
             if not len(candidates):
                 drawn.append((i, i))
                 continue
-            if weigh is None:
-                drawn.append((i, int(rng.choice(candidates))))
-                continue
-            if len(candidates) > _MOST_CANDIDATES:
-                candidates = rng.choice(candidates, _MOST_CANDIDATES, replace=False)
-            weights = np.asarray(weigh(i, candidates), dtype=float)
+            weights = np.ones(len(candidates)) if weigh is None else weigh(i, candidates)
             total = weights.sum()
             drawn.append((i, int(rng.choice(candidates, p=weights / total if total > 0 else None))))
         return drawn

@@ -186,17 +186,26 @@ class _Redraw(transformers.TrainerCallback):
 
 
 def _weigher(sampling: Sampling, pairs: Pairs, prediction: Prediction, labels: Sequence[int]) -> Weigh:
-    """How much each candidate is wanted: only the one the heads disagree on most, or by its inconsistency."""
-    scores = torch.tensor(prediction.preference_scores)
-    label_probs = torch.tensor(prediction.probs)[torch.arange(len(labels)), torch.tensor(labels)]
+    """How likely each candidate is to be drawn.
+
+    By disagreement: those on which most pairs of heads differ, alike, and no others. By inconsistency: in
+    proportion to the consistency term that training adds for the pair. (The published code scales the terms
+    of a text to 0 to 1 first. It counts the text itself, whose term is 0, so that their proportions stay.)
+    """
+    scores, probs = torch.tensor(prediction.preference_scores), torch.tensor(prediction.probs)
+    label_probs = probs[torch.arange(len(labels)), torch.tensor(labels)]
+    soft = torch.tensor([one.soft for one in pairs.texts]) if pairs.known is None else None
 
     def weigh(i: int, candidates: NDArray[np.int64]) -> NDArray[np.float64]:
         chosen = torch.tensor(candidates)
         if sampling == "disagreement":
             apart = losses.disagreement(scores[i].expand(len(chosen), -1), scores[chosen]).numpy()
             return np.asarray(apart == apart.max(), dtype=np.float64)
-        preferred = torch.tensor([pairs.preferred(i, int(j)) for j in candidates], dtype=label_probs.dtype)
-        terms = losses.consistency_terms(label_probs[i].expand(len(chosen)), label_probs[chosen], preferred)
+        if soft is not None:
+            terms = losses.annotated_consistency_terms(probs[i], probs[chosen], soft[i], soft[chosen])
+        else:
+            preferred = torch.tensor([pairs.preferred(i, int(j)) for j in candidates])
+            terms = losses.consistency_terms(label_probs[i], label_probs[chosen], preferred)
         return np.asarray(terms, dtype=np.float64)
 
     return weigh

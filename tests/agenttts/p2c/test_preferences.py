@@ -12,9 +12,11 @@ import httpx2
 import pytest
 
 from agenttts.errors import UserError
+from agenttts.p2c.classifier import ClassifierConfig, classifier_texts
 from agenttts.p2c.preferences import drawn_pairs, known_pairs, warnings_of
 from agenttts.p2c.texts import LabelledText
 from datastore import Store
+from pipelines.spec.configfile import load_config
 from tests.agenttts.commands import agenttts
 from tests.servers.scripted import Request, ScriptedServer
 
@@ -22,16 +24,24 @@ ROOMY = {"small": 100_000}
 
 
 @pytest.fixture
-def texts(tmp_path: Path) -> Path:
-    """Ten polite and ten rude texts with votes; the longer, the more of its label."""
-    path = tmp_path / "texts.csv"
-    with path.open("w", newline="") as stream:
+def config(tmp_path: Path) -> Path:
+    """A classifier of twenty polite and twenty rude texts with votes; the longer, the more of its label."""
+    with (tmp_path / "texts.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["text", "tone", "polite", "rude"])
-        for n in range(10):
-            writer.writerow(["please " * (n + 1) + "thank you", "polite", 5 + n, 5 - n / 2])
-            writer.writerow(["go away " * (n + 1), "rude", 1, 9 + n])
+        writer.writerow(["text", "polite", "rude"])
+        for n in range(20):
+            writer.writerow(["please " * (n + 1) + "thank you", 25 + n, 5 - n / 5])
+            writer.writerow(["go away " * (n + 1), 1, 9 + n])
+    path = tmp_path / "classifier.yaml"
+    path.write_text(
+        "base: encoder\ndata: texts.csv\nout: tone\nlabels: [polite, rude]\nvotes: [polite, rude]\n"
+    )
     return path
+
+
+def training_texts(config: Path) -> set[str]:
+    loaded = load_config(config, ClassifierConfig)
+    return {one.text for one in classifier_texts(loaded, config.parent)[0]}
 
 
 def by_length(request: Request, index: int) -> str:
@@ -42,13 +52,13 @@ def by_length(request: Request, index: int) -> str:
 
 
 def test_an_llm_is_asked_in_both_orders(
-    texts: Path, tmp_path: Path, make_server: Callable[..., ScriptedServer], monkeypatch: pytest.MonkeyPatch
+    config: Path, tmp_path: Path, make_server: Callable[..., ScriptedServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its preferences are stored with prompt and judge; a second time nothing is asked or doubled."""
     server = make_server(answer=by_length, models=ROOMY)
     monkeypatch.setenv("AGENTTTS_AGENT_BASE_URL", server.base_url)
     monkeypatch.setenv("AGENTTTS_AGENT_MODEL", "small")
-    command = ["tune", "prefer", "tone", "--data", texts, "--labels", "polite,rude", "--label", "tone"]
+    command = ["tune", "prefer", "tone", config]
     command += ["--pairs", 30, "--db", tmp_path / "s.duckdb"]
     dry = agenttts(*command, "--dry-run")
     assert "60 calls" in dry.err
@@ -76,7 +86,7 @@ def test_an_llm_is_asked_in_both_orders(
     ],
 )
 def test_a_judge_that_prefers_nothing(
-    texts: Path,
+    config: Path,
     tmp_path: Path,
     make_server: Callable[..., ScriptedServer],
     monkeypatch: pytest.MonkeyPatch,
@@ -87,32 +97,46 @@ def test_a_judge_that_prefers_nothing(
     server = make_server(answer=lambda request, index: said, models=ROOMY)
     monkeypatch.setenv("AGENTTTS_AGENT_BASE_URL", server.base_url)
     monkeypatch.setenv("AGENTTTS_AGENT_MODEL", "small")
-    command = ["tune", "prefer", "tone", "--data", texts, "--labels", "polite,rude", "--label", "tone"]
+    command = ["tune", "prefer", "tone", config]
     done = agenttts(*command, "--pairs", 10, "--db", tmp_path / "s.duckdb", "--json")
     assert done.code == 0, done.err
     assert done.json["added"] == {"first": 0, "second": 0, "tie": 10}
     assert told in done.err
 
 
-def test_votes_and_files(texts: Path, tmp_path: Path) -> None:
+def test_votes_and_files(config: Path, tmp_path: Path) -> None:
     """The larger share is preferred; a margin makes ties; exported, imported, the same."""
     db = tmp_path / "s.duckdb"
-    command = ["tune", "prefer", "tone", "--data", texts, "--labels", "polite,rude", "--votes", "polite,rude"]
+    command = ["tune", "prefer", "tone", config]
     done = agenttts(*command, "--source", "votes", "--pairs", 40, "--db", db, "--json")
     assert done.code == 0, done.err
     with Store.read(db) as store:
         stored = store.preferences("tone")
     assert all((one.preferred == 1) == (len(one.first) > len(one.second)) for one in stored)
-    wide = agenttts(
-        *command, "--source", "votes", "--pairs", 40, "--tie", 1, "--db", tmp_path / "t.duckdb", "--json"
-    )
-    assert wide.json["added"]["tie"] == 40
+    config.write_text(config.read_text() + "preferences: {tie: 1}\n")
+    wide = agenttts(*command, "--source", "votes", "--pairs", 40, "--db", tmp_path / "t.duckdb")
+    assert wide.code == 0 and "40 ties (100%)" in wide.err
     assert agenttts("tune", "prefer", "tone", "--export", tmp_path / "out.csv", "--db", db).code == 0
     again = agenttts("tune", "prefer", "mine", "--import", tmp_path / "out.csv", "--db", db, "--json")
     assert again.json["total"] == len(stored)
     with Store.read(db) as store:
         found = {(one.first, one.second, one.preferred) for one in store.preferences("mine")}
     assert found == {(one.first, one.second, one.preferred) for one in stored}
+
+
+def test_pairs_are_between_training_texts(config: Path, tmp_path: Path) -> None:
+    """Whatever the training's seed: every pair that is paid for can be learnt from."""
+    db = tmp_path / "s.duckdb"
+    config.write_text(config.read_text() + "split_seed: 3\nsettings: {seed: 5}\n")
+    done = agenttts("tune", "prefer", "tone", config, "--source", "votes", "--pairs", 100, "--db", db)
+    assert done.code == 0, done.err
+    with Store.read(db) as store:
+        texts = {text for one in store.preferences("tone") for text in (one.first, one.second)}
+    known = training_texts(config)
+    assert texts <= known and 20 < len(known) < 40
+    config.write_text(config.read_text().replace("split_seed: 3", "split_seed: 4"))
+    assert not texts <= training_texts(config)
+    assert "name the classifier's file" in agenttts("tune", "prefer", "tone", "--db", db).err
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from agenttts.p2c.metrics import (
     matthews,
     preference_accuracy,
 )
+from agenttts.p2c.settings import P2CSettings
 from agenttts.p2c.texts import LabelledText, Pairs, class_weights, read_texts, split_texts
 from pipelines.dataset.rows import made_row
 from tests.agenttts.p2c.tiny_bert import WORDS, write_backbone
@@ -89,8 +90,10 @@ def test_each_term_is_that_of_the_formulas() -> None:
         div.append(-(p * np.log(q)).sum())
     assert float(terms.diversity(as_tensor(h1), as_tensor(h2))) == pytest.approx(np.mean(div), abs=1e-6)
 
-    apart = [np.std([softmax(np.array([h1[i, m], h2[i, m]]))[0] for m in range(k)]) for i in range(b)]
-    assert np.allclose(terms.disagreement(as_tensor(h1), as_tensor(h2)).numpy(), apart, atol=1e-6)
+    h2[0, 0] = h1[0, 0]
+    order = np.sign(h1 - h2)
+    apart = [sum(x != y for x, y in itertools.combinations(order[i], 2)) for i in range(b)]
+    assert terms.disagreement(as_tensor(h1), as_tensor(h2)).tolist() == apart
     soft = -(s1 * np.log(softmax(z1))).sum(-1).mean()
     assert float(terms.soft_cross_entropy(as_tensor(z1), as_tensor(s1))) == pytest.approx(soft, abs=1e-6)
     entropy = -(softmax(z1) * np.log(softmax(z1))).sum(-1).mean()
@@ -207,6 +210,38 @@ def test_every_method_learns(backbone: Path, tmp_path: Path, changes: dict[str, 
     assert accuracy([one.label for one in test], said.probs.argmax(1)) > 0.7
     assert (said.preference_scores is not None) == (changes["method"] == "p2c")
     assert (tmp_path / "work").exists() == ("freeze" not in changes), "what can be exported is kept till then"
+
+
+def test_partners_are_sampled_as_published() -> None:
+    """Disagreement takes the largest number of differing head pairs; inconsistency weighs by the margin."""
+    from agenttts.p2c.network import Prediction
+    from agenttts.p2c.trainer import _weigher
+
+    softs = [(0.9, 0.1), (0.6, 0.4), (0.8, 0.2), (0.7, 0.3)]
+    texts = [LabelledText(text=str(i), label=0, soft=soft) for i, soft in enumerate(softs)]
+    prediction = Prediction(
+        probs=np.array([[0.5, 0.5], [0.9, 0.1], [0.5, 0.5], [0.1, 0.9]]),
+        preference_scores=np.array([[0.0, 0.0, 0.0], [1.0, -1.0, 0.0], [1.0, 1.0, 1.0], [1.0, -1.0, -1.0]]),
+    )
+    candidates = np.array([1, 2, 3])
+    voted = Pairs(texts=texts)
+    differ = _weigher("disagreement", voted, prediction, [0] * 4)(0, candidates)
+    assert differ.tolist() == [1, 0, 0], "3 of 3 head pairs differ, then 0, then 2"
+    margins = _weigher("inconsistency", voted, prediction, [0] * 4)(0, candidates)
+    assert np.allclose(margins, [2 * (0.3 + 0.4), 2 * 0.1, 0.0])
+    known = Pairs(texts=texts, known={(0, 1): 1.0, (0, 2): 0.5, (3, 0): 1.0})
+    gaps = _weigher("inconsistency", known, prediction, [0] * 4)(0, candidates)
+    assert np.allclose(gaps, [0.4, 0.0, 0.4])
+    drawn = [
+        voted.draw(np.random.default_rng(seed), lambda i, js: (js == 2).astype(float)) for seed in range(5)
+    ]
+    assert all(j == 2 for pairs in drawn for i, j in pairs if i != 2)
+
+
+def test_preferences_need_a_backbone_that_learns() -> None:
+    """On frozen states they could not change the classifier, so the two are refused together."""
+    with pytest.raises(ValueError, match="freeze excludes the method p2c"):
+        P2CSettings(method="p2c", freeze=True)
 
 
 def counted(count: int, seed: int) -> list[LabelledText]:
