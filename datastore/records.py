@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-TrialStatus = Literal["running", "complete", "failed", "pruned"]
+TrialStatus = Literal["running", "complete", "partial", "failed", "pruned"]
 TrialPurpose = Literal["search", "baseline", "confirm", "policy", "test"]
 ResultStatus = Literal["ok", "error"]
 ProposalStatus = Literal["accepted", "edited", "refused", "invalid"]

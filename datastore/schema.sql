@@ -136,7 +136,7 @@ COMMENT ON COLUMN trials.split IS 'search or test';
 COMMENT ON COLUMN trials.allocation IS 'JSON: {stage: {model, n_samples}}; of a policy its first rung';
 COMMENT ON COLUMN trials.policy IS 'JSON of the policy that was run; NULL: the allocation was';
 COMMENT ON COLUMN trials.reason IS 'why the proposer wanted it';
-COMMENT ON COLUMN trials.status IS 'running, complete, failed, or pruned: stopped early, clearly worse than the best';
+COMMENT ON COLUMN trials.status IS 'running, complete, failed, partial: cut by a limit on the test split, or pruned: stopped early, clearly worse than the best';
 COMMENT ON COLUMN trials.score IS 'mean over the scored examples, 0 to 1; NULL: none was scored';
 COMMENT ON COLUMN trials.n_scored IS 'examples';
 COMMENT ON COLUMN trials.n_missing IS 'examples without a score, for an error';

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -79,6 +80,8 @@ class PlannedTrial:
         policy: The policy to run, whose first rung is the allocation; None: the allocation is run.
         budget_units: The cost per query that the policy was chosen for; None: as planned for the allocation.
         optional: Whether a replay goes on without the trial where recorded samples do not answer it.
+        in_parts: Whether the examples are run a tenth at a time, so that a limit that is reached leaves whole
+            examples behind and not the first stages of all.
     """
 
     allocation: Allocation
@@ -90,6 +93,7 @@ class PlannedTrial:
     policy: Policy | None = None
     budget_units: float | None = None
     optional: bool = False
+    in_parts: bool = False
 
     def planned_cost(self, space: SearchSpace) -> float:
         """Return what the trial costs per query as planned, in the budget's measure.
@@ -162,7 +166,7 @@ async def evaluate(
     keep = _Keeper(store, tally, ran, None if started.split == "test" else meter)
     run = _runner(runtime, planned)
     pruned, n_run = False, 0
-    for end in [len(examples)] if race_with is None else rungs(len(examples)):
+    for end in _ends(planned, race_with is not None):
         await _run_all(run, examples[n_run:end], keep, on_progress)
         n_run = end
         if race_with is not None and end < len(examples):
@@ -173,6 +177,15 @@ async def evaluate(
     store.finish_trial(finished)
     scores = tally.scores(examples[:n_run])
     return result_of(finished, allocation, scores, tally.stage_scores(), tally.costs())
+
+
+def _ends(planned: PlannedTrial, is_race: bool) -> list[int]:
+    """Up to which example each part of a trial goes."""
+    count = len(planned.examples)
+    if is_race:
+        return list(rungs(count))
+    size = max(1, math.ceil(count / 10)) if planned.in_parts else count
+    return [*range(size, count, size), count]
 
 
 class _Keeper:

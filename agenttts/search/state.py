@@ -13,8 +13,8 @@ from agenttts.proposers.base import Proposer, SearchView, Turn
 from agenttts.proposers.rules import InsightsProposer
 from agenttts.replay.bank import BankOutcomes
 from agenttts.results.adaptive import AdaptivePolicy
+from agenttts.results.choosing import Choice, Rule, choose
 from agenttts.results.meter import SampleMeter
-from agenttts.results.retest import MOST_RIVALS
 from agenttts.results.trials import TrialResult
 from agenttts.search.approval import Approve
 from agenttts.search.drafts import Draft
@@ -56,7 +56,7 @@ class SearchWork:
         space: The allocations within the budget.
         splits: All examples; those of the test split are for the confirmation alone.
         examples: The search examples that trials are scored on.
-        held_back: The search examples held back for the re-test of rivals.
+        fresh: The search examples that no trial of the search sees, for the choice at its end.
         store: The one memory of the run.
         runtime: Runs examples.
         ledger: Enforces the limits on spending.
@@ -85,7 +85,7 @@ class SearchWork:
     space: SearchSpace
     splits: Splits
     examples: Sequence[Example]
-    held_back: Sequence[Example]
+    fresh: Sequence[Example]
     store: Store
     runtime: Runtime
     ledger: Ledger
@@ -159,35 +159,65 @@ class SearchWork:
         """
         self.store.put_event(Event(run_id=self.run_id, at=self.clock(), kind=kind, detail=json.dumps(detail)))
 
+    def choice(self) -> Choice:
+        """Return the winner and the best default, as they stand."""
+        settings, space = self.settings, self.space
+        rule = Rule(
+            measure=space.measure,
+            budget_units=space.budget_units,
+            goal=settings.goal,
+            margin=settings.margin,
+            seed=settings.seed,
+        )
+        return choose(self.trials, self.extra, rule)
+
     def limit_reached(self) -> str | None:
         """Return the limit that the search has reached, in words; None while it may go on.
 
-        The expected cost of the confirmation is reserved out of the limits.
+        The expected cost of the test phase is reserved out of the limits.
         """
         self.reserve()
         return self.ledger.reached(self._n_counted)
 
     def reserve(self) -> None:
-        """Set the expected cost of the confirmation aside, out of the limits."""
-        self.ledger.reserve_for_end = self._confirmation_cost()
+        """Set the expected cost of the test phase aside, out of the limits."""
+        self.ledger.reserve_for_end = self._test_cost()
+        self.ledger.reserve_minutes = self._test_minutes()
 
     def spend_reserve(self) -> None:
         """Allow what was set aside to be spent."""
         self.ledger.reserve_for_end = Spending()
+        self.ledger.reserve_minutes = 0.0
 
-    def _confirmation_cost(self) -> Spending:
-        """Return the expected cost of re-test and test: for each example that of the dearest trial so far."""
+    @property
+    def _n_tests(self) -> int:
+        """How many trials the test phase has: winner, default, recommendation; policy and its rival."""
+        return 5 if self.settings.seeks_policy else 3 if self.settings.goal.min_quality is None else 2
+
+    def _test_cost(self) -> Spending:
+        """Return the expected cost of the test phase: for each example that of the dearest trial so far."""
         limits = self.settings.limits
         if self.settings.replay or (limits.tokens is None and limits.flops is None and limits.usd is None):
             return Spending()
-        n_search = max(1, len(self.examples))
-        n_tests = 4 if self.settings.seeks_policy else 2
-        n_examples = n_tests * len(self.splits.test) + MOST_RIVALS * len(self.held_back)
-        times = 1.1 * n_examples / n_search  # a tenth for prompts that differ
-        tokens = max((t.prompt_tokens + t.generated_tokens for t in self.trials), default=0)
-        flops = max(((t.flops_per_query or 0.0) * n_search for t in self.trials), default=0.0)
-        usd = max((t.cost_usd or 0.0 for t in self.trials), default=0.0)
+        times = 1.1 * self._n_tests * len(self.splits.test)  # a tenth for prompts that differ
+        tokens = flops = usd = 0.0
+        for trial in self.trials:
+            count = max(1, trial.n_scored)
+            tokens = max(tokens, (trial.prompt_tokens + trial.generated_tokens) / count)
+            flops = max(flops, trial.flops_per_query or 0.0)
+            usd = max(usd, (trial.cost_usd or 0.0) / count)
         return Spending(tokens=int(times * tokens), flops=times * flops, usd=times * usd)
+
+    def _test_minutes(self) -> float:
+        """Return the minutes that the test phase may take: for each example as long as the slowest trial."""
+        if self.settings.replay or self.settings.limits.minutes is None:
+            return 0.0
+        seconds = [
+            (row.finished_at - row.started_at) / row.n_scored
+            for row in self.store.trials(self.run_id)
+            if row.finished_at is not None and row.n_scored and row.samples_drawn >= row.samples_reused
+        ]
+        return self._n_tests * len(self.splits.test) * max(seconds, default=0.0) / 60
 
 
 Step = GraphRuntime[SearchWork]
