@@ -18,7 +18,7 @@ from agenttts.report import show
 from agenttts.results.adaptive import AdaptivePolicy
 from agenttts.results.cost import SearchCost
 from agenttts.results.loading import load_outcome
-from agenttts.results.outcome import Equivalent, Finalist, Outcome
+from agenttts.results.outcome import Equivalent, Finalist, Outcome, Recommended
 from agenttts.results.ranking import latest
 from agenttts.results.trials import TrialResult
 from datastore.records import Insight
@@ -132,19 +132,25 @@ class SearchResult:
         """The winner and all allocations that differ from it by no more than noise, cheapest first."""
         return self.outcome.equivalent
 
+    @property
+    def recommended(self) -> Recommended | None:
+        """The cheapest allocation shown to be worse than the winner by no more than the margin; or None."""
+        return self.outcome.recommended
+
     def cheapest(self, within: float | None = None) -> Equivalent | TrialResult | None:
         """Return the cheapest allocation that is as good as the winner.
 
         Args:
-            within: A difference of scores, such as 0.01: the cheapest trial whose score is at most that far
-                below the winner's. None: the cheapest of `equivalent`.
+            within: A difference of scores, such as 0.01: the cheapest trial whose mean is at most that far
+                below the winner's (`recommended` is tested for it). None: the cheapest of `equivalent`.
 
         Returns:
             The allocation with its scores; None when no trial has a score.
         """
         if within is None:
             return next(iter(self.equivalent), None)
-        least = (self.best.search_score if self.best else 0.0) - within
+        best = self.best_trial()
+        least = (0.0 if best is None else best.score or 0.0) - within
         near = [t for t in latest(self.trials, self.confirmation) if (t.score or 0.0) >= least - 1e-12]
         return min(near, key=lambda t: (t.budget_units, -(t.score or 0.0)), default=None)
 

@@ -16,6 +16,8 @@ from pipelines.servers.patience import Patience
 from pipelines.spec.pipeline import ModelSpec
 
 MAX_ERROR_RATE = 0.2
+MARGIN = 0.01
+"""By how much a recommended allocation may be worse than the best one: a point."""
 PolicyKind: TypeAlias = Literal["adaptive", "fixed"]
 _NOT_STORED = ("max_in_flight", "preflight", "banks")
 
@@ -93,8 +95,9 @@ class SearchSettings:
             "fixed" when every query gets the same numbers of samples.
         max_units_per_query: The most that a policy may spend on any one query, in the budget's measure; None
             for no such limit.
-        retest: The share of the search examples that is held out for scoring the best trials again at the
-            end, 0 to 0.5.
+        fresh: The share of the search examples that is kept out of the search's trials, 0 to 0.5, for scoring
+            the best trials on at the end; None: a quarter, and none of a small split.
+        margin: By how much a cheaper allocation that is recommended may be worse than the best, 0 to 1.
         approve: Whether a person decides on each proposal before it costs anything.
         limits: The limits on what the whole search may spend.
         patience: How long servers are waited for.
@@ -105,7 +108,8 @@ class SearchSettings:
 
     Raises:
         UserError: The seed is negative, the limit on a query is not above 0 and finite or there is no policy
-            to hold to it, or the objective, the least quality and the frontier do not go together.
+            to hold to it, the margin is not a difference of scores, or the objective, the least quality and
+            the frontier do not go together.
     """
 
     budget_units: float
@@ -119,7 +123,8 @@ class SearchSettings:
     min_quality: float | None = None
     policy: PolicyKind = "adaptive"
     max_units_per_query: float | None = None
-    retest: float = 0.0
+    fresh: float | None = None
+    margin: float = MARGIN
     approve: bool = field(default=False, compare=False)
     limits: SearchLimits = field(default_factory=SearchLimits, compare=False)
     patience: Patience = field(default_factory=Patience, compare=False)
@@ -144,6 +149,8 @@ class SearchSettings:
                 f"policy={self.policy!r} and objective={self.objective!r}; leave it out, or seek quality by "
                 "an adaptive policy"
             )
+        if not 0 <= self.margin <= 1:
+            raise UserError(f"margin (--margin), a difference of scores, is 0 to 1, got {self.margin:g}")
         if self.goal.min_quality is not None and self.frontier:
             raise UserError("a least quality is not sought together with the frontier; leave one out")
 

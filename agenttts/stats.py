@@ -276,7 +276,7 @@ class Stream(IntEnum):
     TEST_SCORE = 2
     TEST_DIFFERENCE = 3
     EQUIVALENCE = 4
-    RETEST = 5
+    SELECTION = 5
     FURTHER_METRIC = 6
     HEADROOM = 7
     FOLDS = 8

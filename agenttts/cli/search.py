@@ -39,6 +39,7 @@ from agenttts.cli.options import (
 )
 from agenttts.errors import UserError
 from agenttts.proposers.registry import DEFAULT, NAMES
+from agenttts.settings import MARGIN
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,10 +109,17 @@ def search(
         float | None,
         typer.Option("--max-units-per-query", help="The most that a policy may spend on any one query."),
     ] = None,
-    retest: Annotated[
+    fresh: Annotated[
+        float | None,
+        typer.Option(
+            "--fresh",
+            help="Share of the search examples kept for the choice at the end; a quarter of 100 or more.",
+        ),
+    ] = None,
+    margin: Annotated[
         float,
-        typer.Option("--retest", help="Share of the search examples held out for scoring rivals at the end."),
-    ] = 0.0,
+        typer.Option("--margin", help="By how much a cheaper recommendation may be worse than the best."),
+    ] = MARGIN,
     data: Data = None,
     n_search: NSearch = None,
     n_test: NTest = None,
@@ -168,7 +176,8 @@ def search(
             min_quality=min_quality,
             policy=cast("PolicyKind", policy),
             max_units_per_query=max_units_per_query,
-            retest=retest,
+            fresh=fresh,
+            margin=margin,
             limits=limits,
             agent=agent_settings(
                 agent_base_url,

@@ -117,8 +117,11 @@ class SearchView:
 
     @property
     def goal(self) -> Goal:
-        """The objective of the search, unless it seeks the frontier."""
-        return self.settings.goal
+        """The objective of the search, unless it seeks the frontier.
+
+        A required score is raised by what the luck of the choice and its check will take off a score.
+        """
+        return self.settings.goal.raised(self.n_examples)
 
     def burden(self, allocation: Allocation) -> float:
         """Return the cost that the search minimises once an allocation has the required quality.

@@ -20,6 +20,8 @@ from agenttts.replay.headroom import StageHeadroom, headroom
 from agenttts.report.changes import change_lines
 from agenttts.report.insights import strongest
 from agenttts.report.policy import PolicyQuery, policy_queries
+from agenttts.results.fresh import SPLIT as FRESH
+from agenttts.results.fresh import together
 from agenttts.results.loading import load_outcome
 from agenttts.results.outcome import Outcome, jsonable, trial_json
 from agenttts.results.prices import with_measured_prices
@@ -179,6 +181,15 @@ class ReportData:
         return self.as_of is not None or self.status == "running"
 
     @property
+    def shown(self) -> tuple[TrialResult, ...]:
+        """The trials as a table shows them: those of one allocation on fresh examples as one."""
+        rows: dict[tuple[str, Allocation] | int, TrialResult] = {}
+        for trial in self.trials:
+            key = (FRESH, trial.allocation) if trial.split == FRESH else trial.number
+            rows[key] = together(rows[key], trial) if key in rows else trial
+        return tuple(rows.values())
+
+    @property
     def confirmed(self) -> bool:
         """Whether the winner was scored on the sealed test split."""
         return self.outcome.best is not None and self.outcome.best.test_score is not None
@@ -207,9 +218,7 @@ class ReportData:
         }
 
     def _trial_json(self, trial: TrialResult) -> dict[str, JSON]:
-        interval = trial.interval
         return trial_json(trial) | {
-            "score_ci": None if interval is None else [interval.low, interval.high],
             "split": trial.split,
             "flops_per_query": trial.flops_per_query,
             "calls": trial.calls,

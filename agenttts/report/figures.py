@@ -157,7 +157,7 @@ def quality_against_budget(data: ReportData) -> go.Figure:
         figure.add_trace(
             go.Scatter(
                 x=[best.budget_units],
-                y=[best.search_score],
+                y=[next((t.score for t in data.trials if t.number == best.trial), best.search_score)],
                 mode="markers",
                 name="winner" if data.confirmed else "best so far",
                 marker={"symbol": "star", "size": 17, "color": PALETTE[1]},

@@ -144,16 +144,22 @@ def _tiles(data: ReportData) -> list[tuple[str, str, str]]:
     if best is not None:
         split = "test split" if data.confirmed else "search split, not confirmed"
         score = best.test_score if data.confirmed else best.search_score
-        interval = words.interval_text(best.test_ci) if best.test_ci else ""
+        ci = best.test_ci if data.confirmed else best.search_ci
+        interval = words.interval_text(ci) if ci else ""
         tiles.append((f"score · {split}", words.score_text(score), interval))
     if base is not None:
         tested = data.confirmed and base.test_score is not None
         score = base.test_score if tested else base.search_score
-        interval = words.interval_text(base.test_ci) if base.test_ci else ""
+        ci = base.test_ci if tested else base.search_ci
+        interval = words.interval_text(ci) if ci else ""
         tiles.append(("best single-model default", words.score_text(score), interval))
-    if outcome.difference is not None:
-        interval = words.interval_text(outcome.difference_ci, signed=True)
-        tiles.append(("difference, paired", f"{outcome.difference:+.3f}", interval))
+    tested = outcome.difference is not None
+    difference = outcome.difference if tested else outcome.search_difference
+    if difference is not None:
+        bounds = outcome.difference_ci if tested else outcome.search_difference_ci
+        split = "" if tested else " · search split"
+        interval = words.interval_text(bounds, signed=True)
+        tiles.append((f"difference, paired{split}", f"{difference:+.3f}", interval))
     if best is not None:
         measure, allowed = outcome.measure, data.budget_units
         of = f"of {words.units_text(allowed, measure)} allowed" if allowed is not None else ""

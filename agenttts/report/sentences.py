@@ -17,7 +17,7 @@ from agenttts.space.measure import MeasureName, amount_text, label_of, number_te
 if TYPE_CHECKING:
     from agenttts.report.data import ReportData
     from agenttts.results.health import SampleHealth
-    from agenttts.results.outcome import Finalist
+    from agenttts.results.outcome import Finalist, Outcome, Requirement
     from agenttts.results.trials import TrialResult
     from agenttts.stats import Interval
     from datastore.records import Insight
@@ -129,7 +129,8 @@ def status_text(data: ReportData) -> str:
 
 
 def headline(data: ReportData) -> str:
-    """Write one sentence about the winner, its score and its budget.
+    """Write about the winner, its score and its budget: first whether what was required is met, where a score
+    was, and last what is recommended beside it.
 
     Args:
         data: The report.
@@ -137,17 +138,46 @@ def headline(data: ReportData) -> str:
     best = data.outcome.best
     if best is None:
         return f"No trial of {data.pipeline} has a score yet."
-    measure = data.outcome.measure
+    outcome, measure = data.outcome, data.outcome.measure
     budget = units_text(best.budget_units, measure)
     of = f" of {units_text(data.budget_units, measure)}" if data.budget_units is not None else ""
-    lead = (
-        "The best allocation found"
-        if data.confirmed
-        else "The best allocation so far (not confirmed on the test split)"
-    )
-    return (
-        f"{lead} is {best.allocation}: {finalist_score(best)} ({data.metric}), "
+    found = "found" if data.confirmed else "so far (not confirmed on the test split)"
+    lead = f"The best allocation {found} is"
+    requirement = outcome.requirement
+    if requirement is not None:
+        superlative = "fastest" if outcome.objective == "latency" else "cheapest"
+        kind = superlative if requirement.shown else "most promising"
+        lead = f"{_requirement_text(requirement)} The {kind} allocation {found} is"
+    scored = (
+        f"{lead} {best.allocation}: {finalist_score(best)} ({data.metric}), "
         f"for {budget}{of} {label_of(measure)} per query."
+    )
+    return f"{scored}{_recommended_text(outcome)}"
+
+
+def _requirement_text(requirement: Requirement) -> str:
+    """Say whether the required score is met on the test split; before that, whether the search shows it."""
+    least = f"{requirement.min_quality:g}"
+    if requirement.met is None:
+        verdict = "shown" if requirement.shown else "not shown"
+        return f"A score of {least} is {verdict} on the search split."
+    shown = "" if requirement.shown else ", and was not shown before"
+    return f"A score of {least} is {'met' if requirement.met else 'NOT met'} on the test split{shown}."
+
+
+def _recommended_text(outcome: Outcome) -> str:
+    recommended = outcome.recommended
+    if recommended is None:
+        return ""
+    cost = f"{units_text(recommended.budget_units, outcome.measure)} {label_of(outcome.measure)}"
+    score = ""
+    if recommended.test_score is not None:
+        score = (
+            f", {score_text(recommended.test_score)} {interval_text(recommended.test_ci)} on the test split"
+        )
+    return (
+        f" Recommended: {recommended.allocation} for {cost}{score}; "
+        f"it is worse by no more than {recommended.margin:g}."
     )
 
 
@@ -297,15 +327,16 @@ def doubt_lines(data: ReportData) -> Iterator[str]:
 
 
 def trial_score_text(trial: TrialResult, n_examples: int) -> str:
-    """Format a trial's score with its interval, one on a part of the examples with their number.
+    """Format a trial's plain mean score, one on a part of the examples with their number.
 
     Args:
         trial: The trial; of one without a score the status is returned.
         n_examples: The number of examples of a complete trial.
     """
-    if trial.status == "partial" and trial.score is not None:
-        return f"{trial.score:.3f} on {trial.n_run} of {n_examples}"
-    return interval_text(trial.interval) if trial.interval is not None else trial.status
+    if trial.score is None:
+        return trial.status
+    on_a_part = f" on {trial.n_run} of {n_examples}" if trial.status == "partial" else ""
+    return score_text(trial.score) + on_a_part
 
 
 def verdict_text(insight: Insight) -> str:

@@ -77,7 +77,7 @@ def trial_table(data: ReportData, *, reasons: bool = True) -> Table:
     table.add_column("", no_wrap=True)
     table.add_column("allocation", min_width=20)
     table.add_column(label_of(data.outcome.measure), justify="right", no_wrap=True)
-    table.add_column("score [95 %]", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
     table.add_column("examples", justify="right", no_wrap=True)
     table.add_column("drawn", justify="right", no_wrap=True)
     table.add_column("reused", justify="right", no_wrap=True)
@@ -85,9 +85,10 @@ def trial_table(data: ReportData, *, reasons: bool = True) -> Table:
         table.add_column("why", overflow="ellipsis", no_wrap=True, ratio=1)
     else:
         table.add_column("proposer", no_wrap=True)
-    for trial in data.trials:
+    for trial in data.shown:
         missing = f" (−{trial.n_missing})" if trial.n_missing else ""
         kind = {"search": trial.proposer, "baseline": "default"}.get(trial.purpose, trial.purpose)
+        kind = "fresh" if trial.split == "fresh" else kind
         style = {"failed": "red", "running": "dim", "partial": "dim"}.get(
             trial.status, "cyan" if trial.split == "test" else ""
         )

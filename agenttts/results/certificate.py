@@ -44,19 +44,11 @@ def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
     planned = "" if seconds is None else f", {seconds:.3g} s as planned"
     yield (
         f"{best.allocation} ({amount_text(best.budget_units, outcome.measure)}{planned}) is "
-        f"{_superlative(outcome, best)} of {n_tried} allocations tried{on_a_part}, with "
-        f"{best.search_score:.3f} on {outcome.n_search} search examples."
+        f"{_superlative(outcome)} of {n_tried} allocations tried{on_a_part}."
     )
+    yield from _searched(outcome, best)
     yield from _costs(outcome, best)
-    yield from _retested(outcome, best)
-    if best.test_score is None or best.test_ci is None:
-        yield "It was not scored on the test split, so this is no more than the search's own view."
-    else:
-        low, high = best.test_ci
-        yield (
-            f"Scored once on the sealed test split ({outcome.n_test} examples): {best.test_score:.3f} "
-            f"[{low:.3f}, {high:.3f}]."
-        )
+    yield from _tested(outcome, best)
     if best.test_metrics:
         summaries = [
             f"{name} {m.mean:.3f} [{m.ci[0]:.3f}, {m.ci[1]:.3f}]" for name, m in best.test_metrics.items()
@@ -64,7 +56,7 @@ def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
         yield f"Further metrics there: {', '.join(summaries)}."
     yield _against_default(outcome, best)
     yield from _default_over(outcome, best)
-    yield _equivalents(outcome, best)
+    yield from _recommendation(outcome, best)
     if outcome.adaptive is not None:
         yield from _policy_sentences(outcome, outcome.adaptive)
     n_failed = sum(trial.status == "failed" for trial in outcome.trials)
@@ -77,7 +69,7 @@ def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
             f"{n_missing} results are missing after errors; comparisons rest on the examples that both have."
         )
     yield from _doubtful(outcome, best)
-    yield "Intervals are 95 %, by bootstrap over examples; the search's own choice is not in them."
+    yield "Intervals are 95 %; those of search examples allow for the choice among trials."
 
 
 def _costs(outcome: Outcome, best: Finalist) -> Iterator[str]:
@@ -166,25 +158,49 @@ def cost_text(outcome: Outcome, cost: CostPerQuery) -> str:
     return f"{mean} on average (median {median}, 95 % at most {p95}, the dearest {most})"
 
 
-def _superlative(outcome: Outcome, best: Finalist) -> str:
-    least = outcome.min_quality
-    if least is None:
+def _superlative(outcome: Outcome) -> str:
+    requirement = outcome.requirement
+    if requirement is None:
         return "the best"
-    if best.search_score < least:
-        return f"the best, though short of {least:g},"
-    return f"the {'fastest' if outcome.objective == 'latency' else 'cheapest'} that reaches {least:g}"
+    least = f"{requirement.min_quality:g}"
+    if not requirement.shown:
+        return f"the most promising, though not shown to reach {least},"
+    return f"the {'fastest' if outcome.objective == 'latency' else 'cheapest'} that is shown to reach {least}"
 
 
-def _retested(outcome: Outcome, best: Finalist) -> Iterator[str]:
-    retest = outcome.retest
-    if retest is not None:
-        winner = next(rival for rival in retest.rivals if rival.allocation == best.allocation)
-        count = len(retest.rivals)
-        among = "alone was" if count == 1 else f"and {count - 1} not told apart from it were"
-        yield (
-            f"The search's best {among} scored again on {retest.n} examples held back; over both parts it is "
-            f"the best of them, with {winner.retest_score:.3f} on those examples."
-        )
+def _searched(outcome: Outcome, best: Finalist) -> Iterator[str]:
+    """What the winner scored in the search, corrected, and what fresh examples had a part in it."""
+    if outcome.fresh is not None:
+        count = outcome.fresh.n_trials
+        which = "1 allocation was" if count == 1 else f"{count} allocations were"
+        yield f"{which} scored on up to {outcome.fresh.n} fresh examples before the choice."
+    if best.test_score is not None:
+        return
+    interval = "" if best.search_ci is None else f" [{best.search_ci[0]:.3f}, {best.search_ci[1]:.3f}]"
+    yield (
+        f"Corrected for the choice, it scores {best.search_score:.3f}{interval} on {best.n_search} search "
+        "examples."
+    )
+
+
+def _tested(outcome: Outcome, best: Finalist) -> Iterator[str]:
+    """The winner's score on the test split, and whether it meets what was required."""
+    requirement = outcome.requirement
+    if best.test_score is None or best.test_ci is None:
+        yield "It was not scored on the test split, so this is no more than the search's own view."
+        return
+    low, high = best.test_ci
+    scored = next(
+        (t for t in outcome.confirmation if t.purpose == "test" and t.allocation == best.allocation), None
+    )
+    count = outcome.n_test if scored is None else scored.n_scored
+    examples = f"{count} examples"
+    if scored is not None and scored.status == "partial":
+        examples = f"{count} of {outcome.n_test_split or 'the'} examples; a limit cut the rest"
+    yield f"Scored once on the sealed test split ({examples}): {best.test_score:.3f} [{low:.3f}, {high:.3f}]."
+    if requirement is not None:
+        verdict = "is met" if requirement.met else "is not met"
+        yield f"The required {requirement.min_quality:g} {verdict} there."
 
 
 def _against_default(outcome: Outcome, best: Finalist) -> str:
@@ -195,7 +211,8 @@ def _against_default(outcome: Outcome, best: Finalist) -> str:
         return "It is the best single-model default itself: the search found nothing better."
     if difference is None or interval is None:
         return (
-            f"The best single-model default is {baseline.allocation}, {baseline.search_score:.3f} in search."
+            f"The best single-model default is {baseline.allocation}, {baseline.search_score:.3f} in search"
+            f"{_in_search(outcome)}."
         )
     low, high = interval
     figures = f"{difference:+.3f} [{low:+.3f}, {high:+.3f}], paired"
@@ -216,15 +233,29 @@ def _default_over(outcome: Outcome, best: Finalist) -> Iterator[str]:
         yield f"That default took {took}: no default tried is within it."
 
 
-def _equivalents(outcome: Outcome, best: Finalist) -> str:
-    equivalent = outcome.equivalent
-    n_others = sum(entry.allocation != best.allocation for entry in equivalent)
-    if not n_others:
-        return "No other allocation tried is as good within noise."
-    cheapest = equivalent[0]
-    count = f"{n_others} other allocation{'s' * (n_others > 1)}"
-    claim = f"{count} can't be told apart from it on the search examples"
-    if cheapest.allocation == best.allocation:
-        return f"{claim}; none is cheaper."
-    cost = amount_text(cheapest.budget_units, outcome.measure)
-    return f"{claim}; the cheapest is {cheapest.allocation}, {cost}."
+def _in_search(outcome: Outcome) -> str:
+    """The difference from the default on search examples, corrected; empty where it is not known."""
+    difference, interval = outcome.search_difference, outcome.search_difference_ci
+    if difference is None or interval is None:
+        return ""
+    low, high = interval
+    return f"; the difference is {difference:+.3f} [{low:+.3f}, {high:+.3f}], paired and corrected"
+
+
+def _recommendation(outcome: Outcome, best: Finalist) -> Iterator[str]:
+    """The cheapest allocation that is shown to be about as good."""
+    recommended = outcome.recommended
+    if outcome.min_quality is not None:
+        return
+    if recommended is None:
+        yield "No cheaper allocation tried is shown to be about as good."
+        return
+    cost = amount_text(recommended.budget_units, outcome.measure)
+    score = ""
+    if recommended.test_score is not None and recommended.test_ci is not None:
+        low, high = recommended.test_ci
+        score = f" It scores {recommended.test_score:.3f} [{low:.3f}, {high:.3f}] on the test split."
+    yield (
+        f"Recommended is {recommended.allocation}, {cost}: it is worse by no more than "
+        f"{recommended.margin:g} (one-sided 95 %, paired on {recommended.n} examples of the search).{score}"
+    )

@@ -8,12 +8,22 @@ from dataclasses import replace
 
 from agenttts.results.adaptive import AdaptivePolicy
 from agenttts.results.certificate import certificate
+from agenttts.results.choosing import Choice, Rule, choose
 from agenttts.results.cost import SearchCost
+from agenttts.results.fresh import SPLIT
 from agenttts.results.health import SampleHealth
-from agenttts.results.outcome import Equivalent, Finalist, MetricSummary, Outcome, Retest, Rival
-from agenttts.results.ranking import baseline_of, by_phase, frontier, hypervolume, latest, winner_of
-from agenttts.results.retest import SPLIT
+from agenttts.results.outcome import (
+    Equivalent,
+    Finalist,
+    FreshExamples,
+    MetricSummary,
+    Outcome,
+    Recommended,
+    Requirement,
+)
+from agenttts.results.ranking import by_phase, frontier, hypervolume, latest
 from agenttts.results.trials import TrialResult, trial_id
+from agenttts.settings import MARGIN
 from agenttts.space.measure import Measure
 from agenttts.space.objective import BEST, Goal
 from agenttts.stats import Stream, mean_interval, paired_difference, stream_rng
@@ -38,6 +48,8 @@ def conclude(
     seed: int,
     ended: str | None,
     goal: Goal = BEST,
+    margin: float = MARGIN,
+    n_test_split: int | None = None,
     test_metrics: Mapping[Allocation, Summaries] | None = None,
     health: Sequence[SampleHealth] = (),
     negotiated: Sequence[Negotiated] = (),
@@ -54,6 +66,8 @@ def conclude(
         seed: The run's seed, which the bootstraps draw from.
         ended: Why the search went no further; None when that is not known.
         goal: What was sought.
+        margin: By how much a recommended allocation may be worse than the winner.
+        n_test_split: The number of all examples of the test split; None when it is not known.
         test_metrics: Further metrics of the allocations that were scored on the test split; None without any.
         health: Shares of empty, cut, unparsed and equal samples, by stage and model.
         negotiated: What was found out about the servers.
@@ -62,8 +76,9 @@ def conclude(
     searched, extra = by_phase(trials)
     candidates = latest(searched, extra)
     tests = {t.allocation: t for t in extra if t.purpose == "test" and t.score is not None}
-    best = winner_of(searched, extra, measure, budget_units, goal)
-    baseline = baseline_of(searched, extra, measure, budget_units)
+    rule = Rule(measure=measure, budget_units=budget_units, goal=goal, margin=margin, seed=seed)
+    choice = choose(searched, extra, rule)
+    best, baseline, in_search = choice.best, choice.baseline, choice.difference
     front = frontier(searched, extra)
     difference, difference_ci = None, None
     n_test = max((t.n_scored for t in tests.values()), default=0)
@@ -81,11 +96,15 @@ def conclude(
         planned_seconds=goal.burden(measure, best.allocation)
         if best and goal.objective == "latency"
         else None,
-        best=_finalist(best, tests, seed, test_metrics or {}, measure),
-        baseline=_finalist(baseline, tests, seed, test_metrics or {}, measure),
+        best=_finalist(best, choice, tests, test_metrics or {}),
+        baseline=_finalist(baseline, choice, tests, test_metrics or {}),
         difference=difference,
         difference_ci=difference_ci,
-        retest=_retest(candidates, extra),
+        search_difference=None if in_search is None else in_search.mean,
+        search_difference_ci=None if in_search is None else (in_search.low, in_search.high),
+        fresh=_fresh(extra),
+        requirement=_requirement(choice, tests),
+        recommended=_recommended(choice, tests),
         equivalent=_equivalent(best, candidates, seed),
         frontier=tuple(front),
         hypervolume=hypervolume(front, budget_units),
@@ -95,6 +114,7 @@ def conclude(
         stopped_because=ended,
         n_search=max((t.n_scored + t.n_missing for t in searched), default=0),
         n_test=n_test,
+        n_test_split=n_test_split,
         budget_units=budget_units,
         health=tuple(health),
         negotiated=tuple(negotiated),
@@ -143,29 +163,65 @@ def summarise_metrics(
 
 def _finalist(
     trial: TrialResult | None,
+    choice: Choice,
     tests: Mapping[Allocation, TrialResult],
-    seed: int,
     test_metrics: Mapping[Allocation, Summaries],
-    measure: Measure,
 ) -> Finalist | None:
     if trial is None or trial.score is None:
         return None
-    test = tests.get(trial.allocation)
-    search_interval = mean_interval(trial.scores.values(), stream_rng(seed, Stream.SEARCH_SCORE))
-    test_interval = (
-        None if test is None else mean_interval(test.scores.values(), stream_rng(seed, Stream.TEST_SCORE))
-    )
+    test, measure = tests.get(trial.allocation), choice.rule.measure
+    claim = choice.claim(trial)
     return Finalist(
         allocation=trial.allocation,
         budget_units=trial.budget_units,
-        search_score=trial.score,
-        search_ci=None if search_interval is None else (search_interval.low, search_interval.high),
+        search_score=trial.score if claim is None else claim.mean,
+        search_ci=None if claim is None else (claim.low, claim.high),
+        n_search=trial.n_scored if claim is None else claim.n,
         test_score=None if test is None else test.score,
-        test_ci=None if test_interval is None else (test_interval.low, test_interval.high),
+        test_ci=_test_ci(test, choice.rule.seed),
         test_metrics=test_metrics.get(trial.allocation, {}),
         search_cost=trial.realised(measure),
         test_cost=None if test is None else test.realised(measure),
         trial=trial.number,
+    )
+
+
+def _test_ci(test: TrialResult | None, seed: int) -> tuple[float, float] | None:
+    interval = (
+        None if test is None else mean_interval(test.scores.values(), stream_rng(seed, Stream.TEST_SCORE))
+    )
+    return None if interval is None else (interval.low, interval.high)
+
+
+def _requirement(choice: Choice, tests: Mapping[Allocation, TrialResult]) -> Requirement | None:
+    """Whether the required score is reached; None where none is required, or nothing has a score."""
+    required, bound, best = choice.rule.goal.min_quality, choice.bound, choice.best
+    if required is None or bound is None or best is None:
+        return None
+    test = tests.get(best.allocation)
+    return Requirement(
+        min_quality=required,
+        bound=bound,
+        shown=bound >= required,
+        met=None if test is None or test.score is None else test.score >= required,
+    )
+
+
+def _recommended(choice: Choice, tests: Mapping[Allocation, TrialResult]) -> Recommended | None:
+    chosen = choice.recommended
+    if chosen is None:
+        return None
+    test = tests.get(chosen.trial.allocation)
+    return Recommended(
+        allocation=chosen.trial.allocation,
+        budget_units=chosen.trial.budget_units,
+        margin=choice.rule.margin,
+        difference=chosen.difference,
+        bound=chosen.bound,
+        n=chosen.n,
+        trial=chosen.trial.number,
+        test_score=None if test is None else test.score,
+        test_ci=_test_ci(test, choice.rule.seed),
     )
 
 
@@ -197,19 +253,14 @@ def _equivalent(
     return replace(first, cheapest=True), *others
 
 
-def _retest(candidates: Sequence[TrialResult], extra: Sequence[TrialResult]) -> Retest | None:
-    """The scores on the held-out examples; None without a re-test."""
-    search_scores = {t.allocation: t.score or 0.0 for t in candidates}
-    again = {t.allocation: t for t in extra if t.split == SPLIT and t.score is not None}
-    if not again:
+def _fresh(extra: Sequence[TrialResult]) -> FreshExamples | None:
+    """What was scored on fresh examples; None where nothing was."""
+    bought = [t for t in extra if t.split == SPLIT and t.n_scored]
+    if not bought:
         return None
-    rivals = [
-        Rival(
-            allocation=allocation,
-            search_score=search_scores[allocation],
-            retest_score=trial.score or 0.0,
-            trial=trial.number,
-        )
-        for allocation, trial in again.items()
-    ]
-    return Retest(n=max(t.n_scored for t in again.values()), rivals=tuple(rivals))
+    ids = {example_id for t in bought for example_id, score in t.scores.items() if score is not None}
+    return FreshExamples(
+        n=len(ids),
+        n_trials=len({t.allocation for t in bought}),
+        n_scores=sum(t.n_scored for t in bought),
+    )

@@ -14,6 +14,7 @@ from agenttts.results.negotiated import load_negotiated
 from agenttts.results.outcome import Outcome
 from agenttts.results.prices import with_measured_prices
 from agenttts.results.trials import load_trial
+from agenttts.settings import MARGIN
 from agenttts.space.measure import Measure
 from agenttts.space.objective import Goal
 from datastore.records import Run
@@ -59,6 +60,7 @@ def load_outcome(
         seed=int(settings.get("seed", 0)),
         ended=f"the run is {run.status}",
         goal=Goal(settings.get("objective", "quality"), settings.get("min_quality")),
+        margin=float(settings.get("margin", MARGIN)),
         adaptive=load_adaptive(stored.get("adaptive")),
         health=load_health(store, run.run_id, spec, examples),
         negotiated=load_negotiated(store, run.run_id),

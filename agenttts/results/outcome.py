@@ -50,8 +50,10 @@ class Finalist:
     Attributes:
         allocation: The allocation.
         budget_units: Its planned cost per query, in the budget's measure.
-        search_score: Mean score on the search split.
-        search_ci: Interval of that mean.
+        search_score: Score on the search's examples and the fresh ones, corrected for the choice among
+            trials; the plain mean stands with the trial.
+        search_ci: Interval of that score, which allows for the choice.
+        n_search: The number of these examples.
         test_score: Mean score on the test split; None when it was not scored there.
         test_ci: Interval of that mean.
         test_metrics: The spec's further metrics on the test split, by name.
@@ -65,6 +67,7 @@ class Finalist:
     budget_units: float
     search_score: float
     search_ci: Bounds | None = None
+    n_search: int = 0
     test_score: float | None = None
     test_ci: Bounds | None = None
     test_metrics: Mapping[str, MetricSummary] = field(default_factory=dict)
@@ -97,33 +100,62 @@ class Equivalent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rival:
-    """An allocation that was scored again on the held-out examples.
+class Recommended:
+    """The cheapest allocation that is shown to be worse than the winner by no more than a margin.
 
     Attributes:
         allocation: The allocation.
-        search_score: Mean score on the search split.
-        retest_score: Mean score on the held-out examples.
-        trial: Number of its trial on the held-out examples.
+        budget_units: Its planned cost per query, in the budget's measure.
+        margin: The margin, as a difference of scores.
+        difference: Its mean score minus the winner's, paired, on the search's and the fresh examples.
+        bound: The one-sided 95 % lower bound of that difference, which is above minus the margin.
+        n: The number of examples that both were scored on.
+        trial: Number of its trial on the search split.
+        test_score: Mean score on the test split; None when it was not scored there.
+        test_ci: Interval of that mean.
     """
 
     allocation: _Allocation
-    search_score: float
-    retest_score: float
+    budget_units: float
+    margin: float
+    difference: float
+    bound: float
+    n: int
     trial: int
+    test_score: float | None = None
+    test_ci: Bounds | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retest:
-    """The scores on the examples that were held out for the end of the search.
+class Requirement:
+    """Whether the required score is reached.
 
     Attributes:
-        n: The number of held-out examples.
-        rivals: The allocations that were scored on them.
+        min_quality: The required score.
+        bound: The one-sided 90 % lower bound of the winner's score, corrected for the choice.
+        shown: Whether that bound reaches the required score.
+        met: Whether the score on the test split does; None where the winner was not scored there.
+    """
+
+    min_quality: float
+    bound: float
+    shown: bool
+    met: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreshExamples:
+    """The examples that no trial of the search saw, and what was scored on them.
+
+    Attributes:
+        n: The number of those that any trial was scored on.
+        n_trials: The allocations that were scored on some of them.
+        n_scores: The scores bought, over all of these allocations.
     """
 
     n: int
-    rivals: tuple[Rival, ...]
+    n_trials: int
+    n_scores: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +195,13 @@ class Outcome:
         baseline: The best single-model default; None when none has a score.
         difference: Winner minus baseline on the test split, paired; None when not both were scored there.
         difference_ci: Interval of that difference.
-        retest: The scores on the held-out examples; None when none were held out.
+        search_difference: Winner minus baseline on the search's examples and the fresh ones, paired and
+            corrected for the choice of both; None when one of them is missing.
+        search_difference_ci: Interval of that difference.
+        fresh: What was scored on fresh examples; None where nothing was.
+        requirement: Whether the required score is reached; None where none was required.
+        recommended: The cheapest allocation that is not worse than the winner by more than the margin; None
+            where that is the winner, or where the least cost or latency was sought.
         equivalent: The winner and all allocations that differ from it by no more than noise, cheapest first.
         frontier: Trials that no other beats in score for as few units, cheapest first.
         hypervolume: The area below the frontier from no units to the budget: 1 for a score of 1 at no cost.
@@ -173,6 +211,7 @@ class Outcome:
         stopped_because: Why the search went no further; None when that is not known.
         n_search: Examples of the search split.
         n_test: Examples of the test split that the comparison rests on.
+        n_test_split: All examples of the test split, of which a limit may have cut some; None when not known.
         budget_units: The budget per query, in its measure; None in what an older version stored.
         health: Shares of empty, cut, unparsed and equal samples, by stage and model.
         negotiated: What was found out about the servers.
@@ -189,7 +228,11 @@ class Outcome:
     baseline: Finalist | None
     difference: float | None
     difference_ci: Bounds | None
-    retest: Retest | None
+    search_difference: float | None
+    search_difference_ci: Bounds | None
+    fresh: FreshExamples | None
+    requirement: Requirement | None
+    recommended: Recommended | None
     equivalent: tuple[Equivalent, ...]
     frontier: _Trials
     hypervolume: float
@@ -199,6 +242,7 @@ class Outcome:
     stopped_because: str | None
     n_search: int
     n_test: int
+    n_test_split: int | None = None
     budget_units: float | None = None
     health: tuple[SampleHealth, ...] = ()
     negotiated: tuple[Negotiated, ...] = ()

@@ -1,6 +1,7 @@
-"""The ranking of trials: their order, the winner, the best default, and the Pareto front.
+"""The ranking of trials: their order, those within the budget, and the Pareto front.
 
-These functions look at finished trials only. The search decides which trials are run.
+These functions look at finished trials only. The search decides which trials are run, and
+`choosing` which of them wins.
 """
 
 from __future__ import annotations
@@ -9,10 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from agenttts.results.retest import pooled
 from agenttts.results.trials import TrialResult, merit
 from agenttts.space.measure import Measure
-from agenttts.space.objective import BEST, Goal
 from agenttts.stats import Interval
 from pipelines.allocation import Allocation
 
@@ -126,55 +125,6 @@ def within_budget(trials: Sequence[TrialResult], measure: Measure, budget_units:
     """
     within = [trial for trial in trials if not is_over(trial.realised(measure), budget_units)]
     return within or list(trials)
-
-
-def winner_of(
-    trials: Sequence[TrialResult],
-    extra: Sequence[TrialResult],
-    measure: Measure,
-    budget_units: float,
-    goal: Goal = BEST,
-) -> TrialResult | None:
-    """Return the winner's trial on the search split, out of those that are `within_budget`.
-
-    Without a least quality the winner has the best mean, the re-test's examples included. With one it is the
-    cheapest (or fastest) allocation whose mean reaches it, and the one with the best mean where none does.
-
-    Args:
-        trials: The trials of the search itself.
-        extra: Trials of the confirmation.
-        measure: The measure of the budget.
-        budget_units: The budget per query, in its measure.
-        goal: What is sought.
-
-    Returns:
-        The trial; None when no trial has a score.
-    """
-    candidates = within_budget(latest(trials, extra), measure, budget_units)
-    ranking = ranked(pooled(candidates, extra))
-    if goal.min_quality is not None:
-        reaching = [t for t in ranking if (t.score or 0.0) >= goal.min_quality]
-        reaching.sort(key=lambda t: (goal.burden(measure, t.allocation), t.budget_units, -(t.score or 0.0)))
-        ranking = reaching or ranking
-    return next((t for t in candidates if ranking and t.allocation == ranking[0].allocation), None)
-
-
-def baseline_of(
-    trials: Sequence[TrialResult], extra: Sequence[TrialResult], measure: Measure, budget_units: float
-) -> TrialResult | None:
-    """Return the trial of the best single-model default, out of those that are `within_budget`.
-
-    Args:
-        trials: The trials of the search itself.
-        extra: Trials of the confirmation.
-        measure: The measure of the budget.
-        budget_units: The budget per query, in its measure.
-
-    Returns:
-        The trial; None when no default has a score.
-    """
-    defaults = [t for t in latest(trials, extra) if t.purpose == "baseline"]
-    return next(iter(ranked(within_budget(defaults, measure, budget_units))), None)
 
 
 def frontier(trials: Sequence[TrialResult], extra: Sequence[TrialResult]) -> list[TrialResult]:

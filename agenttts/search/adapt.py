@@ -15,7 +15,6 @@ from agenttts.policies.choices import Choices
 from agenttts.policies.choose import FEWEST_EXAMPLES, best_choice, read_choices
 from agenttts.policies.fits import Limits
 from agenttts.results.adaptive import CHOICE, AdaptivePolicy, PolicyChoice
-from agenttts.results.ranking import winner_of
 from agenttts.search.events import Note, PhaseStarted
 from agenttts.search.planned import PlannedTrial
 from agenttts.search.state import SearchWork, Step, tell
@@ -87,12 +86,10 @@ def test_of(work: SearchWork, adaptive: AdaptivePolicy) -> PlannedTrial:
 async def _buy(runtime: Step, policy: Policy) -> str | None:
     """Run a policy on the search examples; the limit on spending that stopped it, in words."""
     work = runtime.context
-    work.reserve()
     reason = "It seems the best policy, and some of the samples that it needs were never drawn."
     cost = max(work.space.units(rung.allocation) for rung in policy.rungs)
     trial, refusal = await run_trial(runtime, _trial(policy, work.examples, "search", cost, reason))
     work.extra.append(trial)
-    work.spend_reserve()
     return refusal
 
 
@@ -112,8 +109,7 @@ def _trial(policy: Policy, examples: Sequence[Example], split: str, cost: float,
 
 async def _choices(work: SearchWork) -> Choices | None:
     """Read all that is banked for the search examples; None where nothing can be chosen from."""
-    space = work.space
-    best = winner_of(work.trials, work.extra, space.measure, space.budget_units, work.settings.goal)
+    best = work.choice().best
     if best is None or len(work.examples) < FEWEST_EXAMPLES:
         return None
     return await read_choices(

@@ -1,9 +1,10 @@
 """The end of a search: the confirmation of the finalists, the test split, and the outcome.
 
 The trials that look best on a part of the examples are completed, and finalists that miss examples run again;
-samples in the bank are not drawn anew. When examples were held back, the best trial and its rivals are scored
-on them (`agenttts.results.retest`). The best on the search split is the winner. A policy may be chosen then
-(`adapt`). Winner, best default and policy are scored once on the test split. No proposer sees those scores.
+samples in the bank are not drawn anew. Fresh examples are bought for those that can't be told apart
+(`fresh`), and the winner is chosen (`agenttts.results.choosing`). A policy may be chosen then (`adapt`).
+Winner, best default, recommendation and policy are scored once on the test split. No proposer sees those
+scores.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from agenttts.proposers.base import finalists
 from agenttts.results.adaptive import tested_policy
 from agenttts.results.conclusion import conclude, summarise_metrics
 from agenttts.results.cost import cost_of
+from agenttts.results.fresh import SPLIT
 from agenttts.results.negotiated import load_negotiated
 from agenttts.results.outcome import Outcome
-from agenttts.results.ranking import baseline_of, latest, ranked, unfinished, winner_of
-from agenttts.results.retest import SPLIT, rivals
-from agenttts.results.trials import TrialResult
+from agenttts.results.ranking import ranked, unfinished
 from agenttts.search.adapt import adapt, test_of
 from agenttts.search.events import Note, PhaseStarted, RunStopped
+from agenttts.search.fresh import next_purchase
 from agenttts.search.parts import planned_trial
 from agenttts.search.planned import PlannedTrial
 from agenttts.search.redone import is_failed
@@ -35,7 +36,10 @@ _FINALISTS = 3
 
 
 async def confirm(state: SearchState, runtime: Step) -> SearchState:
-    """Score finalists that miss examples again, then the winner and the best default on the test split.
+    """Score finalists that miss examples again, buy fresh examples, then score the chosen on the test split.
+
+    What the test phase is expected to cost stays reserved until it begins. A limit that is reached before
+    ends the purchases, not the confirmation.
 
     Args:
         state: The state of the graph.
@@ -46,22 +50,27 @@ async def confirm(state: SearchState, runtime: Step) -> SearchState:
     """
     work, ended = runtime.context, state.get("ended")
     tell(runtime, PhaseStarted(phase="confirm", step=state["step"]))
-    work.spend_reserve()  # it was for the confirmation
+    work.reserve()
     refusal = await _complete(runtime)
     if refusal is not None:
-        return {"ended": ended or refusal}
+        ended = ended or refusal
     for planned in _planned(work, state["step"]):
         trial, refusal = await run_trial(runtime, planned)
         work.extra.append(trial)
         if refusal is not None:
-            return {"ended": ended or refusal}
+            ended = ended or refusal
+            break
     work.adaptive = await adapt(runtime, state["step"])
+    work.spend_reserve()  # it was for the test phase
+    limits = work.settings.limits
+    is_limited = any(cap is not None for cap in (limits.tokens, limits.flops, limits.usd, limits.minutes))
     for planned in _tests(work):
+        planned = replace(planned, in_parts=is_limited and not work.settings.replay)
         trial, refusal = await run_trial(runtime, planned)
         work.extra.append(trial)
         if refusal is not None:
-            return {"ended": f"{ended or 'stopped'}; {refusal}"}
-    return {}
+            ended = f"{ended or 'stopped'}; {refusal}"
+    return {} if ended is None else {"ended": ended}
 
 
 async def _complete(runtime: Step) -> str | None:
@@ -94,16 +103,15 @@ def _planned(work: SearchWork, step: int) -> Iterator[PlannedTrial]:
     for allocation in finalists(work.proposer, work.view(step + 1)):
         reason = "Samples paid for answer it in full, and it may beat every trial."
         yield replace(_again(work, allocation, reason), proposer=work.proposer.name)
-    for rival in (
-        rivals(ranked(latest(work.trials, work.extra)), work.settings.seed) if work.held_back else ()
-    ):
-        reason = f"Trial {rival.number} on examples held back: the best of many scores is too high by luck."
-        yield replace(_again(work, rival.allocation, reason), examples=work.held_back, split=SPLIT)
+    while (purchase := next_purchase(work.choice(), work.fresh, work.extra)) is not None:
+        again = _again(work, purchase.trial.allocation, purchase.reason)
+        yield replace(again, examples=purchase.examples, split=SPLIT, optional=True)
 
 
 def _tests(work: SearchWork) -> Iterator[PlannedTrial]:
     """Generate the trials on the test split."""
-    needed = {trial.allocation for trial in _compared(work)}
+    choice = work.choice()
+    needed = {trial.allocation for trial in (choice.best, choice.baseline) if trial is not None}
     for allocation, role in tested_allocations(work).items():
         reason = f"The {role}, once on the sealed test split."
         yield replace(
@@ -116,14 +124,6 @@ def _tests(work: SearchWork) -> Iterator[PlannedTrial]:
         yield test_of(work, work.adaptive)
 
 
-def _compared(work: SearchWork) -> list[TrialResult]:
-    """The winner and the best default, which are both there or neither."""
-    measure, budget = work.space.measure, work.space.budget_units
-    best = winner_of(work.trials, work.extra, measure, budget, work.settings.goal)
-    baseline = baseline_of(work.trials, work.extra, measure, budget)
-    return [trial for trial in (best, baseline) if trial is not None]
-
-
 def tested_allocations(work: SearchWork) -> dict[Allocation, str]:
     """Return the fixed allocations that are scored on the test split, with what they are.
 
@@ -131,8 +131,15 @@ def tested_allocations(work: SearchWork) -> dict[Allocation, str]:
         work: The work of the search.
     """
     roles = dict[Allocation, str]()
-    for trial, role in zip(_compared(work), ("winner", "best default"), strict=False):
-        roles.setdefault(trial.allocation, role)
+    choice = work.choice()
+    recommended = None if choice.recommended is None else choice.recommended.trial
+    for trial, role in (
+        (choice.best, "winner"),
+        (choice.baseline, "best default"),
+        (recommended, "recommended allocation"),
+    ):
+        if trial is not None:
+            roles.setdefault(trial.allocation, role)
     if work.adaptive is not None and work.adaptive.choice.fixed is not None:
         fixed, role = work.adaptive.choice.fixed, "best fixed allocation that is no dearer"
         roles[fixed] = f"{roles[fixed]} and {role}" if fixed in roles else role
@@ -189,6 +196,8 @@ async def finish(state: SearchState, runtime: Step) -> SearchState:
         seed=work.settings.seed,
         ended=state.get("ended"),
         goal=work.settings.goal,
+        margin=work.settings.margin,
+        n_test_split=len(work.splits.test),
         test_metrics=test_metrics,
         health=work.meter.health(),
         negotiated=load_negotiated(work.store, work.run_id),

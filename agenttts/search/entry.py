@@ -20,7 +20,7 @@ from agenttts.result import SearchResult
 from agenttts.search.approval import Approve
 from agenttts.search.events import OnEvent
 from agenttts.search.run import OpenSearch
-from agenttts.settings import MAX_ERROR_RATE, PolicyKind, SearchLimits, SearchSettings
+from agenttts.settings import MARGIN, MAX_ERROR_RATE, PolicyKind, SearchLimits, SearchSettings
 from agenttts.space.measure import chosen_budget
 from agenttts.space.objective import Objective
 from agenttts.space.space import SearchSpace
@@ -47,7 +47,8 @@ async def async_search(
     min_quality: float | None = None,
     policy: PolicyKind = "adaptive",
     max_units_per_query: float | None = None,
-    retest: float = 0.0,
+    fresh: float | None = None,
+    margin: float = MARGIN,
     limits: SearchLimits | None = None,
     agent: AgentSettings | None = None,
     banks: Sequence[Path | str] | None = None,
@@ -80,7 +81,8 @@ async def async_search(
         min_quality=min_quality,
         policy=policy,
         max_units_per_query=max_units_per_query,
-        retest=retest,
+        fresh=fresh,
+        margin=margin,
         approve=approve is not None,
         limits=limits if limits.trials is not None else replace(limits, trials=trials),
         patience=patience or Patience(),
@@ -146,8 +148,11 @@ def search(*args: Any, **kwargs: Any) -> SearchResult:
             every query gets the numbers of samples of the best allocation.
         max_units_per_query: The most that a policy may spend on any one query, in the budget's measure; None:
             no such limit.
-        retest: The share of the search examples, 0 to 0.5, to hold back from the trials. At the end the best
-            allocation, and those whose scores do not differ clearly from it, are scored on them.
+        fresh: The share of the search examples, 0 to 0.5, to keep out of the search's trials. At the end the
+            few allocations that can't be told apart are scored on these fresh examples, batch by batch, as
+            long as that may change the choice. None: a quarter, and none of fewer than 100 examples.
+        margin: By how much an allocation that is recommended beside the best, because it is cheaper, may be
+            worse than the best, as a difference of scores.
         limits: Limits on the whole search in tokens, FLOPs, money and minutes; None: no limit but `trials`.
         agent: The endpoint of the LLM agent; None: from the environment variables AGENTTTS_AGENT_*.
         banks: Files of recorded samples to attach; None: the spec's own.

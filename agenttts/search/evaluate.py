@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -114,8 +115,7 @@ async def evaluate(
     ran = allocations_of(allocation, planned.policy)
     keep = _Keeper(store, tally, ran, None if started.split == "test" else meter)
     run = _runner(runtime, planned)
-    looks = [] if race_with is None else rungs(len(planned.examples))
-    for end in [*(look for look in looks if n_run < look < len(examples)), len(examples)]:
+    for end in _ends(planned, race_with is not None):
         await _run_all(run, examples[n_run:end], keep, on_progress)
         n_run = end
         raced = race_with is not None and end < len(examples)
@@ -126,6 +126,15 @@ async def evaluate(
     store.finish_trial(finished)
     scores = tally.scores(examples[:n_run])
     return result_of(finished, allocation, scores, tally.stage_scores(), tally.costs())
+
+
+def _ends(planned: PlannedTrial, is_race: bool) -> list[int]:
+    """Up to which example each part of a trial goes."""
+    count = len(planned.examples)
+    if is_race:
+        return list(rungs(count))
+    size = max(1, math.ceil(count / 10)) if planned.in_parts else count
+    return [*range(size, count, size), count]
 
 
 class _Keeper:

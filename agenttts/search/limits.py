@@ -96,7 +96,8 @@ class Ledger:
 
     Attributes:
         limits: The limits of the search.
-        reserve_for_end: The part of them that only the confirmation may spend.
+        reserve_for_end: The part of them that only the test phase may spend.
+        reserve_minutes: The part of the time that only the test phase may take.
         spent: What was spent so far.
 
     Raises:
@@ -115,6 +116,7 @@ class Ledger:
         limits.require_prices(models)
         self.limits = limits
         self.reserve_for_end = Spending()
+        self.reserve_minutes = 0.0
         self.spent = spent or Spending()
         self._models = models
         self._clock = clock
@@ -200,7 +202,7 @@ class Ledger:
             "tokens": (spent.tokens, limits.tokens, reserve.tokens),
             "flops": (spent.flops, limits.flops, reserve.flops),
             "usd": (spent.usd, limits.usd, reserve.usd),
-            "minutes": (self.elapsed_minutes, limits.minutes, 0),
+            "minutes": (self.elapsed_minutes, limits.minutes, self.reserve_minutes),
         }
         for name, (value, cap, share) in used.items():
             if cap is not None and value + share >= cap:
@@ -276,8 +278,8 @@ class Ledger:
 
     def _refusal(self, entry: LedgerEntry) -> str | None:
         limits = self.limits
-        if limits.minutes is not None and self.elapsed_minutes >= limits.minutes:
-            return f"limit on minutes reached: {limits.minutes:g}"
+        if limits.minutes is not None and self.elapsed_minutes + self.reserve_minutes >= limits.minutes:
+            return f"limit on minutes reached: {limits.minutes:g}{_reserve_text(self.reserve_minutes)}"
         name = self._exceeded(entry.bound)
         if name is None:
             return None
@@ -300,4 +302,4 @@ class Ledger:
 
 
 def _reserve_text(share: float) -> str:
-    return f" (the confirmation may take {share:.6g})" if share else ""
+    return f" (the test may take {share:.6g})" if share else ""

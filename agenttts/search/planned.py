@@ -30,6 +30,8 @@ class PlannedTrial:
         budget_units: The cost per query that the policy was chosen for; None: as planned for the allocation.
         optional: Whether a replay goes on without the trial where recorded samples do not answer it.
         n_examples: How many of the examples, the first ones, it is to be scored on; None: all.
+        in_parts: Whether the examples are run a tenth at a time, so that a limit that is reached leaves whole
+            examples behind and not the first stages of all.
         grows: The trial of the same allocation on fewer of these examples, which is to grow; None: a new one.
     """
 
@@ -43,6 +45,7 @@ class PlannedTrial:
     budget_units: float | None = None
     optional: bool = False
     n_examples: int | None = None
+    in_parts: bool = False
     grows: TrialResult | None = None
 
     @property

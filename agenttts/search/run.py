@@ -21,9 +21,9 @@ from agenttts.errors import TrialsFailed, UserError
 from agenttts.proposers import AgentSettings, Proposer, ProposerContext, make_proposer
 from agenttts.replay.bank import BankOutcomes
 from agenttts.result import SearchResult
+from agenttts.results.fresh import kept_out
 from agenttts.results.meter import SampleMeter, load_textless
 from agenttts.results.negotiated import keep_negotiated
-from agenttts.results.retest import held_back
 from agenttts.results.trials import load_trial
 from agenttts.search.approval import Approve
 from agenttts.search.check import check
@@ -119,14 +119,14 @@ class OpenSearch:
                 )
                 closing.push_async_callback(clients.aclose)
             splits = await self._splits(clients)
-            searched, rest = held_back(splits.search, settings.retest, settings.seed)
+            searched, fresh = kept_out(splits.search, settings.fresh, settings.seed)
             examples = seeded_order(searched, lambda example: example.id, settings.seed, "trials")
             for bank in settings.banks:
                 store.attach_bank(bank)
             run = _begin(store, spec, digest, settings, len(examples), unfinished, self.clock())
             if clients is not None:
                 clients.on_negotiated = self._terms_keeper(run)
-            work = self._work(run, spec, splits, examples, rest, clients)
+            work = self._work(run, spec, splits, examples, fresh, clients)
             close = getattr(work.proposer, "aclose", None)
             if close is not None:
                 closing.push_async_callback(close)
@@ -179,7 +179,7 @@ class OpenSearch:
         spec: PipelineSpec,
         splits: Splits,
         examples: Sequence[Example],
-        rest: Sequence[Example],
+        fresh: Sequence[Example],
         clients: ModelClients | None,
     ) -> SearchWork:
         """Build the context of the nodes, with everything that the store has of the run."""
@@ -201,7 +201,7 @@ class OpenSearch:
             space=space,
             splits=splits,
             examples=examples,
-            held_back=rest,
+            fresh=fresh,
             store=store,
             runtime=Runtime(spec, store, clients, run_id=run_id, replay=replay, gate=ledger),
             ledger=ledger,

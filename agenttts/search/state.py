@@ -15,9 +15,9 @@ from agenttts.proposers.base import Proposer, SearchView, Turn
 from agenttts.proposers.rules import InsightsProposer
 from agenttts.replay.bank import BankOutcomes
 from agenttts.results.adaptive import AdaptivePolicy
+from agenttts.results.choosing import Choice, Rule, choose
 from agenttts.results.meter import SampleMeter
 from agenttts.results.ranking import unfinished
-from agenttts.results.retest import MOST_RIVALS
 from agenttts.results.trials import TrialResult
 from agenttts.search.approval import Approve
 from agenttts.search.drafts import Draft
@@ -62,7 +62,7 @@ class SearchWork:
         splits: All examples; those of the test split are for the confirmation alone.
         examples: The search examples that trials are scored on, in a seeded order: any first part of them is
             a random one.
-        held_back: The search examples held back for the re-test of rivals.
+        fresh: The search examples that no trial of the search sees, for the choice at its end.
         store: The one memory of the run.
         runtime: Runs examples.
         ledger: Enforces the limits on spending.
@@ -91,7 +91,7 @@ class SearchWork:
     space: SearchSpace
     splits: Splits
     examples: Sequence[Example]
-    held_back: Sequence[Example]
+    fresh: Sequence[Example]
     store: Store
     runtime: Runtime
     ledger: Ledger
@@ -183,36 +183,69 @@ class SearchWork:
         """
         self.store.put_event(Event(run_id=self.run_id, at=self.clock(), kind=kind, detail=json.dumps(detail)))
 
+    def choice(self) -> Choice:
+        """Return the winner and the best default, as they stand."""
+        settings, space = self.settings, self.space
+        rule = Rule(
+            measure=space.measure,
+            budget_units=space.budget_units,
+            goal=settings.goal,
+            margin=settings.margin,
+            seed=settings.seed,
+        )
+        return choose(self.trials, self.extra, rule)
+
     def limit_reached(self) -> str | None:
         """Return the limit that the search has reached, in words; None while it may go on.
 
-        The expected cost of the confirmation is reserved out of the limits.
+        The expected cost of the end is reserved out of the limits: of the test phase, and of completing the
+        partial trials that look best.
         """
-        self.reserve()
+        self.reserve(sum(len(self.examples) - trial.n_run for trial in unfinished(self.trials)))
         return self.ledger.reached(self._n_cells / len(self.examples))
 
-    def reserve(self) -> None:
-        """Set the expected cost of the confirmation aside, out of the limits."""
-        self.ledger.reserve_for_end = self._confirmation_cost()
+    def reserve(self, n_further: int = 0) -> None:
+        """Set the expected cost of the test phase aside, out of the limits.
+
+        Args:
+            n_further: The number of further examples that are to be run before it.
+        """
+        n_examples = n_further + self._n_tests * len(self.splits.test)
+        self.ledger.reserve_for_end = self._cost_of(n_examples)
+        self.ledger.reserve_minutes = self._minutes_of(n_examples)
 
     def spend_reserve(self) -> None:
         """Allow what was set aside to be spent."""
         self.ledger.reserve_for_end = Spending()
+        self.ledger.reserve_minutes = 0.0
 
-    def _confirmation_cost(self) -> Spending:
-        """Return the expected cost of re-test and test: for each example that of the dearest trial so far."""
+    @property
+    def _n_tests(self) -> int:
+        """How many trials the test phase has: winner, default, recommendation; policy and its rival."""
+        return 5 if self.settings.seeks_policy else 3 if self.settings.goal.min_quality is None else 2
+
+    def _cost_of(self, n_examples: int) -> Spending:
+        """Return what examples may cost at the end: each as much as in the dearest trial so far."""
         limits = self.settings.limits
         if self.settings.replay or (limits.tokens is None and limits.flops is None and limits.usd is None):
             return Spending()
-        n_tests = 4 if self.settings.seeks_policy else 2
-        n_examples = n_tests * len(self.splits.test) + MOST_RIVALS * len(self.held_back)
-        n_examples += sum(len(self.examples) - trial.n_run for trial in unfinished(self.trials))
         times = 1.1 * n_examples  # a tenth for prompts that differ
         run = [trial for trial in self.trials if trial.n_run]
         tokens = max(((t.prompt_tokens + t.generated_tokens) / t.n_run for t in run), default=0.0)
         flops = max((t.flops_per_query or 0.0 for t in run), default=0.0)
         usd = max(((t.cost_usd or 0.0) / t.n_run for t in run), default=0.0)
         return Spending(tokens=int(times * tokens), flops=times * flops, usd=times * usd)
+
+    def _minutes_of(self, n_examples: int) -> float:
+        """Return the minutes that examples may take at the end: each as long as in the slowest trial."""
+        if self.settings.replay or self.settings.limits.minutes is None:
+            return 0.0
+        seconds = [
+            (row.finished_at - row.started_at) / row.n_scored
+            for row in self.store.trials(self.run_id)
+            if row.finished_at is not None and row.n_scored and row.samples_drawn >= row.samples_reused
+        ]
+        return n_examples * max(seconds, default=0.0) / 60
 
 
 Step = GraphRuntime[SearchWork]

@@ -10,7 +10,7 @@ from agenttts.proposers.base import races
 from agenttts.results.health import SampleHealth
 from agenttts.results.meter import EVENT, TEXTLESS, TextlessAnswers, allocations_of, commonest, warned
 from agenttts.results.ranking import SEARCHING, ranked
-from agenttts.results.trials import TrialResult, load_trial
+from agenttts.results.trials import TrialResult, load_trial, mean
 from agenttts.search.evaluate import evaluate
 from agenttts.search.events import Note, SamplesWarned, TrialFinished, TrialProgress, TrialStarted
 from agenttts.search.parts import cut, new_results
@@ -32,7 +32,8 @@ async def run_trial(runtime: Step, planned: PlannedTrial) -> tuple[TrialResult, 
 
     Returns:
         The trial, and the limit on spending that stopped it, in words; None when none did. A trial that was
-        stopped is stored as failed; one that was to grow stays as it was.
+        stopped is stored as failed; one that was to grow stays as it was, and one on the test split is
+        partial, with the score on its part.
 
     Raises:
         TrialsFailed: It is one of several in a row that have failed.
@@ -180,12 +181,14 @@ def _rival_scores(work: SearchWork, planned: PlannedTrial) -> Mapping[str, float
 def _stopped_trial(work: SearchWork, number: int, reason: str) -> TrialResult:
     row = row_of(work.store, work.run_id, number)
     scores = work.store.scores(row.trial_id)
-    n_scored = sum(score.score is not None for score in scores.values())
+    known = [score.score for score in scores.values() if score.score is not None]
+    is_kept = row.split == "test" and bool(known)  # what was paid for is reported on the part scored
     ended = replace(
         row,
-        status="failed",
-        n_scored=n_scored,
-        n_missing=len(scores) - n_scored,
+        status="partial" if is_kept else "failed",
+        score=mean(known) if is_kept else None,
+        n_scored=len(known),
+        n_missing=len(scores) - len(known),
         error=reason,
         finished_at=work.clock(),
     )

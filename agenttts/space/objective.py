@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from agenttts.errors import UserError
@@ -13,6 +14,8 @@ from pipelines.allocation import StageChoice
 from pipelines.spec.pipeline import PipelineSpec
 
 Objective = Literal["quality", "cost", "latency"]
+RAISED = 2.0
+"""Standard errors by which a trial is to exceed a required score, by `benchmarks/promises.py`."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,17 @@ class Goal:
             )
         if self.min_quality is not None and not 0 < self.min_quality <= 1:
             raise UserError(f"a least quality is a score above 0 and at most 1, got {self.min_quality:g}")
+
+    def raised(self, n_examples: int) -> Goal:
+        """Return the goal with the score at which a trial's lower bound should reach the required one.
+
+        Args:
+            n_examples: The number of examples that trials are scored on.
+        """
+        if self.min_quality is None:
+            return self
+        std = math.sqrt(self.min_quality * (1 - self.min_quality) / max(1, n_examples))
+        return replace(self, min_quality=min(1.0, self.min_quality + RAISED * std))
 
     def require_speeds(self, spec: PipelineSpec) -> None:
         """Check that every candidate model has a speed where latency is sought.

@@ -77,7 +77,7 @@ def test_search_json_has_the_promised_fields(tmp_path: Path) -> None:
     found = done.json
     finalist = {"allocation", "budget_units", "search_score", "test_score", "test_ci"}
     assert finalist <= set(found["best"]) and finalist <= set(found["baseline"])
-    assert {"run_id", "difference_ci", "equivalent", "trials", "cost"} <= set(found)
+    assert {"run_id", "difference_ci", "requirement", "recommended", "fresh", "trials", "cost"} <= set(found)
     trial = {"allocation", "score", "n_scored", "n_missing", "budget_units", "proposer", "reason"}
     assert all(trial <= set(entry) for entry in found["trials"])
     assert set(found["cost"]) >= {
@@ -302,7 +302,10 @@ def bad_arguments(small: Path, folder: Path) -> dict[str, tuple[list[object], st
         "an unknown proposer": ([*search, "--proposer", "oracle"], "oracle"),
         "an agent without endpoint": ([*search, "--proposer", "agent"], "AGENTTTS_AGENT_BASE_URL"),
         "an agent's model without endpoint": ([*search, "--agent-model", "m"], "--agent-base-url"),
-        "a re-test of twice all": ([*search, "--retest", "2"], "retest (--retest), the share of the search"),
+        "fresh examples of twice all": (
+            [*search, "--fresh", "2"],
+            "fresh (--fresh), the share of the search",
+        ),
         "an unknown rival": (
             ["compare", "--landscapes", "all", "--proposers", "foo"],
             "one of default, solve, insights, greedy, halving, random",

@@ -128,6 +128,19 @@ async def test_time_is_limited() -> None:
         await kept.reserve("small", 1, 1)
 
 
+async def test_time_is_kept_for_the_test_phase() -> None:
+    """What the test phase may take of the time ends the search before the limit, and is then there for it."""
+    clock = Clock()
+    kept = ledger(clock, minutes=2)
+    kept.reserve_minutes = 0.5
+    clock.now += 100
+    assert kept.reached() == "limit on minutes reached: 1.66667 of 2 (the test may take 0.5)"
+    with pytest.raises(SpendRefused, match="limit on minutes reached: 2"):
+        await kept.reserve("small", 1, 1)
+    kept.reserve_minutes = 0.0
+    (await kept.reserve("small", 1, 1)).settle(1, 1)
+
+
 def test_trials_are_limited() -> None:
     """The number of trials is one of the limits."""
     kept = ledger(trials=3)
@@ -141,8 +154,8 @@ async def test_what_is_kept_for_the_end_is_told_beside_the_limit() -> None:
     (await kept.reserve("small", 1000, 260)).settle(1000, 260)
     assert kept.reached() is None
     kept.reserve_for_end = Spending(tokens=5040)
-    assert kept.reached() == ("limit on tokens reached: 1260 of 3000 (the confirmation may take 5040)")
-    with pytest.raises(SpendRefused, match=r"3000 allowed \(the confirmation may take 1800\), 1260 spent"):
+    assert kept.reached() == ("limit on tokens reached: 1260 of 3000 (the test may take 5040)")
+    with pytest.raises(SpendRefused, match=r"3000 allowed \(the test may take 1800\), 1260 spent"):
         kept.reserve_for_end = Spending(tokens=1800)
         await kept.reserve("small", 1, 1)
 

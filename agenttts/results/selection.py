@@ -1,0 +1,284 @@
+"""What a choice among trials does to its score, and what is left of the score when that is taken out.
+
+The best of many scores is too high by luck, and a search adds to it: it tries what looks good on the very
+examples that it scores on. How much luck a choice can hold is read off a bootstrap in which no trial is
+better than another: examples are drawn anew and the trials' deviations from their own means are chosen from
+by the same rule. Fresh examples, which no trial of the search saw, know nothing of that luck, and both parts
+are weighed by their variances. The constants are fitted by `benchmarks/promises.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from agenttts.stats import Difference, Interval, Scores, Stream, mean_interval, stream_rng
+
+_Floats = npt.NDArray[np.float64]
+_Bools = npt.NDArray[np.bool_]
+
+N_RESAMPLES = 500
+HIDDEN = 1.35
+"""The luck of a search's choice over that of one among its trials, since scores proposed them."""
+UNSURE = 0.5
+"""The standard deviation of that luck between searches, as a share of it."""
+PAIR_LUCK = 1.2
+"""By how many standard errors the best is expected to be too far ahead of any one other trial."""
+LEVEL = 0.95
+REQUIRED_LEVEL = 0.9
+"""The one-sided level at which a score must be shown to reach a required one."""
+_NORMAL = NormalDist()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scoreboard:
+    """The scores of the trials that may win, example by example.
+
+    Attributes:
+        scores: Scores of shape [trial, example]; NaN where the trial was not scored on the example.
+        fresh: Whether an example took no part in the search, of shape [example].
+        is_default: Whether a trial is a default, of shape [trial].
+        seed: The run's seed, which the bootstrap draws from.
+    """
+
+    scores: _Floats
+    fresh: _Bools
+    is_default: _Bools
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        searched: Sequence[Scores],
+        fresh: Sequence[Scores],
+        is_default: Sequence[bool],
+        seed: int,
+    ) -> Self:
+        """Build the scoreboard of trials.
+
+        Args:
+            searched: For each trial its scores on the search's examples, by id.
+            fresh: For each trial its scores on fresh examples; empty where it has none.
+            is_default: Whether each trial is a default.
+            seed: The run's seed.
+        """
+        parts = []
+        for scores_of in (searched, fresh):
+            ids = sorted({example_id for scores in scores_of for example_id in scores})
+            rows = [[scores.get(example_id) for example_id in ids] for scores in scores_of]
+            parts.append(np.array(rows, dtype=np.float64).reshape(len(rows), len(ids)))
+        return cls(
+            scores=np.concatenate(parts, axis=1),
+            fresh=np.repeat([False, True], [part.shape[1] for part in parts]),
+            is_default=np.array(is_default, dtype=bool),
+            seed=seed,
+        )
+
+    @cached_property
+    def known(self) -> _Bools:
+        """Whether a trial was scored on an example, of shape [trial, example]."""
+        return ~np.isnan(self.scores)
+
+    @cached_property
+    def n_fresh(self) -> npt.NDArray[np.int64]:
+        """The number of fresh examples of each trial."""
+        counts: npt.NDArray[np.int64] = (self.known & self.fresh).sum(axis=1)
+        return counts
+
+    @cached_property
+    def search_means(self) -> _Floats:
+        """Mean score of each trial on the examples of the search."""
+        return _row_means(self.scores[:, ~self.fresh])
+
+    @cached_property
+    def levels(self) -> _Floats:
+        """Mean score of each trial over all examples, by which trials are ranked.
+
+        A fresh example that a trial lacks counts as its mean on the search's examples, plus the mean by which
+        the trials that have the example lie above theirs on it.
+        """
+        deviations = np.where(self.known, self.scores - self.search_means[:, None], 0.0)
+        n_having = self.known.sum(axis=0)
+        effects = np.where(self.fresh & (n_having > 0), deviations.sum(axis=0) / np.maximum(n_having, 1), 0.0)
+        filled = np.where(self.known, self.scores, self.search_means[:, None] + effects)
+        levels: _Floats = filled[:, n_having > 0].mean(axis=1)
+        return levels
+
+    @cached_property
+    def _noise(self) -> _Floats:
+        """Deviations of the trials' means on resampled search examples, of shape [resample, trial]."""
+        scores = self.scores[:, ~self.fresh]
+        known = ~np.isnan(scores)
+        deviations = np.where(known, scores - self.search_means[:, None], 0.0)
+        count = scores.shape[1]
+        rng = stream_rng(self.seed, Stream.SELECTION)
+        weights = rng.multinomial(count, np.full(count, 1 / count), size=N_RESAMPLES).astype(np.float64)
+        noise: _Floats = (weights @ deviations.T) / np.maximum(weights @ known.T, 1.0)
+        return noise
+
+    @cached_property
+    def luck(self) -> float:
+        """The expected amount by which luck raises the best score on the search's examples."""
+        if len(self.scores) < 2:
+            return 0.0
+        return HIDDEN * max(0.0, float(self._noise.max(axis=1).mean()))
+
+    @cached_property
+    def luck_of_default(self) -> float:
+        """The expected amount by which luck raises the best score of the defaults."""
+        if self.is_default.sum() < 2:
+            return 0.0
+        return max(0.0, float(self._noise[:, self.is_default].max(axis=1).mean()))
+
+    @cached_property
+    def luck_over_default(self) -> float:
+        """The expected amount by which luck raises the best score over that of the best default."""
+        if self.is_default.all() or not self.is_default.any():
+            return 0.0
+        best = self._noise.max(axis=1)
+        default = self._noise[:, self.is_default].max(axis=1)
+        apart = best > default + 1e-12
+        return HIDDEN * float((best - default)[apart].mean()) if apart.any() else 0.0
+
+    def claim(self, trial: int, *, of_defaults: bool = False) -> Interval:
+        """Return the score of a trial that was chosen, corrected for the choice, with its 95 % interval.
+
+        Args:
+            trial: The index of the trial.
+            of_defaults: Whether it was chosen among the defaults; else among all trials.
+        """
+        values = self.scores[trial]
+        luck = self.luck_of_default if of_defaults else self.luck
+        mean, std, count = self._corrected(values, luck)
+        if std == 0.0:
+            plain = mean_interval(
+                [float(v) for v in values[~np.isnan(values)]], stream_rng(self.seed, Stream.SELECTION)
+            )
+            assert plain is not None
+            return plain
+        half = _NORMAL.inv_cdf((1 + LEVEL) / 2) * std
+        mean = min(max(mean, 0.0), 1.0)
+        return Interval(mean=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), n=count)
+
+    def difference(self, trial: int, default: int) -> Difference:
+        """Return a chosen trial's score minus the best default's, paired, corrected for both choices.
+
+        Args:
+            trial: The index of the trial.
+            default: The index of the default.
+        """
+        values = self.scores[trial] - self.scores[default]
+        if trial == default:
+            return Difference(mean=0.0, low=0.0, high=0.0, n=int(self.known[trial].sum()))
+        mean, std, count = self._corrected(values, self.luck_over_default)
+        half = _NORMAL.inv_cdf((1 + LEVEL) / 2) * std
+        return Difference(mean=mean, low=max(-1.0, mean - half), high=min(1.0, mean + half), n=count)
+
+    def lower_bound(self, trial: int, level: float = REQUIRED_LEVEL) -> float:
+        """Return the one-sided lower bound of a trial's score, corrected for the choice.
+
+        Args:
+            trial: The index of the trial.
+            level: The level of the bound.
+        """
+        mean, std, count = self._corrected(self.scores[trial], self.luck)
+        if std == 0.0:  # all scores are the same
+            return mean * (1 - level) ** (1 / max(count, 1)) if mean > 0 else 0.0
+        return mean - _NORMAL.inv_cdf(level) * std
+
+    def bound_after(self, trial: int, n_more: int, level: float = REQUIRED_LEVEL) -> float:
+        """Return the lower bound to expect once a trial is scored on more fresh examples, as high as so far.
+
+        Args:
+            trial: The index of the trial.
+            n_more: The number of further fresh examples.
+            level: The level of the bound.
+        """
+        mean, std, count = self._corrected(self.scores[trial], self.luck)
+        variance = float(np.nanvar(self.scores[trial], ddof=1)) if count > 1 else 0.0
+        if std == 0.0 or variance == 0.0 or not n_more:
+            return self.lower_bound(trial, level)
+        return mean - _NORMAL.inv_cdf(level) / math.sqrt(1 / std**2 + n_more / variance)
+
+    def paired(self, first: int, second: int) -> tuple[float, float, int]:
+        """Compare two trials on the examples that both were scored on, without a correction.
+
+        Args:
+            first: The index of the first trial.
+            second: The index of the second, whose scores are subtracted.
+
+        Returns:
+            The mean difference, its standard deviation over examples, and the number of examples.
+        """
+        values = _present(self.scores[first] - self.scores[second])
+        count = len(values)
+        if not count:
+            return 0.0, 1.0, 0
+        return float(values.mean()), float(values.std(ddof=1)) if count > 1 else 1.0, count
+
+    def shortfall_bound(self, cheaper: int, best: int) -> float:
+        """Return the one-sided 95 % lower bound of a cheaper trial's score minus the best one's, paired.
+
+        The best one is ahead by luck, for which the bound is raised: what is claimed by it is false in 1 to
+        3 % of simulated searches.
+
+        Args:
+            cheaper: The index of the cheaper trial.
+            best: The index of the best.
+        """
+        mean, std, count = self.paired(cheaper, best)
+        error = math.hypot(std / math.sqrt(max(count, 1)), 1 / max(count, 1))  # one example may be off by 1
+        return mean - (_NORMAL.inv_cdf(LEVEL) - PAIR_LUCK) * error
+
+    def _corrected(self, values: _Floats, luck: float) -> tuple[float, float, int]:
+        """Weigh the search's examples, less the luck, and the fresh ones: mean, its deviation, count."""
+        search, fresh = _present(values[~self.fresh]), _present(values[self.fresh])
+        variance = (
+            float(np.var(np.concatenate([search, fresh]), ddof=1)) if len(search) + len(fresh) > 1 else 0.0
+        )
+        parts = []
+        if len(search):
+            parts.append((float(search.mean()) - luck, variance / len(search) + (UNSURE * luck) ** 2))
+        if len(fresh):
+            parts.append((float(fresh.mean()), variance / len(fresh)))
+        if variance == 0.0:
+            return float(np.concatenate([search, fresh]).mean()), 0.0, len(search) + len(fresh)
+        precision = sum(1 / v for _, v in parts)
+        mean = sum(m / v for m, v in parts) / precision
+        return mean, math.sqrt(1 / precision), len(search) + len(fresh)
+
+
+def _present(values: _Floats) -> _Floats:
+    present: _Floats = values[~np.isnan(values)]
+    return present
+
+
+def _row_means(scores: _Floats) -> _Floats:
+    known = ~np.isnan(scores)
+    means: _Floats = np.where(known, scores, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    return means
+
+
+def gain_of_knowing(lead: Sequence[float] | _Floats, std: Sequence[float] | _Floats) -> _Floats:
+    """Return by how much knowing a difference better is expected to raise the score of a choice.
+
+    Args:
+        lead: By how much the leader is ahead of each challenger, as estimated.
+        std: By how much each estimate is expected to move.
+
+    Returns:
+        The expected gains: std · (φ(z) - z·Φ(-z)) with z = lead / std (Frazier et al. 2009).
+    """
+    leads, stds = np.asarray(lead, dtype=np.float64), np.maximum(np.asarray(std, dtype=np.float64), 1e-12)
+    z = leads / stds
+    density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    tail = np.array([_NORMAL.cdf(-float(x)) for x in z])
+    gains: _Floats = stds * (density - z * tail)
+    return gains
