@@ -130,11 +130,14 @@ async def evaluate(
 
 def _ends(planned: PlannedTrial, is_race: bool) -> list[int]:
     """Up to which example each part of a trial goes."""
-    count = len(planned.examples)
+    count = len(planned.part)
+    looks: Sequence[int] = ()
     if is_race:
-        return list(rungs(count))
-    size = max(1, math.ceil(count / 10)) if planned.in_parts else count
-    return [*range(size, count, size), count]
+        looks = rungs(len(planned.examples))
+    elif planned.in_parts:
+        size = max(1, math.ceil(count / 10))
+        looks = range(size, count, size)
+    return [*(look for look in looks if planned.n_before < look < count), count]
 
 
 class _Keeper:

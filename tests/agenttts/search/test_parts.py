@@ -132,7 +132,7 @@ async def test_on_the_zoo_a_part_is_a_part_of_the_whole(tmp_path: Path) -> None:
         for trial in result.trials:
             replayed = await bank.replay(trial.allocation)
             assert replayed is not None and trial.scores.items() <= replayed.scores.items()
-    assert {trial.n_run for trial in result.trials} <= {6, 14, 240} and len(result.trials) >= 6
+    assert {trial.n_run for trial in result.trials} <= {6, 14, 180} and len(result.trials) >= 6
     assert sum(trial.n_run for trial in result.trials if trial.status == "partial") < 240
     assert result.best is not None and result.best.test_score is not None
 
@@ -176,7 +176,7 @@ def test_only_complete_trials_win_and_the_best_looking_are_completed(recorded: P
     assert result.best is not None and result.baseline is not None
     assert result.best.trial in [trial.number for trial in complete]
     assert {trial.number for trial in result.frontier} <= {trial.number for trial in complete}
-    assert "on 60 search examples" in result.certificate
+    assert f"{len(last) - len(grew)} of them on a part of the examples" in result.certificate
 
 
 def _defaults(spec: Any) -> list[Allocation]:
@@ -299,7 +299,7 @@ def test_a_limit_that_stops_a_growth_leaves_the_trial_as_it_was(tmp_path: Path) 
         options: Any = {"policy": "fixed", "proposer": proposer}
         search(spec, trials=5, db=tmp_path / "once.duckdb", on_event=note, **options)
         for_an_example = (spent[1] - spent[0]) / 4
-        for_the_test = int(1.1 * 2 * 12 * for_an_example)
+        for_the_test = int(1.1 * 3 * 12 * for_an_example)
         cap = spent[1] + for_the_test + int(16 * for_an_example)  # of 20 examples that it is to grow by
         limits = SearchLimits(trials=5, tokens=cap)
         result = search(spec, limits=limits, db=tmp_path / "r.duckdb", **options)
