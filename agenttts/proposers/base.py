@@ -201,11 +201,13 @@ class Lesson:
         trials: The numbers of the trials that it rests on.
         claim: (a, b) when the lesson says that trial a scores higher than trial b, which can be tested; None
             when it makes no such claim.
+        proposer: The name of the proposer that learnt it; None: the proposer whose turn it is.
     """
 
     text: str
     trials: tuple[int, ...]
     claim: tuple[int, int] | None = None
+    proposer: str | None = None
 
 
 @dataclass(frozen=True)
