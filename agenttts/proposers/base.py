@@ -288,6 +288,13 @@ class Proposer(Protocol):
         ...
 
 
+async def aclose(proposer: Proposer) -> None:
+    """Close what a proposer holds open, such as connections; nothing where it has no method `aclose`."""
+    close: Callable[[], Awaitable[None]] | None = getattr(proposer, "aclose", None)
+    if close is not None:
+        await close()
+
+
 def tokens_used(proposer: Proposer) -> int:
     """Return the tokens that a proposer's own questions and answers have taken, 0 where it asks no LLM."""
     return int(getattr(proposer, "n_tokens", 0))
