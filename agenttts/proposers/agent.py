@@ -128,7 +128,6 @@ class AgentProposer:
         return replace(
             turn,
             suggestions=(*turn.suggestions, *others.suggestions),
-            insights=(*turn.insights, *others.insights),
             finished=None if turn.suggestions or turn.rejected else others.finished,
         )
 
