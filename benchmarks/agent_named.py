@@ -29,6 +29,7 @@ from agenttts.compare import side_by_side as comparing
 from agenttts.compare.landscapes import Landscape, best_score
 from agenttts.compare.regret import CHECKPOINTS, Comparison, summarise
 from agenttts.llm import AgentSettings
+from agenttts.proposers.base import aclose
 from agenttts.proposers.registry import ProposerContext, asks_an_llm, classical_proposer, make_proposer
 from agenttts.replay.arrays import Outcomes, StageOutcomes
 from agenttts.space.space import SearchSpace
@@ -351,8 +352,7 @@ async def compared(names: list[str], proposers: list[str], options: argparse.Nam
             try:
                 of_search = await comparing.searched(job, place, {name: proposer}, beyond=False)
             finally:
-                if asks_an_llm(name):
-                    await proposer.aclose()  # type: ignore[attr-defined]
+                await aclose(proposer)
             rows.extend(of_search)
             after = [of_search[min(k, len(of_search)) - 1].regret for k in CHECKPOINTS if k <= options.trials]
             print(place.name, seed, name, *(f"{regret:.4f}" for regret in after), flush=True)

@@ -22,7 +22,7 @@ from agenttts.compare.regret import Comparison, summarise
 from agenttts.compare.simulation import SimulatedSearch
 from agenttts.errors import UserError
 from agenttts.llm import AT_ONCE, AgentSettings
-from agenttts.proposers.base import Proposer
+from agenttts.proposers.base import Proposer, aclose
 from agenttts.proposers.registry import (
     ProposerContext,
     asks_an_llm,
@@ -301,7 +301,7 @@ async def _ask(
                 try:
                     keep(job, await searched(job, _landscape(job), {name: proposer}))
                 finally:
-                    await proposer.aclose()  # type: ignore[attr-defined]
+                    await aclose(proposer)
 
         await asyncio.gather(*map(ask, jobs))
 

@@ -111,7 +111,8 @@ class AgentProposer:
             count: The largest number of suggestions.
 
         Returns:
-            The turn. When the endpoint fails it has a note, and the solver's suggestions.
+            The turn. When the endpoint fails it has a note, and the solver's suggestions. It ends the search
+            only where the solver does.
         """
         view = replace(view, beliefs=self._prior.beliefs(view))
         n_by_llm = max(1, round(count * self._share))
@@ -122,10 +123,13 @@ class AgentProposer:
         except EndpointFailed as error:
             return replace(self._by_solver(view, count), notes=self._failed(error).notes)
         turn = _turn(answer, n_by_llm)
-        if not turn.suggestions and not turn.rejected:
-            return turn
-        others = self._by_solver(view, count - n_by_llm, [s.allocation for s in turn.suggestions])
-        return replace(turn, suggestions=(*turn.suggestions, *others.suggestions))
+        n_left = count - len(turn.suggestions) - len(turn.rejected)
+        others = self._by_solver(view, n_left, [s.allocation for s in turn.suggestions])
+        return replace(
+            turn,
+            suggestions=(*turn.suggestions, *others.suggestions),
+            finished=None if turn.suggestions or turn.rejected else others.finished,
+        )
 
     def finalists(self, view: SearchView) -> Sequence[Allocation]:
         """Return the solver's finalists."""
@@ -141,9 +145,13 @@ class AgentProposer:
         return Turn(notes=(f"{error}; the solver proposes instead{further}",))
 
     def _by_solver(self, view: SearchView, count: int, taken: Sequence[Allocation] = ()) -> Turn:
+        name = self._solver.name
         turn = self._solver.decide(view, max(0, count), taken)
-        suggestions = (replace(s, proposer=self._solver.name) for s in turn.suggestions[: max(0, count)])
-        return replace(turn, suggestions=tuple(suggestions))
+        return replace(
+            turn,
+            suggestions=tuple(replace(s, proposer=name) for s in turn.suggestions[: max(0, count)]),
+            insights=tuple(replace(lesson, proposer=name) for lesson in turn.insights),
+        )
 
     async def _asked(self, view: SearchView, count: int, *, opening: bool = False) -> Answer:
         """Show the LLM the view under this proposer's history, and read its answer."""

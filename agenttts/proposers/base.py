@@ -204,11 +204,13 @@ class Lesson:
         trials: The numbers of the trials that it rests on.
         claim: (a, b) when the lesson says that trial a scores higher than trial b, which can be tested; None
             when it makes no such claim.
+        proposer: The name of the proposer that learnt it; None: the proposer whose turn it is.
     """
 
     text: str
     trials: tuple[int, ...]
     claim: tuple[int, int] | None = None
+    proposer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,13 @@ class Proposer(Protocol):
             `finished`.
         """
         ...
+
+
+async def aclose(proposer: Proposer) -> None:
+    """Close what a proposer holds open, such as connections; nothing where it has no method `aclose`."""
+    close: Callable[[], Awaitable[None]] | None = getattr(proposer, "aclose", None)
+    if close is not None:
+        await close()
 
 
 def tokens_used(proposer: Proposer) -> int:

@@ -83,8 +83,7 @@ class Prior:
         space = view.space
         scores = np.array([trial.score for trial in view.scored], dtype=np.float64)
         expected = np.array([self.expected(space, trial.allocation) for trial in view.scored])
-        level = slope = errors = 0.0
-        centre = 0.0
+        centre, level, slope, errors = 0.0, 0.0, 1.0, 0.0
         if len(scores):
             centre, level = float(expected.mean()), float(scores.mean())
             spread = float(((expected - centre) ** 2).sum())
@@ -92,8 +91,6 @@ class Prior:
             trust = _SPREAD_COUNT * _SPREAD**2
             slope = (together + trust) / (spread + trust)
             errors = float(((scores - level - slope * (expected - centre)) ** 2).sum())
-        else:
-            slope = 1.0
         if slope <= 0:
             return ()
         chosen = self._chosen(view)

@@ -43,7 +43,11 @@ def failing_examples(
             trial=trial.number,
             score=score,
             inputs=_texts(by_id[example_id], fields),
-            outputs=outputs.get(example_id, {}),
+            outputs={
+                stage.name: outputs[example_id][stage.name]
+                for stage in spec.stages
+                if stage.name in outputs.get(example_id, {})
+            },
         )
         for score, example_id in lowest
         if example_id in by_id

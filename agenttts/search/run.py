@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 from agenttts.errors import TrialsFailed, UserError
 from agenttts.proposers import AgentSettings, Proposer, ProposerContext, make_proposer
+from agenttts.proposers.base import aclose
 from agenttts.replay.bank import BankOutcomes
 from agenttts.result import SearchResult
 from agenttts.results.fresh import kept_out
@@ -127,9 +128,7 @@ class OpenSearch:
             if clients is not None:
                 clients.on_negotiated = self._terms_keeper(run)
             work = self._work(run, spec, splits, examples, fresh, clients)
-            close = getattr(work.proposer, "aclose", None)
-            if close is not None:
-                closing.push_async_callback(close)
+            closing.push_async_callback(aclose, work.proposer)
             try:
                 await self._drive(work, resumed=unfinished is not None)
             except (KeyboardInterrupt, asyncio.CancelledError):

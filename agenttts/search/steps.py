@@ -91,7 +91,7 @@ async def reflect(state: SearchState, runtime: Step) -> SearchState:
     if turn.silent:
         turn = work.rules.in_place(work.view(step), count)
         proposer = work.rules.name
-    lessons = [(proposer, lesson) for lesson in turn.insights] + _tested_again(work)
+    lessons = [(lesson.proposer or proposer, lesson) for lesson in turn.insights] + _tested_again(work)
     judged = zip(
         lessons, verdicts([lesson for _, lesson in lessons], work.trials, work.settings.seed), strict=True
     )

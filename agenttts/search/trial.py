@@ -115,6 +115,8 @@ async def run_search_trial(runtime: Step, planned: PlannedTrial) -> str | None:
     results = new_results(work, planned, trial)
     work.prices.add(work.spec, planned.allocation, results)
     await work.bank.add(planned.allocation, {result.example_id for result in results})
+    scores = {example.id: trial.scores[example.id] for example in work.examples if example.id in trial.scores}
+    trial = replace(trial, scores=scores)  # as they come, a resumed search would have them in another order
     others = [earlier for earlier in work.trials if earlier.number != trial.number]
     work.trials = sorted([*others, trial], key=lambda each: each.number)
     return refusal
