@@ -26,7 +26,7 @@ from agenttts.search.events import Note, PhaseStarted, RunStopped
 from agenttts.search.fresh import next_purchase
 from agenttts.search.redone import is_failed
 from agenttts.search.state import SearchState, SearchWork, Step, tell
-from agenttts.search.trial import run_trial
+from agenttts.search.trial import run_trial, stored_trial
 from datastore.records import RunStatus
 from pipelines.allocation import Allocation
 
@@ -80,7 +80,10 @@ def _planned(work: SearchWork, step: int) -> Iterator[PlannedTrial]:
         reason = "Samples paid for answer it in full, and it may beat every trial."
         yield replace(_again(work, allocation, reason), proposer=work.proposer.name)
     while (purchase := next_purchase(work.choice(), work.fresh, work.extra)) is not None:
-        again = _again(work, purchase.trial.allocation, purchase.reason)
+        allocation = purchase.trial.allocation
+        if work.ledger.reached() is not None and stored_trial(work, allocation) is None:
+            return
+        again = _again(work, allocation, purchase.reason)
         yield replace(again, examples=purchase.examples, split=SPLIT, optional=True)
 
 
