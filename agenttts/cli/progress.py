@@ -170,8 +170,8 @@ class SearchProgress:
         elif trial.status == "partial":
             self._print(f"     {trial.score:.3f} on {trial.n_run} of {self._n_examples} examples; {figures}")
         else:
-            best = trial.score > self._best
-            self._best = max(self._best, trial.score)
+            best = trial.split == "search" and trial.score > self._best
+            self._best = trial.score if best else self._best
             style = "bold cyan" if best else ""
             self._print(f"     {trial.score:.3f}{' best so far' if best else ''}; {figures}", style=style)
         usd = f" · {usd_text(spent.usd)}" if spent.usd else ""

@@ -29,7 +29,6 @@ from agenttts.results.ranking import SEARCHING, by_phase, latest
 from agenttts.results.spec_bank import attach_spec_bank
 from agenttts.results.trials import TrialResult, load_trial
 from agenttts.space.measure import Measure
-from agenttts.stats import Interval
 from datastore import Insight, Proposal, Run, Store, StoreError, Trial
 from pipelines.allocation import Allocation, StageOption
 from pipelines.dataset.splits import load_examples
@@ -48,7 +47,7 @@ class Step:
         trial: Number of the trial.
         n_trials: How many trials have ended, this one included; one on a part of the examples is that part.
         allocation: The allocation with the best score so far.
-        score: Its score on the search split.
+        score: Its plain mean on the search split.
         flops: FLOPs of all trials so far, whether their samples were drawn or came from the bank.
         flops_drawn: The part of them that the trials paid for, by their share of the samples. Both are None
             where active parameters of a model are not known.
@@ -57,7 +56,7 @@ class Step:
     trial: int
     n_trials: float
     allocation: Allocation
-    score: Interval
+    score: float
     flops: float | None
     flops_drawn: float | None
 
@@ -311,14 +310,15 @@ def _steps(trials: Iterable[TrialResult], rows: Iterable[Trial]) -> Iterable[Ste
         n_samples = trial.samples_drawn + trial.samples_reused
         flops += trial_flops
         flops_drawn += trial_flops * trial.samples_drawn / n_samples if n_samples else 0.0
-        if trial.interval and (best is None or (trial.score or 0.0) > (best.score or 0.0)):
+        is_scored = trial.status == "complete" and trial.score is not None
+        if is_scored and (best is None or (trial.score or 0.0) > (best.score or 0.0)):
             best = trial
-        if best is not None and best.interval is not None:
+        if best is not None and best.score is not None:
             yield Step(
                 trial=trial.number,
                 n_trials=n_trials,
                 allocation=best.allocation,
-                score=best.interval,
+                score=best.score,
                 flops=flops if known else None,
                 flops_drawn=flops_drawn if known else None,
             )

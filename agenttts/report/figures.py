@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from agenttts.report.sentences import trial_score_text
 from agenttts.space.measure import amount_text, label_of
+from agenttts.stats import Interval
 from pipelines.allocation import StageOption
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from agenttts.replay.curves import CurvePoint, Marginal, StageCurve
     from agenttts.report.data import ReportData
+    from agenttts.results.outcome import Finalist
     from agenttts.results.trials import TrialResult
-    from agenttts.stats import Interval
 
 PALETTE = ("#3b76d6", "#e0782f", "#23997a", "#a25bc4", "#c79a1b", "#d24d62", "#3fa3bf", "#7d8591")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "x")
@@ -46,11 +47,11 @@ def best_so_far(data: ReportData, against: str = "trials") -> go.Figure:
         f"score ({data.metric})", "trials so far" if against == "trials" else "FLOPs of the search so far"
     )
     steps = data.steps
-    texts = [_hover(f"after trial {s.trial}", str(s.allocation), _interval(s.score)) for s in steps]
+    texts = [_hover(f"after trial {s.trial}", str(s.allocation), f"{s.score:.3f}") for s in steps]
     if against == "trials":
         series = [("best so far", [s.n_trials for s in steps], ACCENT, "solid")]
         ended = {s.trial: s.n_trials for s in steps}
-        trials = [t for t in data.outcome.trials if t.number in ended and t.interval]
+        trials = [t for t in data.outcome.trials if t.number in ended and t.status == "complete"]
         _add_partial(figure, data, ended)
         figure.add_trace(
             go.Scatter(
@@ -59,7 +60,6 @@ def best_so_far(data: ReportData, against: str = "trials") -> go.Figure:
                 mode="markers",
                 name="trials",
                 marker={"color": GREY, "size": 6, "opacity": 0.7},
-                error_y=_error_bars(_intervals(trials), GREY),
                 text=[_trial_hover(data, t) for t in trials],
                 hovertemplate="%{text}<extra></extra>",
             )
@@ -71,12 +71,10 @@ def best_so_far(data: ReportData, against: str = "trials") -> go.Figure:
         if steps and 0 < drawn[-1] < flops[-1]:
             series.append(("samples paid for", drawn, PALETTE[1], "dash"))
     for name, x, colour, dash in series:
-        if name in ("best so far", "all samples used", "samples drawn"):
-            _band(figure, x, [s.score for s in steps], colour, step=True)
         figure.add_trace(
             go.Scatter(
                 x=x,
-                y=[s.score.mean for s in steps],
+                y=[s.score for s in steps],
                 mode="lines+markers",
                 name=name,
                 line={"color": colour, "shape": "hv", "width": 2.5, "dash": dash},
@@ -139,8 +137,12 @@ def quality_against_budget(data: ReportData) -> go.Figure:
 
     figure = bare_figure(f"score ({data.metric})", f"budget, {label_of(data.outcome.measure)} per query")
     front, best = data.outcome.frontier, data.outcome.best
-    others = [t for t in data.trials if t.split == "search" and t.interval and t.number not in data.frontier]
-    _add_partial(figure, data, {t.number: t.budget_units for t in data.trials})
+    others = [
+        t
+        for t in data.trials
+        if t.split == "search" and t.status == "complete" and t.number not in data.frontier
+    ]
+    _add_partial(figure, data, {t.number: t.budget_units for t in data.trials if t.split == "search"})
     figure.add_trace(_budget_points(data, others, "trials", GREY, 8, 0.6))
     figure.add_trace(
         go.Scatter(
@@ -157,9 +159,10 @@ def quality_against_budget(data: ReportData) -> go.Figure:
         figure.add_trace(
             go.Scatter(
                 x=[best.budget_units],
-                y=[next((t.score for t in data.trials if t.number == best.trial), best.search_score)],
+                y=[best.search_score],
                 mode="markers",
-                name="winner" if data.confirmed else "best so far",
+                name=f"{'winner' if data.confirmed else 'best so far'}, corrected for the choice",
+                error_y=_error_bars(_claims(best), PALETTE[1]),
                 marker={"symbol": "star", "size": 17, "color": PALETTE[1]},
                 hoverinfo="skip",
             )
@@ -364,16 +367,13 @@ def bare_figure(y_title: str, x_title: str) -> go.Figure:
     )
 
 
-def _band(
-    figure: go.Figure, x: Sequence[float], scores: Sequence[Interval], colour: str, *, step: bool = False
-) -> None:
+def _band(figure: go.Figure, x: Sequence[float], scores: Sequence[Interval], colour: str) -> None:
     """A shaded interval around a line."""
     import plotly.graph_objects as go
 
-    shape = "hv" if step else "linear"
     edge: dict[str, Any] = {
         "mode": "lines",
-        "line": {"width": 0, "shape": shape, "color": colour},
+        "line": {"width": 0, "color": colour},
         "hoverinfo": "skip",
         "showlegend": False,
     }
@@ -394,7 +394,6 @@ def _budget_points(
         mode="markers",
         name=name,
         marker={"color": colour, "size": size, "opacity": opacity},
-        error_y=_error_bars(_intervals(trials), colour),
         text=[_trial_hover(data, t) for t in trials],
         hovertemplate="%{text}<extra></extra>",
     )
@@ -419,8 +418,10 @@ def _add_partial(figure: go.Figure, data: ReportData, x: Mapping[int, float]) ->
         )
 
 
-def _intervals(trials: Sequence[TrialResult]) -> list[Interval]:
-    return [trial.interval for trial in trials if trial.interval is not None]
+def _claims(finalist: Finalist) -> list[Interval]:
+    """The corrected score with its interval, as one point of a figure."""
+    low, high = finalist.search_ci or (finalist.search_score, finalist.search_score)
+    return [Interval(mean=finalist.search_score, low=low, high=high, n=finalist.n_search)]
 
 
 def _error_bars(scores: Sequence[Interval], colour: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from agenttts.search.parts import planned_trial
 from agenttts.search.planned import PlannedTrial
 from agenttts.search.redone import is_failed
 from agenttts.search.state import SearchState, SearchWork, Step, tell
-from agenttts.search.trial import run_search_trial, run_trial
+from agenttts.search.trial import run_search_trial, run_trial, stored_trial
 from datastore.records import RunStatus
 from pipelines.allocation import Allocation
 
@@ -104,7 +104,10 @@ def _planned(work: SearchWork, step: int) -> Iterator[PlannedTrial]:
         reason = "Samples paid for answer it in full, and it may beat every trial."
         yield replace(_again(work, allocation, reason), proposer=work.proposer.name)
     while (purchase := next_purchase(work.choice(), work.fresh, work.extra)) is not None:
-        again = _again(work, purchase.trial.allocation, purchase.reason)
+        allocation = purchase.trial.allocation
+        if work.ledger.reached() is not None and stored_trial(work, allocation) is None:
+            return
+        again = _again(work, allocation, purchase.reason)
         yield replace(again, examples=purchase.examples, split=SPLIT, optional=True)
 
 

@@ -28,9 +28,9 @@ from tests.servers import Request, ScriptedServer
 
 @pytest.fixture(scope="module")
 def zoo_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A search of the zoo for 40 units by replay, with four trials."""
+    """A search of the zoo for 40 units by replay, with four trials on all search examples."""
     db = tmp_path_factory.mktemp("zoo") / "run.duckdb"
-    search(SPEC, budget=40, trials=4, db=db, replay=True)
+    search(SPEC, budget=40, trials=4, db=db, replay=True, fresh=0.0)
     return db
 
 
@@ -123,7 +123,9 @@ def test_the_mean_is_held_in_dollars(zoo_db: Path, tmp_path: Path) -> None:
 
 def test_without_a_policy_the_search_is_the_same(zoo_db: Path, tmp_path: Path) -> None:
     """`policy="fixed"` has the same trials and winner, and no policy; other names are refused."""
-    fixed = search(SPEC, budget=40, trials=4, db=tmp_path / "fixed.duckdb", replay=True, policy="fixed")
+    fixed = search(
+        SPEC, budget=40, trials=4, db=tmp_path / "fixed.duckdb", replay=True, policy="fixed", fresh=0.0
+    )
     both = load_run(zoo_db)
     assert fixed.adaptive is None and "policy" not in fixed.certificate
     assert [(t.allocation, t.score) for t in fixed.trials] == [(t.allocation, t.score) for t in both.trials]

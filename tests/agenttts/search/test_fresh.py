@@ -165,3 +165,22 @@ def test_what_a_limit_leaves_of_the_test_is_reported(tmp_path: Path, server: Scr
     assert f"({part.n_scored} of 40 examples; a limit cut the rest)" in cut.certificate
     assert "limit on tokens" in (cut.outcome.stopped_because or "")
     assert load_run(tmp_path / "cut.duckdb").outcome == cut.outcome
+
+
+def test_what_the_test_may_cost_is_not_spent_on_fresh_examples(
+    tmp_path: Path, server: ScriptedServer
+) -> None:
+    """Where a limit leaves no room for both, the fresh examples are left out and the test is whole."""
+    write_examples(tmp_path, n_search=24, n_test=12)
+    spec = small_spec(base_url=server.base_url).model_copy(update={"root": tmp_path})
+    common: dict[str, Any] = {"proposer": "insights", "preflight": False, "policy": "fixed", "fresh": 0.5}
+    whole = search(spec, trials=2, db=tmp_path / "whole.duckdb", **common)
+    assert whole.outcome.fresh is not None and whole.outcome.fresh.n == 12
+    tokens = whole.cost.prompt_tokens + whole.cost.generated_tokens
+    on_fresh = sum(t.prompt_tokens + t.generated_tokens for t in whole.confirmation if t.split == "fresh")
+    limits = SearchLimits(trials=2, tokens=tokens - on_fresh)
+    cut = search(spec, limits=limits, db=tmp_path / "cut.duckdb", **common)
+    tests = [t for t in cut.confirmation if t.purpose == "test"]
+    assert tests and all(t.status == "complete" and t.n_scored == 12 for t in tests)
+    assert sum(t.n_scored for t in cut.confirmation if t.split == "fresh") < whole.outcome.fresh.n_scores
+    assert cut.cost.prompt_tokens + cut.cost.generated_tokens <= tokens - on_fresh
