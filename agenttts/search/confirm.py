@@ -104,11 +104,11 @@ def _planned(work: SearchWork, step: int) -> Iterator[PlannedTrial]:
         reason = "Samples paid for answer it in full, and it may beat every trial."
         yield replace(_again(work, allocation, reason), proposer=work.proposer.name)
     while (purchase := next_purchase(work.choice(), work.fresh, work.extra)) is not None:
-        allocation = purchase.trial.allocation
-        if work.ledger.reached() is not None and stored_trial(work, allocation) is None:
+        again = _again(work, purchase.trial.allocation, purchase.reason)
+        planned = replace(again, examples=purchase.examples, split=SPLIT, optional=True)
+        if work.ledger.reached() is not None and stored_trial(work, planned) is None:
             return
-        again = _again(work, allocation, purchase.reason)
-        yield replace(again, examples=purchase.examples, split=SPLIT, optional=True)
+        yield planned
 
 
 def _tests(work: SearchWork) -> Iterator[PlannedTrial]:

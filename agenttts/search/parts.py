@@ -7,15 +7,12 @@ trial is cut back to those, so that prices, limits and proposers see what they s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from agenttts.results.trials import TrialResult, result_of, trial_id
 from agenttts.search.planned import PlannedTrial, row_of
 from agenttts.search.state import SearchWork
 from agenttts.search.tally import Tally
 from datastore import records
 from pipelines.allocation import Allocation
-from pipelines.examples import Example
 
 
 def planned_trial(
@@ -49,19 +46,21 @@ def planned_trial(
     )
 
 
-def cut(work: SearchWork, trial: TrialResult, examples: Sequence[Example]) -> TrialResult:
+def cut(work: SearchWork, trial: TrialResult, planned: PlannedTrial, n_run: int) -> TrialResult:
     """Return a stored trial as it was when it had been scored on fewer examples.
 
     Args:
         work: The work of the search.
         trial: The trial.
-        examples: Those that it had been scored on.
+        planned: The trial as it is planned.
+        n_run: The number of examples that it had been scored on.
     """
+    examples = planned.examples[:n_run]
     row = row_of(work.store, work.run_id, trial.number)
     tally = Tally(row, work.spec, len(examples))
     tally.restore(examples, work.store)
     rate = work.settings.max_error_rate
-    earlier = tally.trial(rate, len(examples), partial=len(examples) < len(work.examples))
+    earlier = tally.trial(rate, len(examples), partial=n_run < len(planned.examples))
     return result_of(earlier, trial.allocation, tally.scores(examples), tally.stage_scores(), tally.costs())
 
 

@@ -169,7 +169,7 @@ def stored_trial(work: SearchWork, planned: PlannedTrial) -> TrialResult | None:
     if trial.status != "failed" and trial.n_run <= planned.n_before:
         return None
     if trial.status == "partial" or trial.n_run > n_wanted:
-        return cut(work, trial, planned.examples[: min(n_wanted, trial.n_run)])
+        return cut(work, trial, planned, min(n_wanted, trial.n_run))
     return trial
 
 
