@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agenttts.compare.landscapes import Landscape
-from agenttts.proposers.base import Proposer, SearchView, Suggestion, Turn, finalists, races
+from agenttts.proposers.base import Proposer, SearchView, Suggestion, Turn, finalists, leader, races, seeds
 from agenttts.proposers.rules import InsightsProposer
 from agenttts.replay.arrays import Bank
 from agenttts.results.ranking import ranked
@@ -27,10 +27,11 @@ _RULES = InsightsProposer()
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """The state of a search after one trial.
+    """The state of a search after a trial, or after a part of one.
 
     Attributes:
-        trial: The number of trials so far, from 1.
+        trial: The number of suggestions tried so far, from 1.
+        cells: The number of cells so far: examples of the search, summed over its trials.
         allocation: The allocation of the trial.
         score: The score of the trial; None when it failed.
         choice: The allocation that the search would return now; None while there is none.
@@ -39,6 +40,7 @@ class Moment:
     """
 
     trial: int
+    cells: int
     allocation: Allocation
     score: float | None
     choice: Allocation | None
@@ -79,23 +81,28 @@ class SimulatedSearch:
         self.step = 1
 
     async def run(self, *, trials: int, flops: float = float("inf")) -> list[Moment]:
-        """Run the search until trials or FLOPs are used up, or the proposer has finished.
+        """Run the search until cells or FLOPs are used up, or the proposer has finished.
 
         Args:
-            trials: The largest number of trials, those of earlier calls included.
-            flops: No trial begins once so many FLOPs are spent.
+            trials: The search may use the cells of so many complete trials, earlier calls included.
+            flops: No trial begins or grows once so many FLOPs are spent.
 
         Returns:
             The moments of all trials so far.
         """
+        cells = trials * self.n_examples
         if self._seeded and not self.trials:
-            for allocation in self.landscape.space.defaults():
-                if len(self.trials) < trials and self.bank.flops < flops:
-                    self._try(Suggestion(allocation, "default", "default"), 0.0)
-        while len(self.trials) < trials and self.bank.flops < flops:
-            view = self.view(self.step, trials - len(self.trials))
+            view = self.view(0, cells)
+            first = seeds(self.proposer, view)
+            if first is None:
+                first = [Suggestion(a, "default", "default") for a in self.landscape.space.defaults()]
+            for suggestion in first:
+                if self.cells < cells and self.bank.flops < flops:
+                    self._try(suggestion, 0.0)
+        while self.cells < cells and self.bank.flops < flops:
+            view = self.view(self.step, cells - self.cells)
             began = time.perf_counter()
-            count = min(self.proposer.batch, trials - len(self.trials))
+            count = min(self.proposer.batch, view.trials_left or 0)
             turn = await self.proposer.propose(view, count)
             if turn.silent:
                 turn = _RULES.in_place(view, count)
@@ -107,17 +114,28 @@ class SimulatedSearch:
             seconds = (time.perf_counter() - began) / max(1, len(suggested))
             if not suggested:
                 break
-            for suggestion in suggested[: trials - len(self.trials)]:
-                self._try(suggestion, seconds)
+            for suggestion in suggested:
+                if self.cells < cells:
+                    self._try(suggestion, seconds)
             self.step += 1
         return self.moments
 
-    def view(self, step: int, trials_left: int) -> SearchView:
+    @property
+    def n_examples(self) -> int:
+        """The number of examples of a complete trial."""
+        return len(self.landscape.outcomes.example_ids)
+
+    @property
+    def cells(self) -> int:
+        """The number of cells so far."""
+        return sum(len(trial.scores) for trial in self.trials)
+
+    def view(self, step: int, cells_left: int) -> SearchView:
         """Return what the proposer may know at a step.
 
         Args:
             step: The step of the search.
-            trials_left: How many trials are still allowed.
+            cells_left: How many cells are still allowed.
 
         Returns:
             The view.
@@ -127,8 +145,8 @@ class SimulatedSearch:
             space=self.landscape.space,
             trials=tuple(self.trials),
             insights=(),
-            cells_left=trials_left * len(self.landscape.outcomes.example_ids),
-            n_examples=len(self.landscape.outcomes.example_ids),
+            cells_left=cells_left,
+            n_examples=self.n_examples,
             task=self.landscape.name,
             step=step,
             bank=self.bank,
@@ -143,25 +161,28 @@ class SimulatedSearch:
         return stand_ins
 
     def _try(self, suggestion: Suggestion, seconds: float) -> None:
+        """Score a suggestion on the examples that it asks for; its trial grows where it has one."""
         ids = self.landscape.outcomes.example_ids
+        number = next(
+            (t.number for t in self.trials if t.allocation == suggestion.allocation), len(self.trials)
+        )
+        scores = dict(self.trials[number].scores) if number < len(self.trials) else {}
+        last = min(suggestion.n_examples or len(ids), len(ids))
         best = self._best()
         raced = best is not None and suggestion.proposer is None and races(self.proposer)
-        looks = rungs(len(ids)) if raced else [len(ids)]
-        scores: dict[str, float | None] = {}
-        losing = False
-        for end in looks:
+        for end in [*(look for look in rungs(len(ids)) if look < last and raced), last]:
             bought, _ = self.bank.buy(suggestion.allocation, slice(len(scores), end))
             new = ids[len(scores) : end]
             scores |= {i: None if np.isnan(s) else float(s) for i, s in zip(new, bought, strict=True)}
-            if best is not None and end < len(ids) and is_losing(scores, best.scores, self.settings.seed):
-                losing = True
+            if best is not None and end < last and is_losing(scores, best.scores, self.settings.seed):
                 break
-        self.trials.append(self._trial(suggestion, scores, losing))
+        self.trials[number : number + 1] = [self._trial(number, suggestion, scores)]
         self.moments.append(
             Moment(
-                trial=len(self.trials),
+                trial=len(self.moments) + 1,
+                cells=self.cells,
                 allocation=suggestion.allocation,
-                score=self.trials[-1].score,
+                score=self.trials[number].score,
                 choice=self._choice(),
                 flops=self.bank.flops,
                 seconds=seconds,
@@ -172,27 +193,35 @@ class SimulatedSearch:
         return next(iter(ranked(self.trials)), None)
 
     def _choice(self) -> Allocation | None:
-        """Return the winner if the search ended now: the best trial, or a finalist that scores higher."""
+        """Return the winner if the search ended now.
+
+        It is the best complete trial, or a finalist that scores higher; but a partial trial that the proposer
+        holds for the best, since a search completes it before it ends.
+        """
+        view = self.view(len(self.moments), 0)
+        leading = leader(self.proposer, view)
+        if leading is not None and leading in {trial.allocation for trial in view.partial}:
+            return leading
         best = self._best()
-        candidates = list(finalists(self.proposer, self.view(len(self.moments), 0)))
+        candidates = list(finalists(self.proposer, view))
         if best is None or not candidates:
             return None if best is None else best.allocation
         means = np.nanmean(self.bank.answer(candidates).scores, axis=1)
         pick = int(means.argmax())
         return candidates[pick] if means[pick] > (best.score or 0.0) else best.allocation
 
-    def _trial(self, suggestion: Suggestion, scores: dict[str, float | None], losing: bool) -> TrialResult:
+    def _trial(self, number: int, suggestion: Suggestion, scores: dict[str, float | None]) -> TrialResult:
         present = [score for score in scores.values() if score is not None]
         allocation = suggestion.allocation
         failed = not present or len(present) < (1 - MAX_ERROR_RATE) * len(scores)
         return TrialResult(
-            number=len(self.trials),
+            number=number,
             allocation=allocation,
             purpose="baseline" if suggestion.proposer == "default" else "search",
             split="search",
             proposer=suggestion.proposer or self.proposer.name,
             reason=suggestion.reason,
-            status="pruned" if losing else "failed" if failed else "complete",
+            status="failed" if failed else "partial" if len(scores) < self.n_examples else "complete",
             score=None if failed else float(np.mean(present)),
             scores=scores,
             n_scored=len(present),
