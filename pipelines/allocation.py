@@ -92,10 +92,11 @@ class StageChoice:
 class Allocation(Mapping[str, StageChoice]):
     """An immutable, hashable mapping from stage name to StageChoice, in the order of the stages."""
 
-    __slots__ = ("_choices",)
+    __slots__ = ("_choices", "_hash")
 
     def __init__(self, choices: Mapping[str, StageChoice]) -> None:
         self._choices = dict(choices)
+        self._hash = hash(frozenset(self._choices.items()))
 
     def __getitem__(self, stage: str) -> StageChoice:
         return self._choices[stage]
@@ -107,7 +108,7 @@ class Allocation(Mapping[str, StageChoice]):
         return len(self._choices)
 
     def __hash__(self) -> int:
-        return hash(frozenset(self._choices.items()))
+        return self._hash
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Allocation) and self._choices == other._choices

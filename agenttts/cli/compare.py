@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
+    from agenttts.compare.matrix_summary import MatrixRow
     from agenttts.compare.regret import Comparison, RegretRow
-    from agenttts.compare.side_by_side import Job, KnownBank
+    from agenttts.compare.side_by_side import Job, KnownBank, KnownMatrix
 
-LANDSCAPES = ("voting", "turning", "verified", "bottleneck", "deep", "scarce")
+LANDSCAPES = (
+    *("bottleneck", "deep", "scarce", "turning", "verified", "voting"),
+    *("difficulty", "mode", "noisy", "mediator", "specialists", "fourstage"),
+)
 DEFAULT_PROPOSERS = "default,insights+seeds,greedy+seeds,halving+seeds,tpe+seeds,random+seeds"
 
 
@@ -44,6 +49,21 @@ def compare(
         str | None,
         typer.Option(help=f"Instead of a bank: all, or classes of {', '.join(LANDSCAPES)}; commas between."),
     ] = None,
+    matrix: Annotated[
+        Path | None,
+        typer.Option(
+            "--matrix",
+            help="Instead of a bank: a table of scores (CSV, Parquet), rows stage=option + stage=option.",
+            show_default=False,
+        ),
+    ] = None,
+    matrix_cost: Annotated[
+        Path | None,
+        typer.Option("--matrix-cost", help="The table's costs in US dollars, as wide.", show_default=False),
+    ] = None,
+    holdout: Annotated[
+        float, typer.Option(min=0.0, max=0.99, help="Share of a table's examples kept for the true scores.")
+    ] = 0.0,
     proposers: Annotated[
         str,
         typer.Option(
@@ -86,6 +106,8 @@ def compare(
     loaded = None if spec is None else pipelines.load_spec(spec)
     from agenttts.cli.search import agent_settings
     from agenttts.compare import side_by_side as comparing
+    from agenttts.compare.matrix import read_matrix
+    from agenttts.compare.matrix_summary import summarise_matrix
     from agenttts.proposers.registry import asks_an_llm, base_name, require_proposer
 
     agent = agent_settings(agent_base_url, agent_model, timeout=agent_timeout)
@@ -96,10 +118,19 @@ def compare(
         require_proposer(name, agent)
     if any(map(asks_an_llm, names)) and DEFAULT not in map(base_name, names):
         names.append("default")
-    if (loaded is None) == (landscapes is None):
-        raise UserError("a comparison is on a pipeline file's bank or on --landscapes: give one of the two")
-    known = None
-    if landscapes is not None:
+    if (loaded is not None) + (landscapes is not None) + (matrix is not None) != 1:
+        raise UserError(
+            "a comparison is on a pipeline file's bank, on --landscapes or a --matrix: give one of the three"
+        )
+    if matrix is None and (matrix_cost is not None or holdout):
+        raise UserError("--matrix-cost and --holdout belong to a --matrix: give one, or leave them out")
+    known: KnownBank | KnownMatrix | None = None
+    if matrix is not None:
+        if budget or bank:
+            raise UserError("a table has every option within its budget: leave --budget and --bank out")
+        known = comparing.KnownMatrix(matrix=read_matrix(matrix, matrix_cost), holdout=holdout)
+        jobs = comparing.matrix_jobs(known, seeds, trials, names)
+    elif landscapes is not None:
         if budget or bank:
             raise UserError("landscapes have budgets of their own: leave --budget and --bank out")
         families = [name.strip() for name in landscapes.split(",") if name.strip()]
@@ -124,10 +155,18 @@ def compare(
         figures = [plots.regret_against(comparison.moments, against) for against in ("trials", "flops")]
         save_figures(figures, "Proposers compared", html)
         say(f"plots are in {html}", "dim")
+    found = (
+        summarise_matrix(comparison.moments, names, known.matrix, known.holdout)
+        if isinstance(known, comparing.KnownMatrix)
+        else ()
+    )
     if json:
-        print_json(comparison.to_json_dict())
+        extra = {"matrix": [row.to_json_dict() for row in found]} if found else {}
+        print_json(comparison.to_json_dict() | extra)
         return
     console = out()
+    if found:
+        console.print(_matrix_table(found))
     for table in _tables(comparison, loaded):
         console.print(table)
     say(f"every trial is in {write}", "dim")
@@ -205,6 +244,23 @@ def _tables(comparison: Comparison, spec: pipelines.PipelineSpec | None) -> list
     if comparison.added:
         tables.append(_added_table(comparison))
     return tables
+
+
+def _matrix_table(rows: Sequence[MatrixRow]) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Searches on the table, at their end", title_justify="left")
+    table.add_column("proposer")
+    for name in ("searches", "within ½ point", "best found", "cells until ½ point", "cells", "USD", "saved"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        until = "–" if row.cells_until_near is None else f"{row.cells_until_near:,}"
+        usd = "–" if row.usd is None else f"{row.usd:.2f}"
+        shares = f"{row.near:.0%}", f"{row.best:.0%}"
+        table.add_row(
+            row.proposer, f"{row.searches}", *shares, until, f"{row.cells:,.0f}", usd, f"{row.saved:.0%}"
+        )
+    return table
 
 
 def _regret_table(where: str, rows: list[RegretRow], spent: str) -> Table:

@@ -83,7 +83,9 @@ class Family:
         skill: The mean skill of the models, in logits.
         leak: The factor on the probability to be right when the input is wrong.
         verified: The share of stages with best-of-n by a verifier.
-        error: The verifier's preference for wrong values, in standard deviations of its noise.
+        error: The spread of the verifier's taste for values, right or wrong.
+        verifier_noise: The standard deviation of the verifier's score of one sample.
+        specialist: How much better one model of each stage is, whatever its size, in logits.
         tightness: The budget, as a share of what the largest models take at half their samples.
     """
 
@@ -100,25 +102,36 @@ class Family:
     leak: tuple[float, float] = (0.1, 0.6)
     verified: float = 0.0
     error: tuple[float, float] = (0.0, 1.0)
+    verifier_noise: float = 1.0
+    specialist: float = 0.0
     tightness: tuple[float, float] = (0.1, 0.4)
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        "voting": Family(),
-        "turning": Family(pull=(0.05, 0.3), difficulty_std=(0.2, 0.7), skill=(-1.0, 0.3)),
-        "verified": Family(verified=1.0, error=(1.0, 4.0)),
         "bottleneck": Family(stages=(3, 4), leak=(0.0, 0.1), models=(2, 5)),
         "deep": Family(
             stages=(4, 5), models=(4, 6), samples=(32, 64), examples=(200, 500), leak=(0.3, 0.8), verified=0.3
         ),
         "scarce": Family(examples=(50,), pull=(0.2, 2.0), verified=0.3),
+        "turning": Family(pull=(0.05, 0.3), difficulty_std=(0.2, 0.7), skill=(-1.0, 0.3)),
+        "verified": Family(verified=1.0, error=(1.0, 4.0)),
+        "voting": Family(),
+        "difficulty": Family(difficulty_std=(2.0, 3.0), flat=0.2),
+        "mode": Family(pull=(0.02, 0.08), difficulty_std=(0.2, 0.6), skill=(-0.8, 0.2)),
+        "noisy": Family(verified=1.0, error=(0.0, 1.0), verifier_noise=3.0),
+        "mediator": Family(stages=(3, 3), leak=(0.0, 0.02), flat=0.0, models=(3, 4), specialist=1.5),
+        "specialists": Family(models=(4, 5), specialist=2.5, samples=(4,)),
+        "fourstage": Family(stages=(4, 4), models=(3, 4), samples=(16,), examples=(100, 200)),
     }
 )
-"""The classes of landscapes.
+"""The classes of landscapes; a landscape is drawn by the place of its class, so new ones come last.
 
 In `voting` and `bottleneck` the three insights of AgentTTS hold as a rule; in `turning` and `verified` more
-samples often hurt; `deep` is large; in `scarce` the differences are small against the noise.
+samples often hurt; `deep` is large; in `scarce` the differences are small against the noise. In `difficulty`
+examples differ more than models; in `mode` a wrong value wins most votes; in `noisy` the verifier hardly
+knows what is right. In `specialists` a model is good at one stage and not at another, whatever its size, so
+that one model everywhere says little; in `mediator` whatever a stage gets wrong is lost, too.
 """
 
 
@@ -135,7 +148,7 @@ def draw(family: str, seed: int) -> Landscape:
     space, outcomes, truth = pipeline(
         FAMILIES[family],
         f"{family}-{seed}",
-        np.random.default_rng([sorted(FAMILIES).index(family), seed]),
+        np.random.default_rng([list(FAMILIES).index(family), seed]),
     )
     best, exact = best_score(truth, space)
     return Landscape(
@@ -277,6 +290,7 @@ class _Stages:
                     _misled(chances, 1.0 if value == 0 else leak),
                     stage.max_samples,
                     taste if verified else None,
+                    kind.verifier_noise,
                     rng,
                 )
                 for value in range(1 if k == 0 else _VALUES)
@@ -315,6 +329,8 @@ def _chances(kind: Family, n_models: int, hardness: _Floats, rng: np.random.Gene
     count = len(hardness)
     gains = rng.uniform(*kind.gain, n_models - 1) * (0.1 if rng.random() < kind.flat else 1.0)
     skill = rng.uniform(*kind.skill) - 0.5 * gains.sum() + np.cumsum([0.0, *gains])
+    if kind.specialist:
+        skill[rng.integers(n_models)] += kind.specialist
     shared = rng.uniform(*kind.difficulty_std) * (0.6 * hardness + 0.8 * rng.normal(0, 1, count))
     by_model = rng.normal(0, 0.7, (n_models, count))
     right = 1 / (1 + np.exp(-(skill[:, None] + by_model - shared)))
@@ -332,7 +348,7 @@ def _misled(chances: _Floats, keep: float) -> _Floats:
 
 
 def _outputs(
-    chances: _Floats, most: int, taste: _Floats | None, rng: np.random.Generator
+    chances: _Floats, most: int, taste: _Floats | None, noise: float, rng: np.random.Generator
 ) -> npt.NDArray[np.int8]:
     """Return the output after 1 to `most` samples, of shape [example, model, n].
 
@@ -347,7 +363,7 @@ def _outputs(
             outputs[:, m] = ranked.argmax(axis=-1)
         else:
             liked = np.take_along_axis(taste, samples, axis=1) + 1.5 * (samples == 0)
-            liked = liked + rng.normal(0, 1, liked.shape)
+            liked = liked + rng.normal(0, noise, liked.shape)
             best = np.maximum.accumulate(liked, axis=1)
             first = np.maximum.accumulate(np.where(liked >= best, np.arange(most), 0), axis=1)
             outputs[:, m] = np.take_along_axis(samples, first, axis=1)

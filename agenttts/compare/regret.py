@@ -1,8 +1,8 @@
 """The summary of a comparison: each proposer's mean regret, and paired differences of regrets.
 
 The regret of a search is the best true score in the space minus the true score of the allocation that the
-search would return. It is measured after a number of trials, and after the FLOPs that as many trials of
-seeded random search take on the same landscape.
+search would return. It is measured after the cells of a number of complete trials, and after the FLOPs that
+as many trials of seeded random search take on the same landscape.
 """
 
 from __future__ import annotations
@@ -190,6 +190,7 @@ class _Search:
         self.seconds = float(rows["seconds"].mean())
         self.agent_tokens = int(rows["agent_tokens"].iloc[min(self.trials, len(rows)) - 1])
         self._regret = rows["regret"].to_numpy(dtype=float)
+        self._whole = rows["cells"].to_numpy(dtype=float) / float(first["n_examples"])
         self._spent = rows["trials_worth"].to_numpy(dtype=float)
         self._flops = rows["flops"].to_numpy(dtype=float)
 
@@ -197,21 +198,21 @@ class _Search:
         return group is None or self.landscape == group
 
     def after(self, count: int, equal: Equal) -> float | None:
-        """Return the regret after so many trials, or the FLOPs of so many trials of seeded random search.
+        """Return the regret after so many trials' cells, or the FLOPs of so many of seeded random search.
 
         It is that of the last trial when the search finished earlier; None when fewer trials were planned.
         """
         if count > self.trials:
             return None
-        if equal == "trials":
-            return float(self._regret[min(count, len(self._regret)) - 1])
-        within = np.flatnonzero(self._spent <= count * (1 + 1e-9))
+        used = self._whole if equal == "trials" else self._spent
+        within = np.flatnonzero(used <= count * (1 + 1e-9))
         return float(self._regret[within[-1] if len(within) else 0])
 
     @property
     def flops(self) -> float:
         """The FLOPs of the planned trials."""
-        return float(self._flops[min(self.trials, len(self._flops)) - 1])
+        within = np.flatnonzero(self._whole <= self.trials)
+        return float(self._flops[within[-1] if len(within) else 0])
 
 
 def _groups(searches: Sequence[_Search], budget: float | None) -> Iterator[str | None]:

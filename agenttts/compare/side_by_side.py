@@ -18,6 +18,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from agenttts.compare.landscapes import FAMILIES, Landscape, best_score, draw
+from agenttts.compare.matrix import Matrix
+from agenttts.compare.matrix_landscape import matrix_landscape
 from agenttts.compare.regret import Comparison, summarise
 from agenttts.compare.simulation import SimulatedSearch
 from agenttts.errors import UserError
@@ -74,15 +76,30 @@ class KnownBank:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KnownMatrix:
+    """A recorded table to search, in a form that is sent to worker processes.
+
+    Attributes:
+        matrix: The table.
+        holdout: The share of the examples that gives the true scores, and that no search sees.
+    """
+
+    matrix: Matrix
+    holdout: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchMoment:
-    """The state of a search after one trial: a row of a comparison's Parquet file.
+    """The state of a search after a trial or a part of one: a row of a comparison's Parquet file.
 
     Attributes:
         landscape: The class of the landscape, or the pipeline's name.
         seed: The seed of the landscape and of the search.
         budget_units: The budget per query, in the measure of the pipeline's; None: the landscape's own.
         proposer: The name of the proposer.
-        trial: The number of trials so far, from 1.
+        trial: The number of suggestions tried so far, from 1.
+        cells: The number of cells so far: examples of the search, summed over its trials.
+        n_examples: The number of cells of a complete trial.
         trials_asked: The number of planned trials; more follow while FLOPs are left.
         allocation: The allocation of the trial, as JSON.
         score: The score of the trial; None when it failed.
@@ -102,6 +119,8 @@ class SearchMoment:
     budget_units: float | None
     proposer: str
     trial: int
+    cells: int
+    n_examples: int
     trials_asked: int
     allocation: str
     score: float | None
@@ -170,6 +189,29 @@ def bank_jobs(
     ]
 
 
+def matrix_jobs(known: KnownMatrix, seeds: int, trials: int, proposers: Sequence[str]) -> list[Job]:
+    """List the jobs of a comparison on a recorded table.
+
+    Args:
+        known: The table.
+        seeds: The number of searches of each proposer, each with options and examples in another order.
+        trials: The number of complete trials that each search may take the cells of.
+        proposers: The names of the proposers.
+
+    Returns:
+        One job for each seed.
+
+    Raises:
+        UserError: The held-out share leaves no examples on one side.
+    """
+    matrix_landscape(known.matrix, 0, known.holdout)
+    name = known.matrix.name
+    return [
+        Job(landscape=name, seed=seed, budget_units=None, trials=trials, proposers=tuple(proposers))
+        for seed in range(seeds)
+    ]
+
+
 def known_bank(spec: PipelineSpec, outcomes: Outcomes) -> KnownBank:
     """Bundle a pipeline and the outcomes of its bank for `compare`.
 
@@ -186,7 +228,7 @@ def known_bank(spec: PipelineSpec, outcomes: Outcomes) -> KnownBank:
 def compare(
     jobs: Sequence[Job],
     *,
-    bank: KnownBank | None = None,
+    bank: KnownBank | KnownMatrix | None = None,
     out: Path,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -199,7 +241,7 @@ def compare(
 
     Args:
         jobs: The searches to run.
-        bank: The bank that answers, for jobs on a bank; None: the jobs are on simulated landscapes.
+        bank: The bank or the table that answers; None: the jobs are on simulated landscapes.
         out: The Parquet file, with a row for each SearchMoment.
         workers: The number of processes; None: one for each core.
         on_progress: Called with the number of finished jobs and the number of all jobs.
@@ -260,7 +302,7 @@ def _asks(job: Job) -> bool:
 
 def _compute(
     jobs: Sequence[Job],
-    bank: KnownBank | None,
+    bank: KnownBank | KnownMatrix | None,
     workers: int | None,
     keep: Callable[[Job, list[SearchMoment]], None],
 ) -> None:
@@ -283,7 +325,7 @@ def _compute(
 
 async def _ask(
     jobs: Sequence[Job],
-    bank: KnownBank | None,
+    bank: KnownBank | KnownMatrix | None,
     agent: AgentSettings,
     answers: Path,
     keep: Callable[[Job, list[SearchMoment]], None],
@@ -308,19 +350,20 @@ async def _ask(
 
 # -- in a worker --
 
-_bank: KnownBank | None = None
+_bank: KnownBank | KnownMatrix | None = None
 _spaces: dict[float, Landscape] = {}
 
 
-def _begin(bank: KnownBank | None) -> None:
+def _begin(bank: KnownBank | KnownMatrix | None) -> None:
     global _bank
     _bank = bank
 
 
 def _landscape(job: Job) -> Landscape:
-    if job.budget_units is None:
+    if isinstance(_bank, KnownMatrix):
+        return matrix_landscape(_bank.matrix, job.seed, _bank.holdout)
+    if job.budget_units is None or _bank is None:
         return draw(job.landscape, job.seed)
-    assert _bank is not None
     if job.budget_units not in _spaces:
         space = SearchSpace(restore_spec(_bank.spec), job.budget_units)
         best, exact = best_score(_bank.outcomes, space)
@@ -382,6 +425,8 @@ def _moments(
             budget_units=job.budget_units,
             proposer=name,
             trial=moment.trial,
+            cells=moment.cells,
+            n_examples=search.n_examples,
             trials_asked=job.trials,
             allocation=moment.allocation.to_json(),
             score=moment.score,
@@ -397,10 +442,16 @@ def _moments(
         )
 
 
-def _key(job: Job, bank: KnownBank | None, agent: AgentSettings | None) -> str:
-    spec = None if bank is None else spec_digest(restore_spec(bank.spec))
+def _key(job: Job, bank: KnownBank | KnownMatrix | None, agent: AgentSettings | None) -> str:
+    source = None
+    if isinstance(bank, KnownMatrix):
+        digest = hashlib.sha256(bank.matrix.scores.tobytes())
+        digest.update(b"" if bank.matrix.costs is None else bank.matrix.costs.tobytes())
+        source = f"{digest.hexdigest()} {bank.holdout:g}"
+    elif bank is not None:
+        source = spec_digest(restore_spec(bank.spec))
     llm = agent.model if agent is not None and _asks(job) else None
-    identity = json.dumps([_VERSION, spec, asdict(job), llm], sort_keys=True)
+    identity = json.dumps([_VERSION, source, asdict(job), llm], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 

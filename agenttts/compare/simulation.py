@@ -8,7 +8,6 @@ the store.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,7 @@ from agenttts.proposers.base import (
     Suggestion,
     Turn,
     finalists,
+    leader,
     opening,
     races,
     seeds,
@@ -38,10 +38,11 @@ _RULES = InsightsProposer()
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """The state of a search after one trial.
+    """The state of a search after a trial, or after a part of one.
 
     Attributes:
-        trial: The number of trials so far, from 1.
+        trial: The number of suggestions tried so far, from 1.
+        cells: The number of cells so far: examples of the search, summed over its trials.
         allocation: The allocation of the trial.
         score: The score of the trial; None when it failed.
         choice: The allocation that the search would return now; None while there is none.
@@ -51,6 +52,7 @@ class Moment:
     """
 
     trial: int
+    cells: int
     allocation: Allocation
     score: float | None
     choice: Allocation | None
@@ -92,23 +94,27 @@ class SimulatedSearch:
         self.step = 1
 
     async def run(self, *, trials: int, flops: float = float("inf")) -> list[Moment]:
-        """Run the search until trials or FLOPs are used up, or the proposer has finished.
+        """Run the search until cells or FLOPs are used up, or the proposer has finished.
 
         Args:
-            trials: The largest number of trials, those of earlier calls included; one on a part of the
-                examples counts as that part.
-            flops: No trial begins once so many FLOPs are spent.
+            trials: The search may use the cells of so many complete trials, earlier calls included.
+            flops: No trial begins or grows once so many FLOPs are spent.
 
         Returns:
             The moments of all trials so far.
         """
-        n_examples = len(self.landscape.outcomes.example_ids)
+        cells = trials * self.n_examples
         if self._seeded and not self.trials:
-            for suggestion in await self._first(trials):
-                if self.cells < trials * n_examples and self.bank.flops < flops:
-                    self._try(suggestion, 0.0, trials * n_examples - self.cells)
-        while self.cells < trials * n_examples and self.bank.flops < flops:
-            view = self.view(self.step, trials * n_examples - self.cells)
+            view = self.view(0, cells)
+            await opening(self.proposer, view)
+            first = seeds(self.proposer, view)
+            if first is None:
+                first = [Suggestion(a, "default", "default") for a in self.landscape.space.defaults()]
+            for suggestion in first:
+                if self.cells < cells and self.bank.flops < flops:
+                    self._try(suggestion, 0.0, cells - self.cells)
+        while self.cells < cells and self.bank.flops < flops:
+            view = self.view(self.step, cells - self.cells)
             began = time.perf_counter()
             count = min(self.proposer.batch, view.trials_left or 0)
             turn = await self.proposer.propose(view, count)
@@ -123,33 +129,27 @@ class SimulatedSearch:
             if not suggested:
                 break
             for suggestion in suggested:
-                if self.cells < trials * n_examples:
-                    self._try(suggestion, seconds, trials * n_examples - self.cells)
+                if self.cells < cells:
+                    self._try(suggestion, seconds, cells - self.cells)
             self.step += 1
         return self.moments
 
-    async def _first(self, trials: int) -> Sequence[Suggestion]:
-        """Return what the proposer begins with, else the defaults."""
-        view = self.view(0, trials * len(self.landscape.outcomes.example_ids))
-        await opening(self.proposer, view)
-        first = seeds(self.proposer, view)
-        if first is not None:
-            return first
-        return [
-            Suggestion(allocation, "default", "default") for allocation in self.landscape.space.defaults()
-        ]
+    @property
+    def n_examples(self) -> int:
+        """The number of examples of a complete trial."""
+        return len(self.landscape.outcomes.example_ids)
 
     @property
     def cells(self) -> int:
-        """The examples of all trials so far together."""
-        return sum(trial.n_run for trial in self.trials)
+        """The number of cells so far."""
+        return sum(len(trial.scores) for trial in self.trials)
 
     def view(self, step: int, cells_left: int) -> SearchView:
         """Return what the proposer may know at a step.
 
         Args:
             step: The step of the search.
-            cells_left: How many cells, each an example with an allocation, are still allowed.
+            cells_left: How many cells are still allowed.
 
         Returns:
             The view.
@@ -160,7 +160,7 @@ class SimulatedSearch:
             trials=tuple(self.trials),
             insights=(),
             cells_left=cells_left,
-            n_examples=len(self.landscape.outcomes.example_ids),
+            n_examples=self.n_examples,
             task=self.landscape.name,
             step=step,
             bank=self.bank,
@@ -175,24 +175,28 @@ class SimulatedSearch:
         return stand_ins
 
     def _try(self, suggestion: Suggestion, seconds: float, cells_left: int) -> None:
+        """Score a suggestion on the examples that it asks for; its trial grows where it has one."""
         ids = self.landscape.outcomes.example_ids
-        last = min(len(ids), cells_left)
+        number = next(
+            (t.number for t in self.trials if t.allocation == suggestion.allocation), len(self.trials)
+        )
+        scores = dict(self.trials[number].scores) if number < len(self.trials) else {}
+        last = min(suggestion.n_examples or len(ids), len(ids), len(scores) + cells_left)
         best = self._best()
         raced = best is not None and suggestion.proposer is None and races(self.proposer)
-        looks = [*(look for look in rungs(len(ids)) if raced and look < last), last]
-        scores: dict[str, float | None] = {}
-        for end in looks:
+        for end in [*(look for look in rungs(len(ids)) if look < last and raced), last]:
             bought, _ = self.bank.buy(suggestion.allocation, slice(len(scores), end))
             new = ids[len(scores) : end]
             scores |= {i: None if np.isnan(s) else float(s) for i, s in zip(new, bought, strict=True)}
             if best is not None and end < last and is_losing(scores, best.scores, self.settings.seed):
                 break
-        self.trials.append(self._trial(suggestion, scores))
+        self.trials[number : number + 1] = [self._trial(number, suggestion, scores)]
         self.moments.append(
             Moment(
-                trial=len(self.trials),
+                trial=len(self.moments) + 1,
+                cells=self.cells,
                 allocation=suggestion.allocation,
-                score=self.trials[-1].score,
+                score=self.trials[number].score,
                 choice=self._choice(),
                 flops=self.bank.flops,
                 seconds=seconds,
@@ -204,27 +208,35 @@ class SimulatedSearch:
         return next(iter(ranked(self.trials)), None)
 
     def _choice(self) -> Allocation | None:
-        """Return the winner if the search ended now: the best trial, or a finalist that scores higher."""
+        """Return the winner if the search ended now.
+
+        It is the best complete trial, or a finalist that scores higher; but a partial trial that the proposer
+        holds for the best, since a search completes it before it ends.
+        """
+        view = self.view(len(self.moments), 0)
+        leading = leader(self.proposer, view)
+        if leading is not None and leading in {trial.allocation for trial in view.partial}:
+            return leading
         best = self._best()
-        candidates = list(finalists(self.proposer, self.view(len(self.moments), 0)))
+        candidates = list(finalists(self.proposer, view))
         if best is None or not candidates:
             return None if best is None else best.allocation
         means = np.nanmean(self.bank.answer(candidates).scores, axis=1)
         pick = int(means.argmax())
         return candidates[pick] if means[pick] > (best.score or 0.0) else best.allocation
 
-    def _trial(self, suggestion: Suggestion, scores: dict[str, float | None]) -> TrialResult:
+    def _trial(self, number: int, suggestion: Suggestion, scores: dict[str, float | None]) -> TrialResult:
         present = [score for score in scores.values() if score is not None]
-        allocation, ids = suggestion.allocation, self.landscape.outcomes.example_ids
+        allocation = suggestion.allocation
         failed = not present or len(present) < (1 - MAX_ERROR_RATE) * len(scores)
         return TrialResult(
-            number=len(self.trials),
+            number=number,
             allocation=allocation,
             purpose="baseline" if suggestion.proposer == "default" else "search",
             split="search",
             proposer=suggestion.proposer or self.proposer.name,
             reason=suggestion.reason,
-            status="failed" if failed else "partial" if len(scores) < len(ids) else "complete",
+            status="failed" if failed else "partial" if len(scores) < self.n_examples else "complete",
             score=None if failed else float(np.mean(present)),
             scores=scores,
             n_scored=len(present),

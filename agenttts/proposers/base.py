@@ -263,8 +263,8 @@ class Proposer(Protocol):
     """Suggests allocations.
 
     A proposer may have an attribute `races = True`: its trials stop as soon as they are clearly worse than
-    the best (`agenttts.search.racing`). It may have the methods `seeds(view)` and `finalists(view)`, see the
-    functions of these names, and `opening(view)`, see `opening`.
+    the best (`agenttts.search.racing`). It may have the methods `seeds(view)`, `leader(view)` and
+    `finalists(view)`, see the functions of these names, and `opening(view)`, see `opening`.
 
     Attributes:
         name: The name of the proposer.
@@ -334,6 +334,20 @@ def seeds(proposer: Proposer, view: SearchView) -> Sequence[Suggestion] | None:
         and the search begins with the defaults, on all examples.
     """
     named_by_proposer: Callable[[SearchView], Sequence[Suggestion]] | None = getattr(proposer, "seeds", None)
+    return None if named_by_proposer is None else named_by_proposer(view)
+
+
+def leader(proposer: Proposer, view: SearchView) -> Allocation | None:
+    """Return the allocation that a proposer holds for the best of those tried, in full or in part.
+
+    Args:
+        proposer: The proposer, whose method `leader(view)` names it.
+        view: What the proposer may know.
+
+    Returns:
+        The allocation; None when the proposer has no such method, or nothing has a score.
+    """
+    named_by_proposer: Callable[[SearchView], Allocation | None] | None = getattr(proposer, "leader", None)
     return None if named_by_proposer is None else named_by_proposer(view)
 
 

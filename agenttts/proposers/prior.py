@@ -81,8 +81,9 @@ class Prior:
         if not self:
             return ()
         space = view.space
-        scores = np.array([trial.score for trial in view.scored], dtype=np.float64)
-        expected = np.array([self.expected(space, trial.allocation) for trial in view.scored])
+        scored = [trial for trial in (*view.scored, *view.partial) if trial.score is not None]
+        scores = np.array([trial.score for trial in scored], dtype=np.float64)
+        expected = np.array([self.expected(space, trial.allocation) for trial in scored])
         centre, level, slope, errors = 0.0, 0.0, 1.0, 0.0
         if len(scores):
             centre, level = float(expected.mean()), float(scores.mean())
@@ -107,7 +108,8 @@ class Prior:
         space = view.space
         rng = np.random.default_rng([view.seed, 0])
         every = moves.grid(space, _LISTED) or [moves.drawn(space, rng) for _ in range(_DRAWN)]
-        untried = [a for a in dict.fromkeys(every) if a not in view.tried]
+        known = view.tried.union(trial.allocation for trial in view.partial)
+        untried = [a for a in dict.fromkeys(every) if a not in known]
         untried.sort(key=lambda a: -self.expected(space, a))
         best, others = untried[:_BEST], untried[_BEST:]
         step = max(1.0, len(others) / _OTHERS)

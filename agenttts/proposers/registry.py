@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datastore.store import Store
     from pipelines.runtime.sampler import SpendGate
 
-OWN = ("solve", "insights", "greedy", "halving")
+OWN = ("solve", "insights", "greedy", "halving", "elimination")
 CLASSICAL = ("random", "tpe", "gp", "nsga2", "brute")
 LLM = ("agent", "llm-zero-shot", "agenthpo", "mlcopilot")
 NAMES = (*OWN, *CLASSICAL, *LLM)
@@ -137,6 +137,10 @@ def classical_proposer(name: str) -> Proposer:
         from agenttts.proposers.controls.halving import HalvingProposer
 
         return HalvingProposer()
+    if name == "elimination":
+        from agenttts.proposers.controls.elimination import EliminationProposer
+
+        return EliminationProposer()
     from agenttts.proposers.controls.optuna_samplers import (
         ClassicalProposer,  # optuna takes a while to import
     )

@@ -16,6 +16,7 @@ import numpy as np
 
 from agenttts.proposers import moves, wording
 from agenttts.proposers.base import SearchView, Suggestion, Turn
+from agenttts.proposers.evidence import Evidence
 from agenttts.proposers.gp import Estimate
 from agenttts.proposers.moves import Move, Rule
 from agenttts.results.trials import TrialResult, merit
@@ -123,14 +124,12 @@ class InsightsProposer:
     ) -> Suggestion | str:
         space, scored = view.space, view.scored
         best = max(scored, key=merit)
-        estimate = Estimate([t.allocation for t in scored], [_score(t) for t in scored])
+        evidence = Evidence.of_scores([t.allocation for t in scored], [_score(t) for t in scored])
+        estimate = Estimate(evidence)
         if planned:  # several at once: take what is planned to score as expected
             ahead = [s.allocation for s in planned]
             means, _ = estimate.predict(ahead)
-            estimate = Estimate(
-                [t.allocation for t in scored] + ahead,
-                [_score(t) for t in scored] + [float(m) for m in means],
-            )
+            estimate = Estimate(evidence.supposing(ahead, [float(mean) for mean in means]))
         enough = _HELPS / max(view.n_examples, 1)
         near = [Move(winning_options(view), "combine")]
         for base in sorted(scored, key=merit, reverse=True)[:_BASES]:
@@ -141,7 +140,7 @@ class InsightsProposer:
             if not candidates:
                 continue
             allocations = [move.allocation for move in candidates]
-            gains = estimate.expected_gain(allocations, _score(best))
+            (gains,) = estimate.expected_gains(allocations, [_score(best)])
             pick = int(np.argmax(gains))
             if gains[pick] >= enough or (always and candidates[0].rule == "explore"):
                 (mean,), (std,) = estimate.predict([allocations[pick]])

@@ -1,60 +1,41 @@
-"""A proposer that uses the bank as a model of the pipeline: allocations are scored without drawing samples.
+"""The default proposer: it buys the cells that are expected to gain most for what they cost.
 
-Samples are nested and prompts shared, so that a trial answers other allocations too, in full or except for
-some examples. The Gaussian process of `gp` is fitted to the trials and these answers; the next trial is the
-allocation with the largest expected gain over the best answer. At the end the best allocations that are
-answered in full and were never trials are named as finalists. Unlike the rules it assumes no insight
-beforehand.
+A cell is one example with one allocation. Seeds are scored on a first part of the examples; what they and the
+bank say enters the Gaussian process of `gp`. Then the allocation with the largest expected gain over the
+leader, for its cost, is scored on a further part, until the leader is within a step of the best with 90 %, or
+no further cells are expected to gain anything. The leader and the best default are scored on all examples
+before the cells are used up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from scipy.special import ndtr  # type: ignore[import-untyped]
 
-from agenttts.proposers import moves, wording
+from agenttts.proposers import goals, moves, purchases, wording
 from agenttts.proposers.base import SearchView, Suggestion, Turn
+from agenttts.proposers.evidence import Evidence, gather
 from agenttts.proposers.gp import Estimate
-from agenttts.proposers.moves import Move
 from agenttts.results.trials import TrialResult
+from agenttts.space.space import SearchSpace
 from pipelines.allocation import Allocation
 
-_LISTED = 1_500  # grids up to this size are looked at as a whole
-_DRAWN = 1_000  # allocations drawn from larger ones
-_BASES = 4  # moves start from this many of the best trials
-_ANSWERS = 80  # answers beside the trials that curves are fitted through
-_LEAST_KNOWN = 0.8  # share of the examples that an answer rests on
-_DOUBT = 0.1  # standard deviation of a score per share of the examples that is not known
-_HELPS = 0.0005  # examples: an allocation is tried while its expected gain is worth this many
+_LISTED = 1_000  # grids up to this size are looked at as a whole
+_DRAWN = 600  # allocations drawn from larger ones
+_BASES = 3  # moves start from this many of the best trials
+_STEP, _SURE = 0.005, 0.9  # the search stops when the leader is so near to the best, with this probability
+_CONTENDERS, _DRAWS = 100, 400  # allocations that may be the best, and joint draws of their scores
+_GAIN = 0.0005  # the search stops when no allocation's remaining cells are expected to gain so much
+_HELPS = 0.0005  # examples: a saving or a gain of area counts while it is worth this many
 _FINALISTS = 3
 _SHOWN = 6
-_Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the trials and the bank say of one allocation.
-
-    Attributes:
-        allocation: The allocation.
-        score: Its mean score.
-        std: Standard deviation of the score; 0 when the answer is in full, on all examples.
-        fitted: Whether the Gaussian process is always fitted to it, however many answers there are.
-    """
-
-    allocation: Allocation
-    score: float
-    std: float = 0.0
-    fitted: bool = False
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """The expected score of an untried allocation.
+    """The expected score of an allocation that is not complete.
 
     Attributes:
         allocation: The allocation.
@@ -72,7 +53,7 @@ class Outlook:
     """What the solver expects of the trials to come.
 
     Attributes:
-        expected: The most promising untried allocations, best first.
+        expected: The most promising allocations that are not complete, best first.
         next: The allocations that the solver would suggest now.
     """
 
@@ -80,10 +61,34 @@ class Outlook:
     next: tuple[Allocation, ...]
 
 
-class SolverProposer:
-    """Proposes the allocations with the largest expected gain. The same view gives the same turn.
+@dataclass(frozen=True)
+class _Look:
+    """What the solver makes of a view.
 
-    Draws from large spaces are seeded by the view.
+    Attributes:
+        trials: The trials of the view.
+        space: Its space.
+        candidates: The allocations to choose from.
+        evidence: What is known of allocations; None while nothing has a score.
+        estimate: The estimate by the evidence; None as long as that is.
+    """
+
+    trials: tuple[TrialResult, ...]
+    space: SearchSpace
+    candidates: list[Allocation]
+    evidence: Evidence | None
+    estimate: Estimate | None
+
+    def of(self, view: SearchView) -> bool:
+        """Return whether the view is the one that was looked at."""
+        same = len(view.trials) == len(self.trials) and view.space is self.space
+        return same and all(a is b for a, b in zip(view.trials, self.trials, strict=True))
+
+
+class SolverProposer:
+    """Proposes the cells with the largest expected gain for their cost. The same view gives the same turn.
+
+    Draws are seeded by the view.
 
     Args:
         bank: Whether the bank scores allocations that were not trials; off to measure what that contributes.
@@ -96,10 +101,17 @@ class SolverProposer:
     def __init__(self, *, bank: bool = True, finalists: bool = True) -> None:
         self._uses_bank = bank
         self._names_finalists = bank and finalists
+        self._last: _Look | None = None
+        self._anywhere: tuple[SearchSpace, int, list[Allocation]] | None = None
+        self._around: dict[Allocation, list[Allocation]] = {}
 
     async def propose(self, view: SearchView, count: int) -> Turn:
         """Suggest allocations, as `decide`."""
         return self.decide(view, count)
+
+    def seeds(self, view: SearchView) -> Sequence[Suggestion]:
+        """Suggest what a search begins with, as `purchases.seeds`."""
+        return purchases.seeds(view)
 
     def decide(self, view: SearchView, count: int, taken: Iterable[Allocation] = ()) -> Turn:
         """Suggest allocations.
@@ -110,22 +122,30 @@ class SolverProposer:
             taken: Allocations that are suggested already, which are left out.
 
         Returns:
-            The turn; `finished` when no allocation is expected to help.
+            The turn; `finished` when no further cell is expected to help.
         """
         lessons = tuple(wording.lessons(view))
         suggestions: list[Suggestion] = []
         planned = list(taken)
         finished = None
-        candidates = self._candidates(view)
-        answers = self._answers(view, candidates) if view.scored else []
+        look = self._look(view)
         while len(suggestions) < count and finished is None:
-            step = self._next(view, candidates, answers, planned) if view.scored else _start(view, planned)
+            step = _start(view, planned) if look.estimate is None else _next(view, look, planned)
             if isinstance(step, str):
                 finished = step
             else:
                 suggestions.append(step)
                 planned.append(step.allocation)
         return Turn(tuple(suggestions), lessons, finished if not suggestions else None)
+
+    def leader(self, view: SearchView) -> Allocation | None:
+        """Return the allocation with the best expected score among those tried; None without a score.
+
+        Args:
+            view: What the proposer may know.
+        """
+        estimate = self._look(view).estimate
+        return None if estimate is None else _leader(view, estimate)
 
     def finalists(self, view: SearchView) -> Sequence[Allocation]:
         """Return the best untried allocations that are answered in full.
@@ -139,216 +159,203 @@ class SolverProposer:
         """
         if not self._names_finalists or view.bank is None or not view.scored:
             return ()
-        candidates = list(dict.fromkeys([*self._candidates(view), *_prefixes(view.scored)]))
-        candidates = [c for c in candidates if c in view.space]
-        full = [a for a in self._answers(view, candidates) if not a.std and a.allocation not in view.tried]
+        near = [a for a in _prefixes(view) if a in view.space]
+        evidence = gather(view, list(dict.fromkeys([*self._candidates(view), *near])), bank=True)
+        assert evidence is not None
+        settled = {a: score for a, score in evidence.settled.items() if a not in view.tried}
         if view.frontier:
-            tried = [Answer(t.allocation, t.score or 0.0) for t in view.scored]
-            front = [a.allocation for a in _front(view, [*tried, *full])]
-            return [a for a in front if a not in view.tried]
-        cheapest = _cheapest_of_quality(view, full)
+            known = settled | {t.allocation: t.score or 0.0 for t in view.scored}
+            return [a for a in goals.front(view, known) if a not in view.tried]
+        cheapest = goals.cheapest_of_quality(view, settled)
         if cheapest is not None:
-            return [cheapest.allocation]
-        full.sort(key=lambda answer: (-answer.score, view.space.units(answer.allocation)))
-        return [answer.allocation for answer in full[:_FINALISTS]]
+            return [cheapest]
+        return sorted(settled, key=lambda a: (-settled[a], view.space.units(a)))[:_FINALISTS]
 
     def outlook(self, view: SearchView) -> Outlook | None:
-        """Return what is expected of the best untried allocations.
+        """Return what is expected of the best allocations that are not complete.
 
         Args:
             view: What the proposer may know.
 
         Returns:
-            The outlook; None without a trial that has a score, or when every candidate was tried.
+            The outlook; None without a score, or when every candidate was tried.
         """
-        candidates = [c for c in self._candidates(view) if c not in view.tried] if view.scored else []
-        if not candidates:
+        look = self._look(view)
+        candidates, estimate = [c for c in look.candidates if c not in view.tried], look.estimate
+        if estimate is None or not candidates:
             return None
-        answers = self._answers(view, candidates)
-        estimate = _fit(answers)
-        gains = estimate.expected_gain(candidates, max(a.score for a in answers if not a.std))
-        order = np.argsort(-gains, kind="stable")[:_SHOWN]
-        shown = [candidates[i] for i in order]
+        rivals = estimate.rivals(candidates, _leader(view, estimate))
+        shown = [candidates[i] for i in np.argsort(-rivals.gains(), kind="stable")[:_SHOWN]]
         means, stds = estimate.predict(shown)
         return Outlook(
             tuple(Expectation(a, float(m), float(s)) for a, m, s in zip(shown, means, stds, strict=True)),
             tuple(suggestion.allocation for suggestion in self.decide(view, 2).suggestions),
         )
 
-    def _next(
-        self,
-        view: SearchView,
-        candidates: Sequence[Allocation],
-        answers: Sequence[Answer],
-        planned: Sequence[Allocation],
-    ) -> Suggestion | str:
-        """Return the next suggestion, or why there is none."""
-        estimate = _fit(answers)
-        if planned:  # several at once: take what is planned to score as expected
-            means, _ = estimate.predict(planned)
-            expected = [Answer(a, float(mean), fitted=True) for a, mean in zip(planned, means, strict=True)]
-            answers = [*answers, *expected]
-            estimate = _fit(answers)
-        best = max((a for a in answers if not a.std), key=lambda a: a.score)
-        settled = {a.allocation for a in answers if not a.std} if self._names_finalists else set()
-        untried = [c for c in candidates if c not in settled and c not in view.tried and c not in planned]
-        if not untried:
-            return "every allocation of the space was tried, or is answered by samples paid for"
-        cheapest = _cheapest_of_quality(view, answers)
-        if view.frontier:
-            gains = _area_gains(view, estimate, _front(view, answers), untried)
-        elif cheapest is not None:
-            gains = _savings(view, estimate, cheapest, untried)
-        else:
-            gains = estimate.expected_gain(untried, best.score)
-        pick = int(np.argmax(gains))
-        if gains[pick] * view.n_examples < _HELPS:
-            sought = "raise the frontier" if view.frontier else f"beat {best.allocation} ({best.score:.3f})"
-            if cheapest is not None:
-                sought = f"cost less than {cheapest.allocation}"
-                return f"no untried allocation of that quality is expected to {sought}"
-            return f"no untried allocation is expected to {sought} by as much as {_HELPS:g} of an example"
-        (mean,), (std,) = estimate.predict([untried[pick]])
-        return Suggestion(
-            untried[pick],
-            f"{untried[pick]}: expected {mean:.3f} ± {std:.3f} against {best.score:.3f} of the best, "
-            f"{view.space.share_text(untried[pick])}.",
-        )
+    def _look(self, view: SearchView) -> _Look:
+        if self._last is None or not self._last.of(view):
+            candidates = self._candidates(view)
+            evidence = gather(view, candidates, bank=self._uses_bank)
+            estimate = None if evidence is None else Estimate(evidence)
+            self._last = _Look(view.trials, view.space, candidates, evidence, estimate)
+        return self._last
 
     def _candidates(self, view: SearchView) -> list[Allocation]:
         """Return a grid over the space, or a seeded draw when it is large, and all moves from the best
         trials.
         """
         space = view.space
-        rng = np.random.default_rng([view.seed, len(view.trials)])
-        near: list[Move] = []
-        for base in sorted(view.scored, key=lambda t: (-(t.score or 0.0), t.number))[:_BASES]:
-            near += moves.around(space, base.allocation, base.number)
-        anywhere = moves.grid(space, _LISTED)
-        if anywhere is None:
-            anywhere = [moves.drawn(space, rng) for _ in range(_DRAWN)]
-        every = [*near, *(Move(allocation, "explore") for allocation in anywhere)]
-        return [move.allocation for move in moves.untried(every, (), space)]
-
-    def _answers(self, view: SearchView, candidates: Sequence[Allocation]) -> list[Answer]:
-        """Return the trials, what is believed beforehand, then what the bank says of other candidates, the
-        best first.
-
-        Examples that the bank does not know are assumed to score as in the trial nearest to the candidate.
-        """
-        answers = [Answer(t.allocation, t.score or 0.0, fitted=True) for t in view.scored]
-        tried = {answer.allocation for answer in answers}
-        answers += [Answer(b.allocation, b.score, b.std, fitted=True) for b in view.beliefs]
-        others = [c for c in candidates if c not in tried]
-        if view.bank is None or not self._uses_bank or not others:
-            return answers
-        walk = view.bank.answer(others)
-        known = walk.known & ~np.isnan(walk.scores)
-        share = known.mean(axis=1)
-        answered = np.flatnonzero(share >= _LEAST_KNOWN)
-        if not len(answered):
-            return answers
-        trial_scores = np.array([_scores(trial) for trial in view.scored])
-        filled = np.where(np.isnan(trial_scores), np.nanmean(trial_scores), trial_scores)
-        distances = _distances([others[i] for i in answered], [t.allocation for t in view.scored])
-        likely = filled[distances.argmin(axis=1)]
-        means = np.where(known[answered], walk.scores[answered], likely).mean(axis=1)
-        stds = _DOUBT * (1 - share[answered])
-        for i in np.argsort(stds - means, kind="stable"):
-            answers.append(Answer(others[answered[i]], float(means[i]), float(stds[i])))
-        return answers
+        if self._anywhere is None or self._anywhere[:2] != (space, view.seed):
+            listed = moves.grid(space, _LISTED)
+            if listed is None:
+                rng = np.random.default_rng(view.seed)
+                listed = [moves.drawn(space, rng) for _ in range(_DRAWN)]
+            self._anywhere, self._around = (space, view.seed, listed), {}
+        tried = [t for t in view.trials if t.status in ("complete", "partial") and t.score is not None]
+        near = [t.allocation for t in tried]
+        for base in sorted(tried, key=lambda t: (-(t.score or 0.0), t.number))[:_BASES]:
+            if base.allocation not in self._around:
+                around = moves.untried(moves.around(space, base.allocation, base.number), (), space)
+                self._around[base.allocation] = [move.allocation for move in around]
+            near += self._around[base.allocation]
+        return list(dict.fromkeys([*near, *self._anywhere[2]]))
 
 
-def _front(view: SearchView, answers: Sequence[Answer]) -> list[Answer]:
-    """Return the answers in full that no other beats for as few units, cheapest first."""
-    full = [a for a in answers if not a.std]
-    front: list[Answer] = []
-    for answer in sorted(full, key=lambda a: (view.space.units(a.allocation), -a.score)):
-        if not front or answer.score > front[-1].score:
-            front.append(answer)
-    return front
+def _next(view: SearchView, look: _Look, planned: Sequence[Allocation]) -> Suggestion | str:
+    """Return the next suggestion, or why there is none."""
+    assert look.evidence is not None and look.estimate is not None
+    evidence, estimate, candidates = look.evidence, look.estimate, look.candidates
+    if planned:  # several at once: take what is planned to score as expected
+        means, _ = estimate.predict(planned)
+        estimate = Estimate(evidence.supposing(planned, [float(mean) for mean in means]))
+    leader = _leader(view, estimate)
+    unfinished = [a for a in _owed(view, evidence, estimate, leader) if a not in planned]
+    rest = sum(view.n_examples - evidence.counts[a] for a in unfinished)
+    first = purchases.steps(view.n_examples)[0]
+    if view.cells_left is not None and view.cells_left < rest + first and unfinished:
+        return _completion(view, unfinished[0], evidence, "before the cells are used up")
+    open_ = [c for c in candidates if c not in evidence.settled and c not in view.tried and c not in planned]
+    known = dict(evidence.settled) | {t.allocation: t.score or 0.0 for t in view.scored}
+    if not open_:
+        enough = "every allocation of the space was tried, or is answered by samples paid for"
+    elif view.frontier or goals.cheapest_of_quality(view, known) is not None:
+        return _towards_goal(view, estimate, known, open_, evidence, unfinished)
+    else:
+        purchase = purchases.best_purchase(view, estimate, leader, open_)
+        if purchase.gain >= _GAIN and (_near_best(view, estimate, leader, open_) is None):
+            return _bought(view, estimate, leader, purchase)
+        enough = _near_best(view, estimate, leader, open_) or (
+            f"no further examples are expected to gain as much as {100 * _GAIN:.2g} points on {leader}"
+        )
+    if unfinished:
+        return _completion(view, unfinished[0], evidence, enough)
+    return enough
 
 
-def _cheapest_of_quality(view: SearchView, answers: Sequence[Answer]) -> Answer | None:
-    """Return the cheapest answer in full of the required quality; None when none is required or reached."""
-    if view.goal.min_quality is None:
-        return None
-    sufficient = [a for a in answers if not a.std and a.score >= view.goal.min_quality]
-    return min(
-        sufficient, key=lambda a: (view.burden(a.allocation), view.space.units(a.allocation)), default=None
+def _bought(
+    view: SearchView, estimate: Estimate, leader: Allocation, purchase: purchases.Purchase
+) -> Suggestion:
+    """Suggest a purchase, or first the leader on the same examples, so that their difference is paired."""
+    counts = estimate.evidence.counts
+    behind = counts.get(leader, view.n_examples) < purchase.end
+    allocation = leader if behind else purchase.allocation
+    end = purchases.next_step(counts.get(allocation, 0), view.n_examples)
+    (mean, best), (std, _) = estimate.predict([allocation, leader])
+    return Suggestion(
+        allocation,
+        f"{allocation}: expected {mean:.3f} ± {std:.3f} against {best:.3f} of the leader, "
+        f"{view.space.share_text(allocation)}, on {end} of {view.n_examples} examples.",
+        n_examples=end,
     )
 
 
-def _savings(
-    view: SearchView, estimate: Estimate, cheapest: Answer, untried: Sequence[Allocation]
-) -> _Floats:
-    """Return the share of the budget, or of the seconds, that each is expected to save at the required
-    quality.
-    """
-    assert view.goal.min_quality is not None
-    means, stds = estimate.predict(untried)
-    chance = ndtr((means - view.goal.min_quality) / np.maximum(stds, 1e-9))
-    now = view.burden(cheapest.allocation)
-    burdens = np.array([view.burden(a) for a in untried])
-    whole = now if view.goal.objective == "latency" else view.space.budget_units
-    savings: _Floats = chance * (np.maximum(0.0, now - burdens) / whole)
-    return savings
+def _towards_goal(
+    view: SearchView,
+    estimate: Estimate,
+    known: dict[Allocation, float],
+    open_: Sequence[Allocation],
+    evidence: Evidence,
+    unfinished: Sequence[Allocation],
+) -> Suggestion | str:
+    """Suggest the next part of what saves most at the required quality, or raises the frontier most."""
+    cheapest = goals.cheapest_of_quality(view, known)
+    if view.frontier or cheapest is None:
+        gains, sought = goals.area_gains(view, estimate, known, open_), "raise the frontier"
+    else:
+        gains, sought = goals.savings(view, estimate, cheapest, open_), f"cost less than {cheapest}"
+    pick = int(np.argmax(gains))
+    if gains[pick] * view.n_examples < _HELPS:
+        enough = f"no allocation that is not complete is expected to {sought}"
+        return _completion(view, unfinished[0], evidence, enough) if unfinished else enough
+    (mean,), (std,) = estimate.predict([open_[pick]])
+    end = purchases.next_step(evidence.counts.get(open_[pick], 0), view.n_examples)
+    return Suggestion(
+        open_[pick],
+        f"{open_[pick]}: expected {mean:.3f} ± {std:.3f}, {view.space.share_text(open_[pick])}, to {sought}.",
+        n_examples=end,
+    )
 
 
-def _area_gains(
-    view: SearchView, estimate: Estimate, front: Sequence[Answer], untried: Sequence[Allocation]
-) -> _Floats:
-    """Return how much each is expected to raise the mean best score over all costs up to the budget."""
-    budget = view.space.budget_units
-    units = np.array([max(0.0, view.space.units(a)) for a in untried])
-    starts = [0.0, *(max(0.0, view.space.units(a.allocation)) for a in front)]
-    levels = [0.0, *(a.score for a in front)]
-    gains = estimate.expected_gains(untried, levels)
-    area: _Floats = np.zeros(len(untried))
-    for gain, start, end in zip(gains, starts, [*starts[1:], budget], strict=True):
-        area += gain * np.maximum(0.0, end - np.maximum(start, units)) / budget
-    return area
+def _leader(view: SearchView, estimate: Estimate) -> Allocation:
+    """Return what has the best expected score of the allocations tried or answered in full."""
+    evidence = estimate.evidence
+    among = [a for a in (*evidence.counts, *evidence.settled) if a in evidence.allocations]
+    means, _ = estimate.predict(among)
+    merits = [(round(float(m), 9), -view.space.units(a)) for m, a in zip(means, among, strict=True)]
+    return among[max(range(len(among)), key=merits.__getitem__)]
+
+
+def _owed(view: SearchView, evidence: Evidence, estimate: Estimate, leader: Allocation) -> list[Allocation]:
+    """Return what must be complete when the search ends and isn't yet: the leader and the best default."""
+    defaults = [a for a in view.space.defaults() if a in evidence.counts]
+    owed = [leader]
+    if defaults:
+        means, _ = estimate.predict(defaults)
+        owed.append(defaults[int(np.argmax(means))])
+    return [a for a in dict.fromkeys(owed) if a in evidence.counts and not evidence.known(a)]
+
+
+def _completion(view: SearchView, allocation: Allocation, evidence: Evidence, why: str) -> Suggestion:
+    left = view.n_examples - evidence.counts[allocation]
+    return Suggestion(allocation, f"{allocation}: the other {left} examples; {why}.")
+
+
+def _near_best(
+    view: SearchView,
+    estimate: Estimate,
+    leader: Allocation,
+    open_: Sequence[Allocation],
+) -> str | None:
+    """Return that the leader is near enough to the best, in words; None while it may not be."""
+    step = max(_STEP, 1 / view.n_examples)
+    means, stds = estimate.predict(open_)
+    order = np.argsort(-(means + 3 * stds), kind="stable")[:_CONTENDERS]
+    contenders = [leader, *(open_[i] for i in order if open_[i] != leader)]
+    rng = np.random.default_rng([view.seed, len(view.trials)])
+    draws = estimate.draws(contenders, _DRAWS, rng)
+    near = float((draws.max(axis=1) - draws[:, 0] <= step).mean())
+    return (
+        f"{leader} is within {100 * step:.2g} points of the best with {near:.0%}" if near >= _SURE else None
+    )
 
 
 def _start(view: SearchView, planned: Sequence[Allocation]) -> Suggestion | str:
-    """Suggest an untried default, dearest model first, or a random allocation, as long as nothing has a
-    score.
-    """
+    """Suggest an untried seed, or a random allocation, as long as nothing has a score."""
     rng = np.random.default_rng([view.seed, len(view.trials), len(planned)])
-    draws = (moves.drawn(view.space, rng) for _ in range(100))
-    for allocation in [*reversed(view.space.defaults()), *draws]:
-        if allocation not in view.tried and allocation not in planned:
-            return Suggestion(allocation, "Nothing has a score yet: a place to start from.")
+    suggestions = [
+        *purchases.seeds(view),
+        *(Suggestion(moves.drawn(view.space, rng), "Nothing has a score yet.") for _ in range(100)),
+    ]
+    tried = {trial.allocation for trial in view.trials}.union(view.refused, planned)
+    for suggestion in suggestions:
+        if suggestion.allocation not in tried:
+            return suggestion
     return "every allocation that was tried has failed"
 
 
-def _fit(answers: Sequence[Answer]) -> Estimate:
-    """Fit the Gaussian process to the trials and to some of the other answers, evenly from best to worst."""
-    chosen = [a for a in answers if a.fitted]
-    others = [a for a in answers if not a.fitted]
-    step = max(1.0, len(others) / _ANSWERS)
-    chosen += [others[int(i * step)] for i in range(min(len(others), _ANSWERS))]
-    return Estimate([a.allocation for a in chosen], [a.score for a in chosen], [a.std for a in chosen])
-
-
-def _prefixes(trials: Sequence[TrialResult]) -> Iterator[Allocation]:
-    """Generate every trial's allocation with fewer samples at one stage."""
-    for trial in trials:
+def _prefixes(view: SearchView) -> Iterable[Allocation]:
+    """Generate every complete trial's allocation with fewer samples at one stage."""
+    for trial in view.scored:
         for stage, choice in trial.allocation.items():
             for n in range(1, choice.n_samples):
                 yield trial.allocation.replace(stage, choice.option.with_samples(n))
-
-
-def _distances(left: Sequence[Allocation], right: Sequence[Allocation]) -> _Floats:
-    """Return distances in log2 of n, another option counting as 3, of shape [left, right]."""
-    distances: _Floats = np.zeros((len(left), len(right)))
-    for stage in left[0]:
-        options = [np.array([str(a[stage].option) for a in group]) for group in (left, right)]
-        counts = [np.log2([a[stage].n_samples for a in group]) for group in (left, right)]
-        distances += 3.0 * (options[0][:, None] != options[1][None, :])
-        distances += np.abs(counts[0][:, None] - counts[1][None, :])
-    return distances
-
-
-def _scores(trial: TrialResult) -> _Floats:
-    return np.array([np.nan if score is None else score for score in trial.scores.values()])

@@ -266,7 +266,8 @@ def regret_against(moments: pd.DataFrame, against: str = "trials") -> go.Figure:
 
     Args:
         moments: The table of trials that `agenttts compare` writes.
-        against: The horizontal axis: `trials`, or `flops` for the FLOPs of as many trials of random search.
+        against: The horizontal axis: `trials`, in cells of complete ones, or `flops` for the FLOPs of as many
+            trials of random search.
     """
     import numpy as np
     import plotly.graph_objects as go
@@ -278,7 +279,7 @@ def regret_against(moments: pd.DataFrame, against: str = "trials") -> go.Figure:
         curves = []
         for _, search in rows.groupby(["landscape", "seed", "budget_units"], dropna=False):
             search = search.sort_values("trial")
-            at = search["trial"] if against == "trials" else search["trials_worth"]
+            at = search["cells"] / search["n_examples"] if against == "trials" else search["trials_worth"]
             where = np.searchsorted(at.to_numpy(dtype=float), grid + 1e-9, side="right") - 1
             curves.append(search["regret"].to_numpy(dtype=float)[np.maximum(where, 0)])
         figure.add_trace(

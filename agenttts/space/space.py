@@ -276,6 +276,28 @@ class SearchSpace:
         cheapest = {stage: choice.option for stage, choice in self.cheapest.items()}
         return list(dict.fromkeys(defaults)) or [self._shared_equally(cheapest)]
 
+    def mixed(self) -> list[Allocation]:
+        """Return allocations that spread the options of every stage, each option at least once.
+
+        Unlike the defaults they pair the options of one rank with those of another, as in a Latin square, so
+        that what a stage contributes can be told from what the others do. The budget is shared as for the
+        defaults; combinations whose single samples are over it are left out.
+        """
+        ranked = [
+            sorted(options, key=partial(self.magnitude, stage)) for stage, options in self.options.items()
+        ]
+        count = max(len(options) for options in ranked)
+        mixed = []
+        for i in range(count):
+            places = [(i + k * (count // len(ranked) or 1)) % count for k in range(len(ranked))]
+            options = {
+                stage: of_stage[place * len(of_stage) // count]
+                for stage, of_stage, place in zip(self.options, ranked, places, strict=True)
+            }
+            if self._fits(_at(options, dict.fromkeys(options, 1))):
+                mixed.append(self._shared_equally(options))
+        return list(dict.fromkeys(mixed))
+
     def _number(self, amount: float) -> str:
         return number_text(amount, self.measure.name)
 

@@ -1,4 +1,4 @@
-"""Successive halving by racing: each random allocation is let go as soon as it is clearly behind the best."""
+"""Successive halving by racing: a random allocation grows until it is clearly behind the best."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TRIES = 200
 
 
 class HalvingProposer:
-    """Proposes random allocations, seeded by the view, whose cost depends on when they fall behind."""
+    """Proposes random allocations, seeded by the view, whose cost depends on how far they get."""
 
     name = "halving"
     batch = 4
@@ -29,7 +29,7 @@ class HalvingProposer:
             The turn; `finished` when the whole space was tried.
         """
         suggestions: list[Suggestion] = []
-        taken = set(view.tried).union(trial.allocation for trial in view.partial)
+        taken = {trial.allocation for trial in view.trials}.union(view.refused)
         rng = np.random.default_rng([view.seed, len(view.trials)])
         for _ in range(_TRIES):
             allocation = drawn(view.space, rng)

@@ -79,7 +79,7 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "give one of the two"),
+        ((), "give one of the three"),
         (("--landscapes", "flat"), "a class of landscapes is all or one of"),
         (("--landscapes", "voting", "--budget", "3"), "budgets of their own"),
         (("--landscapes", "voting", "--proposers", "best"), "one of"),
