@@ -16,8 +16,9 @@ import numpy as np
 
 from agenttts.proposers import goals, moves, purchases, wording
 from agenttts.proposers.base import SearchView, Suggestion, Turn
-from agenttts.proposers.evidence import Evidence, gather
+from agenttts.proposers.evidence import gather
 from agenttts.proposers.gp import Estimate
+from agenttts.proposers.next_cells import leading, next_cells
 from agenttts.results.trials import TrialResult
 from agenttts.space.space import SearchSpace
 from pipelines.allocation import Allocation
@@ -25,10 +26,6 @@ from pipelines.allocation import Allocation
 _LISTED = 1_000  # grids up to this size are looked at as a whole
 _DRAWN = 600  # allocations drawn from larger ones
 _BASES = 3  # moves start from this many of the best trials
-_STEP, _SURE = 0.005, 0.9  # the search stops when the leader is so near to the best, with this probability
-_CONTENDERS, _DRAWS = 100, 400  # allocations that may be the best, and joint draws of their scores
-_GAIN = 0.0005  # the search stops when no allocation's remaining cells are expected to gain so much
-_HELPS = 0.0005  # examples: a saving or a gain of area counts while it is worth this many
 _FINALISTS = 3
 _SHOWN = 6
 
@@ -69,14 +66,12 @@ class _Look:
         trials: The trials of the view.
         space: Its space.
         candidates: The allocations to choose from.
-        evidence: What is known of allocations; None while nothing has a score.
-        estimate: The estimate by the evidence; None as long as that is.
+        estimate: The estimate by all that is known; None while nothing has a score.
     """
 
     trials: tuple[TrialResult, ...]
     space: SearchSpace
     candidates: list[Allocation]
-    evidence: Evidence | None
     estimate: Estimate | None
 
     def of(self, view: SearchView) -> bool:
@@ -130,7 +125,11 @@ class SolverProposer:
         finished = None
         look = self._look(view)
         while len(suggestions) < count and finished is None:
-            step = _start(view, planned) if look.estimate is None else _next(view, look, planned)
+            step = (
+                _start(view, planned)
+                if look.estimate is None
+                else next_cells(view, look.candidates, look.estimate, planned)
+            )
             if isinstance(step, str):
                 finished = step
             else:
@@ -145,7 +144,7 @@ class SolverProposer:
             view: What the proposer may know.
         """
         estimate = self._look(view).estimate
-        return None if estimate is None else _leader(view, estimate)
+        return None if estimate is None else leading(view, estimate)
 
     def finalists(self, view: SearchView) -> Sequence[Allocation]:
         """Return the best untried allocations that are answered in full.
@@ -184,7 +183,7 @@ class SolverProposer:
         candidates, estimate = [c for c in look.candidates if c not in view.tried], look.estimate
         if estimate is None or not candidates:
             return None
-        rivals = estimate.rivals(candidates, _leader(view, estimate))
+        rivals = estimate.rivals(candidates, leading(view, estimate))
         shown = [candidates[i] for i in np.argsort(-rivals.gains(), kind="stable")[:_SHOWN]]
         means, stds = estimate.predict(shown)
         return Outlook(
@@ -197,7 +196,7 @@ class SolverProposer:
             candidates = self._candidates(view)
             evidence = gather(view, candidates, bank=self._uses_bank)
             estimate = None if evidence is None else Estimate(evidence)
-            self._last = _Look(view.trials, view.space, candidates, evidence, estimate)
+            self._last = _Look(view.trials, view.space, candidates, estimate)
         return self._last
 
     def _candidates(self, view: SearchView) -> list[Allocation]:
@@ -219,124 +218,6 @@ class SolverProposer:
                 self._around[base.allocation] = [move.allocation for move in around]
             near += self._around[base.allocation]
         return list(dict.fromkeys([*near, *self._anywhere[2]]))
-
-
-def _next(view: SearchView, look: _Look, planned: Sequence[Allocation]) -> Suggestion | str:
-    """Return the next suggestion, or why there is none."""
-    assert look.evidence is not None and look.estimate is not None
-    evidence, estimate, candidates = look.evidence, look.estimate, look.candidates
-    if planned:  # several at once: take what is planned to score as expected
-        means, _ = estimate.predict(planned)
-        estimate = Estimate(evidence.supposing(planned, [float(mean) for mean in means]))
-    leader = _leader(view, estimate)
-    unfinished = [a for a in _owed(view, evidence, estimate, leader) if a not in planned]
-    rest = sum(view.n_examples - evidence.counts[a] for a in unfinished)
-    first = purchases.steps(view.n_examples)[0]
-    if view.cells_left is not None and view.cells_left < rest + first and unfinished:
-        return _completion(view, unfinished[0], evidence, "before the cells are used up")
-    open_ = [c for c in candidates if c not in evidence.settled and c not in view.tried and c not in planned]
-    known = dict(evidence.settled) | {t.allocation: t.score or 0.0 for t in view.scored}
-    if not open_:
-        enough = "every allocation of the space was tried, or is answered by samples paid for"
-    elif view.frontier or goals.cheapest_of_quality(view, known) is not None:
-        return _towards_goal(view, estimate, known, open_, evidence, unfinished)
-    else:
-        purchase = purchases.best_purchase(view, estimate, leader, open_)
-        if purchase.gain >= _GAIN and (_near_best(view, estimate, leader, open_) is None):
-            return _bought(view, estimate, leader, purchase)
-        enough = _near_best(view, estimate, leader, open_) or (
-            f"no further examples are expected to gain as much as {100 * _GAIN:.2g} points on {leader}"
-        )
-    if unfinished:
-        return _completion(view, unfinished[0], evidence, enough)
-    return enough
-
-
-def _bought(
-    view: SearchView, estimate: Estimate, leader: Allocation, purchase: purchases.Purchase
-) -> Suggestion:
-    """Suggest a purchase, or first the leader on the same examples, so that their difference is paired."""
-    counts = estimate.evidence.counts
-    behind = counts.get(leader, view.n_examples) < purchase.end
-    allocation = leader if behind else purchase.allocation
-    end = purchases.next_step(counts.get(allocation, 0), view.n_examples)
-    (mean, best), (std, _) = estimate.predict([allocation, leader])
-    return Suggestion(
-        allocation,
-        f"{allocation}: expected {mean:.3f} ± {std:.3f} against {best:.3f} of the leader, "
-        f"{view.space.share_text(allocation)}, on {end} of {view.n_examples} examples.",
-        n_examples=end,
-    )
-
-
-def _towards_goal(
-    view: SearchView,
-    estimate: Estimate,
-    known: dict[Allocation, float],
-    open_: Sequence[Allocation],
-    evidence: Evidence,
-    unfinished: Sequence[Allocation],
-) -> Suggestion | str:
-    """Suggest the next part of what saves most at the required quality, or raises the frontier most."""
-    cheapest = goals.cheapest_of_quality(view, known)
-    if view.frontier or cheapest is None:
-        gains, sought = goals.area_gains(view, estimate, known, open_), "raise the frontier"
-    else:
-        gains, sought = goals.savings(view, estimate, cheapest, open_), f"cost less than {cheapest}"
-    pick = int(np.argmax(gains))
-    if gains[pick] * view.n_examples < _HELPS:
-        enough = f"no allocation that is not complete is expected to {sought}"
-        return _completion(view, unfinished[0], evidence, enough) if unfinished else enough
-    (mean,), (std,) = estimate.predict([open_[pick]])
-    end = purchases.next_step(evidence.counts.get(open_[pick], 0), view.n_examples)
-    return Suggestion(
-        open_[pick],
-        f"{open_[pick]}: expected {mean:.3f} ± {std:.3f}, {view.space.share_text(open_[pick])}, to {sought}.",
-        n_examples=end,
-    )
-
-
-def _leader(view: SearchView, estimate: Estimate) -> Allocation:
-    """Return what has the best expected score of the allocations tried or answered in full."""
-    evidence = estimate.evidence
-    among = [a for a in (*evidence.counts, *evidence.settled) if a in evidence.allocations]
-    means, _ = estimate.predict(among)
-    merits = [(round(float(m), 9), -view.space.units(a)) for m, a in zip(means, among, strict=True)]
-    return among[max(range(len(among)), key=merits.__getitem__)]
-
-
-def _owed(view: SearchView, evidence: Evidence, estimate: Estimate, leader: Allocation) -> list[Allocation]:
-    """Return what must be complete when the search ends and isn't yet: the leader and the best default."""
-    defaults = [a for a in view.space.defaults() if a in evidence.counts]
-    owed = [leader]
-    if defaults:
-        means, _ = estimate.predict(defaults)
-        owed.append(defaults[int(np.argmax(means))])
-    return [a for a in dict.fromkeys(owed) if a in evidence.counts and not evidence.known(a)]
-
-
-def _completion(view: SearchView, allocation: Allocation, evidence: Evidence, why: str) -> Suggestion:
-    left = view.n_examples - evidence.counts[allocation]
-    return Suggestion(allocation, f"{allocation}: the other {left} examples; {why}.")
-
-
-def _near_best(
-    view: SearchView,
-    estimate: Estimate,
-    leader: Allocation,
-    open_: Sequence[Allocation],
-) -> str | None:
-    """Return that the leader is near enough to the best, in words; None while it may not be."""
-    step = max(_STEP, 1 / view.n_examples)
-    means, stds = estimate.predict(open_)
-    order = np.argsort(-(means + 3 * stds), kind="stable")[:_CONTENDERS]
-    contenders = [leader, *(open_[i] for i in order if open_[i] != leader)]
-    rng = np.random.default_rng([view.seed, len(view.trials)])
-    draws = estimate.draws(contenders, _DRAWS, rng)
-    near = float((draws.max(axis=1) - draws[:, 0] <= step).mean())
-    return (
-        f"{leader} is within {100 * step:.2g} points of the best with {near:.0%}" if near >= _SURE else None
-    )
 
 
 def _start(view: SearchView, planned: Sequence[Allocation]) -> Suggestion | str:
