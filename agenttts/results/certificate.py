@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from agenttts.results.adaptive import AdaptivePolicy, CostPerQuery
 from agenttts.results.negotiated import clauses
 from agenttts.results.outcome import Certificate, Finalist, Outcome
-from agenttts.results.ranking import is_over
+from agenttts.results.ranking import is_over, leader
 from agenttts.space.measure import amount_text, number_text
 from agenttts.stats import Interval
 
@@ -21,7 +21,7 @@ def certificate(outcome: Outcome) -> Certificate:
         outcome: The outcome; the certificate that it may have is not read.
     """
     best, baseline, interval = outcome.best, outcome.baseline, outcome.difference_ci
-    text = Certificate().text if best is None else " ".join(_sentences(outcome, best))
+    text = _without_winner(outcome) if best is None else " ".join(_sentences(outcome, best))
     return Certificate(
         text=text,
         tie=None if interval is None else interval[0] <= 0 <= interval[1],
@@ -32,6 +32,17 @@ def certificate(outcome: Outcome) -> Certificate:
         n_test=outcome.n_test,
         n_trials=sum(trial.status != "failed" for trial in outcome.trials),
         n_equivalent=len(outcome.equivalent),
+    )
+
+
+def _without_winner(outcome: Outcome) -> str:
+    """What can be said while no trial is complete."""
+    ahead = leader(outcome.trials)
+    if ahead is None or ahead.score is None:
+        return Certificate().text
+    return (
+        f"No trial is complete, so nothing is claimed. {ahead.allocation} looks best, with "
+        f"{ahead.score:.3f} on {ahead.n_run} examples."
     )
 
 

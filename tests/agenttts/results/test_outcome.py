@@ -19,10 +19,14 @@ from datastore import Store
 
 
 class Breaks(SolverProposer):
-    """The solver until three trials have run."""
+    """The solver until so many trials are complete."""
+
+    def __init__(self, n_complete: int) -> None:
+        super().__init__()
+        self.n_complete = n_complete
 
     async def propose(self, view: SearchView, count: int) -> Turn:
-        if len(view.trials) >= 3:
+        if len(view.scored) >= self.n_complete:
             raise RuntimeError("the proposer broke")
         return await super().propose(view, count)
 
@@ -33,8 +37,18 @@ def broken(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     db = tmp_path_factory.mktemp("broken") / "run.duckdb"
     settings: dict[str, Any] = {"objective": "cost", "min_quality": 0.6, "trials": 20, "replay": True}
     with pytest.raises(RuntimeError, match="broke"):
-        search(recorded, proposer=Breaks(), db=db, **settings)
+        search(recorded, proposer=Breaks(2), db=db, **settings)
     return db
+
+
+def test_a_run_without_a_complete_trial_says_what_looks_best(recorded: Path, tmp_path: Path) -> None:
+    """Nothing is claimed, and the leader is named with the number of its examples."""
+    with pytest.raises(RuntimeError, match="broke"):
+        search(recorded, proposer=Breaks(0), db=tmp_path / "r.duckdb", trials=20, replay=True)
+    run = load_run(tmp_path / "r.duckdb")
+    assert run.best is None and {trial.status for trial in run.trials} == {"partial"}
+    assert run.certificate.startswith("No trial is complete, so nothing is claimed. retrieve ")
+    assert f"on {run.trials[0].n_run} examples." in run.certificate
 
 
 def read(db: Path) -> tuple[LoadedRun, ReportData]:
