@@ -11,12 +11,15 @@ history gives the same estimate.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve  # type: ignore[import-untyped]
 from scipy.special import ndtr  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController
 
 from agenttts.proposers.evidence import Evidence
 from agenttts.proposers.likeness import ALIKE, MIDDLE, MIDDLE_STD, Coder, Kernel, correlation, levels, spread
@@ -81,6 +84,20 @@ class Rivals:
         stds = np.sqrt(self.variances) if stds is None else stds
         gains: _Floats = self.chances @ excess(self.means, stds)
         return gains
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Let linear algebra run on one thread within a block.
+
+    The matrices are small: threads that wait for each other would take most of the time.
+    """
+    limiter: AbstractContextManager[object] = _libraries().limit(limits=1, user_api="blas")
+    return limiter
 
 
 class Estimate:

@@ -17,7 +17,7 @@ import numpy as np
 from agenttts.proposers import goals, moves, purchases, wording
 from agenttts.proposers.base import SearchView, Suggestion, Turn
 from agenttts.proposers.evidence import gather
-from agenttts.proposers.gp import Estimate
+from agenttts.proposers.gp import Estimate, one_thread
 from agenttts.proposers.next_cells import leading, next_cells
 from agenttts.results.trials import TrialResult
 from agenttts.space.space import SearchSpace
@@ -124,17 +124,18 @@ class SolverProposer:
         planned = list(taken)
         finished = None
         look = self._look(view)
-        while len(suggestions) < count and finished is None:
-            step = (
-                _start(view, planned)
-                if look.estimate is None
-                else next_cells(view, look.candidates, look.estimate, planned)
-            )
-            if isinstance(step, str):
-                finished = step
-            else:
-                suggestions.append(step)
-                planned.append(step.allocation)
+        with one_thread():
+            while len(suggestions) < count and finished is None:
+                step = (
+                    _start(view, planned)
+                    if look.estimate is None
+                    else next_cells(view, look.candidates, look.estimate, planned)
+                )
+                if isinstance(step, str):
+                    finished = step
+                else:
+                    suggestions.append(step)
+                    planned.append(step.allocation)
         return Turn(tuple(suggestions), lessons, finished if not suggestions else None)
 
     def leader(self, view: SearchView) -> Allocation | None:
@@ -195,7 +196,8 @@ class SolverProposer:
         if self._last is None or not self._last.of(view):
             candidates = self._candidates(view)
             evidence = gather(view, candidates, bank=self._uses_bank)
-            estimate = None if evidence is None else Estimate(evidence)
+            with one_thread():
+                estimate = None if evidence is None else Estimate(evidence)
             self._last = _Look(view.trials, view.space, candidates, estimate)
         return self._last
 
