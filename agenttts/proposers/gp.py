@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_factor, cho_solve  # type: ignore[import-untyped]
 from scipy.special import ndtr  # type: ignore[import-untyped]
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from agenttts.proposers.evidence import Evidence
 from agenttts.proposers.likeness import ALIKE, MIDDLE, MIDDLE_STD, Coder, Kernel, correlation, levels, spread
