@@ -57,7 +57,7 @@ def test_the_demo_searches_the_bank_and_leaves_a_report(demo: tuple[Path, Done])
     assert found["cost"]["calls"] == 0
     assert found["cost"]["samples_reused"] > 0
     n_run = [trial["n_scored"] + trial["n_missing"] for trial in found["trials"]]
-    assert 0 < sum(n_run) <= (8 + 2) * found["n_search"], "eight whole trials', and two that are completed"
+    assert 0 < sum(n_run) <= (8 + 2) * found["n_search"], "those of eight trials, and two completed"
     spec = load_spec(SPEC)
     every = [*found["trials"], *found["confirmation"]]
     assert found["best"]["budget_units"] in [
