@@ -113,7 +113,7 @@ def test_hosted_and_thinking_models_are_searched_as_shown(
         done = agenttts("search", "pipeline.yaml", "--trials", "3", "--db", "run.duckdb", "--json")
         assert done.code == 0, done.err
     trials = json.loads(done.out)["trials"]
-    assert len(trials) == 3 and all(t["n_missing"] == 0 and t["score"] > 0 for t in trials)
+    assert len(trials) >= 3 and all(t["n_missing"] == 0 and t["score"] > 0 for t in trials)
     sent = hosted.arrived[-1].body
     assert sent["reasoning_effort"] == "low" and sent["max_completion_tokens"] == 4096
     assert not {"temperature", "top_p", "max_tokens", "logprobs"} & set(sent)

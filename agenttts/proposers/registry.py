@@ -99,8 +99,8 @@ def require_proposer(proposer: str | Proposer, agent: AgentSettings | None) -> N
             )
     elif name not in (*NAMES, *ABLATIONS) and not name[:1].isupper():
         raise UserError(
-            f"a proposer is one of {', '.join(('default', *NAMES))}, or a sampler's class in optuna.samplers; "
-            f"got {proposer!r}"
+            f"a proposer is one of {', '.join(('default', *NAMES))}, or a sampler's class in "
+            f"optuna.samplers; got {proposer!r}"
         )
     else:
         classical_proposer(name)
