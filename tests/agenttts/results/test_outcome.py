@@ -19,10 +19,10 @@ from datastore import Store
 
 
 class Breaks(SolverProposer):
-    """The solver until three trials have run."""
+    """The solver until three trials are complete."""
 
     async def propose(self, view: SearchView, count: int) -> Turn:
-        if len(view.trials) >= 3:
+        if len(view.scored) >= 3:
             raise RuntimeError("the proposer broke")
         return await super().propose(view, count)
 
