@@ -9,10 +9,6 @@ score and of its lead over the best default, how often their intervals hold the 
 score is reached in truth (of all searches, and of those that claim it), how often a recommended allocation is
 worse than the winner by more than the margin, and the regret. `--share 0` is a search without fresh examples;
 `plain` is what the winner's uncorrected mean and interval would be worth.
-
-Five kinds are added to those of `agenttts.compare.landscapes`: queries of very unequal difficulty (item
-response), a wrong answer that attracts most samples, four stages, noisy verifiers, and a mediator: a cheap
-stage whose right output makes the dear stage after it unnecessary.
 """
 
 from __future__ import annotations
@@ -21,15 +17,14 @@ import argparse
 import asyncio
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from agenttts.compare.landscapes import FAMILIES, Family, Landscape, best_score, pipeline
+from agenttts.compare.landscapes import FAMILIES, Landscape, draw
 from agenttts.compare.simulation import SimulatedSearch
-from agenttts.errors import SpaceError
 from agenttts.proposers.base import finalists
 from agenttts.proposers.registry import classical_proposer
 from agenttts.replay.arrays import Outcomes
@@ -42,16 +37,6 @@ from agenttts.stats import mean_interval, normal_interval, paired_difference
 from pipelines.allocation import Allocation
 from pipelines.examples import Example
 
-KINDS: Mapping[str, Family] = {
-    **FAMILIES,
-    "items": Family(difficulty_std=(1.8, 3.0), examples=(100, 200)),
-    "wrong mode": Family(
-        pull=(0.02, 0.1), skill=(-1.2, -0.2), difficulty_std=(0.4, 1.0), examples=(100, 200)
-    ),
-    "four stages": Family(stages=(4, 4), examples=(100, 200), tightness=(0.2, 0.4)),
-    "noisy verifier": Family(verified=1.0, error=(2.0, 5.0), examples=(100, 200)),
-    "mediator": Family(stages=(2, 2), leak=(0.0, 0.2), examples=(100, 200)),
-}
 TRIALS = 20
 REQUIRED = 0.9  # of the best true score
 _RESERVED = 4  # rounds of all fresh examples that the trials leave cells for
@@ -104,32 +89,6 @@ class Row:
     n_fresh: float
 
 
-def draw(kind: str, seed: int) -> Landscape:
-    """Draw a landscape of one of KINDS; one whose budget covers no allocation is drawn again."""
-    rng = np.random.default_rng([sorted(KINDS).index(kind), seed, 7])
-    while True:
-        try:
-            space, outcomes, truth = pipeline(KINDS[kind], f"{kind}-{seed}", rng)
-            break
-        except SpaceError:
-            continue
-    if kind == "mediator":
-        outcomes, truth = _mediated(outcomes, rng), _mediated(truth, rng)
-    best, exact = best_score(truth, space)
-    return Landscape(
-        name=f"{kind}-{seed}", space=space, outcomes=outcomes, truth=truth, best=best, exact=exact
-    )
-
-
-def _mediated(outcomes: Outcomes, rng: np.random.Generator) -> Outcomes:
-    """Have every option of the last stage succeed on most examples that the stage before got right."""
-    scores = outcomes.scores.copy()
-    per_example = len(scores) // len(outcomes.example_ids)
-    is_right = np.arange(len(scores)) % per_example == 0
-    scores[is_right & (rng.random(len(scores)) < 0.85)] = 1.0
-    return replace(outcomes, scores=scores)
-
-
 def first(outcomes: Outcomes, count: int) -> Outcomes:
     """Return the outcomes on the first examples."""
     n_all = len(outcomes.example_ids)
@@ -156,11 +115,12 @@ def searched(land: Landscape, seed: int, goal: Goal, share: float) -> list[Trial
     search.settings = replace(search.settings, objective=goal.objective, min_quality=goal.min_quality)
     n_trials = (TRIALS * n_all - _RESERVED * n_fresh) // (n_all - n_fresh)
     asyncio.run(search.run(trials=n_trials))
-    trials = [t for t in search.trials if t.status == "complete"]
-    named = [
-        a for a in finalists(proposer, search.view(search.step, 0)) if a not in {t.allocation for t in trials}
-    ]
-    for allocation in named:
+    search.complete()
+    trials = list(search.trials)
+    complete = {t.allocation for t in trials if t.status == "complete"}
+    for allocation in finalists(proposer, search.view(search.step, 0)):
+        if allocation in complete:
+            continue
         scores = part.outcomes.walk([allocation]).scores[0]
         trials.append(_trial(trials[0], allocation, land, len(trials), part.outcomes.example_ids, scores))
     return trials
@@ -179,6 +139,7 @@ def _trial(
     present = [s for s in known.values() if s is not None]
     return replace(
         like,
+        status="complete",
         number=number,
         allocation=allocation,
         purpose="confirm",
@@ -315,7 +276,7 @@ def summary(name: str, rows: Sequence[Row]) -> Iterator[str]:
 def main() -> None:
     """Search, and print the figures by kind and over all."""
     parser = argparse.ArgumentParser(description="Whether what a search claims of its winner holds.")
-    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--kinds", default=",".join(FAMILIES))
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--share", type=float, default=0.25)

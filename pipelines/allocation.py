@@ -110,6 +110,9 @@ class Allocation(Mapping[str, StageChoice]):
     def __hash__(self) -> int:
         return self._hash
 
+    def __reduce__(self) -> tuple[type[Allocation], tuple[dict[str, StageChoice]]]:
+        return Allocation, (self._choices,)  # hashes of texts differ between processes
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Allocation) and self._choices == other._choices
 

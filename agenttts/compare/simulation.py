@@ -8,7 +8,7 @@ the store.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from agenttts.proposers.base import (
 )
 from agenttts.proposers.rules import InsightsProposer
 from agenttts.replay.arrays import Bank
-from agenttts.results.ranking import ranked
+from agenttts.results.ranking import ranked, unfinished
 from agenttts.results.trials import TrialResult
 from agenttts.search.racing import is_losing, rungs
 from agenttts.settings import MAX_ERROR_RATE, SearchSettings
@@ -134,6 +134,17 @@ class SimulatedSearch:
             self.step += 1
         return self.moments
 
+    def complete(self) -> None:
+        """Let the default and the trial that look best grow to all examples, as a confirmation does."""
+        attempted = set[int]()
+        while len(attempted) < 2:
+            trial = next((t for t in unfinished(self.trials) if t.number not in attempted), None)
+            if trial is None:
+                return
+            attempted.add(trial.number)
+            proposer = "default" if trial.purpose == "baseline" else "confirmation"
+            self._try(Suggestion(trial.allocation, "It looks best so far.", proposer), 0.0, self.n_examples)
+
     @property
     def n_examples(self) -> int:
         """The number of examples of a complete trial."""
@@ -175,12 +186,16 @@ class SimulatedSearch:
         return stand_ins
 
     def _try(self, suggestion: Suggestion, seconds: float, cells_left: int) -> None:
-        """Score a suggestion on the examples that it asks for; its trial grows where it has one."""
+        """Score a suggestion on the examples that it asks for; its trial grows where it has one.
+
+        A trial that grows keeps who suggested it first: a default stays one.
+        """
         ids = self.landscape.outcomes.example_ids
         number = next(
             (t.number for t in self.trials if t.allocation == suggestion.allocation), len(self.trials)
         )
-        scores = dict(self.trials[number].scores) if number < len(self.trials) else {}
+        begun = self.trials[number] if number < len(self.trials) else None
+        scores = {} if begun is None else dict(begun.scores)
         last = min(suggestion.n_examples or len(ids), len(ids), len(scores) + cells_left)
         best = self._best()
         raced = best is not None and suggestion.proposer is None and races(self.proposer)
@@ -190,7 +205,10 @@ class SimulatedSearch:
             scores |= {i: None if np.isnan(s) else float(s) for i, s in zip(new, bought, strict=True)}
             if best is not None and end < last and is_losing(scores, best.scores, self.settings.seed):
                 break
-        self.trials[number : number + 1] = [self._trial(number, suggestion, scores)]
+        trial = self._trial(number, suggestion, scores)
+        if begun is not None:
+            trial = replace(trial, purpose=begun.purpose, proposer=begun.proposer)
+        self.trials[number : number + 1] = [trial]
         self.moments.append(
             Moment(
                 trial=len(self.moments) + 1,

@@ -47,8 +47,9 @@ def next_cells(
         return _towards_goal(view, estimate, known, open_, evidence, unfinished)
     else:
         purchase = purchases.best_purchase(view, estimate, leader, open_)
-        near = _near_best(view, estimate, leader, open_)
-        if purchase.gain >= _GAIN and near is None:
+        is_short = view.goal.min_quality is not None  # of a required score: then there is no gain too small
+        near = None if is_short else _near_best(view, estimate, leader, open_)
+        if purchase.gain >= (0.0 if is_short else _GAIN) and near is None:
             return _bought(view, estimate, leader, purchase, planned)
         enough = near or (
             f"no further examples are expected to gain as much as {100 * _GAIN:.2g} points on {leader}"

@@ -167,6 +167,7 @@ def choose(trials: Sequence[TrialResult], extra: Sequence[TrialResult], rule: Ru
         [fresh.get(t.allocation, {}) for t in candidates],
         [t.purpose == "baseline" for t in candidates],
         rule.seed,
+        [(t.scores, t.purpose == "baseline") for t in trials if t.status == "partial" and t.scores],
     )
     levels = {t.allocation: float(level) for t, level in zip(candidates, board.levels, strict=True)}
 

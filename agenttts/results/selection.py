@@ -3,15 +3,16 @@
 The best of many scores is too high by luck, and a search adds to it: it tries what looks good on the very
 examples that it scores on. How much luck a choice can hold is read off a bootstrap in which no trial is
 better than another: examples are drawn anew and the trials' deviations from their own means are chosen from
-by the same rule. Fresh examples, which no trial of the search saw, know nothing of that luck, and both parts
-are weighed by their variances. The constants are fitted by `benchmarks/promises.py`.
+by the same rule. Trials on a part of the examples count, too: they can't win, but those that were let grow
+instead had luck on that part. Fresh examples, which no trial of the search saw, know nothing of that luck,
+and both parts are weighed by their variances. The constants are fitted by `benchmarks/promises.py`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import NormalDist
 from typing import Self
@@ -46,12 +47,17 @@ class Scoreboard:
         fresh: Whether an example took no part in the search, of shape [example].
         is_default: Whether a trial is a default, of shape [trial].
         seed: The run's seed, which the bootstrap draws from.
+        dropped: Scores of the trials that did not grow to all of the search's examples and can't win, of
+            shape [dropped trial, example].
+        dropped_default: Whether such a trial is a default.
     """
 
     scores: _Floats
     fresh: _Bools
     is_default: _Bools
     seed: int
+    dropped: _Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    dropped_default: _Bools = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
     @classmethod
     def of(
@@ -60,6 +66,7 @@ class Scoreboard:
         fresh: Sequence[Scores],
         is_default: Sequence[bool],
         seed: int,
+        dropped: Sequence[tuple[Scores, bool]] = (),
     ) -> Self:
         """Build the scoreboard of trials.
 
@@ -68,17 +75,20 @@ class Scoreboard:
             fresh: For each trial its scores on fresh examples; empty where it has none.
             is_default: Whether each trial is a default.
             seed: The run's seed.
+            dropped: Scores of the trials that did not grow to all examples, with whether it is a default.
         """
-        parts = []
-        for scores_of in (searched, fresh):
-            ids = sorted({example_id for scores in scores_of for example_id in scores})
-            rows = [[scores.get(example_id) for example_id in ids] for scores in scores_of]
-            parts.append(np.array(rows, dtype=np.float64).reshape(len(rows), len(ids)))
+        search_ids, fresh_ids = (
+            sorted({example_id for scores in scores_of for example_id in scores})
+            for scores_of in (searched, fresh)
+        )
+        parts = [_table(searched, search_ids), _table(fresh, fresh_ids)]
         return cls(
             scores=np.concatenate(parts, axis=1),
             fresh=np.repeat([False, True], [part.shape[1] for part in parts]),
             is_default=np.array(is_default, dtype=bool),
             seed=seed,
+            dropped=_table([scores for scores, _ in dropped], search_ids),
+            dropped_default=np.array([is_one for _, is_one in dropped], dtype=bool),
         )
 
     @cached_property
@@ -113,37 +123,48 @@ class Scoreboard:
 
     @cached_property
     def _noise(self) -> _Floats:
-        """Deviations of the trials' means on resampled search examples, of shape [resample, trial]."""
+        """Deviations of the trials' means on resampled search examples, of shape [resample, trial].
+
+        The dropped trials come last: on the examples that they were not scored on, they do not deviate.
+        """
         scores = self.scores[:, ~self.fresh]
+        count = scores.shape[1]
         known = ~np.isnan(scores)
         deviations = np.where(known, scores - self.search_means[:, None], 0.0)
-        count = scores.shape[1]
         rng = stream_rng(self.seed, Stream.SELECTION)
         weights = rng.multinomial(count, np.full(count, 1 / count), size=N_RESAMPLES).astype(np.float64)
         noise: _Floats = (weights @ deviations.T) / np.maximum(weights @ known.T, 1.0)
-        return noise
+        if not len(self.dropped):
+            return noise
+        apart = np.nan_to_num(self.dropped - _row_means(self.dropped)[:, None])
+        return np.concatenate([noise, (weights @ apart.T) / count], axis=1)
+
+    @cached_property
+    def _of_default(self) -> _Bools:
+        """Whether a column of the noise is of a default."""
+        return np.concatenate([self.is_default, self.dropped_default])
 
     @cached_property
     def luck(self) -> float:
         """The expected amount by which luck raises the best score on the search's examples."""
-        if len(self.scores) < 2:
+        if len(self._of_default) < 2:
             return 0.0
         return HIDDEN * max(0.0, float(self._noise.max(axis=1).mean()))
 
     @cached_property
     def luck_of_default(self) -> float:
         """The expected amount by which luck raises the best score of the defaults."""
-        if self.is_default.sum() < 2:
+        if self._of_default.sum() < 2:
             return 0.0
-        return max(0.0, float(self._noise[:, self.is_default].max(axis=1).mean()))
+        return max(0.0, float(self._noise[:, self._of_default].max(axis=1).mean()))
 
     @cached_property
     def luck_over_default(self) -> float:
         """The expected amount by which luck raises the best score over that of the best default."""
-        if self.is_default.all() or not self.is_default.any():
+        if self._of_default.all() or not self._of_default.any():
             return 0.0
         best = self._noise.max(axis=1)
-        default = self._noise[:, self.is_default].max(axis=1)
+        default = self._noise[:, self._of_default].max(axis=1)
         apart = best > default + 1e-12
         return HIDDEN * float((best - default)[apart].mean()) if apart.any() else 0.0
 
@@ -258,6 +279,12 @@ class Scoreboard:
 def _present(values: _Floats) -> _Floats:
     present: _Floats = values[~np.isnan(values)]
     return present
+
+
+def _table(scores_of: Sequence[Scores], ids: Sequence[str]) -> _Floats:
+    """Lay out scores by trial and example, NaN where one is missing."""
+    rows = [[scores.get(example_id) for example_id in ids] for scores in scores_of]
+    return np.array(rows, dtype=np.float64).reshape(len(rows), len(ids))
 
 
 def _row_means(scores: _Floats) -> _Floats:

@@ -16,6 +16,7 @@ from agenttts.proposers.evidence import Evidence
 from agenttts.proposers.gp import Estimate
 from agenttts.proposers.registry import classical_proposer
 from agenttts.proposers.solver import SolverProposer
+from agenttts.results.ranking import unfinished
 from pipelines.allocation import Allocation, StageChoice
 
 
@@ -75,6 +76,19 @@ def test_the_leader_and_the_best_default_are_complete_at_the_end(searched: Simul
     complete = {t.allocation for t in searched.trials if t.status == "complete"}
     assert complete & set(searched.landscape.space.defaults())
     assert searched.moments[-1].choice is not None
+
+
+def test_what_looks_best_is_completed_and_a_default_stays_one(mixing: Landscape) -> None:
+    """A default that a proposer lets grow is still one; the end completes the best one and the leader."""
+    search = SimulatedSearch(mixing, SolverProposer(), 0, seeded=False)
+    default, other = mixing.space.defaults()[0], mixing.space.mixed()[0]
+    search._try(Suggestion(default, "a part", "default", n_examples=10), 0.0, 10**6)
+    search._try(Suggestion(default, "a larger part", n_examples=20), 0.0, 10**6)
+    search._try(Suggestion(other, "a part", n_examples=10), 0.0, 10**6)
+    assert [(t.purpose, t.status) for t in search.trials] == [("baseline", "partial"), ("search", "partial")]
+    search.complete()
+    assert (search.trials[0].purpose, search.trials[0].status) == ("baseline", "complete")
+    assert not unfinished(search.trials)
 
 
 async def test_the_same_view_gives_the_same_turn(searched: SimulatedSearch) -> None:

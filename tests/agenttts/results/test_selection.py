@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,26 @@ def test_the_winner_of_equals_is_not_said_to_be_better(uses_fresh: bool) -> None
         assert uses_fresh or board.search_means[winner] > claim.mean
     assert -0.035 < np.mean(errors) < 0.015 and -0.035 < np.mean(leads) < 0.015
     assert np.mean(held) >= 0.9
+
+
+def test_trials_that_were_dropped_count_as_luck() -> None:
+    """Where the best of equals on a few examples grow to all, their luck on the few is taken out, too."""
+    aware, unaware = [], []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        scores = (rng.random((60, N_SEARCH)) < 0.6).astype(float)
+        order = np.argsort(-scores[:, :40].mean(axis=1))
+        grown, dropped = scores[order[:4]], scores[order[4:]]
+        dropped[:, 40:] = np.nan
+        alone = Scoreboard(
+            scores=grown, fresh=np.zeros(N_SEARCH, bool), is_default=np.arange(4) == 0, seed=seed
+        )
+        beside = replace(alone, dropped=dropped, dropped_default=np.zeros(len(dropped), bool))
+        winner = int(alone.levels.argmax())
+        unaware.append(alone.claim(winner).mean - 0.6)
+        aware.append(beside.claim(winner).mean - 0.6)
+        assert beside.luck_over_default > alone.luck_over_default
+    assert np.mean(aware) < np.mean(unaware) - 0.01 and abs(np.mean(aware)) < abs(np.mean(unaware))
 
 
 def test_fresh_examples_weigh_by_their_number() -> None:
