@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,3 +58,16 @@ def test_a_model_with_at_in_its_name_stays_one() -> None:
     """What is written in one word is taken apart by the space alone, which knows the stage's options."""
     read = Allocation.from_dict({"answer": {"model": "small@judge", "n_samples": 4}})
     assert read["answer"] == StageChoice("small@judge", 4)
+
+
+def test_an_allocation_from_another_process_is_found() -> None:
+    """It is equal to one made here, and has its hash, though texts hash differently there."""
+    made = "pickle.dumps(Allocation({'answer': StageOption('small').with_samples(2)}))"
+    program = f"import pickle, sys; from pipelines.allocation import *; sys.stdout.buffer.write({made})"
+    sent = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+    ).stdout
+    assert pickle.loads(sent) in {Allocation({"answer": StageOption("small").with_samples(2)})}
