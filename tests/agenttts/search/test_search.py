@@ -477,8 +477,8 @@ def test_further_metrics_are_told_and_steer_nothing(recorded: Path, tmp_path: Pa
         "broken": PythonMetric(python=raises),
     }
     more = spec.model_copy(update={"metrics": {k: v for k, v in metrics.items() if k != "absent"}})
-    plain = search(spec, trials=8, db=tmp_path / "plain.duckdb", replay=True)
-    found = search(more, trials=8, db=tmp_path / "more.duckdb", replay=True)
+    plain = search(spec, trials=3, db=tmp_path / "plain.duckdb", replay=True)
+    found = search(more, trials=3, db=tmp_path / "more.duckdb", replay=True)
     assert [t.allocation for t in found.trials] == [t.allocation for t in plain.trials]
     assert found.best is not None and plain.best is not None
     told = found.best.test_metrics
