@@ -28,7 +28,7 @@ from tests.servers import Request, ScriptedServer
 
 @pytest.fixture(scope="module")
 def zoo_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A search of the zoo for 40 units by replay, with four trials on all search examples."""
+    """A search of the zoo for 40 units by replay, for as many cells as four trials have."""
     db = tmp_path_factory.mktemp("zoo") / "run.duckdb"
     search(SPEC, budget=40, trials=4, db=db, replay=True, fresh=0.0)
     return db
@@ -182,7 +182,7 @@ def test_a_policy_that_was_bought_survives_an_interruption(tmp_path: Path) -> No
             raise KeyboardInterrupt
 
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    options: dict[str, Any] = {"budget": 25, "trials": 4, "seed": 1}
+    options: dict[str, Any] = {"budget": 25, "trials": 4, "seed": 1, "proposer": "insights"}
     with ScriptedServer(answer=noisy) as server:
         search(written(whole, server), db=whole / "run.duckdb", **options)
     with ScriptedServer(answer=noisy) as server:

@@ -132,8 +132,9 @@ def test_a_search_buys_fresh_examples_for_its_choice(recorded: Path, tmp_path: P
     """No trial of the search sees them; the winner has all of them, and what it claims rests on both parts. A
     resumed run goes on with the same share only."""
     db = tmp_path / "fresh.duckdb"
-    result = search(recorded, trials=12, fresh=0.25, db=db, replay=True)
-    assert {t.n_scored for t in result.trials} == {45}
+    result = search(recorded, trials=6, fresh=0.25, db=db, replay=True)
+    assert {t.n_scored for t in result.trials if t.status == "complete"} == {45}
+    assert all(t.n_scored < 45 for t in result.trials if t.status == "partial")
     again = [t for t in result.confirmation if t.split == "fresh"]
     seen = {i for t in result.trials for i in t.scores}
     on_fresh = {i for t in again for i in t.scores}
@@ -146,7 +147,7 @@ def test_a_search_buys_fresh_examples_for_its_choice(recorded: Path, tmp_path: P
     assert fresh is not None and fresh.n == 15 and fresh.n_scores == sum(t.n_scored for t in again)
     assert load_run(db).outcome == result.outcome
     with pytest.raises(UserError, match=r"fresh was 0\.25, now None"):
-        search(recorded, trials=12, db=db, replay=True, resume=True)
+        search(recorded, trials=6, db=db, replay=True, resume=True)
 
 
 def test_what_a_limit_leaves_of_the_test_is_reported(tmp_path: Path, server: ScriptedServer) -> None:

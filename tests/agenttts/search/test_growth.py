@@ -131,7 +131,7 @@ def test_what_a_stopped_search_comes_to_is_planned_by_measured_prices(pipeline: 
     db = tmp_path / "run.duckdb"
 
     def stop(event: SearchEvent) -> None:
-        if isinstance(event, TrialFinished) and event.trial.number == 3:
+        if isinstance(event, TrialFinished) and event.trial.status == "complete":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

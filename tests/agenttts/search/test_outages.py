@@ -90,7 +90,7 @@ def test_one_of_two_servers_is_held_alone(tmp_path: Path) -> None:
         models = f'large, base_url: "{well.base_url}"', f'large, base_url: "{ill.base_url}"'
         spec.write_text(spec.read_text().replace(*models))
         with pytest.raises(ServerDown, match=ill.base_url):
-            search(spec, trials=3, db=tmp_path / "r.duckdb", patience=IMPATIENT)
+            search(spec, trials=3, db=tmp_path / "r.duckdb", patience=IMPATIENT, proposer="insights")
         assert well.n_answered >= 48 and not ill.n_answered
     result = load_run(tmp_path / "r.duckdb")
     assert result.status == "stopped" and [trial.status for trial in result.trials] == ["complete"]
@@ -107,9 +107,10 @@ def test_failed_trials_are_no_result(tmp_path: Path) -> None:
     with ScriptedServer(answer=answer) as server:
         server.fault = bad_text
         spec, db = write_pipeline(tmp_path, server.base_url), tmp_path / "r.duckdb"
-        arguments = {"trials": 3, "db": db, "patience": Patience(retry_s=0), "on_event": events.append}
+        patience = Patience(retry_s=0)
+        arguments = {"trials": 3, "db": db, "proposer": "insights", "patience": patience}
         with pytest.raises(TrialsFailed, match=r"5 trials in a row have no score.*without choices"):
-            search(spec, **arguments)  # type: ignore[arg-type]
+            search(spec, on_event=events.append, **arguments)  # type: ignore[arg-type]
         assert load_run(db).status == "stopped"
         with Store.read(db) as store:
             failed = [t for t in store.trials(store.run().run_id) if t.status == "failed"]
@@ -117,7 +118,7 @@ def test_failed_trials_are_no_result(tmp_path: Path) -> None:
         assert len(failed) == MOST_FAILED and len(kept) == 2, "as many are run again as trials are allowed"
         assert isinstance(events[-1], RunStopped) and "--resume" in events[-1].message
         server.fault = None
-        result = search(spec, resume=True, **arguments)  # type: ignore[arg-type]
+        result = search(spec, resume=True, on_event=events.append, **arguments)  # type: ignore[arg-type]
     assert result.status == "complete"
     assert sum(trial.status == "complete" for trial in result.trials) == 3
     assert result.outcome.certificate.n_trials == 3

@@ -60,7 +60,8 @@ def test_the_requests_are_those_of_the_search(tmp_path: Path, server: ScriptedSe
     assert "sending 4 real requests" in checked.err.splitlines()[0]
     assert "--no-requests leaves them out" in checked.err
     server.arrived.clear()
-    assert agenttts("search", spec, "--trials", 2, "--db", tmp_path / "r.duckdb").code == 0
+    command = ("search", spec, "--trials", 2, "--proposer", "insights", "--db", tmp_path / "r.duckdb")
+    assert agenttts(*command).code == 0
     searched = {(r.model, r.prompt.split()[0]): r for r in reversed(server.arrived)}
     for place, request in sent.items():
         assert (*shape(request)[:2], request.n > 1) == (*shape(searched[place])[:2], searched[place].n > 1)
