@@ -89,8 +89,9 @@ def test_the_help_of_compare_names_the_landscapes() -> None:
 
 def test_a_result_is_printed_in_a_few_lines(tmp_path: Path) -> None:
     """The run, its best with score and interval, the trials and the cost; as text and as a table."""
-    result = agenttts.search(SPEC, trials=4, db=tmp_path / "run.duckdb", replay=True)
-    loaded = agenttts.load_run(tmp_path / "run.duckdb")
+    db = tmp_path / "run.duckdb"
+    result = agenttts.search(SPEC, trials=4, proposer="insights", db=db, replay=True)
+    loaded = agenttts.load_run(db)
     best = result.best
     assert best is not None and best.test_score is not None and best.test_ci is not None
     for run in (result, loaded):

@@ -95,6 +95,7 @@ class AgentProposer:
             if self._prior:
                 defaults.sort(key=lambda a: -self._prior.expected(view.space, a))
             others = [Suggestion(allocation, _DEFAULT, "default") for allocation in defaults]
+        others = [replace(s, proposer=s.proposer or self._solver.name) for s in others]
         part = others[0].n_examples if others else None
         own = [replace(s, proposer=self.name, n_examples=part) for s in self._first]
         mixed = (s for pair in zip_longest(own, others) for s in pair if s is not None)
@@ -116,7 +117,10 @@ class AgentProposer:
         """
         view = replace(view, beliefs=self._prior.beliefs(view))
         n_by_llm = max(1, round(count * self._share))
-        if self._n_failures >= _MOST_FAILURES:
+        if view.cells_left is not None:  # its trials are on all examples, and leave what the end needs
+            n_free = (view.cells_left - self._solver.cells_owed(view)) // view.n_examples
+            n_by_llm = min(n_by_llm, max(0, n_free))
+        if n_by_llm == 0 or self._n_failures >= _MOST_FAILURES:
             return self._by_solver(view, count)
         try:
             answer = await self._asked(view, n_by_llm)

@@ -29,9 +29,10 @@ def goal_text(view: SearchView) -> str:
     if view.goal.objective == "quality":
         return f"the highest score within {budget}; what is left of the budget is worth nothing"
     least = what if view.goal.objective == "cost" else "planned seconds"
+    required = view.settings.goal.min_quality
     return (
-        f"the fewest {least} per query with a score of at least {view.goal.min_quality:g}, within {budget}; "
-        "a higher score is worth nothing"
+        f"the fewest {least} per query with a score of at least {required:g}, within {budget}; "
+        f"{view.goal.min_quality:.3g} on the search examples shows it, and a higher score is worth nothing"
     )
 
 

@@ -95,7 +95,8 @@ def with_history(view: SearchView, history: History) -> SearchView:
     if history == "renamed":
         return replace(view, insights=(), failing=None)
     if history == "blank":
-        return replace(view, trials=(), insights=(), refused=tuple(view.tried), bank=None, failing=None)
+        tried = dict.fromkeys([*(trial.allocation for trial in view.trials), *view.refused])
+        return replace(view, trials=(), insights=(), refused=tuple(tried), bank=None, failing=None)
     order = np.random.default_rng([view.seed, view.step]).permutation(len(view.trials))
     permuted = ("score", "scores", "status", "n_scored", "n_missing", "stage_scores")
     trials = [

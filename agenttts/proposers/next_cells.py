@@ -34,7 +34,7 @@ def next_cells(
         means, _ = estimate.predict(planned)
         estimate = Estimate(evidence.supposing(planned, [float(mean) for mean in means]))
     leader = leading(view, estimate)
-    unfinished = [a for a in _owed(view, evidence, estimate, leader) if a not in planned]
+    unfinished = [a for a in owed(view, evidence, estimate, leader) if a not in planned]
     rest = sum(view.n_examples - evidence.counts[a] for a in unfinished)
     first = purchases.steps(view.n_examples)[0]
     if view.cells_left is not None and view.cells_left < rest + first and unfinished:
@@ -121,8 +121,15 @@ def leading(view: SearchView, estimate: Estimate) -> Allocation:
     return among[max(range(len(among)), key=merits.__getitem__)]
 
 
-def _owed(view: SearchView, evidence: Evidence, estimate: Estimate, leader: Allocation) -> list[Allocation]:
-    """Return what must be complete when the search ends and isn't yet: the leader and the best default."""
+def owed(view: SearchView, evidence: Evidence, estimate: Estimate, leader: Allocation) -> list[Allocation]:
+    """Return what must be complete when the search ends and isn't yet: the leader and the best default.
+
+    Args:
+        view: What the proposer may know.
+        evidence: What is known of scores.
+        estimate: The estimate by it.
+        leader: The allocation with the best expected score.
+    """
     defaults = [a for a in view.space.defaults() if a in evidence.counts]
     owed = [leader]
     if defaults:

@@ -10,7 +10,7 @@ before the cells are used up.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from agenttts.proposers import goals, moves, purchases, wording
 from agenttts.proposers.base import SearchView, Suggestion, Turn
 from agenttts.proposers.evidence import gather
 from agenttts.proposers.gp import Estimate, one_thread
-from agenttts.proposers.next_cells import leading, next_cells
+from agenttts.proposers.next_cells import leading, next_cells, owed
 from agenttts.results.trials import TrialResult
 from agenttts.space.space import SearchSpace
 from pipelines.allocation import Allocation
@@ -79,6 +79,14 @@ class _Look:
         same = len(view.trials) == len(self.trials) and view.space is self.space
         return same and all(a is b for a, b in zip(view.trials, self.trials, strict=True))
 
+    def after(self, view: SearchView, suggestion: Suggestion) -> SearchView:
+        """Return the view with the cells left that a suggestion leaves."""
+        if view.cells_left is None:
+            return view
+        before = 0 if self.estimate is None else self.estimate.evidence.counts.get(suggestion.allocation, 0)
+        cells = (suggestion.n_examples or view.n_examples) - before
+        return replace(view, cells_left=max(0, view.cells_left - cells))
+
 
 class SolverProposer:
     """Proposes the cells with the largest expected gain for their cost. The same view gives the same turn.
@@ -124,8 +132,10 @@ class SolverProposer:
         planned = list(taken)
         finished = None
         look = self._look(view)
+        for allocation in planned:
+            view = look.after(view, Suggestion(allocation, "taken"))
         with one_thread():
-            while len(suggestions) < count and finished is None:
+            while len(suggestions) < count and finished is None and view.cells_left != 0:
                 step = (
                     _start(view, planned)
                     if look.estimate is None
@@ -136,6 +146,7 @@ class SolverProposer:
                 else:
                     suggestions.append(step)
                     planned.append(step.allocation)
+                    view = look.after(view, step)
         return Turn(tuple(suggestions), lessons, finished if not suggestions else None)
 
     def leader(self, view: SearchView) -> Allocation | None:
@@ -146,6 +157,19 @@ class SolverProposer:
         """
         estimate = self._look(view).estimate
         return None if estimate is None else leading(view, estimate)
+
+    def cells_owed(self, view: SearchView) -> int:
+        """Return how many cells complete the leader and the best default; 0 without a score.
+
+        Args:
+            view: What the proposer may know.
+        """
+        estimate = self._look(view).estimate
+        if estimate is None:
+            return 0
+        evidence = estimate.evidence
+        unfinished = owed(view, evidence, estimate, leading(view, estimate))
+        return sum(view.n_examples - evidence.counts[a] for a in unfinished)
 
     def finalists(self, view: SearchView) -> Sequence[Allocation]:
         """Return the best untried allocations that are answered in full.

@@ -20,6 +20,8 @@ from datastore import Store
 from tests.servers import Request, ScriptedServer
 
 KEY = "sk-very-secret-0123456789"
+N = 60  # examples of the search
+PART = 8  # of them are the first part of a trial
 
 
 @pytest.fixture
@@ -67,6 +69,12 @@ def stored(db: Path, result: SearchResult) -> tuple[list[Any], list[Any], list[A
         return store.proposals(run_id), store.insights(run_id), store.events(run_id)
 
 
+def n_decided(db: Path, result: SearchResult) -> int:
+    """The cells that the search decided on, without those of the confirmation, which completes trials."""
+    accepted = [p for p in stored(db, result)[0] if p.status == "accepted"]
+    return sum({p.allocation: N if p.n_examples is None else p.n_examples for p in accepted}.values())
+
+
 def test_its_proposals_are_run_and_its_insights_cite_trials(
     run: Callable[..., SearchResult], tmp_path: Path
 ) -> None:
@@ -76,7 +84,8 @@ def test_its_proposals_are_run_and_its_insights_cite_trials(
         result = run(server, trials=4)
     proposals, insights, _ = stored(tmp_path / "run.duckdb", result)
     own = [p for p in proposals if p.proposer == "agent"]
-    assert own[0].status == "accepted" and all(p.status == "invalid" for p in own[1:])
+    assert [(p.status, p.n_examples) for p in own[:2]] == [("accepted", PART), ("accepted", None)]
+    assert own[0].allocation == own[1].allocation and all(p.status == "invalid" for p in own[2:])
     told = {(i.text, tuple(i.trials)) for i in insights if i.proposer == "agent"}
     assert told == {("small is as good at retrieve", (0, 1))}
     assert {i.verdict for i in insights if i.proposer == "agent"} == {"open"}  # trial 99 does not exist
@@ -137,7 +146,9 @@ def test_the_endpoints_own_words_are_shown(
     with planner(lambda r, i: "{}", **settings) as server:
         result = run(server, trials=4)
     notes = [event.detail for event in stored(tmp_path / "run.duckdb", result)[2] if event.kind == "note"]
-    assert len(result.trials) == 4 and words in notes[0] and KEY not in notes[0]
+    assert (
+        0 < n_decided(tmp_path / "run.duckdb", result) <= 4 * N and words in notes[0] and KEY not in notes[0]
+    )
 
 
 BAD = {
@@ -158,7 +169,7 @@ def test_a_bad_answer_is_sent_back_once_and_then_replaced(
     """One repair round with the reasons, then the rules' proposal, and both are on record."""
     with planner(lambda r, i: BAD[case]) as server:
         result = run(server, trials=5)
-    assert result.status == "complete" and len(result.trials) == 5
+    assert result.status == "complete" and 0 < n_decided(tmp_path / "run.duckdb", result) <= 5 * N
     assert len(server.arrived) >= 2
     assert "can't be used as it is" in server.arrived[1].prompt
     proposals, _, _ = stored(tmp_path / "run.duckdb", result)
@@ -192,7 +203,7 @@ def test_an_endpoint_that_fails_leaves_the_search_to_the_rules(
         billed = server.prompt_tokens + server.generated_tokens
     assert (result.cost.agent_calls, result.cost.agent_tokens) == (server.n_answered, billed)
     assert (billed > 0) == (fault == "empty")
-    assert result.status == "complete" and len(result.trials) == 5
+    assert result.status == "complete" and 0 < n_decided(tmp_path / "run.duckdb", result) <= 5 * N
     _, _, events = stored(tmp_path / "run.duckdb", result)
     notes = [event for event in events if event.kind == "note"]
     assert notes and "the solver proposes instead" in notes[0].detail
@@ -260,17 +271,23 @@ HABITS: dict[str, Callable[[Request, int], str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def by_rules(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> SearchResult:
+    """The search of ten trials without an LLM."""
+    db = tmp_path_factory.mktemp("rules") / "rules.duckdb"
+    return search(recorded, trials=10, proposer="insights", db=db, replay=True)
+
+
 @pytest.mark.parametrize("habit", HABITS)
 def test_no_agent_ends_worse_than_the_rules(
-    habit: str, run: Callable[..., SearchResult], recorded: Path, tmp_path: Path
+    habit: str, run: Callable[..., SearchResult], by_rules: SearchResult, tmp_path: Path
 ) -> None:
     """Whatever it answers, the search keeps its limits, and its winner is not clearly worse than theirs."""
     with planner(HABITS[habit]) as server:
         result = run(server, trials=10)
-    rules = search(recorded, trials=10, proposer="insights", db=tmp_path / "rules.duckdb", replay=True)
-    assert result.status == "complete" and len(result.trials) <= 10
+    assert result.status == "complete" and n_decided(tmp_path / "run.duckdb", result) <= 10 * N
     assert all(t.budget_units <= result.spec.budget.amount + 1e-6 for t in result.trials)
-    mine, theirs = result.best_trial(), rules.best_trial()
+    mine, theirs = result.best_trial(), by_rules.best_trial()
     assert mine is not None and theirs is not None
     assert paired_difference(mine.scores, theirs.scores, np.random.default_rng(0)).high >= 0
 
@@ -283,33 +300,46 @@ def turns(server: ScriptedServer) -> list[Request]:
 def test_the_agent_sees_the_solver_and_shares_the_trials(
     run: Callable[..., SearchResult], tmp_path: Path
 ) -> None:
-    """Of three trials a turn it proposes one; it is shown curves with their doubt, and what is tried next."""
+    """Of three trials a turn it proposes one, until the rest is needed to complete the leader and the best
+    default; it is shown curves with their doubt, and what is tried next.
+    """
     with planner(wanderer()) as server:
-        result = run(server, trials=9)
+        result = run(server, trials=6)
         outlook = data(turns(server)[0])["solver"]
     assert outlook["tries_next"] and outlook["expected_of_untried"][0]["standard_deviation"] > 0
-    by = [t.proposer for t in result.trials if t.proposer != "default"]
-    assert by.count("agent") == 3 and by.count("solve") == 4
+    by: dict[int, list[str]] = {}
+    for proposal in stored(tmp_path / "run.duckdb", result)[0]:
+        by.setdefault(proposal.step, []).append(proposal.proposer)
+    assert by.pop(0).count("agent") == 1
+    assert by[1] == ["agent", "solve", "solve"]
+    counts = [names.count("agent") for names in by.values()]
+    assert counts == sorted(counts, reverse=True) and counts[:2] == [1, 1]
+    assert all(len(names) <= 3 for names in by.values())
     with planner(wanderer()) as server:
         agent = AgentSettings(base_url=server.base_url, model="planner", api_key=KEY, share=1.0)
-        settings: dict[str, Any] = {"preflight": False, "trials": 6, "db": tmp_path / "all.duckdb"}
+        settings: dict[str, Any] = {"preflight": False, "trials": 4, "db": tmp_path / "all.duckdb"}
         alone = search(result.spec, agent=agent, **settings)
-    assert {t.proposer for t in alone.trials} <= {"default", "agent", "insights"}
+    proposals, _, _ = stored(tmp_path / "all.duckdb", alone)
+    names = [p.proposer for p in proposals if p.step > 0]
+    last = max(i for i, name in enumerate(names) if name == "agent")
+    assert "solve" not in names[:last]
 
 
 @pytest.mark.parametrize("history", ["shuffled", "blank"])
 def test_controls_hide_the_history(history: str, run: Callable[..., SearchResult], tmp_path: Path) -> None:
     """The same search with scores dealt anew, or none: what was tried is still known."""
     with planner(wanderer()) as server:
-        result = run(server, trials=6, proposer=f"agent-{history}")
+        result = run(server, trials=4, proposer=f"agent-{history}")
         shown = data(turns(server)[0])
-    scores = [trial.score for trial in result.trials[:3]]
+    seeds = [p for p in stored(tmp_path / "run.duckdb", result)[0] if p.step == 0]
+    assert {seed.n_examples for seed in seeds} == {PART} and len(seeds) >= 3
+    scores = [np.mean(list(trial.scores.values())[:PART]) for trial in result.trials[: len(seeds)]]
     told = [trial["score"] for trial in shown["trials"]]
     assert "solver" not in shown
     if history == "blank":
-        assert told == [] and len(shown["refused_or_not_to_be_repeated"]) == 3
+        assert told == [] and len(shown["refused_or_not_to_be_repeated"]) == len(seeds)
     else:
-        assert sorted(told) == pytest.approx(sorted(score or 0.0 for score in scores), abs=1e-4)
+        assert sorted(told) == pytest.approx(sorted(scores), abs=1e-4)
     assert any(t.proposer == f"agent-{history}" for t in result.trials)
 
 
@@ -352,11 +382,14 @@ def test_mlcopilot_elicits_knowledge_from_experience(run: Callable[..., SearchRe
 
 def opened_with(opening: str) -> Callable[[Request, int], str]:
     """Answers the question before any trial with that text, and further ones by the number of trials."""
-    return lambda request, index: (
-        opening
-        if "Nothing was tried yet" in request.prompt
-        else turn(("small", 1, "medium", len(data(request)["trials"])))
-    )
+
+    def answer(request: Request, index: int) -> str:
+        if "Nothing was tried yet" in request.prompt:
+            return opening
+        more, n = divmod(len(data(request)["trials"]), 8)
+        return turn(("small", 1 + more, "medium", 1 + n))
+
+    return answer
 
 
 def test_it_speaks_before_the_defaults(run: Callable[..., SearchResult], tmp_path: Path) -> None:
@@ -370,9 +403,11 @@ def test_it_speaks_before_the_defaults(run: Callable[..., SearchResult], tmp_pat
     assert (result.trials[0].proposer, result.trials[0].purpose) == ("agent", "search")
     assert str(result.trials[0].allocation) == "retrieve small×3 · answer large×1"
     assert result.trials[0].reason == "it follows from the trials"
-    assert {t.purpose for t in result.trials[1:3]} == {"baseline"}
-    again = data(server.arrived[1])
-    assert [t["by"] for t in again["trials"]] == ["agent", *["default"] * (len(again["trials"]) - 1)]
+    by = [t["by"] for t in data(server.arrived[1])["trials"]]
+    assert by[0] == "agent" and set(by[1:]) == {"default", "solve"}
+    baselines = [t for t in result.trials if t.purpose == "baseline"]
+    assert len(baselines) == by.count("default") > 1 and {t.proposer for t in baselines} == {"default"}
+    again = data(server.arrived[-1])
     assert again["curves_around_the_best_trial"] and again["failing_examples_of_the_best_trial"]
 
 
@@ -383,7 +418,7 @@ def test_a_killed_search_goes_on_with_the_same_prior(recorded: Path, tmp_path: P
     opening["ratings"] = {"retrieve": {"medium": rated}, "answer": {"large": rated}}
     with planner(opened_with(json.dumps(opening))) as server:
         agent = AgentSettings(base_url=server.base_url, model="planner", api_key=KEY)
-        settings: dict[str, Any] = {"trials": 7, "proposer": "agent", "agent": agent, "preflight": False}
+        settings: dict[str, Any] = {"trials": 4, "proposer": "agent", "agent": agent, "preflight": False}
         whole = search(recorded, db=tmp_path / "whole.duckdb", **settings)
     stopped: list[SearchEvent] = []
 
@@ -397,7 +432,9 @@ def test_a_killed_search_goes_on_with_the_same_prior(recorded: Path, tmp_path: P
         with pytest.raises(KeyboardInterrupt):
             search(recorded, db=tmp_path / "cut.duckdb", on_event=stop, **settings)
         resumed = search(recorded, db=tmp_path / "cut.duckdb", resume=True, **settings)
-    assert [t.allocation for t in resumed.trials] == [t.allocation for t in whole.trials]
+    assert [(t.allocation, t.n_run) for t in resumed.trials] == [
+        (t.allocation, t.n_run) for t in whole.trials
+    ]
 
 
 def test_after_two_failures_in_a_row_the_endpoint_is_left_alone(
@@ -406,7 +443,7 @@ def test_after_two_failures_in_a_row_the_endpoint_is_left_alone(
     """An endpoint that refuses is asked twice, and the solver alone goes on to the end."""
     refusal: dict[str, Any] = {"reply": lambda r: (401, {"error": {"message": "no"}}, {})}
     with planner(lambda r, i: "{}", **refusal) as server:
-        result = run(server, trials=12)
+        result = run(server, trials=4)
         assert len(server.arrived) == 2
     notes = [event.detail for event in stored(tmp_path / "run.duckdb", result)[2] if event.kind == "note"]
     assert len(notes) == 2 and "the solver proposes instead from now on" in notes[1]

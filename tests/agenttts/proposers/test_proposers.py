@@ -163,7 +163,7 @@ def test_unknown_names_are_refused() -> None:
     }.items():
         with pytest.raises(UserError, match=said):
             choice.require_proposer(name, None)
-    with pytest.raises(UserError, match="asks an LLM, and a comparison makes no calls"):
+    with pytest.raises(UserError, match="asks an LLM; name one that does not"):
         choice.classical_proposer("agent")
 
 
@@ -181,4 +181,4 @@ def test_the_view_holds_no_bank_by_default(voting: Landscape) -> None:
     turn = SolverProposer().decide(view, 2)
     assert len({s.allocation for s in turn.suggestions}) == 2
     assert all(isinstance(c, StageChoice) for s in turn.suggestions for c in s.allocation.values())
-    assert isinstance(turn.suggestions[0].allocation, Allocation) and CHECKPOINTS[0] == 5
+    assert isinstance(turn.suggestions[0].allocation, Allocation) and CHECKPOINTS[:3] == (1, 2, 5)
