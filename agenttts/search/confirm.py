@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
-from agenttts.proposers.base import finalists
+from agenttts.proposers.base import finalists, leader
 from agenttts.results.adaptive import tested_policy
 from agenttts.results.conclusion import conclude, summarise_metrics
 from agenttts.results.cost import cost_of
@@ -21,6 +21,7 @@ from agenttts.results.fresh import SPLIT
 from agenttts.results.negotiated import load_negotiated
 from agenttts.results.outcome import Outcome
 from agenttts.results.ranking import ranked, unfinished
+from agenttts.results.trials import TrialResult
 from agenttts.search.adapt import adapt, test_of
 from agenttts.search.events import Note, PhaseStarted, RunStopped
 from agenttts.search.fresh import next_purchase
@@ -51,7 +52,7 @@ async def confirm(state: SearchState, runtime: Step) -> SearchState:
     work, ended = runtime.context, state.get("ended")
     tell(runtime, PhaseStarted(phase="confirm", step=state["step"]))
     work.reserve()
-    refusal = await _complete(runtime)
+    refusal = await _complete(runtime, state["step"])
     if refusal is not None:
         ended = ended or refusal
     for planned in _planned(work, state["step"]):
@@ -73,14 +74,17 @@ async def confirm(state: SearchState, runtime: Step) -> SearchState:
     return {} if ended is None else {"ended": ended}
 
 
-async def _complete(runtime: Step) -> str | None:
+async def _complete(runtime: Step, step: int) -> str | None:
     """Let the default and the trial that look best grow to all examples; the limit that stopped it, in words.
 
-    Only complete trials can win, and the proposer may not have seen to it that these are.
+    Only complete trials can win, and the proposer may not have seen to it that these are. Which trial looks
+    best is the proposer's word, where it has one.
     """
     work, attempted = runtime.context, set[int]()
+    named = leader(work.proposer, work.view(step + 1))
     while len(attempted) < 2:
-        trial = next((t for t in unfinished(work.trials) if t.number not in attempted), None)
+        waiting = unfinished(work.trials) if named is None else _not_complete(work, named)
+        trial = next((t for t in waiting if t.number not in attempted), None)
         if trial is None:
             return None
         attempted.add(trial.number)
@@ -90,6 +94,15 @@ async def _complete(runtime: Step) -> str | None:
         if isinstance(refusal, str):
             return refusal
     return None
+
+
+def _not_complete(work: SearchWork, named: Allocation) -> list[TrialResult]:
+    """The best-looking default where none is complete, and an allocation's trial, unless it is complete."""
+    defaults = [trial for trial in work.trials if trial.purpose == "baseline"]
+    needed = [trial for trial in work.trials if trial.allocation == named]
+    if not ranked(defaults):
+        needed = [t for t in unfinished(work.trials) if t.purpose == "baseline"][:1] + needed
+    return [trial for trial in needed if trial.status == "partial"]
 
 
 def _planned(work: SearchWork, step: int) -> Iterator[PlannedTrial]:

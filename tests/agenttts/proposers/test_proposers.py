@@ -157,7 +157,7 @@ def test_claims_are_supported_refuted_or_open(recorded: Path, tmp_path: Path) ->
 
 def test_unknown_names_are_refused() -> None:
     for name, said in {
-        "tpee": "a proposer is one of solve, insights, (?!.*(-no-|-shuffled|-blank))",
+        "tpee": "a proposer is one of default, solve, insights, (?!.*(-no-|-shuffled|-blank))",
         "NoSampler": "a proposer without an LLM is one of default, solve, insights, greedy, halving, ",
         "agent": "needs an endpoint",
     }.items():
