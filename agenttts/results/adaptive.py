@@ -5,6 +5,7 @@ These are values only. `agenttts.policies` chooses a policy and `agenttts.search
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -50,7 +51,12 @@ class CostPerQuery:
         """Summarise costs, of any shape and at least one."""
         values = np.asarray(costs, dtype=float)
         median, p95 = np.quantile(values, (0.5, 0.95))
-        return cls(mean=float(values.mean()), median=float(median), p95=float(p95), max=float(values.max()))
+        return cls(
+            mean=math.fsum(values) / len(values),
+            median=float(median),
+            p95=float(p95),
+            max=float(values.max()),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -477,8 +477,8 @@ def test_the_command(backbone: Path, tmp_path: Path) -> None:
     assert found["test_texts_cut"] == found["texts"]["test"]
     assert "test texts are longer than max_tokens" in done.err
     assert (tmp_path / "votes" / "model.safetensors").is_file()
-    collect = ["tune", "prefer", "mine", "--data", tmp_path / "texts.csv", "--labels", "no,yes"]
-    collect += ["--votes", "no,yes", "--source", "votes", "--pairs", 300, "--db", tmp_path / "s.duckdb"]
+    collect = ["tune", "prefer", "mine", tmp_path / "c.yaml", "--source", "votes", "--pairs", 300]
+    collect += ["--db", tmp_path / "s.duckdb"]
     assert agenttts(*collect).code == 0
     again = {
         **config,
