@@ -52,7 +52,7 @@ class CostPerQuery:
         values = np.asarray(costs, dtype=float)
         median, p95 = np.quantile(values, (0.5, 0.95))
         return cls(
-            mean=math.fsum(values) / len(values),
+            mean=math.fsum(values.ravel()) / values.size,
             median=float(median),
             p95=float(p95),
             max=float(values.max()),
