@@ -76,7 +76,7 @@ def test_the_core_install_works_against_a_server(core: Path, server: ScriptedSer
     run(tmp_path, command, "check", "pipeline.yaml", "--no-requests")
     search = ("search", "pipeline.yaml", "--trials", "3", "--db", "run.duckdb", "--json")
     result = json.loads(run(tmp_path, command, *search).stdout)
-    assert len(result["trials"]) == 3 and result["cost"]["calls"] > 0
+    assert len(result["trials"]) >= 3 and result["cost"]["calls"] > 0
     assert result["cost"]["samples_drawn"] == sum(server.samples.values())
     run(tmp_path, command, "report", "run.duckdb", "--html", "report.html")
     assert "<html" in (tmp_path / "report.html").read_text()[:200]
