@@ -27,7 +27,7 @@ from agenttts.proposers.base import (
 )
 from agenttts.proposers.rules import InsightsProposer
 from agenttts.replay.arrays import Bank
-from agenttts.results.ranking import ranked, unfinished
+from agenttts.results.ranking import ranked, to_complete
 from agenttts.results.trials import TrialResult
 from agenttts.search.racing import is_losing, rungs
 from agenttts.settings import MAX_ERROR_RATE, SearchSettings
@@ -137,8 +137,10 @@ class SimulatedSearch:
     def complete(self) -> None:
         """Let the default and the trial that look best grow to all examples, as a confirmation does."""
         attempted = set[int]()
+        named = leader(self.proposer, self.view(self.step, 0))
         while len(attempted) < 2:
-            trial = next((t for t in unfinished(self.trials) if t.number not in attempted), None)
+            waiting = to_complete(self.trials, named)
+            trial = next((t for t in waiting if t.number not in attempted), None)
             if trial is None:
                 return
             attempted.add(trial.number)

@@ -79,6 +79,26 @@ def unfinished(trials: Sequence[TrialResult]) -> list[TrialResult]:
     return list(partial.values())
 
 
+def to_complete(trials: Sequence[TrialResult], named: Allocation | None) -> list[TrialResult]:
+    """Return the partial trials that a confirmation completes, so that they can win.
+
+    Args:
+        trials: The trials of the search itself.
+        named: The allocation that the proposer holds for the best; None: what looks best, as `unfinished`.
+
+    Returns:
+        At most two trials: the best-looking default, where an allocation is named only if no default is
+        complete, and the named or best-looking one.
+    """
+    looking_best = unfinished(trials)
+    if named is None:
+        return looking_best
+    of_named = [trial for trial in trials if trial.allocation == named and trial.status == "partial"]
+    if ranked([trial for trial in trials if trial.purpose == "baseline"]):
+        return of_named
+    return [trial for trial in looking_best if trial.purpose == "baseline"][:1] + of_named
+
+
 def leader(trials: Sequence[TrialResult]) -> TrialResult | None:
     """Return the trial that looks best, complete or partial, by paired differences on shared examples.
 

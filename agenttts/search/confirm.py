@@ -20,8 +20,7 @@ from agenttts.results.cost import cost_of
 from agenttts.results.fresh import SPLIT
 from agenttts.results.negotiated import load_negotiated
 from agenttts.results.outcome import Outcome
-from agenttts.results.ranking import ranked, unfinished
-from agenttts.results.trials import TrialResult
+from agenttts.results.ranking import ranked, to_complete
 from agenttts.search.adapt import adapt, test_of
 from agenttts.search.events import Note, PhaseStarted, RunStopped
 from agenttts.search.fresh import next_purchase
@@ -83,7 +82,7 @@ async def _complete(runtime: Step, step: int) -> str | None:
     work, attempted = runtime.context, set[int]()
     named = leader(work.proposer, work.view(step + 1))
     while len(attempted) < 2:
-        waiting = unfinished(work.trials) if named is None else _not_complete(work, named)
+        waiting = to_complete(work.trials, named)
         trial = next((t for t in waiting if t.number not in attempted), None)
         if trial is None:
             return None
@@ -94,15 +93,6 @@ async def _complete(runtime: Step, step: int) -> str | None:
         if isinstance(refusal, str):
             return refusal
     return None
-
-
-def _not_complete(work: SearchWork, named: Allocation) -> list[TrialResult]:
-    """The best-looking default where none is complete, and an allocation's trial, unless it is complete."""
-    defaults = [trial for trial in work.trials if trial.purpose == "baseline"]
-    needed = [trial for trial in work.trials if trial.allocation == named]
-    if not ranked(defaults):
-        needed = [t for t in unfinished(work.trials) if t.purpose == "baseline"][:1] + needed
-    return [trial for trial in needed if trial.status == "partial"]
 
 
 def _planned(work: SearchWork, step: int) -> Iterator[PlannedTrial]:
