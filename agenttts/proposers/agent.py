@@ -19,7 +19,7 @@ from agenttts.proposers import agent_view
 from agenttts.proposers.agent_answer import Answer, joined, read_answer
 from agenttts.proposers.agent_form import answer_schema, repair_message
 from agenttts.proposers.agent_names import ShuffledNames
-from agenttts.proposers.base import History, SearchView, Suggestion, Turn, seeds
+from agenttts.proposers.base import History, SearchView, Suggestion, Turn
 from agenttts.proposers.prior import Prior
 from agenttts.proposers.solver import SolverProposer
 from agenttts.proposers.texts import Message
@@ -27,7 +27,6 @@ from pipelines.allocation import Allocation
 
 _FIRST_TRIALS = 9  # the agent's share of so many trials runs before the defaults
 _MOST_FAILURES = 2  # after so many in a row the endpoint is not asked again
-_DEFAULT = "Baseline: one model at every stage, the budget shared equally."
 
 
 class AgentProposer:
@@ -83,19 +82,12 @@ class AgentProposer:
     def seeds(self, view: SearchView) -> Sequence[Suggestion]:
         """Return the LLM's first proposal, then in turn the solver's first suggestions and its further ones.
 
-        Where the solver names none these are the defaults, those that the LLM rates best first. Where the
-        solver tries them on a part of the examples, the LLM's are tried on that part too.
+        The LLM's are tried on the same part of the examples as the solver's.
 
         Args:
             view: What the proposer may know, before any trial.
         """
-        others = seeds(self._solver, replace(view, beliefs=self._prior.beliefs(view)))
-        if others is None:
-            defaults = view.space.defaults()
-            if self._prior:
-                defaults.sort(key=lambda a: -self._prior.expected(view.space, a))
-            others = [Suggestion(allocation, _DEFAULT, "default") for allocation in defaults]
-        others = [replace(s, proposer=s.proposer or self._solver.name) for s in others]
+        others = [replace(s, proposer=s.proposer or self._solver.name) for s in self._solver.seeds(view)]
         part = others[0].n_examples if others else None
         own = [replace(s, proposer=self.name, n_examples=part) for s in self._first]
         mixed = (s for pair in zip_longest(own, others) for s in pair if s is not None)
