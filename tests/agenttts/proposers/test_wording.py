@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from agenttts.proposers import wording
-from agenttts.results.trials import TrialResult
 from agenttts.space.space import SearchSpace
 from pipelines.allocation import Allocation, StageChoice
 from tests.agenttts.choosing import view_of
+from tests.agenttts.made_trials import made_trial
 from tests.agenttts.small_specs import small_spec
 
 SMALL, LARGE = StageChoice("small", 2), StageChoice("large", 2)
@@ -20,37 +21,16 @@ def lesson(
     before: tuple[StageChoice, StageChoice, float], after: tuple[StageChoice, StageChoice, float]
 ) -> str:
     """What is learnt from two trials, each two choices and a share of right answers."""
-    from dataclasses import replace
-
     view = view_of(SearchSpace(small_spec(), 40))
-    trials = []
-    for number, (first, second, share) in enumerate((before, after)):
-        scores = {f"e{i:03}": float(i < share * 200) for i in range(200)}
-        trials.append(
-            TrialResult(
-                number=number,
-                allocation=Allocation({"retrieve": first, "answer": second}),
-                purpose="search",
-                split="search",
-                proposer="solve",
-                reason="",
-                status="complete",
-                score=share,
-                scores=scores,
-                n_scored=200,
-                n_missing=0,
-                budget_units=1.0,
-                flops_per_query=None,
-                prompt_tokens=0,
-                generated_tokens=0,
-                cost_usd=None,
-                samples_drawn=0,
-                samples_reused=0,
-                calls=0,
-                stage_scores={},
-            )
+    trials = tuple(
+        made_trial(
+            number,
+            Allocation({"retrieve": first, "answer": second}),
+            {f"e{i:03}": float(i < share * 200) for i in range(200)},
         )
-    (only,) = wording.lessons(replace(view, trials=tuple(trials)))
+        for number, (first, second, share) in enumerate((before, after))
+    )
+    (only,) = wording.lessons(replace(view, trials=trials))
     assert only.trials == (0, 1) and "trial" not in only.text
     return only.text
 

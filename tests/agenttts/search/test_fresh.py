@@ -17,6 +17,7 @@ from agenttts.space.measure import Measure
 from agenttts.space.objective import Goal
 from pipelines.allocation import Allocation
 from pipelines.examples import Example
+from tests.agenttts.made_trials import made_trial
 from tests.agenttts.small_specs import small_spec, write_examples
 from tests.servers import ScriptedServer
 
@@ -36,27 +37,13 @@ def trial(
     allocation = Allocation(stages)
     ids = [f"e{i}" for i in range(100)] if split == "search" else [e.id for e in FRESH[first : first + 10]]
     scores = {e: float((i - start) % len(ids) < n_right) for i, e in enumerate(ids)}
-    return TrialResult(
-        number=number,
-        allocation=allocation,
+    return made_trial(
+        number,
+        allocation,
+        scores,
         purpose="search" if split == "search" else "confirm",
         split=split,
-        proposer="solve",
-        reason="",
-        status="complete",
-        score=sum(scores.values()) / len(scores),
-        scores=scores,
-        n_scored=len(scores),
-        n_missing=0,
         budget_units=MEASURE.planned(allocation),
-        flops_per_query=None,
-        prompt_tokens=0,
-        generated_tokens=0,
-        cost_usd=None,
-        samples_drawn=0,
-        samples_reused=0,
-        calls=0,
-        stage_scores={},
     )
 
 

@@ -34,6 +34,7 @@ from pipelines.dataset.splits import load_examples, seeded_order
 from pipelines.servers.patience import Patience
 from pipelines.spec.files import load_spec
 from tests.agenttts.growing import grown
+from tests.agenttts.made_trials import made_trial
 from tests.agenttts.small_specs import write_pipeline
 from tests.faults import ROOT
 from tests.servers import Request, ScriptedServer
@@ -200,28 +201,7 @@ def test_a_leader_is_told_by_paired_differences() -> None:
 
 
 def _trial(number: int, status: Any, scores: dict[str, float]) -> TrialResult:
-    return TrialResult(
-        number=number,
-        allocation=pair("small", number + 1, "small", 1),
-        purpose="search",
-        split="search",
-        proposer="test",
-        reason="",
-        status=status,
-        score=sum(scores.values()) / len(scores),
-        scores=scores,
-        n_scored=len(scores),
-        n_missing=0,
-        budget_units=1.0,
-        flops_per_query=None,
-        prompt_tokens=0,
-        generated_tokens=0,
-        cost_usd=None,
-        samples_drawn=0,
-        samples_reused=0,
-        calls=0,
-        stage_scores={},
-    )
+    return made_trial(number, pair("small", number + 1, "small", 1), scores, status=status)
 
 
 def test_a_trial_grows_to_more_or_not_at_all(recorded: Path, tmp_path: Path) -> None:
