@@ -7,8 +7,14 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import ScriptedServer
+
+# The same examples in every run; `pytest --hypothesis-profile random` looks for new ones.
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile("random")
+settings.load_profile("fixed")
 
 
 @pytest.fixture(autouse=True)

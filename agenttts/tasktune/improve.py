@@ -270,7 +270,7 @@ def improved_spec(
 
 def pipeline_text(spec: PipelineSpec) -> str:
     """The spec as YAML."""
-    return yaml_text(spec.model_dump(mode="json", exclude_defaults=True), width=110)
+    return yaml_text(spec.model_dump(mode="json", exclude_defaults=True))
 
 
 class _Searches:

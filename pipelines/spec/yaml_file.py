@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipelines.errors import SpecError
 
@@ -29,6 +30,18 @@ class _Constructor(SafeConstructor):
 
 for _kind in ("timestamp", "value"):
     _Constructor.add_constructor(f"{_TAG}{_kind}", SafeConstructor.construct_yaml_str)
+
+
+class _Representer(RoundTripRepresenter):
+    """Escapes the line breaks of Unicode, which a reader would take for the end of a line."""
+
+
+def _represent_text(representer: RoundTripRepresenter, text: str) -> ScalarNode:
+    style = '"' if any(c in text for c in "\x85\u2028\u2029") else None
+    return representer.represent_scalar(f"{_TAG}str", text, style=style)
+
+
+_Representer.add_representer(str, _represent_text)
 
 
 @dataclass
@@ -76,15 +89,15 @@ def read_yaml(file: Path) -> Document:
     return document
 
 
-def yaml_text(data: object, width: int = 100) -> str:
+def yaml_text(data: object) -> str:
     """Write plain data as a YAML document; mappings keep their order.
 
     Args:
         data: Mappings, lists and scalars.
-        width: Length at which lines are wrapped, in characters.
     """
     yaml = YAML()
-    yaml.width = width
+    yaml.Representer = _Representer
+    yaml.width = 1 << 20  # wrapping a quoted text adds a space to it
     stream = StringIO()
     yaml.dump(data, stream)
     return stream.getvalue()
