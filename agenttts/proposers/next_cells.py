@@ -14,7 +14,6 @@ from pipelines.allocation import Allocation
 
 _STEP, _SURE = 0.005, 0.9  # the search stops when the leader is so near to the best, with this probability
 _CONTENDERS, _DRAWS = 100, 400  # allocations that may be the best, and joint draws of their scores
-_GAIN = 0.0005  # the search stops when no allocation's remaining cells are expected to gain so much
 _HELPS = 0.0005  # examples: a saving or a gain of area counts while it is worth this many
 
 
@@ -46,14 +45,12 @@ def next_cells(
     elif view.frontier or goals.cheapest_of_quality(view, known) is not None:
         return _towards_goal(view, estimate, known, open_, evidence, unfinished)
     else:
-        purchase = purchases.best_purchase(view, estimate, leader, open_)
         is_short = view.goal.min_quality is not None  # of a required score: then there is no gain too small
         near = None if is_short else _near_best(view, estimate, leader, open_)
-        if purchase.gain >= (0.0 if is_short else _GAIN) and near is None:
+        if near is None:
+            purchase = purchases.best_purchase(view, estimate, leader, open_)
             return _bought(view, estimate, leader, purchase, planned)
-        enough = near or (
-            f"no further examples are expected to gain as much as {100 * _GAIN:.2g} points on {leader}"
-        )
+        enough = near
     if unfinished:
         return _completion(view, unfinished[0], evidence, enough)
     return enough

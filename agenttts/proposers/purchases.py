@@ -65,12 +65,10 @@ class Purchase:
     Attributes:
         allocation: The allocation whose cells they are.
         end: On how many examples it is scored with them.
-        gain: The largest gain that the remaining cells of an allocation are expected to bring, at any cost.
     """
 
     allocation: Allocation
     end: int
-    gain: float
 
 
 def best_purchase(
@@ -89,21 +87,17 @@ def best_purchase(
     order = np.argsort(-promises, kind="stable")[:_WEIGHED]
     rivals = [allocations[i] for i in order if allocations[i] != leader]
     if not rivals:
-        return Purchase(leader, view.n_examples, 0.0)
+        return Purchase(leader, view.n_examples)
     beside, prices = estimate.rivals(rivals, leader), prices[[i for i in order if allocations[i] != leader]]
     counts = np.array([estimate.evidence.counts.get(a, 0) for a in rivals])
-    rates, ends, gains = (
-        np.full(len(rivals), -1.0),
-        np.full(len(rivals), view.n_examples),
-        np.zeros(len(rivals)),
-    )
+    rates, ends = np.full(len(rivals), -1.0), np.full(len(rivals), view.n_examples)
     for end in steps(view.n_examples):
         gains = beside.gains(estimate.changes(rivals, leader, np.minimum(counts, end - 1), end))
         rate = gains / (np.maximum(end - counts, 1) * prices)
         better = (end > counts) & (rate > rates)
         rates, ends = np.where(better, rate, rates), np.where(better, end, ends)
     pick = int(np.argmax(rates))
-    return Purchase(rivals[pick], int(ends[pick]), float(gains.max()))
+    return Purchase(rivals[pick], int(ends[pick]))
 
 
 def next_step(count: int, n_examples: int) -> int:
