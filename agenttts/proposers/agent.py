@@ -127,6 +127,10 @@ class AgentProposer:
             finished=None if turn.suggestions or turn.rejected else others.finished,
         )
 
+    def leader(self, view: SearchView) -> Allocation | None:
+        """Return what the solver holds for the best, with the ratings as its prior."""
+        return self._solver.leader(replace(view, beliefs=self._prior.beliefs(view)))
+
     def finalists(self, view: SearchView) -> Sequence[Allocation]:
         """Return the solver's finalists."""
         return self._solver.finalists(view)

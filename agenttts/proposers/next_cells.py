@@ -34,26 +34,37 @@ def next_cells(
         estimate = Estimate(evidence.supposing(planned, [float(mean) for mean in means]))
     leader = leading(view, estimate)
     unfinished = [a for a in owed(view, evidence, estimate, leader) if a not in planned]
-    rest = sum(view.n_examples - evidence.counts[a] for a in unfinished)
-    first = purchases.steps(view.n_examples)[0]
-    if view.cells_left is not None and view.cells_left < rest + first and unfinished:
-        return _completion(view, unfinished[0], evidence, "before the cells are used up")
+    step = _wanted(view, candidates, estimate, leader, planned)
+    if unfinished and isinstance(step, str):
+        return _completion(view, unfinished[0], evidence, step)
+    if unfinished and not isinstance(step, str) and view.cells_left is not None:
+        rest = sum(view.n_examples - evidence.counts[a] for a in unfinished)
+        cells = (step.n_examples or view.n_examples) - evidence.counts.get(step.allocation, 0)
+        if step.allocation not in unfinished and view.cells_left < rest + cells:
+            return _completion(view, unfinished[0], evidence, "before the cells are used up")
+    return step
+
+
+def _wanted(
+    view: SearchView,
+    candidates: Sequence[Allocation],
+    estimate: Estimate,
+    leader: Allocation,
+    planned: Sequence[Allocation],
+) -> Suggestion | str:
+    """Suggest what is worth most, as long as there are cells; or return why nothing is."""
+    evidence = estimate.evidence
     open_ = [c for c in candidates if c not in evidence.settled and c not in view.tried and c not in planned]
     known = dict(evidence.settled) | {t.allocation: t.score or 0.0 for t in view.scored}
     if not open_:
-        enough = "every allocation of the space was tried, or is answered by samples paid for"
-    elif view.frontier or goals.cheapest_of_quality(view, known) is not None:
-        return _towards_goal(view, estimate, known, open_, evidence, unfinished)
-    else:
-        is_short = view.goal.min_quality is not None  # of a required score: then there is no gain too small
-        near = None if is_short else _near_best(view, estimate, leader, open_)
-        if near is None:
-            purchase = purchases.best_purchase(view, estimate, leader, open_)
-            return _bought(view, estimate, leader, purchase, planned)
-        enough = near
-    if unfinished:
-        return _completion(view, unfinished[0], evidence, enough)
-    return enough
+        return "every allocation of the space was tried, or is answered by samples paid for"
+    if view.frontier or goals.cheapest_of_quality(view, known) is not None:
+        return _towards_goal(view, estimate, known, open_)
+    if view.goal.min_quality is None:  # what falls short of a required score is never near enough
+        near = _near_best(view, estimate, leader, open_)
+        if near is not None:
+            return near
+    return _bought(view, estimate, leader, purchases.best_purchase(view, estimate, leader, open_), planned)
 
 
 def _bought(
@@ -82,8 +93,6 @@ def _towards_goal(
     estimate: Estimate,
     known: dict[Allocation, float],
     open_: Sequence[Allocation],
-    evidence: Evidence,
-    unfinished: Sequence[Allocation],
 ) -> Suggestion | str:
     """Suggest the next part of what saves most at the required quality, or raises the frontier most."""
     cheapest = goals.cheapest_of_quality(view, known)
@@ -93,10 +102,9 @@ def _towards_goal(
         gains, sought = goals.savings(view, estimate, cheapest, open_), f"cost less than {cheapest}"
     pick = int(np.argmax(gains))
     if gains[pick] * view.n_examples < _HELPS:
-        enough = f"no allocation that is not complete is expected to {sought}"
-        return _completion(view, unfinished[0], evidence, enough) if unfinished else enough
+        return f"no allocation that is not complete is expected to {sought}"
     (mean,), (std,) = estimate.predict([open_[pick]])
-    end = purchases.next_step(evidence.counts.get(open_[pick], 0), view.n_examples)
+    end = purchases.next_step(estimate.evidence.counts.get(open_[pick], 0), view.n_examples)
     return Suggestion(
         open_[pick],
         f"{open_[pick]}: expected {mean:.3f} ± {std:.3f}, {view.space.share_text(open_[pick])}, to {sought}.",

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from agenttts import search
+from agenttts import AgentSettings, search
+from agenttts.llm import AgentChat
+from agenttts.proposers.agent import AgentProposer
 from agenttts.proposers.agent_names import ShuffledNames
 from agenttts.proposers.agent_view import shown, turn_messages
-from agenttts.proposers.base import FailingExample, SearchView
+from agenttts.proposers.base import FailingExample, SearchView, leader
+from agenttts.proposers.solver import SolverProposer
 from agenttts.search.failing import failing_examples
 from agenttts.settings import SearchSettings
 from agenttts.space.space import SearchSpace
@@ -19,6 +22,7 @@ from datastore import Store
 from pipelines.dataset.splits import load_examples
 from pipelines.spec.files import load_spec
 from tests.agenttts.choosing import view_of, write_choosing
+from tests.agenttts.made_trials import made_trial
 from tests.agenttts.small_specs import small_spec
 
 
@@ -106,3 +110,17 @@ def test_shuffled_names_move_words_and_not_figures(view: SearchView) -> None:
         (other,) = (n for n, f in renamed["models"].items() if f["active_params"] == figures["active_params"])  # type: ignore[attr-defined]
         assert other != true and renamed["models"][other]["served_name"] == other  # type: ignore[index]
         assert names.true({"model": other}) == {"model": true}
+
+
+def test_its_leader_is_the_solvers(view: SearchView, tmp_path: Path) -> None:
+    """A trial on a part of the examples that is far better leads one that is complete, as for the solver."""
+    good, poor = view.space.defaults()[:2]
+    trials = (
+        made_trial(0, poor, {str(i): 0.0 for i in range(10)}),
+        made_trial(1, good, {str(i): 1.0 for i in range(8)}, status="partial"),
+    )
+    view = replace(view, trials=trials)
+    settings = AgentSettings(base_url="http://127.0.0.1:9/v1", model="planner", api_key="k")
+    with Store.open(tmp_path / "bank.duckdb") as store:
+        agent = AgentProposer(AgentChat(settings, store=store, run_id=None, gate=None))
+        assert leader(agent, view) == leader(SolverProposer(), view) == good
