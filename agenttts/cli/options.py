@@ -110,7 +110,10 @@ AgentKeyEnv = Annotated[
 ]
 AgentTimeout = Annotated[
     float | None,
-    typer.Option("--agent-timeout", help="Seconds for an answer, 120; else AGENTTTS_AGENT_TIMEOUT."),
+    typer.Option(
+        "--agent-timeout",
+        help="Seconds for an answer, beside 0.05 for each of its tokens: 120; else AGENTTTS_AGENT_TIMEOUT.",
+    ),
 ]
 AgentMaxTokens = Annotated[
     int | None,

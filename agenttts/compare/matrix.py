@@ -2,7 +2,7 @@
 
 Other selectors publish such grids. A configuration is written `planner=large + solver=small`. A table is
 wide, with a row for each configuration and a column for each example, or long:
-`configuration,example,score,cost`.
+`configuration,example,score,cost`. Scores are from 0 to 1, costs in US dollars; an empty cell is missing.
 """
 
 from __future__ import annotations
@@ -61,17 +61,24 @@ def read_matrix(scores: Path, costs: Path | None = None) -> Matrix:
 
     Raises:
         UserError: A file can't be read, a configuration is not written as above or occurs twice, some
-            have other stages, or a value is not a finite number.
+            have other stages, a value is not a finite number, a score is above 1, or one has no cost where
+            others have.
     """
     score_cells, cost_cells = _read(scores)
     if costs is not None:
         if cost_cells:
             raise UserError(f"{scores}: the table has costs of its own; leave --matrix-cost out")
         cost_cells, _ = _read(costs)
-    by_score = _values(score_cells, "a score")
-    by_cost = _values(cost_cells, "a cost in US dollars")
+    by_score = _values(score_cells, "a score is a number from 0 to 1", 1.0)
+    by_cost = _values(cost_cells, "a cost in US dollars is a number of at least 0", math.inf)
     if not by_score:
         raise UserError(f"{scores}: a table has at least one score, got none")
+    free = next((key for key in by_score if cost_cells and key not in by_cost), None)
+    if free is not None:
+        raise UserError(
+            f"{costs or scores}: every cell that has a score has a cost, got none for {free[0]!r}, example "
+            f"{free[1]!r}"
+        )
     stages: dict[str, dict[str, int]] = {}
     places: dict[str, tuple[int, ...]] = {}
     for cell in score_cells:
@@ -117,7 +124,7 @@ def _read(path: Path) -> tuple[list[_Cell], list[_Cell]]:
         rows = [[str(value) for value in line] for line in lines]
     else:
         try:
-            with path.open(encoding="utf-8", newline="") as file:
+            with path.open(encoding="utf-8-sig", newline="") as file:
                 rows = list(csv.reader(file))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path}: a table is a CSV or Parquet file: {error}") from None
@@ -125,6 +132,8 @@ def _read(path: Path) -> tuple[list[_Cell], list[_Cell]]:
         raise UserError(f"{path}: a table has a header and at least one row, got {len(rows)} rows")
     header = rows[0]
     if tuple(header[:3]) == _LONG:
+        if header[3:] not in ([], ["cost"]):
+            raise UserError(f"{path}: after the score comes cost, or nothing, got {', '.join(header[3:])}")
         columns = [_column(path, rows, i) for i in (2, 3) if i < len(header)]
         return columns[0], columns[1] if len(columns) > 1 else []
     if path.suffix == ".parquet":
@@ -157,7 +166,7 @@ def _column(path: Path, rows: Sequence[Sequence[str]], column: int) -> list[_Cel
     return cells
 
 
-def _values(cells: Sequence[_Cell], what: str) -> dict[tuple[str, str], float]:
+def _values(cells: Sequence[_Cell], law: str, most: float) -> dict[tuple[str, str], float]:
     values: dict[tuple[str, str], float] = {}
     seen = set[tuple[str, str]]()
     for cell in cells:
@@ -171,8 +180,8 @@ def _values(cells: Sequence[_Cell], what: str) -> dict[tuple[str, str], float]:
             value = float(cell.text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or value < 0:
-            raise UserError(f"{cell.place}: {what} is a number of at least 0, or empty, got {cell.text!r}")
+        if not math.isfinite(value) or not 0 <= value <= most:
+            raise UserError(f"{cell.place}: {law}, or empty, got {cell.text!r}")
         values[key] = value
     return values
 

@@ -436,7 +436,7 @@ def _moments(
             best_by_enumeration=landscape.exact,
             regret=landscape.best - (score or 0.0),
             flops=moment.flops,
-            trials_worth=moment.flops / worth,
+            trials_worth=moment.flops / worth if worth else moment.cells / search.n_examples,
             seconds=moment.seconds,
             agent_tokens=moment.agent_tokens,
         )

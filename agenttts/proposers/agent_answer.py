@@ -124,9 +124,9 @@ def _ratings(data: object, space: SearchSpace) -> Prior:
         for option in options:
             rating = of_stage.get(str(option)) if isinstance(of_stage, Mapping) else None
             shares = [rating.get(name) for name in ("one", "most")] if isinstance(rating, Mapping) else []
-            numbers = [float(s) for s in shares if isinstance(s, int | float) and math.isfinite(s)]
+            numbers = [s for s in shares if isinstance(s, int | float) and s == s and abs(s) != math.inf]
             if len(numbers) == 2:
-                one, most = (min(1.0, max(0.0, number)) for number in numbers)
+                one, most = (float(min(1, max(0, number))) for number in numbers)
                 ratings.setdefault(stage, {})[option] = Rating(one, most)
     return Prior(ratings)
 

@@ -2,9 +2,9 @@
 
 A cell is one example with one allocation. Seeds are scored on a first part of the examples; what they and the
 bank say enters the Gaussian process of `gp`. Then the allocation with the largest expected gain over the
-leader, for its cost, is scored on a further part, until the leader is within a step of the best with 90 %, or
-no further cells are expected to gain anything. The leader and the best default are scored on all examples
-before the cells are used up.
+leader, for its cost, is scored on a further part, until the leader is within half a point, or one example,
+of the best with 90 %, or the cells are used up. First the leader and the best default are scored on all
+examples.
 """
 
 from __future__ import annotations

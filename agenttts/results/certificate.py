@@ -72,8 +72,10 @@ def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
         yield from _policy_sentences(outcome, outcome.adaptive)
     n_failed = sum(trial.status == "failed" for trial in outcome.trials)
     if n_failed:
-        which = "1 further trial has" if n_failed == 1 else f"{n_failed} further trials have"
-        yield f"{which} failed, and count as no allocation tried."
+        which = "1 further trial has failed, and counts"
+        if n_failed > 1:
+            which = f"{n_failed} further trials have failed, and count"
+        yield f"{which} as no allocation tried."
     n_missing = sum(trial.n_missing for trial in outcome.trials if trial.status != "failed")
     if n_missing:
         yield (

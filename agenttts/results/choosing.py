@@ -122,13 +122,13 @@ class Choice:
         if self.board is None or self.winner is None or self.rule.goal.min_quality is not None:
             return None
         best = self.candidates[self.winner]
-        for index in sorted(range(len(self.candidates)), key=lambda i: self.rule.burden(self.candidates[i])):
-            trial = self.candidates[index]
-            if trial.budget_units >= best.budget_units:
-                return None
-            bound = self.board.shortfall_bound(index, self.winner)
+        cheaper = [i for i, t in enumerate(self.candidates) if t.budget_units < best.budget_units]
+        cheaper.sort(key=lambda i: self.rule.burden(self.candidates[i]))
+        bounds = self.board.shortfall_bounds(cheaper, self.winner)
+        for index, bound in zip(cheaper, bounds, strict=True):
             if bound > -self.rule.margin:
                 mean, _, count = self.board.paired(index, self.winner)
+                trial = self.candidates[index]
                 return Recommendation(trial=trial, difference=mean, bound=bound, n=count)
         return None
 

@@ -30,11 +30,10 @@ HIDDEN = 1.35
 """The luck of a search's choice over that of one among its trials, since scores proposed them."""
 UNSURE = 0.5
 """The standard deviation of that luck between searches, as a share of it."""
-PAIR_LUCK = 1.2
-"""By how many standard errors the best is expected to be too far ahead of any one other trial."""
 LEVEL = 0.95
 REQUIRED_LEVEL = 0.9
 """The one-sided level at which a score must be shown to reach a required one."""
+_SCORES, _DIFFERENCES = (0.0, 0.0, 1.0, 1.0), (-1.0, 1.0)  # what is added to few scores, or differences
 _NORMAL = NormalDist()
 
 
@@ -158,16 +157,6 @@ class Scoreboard:
             return 0.0
         return max(0.0, float(self._noise[:, self._of_default].max(axis=1).mean()))
 
-    @cached_property
-    def luck_over_default(self) -> float:
-        """The expected amount by which luck raises the best score over that of the best default."""
-        if self._of_default.all() or not self._of_default.any():
-            return 0.0
-        best = self._noise.max(axis=1)
-        default = self._noise[:, self._of_default].max(axis=1)
-        apart = best > default + 1e-12
-        return HIDDEN * float((best - default)[apart].mean()) if apart.any() else 0.0
-
     def claim(self, trial: int, *, of_defaults: bool = False) -> Interval:
         """Return the score of a trial that was chosen, corrected for the choice, with its 95 % interval.
 
@@ -178,15 +167,14 @@ class Scoreboard:
         values = self.scores[trial]
         luck = self.luck_of_default if of_defaults else self.luck
         mean, std, count = self._corrected(values, luck)
-        if std == 0.0:
-            plain = mean_interval(
-                [float(v) for v in values[~np.isnan(values)]], stream_rng(self.seed, Stream.SELECTION)
-            )
-            assert plain is not None
-            return plain
         half = _NORMAL.inv_cdf((1 + LEVEL) / 2) * std
-        mean = min(max(mean, 0.0), 1.0)
-        return Interval(mean=mean, low=max(0.0, mean - half), high=min(1.0, mean + half), n=count)
+        low, high, present = mean - half, mean + half, _present(values)
+        if np.ptp(present) == 0.0:  # a normal distribution knows nothing of such scores: exact limits
+            plain = mean_interval(present.tolist(), stream_rng(self.seed, Stream.SELECTION))
+            assert plain is not None
+            low, high = min(low, plain.low + mean - plain.mean), max(high, plain.high + mean - plain.mean)
+        mean, low, high = (min(max(value, 0.0), 1.0) for value in (mean, low, high))
+        return Interval(mean=mean, low=low, high=high, n=count)
 
     def difference(self, trial: int, default: int) -> Difference:
         """Return a chosen trial's score minus the best default's, paired, corrected for both choices.
@@ -198,7 +186,7 @@ class Scoreboard:
         values = self.scores[trial] - self.scores[default]
         if trial == default:
             return Difference(mean=0.0, low=0.0, high=0.0, n=int(self.known[trial].sum()))
-        mean, std, count = self._corrected(values, self.luck_over_default)
+        mean, std, count = self._corrected(values, self.luck - self.luck_of_default, _DIFFERENCES)
         half = _NORMAL.inv_cdf((1 + LEVEL) / 2) * std
         return Difference(mean=mean, low=max(-1.0, mean - half), high=min(1.0, mean + half), n=count)
 
@@ -210,9 +198,10 @@ class Scoreboard:
             level: The level of the bound.
         """
         mean, std, count = self._corrected(self.scores[trial], self.luck)
-        if std == 0.0:  # all scores are the same
-            return mean * (1 - level) ** (1 / max(count, 1)) if mean > 0 else 0.0
-        return mean - _NORMAL.inv_cdf(level) * std
+        low, present = mean - _NORMAL.inv_cdf(level) * std, _present(self.scores[trial])
+        if np.ptp(present) == 0.0:  # the exact limit for as many successes as examples
+            low = min(low, mean - present[0] * (1 - (1 - level) ** (1 / count)))
+        return low
 
     def bound_after(self, trial: int, n_more: int, level: float = REQUIRED_LEVEL) -> float:
         """Return the lower bound to expect once a trial is scored on more fresh examples, as high as so far.
@@ -222,10 +211,10 @@ class Scoreboard:
             n_more: The number of further fresh examples.
             level: The level of the bound.
         """
-        mean, std, count = self._corrected(self.scores[trial], self.luck)
-        variance = float(np.nanvar(self.scores[trial], ddof=1)) if count > 1 else 0.0
-        if std == 0.0 or variance == 0.0 or not n_more:
+        mean, std, _ = self._corrected(self.scores[trial], self.luck)
+        if not n_more:
             return self.lower_bound(trial, level)
+        variance = _variance(_present(self.scores[trial]), _SCORES)
         return mean - _NORMAL.inv_cdf(level) / math.sqrt(1 / std**2 + n_more / variance)
 
     def paired(self, first: int, second: int) -> tuple[float, float, int]:
@@ -244,36 +233,48 @@ class Scoreboard:
             return 0.0, 1.0, 0
         return float(values.mean()), float(values.std(ddof=1)) if count > 1 else 1.0, count
 
-    def shortfall_bound(self, cheaper: int, best: int) -> float:
-        """Return the one-sided 95 % lower bound of a cheaper trial's score minus the best one's, paired.
+    def shortfall_bounds(self, cheaper: Sequence[int], best: int) -> list[float]:
+        """Return the one-sided 95 % lower bounds of cheaper trials' scores minus the best one's, paired.
 
-        The best one is ahead by luck, for which the bound is raised: what is claimed by it is false in 1 to
-        3 % of simulated searches.
+        They hold for all of them together (Bonferroni), where those that are far behind do not count: by more
+        than sqrt(2 ln ln n) standard errors (Hansen, A Test for Superior Predictive Ability, 2005). That the
+        best one is ahead by luck is not taken off, so the bounds err on the side of the best.
 
         Args:
-            cheaper: The index of the cheaper trial.
+            cheaper: The indices of the cheaper trials.
             best: The index of the best.
         """
-        mean, std, count = self.paired(cheaper, best)
-        error = math.hypot(std / math.sqrt(max(count, 1)), 1 / max(count, 1))  # one example may be off by 1
-        return mean - (_NORMAL.inv_cdf(LEVEL) - PAIR_LUCK) * error
+        means, errors = [], []
+        for index in cheaper:
+            values = _present(self.scores[index] - self.scores[best])
+            count = max(len(values), 1)
+            means.append(float(values.mean()) if len(values) else 0.0)
+            errors.append(math.sqrt(_variance(values, _DIFFERENCES) / count))
+        far = math.sqrt(2 * math.log(math.log(max(self.scores.shape[1], 16))))
+        n_near = sum(mean > -far * error for mean, error in zip(means, errors, strict=True))
+        quantile = _NORMAL.inv_cdf(1 - (1 - LEVEL) / max(n_near, 1))
+        return [mean - quantile * error for mean, error in zip(means, errors, strict=True)]
 
-    def _corrected(self, values: _Floats, luck: float) -> tuple[float, float, int]:
+    def _corrected(
+        self, values: _Floats, luck: float, further: Sequence[float] = _SCORES
+    ) -> tuple[float, float, int]:
         """Weigh the search's examples, less the luck, and the fresh ones: mean, its deviation, count."""
         search, fresh = _present(values[~self.fresh]), _present(values[self.fresh])
-        variance = (
-            float(np.var(np.concatenate([search, fresh]), ddof=1)) if len(search) + len(fresh) > 1 else 0.0
-        )
+        variance = _variance(_present(values), further)
         parts = []
         if len(search):
             parts.append((float(search.mean()) - luck, variance / len(search) + (UNSURE * luck) ** 2))
         if len(fresh):
             parts.append((float(fresh.mean()), variance / len(fresh)))
-        if variance == 0.0:
-            return float(np.concatenate([search, fresh]).mean()), 0.0, len(search) + len(fresh)
         precision = sum(1 / v for _, v in parts)
         mean = sum(m / v for m, v in parts) / precision
         return mean, math.sqrt(1 / precision), len(search) + len(fresh)
+
+
+def _variance(values: _Floats, further: Sequence[float]) -> float:
+    """The variance of values, and at least what it is with further ones: few that are alike prove little."""
+    own = float(values.var(ddof=1)) if len(values) > 1 else 0.0
+    return max(own, float(np.concatenate([values, further]).var()))
 
 
 def _present(values: _Floats) -> _Floats:

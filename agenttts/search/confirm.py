@@ -54,6 +54,7 @@ async def confirm(state: SearchState, runtime: Step) -> SearchState:
     refusal = await _complete(runtime, state["step"])
     if refusal is not None:
         ended = ended or refusal
+    work.reserve()  # for what could not be tested before
     for planned in _planned(work, state["step"]):
         trial, refusal = await run_trial(runtime, planned)
         work.extra.append(trial)

@@ -44,6 +44,23 @@ class Spending:
             tokens=self.tokens - other.tokens, flops=self.flops - other.flops, usd=self.usd - other.usd
         )
 
+    def within(self, limits: SearchLimits, share: float) -> Spending:
+        """Return the amount, but of each limit no more than a share.
+
+        Args:
+            limits: The limits.
+            share: The share of each.
+        """
+        tokens, flops, usd = (
+            amount if cap is None else min(amount, share * cap)
+            for amount, cap in (
+                (self.tokens, limits.tokens),
+                (self.flops, limits.flops),
+                (self.usd, limits.usd),
+            )
+        )
+        return Spending(tokens=int(tokens), flops=flops, usd=usd)
+
     def over(self, limits: SearchLimits) -> str | None:
         """Return the name of the first limit that this amount exceeds; None when it exceeds none."""
         for name in ("tokens", "flops", "usd"):

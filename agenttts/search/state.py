@@ -17,7 +17,7 @@ from agenttts.replay.bank import BankOutcomes
 from agenttts.results.adaptive import AdaptivePolicy
 from agenttts.results.choosing import Choice, Rule, choose
 from agenttts.results.meter import SampleMeter
-from agenttts.results.ranking import unfinished
+from agenttts.results.ranking import leader, ranked, unfinished
 from agenttts.results.trials import TrialResult
 from agenttts.search.approval import Approve
 from agenttts.search.drafts import Draft
@@ -198,21 +198,27 @@ class SearchWork:
     def limit_reached(self) -> str | None:
         """Return the limit that the search has reached, in words; None while it may go on.
 
-        The expected cost of the end is reserved out of the limits: of the test phase, and of completing the
-        partial trials that look best.
+        The expected cost of the end is reserved out of the limits: of the test phase, but no more than half
+        of each limit, and of completing the partial trials that look best, but no more than a quarter.
         """
-        self.reserve(sum(len(self.examples) - trial.n_run for trial in unfinished(self.trials)))
+        n_further = sum(len(self.examples) - trial.n_run for trial in unfinished(self.trials))
+        self._reserve((self._n_tests * len(self.splits.test), 1 / 2), (n_further, 1 / 4))
         return self.ledger.reached(self._n_cells / len(self.examples))
 
-    def reserve(self, n_further: int = 0) -> None:
-        """Set the expected cost of the test phase aside, out of the limits.
+    def reserve(self) -> None:
+        """Set the expected cost of the test phase aside, but no more than half of each limit.
 
-        Args:
-            n_further: The number of further examples that are to be run before it.
+        Where no trial is complete, nothing is set aside: without one there is nothing to test.
         """
-        n_examples = n_further + self._n_tests * len(self.splits.test)
-        self.ledger.reserve_for_end = self._cost_of(n_examples)
-        self.ledger.reserve_minutes = self._minutes_of(n_examples)
+        n_examples = self._n_tests * len(self.splits.test) if ranked(self.trials) else 0
+        self._reserve((n_examples, 1 / 2))
+
+    def _reserve(self, *parts: tuple[int, float]) -> None:
+        """Set aside what numbers of examples may cost, of each limit no more than the share beside them."""
+        ledger, minutes = self.ledger, self.settings.limits.minutes or 0.0
+        costs = [self._cost_of(n).within(ledger.limits, share) for n, share in parts]
+        ledger.reserve_for_end = sum(costs, Spending())
+        ledger.reserve_minutes = sum(min(self._minutes_of(n), share * minutes) for n, share in parts)
 
     def spend_reserve(self) -> None:
         """Allow what was set aside to be spent."""
@@ -225,12 +231,13 @@ class SearchWork:
         return 5 if self.settings.seeks_policy else 3 if self.settings.goal.min_quality is None else 2
 
     def _cost_of(self, n_examples: int) -> Spending:
-        """Return what examples may cost at the end: each as much as in the dearest trial so far."""
+        """Return what examples may cost at the end: each as in the leader or the best default, the dearer."""
         limits = self.settings.limits
         if self.settings.replay or (limits.tokens is None and limits.flops is None and limits.usd is None):
             return Spending()
         times = 1.1 * n_examples  # a tenth for prompts that differ
-        run = [trial for trial in self.trials if trial.n_run]
+        defaults = [trial for trial in self.trials if trial.purpose == "baseline"]
+        run = [trial for trial in (leader(defaults), leader(self.trials)) if trial is not None]
         tokens = max(((t.prompt_tokens + t.generated_tokens) / t.n_run for t in run), default=0.0)
         flops = max((t.flops_per_query or 0.0 for t in run), default=0.0)
         usd = max(((t.cost_usd or 0.0) / t.n_run for t in run), default=0.0)

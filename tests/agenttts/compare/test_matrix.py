@@ -62,13 +62,16 @@ def test_wide_and_long_tables_are_the_same(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("combo,a\nplanner=x + solver=y,2,3\n", "row 2 has a value for each of the 2 columns, got 3"),
-        ("combo,a\nplanner=x + solver=y,high\n", "row 2, column 'a': a score is a number of at least 0"),
+        ("combo,a\nplanner=x + solver=y,high\n", "row 2, column 'a': a score is a number from 0 to 1"),
         ("combo,a\nplanner=x + solver=y,-1\n", "or empty, got '-1'"),
         ("combo,a\nplanner,1\n", "row 2, column 'a': a configuration is stage=option + stage=option"),
         ("combo,a\np=x + s=y,1\np=x,1\n", "row 3, column 'a': every configuration names the stages p, s"),
         ("combo,a\np=x,1\np=x,1\n", "one value for each example"),
         ("combo,a\n", "a header and at least one row"),
         ("combo,a\np=x,\n", "at least one score"),
+        ("combo,a\np=x,80\n", "from 0 to 1, or empty, got '80'"),
+        ("configuration,example,score,tokens\np=x,a,1,9\n", "after the score comes cost, or nothing"),
+        ("configuration,example,score,cost\np=x,a,1,9\np=y,a,1,\n", "has a cost, got none for 'p=y'"),
         ("configuration,example,score\np=x,a,?\n", "row 2, column 'score': a score is a number"),
     ],
 )
@@ -78,6 +81,13 @@ def test_errors_name_file_row_column_and_rule(text: str, said: str, tmp_path: Pa
     with pytest.raises(UserError) as caught:
         read_matrix(file)
     assert said in str(caught.value) and str(file) in str(caught.value)
+
+
+def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    """The mark of UTF-8 before the header of a long table is no part of it."""
+    file = tmp_path / "scores.csv"
+    file.write_text("configuration,example,score\np=x,a,1\n", encoding="utf-8-sig")
+    assert read_matrix(file).examples == ("a",)
 
 
 def test_a_table_is_a_landscape_that_costs_what_it_says(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from agenttts import AgentSettings, search
 from agenttts.llm import AgentChat
 from agenttts.proposers.agent import AgentProposer
+from agenttts.proposers.agent_answer import read_answer
 from agenttts.proposers.agent_names import ShuffledNames
 from agenttts.proposers.agent_view import shown, turn_messages
 from agenttts.proposers.base import FailingExample, SearchView, leader
@@ -124,3 +125,14 @@ def test_its_leader_is_the_solvers(view: SearchView, tmp_path: Path) -> None:
     with Store.open(tmp_path / "bank.duckdb") as store:
         agent = AgentProposer(AgentChat(settings, store=store, run_id=None, gate=None))
         assert leader(agent, view) == leader(SolverProposer(), view) == good
+
+
+@pytest.mark.parametrize("share", ["1" + "0" * 400, "1e999", "NaN", "true", "-3"])
+def test_a_rating_that_is_no_share_raises_nothing(share: str, view: SearchView) -> None:
+    """A number of any size is moved into 0 to 1, what is none is left out, and nothing else is lost."""
+    stage, (option, *_) = next(iter(view.space.options.items()))
+    rated = f'"{stage}": {{"{option}": {{"one": {share}, "most": 1}}}}'
+    answer = read_answer(f'{{"proposals": [], "ratings": {{{rated}}}}}', view, 1)
+    given = answer.ratings.ratings.get(stage, {}).values()
+    assert all(0 <= rating.one <= rating.most == 1 for rating in given)
+    assert bool(given) == (share not in ("1e999", "NaN"))

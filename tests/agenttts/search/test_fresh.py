@@ -172,3 +172,19 @@ def test_what_the_test_may_cost_is_not_spent_on_fresh_examples(
     assert tests and all(t.status == "complete" and t.n_scored == 12 for t in tests)
     assert sum(t.n_scored for t in cut.confirmation if t.split == "fresh") < whole.outcome.fresh.n_scores
     assert cut.cost.prompt_tokens + cut.cost.generated_tokens <= tokens - on_fresh
+
+
+def test_a_test_split_that_a_limit_can_not_pay_leaves_the_search_its_half(
+    tmp_path: Path, server: ScriptedServer
+) -> None:
+    """Where the test would cost ten times the limit there is a winner all the same, tested on a part."""
+    common: dict[str, Any] = {"proposer": "insights", "preflight": False, "policy": "fixed"}
+    write_examples(tmp_path, n_search=24, n_test=1)
+    spec = small_spec(base_url=server.base_url).model_copy(update={"root": tmp_path})
+    short = search(spec, trials=2, db=tmp_path / "short.duckdb", **common)
+    write_examples(tmp_path, n_search=24, n_test=600)
+    tokens = 3 * (short.cost.prompt_tokens + short.cost.generated_tokens)
+    limits = SearchLimits(trials=2, tokens=tokens)
+    cut = search(spec, limits=limits, db=tmp_path / "cut.duckdb", **common)
+    assert cut.best is not None and [t.status for t in cut.trials] == ["complete"] * 2
+    assert cut.best.test_score is not None and "of 600 examples; a limit cut the rest" in cut.certificate
