@@ -61,7 +61,7 @@ def print_placement(placement: Placement) -> None:
         table.add_row(Text(", ".join(one.need.hosted.models)), *_figures(one))
     out().print(table)
     taken = [
-        f"{gpu.device}: {sum(one.share for one in placement.servers if gpu in one.gpus):.0%} "
+        f"{name_of(gpu)}: {sum(one.share for one in placement.servers if gpu in one.gpus):.0%} "
         f"of {gpu.memory_bytes / GB:.0f} GB"
         for gpu in placement.gpus
     ]
@@ -72,12 +72,21 @@ def print_placement(placement: Placement) -> None:
     )
 
 
+def name_of(gpu: Gpu) -> str:
+    """Return a GPU as tables name it: with its machine, in a cluster.
+
+    Args:
+        gpu: The GPU.
+    """
+    return f"{gpu.node[:8]}:{gpu.device}" if gpu.node else gpu.device
+
+
 def _figures(one: Placed) -> tuple[str, ...]:
     from agenttts.serving.machine import GB
 
     about = "≈" if one.need.size.is_estimated else ""
     return (
-        ",".join(gpu.device for gpu in one.gpus),
+        name_of(one.gpus[0]) + "".join(f",{gpu.device}" for gpu in one.gpus[1:]),
         f"{one.share:.3f}",
         f"{about}{one.planned.weights / GB:.1f}",
         f"{one.cache_bytes / GB:.1f}",

@@ -14,6 +14,7 @@ import typer
 
 import agenttts
 import pipelines
+from agenttts.cli.clustered import ClusterSettings, serve_on_cluster
 from agenttts.cli.options import DEFAULT_DB, Db, Json, Spec, print_json, say, talk
 from agenttts.cli.placed import Concurrency, Gpus, gpus_of, print_placement
 from agenttts.errors import UserError
@@ -44,6 +45,18 @@ def serve(
     device: Annotated[str, typer.Option("--device", help="auto, cpu or gpu.")] = "auto",
     gpus: Gpus = None,
     concurrency: Concurrency = CONCURRENCY,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            help="Serve on the Ray cluster at HOST:PORT, auto for this machine's; --gpus are then those of "
+            "each machine.",
+            show_default=False,
+        ),
+    ] = None,
+    replicas: Annotated[
+        int, typer.Option("--replicas", min=1, help="Servers for each model, with --cluster.")
+    ] = 1,
     log_dir: Annotated[Path | None, typer.Option("--log-dir", help="Where the servers' logs go.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for all of them to become healthy.")] = 900.0,
     json: Json = False,
@@ -59,6 +72,16 @@ def serve(
 
     loaded = pipelines.load_spec(spec)
     names = only or (None if run is None else _needed(loaded, db, run))
+    if cluster is not None:
+        settings = ClusterSettings(
+            address=cluster, gpus=gpus_of(gpus), n_replicas=replicas, n_sequences=concurrency
+        )
+        serve_on_cluster(
+            loaded, names, settings, dry_run=dry_run, json=json, log_dir=log_dir, timeout_s=timeout
+        )
+        return
+    if replicas > 1:
+        raise UserError("--replicas needs --cluster: on one machine each model has one server")
     planned = planned_servers(
         loaded, names, device=_device(device), gpus=gpus_of(gpus), n_sequences=concurrency
     )

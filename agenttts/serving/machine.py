@@ -32,11 +32,13 @@ class Gpu:
         device: What CUDA_VISIBLE_DEVICES names it: its number in nvidia-smi, or its UUID.
         memory_bytes: Its memory.
         free_bytes: What nobody uses of it now.
+        node: The machine of a cluster that it is in; empty for one machine.
     """
 
     device: str
     memory_bytes: float
     free_bytes: float
+    node: str = ""
 
 
 def parse_gpus(text: str) -> tuple[Gpu, ...]:

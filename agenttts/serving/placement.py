@@ -1,8 +1,9 @@
 """Which GPUs each server gets: first-fit-decreasing over the GPUs of a machine.
 
 The largest server is seated first. It is split over as few GPUs as have room for it: powers of two that
-divide its heads, of GPUs of one size. A first try takes the emptiest GPUs, so that none is idle; where that
-leaves a later server without room, the next takes the first GPUs that fit, which packs them. What no try
+divide its heads, of GPUs of one size. A first try takes the emptiest GPUs, so that none is idle, of a machine
+that has no replica of the model yet; where that leaves a later server without room, the next takes the first
+GPUs that fit, which packs them. What no try
 seats is tried again with room for half as many sequences at once, down to one of the full context. Memory
 that remains goes to the KV caches.
 """
@@ -10,7 +11,7 @@ that remains goes to the KV caches.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agenttts.serving.defaults import CONCURRENCY
@@ -54,8 +55,9 @@ class Placed:
         return max(0.0, self.share * self.gpus[0].memory_bytes - self.planned.weights - self.planned.own)
 
     def to_dict(self) -> dict[str, object]:
-        """Return the seat as JSON-able data, sizes in GB on each GPU."""
+        """Return the seat as JSON-able data, sizes in GB on each GPU; the node is a cluster's."""
         return {
+            "node": self.gpus[0].node or None,
             "gpus": [gpu.device for gpu in self.gpus],
             "tensor_parallel_size": len(self.gpus),
             "gpu_memory_utilization": self.share,
@@ -124,14 +126,16 @@ def _seated(
     needs: Sequence[Need], gpus: Sequence[Gpu], n_sequences: int, *, spread: bool
 ) -> list[Placed] | None:
     """Seat the servers with what they need at least; None when one finds no room."""
-    room = {gpu.device: usable_bytes(gpu) + CONTEXT_BYTES for gpu in gpus}
+    room = {gpu: usable_bytes(gpu) + CONTEXT_BYTES for gpu in gpus}
     seated: list[Placed] = []
     for need in sorted(needs, key=lambda need: -_size(need, gpus, n_sequences)):
-        placed = _first_fit(need, gpus, room, n_sequences, spread=spread)
+        twins = [gpu.node for one in seated if one.need is need for gpu in one.gpus]
+        order = sorted(gpus, key=lambda gpu: (twins.count(gpu.node), -room[gpu])) if spread else gpus
+        placed = _first_fit(need, order, room, n_sequences)
         if placed is None:
             return None
         for gpu in placed.gpus:
-            room[gpu.device] -= placed.planned.total + CONTEXT_BYTES
+            room[gpu] -= placed.planned.total + CONTEXT_BYTES
         seated.append(placed)
     return seated
 
@@ -141,17 +145,16 @@ def _size(need: Need, gpus: Sequence[Gpu], n_sequences: int) -> float:
 
 
 def _first_fit(
-    need: Need, gpus: Sequence[Gpu], room: dict[str, float], n_sequences: int, *, spread: bool
+    need: Need, order: Sequence[Gpu], room: Mapping[Gpu, float], n_sequences: int
 ) -> Placed | None:
-    """The server on the fewest GPUs that have room; of these the emptiest, or else the first."""
-    order = sorted(gpus, key=lambda gpu: -room[gpu.device]) if spread else list(gpus)
+    """The server on the fewest GPUs of one machine and one size that have room, the first in this order."""
     for split in need.splits:
-        for size in dict.fromkeys(gpu.memory_bytes for gpu in order):
-            alike = [gpu for gpu in order if gpu.memory_bytes == size]
+        for kind in dict.fromkeys((gpu.node, gpu.memory_bytes) for gpu in order):
+            alike = [gpu for gpu in order if (gpu.node, gpu.memory_bytes) == kind]
             planned = need.gpu_bytes(alike[0], split, n_sequences)
-            fitting = [gpu for gpu in alike if room[gpu.device] >= planned.total + CONTEXT_BYTES][:split]
+            fitting = [gpu for gpu in alike if room[gpu] >= planned.total + CONTEXT_BYTES][:split]
             if len(fitting) == split:
-                chosen = tuple(sorted(fitting, key=gpus.index))
+                chosen = tuple(sorted(fitting, key=list(room).index))
                 return Placed(need=need, gpus=chosen, planned=planned, share=0.0, n_sequences=n_sequences)
     return None
 

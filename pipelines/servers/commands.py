@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
@@ -105,6 +105,28 @@ def commands(
             )
         )
     return served
+
+
+def moved(command: ServeCommand, host: str, port: int, devices: Mapping[str, str]) -> ServeCommand:
+    """Return the same server at another address and on other GPUs.
+
+    Args:
+        command: The command, of a server that has a seat.
+        host: The address to listen at.
+        port: The port.
+        devices: The new name of each of its GPUs.
+    """
+    argv = list(command.argv)
+    for option, value in (("--host", host), ("--port", str(port))):
+        argv[argv.index(option) + 1] = value
+    names = [devices[name] for name in command.env["CUDA_VISIBLE_DEVICES"].split(",")]
+    return replace(
+        command,
+        argv=tuple(argv),
+        env={**command.env, "CUDA_VISIBLE_DEVICES": ",".join(names)},
+        health_url=f"http://{host}:{port}/health",
+        devices=frozenset(names),
+    )
 
 
 def has_gpu() -> bool:

@@ -103,8 +103,12 @@ class ServerGroup:
     def watch(self) -> None:
         """Wait until a server ends by itself, and raise the ServerError that says so."""
         while True:
-            self._raise_if_ended("")
+            self.require_running()
             time.sleep(1.0)
+
+    def require_running(self) -> None:
+        """Raise the ServerError of a server that has ended by itself, if one has."""
+        self._raise_if_ended("")
 
     def stop(self) -> None:
         """End every server, and all that it started; those that do not end in time are killed."""
