@@ -63,7 +63,7 @@ def connect(address: str) -> Any:
 
 
 def _require_listener(address: str) -> None:
-    """OSError where nothing listens at HOST:PORT, which Ray itself says after minutes; ValueError for others."""
+    """OSError where nothing listens at HOST:PORT, which Ray says after minutes; ValueError for others."""
     if address != "auto":
         host, _, port = address.rpartition(":")
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()

@@ -172,4 +172,4 @@ class ClusterServers:
 
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+    return lines[-1].rpartition("ServerError: ")[2][:300] if lines else type(error).__name__

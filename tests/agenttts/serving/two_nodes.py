@@ -24,10 +24,10 @@ from typing import Any
 import httpx2
 
 from agenttts.serving.cluster import cluster_gpus, connect, placed_on_cluster
-from agenttts.serving.machine import parse_gpus
 from agenttts.serving.replicas import ClusterServers
 from pipelines.spec.files import load_spec
 from pipelines.zoo import SPEC
+from tests.agenttts.serving.test_machine import nvidia_smi
 
 FIELDS = {
     "n": 2,
@@ -68,12 +68,14 @@ def zoo_on_two_nodes(models: list[str]) -> Iterator[Zoo]:
 
     with tempfile.TemporaryDirectory() as folder:
         put_stub_on_path(Path(folder))
+        nvidia_smi(Path(folder), "0, GPU-a, 24564, 24000\n1, GPU-b, 24564, 24000")
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
         doomed = cluster.add_node(num_cpus=4, num_gpus=1)
-        cluster.add_node(num_cpus=4, num_gpus=2)
+        cluster.add_node(num_cpus=4, num_gpus=3)  # nvidia-smi lists two: the third is free for what is lost
         cluster.wait_for_nodes()
         ray, spec = connect(cluster.address), load_spec(SPEC)
-        gpus = cluster_gpus(ray, parse_gpus("1x24"))
+        gpus = cluster_gpus(ray)
+        assert [gpu.memory_bytes for gpu in gpus] == [24564 * 2**20] * 3, "as each node's nvidia-smi says"
         placement = placed_on_cluster(spec, models, gpus, n_replicas=2, n_sequences=32)
         notices: list[tuple[float, str]] = []
         servers = ClusterServers(
