@@ -7,6 +7,7 @@ import os
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -160,12 +161,15 @@ async def _probed(spec: PipelineSpec) -> Throughput:
 
 
 def _machine(spec: PipelineSpec, gpus: str | None, usd_per_gpu_hour: float | None) -> tuple[Gpu, ...]:
-    """The GPUs that are paid for; stated ones are to hold the pipeline's servers."""
+    """The GPUs that are paid for; stated ones are to hold the servers of the models that are served here."""
     stated = gpus_of(gpus)
     if stated is not None:
         from agenttts.serving.servers import placed
+        from pipelines.servers.commands import LOCAL_HOSTS
 
-        placed(spec, spec.used_models, stated)
+        addresses = {name: urlsplit(spec.models[name].base_url) for name in spec.used_models}
+        local = [name for name, address in addresses.items() if address.hostname in LOCAL_HOSTS]
+        placed(spec, local, stated)
         return stated
     if usd_per_gpu_hour is None:
         return ()

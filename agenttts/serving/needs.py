@@ -146,7 +146,6 @@ def _need(spec: PipelineSpec, hosted: Hosted) -> Need:
             f"models.{hosted.base}", "needs context_length, from which its KV cache is planned"
         )
     eight_bits = (_argument(args, "--kv-cache-dtype") or "").startswith("fp8")
-    share = _argument(args, "--gpu-memory-utilization")
     adapters = [adapter_bytes(weights_directory(spec, name)) for name in hosted.adapters]
     return Need(
         hosted=hosted,
@@ -156,8 +155,18 @@ def _need(spec: PipelineSpec, hosted: Hosted) -> Need:
         sequence_tokens=min(context, _sequence_tokens(spec, hosted)),
         number_bytes=1.0 if eight_bits else 4.0 if bits_32 else 2.0,
         splits=_splits(hosted.base, size, _argument(args, "--tensor-parallel-size", "-tp")),
-        fixed_share=None if share is None else float(share),
+        fixed_share=_fixed_share(hosted.base, _argument(args, "--gpu-memory-utilization")),
     )
+
+
+def _fixed_share(name: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    if re.fullmatch(r"0?\.\d+|1(\.0*)?", text) is None or not float(text):
+        raise UserError(
+            f"models.{name}.serve_args: --gpu-memory-utilization is above 0 and at most 1, got {text!r}"
+        )
+    return float(text)
 
 
 def _splits(name: str, size: ModelSize, fixed: str | None) -> tuple[int, ...]:

@@ -98,5 +98,8 @@ def test_a_plan_is_by_the_run_before_on_the_same_servers(tmp_path: Path) -> None
     elsewhere = write_pipeline(tmp_path / "other", "http://127.0.0.1:9/v1")
     assert agenttts("plan", elsewhere, "--db", db, "--json").json["hours"] is None
     assert "not known" in agenttts("plan", elsewhere, "--db", db).out
+    hosted = write_pipeline(tmp_path / "hosted", "https://api.example.com/v1")
+    priced = agenttts("plan", hosted, "--gpus", "1x80", "--usd-per-gpu-hour", 2, "--samples-per-second", 10)
+    assert "cost of 1x80 GB" in priced.out, "what is hosted elsewhere needs no GPU here"
     refused = agenttts("plan", elsewhere, "--db", db, "--usd-per-gpu-hour", 2)
     assert refused.code == 2 and "--gpus 4x80" in refused.errors[0]

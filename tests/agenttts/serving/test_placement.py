@@ -197,6 +197,9 @@ def test_what_the_models_own_arguments_say_holds(directories: dict[str, Path]) -
     assert seat()[2].context_tokens == 131_072, "as config.json has it"
     with pytest.raises(UserError, match="divides its 64 heads"):
         seat("--tensor-parallel-size", "3")
+    for share in ("half", "0", "0.0", "1.5", "nan", "-0.1"):
+        with pytest.raises(UserError, match="above 0 and at most 1"):
+            seat("--gpu-memory-utilization", share)
     with pytest.raises(UserError, match="pipeline-parallel-size can't be planned"):
         seat("--pipeline-parallel-size", "2")
 
