@@ -14,11 +14,15 @@ import typer
 
 import agenttts
 import pipelines
+from agenttts.cli.clustered import ClusterSettings, serve_on_cluster
 from agenttts.cli.options import DEFAULT_DB, Db, Json, Spec, print_json, say, talk
+from agenttts.cli.placed import Concurrency, Gpus, gpus_of, print_placement
 from agenttts.errors import UserError
+from agenttts.serving.defaults import CONCURRENCY
 from pipelines.allocation import Allocation
 
 if TYPE_CHECKING:
+    from agenttts.serving.placement import Placement
     from pipelines.servers.commands import Device, ServeCommand
 
 
@@ -34,32 +38,66 @@ def serve(
         list[str] | None, typer.Option("--only", help="Start only this model; may be repeated.")
     ] = None,
     db: Db = DEFAULT_DB,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and start nothing.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print which GPUs each server gets and the commands; start nothing."),
+    ] = False,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or gpu.")] = "auto",
+    gpus: Gpus = None,
+    concurrency: Concurrency = CONCURRENCY,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            help="Serve on the Ray cluster at HOST:PORT, auto for this machine's; --gpus are then those of "
+            "each machine.",
+            show_default=False,
+        ),
+    ] = None,
+    replicas: Annotated[
+        int, typer.Option("--replicas", min=1, help="Servers for each model, with --cluster.")
+    ] = 1,
     log_dir: Annotated[Path | None, typer.Option("--log-dir", help="Where the servers' logs go.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for all of them to become healthy.")] = 900.0,
     json: Json = False,
 ) -> None:
     """Start one vLLM server per model, wait until each is healthy, and stop them all on exit.
 
-    Example: `agenttts serve pipeline.yaml --run latest --db run.duckdb --dry-run`
+    Each server gets the GPUs and the share of their memory that its weights and its KV cache need.
+
+    Example: `agenttts serve pipeline.yaml --run latest --db run.duckdb --dry-run --gpus 4x80`
     """
     from agenttts.cli.terminal import escaped
-    from pipelines.servers.commands import commands
+    from agenttts.serving.servers import planned_servers
 
     loaded = pipelines.load_spec(spec)
     names = only or (None if run is None else _needed(loaded, db, run))
-    servers = commands(loaded, names, device=_device(device))
+    if cluster is not None:
+        settings = ClusterSettings(
+            address=cluster, gpus=gpus_of(gpus), n_replicas=replicas, n_sequences=concurrency
+        )
+        serve_on_cluster(
+            loaded, names, settings, dry_run=dry_run, json=json, log_dir=log_dir, timeout_s=timeout
+        )
+        return
+    if replicas > 1:
+        raise UserError("--replicas needs --cluster: on one machine each model has one server")
+    planned = planned_servers(
+        loaded, names, device=_device(device), gpus=gpus_of(gpus), n_sequences=concurrency
+    )
+    servers = planned.commands
     if dry_run:
         if json:
-            print_json([_as_json(command) for command in servers])
-        else:
-            for command in servers:
-                typer.echo(escaped(f"# {', '.join(command.models)}\n{shell(command)}"))
+            print_json([_as_json(command, planned.placement) for command in servers])
+            return
+        if planned.placement is not None:
+            print_placement(planned.placement)
+        for command in servers:
+            typer.echo(escaped(f"# {', '.join(command.models)}\n{shell(command)}"))
         return
     with serving(servers, log_dir, f"starting {len(servers)} vLLM servers", timeout_s=timeout):
         if json:
-            print_json([_as_json(command) for command in servers])
+            print_json([_as_json(command, planned.placement) for command in servers])
         for command in servers:
             address = command.health_url.removesuffix("/health") + "/v1"
             say(f"{', '.join(command.models)}: {address}", "green")
@@ -106,12 +144,14 @@ def shell(command: ServeCommand) -> str:
     return " ".join([*variables, shlex.join(command.argv)])
 
 
-def _as_json(command: ServeCommand) -> dict[str, object]:
+def _as_json(command: ServeCommand, placement: Placement | None) -> dict[str, object]:
+    seats = {} if placement is None else {one.need.name: one.to_dict() for one in placement.servers}
     return {
         "models": list(command.models),
         "argv": list(command.argv),
         "env": dict(command.env),
         "health_url": command.health_url,
+        "placement": seats.get(command.model),
     }
 
 

@@ -311,10 +311,10 @@ def serve_(
 
     Example: `agenttts tune serve adapters/small --port 8101`
     """
+    from agenttts.serving.servers import planned_servers
     from agenttts.tasktune.rivals import rivals_spec
     from agenttts.tasktune.serving import ask_each, load_adapter
     from agenttts.training.weights import read_tuned, require_servable
-    from pipelines.servers.commands import commands
 
     places = named_places([m if "=" in m else f"{Path(m).name}={m}" for m in models])
     tuned = {name: read_tuned(place) for name, place in places.items()}
@@ -330,7 +330,7 @@ def serve_(
         _register(db, tuned)
     else:
         spec = rivals_spec(places, port=port)
-        with serving(commands(spec), log_dir, "starting vLLM"):
+        with serving(planned_servers(spec).commands, log_dir, "starting vLLM"):
             ask_each(spec, list(places))
             _register(db, tuned)
             for name in places:

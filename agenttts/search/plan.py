@@ -6,12 +6,14 @@ cheaper. Servers and data are checked in `check`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from agenttts.errors import UserError
+from agenttts.search.throughput import Throughput
+from agenttts.serving.machine import Gpu, machine_text
 from agenttts.space.measure import MeasureName, chosen_budget
 from agenttts.space.space import SearchSpace
 from agenttts.space.units import planned_aggregation, planned_aggregation_flops, planned_prompts
@@ -21,7 +23,6 @@ from pipelines.costs import model_flops, stage_cost_usd
 from pipelines.dataset.splits import load_splits
 from pipelines.spec.pipeline import PipelineSpec, StageSpec
 
-SAMPLES_PER_SECOND = 20.0
 HOPELESS_DIFFERENCE = 0.15
 _USEFUL_DIFFERENCE = 0.1
 _N_TYPICAL = 200
@@ -46,8 +47,11 @@ class Plan:
         generated_tokens: Generated tokens.
         flops: FLOPs; None when active parameters of a model are not known.
         cost_usd: US dollars; None when a model has no price.
-        hours: The duration at `samples_per_second`.
-        samples_per_second: The assumed throughput of all servers together.
+        hours: The duration; None where the speed of the servers is not known.
+        samples_per_second: The speed of all servers together for these samples; None where it is not known.
+        speed_source: Where the speed is from, for people; None where it is not known.
+        machine: The GPUs that the servers run on, such as 4x80; None where they are not known.
+        gpu_cost_usd: US dollars of these GPUs for so long; None without hours, GPUs or their price.
         resolvable_difference: The smallest difference of two allocations' scores on the search split that is
             detected with a power of 80 % (`agenttts.stats`).
         warnings: Why the search may not be worth its cost, one line each.
@@ -65,8 +69,11 @@ class Plan:
     generated_tokens: int
     flops: float | None
     cost_usd: float | None
-    hours: float
-    samples_per_second: float
+    hours: float | None
+    samples_per_second: float | None
+    speed_source: str | None
+    machine: str | None
+    gpu_cost_usd: float | None
     resolvable_difference: float
     warnings: tuple[str, ...]
 
@@ -90,6 +97,7 @@ class _Query:
     generated_tokens: float = 0.0
     flops: float = 0.0
     cost_usd: float = 0.0
+    seconds: float = 0.0
 
     def __add__(self, other: _Query) -> _Query:
         return _Query(**{name: value + getattr(other, name) for name, value in vars(self).items()})
@@ -106,7 +114,9 @@ def plan(
     budget_usd: float | None = None,
     n_search: int | None = None,
     n_test: int | None = None,
-    samples_per_second: float = SAMPLES_PER_SECOND,
+    throughput: Throughput | None = None,
+    gpus: Sequence[Gpu] = (),
+    usd_per_gpu_hour: float | None = None,
     seed: int = 0,
 ) -> Plan:
     """Forecast the cost of a search and of its confirmation.
@@ -118,19 +128,25 @@ def plan(
         budget_usd: The budget in US dollars per query instead; None: not in dollars.
         n_search: The number of search examples; None: as many as the dataset has.
         n_test: The number of test examples; None: as many as the dataset has.
-        samples_per_second: The assumed throughput of all servers together.
+        throughput: The speed of the servers; None: not known, and neither are the hours.
+        gpus: The GPUs that are paid for.
+        usd_per_gpu_hour: What one of them costs; None: not known.
         seed: The seed of the draw of typical allocations.
 
     Returns:
         The forecast.
 
     Raises:
-        UserError: `trials` is below 1 or `samples_per_second` is not above 0.
+        UserError: `trials` is below 1, or a GPU's price is given without GPUs.
         SpaceError: The budget is below the cheapest allocation, or a model lacks what its measure needs.
         PipelineError: The dataset can't be read, see `load_splits`.
     """
-    if trials < 1 or not samples_per_second > 0:
-        raise UserError(f"trials is >= 1 and samples_per_second > 0, got {trials} and {samples_per_second:g}")
+    if trials < 1:
+        raise UserError(f"trials is >= 1, got {trials}")
+    if usd_per_gpu_hour is not None and not gpus:
+        raise UserError(
+            "the price of a GPU needs GPUs, and none can be read here; state them, as in --gpus 4x80"
+        )
     measure, amount = chosen_budget(spec, budget, budget_usd)
     space = SearchSpace(spec, amount, measure)
     if n_search is None or n_test is None:
@@ -138,10 +154,11 @@ def plan(
         n_search = len(splits.search) if n_search is None else n_search
         n_test = len(splits.test) if n_test is None else n_test
     trials = min(trials, space.size)
-    typical = _typical_query(space, seed)
+    typical = _typical_query(space, throughput, seed)
     confirmed = 2  # the winner and the best default
     total = typical * (trials * n_search + confirmed * n_test)
     resolvable = smallest_resolvable_difference(n_search)
+    hours = None if throughput is None else total.seconds / 3600
     used = [spec.models[name] for name in spec.used_models]
     return Plan(
         measure=measure.name,
@@ -156,14 +173,19 @@ def plan(
         generated_tokens=round(total.generated_tokens),
         flops=total.flops if all(model.active_params is not None for model in used) else None,
         cost_usd=total.cost_usd if all(model.price is not None for model in used) else None,
-        hours=total.samples / samples_per_second / 3600,
-        samples_per_second=samples_per_second,
+        hours=hours,
+        samples_per_second=total.samples / total.seconds if hours else None,
+        speed_source=None if throughput is None else throughput.source,
+        machine=machine_text(gpus) or None,
+        gpu_cost_usd=None
+        if hours is None or usd_per_gpu_hour is None
+        else hours * len(gpus) * usd_per_gpu_hour,
         resolvable_difference=resolvable,
         warnings=tuple(_warnings(space, n_search, resolvable)),
     )
 
 
-def _typical_query(space: SearchSpace, seed: int) -> _Query:
+def _typical_query(space: SearchSpace, throughput: Throughput | None, seed: int) -> _Query:
     """Return the mean over random allocations projected into the budget: a search stays near its limit."""
     rng = np.random.default_rng(seed)
     total = _Query()
@@ -174,7 +196,11 @@ def _typical_query(space: SearchSpace, seed: int) -> _Query:
             )
             for s in space.stages
         }
-        total += _query(space.spec, space.project(Allocation(drawn)))
+        allocation = space.project(Allocation(drawn))
+        query = _query(space.spec, allocation)
+        if throughput is not None:
+            query += _Query(seconds=throughput.seconds(space.spec, allocation, query.samples))
+        total += query
     return total * (1 / _N_TYPICAL)
 
 

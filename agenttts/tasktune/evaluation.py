@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from agenttts.errors import UserError
 from agenttts.llm import AgentSettings, JsonChat
+from agenttts.serving.servers import planned_servers
 from agenttts.stats import Difference, Interval, Stream, mean_interval, paired_difference, stream_rng
 from agenttts.tasktune.data.dataset import TaskData
 from agenttts.tasktune.data.judge import prefer
@@ -31,7 +32,7 @@ from pipelines.errors import CustomCodeFailed, DrawFailed
 from pipelines.jsonvalues import JSON
 from pipelines.runtime.sampler import Sampler
 from pipelines.servers.clients import ModelClients
-from pipelines.servers.commands import commands, require_vllm
+from pipelines.servers.commands import require_vllm
 from pipelines.servers.group import ServerGroup
 from pipelines.spec.fields import SamplingSpec
 from pipelines.spec.pipeline import PipelineSpec
@@ -159,7 +160,7 @@ async def evaluate(
         if local:
             require_vllm()
             on_status(f"starting vLLM for {', '.join(local)}")
-            servers.enter_context(ServerGroup(commands(spec, list(local)), log_dir=log_dir))
+            servers.enter_context(ServerGroup(planned_servers(spec, list(local)).commands, log_dir=log_dir))
         answers = await _all_answers(spec, store, data, rows, list(places), seed, environ, on_status)
     preferred = {}
     if judge is not None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import httpx2
 
 from agenttts.errors import UserError
+from agenttts.serving.servers import planned_servers
 from pipelines.jsonvalues import JSON
-from pipelines.servers.commands import commands, require_vllm
+from pipelines.servers.commands import require_vllm
 from pipelines.servers.group import ServerGroup
 from pipelines.spec.pipeline import PipelineSpec
 
@@ -47,7 +48,7 @@ def served(spec: PipelineSpec, models: Sequence[str], *, log_dir: Path) -> Itera
         yield
         return
     require_vllm()
-    with ServerGroup(commands(spec, absent), log_dir=log_dir):
+    with ServerGroup(planned_servers(spec, absent).commands, log_dir=log_dir):
         ask_each(spec, models)
         yield
 

@@ -1,7 +1,7 @@
 """The exact commands that start a vLLM server for each model of a spec, on a CPU or a GPU.
 
 vLLM is spoken to by its command line only and never imported, so that the core installs without it. Starting
-the commands is left to `serving`.
+the commands is left to `group`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pipelines.errors import MissingDependency, SpecError
+from pipelines.errors import MissingDependency
 from pipelines.extras import install_command
-from pipelines.spec.pipeline import ModelSpec, PipelineSpec
+from pipelines.servers.hosted import Hosted, hosted_models, weights_directory, weights_name
+from pipelines.spec.pipeline import PipelineSpec
 
 Device = Literal["auto", "cpu", "gpu"]
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "0.0.0.0", "::1"})
@@ -26,16 +27,36 @@ GPU_MEMORY_SHARE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeCommand:
-    """How one server is started. `models`: the keys in the spec that it answers for, its own first.
+class Seat:
+    """Where a server runs on a machine with GPUs.
 
-    env: what is set beside the environment that is there.
+    Attributes:
+        devices: The GPUs, as CUDA_VISIBLE_DEVICES names them; as many as the model's tensors are split over.
+        share: The share of each GPU's memory that the server may take.
+    """
+
+    devices: tuple[str, ...]
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeCommand:
+    """How one server is started.
+
+    Attributes:
+        models: The keys in the spec that it answers for, its own first.
+        argv: The command.
+        env: What is set beside the environment that is there.
+        health_url: Answers once the server is ready.
+        devices: The GPUs that it uses. Servers that share one are not to start at the same time, since each
+            takes what another allocates meanwhile for its own. Empty: it may start at any time.
     """
 
     models: tuple[str, ...]
     argv: tuple[str, ...]
     env: Mapping[str, str]
     health_url: str
+    devices: frozenset[str] = frozenset()
 
     @property
     def model(self) -> str:
@@ -48,46 +69,64 @@ def commands(
     *,
     device: Device = "auto",
     python: str = sys.executable,
+    seats: Mapping[str, Seat] | None = None,
 ) -> list[ServeCommand]:
-    """The servers for these models (None: all of the spec): one each, but an adapter is its parent's affair.
+    """Return the commands of the servers for models.
 
-    device: auto is the GPU where there is one. On a CPU the servers share the cores, on a GPU its memory.
-    SpecError when a model can't be served from here: an address elsewhere or without a port, one port twice.
+    Args:
+        spec: The spec.
+        models: Their keys; None for all of the spec.
+        device: auto is the GPU where there is one. On a CPU the servers share the cores.
+        python: The interpreter that runs vLLM on a CPU.
+        seats: On GPUs, where the server of each base model runs. None: all on the first GPU, with equal
+            shares of its memory.
+
+    Raises:
+        SpecError: A model can't be served from here: an address elsewhere or without a port, one port twice.
     """
-    named = spec.models if models is None else (name for key in models for name in _variants(spec, key))
-    wanted = list(dict.fromkeys(named))
-    for name in wanted:
-        if name not in spec.models:
-            raise SpecError(f"no such model, got {name!r}", remedy=f"the models are {', '.join(spec.models)}")
     gpu = device == "gpu" or (device == "auto" and has_gpu())
-    same: dict[tuple[object, ...], list[str]] = {}
-    for name in dict.fromkeys(spec.models[name].parent or name for name in wanted):
-        same.setdefault(_server_of(spec, name), []).append(name)
-    bases = [names[0] for names in same.values()]
+    hosted = hosted_models(spec, models)
     served: list[ServeCommand] = []
-    for base, *twins in same.values():
-        adapters = [name for name in wanted if spec.models[name].parent in (base, *twins)]
-        place = _local(spec, base, adapters)
+    for one in hosted:
+        place = _local(spec, one)
         if any(urlsplit(other.health_url).port == place.port for other in served):
             raise spec.error_at(
-                f"models.{base}.base_url", f"port {place.port} is another model's too; choose one"
+                f"models.{one.base}.base_url", f"port {place.port} is another model's too; choose one"
             )
-        argv = _argv(spec, base, adapters, place, gpu=gpu, python=python, n_servers=len(bases))
-        env = _env(spec, base, adapters, gpu=gpu, n_servers=len(bases))
-        url = f"http://127.0.0.1:{place.port}/health"
-        served.append(ServeCommand(models=(base, *twins, *adapters), argv=argv, env=env, health_url=url))
+        seat = seats[one.base] if seats is not None and gpu else None
+        device_args = _gpu_args(seat, len(hosted)) if gpu else ("--dtype", "float32", "--enforce-eager")
+        served.append(
+            ServeCommand(
+                models=one.models,
+                argv=_argv(spec, one, place, device_args, gpu=gpu, python=python),
+                env=_env(spec, one, seat, gpu=gpu, n_servers=len(hosted)),
+                health_url=f"http://127.0.0.1:{place.port}/health",
+                devices=frozenset(seat.devices if seat else ()),
+            )
+        )
     return served
 
 
-def _variants(spec: PipelineSpec, key: str) -> list[str]:
-    """The variants of a model that a file gives variants; else its key alone."""
-    return [name for name in spec.models if name.startswith(f"{key}/") and key not in spec.models] or [key]
+def moved(command: ServeCommand, host: str, port: int, devices: Mapping[str, str]) -> ServeCommand:
+    """Return the same server at another address and on other GPUs.
 
-
-def _server_of(spec: PipelineSpec, name: str) -> tuple[object, ...]:
-    """What entries share that are configurations of one served model."""
-    model = spec.models[name]
-    return model.served_name or name, model.revision, model.base_url, model.path, model.serve_args
+    Args:
+        command: The command, of a server that has a seat.
+        host: The address to listen at.
+        port: The port.
+        devices: The new name of each of its GPUs.
+    """
+    argv = list(command.argv)
+    for option, value in (("--host", host), ("--port", str(port))):
+        argv[argv.index(option) + 1] = value
+    names = [devices[name] for name in command.env["CUDA_VISIBLE_DEVICES"].split(",")]
+    return replace(
+        command,
+        argv=tuple(argv),
+        env={**command.env, "CUDA_VISIBLE_DEVICES": ",".join(names)},
+        health_url=f"http://{host}:{port}/health",
+        devices=frozenset(names),
+    )
 
 
 def has_gpu() -> bool:
@@ -108,15 +147,15 @@ def require_vllm() -> None:
         )
 
 
-def _local(spec: PipelineSpec, base: str, adapters: Sequence[str]) -> SplitResult:
-    url = urlsplit(spec.models[base].base_url)
-    field = f"models.{base}.base_url"
+def _local(spec: PipelineSpec, hosted: Hosted) -> SplitResult:
+    url = urlsplit(spec.models[hosted.base].base_url)
+    field = f"models.{hosted.base}.base_url"
     if url.hostname not in LOCAL_HOSTS:
         raise spec.error_at(field, f"a server started here has a local address, got {url.geturl()!r}")
     if url.port is None or url.scheme != "http" or url.path.rstrip("/") != "/v1":
         raise spec.error_at(field, f"a server started here is at http://HOST:PORT/v1, got {url.geturl()!r}")
-    for name in adapters:
-        if spec.models[name].base_url != spec.models[base].base_url:
+    for name in hosted.adapters:
+        if spec.models[name].base_url != spec.models[hosted.base].base_url:
             law = f"an adapter has its parent's base_url, {url.geturl()}, got {spec.models[name].base_url!r}"
             raise spec.error_at(f"models.{name}.base_url", law)
     return url
@@ -124,16 +163,16 @@ def _local(spec: PipelineSpec, base: str, adapters: Sequence[str]) -> SplitResul
 
 def _argv(
     spec: PipelineSpec,
-    base: str,
-    adapters: Sequence[str],
+    hosted: Hosted,
     place: SplitResult,
+    device_args: Iterable[str],
     *,
     gpu: bool,
     python: str,
-    n_servers: int,
 ) -> tuple[str, ...]:
+    base, adapters = hosted.base, hosted.adapters
     model = spec.models[base]
-    weights = _weights(spec, base)
+    weights = weights_name(spec, base)
     host = place.hostname if place.hostname not in ("localhost", None) else "127.0.0.1"
     # the CPU build's `vllm` command looks for a distribution of that name and fails without
     by_module = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", weights]
@@ -141,14 +180,11 @@ def _argv(
     argv += ["--served-model-name", model.served_name or base, "--host", str(host), "--port", str(place.port)]
     if model.context_length is not None:
         argv += ["--max-model-len", str(model.context_length)]
-    if model.revision is not None and _directory(spec, base) is None:
+    if model.revision is not None and weights_directory(spec, base) is None:
         argv += ["--revision", model.revision]
-    if not gpu:
-        argv += ["--dtype", "float32", "--enforce-eager"]
-    elif n_servers > 1:
-        argv += ["--gpu-memory-utilization", f"{GPU_MEMORY_SHARE / n_servers:.2f}"]
+    argv += device_args
     if adapters:
-        named = [f"{spec.models[name].served_name or name}={_weights(spec, name)}" for name in adapters]
+        named = [f"{spec.models[name].served_name or name}={weights_name(spec, name)}" for name in adapters]
         rank = max(_rank(spec, name) for name in adapters)
         argv += ["--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(len(adapters))]
         argv += ["--lora-modules", *named]
@@ -157,8 +193,16 @@ def _argv(
     return (*argv, *model.serve_args)
 
 
+def _gpu_args(seat: Seat | None, n_servers: int) -> tuple[str, ...]:
+    """How much of which GPUs a server takes; what the spec's own arguments say comes later and wins."""
+    if seat is not None:
+        split = ("--tensor-parallel-size", str(len(seat.devices))) if len(seat.devices) > 1 else ()
+        return (*split, "--gpu-memory-utilization", f"{seat.share:g}")
+    return ("--gpu-memory-utilization", f"{GPU_MEMORY_SHARE / n_servers:.2f}") if n_servers > 1 else ()
+
+
 def _env(
-    spec: PipelineSpec, base: str, adapters: Sequence[str], *, gpu: bool, n_servers: int
+    spec: PipelineSpec, hosted: Hosted, seat: Seat | None, *, gpu: bool, n_servers: int
 ) -> dict[str, str]:
     env = {}
     if not gpu:
@@ -169,33 +213,16 @@ def _env(
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(threads),
         }
-    if all(_directory(spec, name) for name in (base, *adapters)):
+    elif seat is not None:  # numbered as nvidia-smi does, which is not CUDA's own order
+        env = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(seat.devices)}
+    if all(weights_directory(spec, name) for name in (hosted.base, *hosted.adapters)):
         env["HF_HUB_OFFLINE"] = "1"
     return env
 
 
-def _directory(spec: PipelineSpec, name: str) -> Path | None:
-    """Where a model's weights lie; None when they come from the hub."""
-    path = spec.models[name].path
-    if path is None:
-        return None
-    directory = (spec.root / Path(path).expanduser()).resolve()
-    return directory if directory.is_dir() else None
-
-
-def _weights(spec: PipelineSpec, name: str) -> str:
-    model: ModelSpec = spec.models[name]
-    directory = _directory(spec, name)
-    if directory is not None:
-        return str(directory)
-    if model.path is not None and model.path.startswith((".", "/", "~")):
-        raise spec.error_at(f"models.{name}.path", f"no such directory, got {model.path!r}")
-    return model.path or model.served_name or name
-
-
 def _rank(spec: PipelineSpec, name: str) -> int:
     """The smallest rank vLLM allows that holds the adapter's; 16 when it can't be read here."""
-    directory = _directory(spec, name)
+    directory = weights_directory(spec, name)
     try:
         config = json.loads((directory / "adapter_config.json").read_text()) if directory else {}
         rank = int(config.get("r", 16))

@@ -1,8 +1,9 @@
 """A group of servers that starts, becomes healthy and ends together, with no process left behind.
 
-Each server has a process group of its own and a log file. The group ends on leaving the block, on SIGINT and
-on SIGTERM; on Linux the servers are also told to end when this process is killed. What the commands are is in
-`servecommand`.
+Each server has a process group of its own and a log file. Servers that share a GPU start one after the
+other, because vLLM takes what another allocates meanwhile for its own (vllm-project/vllm#55827). The group
+ends on leaving the block, on SIGINT and on SIGTERM; on Linux the servers are also told to end when this
+process is killed. What the commands are is in `commands`.
 """
 
 from __future__ import annotations
@@ -62,12 +63,13 @@ class ServerGroup:
         self._stop_s = stop_s
         self._environ = environ
         self._running: list[tuple[ServeCommand, subprocess.Popen[bytes]]] = []
+        self._waiting: list[ServeCommand] = []
         self._handler_before: Any = None
 
     def __enter__(self) -> Self:
         try:
             self._start()
-            while not self._all_healthy():
+            while not self._complete(self._ill()):
                 time.sleep(0.5)
         except BaseException:
             self.stop()
@@ -80,7 +82,7 @@ class ServerGroup:
     async def __aenter__(self) -> Self:
         try:
             self._start()
-            while not await asyncio.to_thread(self._all_healthy):
+            while not self._complete(await asyncio.to_thread(self._ill)):
                 await asyncio.sleep(0.5)
         except BaseException:
             self.stop()
@@ -101,8 +103,12 @@ class ServerGroup:
     def watch(self) -> None:
         """Wait until a server ends by itself, and raise the ServerError that says so."""
         while True:
-            self._raise_if_ended("")
+            self.require_running()
             time.sleep(1.0)
+
+    def require_running(self) -> None:
+        """Raise the ServerError of a server that has ended by itself, if one has."""
+        self._raise_if_ended("")
 
     def stop(self) -> None:
         """End every server, and all that it started; those that do not end in time are killed."""
@@ -129,28 +135,50 @@ class ServerGroup:
         if in_main_thread and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
             self._handler_before = signal.signal(signal.SIGTERM, _exit_on_signal)
         self._deadline = time.monotonic() + self._timeout_s
-        for command in self.commands:
-            with self.log_path(command).open("wb") as log:
-                process = subprocess.Popen(
-                    command.argv,
-                    env={**self._environ, **command.env},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    preexec_fn=_end_with_parent if _LIBC is not None else None,
-                )
-            self._running.append((command, process))
-            logger.info("%s: process %d, log %s", command.model, process.pid, self.log_path(command))
+        self._waiting = list(self.commands)
+        self._start_next(starting=[])
 
-    def _all_healthy(self) -> bool:
+    def _start_next(self, starting: Sequence[ServeCommand]) -> None:
+        """Start every server whose GPUs no other is starting on, in the order of the commands."""
+        taken = {device for command in starting for device in command.devices}
+        waiting, self._waiting = self._waiting, []
+        for command in waiting:
+            if taken & command.devices:
+                self._waiting.append(command)
+            else:
+                self._launch(command)
+            taken |= command.devices
+
+    def _launch(self, command: ServeCommand) -> None:
+        with self.log_path(command).open("wb") as log:
+            process = subprocess.Popen(
+                command.argv,
+                env={**self._environ, **command.env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_end_with_parent if _LIBC is not None else None,
+            )
+        self._running.append((command, process))
+        logger.info("%s: process %d, log %s", command.model, process.pid, self.log_path(command))
+
+    def _complete(self, ill: Sequence[ServeCommand]) -> bool:
+        """Whether all servers run and none is ill; else those that may start now are started."""
+        if not ill and not self._waiting:
+            return True
+        self._start_next(ill)
+        return False
+
+    def _ill(self) -> list[ServeCommand]:
+        """The servers that run and are not healthy yet. ServerError when one ended or the time is over."""
         self._raise_if_ended(" before it was healthy")
         ill = [command for command, _ in self._running if not _healthy(command.health_url)]
         if ill and time.monotonic() > self._deadline:
             names = ", ".join(command.model for command in ill)
             end = self._log_end(ill[0])
             raise ServerError(f"{names}: not healthy after {self._timeout_s:g} s; allow it more time{end}")
-        return not ill
+        return ill
 
     def _raise_if_ended(self, when: str) -> None:
         for command, process in self._running:

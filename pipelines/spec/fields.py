@@ -63,6 +63,19 @@ class Speed(Strict):
     )
 
 
+class MemorySpec(Strict):
+    """What decides the memory of a model's server, from its card and its config.json.
+
+    Needed only where neither can be read: see `agenttts serve`.
+    """
+
+    weights_gb: Annotated[PositiveFloat, Number] = Field(description="of all weights, in 1e9 bytes")
+    layers: Annotated[PositiveInt, Number] = Field(description="num_hidden_layers")
+    heads: Annotated[PositiveInt, Number] = Field(description="num_attention_heads")
+    kv_heads: Annotated[PositiveInt, Number] = Field(description="num_key_value_heads")
+    head_dim: Annotated[PositiveInt, Number]
+
+
 class SamplingSpec(Strict):
     """How samples are drawn. Part of a sample's identity."""
 
@@ -133,6 +146,9 @@ class ModelSpec(Strict):
         default=None, description="weights for `agenttts serve`: a directory beside the spec or a hub name"
     )
     serve_args: tuple[str, ...] = Field(default=(), description="further arguments of the vLLM server")
+    memory: MemorySpec | None = Field(
+        default=None, description="for `agenttts serve`, where the weights' size can't be read"
+    )
     request: RequestFields = Field(
         default_factory=dict,
         description="further fields of the requests, such as extra_body, chat_template_kwargs, "

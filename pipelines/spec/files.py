@@ -19,7 +19,7 @@ from pipelines.spec.templates import check_templates
 
 __all__ = ["dump_spec", "load_spec", "restore_spec", "spec_digest", "spec_functions", "spec_schema"]
 
-_WITHOUT_EFFECT = ("base_url", "api_key_env", "path", "serve_args", "max_n", "about")
+_WITHOUT_EFFECT = ("base_url", "api_key_env", "path", "serve_args", "memory", "max_n", "about")
 _LATER_FIELDS: Mapping[type[BaseModel], tuple[str, ...]] = {
     ModelSpec: ("variants",),
     StageSpec: ("prompts", "lengths", "python", "named_options", "files", "cost", "costs"),
@@ -75,9 +75,10 @@ def spec_digest(spec: PipelineSpec) -> str:
     """Compute the SHA-256 (hex) of everything in a spec that can change a result.
 
     The texts of prompts, the sources of functions and the content of the files that stages' functions read
-    are included. The addresses and settings of servers (base_url, api_key_env, path, serve_args, max_n), the
-    path of the bank and the directory of the spec are left out, so that a run can be resumed after a move,
-    and so is every `about`, which no model of the pipeline is shown. The rows of the dataset are not read.
+    are included. The addresses and settings of servers (base_url, api_key_env, path, serve_args, memory,
+    max_n), the path of the bank and the directory of the spec are left out, so that a run can be resumed
+    after a move, and so is every `about`, which no model of the pipeline is shown. The rows of the dataset
+    are not read.
     """
     data = spec.model_dump(
         mode="json", exclude={"bank": True, "about": True, "stages": {"__all__": {"about"}}}

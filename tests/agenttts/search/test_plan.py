@@ -9,6 +9,7 @@ import pytest
 
 from agenttts.errors import SpaceError, UserError
 from agenttts.search.plan import plan
+from agenttts.search.throughput import stated_throughput
 from pipelines.errors import PipelineError
 from tests.agenttts.small_specs import small_spec, write_examples
 
@@ -18,7 +19,7 @@ ONE_SAMPLE = [{"max_samples": 1}, {"max_samples": 1}]
 def test_a_space_of_one_allocation_is_forecast_exactly() -> None:
     """Calls, tokens, FLOPs and hours of one trial and the confirmation follow from the expected lengths."""
     spec = small_spec(params={"small": 1e6}, stages=ONE_SAMPLE)
-    found = plan(spec, 10, trials=5, n_search=300, n_test=100, samples_per_second=10)
+    found = plan(spec, 10, trials=5, n_search=300, n_test=100, throughput=stated_throughput(10))
     queries = 300 + 2 * 100
     assert (found.allocations, found.trials) == (1, 1)
     assert (found.calls, found.samples) == (2 * queries, 2 * queries)

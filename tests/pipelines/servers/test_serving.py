@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines.errors import ServerError, SpecError
-from pipelines.servers.commands import ServeCommand, commands
+from pipelines.servers.commands import Seat, ServeCommand, commands
 from pipelines.servers.group import ServerGroup
 from pipelines.spec.files import load_spec
 from pipelines.spec.pipeline import PipelineSpec
@@ -105,6 +106,30 @@ with ServerGroup([command], log_dir=Path({str(tmp_path)!r}), timeout_s=30) as gr
     assert not alive(pid)
 
 
+def test_servers_that_share_a_gpu_start_one_after_the_other(tmp_path: Path) -> None:
+    """The next starts once the one before is healthy; on another GPU it starts at once."""
+    events = tmp_path / "events.txt"
+
+    def on(name: str, *devices: str) -> ServeCommand:
+        noting = f"""
+import time
+def note(event):
+    with open({str(events)!r}, "a") as file: file.write(event + " {name}\\n")
+note("starts")
+time.sleep(1)
+"""
+        code = noting + SERVER.replace("http.server.HTTPServer", "note('ready'); http.server.HTTPServer")
+        return replace(stand_in(name, code), devices=frozenset(devices))
+
+    servers = [on("a", "0", "1"), on("b", "1"), on("c", "2"), on("d", "1", "2")]
+    with ServerGroup(servers, log_dir=tmp_path / "logs", timeout_s=60) as group:
+        assert len(group.pids) == 4
+    noted = events.read_text().splitlines()
+    position = {event: noted.index(event) for event in noted}
+    assert position["starts c"] < position["ready a"] < position["starts b"]
+    assert position["ready b"] < position["starts d"] and position["ready c"] < position["starts d"]
+
+
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     """Before anything starts."""
     command = stand_in("a")
@@ -127,6 +152,18 @@ def test_the_commands_for_a_cpu_and_a_gpu() -> None:
     assert {"--dtype", "float32", "--enforce-eager"} <= set(cpu.argv)
     assert cpu.env["VLLM_TARGET_DEVICE"] == "cpu" and cpu.env["HF_HUB_OFFLINE"] == "1"
     assert cpu.health_url == "http://127.0.0.1:8101/health"
+
+
+def test_a_seat_names_the_gpus_and_the_share() -> None:
+    """Numbered as nvidia-smi does; the model's own arguments come last, so that they win."""
+    spec = load_spec(SPEC)
+    seats = {"small": Seat(devices=("3",), share=0.25), "large": Seat(devices=("0", "2"), share=0.5)}
+    small, large = commands(spec, ["small", "large"], device="gpu", seats=seats)
+    assert small.env["CUDA_VISIBLE_DEVICES"] == "3" and small.env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert small.argv[-2:] == ("--gpu-memory-utilization", "0.25") and small.devices == {"3"}
+    assert large.argv[-4:] == ("--tensor-parallel-size", "2", "--gpu-memory-utilization", "0.5")
+    (cpu,) = commands(spec, ["small"], device="cpu", seats=seats)
+    assert "CUDA_VISIBLE_DEVICES" not in cpu.env and not cpu.devices
 
 
 def test_an_adapter_is_served_by_its_parent(tmp_path: Path) -> None:
