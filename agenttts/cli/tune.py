@@ -83,6 +83,7 @@ def fit_(config: Config, db: Db = DEFAULT_DB, json: Json = False) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from agenttts.cli.curves import curves
     from agenttts.tasktune.fit import FitConfig, fit
     from pipelines.spec.configfile import load_config
 
@@ -111,6 +112,9 @@ def fit_(config: Config, db: Db = DEFAULT_DB, json: Json = False) -> None:
                 f"{(card.peak_bytes or 0) / 2**30:.2f}",
             )
     out().print(table)
+    for model in models:
+        if course := curves(model.card.curve):
+            say(f"{model.path.name}: {course}", "dim")
     say("scores are greedy, on the dataset's evaluation split; `agenttts tune eval` compares models", "dim")
 
 
@@ -304,15 +308,24 @@ def serve_(
     port: Annotated[
         int | None, typer.Option("--port", help="Port of the first base; further bases take the next ports.")
     ] = None,
+    max_lora_rank: Annotated[
+        int | None,
+        typer.Option(
+            "--max-lora-rank",
+            help="Largest rank of an adapter that --into may load later; else that of the adapters given.",
+        ),
+    ] = None,
     db: Db = DEFAULT_DB,
     log_dir: Annotated[Path | None, typer.Option("--log-dir", help="Where the servers' logs go.")] = None,
 ) -> None:
     """Serve tuned models with vLLM, each base once with its adapters, and check that each answers.
 
+    A server takes further adapters while it runs, by --into. Its address is open to this machine alone.
+
     Example: `agenttts tune serve adapters/small --port 8101`
     """
     from agenttts.tasktune.rivals import rivals_spec
-    from agenttts.tasktune.serving import ask_each, load_adapter
+    from agenttts.tasktune.serving import adaptable, ask_each, load_adapter
     from agenttts.training.weights import read_tuned, require_servable
     from pipelines.servers.commands import commands
 
@@ -330,7 +343,8 @@ def serve_(
         _register(db, tuned)
     else:
         spec = rivals_spec(places, port=port)
-        with serving(commands(spec), log_dir, "starting vLLM"):
+        servers = [adaptable(command, max_lora_rank) for command in commands(spec)]
+        with serving(servers, log_dir, "starting vLLM"):
             ask_each(spec, list(places))
             _register(db, tuned)
             for name in places:

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from pydantic import Field, model_validator
 
 from agenttts.errors import UserError
+from agenttts.tasktune.adapter import peft_config
 from agenttts.tasktune.data.cleaning import evenly
 from agenttts.tasktune.data.dataset import TaskData, load_dataset
 from agenttts.tasktune.data.rows import TaskRow, mean_by_task
 from agenttts.tasktune.data.subtask import SubTask
 from agenttts.tasktune.generate import encode_answer, encode_chat, greedy
+from agenttts.tasktune.trainer import reporter, trainer_class
 from agenttts.training.checkpoints import (
     STATE,
     is_first,
@@ -38,7 +39,7 @@ from agenttts.training.checkpoints import (
     saving,
     work_state,
 )
-from agenttts.training.events import OnTuneEvent, TuneScore, TuneStep
+from agenttts.training.events import OnTuneEvent
 from agenttts.training.finite import finite_or_stop
 from agenttts.training.lora import LoraSettings, Rate
 from agenttts.training.weights import (
@@ -58,8 +59,9 @@ from pipelines.files import whole
 from pipelines.spec.strict import Strict
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+Tracker: TypeAlias = Literal["tensorboard", "wandb", "mlflow"]
 
 _NO_LIMIT = 1 << 20  # tokens, of a model that names no context length
 
@@ -102,8 +104,12 @@ class FitConfig(Strict):
         max_tokens: Rows that are longer are left out. None: the model's context length.
         packing: Put several rows into one sequence; needs flash attention.
         gradient_checkpointing: Compute activations again instead of keeping them.
-        eval_rows: The most rows of the evaluation split that are scored in each epoch.
-        patience: Stop after so many epochs without a better score. None: never.
+        eval_rows: The most rows of the evaluation split that are scored each time.
+        save_steps: Score, and keep a checkpoint, every so many steps. None: each epoch. The checkpoint with
+            the best score is the result.
+        patience: Stop when the score was not better so many times in a row. None: never.
+        report_to: Trackers that get loss and scores, besides `tuning.json`. TensorBoard's files go to
+            OUT.runs, unless TENSORBOARD_LOGGING_DIR names another place.
         seed: Decides initial adapters and batches.
         dpo: Preference optimisation after the supervised part; None: none.
     """
@@ -126,10 +132,14 @@ class FitConfig(Strict):
     max_tokens: int | None = Field(default=None, gt=0, description="longer rows are left out")
     packing: bool = Field(default=False, description="several rows in one sequence; needs flash attention")
     gradient_checkpointing: bool = False
-    eval_rows: int = Field(default=200, gt=0, description="rows of the evaluation split scored in each epoch")
-    patience: int | None = Field(
-        default=3, gt=0, description="epochs without a better score before it stops; null: never"
+    eval_rows: int = Field(default=200, gt=0, description="rows of the evaluation split scored each time")
+    save_steps: int | None = Field(
+        default=None, gt=0, description="score and keep a checkpoint every so many steps; null: each epoch"
     )
+    patience: int | None = Field(
+        default=3, gt=0, description="times without a better score before it stops; null: never"
+    )
+    report_to: tuple[Tracker, ...] = Field(default=(), description="trackers that get loss and scores too")
     seed: int = 0
     dpo: DpoSettings | None = Field(default=None, description="experimental: preference optimisation")
 
@@ -251,7 +261,10 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
     datasets, torch = library("datasets"), library("torch")
     config, work = job.config, job.work
     transformers.set_seed(config.seed)
+    for tracker in config.report_to:
+        library(tracker, "report_to", extra=None)
     tokenizer, model = _loaded(config, job.base, transformers, torch)
+    adapter = peft_config(config.lora, model) if config.method == "lora" else None
     limit = config.max_tokens or int(getattr(model.config, "max_position_embeddings", None) or _NO_LIMIT)
     records = [record for row in job.train for record in [_record(tokenizer, row)] * row.weight]
     fitting = [record for record in records if len(record["input_ids"]) <= limit]
@@ -271,11 +284,14 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
         train_dataset=datasets.Dataset.from_list(fitting),
         eval_dataset=datasets.Dataset.from_list(held_out) if held_out else None,
         processing_class=tokenizer,
-        peft_config=_peft_config(config, model),
-        callbacks=[_reporter(transformers, on_event), finite_or_stop(config.learning_rate)],
+        peft_config=adapter,
+        callbacks=_callbacks(config, transformers, on_event, scored=bool(held_out)),
     )
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.examiner, trainer.patience, trainer.on_event = examiner, config.patience, on_event
+    trainer.examiner, trainer.on_event = examiner, on_event
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, transformers.integrations.TensorBoardCallback):
+            callback.logging_dir = callback.logging_dir or str(job.out.with_name(job.out.name + ".runs"))
     started = time.monotonic() - float(state.get("seconds", 0.0))
     trainer.clock = lambda: time.monotonic() - started
     trainer.state_file, trainer.work_state = work / STATE, state
@@ -374,76 +390,23 @@ def _record(tokenizer: PreTrainedTokenizerBase, row: TaskRow) -> _Record:
     return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
 
 
-def trainer_class(trl: ModuleType) -> type:
-    """TRL's SFTTrainer, with the sub-tasks' own score at every evaluation.
-
-    Args:
-        trl: The imported module `trl`.
-    """
-
-    trainer_of_answers: Any = trl.SFTTrainer
-
-    class Trainer(trainer_of_answers):  # type: ignore[misc]
-        """Stops when the score no longer rises."""
-
-        def _save_checkpoint(self, *arguments: object, **named: object) -> None:
-            with saving(Path(self.args.output_dir)):
-                super()._save_checkpoint(*arguments, **named)
-
-        def evaluate(self, *arguments: object, **named: object) -> dict[str, float]:
-            figures: dict[str, float] = super().evaluate(*arguments, **named)
-            scores = self.examiner.scores(self.model)
-            score = sum(scores.values()) / len(scores)
-            figures["eval_score"] = score
-            self.log({"eval_score": score})
-            self.on_event(TuneScore(step=self.state.global_step, score=score))
-            past = [entry["eval_score"] for entry in self.state.log_history if "eval_score" in entry]
-            since_best = len(past) - 1 - past.index(max(past))
-            if self.patience is not None and since_best >= self.patience:
-                self.control.should_training_stop = True
-            self.work_state["seconds"] = self.clock()
-            if self.is_world_process_zero():
-                save_json(self.state_file, self.work_state)
-            return figures
-
-    return Trainer
-
-
-def _reporter(transformers: ModuleType, on_event: OnTuneEvent) -> TrainerCallback:
-    callback: Any = transformers.TrainerCallback
-
-    class Reporter(callback):  # type: ignore[misc]
-        def on_train_begin(self, args: object, state: Any, control: object, **_: object) -> None:
-            self.started, self.first = time.monotonic(), state.global_step
-
-        def on_log(
-            self,
-            args: object,
-            state: Any,
-            control: object,
-            logs: Mapping[str, float] | None = None,
-            **_: object,
-        ) -> None:
-            if not logs or "loss" not in logs:
-                return
-            pace = (time.monotonic() - self.started) / max(1, state.global_step - self.first)
-            on_event(
-                TuneStep(
-                    step=state.global_step,
-                    steps=state.max_steps,
-                    loss=float(logs["loss"]),
-                    seconds_left=pace * (state.max_steps - state.global_step),
-                )
-            )
-
-    reporter: TrainerCallback = Reporter()
-    return reporter
+def _callbacks(
+    config: FitConfig, transformers: ModuleType, on_event: OnTuneEvent, *, scored: bool
+) -> list[TrainerCallback]:
+    callbacks = [reporter(transformers, on_event), finite_or_stop(config.learning_rate)]
+    if scored and config.patience is not None:
+        callbacks.append(transformers.EarlyStoppingCallback(config.patience))
+    return callbacks
 
 
 def _arguments(
     config: FitConfig, work: Path, limit: int, *, scored: bool, trl: ModuleType, torch: ModuleType
 ) -> object:
     best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_score"} if scored else {}
+    rhythm = "epoch" if config.save_steps is None else "steps"
+    steps = (
+        {} if config.save_steps is None else dict.fromkeys(("save_steps", "eval_steps"), config.save_steps)
+    )
     return trl.SFTConfig(
         output_dir=str(work),
         num_train_epochs=config.epochs,
@@ -458,15 +421,18 @@ def _arguments(
         packing=config.packing,
         gradient_checkpointing=config.gradient_checkpointing,
         logging_steps=10,
-        eval_strategy="epoch" if scored else "no",
-        save_strategy="epoch",
+        eval_strategy=rhythm if scored else "no",
+        save_strategy=rhythm,
         save_total_limit=2,
+        restore_callback_states_from_checkpoint=True,
         seed=config.seed,
-        report_to="none",
+        report_to=list(config.report_to) or "none",
+        run_name=config.out,
         disable_tqdm=True,
         ddp_find_unused_parameters=False,
         greater_is_better=True if scored else None,
         **best,
+        **steps,
         **precision(torch),
     )
 
@@ -498,46 +464,6 @@ def _loaded(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer, model
-
-
-def _peft_config(config: FitConfig, model: PreTrainedModel) -> LoraConfig | None:
-    """None for full fine-tuning. UserError when the model has none of the layers that are named."""
-    if config.method == "full":
-        return None
-    lora = config.lora
-    missing = _missing_layer(lora.target_modules, model)
-    if missing is not None:
-        linear = {
-            name.rsplit(".", 1)[-1]
-            for name, module in model.named_modules()
-            if "Linear" in type(module).__name__
-        }
-        raise UserError(
-            f"lora.target_modules: {config.base} has no layer {missing!r}; "
-            f"it has {', '.join(sorted(linear - {'lm_head'}))}"
-        )
-    adapter: LoraConfig = library("peft").LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha or 2 * lora.rank,
-        lora_dropout=lora.dropout,
-        target_modules=lora.peft_targets,
-        use_rslora=lora.rslora,
-        use_dora=lora.dora,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    return adapter
-
-
-def _missing_layer(wanted: str | Sequence[str], model: PreTrainedModel) -> str | None:
-    """The first name or pattern that no layer has; None when all have one."""
-    if wanted == "all-linear":
-        return None
-    names = [name for name, _ in model.named_modules()]
-    if isinstance(wanted, str):  # a pattern for whole names, as peft takes it
-        return None if any(re.fullmatch(wanted, name) for name in names) else wanted
-    present = {name.rsplit(".", 1)[-1] for name in names}
-    return next((name for name in wanted if name.rsplit(".", 1)[-1] not in present), None)
 
 
 def _save(
@@ -576,7 +502,7 @@ def _base_params(base: str, model: PreTrainedModel) -> int:
 def _fingerprint(config: FitConfig, data: TaskData, names: Sequence[str], base: str) -> str:
     """The digest of everything that decides a training."""
     content = {
-        "config": config.model_dump(mode="json", exclude={"out", "data"}),
+        "config": config.model_dump(mode="json", exclude={"out", "data", "report_to"}),
         "data": data.digest,
         "tasks": list(names),
         "base": base_digest(base) or base,

@@ -310,6 +310,11 @@ def require_servable(path: Path) -> None:
     names = [name for entries in weights.values() for name in entries]
     if config is not None and (others := [name for name in names if ".lora_" not in name]):
         raise UserError(f"{path}: an adapter holds LoRA weights only, got {others[0]}")
+    if config is not None and (heads := [name for name in names if ".lm_head." in name]):
+        raise UserError(
+            f"{path}: an adapter must leave lm_head alone, got {heads[0]}: vLLM would let it answer for its "
+            "base too; merge it instead (agenttts tune merge --method base)"
+        )
     for file, entries in weights.items():
         _require_finite(file, entries)
 

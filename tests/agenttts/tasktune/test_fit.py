@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import resource
@@ -19,8 +20,10 @@ from agenttts.errors import UserError
 from agenttts.tasktune.data.dataset import load_dataset
 from agenttts.tasktune.fit import fit
 from agenttts.tasktune.merging import merge, merge_into_base
+from agenttts.training.events import TuneEvent, TuneScore
 from agenttts.training.weights import read_tuned, require_base, require_servable
 from datastore import Store
+from pipelines.errors import MissingDependency
 from pipelines.jsonvalues import JSON
 from tests.agenttts.commands import agenttts
 from tests.agenttts.p2c.tiny_bert import WORDS, write_backbone
@@ -113,6 +116,11 @@ def test_a_killed_run_ends_as_an_undisturbed_one(folder: Path) -> None:
             "has no layer 'w_pack'; it has down_proj, gate_proj",
         ),
         ({"lora": {"target_modules": "qproj"}}, "has no layer 'qproj'"),
+        (
+            {"lora": {"target_modules": ["q_proj", "lm_head"]}},
+            "must not name the embeddings, got 'lm_head': vLLM can't serve",
+        ),
+        ({"lora": {"target_modules": ".*embed_tokens"}}, "must not name the embeddings, got 'embed_tokens'"),
         ({"tasks": ["write_off"]}, "'write_off' is not in .*museum; it has read_off"),
         ({"base": "./nowhere"}, "base: no such directory, got './nowhere'"),
         ({"data": "nothing"}, "nothing: must be a directory that `agenttts tune data` made"),
@@ -146,6 +154,60 @@ def test_a_wrong_configuration(folder: Path, changes: dict[str, object], told: s
     assert "wrong.yaml:" in done.err
 
 
+def test_scores_and_checkpoints_by_steps(folder: Path) -> None:
+    """With `save_steps` the model is scored in between, and the best checkpoint is the result."""
+    config = fit_config(out="steps", epochs=1.5, save_steps=8, learning_rate=2e-2)
+    (made,) = fit(config, folder)
+    scores = {point.step: point.score for point in made.card.curve if point.score is not None}
+    assert list(scores) == [*range(8, made.card.steps, 8), made.card.steps]
+    assert made.card.metrics.after["read_off"] == pytest.approx(max(scores.values()), abs=1e-6)
+
+
+def test_a_training_that_no_longer_helps_ends(folder: Path) -> None:
+    """After `patience` scores that are no better, counted on when it was interrupted in between."""
+    config = fit_config(out="patient", epochs=3, save_steps=5, patience=2, learning_rate=1e-9)
+
+    def interrupted(event: TuneEvent) -> None:
+        if isinstance(event, TuneScore) and event.step == 15:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, folder, on_event=interrupted)
+    (made,) = fit(config, folder)
+    assert made.card.steps == 15
+
+
+def test_no_checkpoint_keeps_weights_that_are_lost(folder: Path) -> None:
+    """With `save_steps` weights that are not finite stop the training before they are saved."""
+    config = fit_config(out="never", save_steps=1, learning_rate=1e39, warmup_share=0)
+    with pytest.raises(UserError, match=r"at step 1 of \d+: the weights must be finite"):
+        fit(config, folder)
+    assert not list(folder.glob("never.work/checkpoint-*"))
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "mlflow", "wandb"])
+def test_a_tracker_that_is_not_installed(tracker: str, folder: Path) -> None:
+    """The command that installs it is named before anything is trained."""
+    if importlib.util.find_spec(tracker) is not None:
+        pytest.skip(f"{tracker} is installed")
+    with pytest.raises(MissingDependency, match=f"report_to needs {tracker}, .*; run: pip install {tracker}"):
+        fit(fit_config(out="never", report_to=[tracker]), folder)
+    assert not (folder / "never").exists()
+
+
+def test_tensorboard_gets_loss_and_score(folder: Path) -> None:
+    """Its files are beside the result, and hold what the card holds."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (made,) = fit(fit_config(out="tracked", epochs=1, report_to=["tensorboard"]), folder)
+    events = EventAccumulator(str(folder / "tracked.runs"))
+    events.Reload()
+    scores = [point.score for point in made.card.curve if point.score is not None]
+    assert [one.value for one in events.Scalars("eval/score")] == pytest.approx(scores, abs=1e-6)
+    assert events.Scalars("train/loss")
+
+
 def test_an_adapter_of_another_base(folder: Path) -> None:
     """Its own base is named."""
     with pytest.raises(UserError, match=r"was tuned on .*small .* not on .*medium"):
@@ -153,7 +215,9 @@ def test_an_adapter_of_another_base(folder: Path) -> None:
 
 
 def test_what_vllm_would_not_load(folder: Path, tmp_path: Path) -> None:
-    """Modules saved whole, DoRA, and weights cut short are refused before a server is started."""
+    """Modules saved whole, DoRA, adapters on lm_head, and weights cut short are refused before a start."""
+    from safetensors.torch import load_file, save_file
+
     source = folder / "a"
     for change, told in (
         ({"modules_to_save": ["lm_head"]}, "modules_to_save must be empty"),
@@ -167,6 +231,15 @@ def test_what_vllm_would_not_load(folder: Path, tmp_path: Path) -> None:
         (made / "adapter_model.safetensors").write_bytes((source / "adapter_model.safetensors").read_bytes())
         with pytest.raises(UserError, match=told):
             require_servable(made)
+    head = tmp_path / "head"
+    head.mkdir()
+    (head / "adapter_config.json").write_text((source / "adapter_config.json").read_text())
+    weights = load_file(str(source / "adapter_model.safetensors"))
+    on_head = {f"base_model.model.lm_head.lora_{half}.weight": next(iter(weights.values())) for half in "AB"}
+    weights |= {name: tensor.clone() for name, tensor in on_head.items()}
+    save_file(weights, str(head / "adapter_model.safetensors"))
+    with pytest.raises(UserError, match="must leave lm_head alone"):
+        require_servable(head)
     cut = tmp_path / "cut"
     cut.mkdir()
     (cut / "adapter_model.safetensors").write_bytes(
