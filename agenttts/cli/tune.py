@@ -29,6 +29,7 @@ from agenttts.cli.options import (
     status_line,
     talk,
 )
+from agenttts.cli.preview import preview
 from agenttts.cli.search import agent_settings
 from agenttts.cli.serve import serving
 from agenttts.errors import UserError
@@ -290,6 +291,7 @@ def merge_(
         say(f"{merged.path}: rank {merged.rank}, {merged.n_params:,} parameters")
 
 
+app.command("preview")(preview)
 app.command("classifier")(classifiers.classifier)
 app.command("verifier")(classifiers.verifier)
 app.command("prefer")(classifiers.prefer)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import jinja2
+
 from agenttts.errors import UserError
 from agenttts.llm import Message
 from pipelines.extras import library
@@ -25,15 +27,22 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message])
         messages: The chat.
 
     Raises:
-        UserError: The tokenizer has no chat template.
+        UserError: The tokenizer has no chat template, or its template refuses the messages.
     """
     if tokenizer.chat_template is None:
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path} has no chat template; name an instruct model"
         )
-    text = tokenizer.apply_chat_template(
-        [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-    )
+    try:
+        text = tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+        )
+    except jinja2.TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path} refuses a chat of {roles}: {error}; change "
+            "the rows"
+        ) from None
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
