@@ -114,6 +114,13 @@ def fit_(config: Config, db: Db = DEFAULT_DB, json: Json = False) -> None:
             )
     out().print(table)
     for model in models:
+        card = model.card
+        if card.rows_too_long or card.eval_rows_too_long:
+            say(
+                f"{model.path.name}: left out as longer than max_tokens or the model's context: "
+                f"{card.rows_too_long} training rows, {card.eval_rows_too_long} evaluation rows",
+                "yellow",
+            )
         if course := curves(model.card.curve):
             say(f"{model.path.name}: {course}", "dim")
     say("scores are greedy, on the dataset's evaluation split; `agenttts tune eval` compares models", "dim")

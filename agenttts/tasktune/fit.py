@@ -31,10 +31,12 @@ from agenttts.training.checkpoints import (
     STATE,
     is_first,
     newest_checkpoint,
+    on_one_gpu,
     one_line,
     peak_bytes,
     precision,
     quiet,
+    release_memory,
     save_json,
     saving,
     work_state,
@@ -60,6 +62,7 @@ from pipelines.spec.strict import Strict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+    from trl import SFTConfig
 
 Tracker: TypeAlias = Literal["tensorboard", "wandb", "mlflow"]
 
@@ -104,6 +107,9 @@ class FitConfig(Strict):
         max_tokens: Rows that are longer are left out. None: the model's context length.
         packing: Put several rows into one sequence; needs flash attention.
         gradient_checkpointing: Compute activations again instead of keeping them.
+        dtype: The type of the base's weights. `auto`: bfloat16 for adapters on a GPU that has it, else
+            float32.
+        neftune: The size of the noise on embeddings in training (NEFTune, arXiv 2310.05914). None: none.
         eval_rows: The most rows of the evaluation split that are scored each time.
         save_steps: Score, and keep a checkpoint, every so many steps. None: each epoch. The checkpoint with
             the best score is the result.
@@ -132,6 +138,8 @@ class FitConfig(Strict):
     max_tokens: int | None = Field(default=None, gt=0, description="longer rows are left out")
     packing: bool = Field(default=False, description="several rows in one sequence; needs flash attention")
     gradient_checkpointing: bool = False
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(default="auto", description="of the base's weights")
+    neftune: Rate | None = Field(default=None, gt=0, description="noise on embeddings (NEFTune), such as 5")
     eval_rows: int = Field(default=200, gt=0, description="rows of the evaluation split scored each time")
     save_steps: int | None = Field(
         default=None, gt=0, description="score and keep a checkpoint every so many steps; null: each epoch"
@@ -149,6 +157,8 @@ class FitConfig(Strict):
             raise ValueError("lora.dora needs merge: true, as vLLM serves no DoRA adapter")
         if self.method == "full" and self.dpo is not None:
             raise ValueError("dpo needs method: lora")
+        if self.method == "full" and self.lora.plus is not None:
+            raise ValueError("lora.plus needs method: lora")
         return self
 
 
@@ -197,14 +207,19 @@ class _Job:
 
 
 class _Examiner:
-    """Scores a model on rows of the evaluation split."""
+    """Scores a model on rows of the evaluation split, whose tokens and answers fit a limit."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, tasks: Mapping[str, SubTask], rows: Sequence[TaskRow]
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tasks: Mapping[str, SubTask],
+        rows: Sequence[TaskRow],
+        limit: int,
     ) -> None:
         self._tokenizer = tokenizer
         self._tasks = tasks
         self._rows = rows
+        self._limit = limit
         self._prompts = [encode_chat(tokenizer, row.messages) for row in rows]
 
     def scores(self, model: PreTrainedModel) -> dict[str, float]:
@@ -212,7 +227,7 @@ class _Examiner:
         if not self._rows:
             return {}
         longest = [self._tasks[row.task].max_tokens for row in self._rows]
-        answers = greedy(model, self._tokenizer, self._prompts, longest)
+        answers = greedy(model, self._tokenizer, self._prompts, longest, limit=self._limit)
         return mean_by_task(self._tasks, self._rows, answers)
 
 
@@ -254,6 +269,8 @@ def _fit(
             return _trained(job, state, on_event)
     except OSError as error:
         raise UserError(f"{config.base}: can't be loaded: {one_line(error)}") from None
+    finally:
+        release_memory(library("torch"))
 
 
 def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedModel:
@@ -271,16 +288,21 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
     if not fitting:
         shortest = min(len(record["input_ids"]) for record in records)
         raise UserError(f"max_tokens: no row fits {limit} tokens, the shortest has {shortest}")
-    examiner = _Examiner(tokenizer, job.data.tasks, job.held_out)
+    of_rows = [(row, _record(tokenizer, row)) for row in job.held_out]
+    short_rows = [row for row, record in of_rows if len(record["input_ids"]) <= limit]
+    held_out = [record for _, record in of_rows if len(record["input_ids"]) <= limit]
+    arguments = _arguments(config, work, limit, scored=bool(held_out), trl=trl, torch=torch)
+    if not config.lora.quantize:
+        torch.nn.Module.to(model, arguments.device)
+    examiner = _Examiner(tokenizer, job.data.tasks, short_rows, limit)
     checkpoint = newest_checkpoint(work)
     if "before" not in state:
-        state["before"] = examiner.scores(model)
+        state["before"] = examiner.scores(model) if is_first() else {}
         if is_first():
             save_json(work / STATE, state)
-    held_out = [_record(tokenizer, row) for row in job.held_out]
     trainer = trainer_class(trl)(
         model=model,
-        args=_arguments(config, work, limit, scored=bool(held_out), trl=trl, torch=torch),
+        args=arguments,
         train_dataset=datasets.Dataset.from_list(fitting),
         eval_dataset=datasets.Dataset.from_list(held_out) if held_out else None,
         processing_class=tokenizer,
@@ -288,7 +310,7 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
         callbacks=_callbacks(config, transformers, on_event, scored=bool(held_out)),
     )
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.examiner, trainer.on_event = examiner, on_event
+    trainer.examiner, trainer.on_event, trainer.lora_plus = examiner, on_event, config.lora.plus
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, transformers.integrations.TensorBoardCallback):
             callback.logging_dir = callback.logging_dir or str(job.out.with_name(job.out.name + ".runs"))
@@ -300,7 +322,7 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
     model = trainer.model
     if config.dpo is not None:
         model = _preference_optimised(job, config.dpo, model, tokenizer, limit)
-    after = examiner.scores(model)
+    after = examiner.scores(model) if is_first() else {}
     card = TuningCard(
         fingerprint=job.fingerprint,
         base=job.base,
@@ -314,6 +336,7 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
         metrics=BeforeAfter(before=state["before"], after=after),
         rows=len(job.train),
         rows_too_long=len(records) - len(fitting),
+        eval_rows_too_long=len(of_rows) - len(held_out),
         steps=trainer.state.global_step,
         seconds=round(time.monotonic() - started, 1),
         peak_bytes=peak_bytes(torch),
@@ -358,19 +381,21 @@ def _preference_optimised(
         raise UserError(f"dpo: no preference pair fits {limit} tokens")
     trainer = Trainer(
         model=model,
-        args=trl.DPOConfig(
-            output_dir=str(job.work / "dpo"),
-            beta=dpo.beta,
-            num_train_epochs=dpo.epochs,
-            learning_rate=dpo.learning_rate,
-            per_device_train_batch_size=job.config.batch_size,
-            gradient_accumulation_steps=job.config.accumulate,
-            max_length=None,
-            seed=job.config.seed,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            **precision(torch),
+        args=on_one_gpu(
+            trl.DPOConfig(
+                output_dir=str(job.work / "dpo"),
+                beta=dpo.beta,
+                num_train_epochs=dpo.epochs,
+                learning_rate=dpo.learning_rate,
+                per_device_train_batch_size=job.config.batch_size,
+                gradient_accumulation_steps=job.config.accumulate,
+                max_length=None,
+                seed=job.config.seed,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                **precision(torch),
+            )
         ),
         train_dataset=datasets.Dataset.from_list(fitting),
         processing_class=tokenizer,
@@ -401,13 +426,13 @@ def _callbacks(
 
 def _arguments(
     config: FitConfig, work: Path, limit: int, *, scored: bool, trl: ModuleType, torch: ModuleType
-) -> object:
+) -> SFTConfig:
     best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_score"} if scored else {}
     rhythm = "epoch" if config.save_steps is None else "steps"
     steps = (
         {} if config.save_steps is None else dict.fromkeys(("save_steps", "eval_steps"), config.save_steps)
     )
-    return trl.SFTConfig(
+    arguments: SFTConfig = trl.SFTConfig(
         output_dir=str(work),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
@@ -433,8 +458,10 @@ def _arguments(
         greater_is_better=True if scored else None,
         **best,
         **steps,
+        neftune_noise_alpha=config.neftune,
         **precision(torch),
     )
+    return on_one_gpu(arguments)
 
 
 def _loaded(
@@ -455,9 +482,10 @@ def _loaded(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )
     half = gpu and torch.cuda.is_bf16_supported() and config.method == "lora"
+    dtype = ("bfloat16" if half else "float32") if config.dtype == "auto" else config.dtype
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.bfloat16 if half else torch.float32, quantization_config=quantization
+            base, dtype=getattr(torch, dtype), quantization_config=quantization
         )
     except (ValueError, KeyError) as error:
         raise UserError(f"base: {base} can't be loaded: {one_line(error)}") from None

@@ -62,6 +62,7 @@ def greedy(
     prompts: Sequence[Sequence[int]],
     max_tokens: Sequence[int],
     batch_size: int = 32,
+    limit: int | None = None,
 ) -> list[str]:
     """The greedy answer to each prompt, in evaluation mode.
 
@@ -71,6 +72,7 @@ def greedy(
         prompts: The token ids of each prompt.
         max_tokens: The most tokens of each answer.
         batch_size: How many prompts are answered at once.
+        limit: The most tokens of a prompt and its answer; prompts have fewer. None: there is no limit.
     """
     torch = library("torch")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -81,6 +83,7 @@ def greedy(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         longest = max(len(prompts[i]) for i in chosen)
+        most = max(max_tokens[i] for i in chosen)
         ids = torch.full((len(chosen), longest), pad, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, i in enumerate(chosen):
@@ -90,7 +93,7 @@ def greedy(
             generated = model.generate(  # type: ignore[operator]
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
-                max_new_tokens=max(max_tokens[i] for i in chosen),
+                max_new_tokens=most if limit is None else min(most, limit - longest),
                 do_sample=False,
                 pad_token_id=pad,
                 eos_token_id=tokenizer.eos_token_id,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agenttts.training.checkpoints import save_json, saving
 from agenttts.training.events import OnTuneEvent, TuneScore, TuneStep
+from pipelines.extras import library
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 def trainer_class(trl: ModuleType) -> type:
     """TRL's SFTTrainer, with the sub-tasks' own score, `eval_score`, at every evaluation.
 
-    Its attributes `examiner`, `on_event`, `clock`, `work_state` and `state_file` are set after it is made.
+    Its attributes `examiner`, `on_event`, `clock`, `work_state` and `state_file` are set after it is made;
+    `lora_plus`, the ratio of learning rates of LoRA+, where there is one.
 
     Args:
         trl: The imported module `trl`.
@@ -28,6 +30,19 @@ def trainer_class(trl: ModuleType) -> type:
     trainer_of_answers: Any = trl.SFTTrainer
 
     class Trainer(trainer_of_answers):  # type: ignore[misc]
+        lora_plus: float | None = None
+
+        def create_optimizer(self, *arguments: object, **named: object) -> Any:
+            if self.lora_plus is not None and getattr(self, "optimizer", None) is None:
+                self.optimizer = library("peft.optimizers").create_loraplus_optimizer(
+                    self.model,
+                    library("torch").optim.AdamW,
+                    lr=self.args.learning_rate,
+                    loraplus_lr_ratio=self.lora_plus,
+                    weight_decay=self.args.weight_decay,
+                )
+            return super().create_optimizer(*arguments, **named)
+
         def evaluation_loop(
             self, *arguments: object, metric_key_prefix: str = "eval", **named: object
         ) -> EvalLoopOutput:

@@ -95,6 +95,7 @@ class TuningCard(BaseModel):
         metrics: Scores before and after.
         rows: The number of training rows.
         rows_too_long: The number of training records that were left out because they were too long.
+        eval_rows_too_long: The number of rows to score on that were left out because they were too long.
         steps: The number of optimiser steps.
         seconds: How long it took.
         peak_bytes: The most memory that was in use.
@@ -116,6 +117,7 @@ class TuningCard(BaseModel):
     metrics: BeforeAfter = BeforeAfter()
     rows: int = 0
     rows_too_long: int = 0
+    eval_rows_too_long: int = 0
     steps: int = 0
     seconds: float | None = None
     peak_bytes: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import os
@@ -20,6 +21,7 @@ from agenttts.errors import UserError
 from agenttts.tasktune.data.dataset import load_dataset
 from agenttts.tasktune.fit import fit
 from agenttts.tasktune.merging import merge, merge_into_base
+from agenttts.training.checkpoints import on_one_gpu
 from agenttts.training.events import TuneEvent, TuneScore
 from agenttts.training.weights import read_tuned, require_base, require_servable
 from datastore import Store
@@ -208,6 +210,90 @@ def test_tensorboard_gets_loss_and_score(folder: Path) -> None:
     assert events.Scalars("train/loss")
 
 
+def test_rows_that_are_too_long_are_counted(folder: Path, tmp_path: Path) -> None:
+    """In training and in evaluation alike: they are left out, and the terminal says how many."""
+    from transformers import AutoTokenizer
+
+    from agenttts.tasktune.generate import encode_answer, encode_chat
+
+    data, tokenizer = load_dataset(folder / "museum"), AutoTokenizer.from_pretrained(ZOO / "models/small")
+    lengths = [
+        [len(encode_chat(tokenizer, r.messages) + encode_answer(tokenizer, r.completion)) for r in rows]
+        for rows in (data.train, data.eval)
+    ]
+    limit = sorted(lengths[1])[len(lengths[1]) // 2]
+    n_long = [sum(length > limit for length in split) for split in lengths]
+    config = fit_config(out=str(tmp_path / "short"), max_tokens=limit, epochs=0.1).model_dump(mode="json")
+    (folder / "short.yaml").write_text(json.dumps(config))
+    done = agenttts("tune", "fit", folder / "short.yaml", "--db", tmp_path / "s.duckdb")
+    assert done.code == 0, done.err
+    card = read_tuned(tmp_path / "short").card
+    assert [card.rows_too_long, card.eval_rows_too_long] == n_long and min(n_long) > 0
+    assert f"{n_long[0]} training rows, {n_long[1]} evaluation rows" in " ".join(done.err.split())
+
+
+def test_the_options_reach_the_libraries(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The type of the weights, LoRA+'s two learning rates, NEFTune's noise and rsLoRA's scaling are those of
+    the training."""
+    import torch
+
+    import agenttts.tasktune.fit as module
+
+    seen: dict[str, Any] = {}
+    made = module.trainer_class
+
+    def spied(trl: Any) -> type:
+        class Spied(made(trl)):  # type: ignore[misc]
+            def create_optimizer(self, *arguments: object, **named: object) -> Any:
+                optimizer = super().create_optimizer(*arguments, **named)
+                rates = {
+                    id(parameter): group["lr"]
+                    for group in optimizer.param_groups
+                    for parameter in group["params"]
+                }
+                for half in ("lora_A", "lora_B"):
+                    seen[half] = {rates[id(p)] for name, p in self.model.named_parameters() if half in name}
+                seen["dtype"] = {p.dtype for name, p in self.model.named_parameters() if "lora_" not in name}
+                seen["scaling"] = {
+                    m.scaling["default"]
+                    for m in self.model.modules()
+                    if isinstance(getattr(m, "scaling", None), dict)
+                }
+                seen["noise"] = self.args.neftune_noise_alpha
+                return optimizer
+
+        return Spied
+
+    monkeypatch.setattr(module, "trainer_class", spied)
+    lora = {"rank": 4, "alpha": 8, "rslora": True, "plus": 16}
+    changes = {"dtype": "bfloat16", "neftune": 5, "gradient_checkpointing": True, "learning_rate": 1e-3}
+    fit(fit_config(out=str(tmp_path / "options"), lora=lora, epochs=0.1, **changes), folder)
+    assert seen["lora_A"] == {1e-3} and seen["lora_B"] == {1.6e-2}
+    assert seen["dtype"] == {torch.bfloat16} and seen["noise"] == 5
+    assert seen["scaling"] == {4.0}
+
+
+def test_a_machine_with_several_cards_uses_one() -> None:
+    """A process without torchrun trains on one, so that no batch is spread by DataParallel."""
+    from transformers import TrainingArguments
+
+    arguments = TrainingArguments(output_dir="unused", use_cpu=True)
+    arguments._n_gpu = 4
+    assert arguments.train_batch_size == 32
+    assert on_one_gpu(arguments).n_gpu == 1
+    assert arguments.train_batch_size == 8
+
+
+def test_nothing_is_left_in_memory(folder: Path, tmp_path: Path) -> None:
+    """After a training no model of it is alive, so that a server on the same card finds room."""
+    from transformers import PreTrainedModel
+
+    fit(fit_config(out=str(tmp_path / "gone"), epochs=0.1), folder)
+    assert not [one for one in gc.get_objects() if issubclass(type(one), PreTrainedModel)]
+
+
 def test_an_adapter_of_another_base(folder: Path) -> None:
     """Its own base is named."""
     with pytest.raises(UserError, match=r"was tuned on .*small .* not on .*medium"):
@@ -341,6 +427,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from agenttts.tasktune.fit import fit
+from agenttts.training.checkpoints import on_one_gpu
 from agenttts.training.events import TuneScore
 from tests.agenttts.tasktune.museum import fit_config
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
