@@ -102,13 +102,13 @@ def table_rows(
     for row in table:
         values = {name: row.fields.get(column) for name, column in columns.items()}
         output = values.pop(OUTPUT)
-        made = task_row(task, values, _stripped(output) if strip else output, source=row.place)
+        made = task_row(task, values, _stripped(task, output) if strip else output, source=row.place)
         if isinstance(made, TaskRow) and weight is not None:
             made = _weighted(made, row.fields.get(weight))
         results.append(made)
         if isinstance(made, TaskRow) and rejected is not None:
             wrong = row.fields.get(rejected)
-            pair = _pair(task, made, _stripped(wrong) if strip else wrong)
+            pair = _pair(task, made, _stripped(task, wrong) if strip else wrong)
             if isinstance(pair, Dropped):
                 results.append(pair)
             else:
@@ -304,12 +304,13 @@ def _blank(value: object) -> bool:
     return value is None or (isinstance(value, list) and all(map(_blank, value)))
 
 
-def _stripped(value: object) -> object:
-    """A text, or each text of a list, without white space around it; a list without blank texts."""
+def _stripped(task: SubTask, value: object) -> object:
+    """A text without white space around it, and a list of such texts without blank ones; JSON as it is."""
     if isinstance(value, str):
         return value.strip()
-    if isinstance(value, list):
-        return [_stripped(item) for item in value if not (isinstance(item, str) and not item.strip())]
+    if isinstance(value, list) and not isinstance(task.parser, JsonParser):
+        items = [item.strip() if isinstance(item, str) else item for item in value]
+        return [item for item in items if item != ""]
     return value
 
 

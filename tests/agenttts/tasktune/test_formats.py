@@ -190,11 +190,13 @@ def test_json_given_as_text(tmp_path: Path) -> None:
         {"text": "a", "output": '{"size":  1}'},
         {"text": "b", "output": {"size": 2}},
         {"text": "c", "output": "{size: 3"},
+        {"text": "d", "output": ["", " x"]},
     ]
     data = built(tmp_path, rows, task)
     assert [(row.completion, row.fields["output"]) for row in data.train] == [
         ('{"size":  1}', {"size": 1}),
         ('{"size": 2}', {"size": 2}),
+        ('["", " x"]', ["", " x"]),
     ]
     assert len(dropped(data)) == 1
 
