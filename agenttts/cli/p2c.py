@@ -150,7 +150,6 @@ def verifier(
                 "learning_rate": learning_rate,
                 "batch_size": batch_size,
                 "max_tokens": max_tokens,
-                "balance": True,
                 "seed": seed,
             }
         )
@@ -172,11 +171,14 @@ def verifier(
     if json:
         print_json(report.to_json_dict())
         return
+    auc = "–" if report.auc is None else f"{report.auc:.3f} ± {report.auc_error or 0.0:.3f}"
     out().print(
-        f"{report.path}: on samples of unseen examples accuracy {report.accuracy:.3f}, and a right one "
-        f"scores above a wrong one of its prompt in {report.right_above_wrong or 0.0:.0%}",
+        f"{report.path}: AUC inside a prompt {auc} (chance is 0.5; {report.n_prompts} prompts of unseen "
+        f"examples); {report.base_rate:.0%} of their samples are right, {report.accuracy:.0%} judged rightly",
         markup=False,
     )
+    if not report.tells_apart:
+        say("that is not shown to be better than chance: leave the choice to the vote", "yellow")
     say(
         f"in the pipeline file: models: {{verifier: {{path: {report.path}, "
         f"base_url: http://127.0.0.1:PORT/v1, active_params: {report.active_params}}}}}\n"

@@ -29,6 +29,7 @@ from agenttts.cli.options import (
     status_line,
     talk,
 )
+from agenttts.cli.preview import preview
 from agenttts.cli.search import agent_settings
 from agenttts.cli.serve import serving
 from agenttts.errors import UserError
@@ -83,6 +84,7 @@ def fit_(config: Config, db: Db = DEFAULT_DB, json: Json = False) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from agenttts.cli.curves import curves
     from agenttts.tasktune.fit import FitConfig, fit
     from pipelines.spec.configfile import load_config
 
@@ -111,6 +113,16 @@ def fit_(config: Config, db: Db = DEFAULT_DB, json: Json = False) -> None:
                 f"{(card.peak_bytes or 0) / 2**30:.2f}",
             )
     out().print(table)
+    for model in models:
+        card = model.card
+        if card.rows_too_long or card.eval_rows_too_long:
+            say(
+                f"{model.path.name}: left out as longer than max_tokens or the model's context: "
+                f"{card.rows_too_long} training rows, {card.eval_rows_too_long} evaluation rows",
+                "yellow",
+            )
+        if course := curves(model.card.curve):
+            say(f"{model.path.name}: {course}", "dim")
     say("scores are greedy, on the dataset's evaluation split; `agenttts tune eval` compares models", "dim")
 
 
@@ -286,6 +298,7 @@ def merge_(
         say(f"{merged.path}: rank {merged.rank}, {merged.n_params:,} parameters")
 
 
+app.command("preview")(preview)
 app.command("classifier")(classifiers.classifier)
 app.command("verifier")(classifiers.verifier)
 app.command("prefer")(classifiers.prefer)
@@ -304,16 +317,25 @@ def serve_(
     port: Annotated[
         int | None, typer.Option("--port", help="Port of the first base; further bases take the next ports.")
     ] = None,
+    max_lora_rank: Annotated[
+        int | None,
+        typer.Option(
+            "--max-lora-rank",
+            help="Largest rank of an adapter that --into may load later; else that of the adapters given.",
+        ),
+    ] = None,
     db: Db = DEFAULT_DB,
     log_dir: Annotated[Path | None, typer.Option("--log-dir", help="Where the servers' logs go.")] = None,
 ) -> None:
     """Serve tuned models with vLLM, each base once with its adapters, and check that each answers.
 
+    A server takes further adapters while it runs, by --into. Its address is open to this machine alone.
+
     Example: `agenttts tune serve adapters/small --port 8101`
     """
     from agenttts.serving.servers import planned_servers
     from agenttts.tasktune.rivals import rivals_spec
-    from agenttts.tasktune.serving import ask_each, load_adapter
+    from agenttts.tasktune.serving import adaptable, ask_each, load_adapter
     from agenttts.training.weights import read_tuned, require_servable
 
     places = named_places([m if "=" in m else f"{Path(m).name}={m}" for m in models])
@@ -330,7 +352,8 @@ def serve_(
         _register(db, tuned)
     else:
         spec = rivals_spec(places, port=port)
-        with serving(planned_servers(spec).commands, log_dir, "starting vLLM"):
+        servers = [adaptable(command, max_lora_rank) for command in planned_servers(spec).commands]
+        with serving(servers, log_dir, "starting vLLM"):
             ask_each(spec, list(places))
             _register(db, tuned)
             for name in places:

@@ -52,6 +52,7 @@ class Pairs:
         tie: Between votes, a difference of at most this in the label's share is a tie.
         about: The class that known preferences are about, where they compare texts of different classes.
             None: the class that the two texts share.
+        shares: How often an epoch draws each known pair, on average. None: each text with one partner.
         partners: For each text the positions of its possible partners, in ascending order.
 
     Raises:
@@ -62,6 +63,7 @@ class Pairs:
     known: Mapping[tuple[int, int], float] | None = None
     tie: float = 0.0
     about: int | None = None
+    shares: Mapping[tuple[int, int], float] | None = None
     partners: Mapping[int, NDArray[np.int64]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -126,15 +128,21 @@ class Pairs:
         return TIE if abs(gap) <= self.tie + _ROUNDING else float(gap > 0)
 
     def draw(self, rng: np.random.Generator, weigh: Weigh | None = None) -> list[tuple[int, int]]:
-        """Draw one partner for each text.
+        """Draw one partner for each text; with `shares`, as many pairs as their sum.
 
         Args:
             rng: Decides order and partners.
-            weigh: How likely each candidate is to be drawn, up to a factor. None, or all 0: all alike.
+            weigh: How likely each candidate is to be drawn, up to a factor. None, or all 0: all alike. Not
+                asked where there are `shares`.
 
         Returns:
             Each text with its partner, in a random order. A text without partners is paired with itself.
         """
+        if self.shares is not None:
+            pairs = list(self.shares)
+            weights = np.array([self.shares[pair] for pair in pairs])
+            chosen = rng.choice(len(pairs), size=max(1, round(weights.sum())), p=weights / weights.sum())
+            return [pairs[k] for k in chosen]
         drawn = []
         for i in map(int, rng.permutation(len(self.texts))):
             candidates = self.partners[i]

@@ -30,7 +30,7 @@ class ClassifierCard:
         settings: How it was trained.
         rows: The number of training texts.
         share_of_ties: Of p2c: the share of ties among the preferences; None for other methods.
-        validation_macro_f1: Macro-F1 on the validation texts after each epoch.
+        validation_scores: Macro-F1 on the validation texts after each epoch; of a verifier the in-prompt AUC.
         seconds: How long the training took.
     """
 
@@ -39,7 +39,7 @@ class ClassifierCard:
     settings: P2CSettings
     rows: int
     share_of_ties: float | None
-    validation_macro_f1: tuple[float, ...]
+    validation_scores: tuple[float, ...]
     seconds: float
 
     def to_json_dict(self) -> dict[str, JSON]:
@@ -50,7 +50,7 @@ class ClassifierCard:
             "settings": self.settings.model_dump(mode="json"),
             "rows": self.rows,
             "share_of_ties": self.share_of_ties,
-            "validation_macro_f1": list(self.validation_macro_f1),
+            "validation_scores": list(self.validation_scores),
             "seconds": self.seconds,
         }
 

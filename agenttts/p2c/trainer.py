@@ -1,7 +1,7 @@
 """Training a text classifier on labels and on preferences between texts.
 
 Kim, Shin and Kang, ICML 2023 (arXiv 2306.04925). The best epoch is chosen on the validation texts, never on
-test ones.
+test ones: by macro-F1, or by a score of the caller's.
 
 Differences from the published code: the extractive preferences do train the preference model; ties between
 votes are a stated margin; nothing is selected on test texts. In the paper's annotated consistency the sign of
@@ -14,10 +14,10 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from agenttts.p2c.trained import ClassifierCard, TrainedClassifier
 from agenttts.training.checkpoints import (
     STATE,
     newest_checkpoint,
+    on_one_gpu,
     precision,
     quiet,
     save_json,
@@ -44,6 +45,9 @@ from agenttts.training.checkpoints import (
 from agenttts.training.events import OnTuneEvent, TuneScore
 from agenttts.training.finite import finite_or_stop
 from agenttts.training.weights import base_digest
+
+Score: TypeAlias = Callable[[NDArray[np.float64]], float]
+"""How good class probabilities, of shape (N, C), are: more is better."""
 
 
 def train_classifier(
@@ -55,9 +59,10 @@ def train_classifier(
     work: Path,
     *,
     pairs: Pairs | None = None,
+    score: Score | None = None,
     on_event: OnTuneEvent = lambda _: None,
 ) -> TrainedClassifier:
-    """Train a classifier, and keep the epoch with the best macro-F1 on the validation texts.
+    """Train a classifier, and keep the epoch with the best score on the validation texts.
 
     Checkpoints are in `work` until the export; the same call resumes from the newest whole one.
 
@@ -69,6 +74,7 @@ def train_classifier(
         settings: How it is trained.
         work: The directory of the checkpoints.
         pairs: The preferences between the training texts; needed by p2c.
+        score: How good class probabilities of the validation texts are. None: macro-F1.
         on_event: Is called with the score after each epoch.
 
     Raises:
@@ -100,9 +106,11 @@ def train_classifier(
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.validation, trainer.tokenizer_used, trainer.on_event = validation, tokenizer, on_event
+        gold = [one.label for one in validation]
+        trainer.score = score or (lambda probs: macro_f1(gold, probs.argmax(1)))
         checkpoint = newest_checkpoint(work)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    history = [entry for entry in trainer.state.log_history if "eval_macro_f1" in entry]
+    history = [entry for entry in trainer.state.log_history if "eval_score" in entry]
     if settings.freeze:
         shutil.rmtree(work, ignore_errors=True)
     card = ClassifierCard(
@@ -111,7 +119,7 @@ def train_classifier(
         settings=settings,
         rows=len(train),
         share_of_ties=pairs.share_of_ties if pairs is not None and settings.method == "p2c" else None,
-        validation_macro_f1=tuple(round(float(entry["eval_macro_f1"]), 4) for entry in history),
+        validation_scores=tuple(round(float(entry["eval_score"]), 4) for entry in history),
         seconds=round(time.monotonic() - started, 1),
     )
     return TrainedClassifier(network=network.eval(), tokenizer=tokenizer, card=card, work=work)
@@ -119,7 +127,7 @@ def train_classifier(
 
 def _arguments(settings: P2CSettings, work: Path) -> transformers.TrainingArguments:
     machine = precision(torch)
-    return transformers.TrainingArguments(
+    arguments = transformers.TrainingArguments(
         output_dir=str(work),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
@@ -132,7 +140,7 @@ def _arguments(settings: P2CSettings, work: Path) -> transformers.TrainingArgume
         save_strategy="epoch",
         save_total_limit=1,
         load_best_model_at_end=True,
-        metric_for_best_model="eval_macro_f1",
+        metric_for_best_model="eval_score",
         greater_is_better=True,
         seed=settings.seed,
         report_to="none",
@@ -142,6 +150,7 @@ def _arguments(settings: P2CSettings, work: Path) -> transformers.TrainingArgume
         bf16=machine["bf16"],
         use_cpu=machine["use_cpu"],
     )
+    return on_one_gpu(arguments)
 
 
 class _Trainer(transformers.Trainer):
@@ -149,6 +158,7 @@ class _Trainer(transformers.Trainer):
 
     validation: Sequence[LabelledText]
     tokenizer_used: Tokenizer
+    score: Score
     on_event: OnTuneEvent
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -156,11 +166,10 @@ class _Trainer(transformers.Trainer):
             super()._save_checkpoint(model, trial)
 
     def evaluate(self, *_: object, **__: object) -> dict[str, float]:
-        texts, gold = [one.text for one in self.validation], [one.label for one in self.validation]
         assert isinstance(self.model, Network)
-        prediction = predict(self.model, self.tokenizer_used, texts)
-        score = macro_f1(gold, prediction.probs.argmax(1))
-        figures = {"eval_macro_f1": score}
+        texts = [one.text for one in self.validation]
+        score = self.score(predict(self.model, self.tokenizer_used, texts).probs)
+        figures = {"eval_score": score}
         self.log(figures)
         self.on_event(TuneScore(step=self.state.global_step, score=score))
         return figures
@@ -221,11 +230,12 @@ def _fingerprint(
 ) -> str:
     """The digest of everything that decides a training."""
     known = None if pairs is None or pairs.known is None else sorted(pairs.known.items())
+    shares = None if pairs is None or pairs.shares is None else sorted(pairs.shares.items())
     content = {
         "base": base_digest(base) or base,
         "labels": list(labels),
         "texts": [[asdict(one) for one in texts] for texts in (train, validation)],
         "settings": settings.model_dump(mode="json"),
-        "pairs": None if pairs is None else [known, pairs.tie, pairs.about],
+        "pairs": None if pairs is None else [known, pairs.tie, pairs.about, shares],
     }
     return hashlib.sha256(json.dumps(content, default=float).encode()).hexdigest()

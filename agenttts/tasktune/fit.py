@@ -9,36 +9,39 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from pydantic import Field, model_validator
 
 from agenttts.errors import UserError
+from agenttts.tasktune.adapter import peft_config
 from agenttts.tasktune.data.cleaning import evenly
 from agenttts.tasktune.data.dataset import TaskData, load_dataset
 from agenttts.tasktune.data.rows import TaskRow, mean_by_task
 from agenttts.tasktune.data.subtask import SubTask
 from agenttts.tasktune.generate import encode_answer, encode_chat, greedy
+from agenttts.tasktune.trainer import reporter, trainer_class
 from agenttts.training.checkpoints import (
     STATE,
     is_first,
     newest_checkpoint,
+    on_one_gpu,
     one_line,
     peak_bytes,
     precision,
     quiet,
+    release_memory,
     save_json,
     saving,
     work_state,
 )
-from agenttts.training.events import OnTuneEvent, TuneScore, TuneStep
+from agenttts.training.events import OnTuneEvent
 from agenttts.training.finite import finite_or_stop
 from agenttts.training.lora import LoraSettings, Rate
 from agenttts.training.weights import (
@@ -58,8 +61,10 @@ from pipelines.files import whole
 from pipelines.spec.strict import Strict
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+    from trl import SFTConfig
+
+Tracker: TypeAlias = Literal["tensorboard", "wandb", "mlflow"]
 
 _NO_LIMIT = 1 << 20  # tokens, of a model that names no context length
 
@@ -102,8 +107,15 @@ class FitConfig(Strict):
         max_tokens: Rows that are longer are left out. None: the model's context length.
         packing: Put several rows into one sequence; needs flash attention.
         gradient_checkpointing: Compute activations again instead of keeping them.
-        eval_rows: The most rows of the evaluation split that are scored in each epoch.
-        patience: Stop after so many epochs without a better score. None: never.
+        dtype: The type of the base's weights. `auto`: bfloat16 for adapters on a GPU that has it, else
+            float32.
+        neftune: The size of the noise on embeddings in training (NEFTune, arXiv 2310.05914). None: none.
+        eval_rows: The most rows of the evaluation split that are scored each time.
+        save_steps: Score, and keep a checkpoint, every so many steps. None: each epoch. The checkpoint with
+            the best score is the result.
+        patience: Stop when the score was not better so many times in a row. None: never.
+        report_to: Trackers that get loss and scores, besides `tuning.json`. TensorBoard's files go to
+            OUT.runs, unless TENSORBOARD_LOGGING_DIR names another place.
         seed: Decides initial adapters and batches.
         dpo: Preference optimisation after the supervised part; None: none.
     """
@@ -126,10 +138,16 @@ class FitConfig(Strict):
     max_tokens: int | None = Field(default=None, gt=0, description="longer rows are left out")
     packing: bool = Field(default=False, description="several rows in one sequence; needs flash attention")
     gradient_checkpointing: bool = False
-    eval_rows: int = Field(default=200, gt=0, description="rows of the evaluation split scored in each epoch")
-    patience: int | None = Field(
-        default=3, gt=0, description="epochs without a better score before it stops; null: never"
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(default="auto", description="of the base's weights")
+    neftune: Rate | None = Field(default=None, gt=0, description="noise on embeddings (NEFTune), such as 5")
+    eval_rows: int = Field(default=200, gt=0, description="rows of the evaluation split scored each time")
+    save_steps: int | None = Field(
+        default=None, gt=0, description="score and keep a checkpoint every so many steps; null: each epoch"
     )
+    patience: int | None = Field(
+        default=3, gt=0, description="times without a better score before it stops; null: never"
+    )
+    report_to: tuple[Tracker, ...] = Field(default=(), description="trackers that get loss and scores too")
     seed: int = 0
     dpo: DpoSettings | None = Field(default=None, description="experimental: preference optimisation")
 
@@ -139,6 +157,8 @@ class FitConfig(Strict):
             raise ValueError("lora.dora needs merge: true, as vLLM serves no DoRA adapter")
         if self.method == "full" and self.dpo is not None:
             raise ValueError("dpo needs method: lora")
+        if self.method == "full" and self.lora.plus is not None:
+            raise ValueError("lora.plus needs method: lora")
         return self
 
 
@@ -187,14 +207,19 @@ class _Job:
 
 
 class _Examiner:
-    """Scores a model on rows of the evaluation split."""
+    """Scores a model on rows of the evaluation split, whose tokens and answers fit a limit."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, tasks: Mapping[str, SubTask], rows: Sequence[TaskRow]
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tasks: Mapping[str, SubTask],
+        rows: Sequence[TaskRow],
+        limit: int,
     ) -> None:
         self._tokenizer = tokenizer
         self._tasks = tasks
         self._rows = rows
+        self._limit = limit
         self._prompts = [encode_chat(tokenizer, row.messages) for row in rows]
 
     def scores(self, model: PreTrainedModel) -> dict[str, float]:
@@ -202,7 +227,7 @@ class _Examiner:
         if not self._rows:
             return {}
         longest = [self._tasks[row.task].max_tokens for row in self._rows]
-        answers = greedy(model, self._tokenizer, self._prompts, longest)
+        answers = greedy(model, self._tokenizer, self._prompts, longest, limit=self._limit)
         return mean_by_task(self._tasks, self._rows, answers)
 
 
@@ -244,6 +269,8 @@ def _fit(
             return _trained(job, state, on_event)
     except OSError as error:
         raise UserError(f"{config.base}: can't be loaded: {one_line(error)}") from None
+    finally:
+        release_memory(library("torch"))
 
 
 def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedModel:
@@ -251,31 +278,42 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
     datasets, torch = library("datasets"), library("torch")
     config, work = job.config, job.work
     transformers.set_seed(config.seed)
+    for tracker in config.report_to:
+        library(tracker, "report_to", extra=None)
     tokenizer, model = _loaded(config, job.base, transformers, torch)
+    adapter = peft_config(config.lora, model) if config.method == "lora" else None
     limit = config.max_tokens or int(getattr(model.config, "max_position_embeddings", None) or _NO_LIMIT)
     records = [record for row in job.train for record in [_record(tokenizer, row)] * row.weight]
     fitting = [record for record in records if len(record["input_ids"]) <= limit]
     if not fitting:
         shortest = min(len(record["input_ids"]) for record in records)
         raise UserError(f"max_tokens: no row fits {limit} tokens, the shortest has {shortest}")
-    examiner = _Examiner(tokenizer, job.data.tasks, job.held_out)
+    of_rows = [(row, _record(tokenizer, row)) for row in job.held_out]
+    short_rows = [row for row, record in of_rows if len(record["input_ids"]) <= limit]
+    held_out = [record for _, record in of_rows if len(record["input_ids"]) <= limit]
+    arguments = _arguments(config, work, limit, scored=bool(held_out), trl=trl, torch=torch)
+    if not config.lora.quantize:
+        torch.nn.Module.to(model, arguments.device)
+    examiner = _Examiner(tokenizer, job.data.tasks, short_rows, limit)
     checkpoint = newest_checkpoint(work)
     if "before" not in state:
-        state["before"] = examiner.scores(model)
+        state["before"] = examiner.scores(model) if is_first() else {}
         if is_first():
             save_json(work / STATE, state)
-    held_out = [_record(tokenizer, row) for row in job.held_out]
     trainer = trainer_class(trl)(
         model=model,
-        args=_arguments(config, work, limit, scored=bool(held_out), trl=trl, torch=torch),
+        args=arguments,
         train_dataset=datasets.Dataset.from_list(fitting),
         eval_dataset=datasets.Dataset.from_list(held_out) if held_out else None,
         processing_class=tokenizer,
-        peft_config=_peft_config(config, model),
-        callbacks=[_reporter(transformers, on_event), finite_or_stop(config.learning_rate)],
+        peft_config=adapter,
+        callbacks=_callbacks(config, transformers, on_event, scored=bool(held_out)),
     )
     trainer.remove_callback(transformers.PrinterCallback)
-    trainer.examiner, trainer.patience, trainer.on_event = examiner, config.patience, on_event
+    trainer.examiner, trainer.on_event, trainer.lora_plus = examiner, on_event, config.lora.plus
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, transformers.integrations.TensorBoardCallback):
+            callback.logging_dir = callback.logging_dir or str(job.out.with_name(job.out.name + ".runs"))
     started = time.monotonic() - float(state.get("seconds", 0.0))
     trainer.clock = lambda: time.monotonic() - started
     trainer.state_file, trainer.work_state = work / STATE, state
@@ -284,7 +322,7 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
     model = trainer.model
     if config.dpo is not None:
         model = _preference_optimised(job, config.dpo, model, tokenizer, limit)
-    after = examiner.scores(model)
+    after = examiner.scores(model) if is_first() else {}
     card = TuningCard(
         fingerprint=job.fingerprint,
         base=job.base,
@@ -298,6 +336,7 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
         metrics=BeforeAfter(before=state["before"], after=after),
         rows=len(job.train),
         rows_too_long=len(records) - len(fitting),
+        eval_rows_too_long=len(of_rows) - len(held_out),
         steps=trainer.state.global_step,
         seconds=round(time.monotonic() - started, 1),
         peak_bytes=peak_bytes(torch),
@@ -342,19 +381,21 @@ def _preference_optimised(
         raise UserError(f"dpo: no preference pair fits {limit} tokens")
     trainer = Trainer(
         model=model,
-        args=trl.DPOConfig(
-            output_dir=str(job.work / "dpo"),
-            beta=dpo.beta,
-            num_train_epochs=dpo.epochs,
-            learning_rate=dpo.learning_rate,
-            per_device_train_batch_size=job.config.batch_size,
-            gradient_accumulation_steps=job.config.accumulate,
-            max_length=None,
-            seed=job.config.seed,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            **precision(torch),
+        args=on_one_gpu(
+            trl.DPOConfig(
+                output_dir=str(job.work / "dpo"),
+                beta=dpo.beta,
+                num_train_epochs=dpo.epochs,
+                learning_rate=dpo.learning_rate,
+                per_device_train_batch_size=job.config.batch_size,
+                gradient_accumulation_steps=job.config.accumulate,
+                max_length=None,
+                seed=job.config.seed,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                **precision(torch),
+            )
         ),
         train_dataset=datasets.Dataset.from_list(fitting),
         processing_class=tokenizer,
@@ -374,77 +415,24 @@ def _record(tokenizer: PreTrainedTokenizerBase, row: TaskRow) -> _Record:
     return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
 
 
-def trainer_class(trl: ModuleType) -> type:
-    """TRL's SFTTrainer, with the sub-tasks' own score at every evaluation.
-
-    Args:
-        trl: The imported module `trl`.
-    """
-
-    trainer_of_answers: Any = trl.SFTTrainer
-
-    class Trainer(trainer_of_answers):  # type: ignore[misc]
-        """Stops when the score no longer rises."""
-
-        def _save_checkpoint(self, *arguments: object, **named: object) -> None:
-            with saving(Path(self.args.output_dir)):
-                super()._save_checkpoint(*arguments, **named)
-
-        def evaluate(self, *arguments: object, **named: object) -> dict[str, float]:
-            figures: dict[str, float] = super().evaluate(*arguments, **named)
-            scores = self.examiner.scores(self.model)
-            score = sum(scores.values()) / len(scores)
-            figures["eval_score"] = score
-            self.log({"eval_score": score})
-            self.on_event(TuneScore(step=self.state.global_step, score=score))
-            past = [entry["eval_score"] for entry in self.state.log_history if "eval_score" in entry]
-            since_best = len(past) - 1 - past.index(max(past))
-            if self.patience is not None and since_best >= self.patience:
-                self.control.should_training_stop = True
-            self.work_state["seconds"] = self.clock()
-            if self.is_world_process_zero():
-                save_json(self.state_file, self.work_state)
-            return figures
-
-    return Trainer
-
-
-def _reporter(transformers: ModuleType, on_event: OnTuneEvent) -> TrainerCallback:
-    callback: Any = transformers.TrainerCallback
-
-    class Reporter(callback):  # type: ignore[misc]
-        def on_train_begin(self, args: object, state: Any, control: object, **_: object) -> None:
-            self.started, self.first = time.monotonic(), state.global_step
-
-        def on_log(
-            self,
-            args: object,
-            state: Any,
-            control: object,
-            logs: Mapping[str, float] | None = None,
-            **_: object,
-        ) -> None:
-            if not logs or "loss" not in logs:
-                return
-            pace = (time.monotonic() - self.started) / max(1, state.global_step - self.first)
-            on_event(
-                TuneStep(
-                    step=state.global_step,
-                    steps=state.max_steps,
-                    loss=float(logs["loss"]),
-                    seconds_left=pace * (state.max_steps - state.global_step),
-                )
-            )
-
-    reporter: TrainerCallback = Reporter()
-    return reporter
+def _callbacks(
+    config: FitConfig, transformers: ModuleType, on_event: OnTuneEvent, *, scored: bool
+) -> list[TrainerCallback]:
+    callbacks = [reporter(transformers, on_event), finite_or_stop(config.learning_rate)]
+    if scored and config.patience is not None:
+        callbacks.append(transformers.EarlyStoppingCallback(config.patience))
+    return callbacks
 
 
 def _arguments(
     config: FitConfig, work: Path, limit: int, *, scored: bool, trl: ModuleType, torch: ModuleType
-) -> object:
+) -> SFTConfig:
     best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_score"} if scored else {}
-    return trl.SFTConfig(
+    rhythm = "epoch" if config.save_steps is None else "steps"
+    steps = (
+        {} if config.save_steps is None else dict.fromkeys(("save_steps", "eval_steps"), config.save_steps)
+    )
+    arguments: SFTConfig = trl.SFTConfig(
         output_dir=str(work),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
@@ -458,17 +446,22 @@ def _arguments(
         packing=config.packing,
         gradient_checkpointing=config.gradient_checkpointing,
         logging_steps=10,
-        eval_strategy="epoch" if scored else "no",
-        save_strategy="epoch",
+        eval_strategy=rhythm if scored else "no",
+        save_strategy=rhythm,
         save_total_limit=2,
+        restore_callback_states_from_checkpoint=True,
         seed=config.seed,
-        report_to="none",
+        report_to=list(config.report_to) or "none",
+        run_name=config.out,
         disable_tqdm=True,
         ddp_find_unused_parameters=False,
         greater_is_better=True if scored else None,
         **best,
+        **steps,
+        neftune_noise_alpha=config.neftune,
         **precision(torch),
     )
+    return on_one_gpu(arguments)
 
 
 def _loaded(
@@ -489,55 +482,16 @@ def _loaded(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )
     half = gpu and torch.cuda.is_bf16_supported() and config.method == "lora"
+    dtype = ("bfloat16" if half else "float32") if config.dtype == "auto" else config.dtype
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.bfloat16 if half else torch.float32, quantization_config=quantization
+            base, dtype=getattr(torch, dtype), quantization_config=quantization
         )
     except (ValueError, KeyError) as error:
         raise UserError(f"base: {base} can't be loaded: {one_line(error)}") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer, model
-
-
-def _peft_config(config: FitConfig, model: PreTrainedModel) -> LoraConfig | None:
-    """None for full fine-tuning. UserError when the model has none of the layers that are named."""
-    if config.method == "full":
-        return None
-    lora = config.lora
-    missing = _missing_layer(lora.target_modules, model)
-    if missing is not None:
-        linear = {
-            name.rsplit(".", 1)[-1]
-            for name, module in model.named_modules()
-            if "Linear" in type(module).__name__
-        }
-        raise UserError(
-            f"lora.target_modules: {config.base} has no layer {missing!r}; "
-            f"it has {', '.join(sorted(linear - {'lm_head'}))}"
-        )
-    adapter: LoraConfig = library("peft").LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha or 2 * lora.rank,
-        lora_dropout=lora.dropout,
-        target_modules=lora.peft_targets,
-        use_rslora=lora.rslora,
-        use_dora=lora.dora,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    return adapter
-
-
-def _missing_layer(wanted: str | Sequence[str], model: PreTrainedModel) -> str | None:
-    """The first name or pattern that no layer has; None when all have one."""
-    if wanted == "all-linear":
-        return None
-    names = [name for name, _ in model.named_modules()]
-    if isinstance(wanted, str):  # a pattern for whole names, as peft takes it
-        return None if any(re.fullmatch(wanted, name) for name in names) else wanted
-    present = {name.rsplit(".", 1)[-1] for name in names}
-    return next((name for name in wanted if name.rsplit(".", 1)[-1] not in present), None)
 
 
 def _save(
@@ -576,7 +530,7 @@ def _base_params(base: str, model: PreTrainedModel) -> int:
 def _fingerprint(config: FitConfig, data: TaskData, names: Sequence[str], base: str) -> str:
     """The digest of everything that decides a training."""
     content = {
-        "config": config.model_dump(mode="json", exclude={"out", "data"}),
+        "config": config.model_dump(mode="json", exclude={"out", "data", "report_to"}),
         "data": data.digest,
         "tasks": list(names),
         "base": base_digest(base) or base,

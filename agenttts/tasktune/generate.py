@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import jinja2
+
 from agenttts.errors import UserError
 from agenttts.llm import Message
 from pipelines.extras import library
@@ -25,15 +27,22 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message])
         messages: The chat.
 
     Raises:
-        UserError: The tokenizer has no chat template.
+        UserError: The tokenizer has no chat template, or its template refuses the messages.
     """
     if tokenizer.chat_template is None:
         raise UserError(
             f"the tokenizer of {tokenizer.name_or_path} has no chat template; name an instruct model"
         )
-    text = tokenizer.apply_chat_template(
-        [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
-    )
+    try:
+        text = tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+        )
+    except jinja2.TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"the chat template of {tokenizer.name_or_path} refuses a chat of {roles}: {error}; change "
+            "the rows"
+        ) from None
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -53,6 +62,7 @@ def greedy(
     prompts: Sequence[Sequence[int]],
     max_tokens: Sequence[int],
     batch_size: int = 32,
+    limit: int | None = None,
 ) -> list[str]:
     """The greedy answer to each prompt, in evaluation mode.
 
@@ -62,6 +72,7 @@ def greedy(
         prompts: The token ids of each prompt.
         max_tokens: The most tokens of each answer.
         batch_size: How many prompts are answered at once.
+        limit: The most tokens of a prompt and its answer; prompts have fewer. None: there is no limit.
     """
     torch = library("torch")
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -72,6 +83,7 @@ def greedy(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         longest = max(len(prompts[i]) for i in chosen)
+        most = max(max_tokens[i] for i in chosen)
         ids = torch.full((len(chosen), longest), pad, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for row, i in enumerate(chosen):
@@ -81,7 +93,7 @@ def greedy(
             generated = model.generate(  # type: ignore[operator]
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
-                max_new_tokens=max(max_tokens[i] for i in chosen),
+                max_new_tokens=most if limit is None else min(most, limit - longest),
                 do_sample=False,
                 pad_token_id=pad,
                 eos_token_id=tokenizer.eos_token_id,

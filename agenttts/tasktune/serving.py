@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
 
 from agenttts.errors import UserError
 from agenttts.serving.servers import planned_servers
+from agenttts.training.weights import RANKS
 from pipelines.jsonvalues import JSON
-from pipelines.servers.commands import require_vllm
+from pipelines.servers.commands import ServeCommand, require_vllm
 from pipelines.servers.group import ServerGroup
 from pipelines.spec.pipeline import PipelineSpec
 
@@ -88,8 +90,34 @@ def load_adapter(base_url: str, name: str, path: Path) -> None:
     if answer.status_code != 200:
         raise UserError(
             f"{base_url}: refuses the adapter {name} ({answer.status_code}: {_reason(answer)}); it needs "
-            "--enable-lora, --max-lora-rank of at least its rank, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+            "--enable-lora, --max-lora-rank of at least its rank, and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, "
+            "as `agenttts tune serve --max-lora-rank` sets them"
         )
+
+
+def adaptable(command: ServeCommand, max_lora_rank: int | None = None) -> ServeCommand:
+    """Have a server take adapters while it runs, as `load_adapter` needs it.
+
+    Args:
+        command: How the server is started.
+        max_lora_rank: The largest rank of an adapter that it takes. None: what the command says; a command
+            without adapters stays as it is then.
+
+    Raises:
+        UserError: vLLM knows no such rank.
+    """
+    argv = command.argv
+    if max_lora_rank is not None:
+        if max_lora_rank not in RANKS:
+            raise UserError(f"--max-lora-rank is one of {', '.join(map(str, RANKS))}, got {max_lora_rank}")
+        if "--enable-lora" in argv:
+            max_lora_rank = max(max_lora_rank, int(argv[argv.index("--max-lora-rank") + 1]))
+        else:
+            argv = (*argv, "--enable-lora")
+        argv = (*argv, "--max-lora-rank", str(max_lora_rank))  # of two, the last one counts
+    elif "--enable-lora" not in argv:
+        return command
+    return replace(command, argv=argv, env={**command.env, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"})
 
 
 def ask_each(spec: PipelineSpec, models: Sequence[str], environ: Mapping[str, str] = os.environ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -11,12 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from agenttts.errors import UserError
 from agenttts.training.extras import no_progress_bars
 from pipelines.extras import library
 from pipelines.files import whole
+
+ArgumentsT = TypeVar("ArgumentsT")
 
 STATE = "state.json"
 """The file beside the checkpoints that says which configuration they belong to."""
@@ -129,6 +132,28 @@ def precision(torch: ModuleType) -> dict[str, bool]:
     """
     gpu = torch.cuda.is_available()
     return {"bf16": bool(gpu and torch.cuda.is_bf16_supported()), "use_cpu": not gpu}
+
+
+def on_one_gpu(arguments: ArgumentsT) -> ArgumentsT:
+    """Keep a training of one process on one GPU; several are for torchrun, never for DataParallel.
+
+    Args:
+        arguments: The TrainingArguments, which are changed.
+    """
+    settled: Any = arguments
+    settled._n_gpu = min(1, settled.n_gpu)
+    return arguments
+
+
+def release_memory(torch: ModuleType) -> None:
+    """Give back what a training that is over held, so that a server on the same card finds room.
+
+    Args:
+        torch: The imported module `torch`.
+    """
+    gc.collect()  # trainer, model and callbacks refer to each other
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def peak_bytes(torch: ModuleType) -> int:

@@ -18,7 +18,7 @@ def finite_or_stop(learning_rate: float) -> TrainerCallback:
     """Make the callback that ends a training with a UserError.
 
     Gradients are looked at before each step of the optimizer (a loss that is not finite makes them so), the
-    weights that are trained at the end of each epoch, before they are saved.
+    weights that are trained at the end of each epoch and before each checkpoint.
 
     Args:
         learning_rate: The largest learning rate, for the message.
@@ -31,6 +31,10 @@ def finite_or_stop(learning_rate: float) -> TrainerCallback:
         ) -> None:
             gradients = (p.grad for p in model.parameters() if p.grad is not None)
             self._require("the loss or its gradients", gradients, state)
+
+        def on_step_end(self, args: object, state: Any, control: Any, *, model: Any, **named: object) -> None:
+            if control.should_save:
+                self.on_epoch_end(args, state, control, model=model, **named)
 
         def on_epoch_end(self, args: object, state: Any, control: object, *, model: Any, **_: object) -> None:
             weights = (p.detach() for p in model.parameters() if p.requires_grad)

@@ -25,6 +25,8 @@ class LoraSettings(Strict):
         rslora: Scale by alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv 2312.03732).
         dora: Learn the lengths of the weight columns apart (DoRA, arXiv 2402.09353). vLLM serves no such
             adapter, so it has to be merged into its base.
+        plus: How many times larger the learning rate of the adapters' second matrix is (LoRA+, Hayou et al.
+            2024, arXiv 2402.12354). None: the two learn alike.
         quantize: Keep the base weights in 4 bits (QLoRA, arXiv 2305.14314). Needs a GPU.
     """
 
@@ -36,6 +38,9 @@ class LoraSettings(Strict):
     )
     rslora: bool = False
     dora: bool = Field(default=False, description="needs merge: vLLM serves no DoRA adapter")
+    plus: Rate | None = Field(
+        default=None, gt=0, description="LoRA+: learning rate of B over that of A, such as 16"
+    )
     quantize: bool = Field(default=False, description="4-bit base weights (QLoRA); needs a GPU")
 
     @property

@@ -95,6 +95,7 @@ class TuningCard(BaseModel):
         metrics: Scores before and after.
         rows: The number of training rows.
         rows_too_long: The number of training records that were left out because they were too long.
+        eval_rows_too_long: The number of rows to score on that were left out because they were too long.
         steps: The number of optimiser steps.
         seconds: How long it took.
         peak_bytes: The most memory that was in use.
@@ -116,6 +117,7 @@ class TuningCard(BaseModel):
     metrics: BeforeAfter = BeforeAfter()
     rows: int = 0
     rows_too_long: int = 0
+    eval_rows_too_long: int = 0
     steps: int = 0
     seconds: float | None = None
     peak_bytes: int | None = None
@@ -310,6 +312,11 @@ def require_servable(path: Path) -> None:
     names = [name for entries in weights.values() for name in entries]
     if config is not None and (others := [name for name in names if ".lora_" not in name]):
         raise UserError(f"{path}: an adapter holds LoRA weights only, got {others[0]}")
+    if config is not None and (heads := [name for name in names if ".lm_head." in name]):
+        raise UserError(
+            f"{path}: an adapter must leave lm_head alone, got {heads[0]}: vLLM would let it answer for its "
+            "base too; merge it instead (agenttts tune merge --method base)"
+        )
     for file, entries in weights.items():
         _require_finite(file, entries)
 

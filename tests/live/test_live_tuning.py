@@ -19,7 +19,8 @@ from agenttts.tasktune.evaluation import evaluate
 from agenttts.tasktune.fit import fit
 from agenttts.tasktune.generate import encode_chat, greedy
 from agenttts.tasktune.improve import improve
-from agenttts.tasktune.serving import load_adapter, served
+from agenttts.tasktune.rivals import rivals_spec
+from agenttts.tasktune.serving import adaptable, ask_each, load_adapter, served
 from agenttts.training.weights import read_tuned
 from datastore import Store
 from pipelines.runtime.runtime import VERIFYING
@@ -92,6 +93,19 @@ def test_a_hot_loaded_adapter_answers_as_in_transformers(lora_spec: PipelineSpec
     texts = greedy(model, tokenizer, prompts, [8] * len(prompts))
     expected = mean_by_task(data.tasks, data.test, texts)["read_off"]
     assert scores["museum-tuned"].score.mean == pytest.approx(expected, abs=2.5 / len(prompts))
+
+
+def test_a_tuned_server_takes_further_adapters(vllm: None, tuned: Path, tmp_path: Path) -> None:
+    """What `tune serve` starts takes an adapter of another rank by `tune serve --into`."""
+    (wide,) = fit(fit_config(out=str(tmp_path / "wide"), epochs=0.1, lora={"rank": 32}), tuned)
+    spec = rivals_spec({"narrow": str(tuned / "adapter")}, port=free_port())
+    servers = [adaptable(command, 32) for command in commands(spec)]
+    url = spec.models["narrow"].base_url
+    with ServerGroup(servers, log_dir=tmp_path):
+        done = agenttts("tune", "serve", wide.path, "--into", url, "--db", tmp_path / "s.duckdb")
+        assert done.code == 0, done.err
+        other = rivals_spec({"narrow": url, "wide": url})
+        ask_each(other, ["narrow", "wide"])
 
 
 def test_a_refused_adapter(lora_spec: PipelineSpec, tuned: Path) -> None:

@@ -17,12 +17,13 @@ from pydantic import Field
 from agenttts.blocking import run_blocking
 from agenttts.errors import UserError
 from agenttts.llm import AgentSettings, JsonChat, require_llm
+from agenttts.tasktune.data.chats import ChatFormat, ChatNames, chat_rows
 from agenttts.tasktune.data.cleaning import Cleaned, CountTokens, clean, schema_problem
 from agenttts.tasktune.data.dataset import TaskData, write_dataset
 from agenttts.tasktune.data.judge import judge_rows
 from agenttts.tasktune.data.rows import Dropped, Gathered, TaskRow
 from agenttts.tasktune.data.sources import documents, table_rows, written_rows
-from agenttts.tasktune.data.subtask import SubTask, SubTasks, load_subtasks
+from agenttts.tasktune.data.subtask import OUTPUT, SubTask, SubTasks, load_subtasks
 from agenttts.tasktune.data.traces import example_inputs, stage_task, trace_rows
 from agenttts.training.checkpoints import one_line
 from datastore.store import Store
@@ -32,31 +33,51 @@ from pipelines.extras import library
 from pipelines.spec.files import restore_spec
 from pipelines.spec.strict import Strict
 
+_REJECTED = "rejected"  # the field of a wrong answer to a chat
+
 OnStatus: TypeAlias = Callable[[str], None]
 """Is called with what is being done."""
 
 
-class FileSource(Strict):
+class _Table(Strict):
+    """How the rows of a table become those of a sub-task.
+
+    Attributes:
+        task: The sub-task of the rows.
+        format: `table` has a column for each input and one for the output. The others are for a sub-task
+            whose only input is a chat: `messages`, `sharegpt` (`conversations`), `alpaca` (`instruction`,
+            `input`, `output`) and `preferences` (`chosen`, `rejected`, and `prompt` where they are no chats).
+        map: The column of a field of the sub-task or format, where its name differs.
+        strip: Remove white space around outputs.
+    """
+
+    task: str
+    format: Literal["table"] | ChatFormat = "table"
+    map: dict[str, str] = Field(default_factory=dict, description="field of the sub-task or format → column")
+    strip: bool = Field(default=True, description="remove white space around outputs")
+
+
+class FileSource(_Table):
     """Rows that exist: a local file (JSONL, JSON, CSV, Parquet), or a split of a hub dataset.
 
     Attributes:
         kind: Always `file`.
-        task: The sub-task of the rows.
         path: The file; None where the rows come from the hub.
         hub: The name of the hub dataset; None where the rows come from a file.
         config: The configuration of the hub dataset.
         split: The split of the hub dataset.
-        map: The column of a field of the sub-task, where its name differs.
+        rejected: The column of a wrong answer, for preference optimisation; of the format `table`.
+        weight: The column that says how often an epoch shows a row, a whole number from 1.
         limit: The first so many rows are read; None: all.
     """
 
     kind: Literal["file"]
-    task: str
     path: str | None = None
     hub: str | None = None
     config: str | None = None
     split: str = "train"
-    map: dict[str, str] = Field(default_factory=dict, description="field of the sub-task → column")
+    rejected: str | None = Field(default=None, description="column of a wrong answer, for dpo")
+    weight: str | None = Field(default=None, description="column: how often an epoch shows the row")
     limit: int | None = Field(default=None, gt=0, description="first so many rows")
 
     @property
@@ -112,18 +133,14 @@ class RunSource(Strict):
 Source = Annotated[FileSource | DocumentSource | RunSource, Field(discriminator="kind")]
 
 
-class TestFile(Strict):
+class TestFile(_Table):
     """Rows to compare models on: they become the test split, and no row to learn from may be like them.
 
     Attributes:
-        task: The sub-task of the rows.
         path: The file.
-        map: The column of a field of the sub-task, where its name differs.
     """
 
-    task: str
     path: str
-    map: dict[str, str] = Field(default_factory=dict)
 
 
 class DataConfig(Strict):
@@ -141,6 +158,7 @@ class DataConfig(Strict):
         max_tokens: The most tokens of prompt and answer; None: there is no limit.
         judge: Have the LLM judge every row. Experimental: it has not been measured what that is worth.
         drop_personal: Drop rows that seem to hold personal data, instead of flagging them.
+        drop_contradicted: Drop rows whose chat occurs with another answer, instead of flagging them.
         db: The store that keeps the answers of the LLM.
     """
 
@@ -155,6 +173,7 @@ class DataConfig(Strict):
     max_tokens: int | None = Field(default=None, gt=0, description="of prompt and answer, by that tokenizer")
     judge: bool = Field(default=False, description="experimental: have the LLM judge every row")
     drop_personal: bool = False
+    drop_contradicted: bool = False
     db: str = Field(default="agenttts.duckdb", description="store that keeps what the LLM wrote")
 
 
@@ -197,6 +216,7 @@ async def build(
             count_tokens=_counter(config, root),
             max_tokens=config.max_tokens,
             drop_personal=config.drop_personal,
+            drop_contradicted=config.drop_contradicted,
         )
         if config.judge:
             assert chat is not None
@@ -280,7 +300,10 @@ class _Material:
             await self._add_run(source)
         elif isinstance(source, FileSource):
             task = self._task(source.task)
-            self.gathered.append(table_rows(task, _table(source, self.root), source.map))
+            table = _table(source, self.root)
+            self.gathered.append(
+                _gathered(task, source, table, rejected=source.rejected, weight=source.weight)
+            )
         else:
             assert chat is not None
             docs = documents(_files(source.files, self.root))
@@ -290,7 +313,7 @@ class _Material:
     def add_test(self, file: TestFile) -> None:
         """Test rows that are sound and new; the others are dropped."""
         task = self._task(file.task)
-        read = table_rows(task, read_file(self.root / file.path), file.map)
+        read = _gathered(task, file, read_file(self.root / file.path))
         dropped = list(read.dropped)
         ids = {row.id for row in self.test}
         for row in read.rows:
@@ -320,6 +343,34 @@ class _Material:
         if self.subtasks is None:
             raise UserError(f"the sub-task {name!r} needs a file of sub-tasks; name it under subtasks")
         return self.subtasks.task(name)
+
+
+def _gathered(
+    task: SubTask,
+    form: _Table,
+    table: Sequence[Row],
+    *,
+    rejected: str | None = None,
+    weight: str | None = None,
+) -> Gathered:
+    """The rows of a table, read by its format."""
+    if form.format == "table":
+        return table_rows(task, table, form.map, rejected=rejected, weight=weight, strip=form.strip)
+    if task.chat_input is None:
+        kinds = ", ".join(f"{name}: {kind}" for name, kind in task.inputs.items())
+        raise UserError(
+            f"sources: the format {form.format} needs a sub-task with one input of the type chat, "
+            f"{task.name} has {kinds}; choose the format table"
+        )
+    if rejected is not None:
+        raise UserError("sources: rejected is of the format table; choose the format preferences")
+    names = ChatNames(
+        chat=task.chat_input, output=OUTPUT, rejected=_REJECTED, kept=[weight] if weight else []
+    )
+    rows, dropped = chat_rows(table, form.format, form.map, names)
+    rejected = _REJECTED if form.format == "preferences" else None
+    gathered = table_rows(task, rows, {}, rejected=rejected, weight=weight, strip=form.strip)
+    return replace(gathered, dropped=[*dropped, *gathered.dropped])
 
 
 def _table(source: FileSource, root: Path) -> Sequence[Row]:

@@ -14,18 +14,22 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from agenttts.tasktune.data.language import language_check
-from agenttts.tasktune.data.rows import Dropped, PreferencePair, TaskRow
+from agenttts.tasktune.data.rows import Dropped, PreferencePair, TaskRow, score_answer
 from agenttts.tasktune.data.subtask import SubTask
 from datastore.keys import canonical_json
 from pipelines.dataset.splits import seeded_order
 from pipelines.errors import CustomCodeFailed, DatasetError
 from pipelines.examples import Example
 from pipelines.extras import library
+from pipelines.spec.variants import BuiltinMetric
 from pipelines.stages import metrics
 from pipelines.stages.parsers import Parsed, parse
 
 if TYPE_CHECKING:
     from datasketch import MinHash, MinHashLSH
+
+CONTRADICTED = "contradicted"
+"""The flag of a row whose chat occurs with another answer, where one alone can be right."""
 
 CountTokens: TypeAlias = Callable[[str], int]
 Check: TypeAlias = Callable[[TaskRow], str | None]
@@ -36,6 +40,7 @@ _SHINGLE = 5  # characters, so that texts without spaces have them too
 _PERMUTATIONS = 128
 _SEED = 1
 _NEAR_DUPLICATES = "finding near duplicates"
+_EQUALITY = {"accuracy", "exact_match", "number", "squad_exact_match"}
 _PERSONAL = {
     "email": re.compile(r"\b[\w.+-]+@[\w-]+\.[\w.]{2,}\b"),
     "phone": re.compile(
@@ -90,6 +95,7 @@ def clean(
     count_tokens: CountTokens | None = None,
     max_tokens: int | None = None,
     drop_personal: bool = False,
+    drop_contradicted: bool = False,
 ) -> Cleaned:
     """Check rows: schema, language, leaks, exact and near duplicates, length, personal data.
 
@@ -104,6 +110,7 @@ def clean(
         count_tokens: Counts the tokens of a text.
         max_tokens: The most tokens of prompt and answer together. None: there is no such check.
         drop_personal: Drop rows that seem to hold personal data, instead of flagging them.
+        drop_contradicted: Drop rows whose chat occurs with another answer, instead of flagging them.
 
     Raises:
         MissingDependency: A check needs a library of the extra `tune`.
@@ -125,9 +132,15 @@ def clean(
         cleaned.step("near-duplicate", _near_repeats(near, text_of))
     if count_tokens is not None and max_tokens is not None:
         cleaned.step("length", lambda row: _too_long(row, count_tokens, max_tokens))
-    cleaned.rows = [replace(row, flags=personal_data(row)) for row in cleaned.rows]
+    torn = contradicted(cleaned.rows, tasks)
+    cleaned.rows = [
+        replace(row, flags=(*personal_data(row), *((CONTRADICTED,) if row.id in torn else ())))
+        for row in cleaned.rows
+    ]
+    if drop_contradicted:
+        cleaned.step(CONTRADICTED, lambda row: torn.get(row.id))
     if drop_personal:
-        cleaned.step("personal", lambda row: f"holds {', '.join(row.flags)}" if row.flags else None)
+        cleaned.step("personal", _holds_personal_data)
     return cleaned
 
 
@@ -163,6 +176,33 @@ def personal_data(row: TaskRow) -> tuple[str, ...]:
     """The kinds of personal data that a row seems to hold, by pattern. Names of people are not looked for."""
     text = " ".join([*(message["content"] for message in row.messages), row.completion])
     return tuple(kind for kind, pattern in _PERSONAL.items() if pattern.search(text))
+
+
+def contradicted(rows: Sequence[TaskRow], tasks: Mapping[str, SubTask]) -> dict[str, str]:
+    """Find rows whose chat occurs with another answer, which is wrong if theirs is right.
+
+    Sub-tasks are looked at that have one right answer: by their choices, or by a metric of equality.
+
+    Args:
+        rows: The rows.
+        tasks: Their sub-tasks by name.
+
+    Returns:
+        By the id of a row the first answer that contradicts it, in words.
+    """
+    by_chat: dict[str, list[TaskRow]] = {}
+    for row in rows:
+        if _one_is_right(tasks[row.task]):
+            by_chat.setdefault(canonical_json([row.task, list(row.messages)]), []).append(row)
+    reasons: dict[str, str] = {}
+    for alike in by_chat.values():
+        for row in alike:
+            other = next(
+                (o for o in alike if (score_answer(tasks[row.task], row, o.completion) or 0.0) < 1.0), None
+            )
+            if other is not None:
+                reasons[row.id] = f"says {row.completion!r:.60}, {other.source} says {other.completion!r:.60}"
+    return reasons
 
 
 def near_index(near: float) -> MinHashLSH:
@@ -249,6 +289,16 @@ def drop_counts(dropped: Iterable[Dropped]) -> dict[str, dict[str, int]]:
         reason = re.sub(r"\d+(\.\d+)?", "N", row.reason.split(": ")[0].split(", got")[0])
         by_step.setdefault(row.step, Counter())[reason] += 1
     return {step: dict(counts.most_common()) for step, counts in by_step.items()}
+
+
+def _one_is_right(task: SubTask) -> bool:
+    kind = task.metric.kind if isinstance(task.metric, BuiltinMetric) else ""
+    return bool(task.choices) or kind in _EQUALITY
+
+
+def _holds_personal_data(row: TaskRow) -> str | None:
+    kinds = [flag for flag in row.flags if flag in _PERSONAL]
+    return f"holds {', '.join(kinds)}" if kinds else None
 
 
 def _shared_fields(inputs: Sequence[Mapping[str, object]]) -> set[str]:

@@ -1,8 +1,9 @@
 """A dataset on disk. Its rows are gathered by `build`.
 
 The directory holds `examples/` (a DatasetDict of train, eval, test), `preferences/` (a Dataset, where there
-are pairs), `subtasks.yaml`, `dropped.jsonl` (every row that was dropped, with the reason), `card.json` and
-`README.md`. It is written beside its final path and moved there when it is complete.
+are pairs), `subtasks.yaml`, `dropped.jsonl` (every row that was dropped, with the reason), `flagged.jsonl`
+(rows with something that a person should look at), `card.json` and `README.md`. It is written beside its
+final path and moved there when it is complete.
 """
 
 from __future__ import annotations
@@ -232,7 +233,7 @@ def card_text(card: DatasetCard) -> str:
     ]
     if card.flagged:
         flags = ", ".join(f"{flag} in {count}" for flag, count in card.flagged.items())
-        lines += ["", f"Rows that seem to hold personal data: {flags}."]
+        lines += ["", f"Rows flagged, one by one in flagged.jsonl: {flags}."]
     return "\n".join(lines) + "\n"
 
 
@@ -258,9 +259,18 @@ def _write(folder: Path, data: TaskData, dropped: Sequence[Dropped]) -> None:
     card = data.card
     named = SubTasks(domain=card.domain, subtasks=tuple(data.tasks.values()))
     lines = "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in dropped)
+    flagged = "".join(
+        json.dumps(
+            {"flags": row.flags, "source": row.source, "completion": row.completion}, ensure_ascii=False
+        )
+        + "\n"
+        for row in (*data.train, *data.eval)
+        if row.flags
+    )
     for name, text in (
         ("subtasks.yaml", subtasks_yaml(named)),
         ("dropped.jsonl", lines),
+        ("flagged.jsonl", flagged),
         ("README.md", card_text(card)),
         ("card.json", json.dumps(card.to_json_dict(), indent=2, ensure_ascii=False)),
     ):

@@ -178,10 +178,10 @@ async def _proposals(chat: JsonChat, domain: str, text: str, count: int) -> Sequ
 
 def _subtask(proposal: _Proposal) -> SubTask | str:
     """The proposal as a SubTask, or why it is none."""
-    name = re.sub(r"\W+", "_", proposal["name"].strip().lower(), flags=re.ASCII).strip("_")
+    name = re.sub(r"\W+", "_", proposal["name"].strip().lower()).strip("_")
     choices = list(dict.fromkeys(proposal["choices"])) if proposal["output"] == "choice" else []
     data = {
-        "name": name if name and not name[0].isdigit() else f"task_{name}",
+        "name": name if re.match(r"[^\W\d]", name) else f"task_{name}",
         "instruction": proposal["instruction"],
         "inputs": {entry["name"]: entry["type"] for entry in proposal["inputs"]},
         "languages": [proposal["language"]],

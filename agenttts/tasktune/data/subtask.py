@@ -30,7 +30,8 @@ OUTPUT = "output"
 """The field that holds a row's gold value."""
 CHOICES = "choices"
 """The field that holds the answers that are allowed."""
-InputType = Literal["text", "list", "json"]
+InputType = Literal["text", "list", "json", "chat"]
+_ROLES = ("system", "user", "assistant")
 
 _TEMPLATES = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
 _PROMPT = """\
@@ -63,9 +64,10 @@ class SubTask(Strict):
     """One sub-task of a domain.
 
     Attributes:
-        name: Its name, which a Python variable could have.
+        name: Its name, of letters and digits of any script and underscores; a digit is not first.
         instruction: What the model is told to do.
-        inputs: The input fields and their types.
+        inputs: The input fields and their types. A `chat`, a list of messages, is the only input then, and is
+            the prompt itself.
         parser: How the answer's text becomes a value.
         metric: How the value is scored. In a file the kind of a metric is enough.
         languages: ISO 639-1 codes of the languages of its rows; empty: any.
@@ -75,7 +77,7 @@ class SubTask(Strict):
         examples: Worked examples.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    name: str = Field(pattern=r"^[^\W\d]\w*$")
     instruction: str = Field(min_length=1, description="what the model is told to do")
     inputs: dict[str, InputType] = Field(min_length=1, description="input fields and their types")
     parser: ParserSpec = Field(default=TextParser(), description="how the answer's text becomes a value")
@@ -107,11 +109,18 @@ class SubTask(Strict):
             missing = set(self.inputs) - set(example.inputs)
             if missing:
                 raise ValueError(f"an example must have every input, it lacks {', '.join(sorted(missing))}")
+        if self.chat_input and (len(self.inputs) > 1 or self.prompt is not None):
+            raise ValueError("an input of the type chat must be the only one, without a prompt")
         try:
             _TEMPLATES.parse(self.prompt or "")
         except jinja2.TemplateSyntaxError as error:
             raise ValueError(f"prompt must be a jinja2 template: {error.message}") from None
         return self
+
+    @property
+    def chat_input(self) -> str | None:
+        """The input that is a whole chat; None where inputs are filled into a prompt."""
+        return next((name for name, kind in self.inputs.items() if kind == "chat"), None)
 
     @property
     def label(self) -> str:
@@ -130,8 +139,13 @@ class SubTask(Strict):
             inputs: A value for each input field.
 
         Raises:
-            ValueError: The template fails on these inputs.
+            ValueError: The template fails on these inputs, or a chat is none.
         """
+        if self.chat_input:
+            chat = as_chat(inputs[self.chat_input])
+            if chat[-1]["role"] != "user":
+                raise ValueError(f"a chat must end with the user, got {chat[-1]['role']!r}")
+            return chat
         values = {name: inputs[name] for name in self.inputs}
         try:
             text = _TEMPLATES.from_string(self.prompt or _PROMPT).render(
@@ -217,6 +231,35 @@ class SubTasks(Strict):
                 return task
         known = ", ".join(task.name for task in self.subtasks)
         raise UserError(f"no such sub-task, got {name!r}; the sub-tasks are {known}")
+
+
+def as_chat(value: object) -> list[Message]:
+    """Check a list of messages.
+
+    Args:
+        value: What should be one: mappings with `role` and `content`; a system prompt comes first.
+
+    Raises:
+        ValueError: It is none, or a message is blank.
+    """
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"a chat must be a list of messages, got {value!r:.40}")
+    chat: list[Message] = []
+    for number, message in enumerate(value, 1):
+        role, content = (
+            (message.get(key) for key in ("role", "content"))
+            if isinstance(message, Mapping)
+            else (None, None)
+        )
+        if role not in _ROLES or (role == "system" and number > 1):
+            where = " first" if role == "system" else ""
+            raise ValueError(f"message {number}: role must be {', '.join(_ROLES)}{where}, got {role!r:.40}")
+        if not isinstance(content, str) or not content.strip():
+            raise ValueError(
+                f"message {number}: content must be a text that is not blank, got {content!r:.40}"
+            )
+        chat.append({"role": role, "content": content})
+    return chat
 
 
 def load_subtasks(path: Path | str, *, functions_from: Path | None = None) -> SubTasks:

@@ -50,8 +50,8 @@ def museum_config(folder: Path, n_train: int, n_test: int = 50) -> DataConfig:
             "out": "museum",
             "subtasks": "subtasks.yaml",
             "near_duplicates": None,
-            "sources": [{"kind": "file", "task": "read_off", "path": "heldout_train.jsonl"}],
-            "test": [{"task": "read_off", "path": "heldout_eval.jsonl"}],
+            "sources": [{"kind": "file", "task": "read_off", "path": "heldout_train.jsonl", "strip": False}],
+            "test": [{"task": "read_off", "path": "heldout_eval.jsonl", "strip": False}],
         }
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib.util
 import json
 import os
 import resource
@@ -19,8 +21,11 @@ from agenttts.errors import UserError
 from agenttts.tasktune.data.dataset import load_dataset
 from agenttts.tasktune.fit import fit
 from agenttts.tasktune.merging import merge, merge_into_base
+from agenttts.training.checkpoints import on_one_gpu
+from agenttts.training.events import TuneEvent, TuneScore
 from agenttts.training.weights import read_tuned, require_base, require_servable
 from datastore import Store
+from pipelines.errors import MissingDependency
 from pipelines.jsonvalues import JSON
 from tests.agenttts.commands import agenttts
 from tests.agenttts.p2c.tiny_bert import WORDS, write_backbone
@@ -113,6 +118,11 @@ def test_a_killed_run_ends_as_an_undisturbed_one(folder: Path) -> None:
             "has no layer 'w_pack'; it has down_proj, gate_proj",
         ),
         ({"lora": {"target_modules": "qproj"}}, "has no layer 'qproj'"),
+        (
+            {"lora": {"target_modules": ["q_proj", "lm_head"]}},
+            "must not name the embeddings, got 'lm_head': vLLM can't serve",
+        ),
+        ({"lora": {"target_modules": ".*embed_tokens"}}, "must not name the embeddings, got 'embed_tokens'"),
         ({"tasks": ["write_off"]}, "'write_off' is not in .*museum; it has read_off"),
         ({"base": "./nowhere"}, "base: no such directory, got './nowhere'"),
         ({"data": "nothing"}, "nothing: must be a directory that `agenttts tune data` made"),
@@ -146,6 +156,144 @@ def test_a_wrong_configuration(folder: Path, changes: dict[str, object], told: s
     assert "wrong.yaml:" in done.err
 
 
+def test_scores_and_checkpoints_by_steps(folder: Path) -> None:
+    """With `save_steps` the model is scored in between, and the best checkpoint is the result."""
+    config = fit_config(out="steps", epochs=1.5, save_steps=8, learning_rate=2e-2)
+    (made,) = fit(config, folder)
+    scores = {point.step: point.score for point in made.card.curve if point.score is not None}
+    assert list(scores) == [*range(8, made.card.steps, 8), made.card.steps]
+    assert made.card.metrics.after["read_off"] == pytest.approx(max(scores.values()), abs=1e-6)
+
+
+def test_a_training_that_no_longer_helps_ends(folder: Path) -> None:
+    """After `patience` scores that are no better, counted on when it was interrupted in between."""
+    config = fit_config(out="patient", epochs=3, save_steps=5, patience=2, learning_rate=1e-9)
+
+    def interrupted(event: TuneEvent) -> None:
+        if isinstance(event, TuneScore) and event.step == 15:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, folder, on_event=interrupted)
+    (made,) = fit(config, folder)
+    assert made.card.steps == 15
+
+
+def test_no_checkpoint_keeps_weights_that_are_lost(folder: Path) -> None:
+    """With `save_steps` weights that are not finite stop the training before they are saved."""
+    config = fit_config(out="never", save_steps=1, learning_rate=1e39, warmup_share=0)
+    with pytest.raises(UserError, match=r"at step 1 of \d+: the weights must be finite"):
+        fit(config, folder)
+    assert not list(folder.glob("never.work/checkpoint-*"))
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "mlflow", "wandb"])
+def test_a_tracker_that_is_not_installed(tracker: str, folder: Path) -> None:
+    """The command that installs it is named before anything is trained."""
+    if importlib.util.find_spec(tracker) is not None:
+        pytest.skip(f"{tracker} is installed")
+    with pytest.raises(MissingDependency, match=f"report_to needs {tracker}, .*; run: pip install {tracker}"):
+        fit(fit_config(out="never", report_to=[tracker]), folder)
+    assert not (folder / "never").exists()
+
+
+def test_tensorboard_gets_loss_and_score(folder: Path) -> None:
+    """Its files are beside the result, and hold what the card holds."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (made,) = fit(fit_config(out="tracked", epochs=1, report_to=["tensorboard"]), folder)
+    events = EventAccumulator(str(folder / "tracked.runs"))
+    events.Reload()
+    scores = [point.score for point in made.card.curve if point.score is not None]
+    assert [one.value for one in events.Scalars("eval/score")] == pytest.approx(scores, abs=1e-6)
+    assert events.Scalars("train/loss")
+
+
+def test_rows_that_are_too_long_are_counted(folder: Path, tmp_path: Path) -> None:
+    """In training and in evaluation alike: they are left out, and the terminal says how many."""
+    from transformers import AutoTokenizer
+
+    from agenttts.tasktune.generate import encode_answer, encode_chat
+
+    data, tokenizer = load_dataset(folder / "museum"), AutoTokenizer.from_pretrained(ZOO / "models/small")
+    lengths = [
+        [len(encode_chat(tokenizer, r.messages) + encode_answer(tokenizer, r.completion)) for r in rows]
+        for rows in (data.train, data.eval)
+    ]
+    limit = sorted(lengths[1])[len(lengths[1]) // 2]
+    n_long = [sum(length > limit for length in split) for split in lengths]
+    config = fit_config(out=str(tmp_path / "short"), max_tokens=limit, epochs=0.1).model_dump(mode="json")
+    (folder / "short.yaml").write_text(json.dumps(config))
+    done = agenttts("tune", "fit", folder / "short.yaml", "--db", tmp_path / "s.duckdb")
+    assert done.code == 0, done.err
+    card = read_tuned(tmp_path / "short").card
+    assert [card.rows_too_long, card.eval_rows_too_long] == n_long and min(n_long) > 0
+    assert f"{n_long[0]} training rows, {n_long[1]} evaluation rows" in " ".join(done.err.split())
+
+
+def test_the_options_reach_the_libraries(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The type of the weights, LoRA+'s two learning rates, NEFTune's noise and rsLoRA's scaling are those of
+    the training."""
+    import torch
+
+    import agenttts.tasktune.fit as module
+
+    seen: dict[str, Any] = {}
+    made = module.trainer_class
+
+    def spied(trl: Any) -> type:
+        class Spied(made(trl)):  # type: ignore[misc]
+            def create_optimizer(self, *arguments: object, **named: object) -> Any:
+                optimizer = super().create_optimizer(*arguments, **named)
+                rates = {
+                    id(parameter): group["lr"]
+                    for group in optimizer.param_groups
+                    for parameter in group["params"]
+                }
+                for half in ("lora_A", "lora_B"):
+                    seen[half] = {rates[id(p)] for name, p in self.model.named_parameters() if half in name}
+                seen["dtype"] = {p.dtype for name, p in self.model.named_parameters() if "lora_" not in name}
+                seen["scaling"] = {
+                    m.scaling["default"]
+                    for m in self.model.modules()
+                    if isinstance(getattr(m, "scaling", None), dict)
+                }
+                seen["noise"] = self.args.neftune_noise_alpha
+                return optimizer
+
+        return Spied
+
+    monkeypatch.setattr(module, "trainer_class", spied)
+    lora = {"rank": 4, "alpha": 8, "rslora": True, "plus": 16}
+    changes = {"dtype": "bfloat16", "neftune": 5, "gradient_checkpointing": True, "learning_rate": 1e-3}
+    fit(fit_config(out=str(tmp_path / "options"), lora=lora, epochs=0.1, **changes), folder)
+    assert seen["lora_A"] == {1e-3} and seen["lora_B"] == {1.6e-2}
+    assert seen["dtype"] == {torch.bfloat16} and seen["noise"] == 5
+    assert seen["scaling"] == {4.0}
+
+
+def test_a_machine_with_several_cards_uses_one() -> None:
+    """A process without torchrun trains on one, so that no batch is spread by DataParallel."""
+    from transformers import TrainingArguments
+
+    arguments = TrainingArguments(output_dir="unused", use_cpu=True)
+    arguments._n_gpu = 4
+    assert arguments.train_batch_size == 32
+    assert on_one_gpu(arguments).n_gpu == 1
+    assert arguments.train_batch_size == 8
+
+
+def test_nothing_is_left_in_memory(folder: Path, tmp_path: Path) -> None:
+    """After a training no model of it is alive, so that a server on the same card finds room."""
+    from transformers import PreTrainedModel
+
+    fit(fit_config(out=str(tmp_path / "gone"), epochs=0.1), folder)
+    assert not [one for one in gc.get_objects() if issubclass(type(one), PreTrainedModel)]
+
+
 def test_an_adapter_of_another_base(folder: Path) -> None:
     """Its own base is named."""
     with pytest.raises(UserError, match=r"was tuned on .*small .* not on .*medium"):
@@ -153,7 +301,9 @@ def test_an_adapter_of_another_base(folder: Path) -> None:
 
 
 def test_what_vllm_would_not_load(folder: Path, tmp_path: Path) -> None:
-    """Modules saved whole, DoRA, and weights cut short are refused before a server is started."""
+    """Modules saved whole, DoRA, adapters on lm_head, and weights cut short are refused before a start."""
+    from safetensors.torch import load_file, save_file
+
     source = folder / "a"
     for change, told in (
         ({"modules_to_save": ["lm_head"]}, "modules_to_save must be empty"),
@@ -167,6 +317,15 @@ def test_what_vllm_would_not_load(folder: Path, tmp_path: Path) -> None:
         (made / "adapter_model.safetensors").write_bytes((source / "adapter_model.safetensors").read_bytes())
         with pytest.raises(UserError, match=told):
             require_servable(made)
+    head = tmp_path / "head"
+    head.mkdir()
+    (head / "adapter_config.json").write_text((source / "adapter_config.json").read_text())
+    weights = load_file(str(source / "adapter_model.safetensors"))
+    on_head = {f"base_model.model.lm_head.lora_{half}.weight": next(iter(weights.values())) for half in "AB"}
+    weights |= {name: tensor.clone() for name, tensor in on_head.items()}
+    save_file(weights, str(head / "adapter_model.safetensors"))
+    with pytest.raises(UserError, match="must leave lm_head alone"):
+        require_servable(head)
     cut = tmp_path / "cut"
     cut.mkdir()
     (cut / "adapter_model.safetensors").write_bytes(
@@ -268,6 +427,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from agenttts.tasktune.fit import fit
+from agenttts.training.checkpoints import on_one_gpu
 from agenttts.training.events import TuneScore
 from tests.agenttts.tasktune.museum import fit_config
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

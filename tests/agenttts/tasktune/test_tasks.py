@@ -50,6 +50,13 @@ PROPOSALS = [
 ]
 
 
+CHINESE = {
+    "争议焦点归纳": "归纳本案的争议焦点。",
+    "判决结果预测": "预测法院的判决结果。",
+    "案由识别": "识别案件的案由。",
+}
+
+
 def answer(request: Request, index: int) -> str:
     text = request.prompt
     if "Name up to" in text:
@@ -86,6 +93,27 @@ def test_proposals_are_checked(
     assert agenttts(*command, "--out", tmp_path / "again.yaml").code == 0
     assert len(server.arrived) == asked
     assert (tmp_path / "again.yaml").read_text() == (tmp_path / "subtasks.yaml").read_text()
+
+
+def test_names_of_any_script_are_kept(
+    tmp_path: Path, make_server: Callable[..., ScriptedServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chinese names are names: none is lost, and the file reads back."""
+    proposals = [proposal(name, instruction, "text", "驳回") for name, instruction in CHINESE.items()]
+    answers = {"subtasks": proposals, "answerable": True, "output": "驳回"}
+
+    def chinese(request: Request, index: int) -> str:
+        keys = ["subtasks"] if "Name up to" in request.prompt else ["answerable", "output"]
+        return json.dumps({key: answers[key] for key in keys})
+
+    server = make_server(answer=chinese, models=ROOMY)
+    monkeypatch.setenv("AGENTTTS_AGENT_BASE_URL", server.base_url)
+    monkeypatch.setenv("AGENTTTS_AGENT_MODEL", "small")
+    (tmp_path / "ruling.txt").write_text("驳回诉讼请求。", encoding="utf-8")
+    command = ["tune", "tasks", tmp_path / "ruling.txt", "--domain", "民事判决", "--out", tmp_path / "s.yaml"]
+    done = agenttts(*command, "--db", tmp_path / "s.duckdb")
+    assert done.code == 0, done.err
+    assert [task.name for task in load_subtasks(tmp_path / "s.yaml").subtasks] == list(CHINESE)
 
 
 def test_a_template_needs_no_llm(tmp_path: Path) -> None:
