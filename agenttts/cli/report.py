@@ -17,19 +17,22 @@ def report(
         Path | None,
         typer.Option("--html", callback=in_a_directory, help="Also write the report with plots here."),
     ] = None,
+    no_examples: Annotated[
+        bool, typer.Option("--no-examples", help="Leave out the failing examples and their texts.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show a run: trials, winner and certificate, curves, insights, cost. Works while the run goes on.
 
     Example: `agenttts report run.duckdb --html report.html`
     """
-    from agenttts.report.data import read_report
+    from agenttts.report.data import FAILING, read_report
     from agenttts.report.html import save_html
     from agenttts.report.terminal import print_report
     from datastore import Store
 
     with Store.read(db) as store:
-        data = read_report(store, run)
+        data = read_report(store, run, n_failing=0 if no_examples else FAILING)
     written = None if html is None else save_html(data, html)
     if json:
         print_json(data.to_json_dict())
