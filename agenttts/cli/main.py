@@ -27,6 +27,7 @@ from agenttts.cli import (
     plan,
     report,
     run,
+    runs,
     schema,
     search,
     serve,
@@ -40,7 +41,6 @@ from pipelines.errors import PipelineError, ServerDown
 app = typer.Typer(
     name="agenttts",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Find which model, and how many samples, each stage of an LLM pipeline should get under a budget.",
@@ -52,6 +52,7 @@ app.command()(plan.plan)
 app.command()(search.search)
 app.command()(compare.compare)
 app.command()(report.report)
+app.command()(runs.runs)
 app.command()(improve.improve)
 app.command()(run.run)
 app.command()(serve.serve)

@@ -123,7 +123,7 @@ class SearchProgress:
         self._print(
             f"{verb} {event.run_id}: {event.allocations:,} allocations within "
             f"{budget}, {event.n_examples} search example{'s' * (event.n_examples != 1)}, "
-            f"proposer {event.settings.proposer}, {event.db}",
+            f"proposer {event.settings.proposer}, {event.db}{_recorded(event)}",
             style="dim",
         )
         self._n_examples = event.n_examples
@@ -180,6 +180,15 @@ class SearchProgress:
 
     def _print(self, text: str, style: str = "") -> None:
         self._console.print(escape(text), style=style or None, soft_wrap=not self._console.is_terminal)
+
+
+def _recorded(event: RunStarted) -> str:
+    if event.settings.replay:
+        return "; replayed: recorded samples answer everything, no server is called"
+    if not event.settings.banks:
+        return ""
+    names = " and ".join(bank.name for bank in event.settings.banks)
+    return f"; what {names} holds is not drawn again (--no-bank draws afresh)"
 
 
 def _health(event: TrialProgress | TrialFinished) -> str:

@@ -24,7 +24,7 @@ from agenttts.report.policy import PolicyQuery, policy_queries
 from agenttts.results.examples import TrialExample
 from agenttts.results.fresh import SPLIT as FRESH
 from agenttts.results.fresh import together
-from agenttts.results.loading import load_outcome
+from agenttts.results.loading import load_outcome, stored_spec
 from agenttts.results.outcome import Outcome, jsonable, trial_json
 from agenttts.results.prices import with_measured_prices
 from agenttts.results.ranking import SEARCHING, by_phase, latest
@@ -32,14 +32,12 @@ from agenttts.results.spec_bank import attach_spec_bank
 from agenttts.results.trial_reader import TrialReader
 from agenttts.results.trials import TrialResult, load_trial
 from agenttts.space.measure import Measure
-from datastore import Insight, Proposal, Run, Store, StoreError, Trial
+from datastore import Insight, Proposal, Store, StoreError, Trial
 from pipelines.allocation import Allocation, StageOption
 from pipelines.dataset.splits import load_examples
 from pipelines.errors import PipelineError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
-from pipelines.spec.files import restore_spec
-from pipelines.spec.pipeline import PipelineSpec
 
 FAILING = 10
 """How many failing examples a report shows."""
@@ -257,7 +255,7 @@ def read_report(
         SpecError: The run is not finished, and a function of its pipeline can't be imported any more.
     """
     run = store.run(run_id)
-    given = _spec(run)
+    given = stored_spec(run)
     spec = None if given is None else with_measured_prices(given, store, run.run_id)
     settings: dict[str, Any] = json.loads(run.settings or "{}")
     outcome = load_outcome(store, run, spec, examples)
@@ -407,14 +405,6 @@ def _replayed(
         return around, headroom(spec, store, examples, best, seed)
     except (PipelineError, StoreError, OSError):
         return [], []
-
-
-def _spec(run: Run) -> PipelineSpec | None:
-    """The run's spec; None when it can't be restored here, as when a function of it is gone."""
-    try:
-        return restore_spec(run.spec)
-    except (PipelineError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _options_tried(trials: Iterable[TrialResult]) -> dict[str, tuple[StageOption, ...]]:

@@ -62,6 +62,8 @@ async def async_search(
 ) -> SearchResult:
     """Run `search` in code that is already asynchronous, with the same parameters."""
     spec = load_spec(spec) if isinstance(spec, Path | str) else spec
+    if banks is not None and not banks:  # nor may a report of the run mix the spec's own in
+        spec = spec.model_copy(update={"bank": None})
     environ = os.environ if environ is None else environ
     agent = agent or AgentSettings.from_environ(environ)
     if proposer == "auto":
@@ -155,7 +157,8 @@ def search(*args: Any, **kwargs: Any) -> SearchResult:
             worse than the best, as a difference of scores.
         limits: Limits on the whole search in tokens, FLOPs, money and minutes; None: no limit but `trials`.
         agent: The endpoint of the LLM agent; None: from the environment variables AGENTTTS_AGENT_*.
-        banks: Files of recorded samples to attach; None: the spec's own.
+        banks: Files of recorded samples to attach; None: the spec's own; an empty list: none, so that all is
+            drawn afresh but what the database itself holds.
         on_event: Called with each event of the search as it happens, see `agenttts.search.events`.
         clock: Returns the time in Unix seconds.
         environ: The environment variables, for keys and the agent's endpoint; None: those of the process.
