@@ -182,6 +182,7 @@ def test_every_command_shown_exists_with_its_options() -> None:
         "init",
         "improve",
         "tune",
+        "ui",
     }
     search = agenttts("search", "--help").out
     helps = [agenttts(name, "--help").out for name in named]

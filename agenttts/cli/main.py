@@ -32,6 +32,7 @@ from agenttts.cli import (
     search,
     serve,
     tune,
+    ui,
 )
 from agenttts.cli.options import complain
 from agenttts.errors import AgentTTSError, TrialsFailed
@@ -53,6 +54,7 @@ app.command()(search.search)
 app.command()(compare.compare)
 app.command()(report.report)
 app.command()(runs.runs)
+app.command()(ui.ui)
 app.command()(improve.improve)
 app.command()(run.run)
 app.command()(serve.serve)

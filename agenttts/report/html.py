@@ -12,7 +12,7 @@ from agenttts.errors import UserError
 from agenttts.report import figures as plots
 from agenttts.report import sentences as words
 from agenttts.report.data import ReportData
-from agenttts.report.pages import PLOTLY, PLOTS, environment, plot, script
+from agenttts.report.pages import LOOK, PLOTLY, PLOTS, asset, environment, plot
 from agenttts.report.policy import policy_figures, policy_rows
 from agenttts.space.measure import label_of
 from pipelines.files import whole
@@ -53,7 +53,7 @@ def save_figures(figures: Sequence[go.Figure], title: str, path: Path | str) -> 
     """
     style = "<style>body { font: 16px/1.5 system-ui, sans-serif; }</style>"
     page = Markup('<!doctype html><html lang="en"><meta charset="utf-8"><title>{}</title>').format(title)
-    scripts = [Markup("<script>{}</script>").format(script(name)) for name in (PLOTLY, PLOTS)]
+    scripts = [Markup("<script>{}</script>").format(asset(name)) for name in (PLOTLY, PLOTS)]
     drawn = [plot(figure, title) for figure in figures]
     return _write("".join((page, style, scripts[0], *drawn, scripts[1])), path)
 
@@ -98,8 +98,9 @@ def to_html(data: ReportData) -> str:
             n_next=plots.MOST_STEPS,
             stages=stages,
             tiles=_tiles(data),
-            plotly_js=script(PLOTLY),
-            plots_js=script(PLOTS),
+            look=asset(LOOK),
+            plotly_js=asset(PLOTLY),
+            plots_js=asset(PLOTS),
             policy_rows=policy_rows,
             no_samples="The samples are not stored here.",
         )

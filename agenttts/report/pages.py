@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PLOTLY = "plotly-basic.min.js"
 PLOTS = "plots.js"
+LOOK = "look.css"
 
 
 def environment(package: str = "agenttts.report") -> Environment:
@@ -62,7 +63,7 @@ def shortened(text: str, most: int | None) -> str:
 
 
 def plot(figure: go.Figure, label: str) -> Markup:
-    """Return a figure as the element that `plots.js` draws.
+    """Return a figure as the element that `plots.js` draws; what is drawn stays when htmx morphs the page.
 
     Args:
         figure: The plotly figure.
@@ -73,16 +74,16 @@ def plot(figure: go.Figure, label: str) -> Markup:
     data = Markup(str(figure.to_json()).replace("<", "\\u003c"))  # no end of the script element in it
     return Markup(
         '<div class="plot" role="img" aria-label="{label}"><script type="application/json">{data}</script>'
-        "<div></div></div>"
+        "<div hx-morph-skip></div></div>"
     ).format(label=label, data=data)
 
 
 @cache
-def script(name: str) -> Markup:
-    """Return a script that is packaged with the report, to be inlined.
+def asset(name: str) -> Markup:
+    """Return a script or a style sheet that is packaged with the report, to be inlined.
 
     Args:
-        name: `PLOTLY` or `PLOTS`.
+        name: `PLOTLY`, `PLOTS` or `LOOK`.
     """
     from markupsafe import Markup
 

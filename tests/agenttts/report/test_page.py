@@ -13,7 +13,7 @@ from agenttts import load_run
 from agenttts.report.data import ReportData, read_report
 from agenttts.report.html import to_html
 from agenttts.report.metric import metric_name
-from agenttts.report.pages import PLOTLY, script, shortened
+from agenttts.report.pages import PLOTLY, asset, shortened
 from datastore import Store
 from tests.agenttts.commands import agenttts
 from tests.agenttts.hostile_texts import HOSTILE, with_hostile_samples
@@ -33,7 +33,7 @@ def page(data: ReportData) -> str:
 def test_a_report_is_one_file_below_one_and_a_half_megabytes(page: str) -> None:
     """It names no other file and no address that a browser would load."""
     assert len(page.encode()) < 1_500_000
-    without_bundle = page.replace(script(PLOTLY), "")
+    without_bundle = page.replace(asset(PLOTLY), "")
     assert len(without_bundle) < len(page) - 1_000_000
     assert not re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=", without_bundle)
     assert "@import" not in without_bundle and "url(" not in without_bundle
@@ -46,7 +46,7 @@ def test_its_figures_need_nothing_but_the_basic_bundle_of_the_same_plotly(page: 
     assert {trace["type"] for figure in figures for trace in figure["data"]} <= {"scatter", "bar"}
     version = re.compile(r"plotly\.js (?:\(basic - minified\) )?v(\d+\.\d+)")
     whole = version.search(plotly.offline.get_plotlyjs()[:300])
-    basic = version.search(script(PLOTLY)[:300])
+    basic = version.search(asset(PLOTLY)[:300])
     assert whole and basic and whole.group(1) == basic.group(1), "copy the bundle of the new version"
 
 
