@@ -81,7 +81,7 @@ def _root(
 ) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, stream=sys.stderr)
     if verbose:
-        from agenttts.cli.terminal import EscapingFormatter
+        from agenttts.terminal import EscapingFormatter
 
         for handler in logging.getLogger().handlers:
             handler.setFormatter(EscapingFormatter(logging.BASIC_FORMAT))

@@ -162,7 +162,7 @@ def search(
         raise UserError("--bank names samples to read and --no-bank reads none; give one of them")
     loaded = read_spec(spec, data, n_search, n_test)
     from agenttts.cli.approve import at_terminal
-    from agenttts.cli.progress import SearchProgress
+    from agenttts.search.progress import SearchProgress
 
     limits = agenttts.SearchLimits(
         trials=trials, tokens=max_tokens, flops=max_flops, usd=max_usd, minutes=max_minutes

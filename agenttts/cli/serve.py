@@ -44,7 +44,7 @@ def serve(
 
     Example: `agenttts serve pipeline.yaml --run latest --db run.duckdb --dry-run`
     """
-    from agenttts.cli.terminal import escaped
+    from agenttts.terminal import escaped
     from pipelines.servers.commands import commands
 
     loaded = pipelines.load_spec(spec)

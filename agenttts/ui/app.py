@@ -84,11 +84,16 @@ class Pages:
         )
 
     def run(self, request: Request) -> Response:
-        """One run. What asks for `state` gets no content while that is the state of the database."""
+        """One run. What asks for `state` gets no content while that is the state, or none can be read."""
         seen = request.query_params.get("state")
         if seen is not None and seen == self._reading.state:
             return Response(status_code=204)
-        page = self._reading.run(request.path_params["run"])
+        try:
+            page = self._reading.run(request.path_params["run"])
+        except StoreError:
+            if seen is None:
+                raise
+            return Response(status_code=204)
         template = "run.html.j2" if seen is None else "live.html.j2"
         return self._page(template, page=page, data=page.data, figures=_figures(page))
 

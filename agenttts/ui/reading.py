@@ -6,7 +6,9 @@ can't be opened for writing, so it is closed as soon as a page has its data.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from datastore.store import Store
 
 PER_PAGE = 50
 _MOST_KEPT = 8
+_LEAST_REFRESH_S = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +40,15 @@ class RunPage:
         costs: What each model was billed; empty where the pipeline can't be restored.
         pace: How far the search is and how long it may still take; None for a run that has ended.
         state: Names the state of the database that was read.
+        refresh_s: Seconds after which the page asks for a newer state: so many that to read a large run takes
+            no more than a tenth of the time.
     """
 
     data: ReportData
     costs: tuple[ModelCost, ...]
     pace: Pace | None
     state: str
+    refresh_s: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +108,8 @@ class Reading:
         self.db = db
         self._guard = threading.Lock()
         self._reports = dict[tuple[str, str], ReportData]()
+        self._took_s = 0.0
+        self._runs: tuple[str, tuple[RunSummary, ...]] = ("", ())
 
     @property
     def state(self) -> str:
@@ -118,8 +126,11 @@ class Reading:
 
     def runs(self) -> tuple[RunSummary, ...]:
         """Read all runs, the newest first."""
+        state = self.state
         with self._store() as store:
-            return read_runs(store)
+            if self._runs[0] != state:
+                self._runs = state, read_runs(store)
+            return self._runs[1]
 
     def comparison(self, first: str, second: str) -> RunComparison:
         """Compare two runs; StoreError when one of them is not there."""
@@ -138,6 +149,7 @@ class Reading:
                 costs=() if spec is None else costs_by_model(store, run.run_id, spec),
                 pace=read_pace(store, run, data) if data.in_progress else None,
                 state=state,
+                refresh_s=max(_LEAST_REFRESH_S, math.ceil(10 * self._took_s)),
             )
 
     def trial(self, run_id: str, number: int, show: Show, against: int | None, page: int) -> TrialPage:
@@ -203,7 +215,9 @@ class Reading:
         if key not in self._reports:
             while len(self._reports) >= _MOST_KEPT:
                 del self._reports[next(iter(self._reports))]
+            began = time.monotonic()
             self._reports[key] = read_report(store, run_id, solve=False, n_failing=0)
+            self._took_s = time.monotonic() - began
         return self._reports[key]
 
 

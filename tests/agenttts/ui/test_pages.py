@@ -11,6 +11,7 @@ from pathlib import Path
 from agenttts import load_run
 from agenttts.results.trials import trial_id
 from datastore import Store
+from datastore.snapshot import live_path
 from tests.agenttts.hostile_texts import HOSTILE
 from tests.agenttts.ui.conftest import Served, serving
 
@@ -106,6 +107,8 @@ def test_a_run_is_read_while_its_search_writes(searched: Path, tmp_path: Path) -
             store.refresh_live_snapshot()
             status, _, part = served.get(poll)
             assert status == 200 and "/trials/999" in part and "<html" not in part
+            live_path(db).unlink()
+            assert served.get(poll)[0] == 204, "what stands on the page stays there"
     with serving(db) as served:
         assert "can be read when" not in served.get(place)[2]
         with Store.open(db):  # the server keeps nothing open between requests
