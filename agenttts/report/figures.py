@@ -85,6 +85,7 @@ def best_so_far(data: ReportData, against: str = "trials") -> go.Figure:
                 hovertemplate="%{text}<extra></extra>",
             )
         )
+    figure.update_xaxes(rangemode="tozero")
     _add_winner(figure, data, {s.trial: x for s, x in zip(steps, series[0][1], strict=True)})
     if against == "flops":
         figure.update_xaxes(exponentformat="e")  # a power would need an inline style

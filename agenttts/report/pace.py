@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 
 from agenttts.report.data import ReportData
@@ -18,7 +19,7 @@ class Pace:
     """The progress of a search that goes on.
 
     Attributes:
-        n_cells: Examples that its trials have run, each with one allocation.
+        n_cells: Examples that its trials have run so far, each with one allocation.
         most_cells: How many they may run at most; None without a limit on trials.
         seconds: Seconds since the run was begun or resumed.
         seconds_left: Seconds until the limit on trials at the pace since then; None where that is not known.
@@ -41,9 +42,9 @@ def read_pace(store: Store, run: Run, data: ReportData) -> Pace:
     """
     begun = max((e.at for e in store.events(run.run_id) if e.kind in _BEGUN), default=run.started_at)
     ended = {row.number: row.finished_at for row in store.trials(run.run_id)}
-    searched = [t for t in data.outcome.trials if t.purpose in SEARCHING and t.status != "failed"]
-    n_cells = sum(trial.n_run for trial in searched)
-    n_since = sum(trial.n_run for trial in searched if (ended[trial.number] or 0.0) >= begun)
+    searched = [t for t in data.trials if t.purpose in SEARCHING and t.status != "failed"]
+    n_cells = sum(len(trial.scores) for trial in searched)
+    n_since = sum(len(trial.scores) for trial in searched if (ended[trial.number] or math.inf) >= begun)
     now = store.as_of if store.as_of is not None else max((at for at in ended.values() if at), default=begun)
     seconds = max(0.0, now - begun)
     trials = (json.loads(run.settings or "{}").get("limits") or {}).get("trials")

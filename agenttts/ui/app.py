@@ -137,7 +137,7 @@ def _figures(page: RunPage) -> dict[str, Markup]:
         axis = "flops" if by_flops else "trials"
         figures["best"] = plot(plots.best_so_far(data, axis), "Best score so far")
         figures["budget"] = plot(plots.quality_against_budget(data), "Score against budget")
-    for stage in dict.fromkeys(curve.stage for curve in data.curves):
+    for stage in dict.fromkeys(curve.stage for curve in data.curves if len(curve.points) > 1):
         figures[stage] = plot(plots.score_against_samples(data, stage), f"Score against samples at {stage}")
     return figures
 

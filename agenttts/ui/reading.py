@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from agenttts.report.data import ReportData, read_report
 from agenttts.report.pace import Pace, read_pace
+from agenttts.report.policy import PolicyQuery
 from agenttts.report.runs import RunComparison, RunSummary, compare_runs, read_runs
 from agenttts.results.cost import ModelCost, costs_by_model
 from agenttts.results.examples import Show, TrialExample
@@ -64,6 +65,7 @@ class TrialPage:
         page: The number of this page, from 1.
         n_pages: The number of pages.
         examples: Those of this page.
+        queries: How far each example went, by its id; empty unless a policy was run on the test split.
         is_live: Whether a live snapshot was read, which has no prompts and samples.
     """
 
@@ -75,6 +77,7 @@ class TrialPage:
     page: int
     n_pages: int
     examples: tuple[TrialExample, ...]
+    queries: Mapping[str, PolicyQuery]
     is_live: bool
 
 
@@ -184,6 +187,7 @@ class Reading:
                 page=page,
                 n_pages=n_pages,
                 examples=examples,
+                queries={} if trial.policy is None else {q.example_id: q for q in data.policy_queries},
                 is_live=store.as_of is not None,
             )
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from agenttts.blocking import run_blocking
 from agenttts.report.data import read_report
 from agenttts.results.spec_bank import attach_spec_bank
 from agenttts.results.trials import trial_id
@@ -25,7 +25,7 @@ def with_hostile_samples(searched: Path, folder: Path) -> Path:
         example = read_report(store, solve=False).failing[0]
         rows = store.stage_results(trial_id(run.run_id, example.trial))
     keys = [row.prompt_key for row in rows if row.example_id == example.example_id and row.prompt_key]
-    asyncio.run(_overwrite(db, keys))
+    run_blocking(_overwrite(db, keys))
     return db
 
 

@@ -71,8 +71,11 @@ def served(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A headless Chromium; the test is skipped where there is none."""
+def chromium(searched: Path) -> Iterator[Any]:
+    """A headless Chromium; the test is skipped where there is none.
+
+    The search is made first: playwright keeps an event loop running in this thread.
+    """
     playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
     if CHROMIUM is None:
         pytest.skip("the browser tests need Chromium on the PATH (apt-get install chromium)")

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from agenttts import load_run
+from agenttts.report.data import read_report
+from agenttts.report.sentences import score_text, units_text
 from agenttts.results.trials import trial_id
 from datastore import Store
 from datastore.snapshot import live_path
@@ -55,6 +57,19 @@ def test_examples_are_filtered_and_compared_with_another_trial(served: Served) -
     assert status == 404 and "changed with another trial to compare with" in body
 
 
+def test_the_examples_of_a_policy_have_their_rungs_and_costs(served: Served) -> None:
+    """How many rungs a query ran, how sure its outcome is, and what it cost, as the report has them."""
+    result = load_run(served.db)
+    policies = [trial for trial in result.confirmation if trial.policy is not None]
+    assert policies
+    body = served.get(f"/runs/{result.run_id}/trials/{policies[0].number}")[2]
+    with Store.read(served.db) as store:
+        query = read_report(store, solve=False).policy_queries[0]
+    assert query.cost is not None
+    cells = f'<td class="n">{query.n_rungs}</td><td class="n">{score_text(query.confidence)}</td>'
+    assert f'{cells}<td class="n">{units_text(query.cost, "units")}</td>' in body
+
+
 def test_long_lists_are_paged(served: Served) -> None:
     """60 search examples are two pages, without a double."""
     result = load_run(served.db)
@@ -95,7 +110,9 @@ def test_a_run_is_read_while_its_search_writes(searched: Path, tmp_path: Path) -
         store.refresh_live_snapshot()
         with serving(db) as served:
             body = served.get(f"/runs/{run.run_id}")[2]
-            assert "run in progress, as of" in body and "examples run in" in body
+            assert "run in progress, as of" in body
+            n_cells = sum(len(trial.scores) for trial in load_run(searched).trials)
+            assert f"<p>{n_cells} of at most 1,200 examples run in" in body and "at this pace at most" in body
             (poll,) = re.findall(r'hx-get="([^"]+)"', body)
             assert served.get(poll)[0] == 204
             place = f"/runs/{run.run_id}/trials/{trial.number}"
