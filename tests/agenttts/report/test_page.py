@@ -37,6 +37,7 @@ def test_a_report_is_one_file_below_one_and_a_half_megabytes(page: str) -> None:
     assert len(without_bundle) < len(page) - 1_000_000
     assert not re.findall(r"<(?:script|img|link|iframe)[^>]*(?:src|href)=", without_bundle)
     assert "@import" not in without_bundle and "url(" not in without_bundle
+    assert "default-src 'none'" in page.partition("<style>")[0]
 
 
 def test_its_figures_need_nothing_but_the_basic_bundle_of_the_same_plotly(page: str) -> None:
