@@ -6,6 +6,7 @@ from agenttts.replay.bank import BankOutcomes
 from agenttts.report import figures as plots
 from agenttts.report.data import ReportData, read_report
 from agenttts.result import LoadedRun, SearchResult, load_run
+from agenttts.results.examples import TrialExample
 from agenttts.results.outcome import Finalist, Outcome
 from agenttts.results.spec_bank import attach_spec_bank
 from agenttts.results.trials import TrialResult
@@ -42,6 +43,7 @@ __all__ = [
     "SearchResult",
     "SearchSpace",
     "StageChoice",
+    "TrialExample",
     "TrialResult",
     "TunedModel",
     "UserError",

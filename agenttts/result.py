@@ -17,10 +17,12 @@ from agenttts.errors import UserError
 from agenttts.report import show
 from agenttts.results.adaptive import AdaptivePolicy
 from agenttts.results.cost import SearchCost
+from agenttts.results.examples import Show, TrialExample
 from agenttts.results.loading import load_outcome
 from agenttts.results.outcome import Equivalent, Finalist, Outcome, Recommended
 from agenttts.results.ranking import latest
-from agenttts.results.trials import TrialResult
+from agenttts.results.trial_reader import TrialReader
+from agenttts.results.trials import TrialResult, merit
 from datastore.records import Insight
 from datastore.store import Store
 from pipelines.allocation import Allocation
@@ -39,7 +41,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Finalist", "LoadedRun", "SearchResult", "load_run"]
 
-_FIRST_COLUMNS = ("number", "purpose", "proposer", "status", "score", "n_scored", "n_missing", "budget_units")
+_FIRST_COLUMNS = (
+    "number",
+    "purpose",
+    "split",
+    "proposer",
+    "status",
+    "score",
+    "n_scored",
+    "n_missing",
+    "budget_units",
+)
 _LAST_COLUMNS = ("flops_per_query", "samples_drawn", "samples_reused", "reason", "error")
 
 
@@ -54,8 +66,8 @@ class SearchResult:
         spec: The pipeline that was searched.
         insights: What the search has learnt, in words.
         outcome: What the run comes to, so far or in the end.
-        examples: Those of the search split, as the search has read them; None where the run was loaded, and
-            they are read when they are needed.
+        search_examples: The examples of the search split, as the search has read them; None where the run was
+            loaded, and they are read when they are needed.
     """
 
     run_id: str
@@ -64,7 +76,7 @@ class SearchResult:
     spec: PipelineSpec
     insights: tuple[Insight, ...]
     outcome: Outcome
-    examples: Sequence[Example] | None = field(default=None, repr=False, compare=False)
+    search_examples: Sequence[Example] | None = field(default=None, repr=False, compare=False)
 
     __repr__ = show.text
     _repr_html_ = show.html
@@ -154,6 +166,19 @@ class SearchResult:
         near = [t for t in latest(self.trials, self.confirmation) if (t.score or 0.0) >= least - 1e-12]
         return min(near, key=lambda t: (t.budget_units, -(t.score or 0.0)), default=None)
 
+    def best_within(self, budget: float) -> TrialResult | None:
+        """Return the trial with the best score among those whose planned cost is within a budget.
+
+        Args:
+            budget: The most that the allocation may cost per query, in the measure of the run's budget.
+
+        Returns:
+            The trial on the search split, with its plain mean; of equals the cheaper, then the earlier. None
+            when none is within the budget.
+        """
+        within = [t for t in latest(self.trials, self.confirmation) if t.budget_units <= budget]
+        return max(within, key=merit, default=None)
+
     @property
     def frontier(self) -> tuple[TrialResult, ...]:
         """Trials that no other beats in score for as few units (the Pareto front), cheapest first."""
@@ -179,16 +204,18 @@ class SearchResult:
         return self.outcome.to_json_dict()
 
     def to_df(self) -> pd.DataFrame:
-        """Return the trials as a data frame.
+        """Return the trials as a data frame, those of the confirmation and of the test split included.
 
         Returns:
-            A row for each trial. The columns `<stage>.model` and `<stage>.n_samples` hold its choice at each
-            stage, `<stage>.score` the stage's own score where it has one.
+            A row for each trial, in the order of their numbers; `purpose` and `split` tell them apart. The
+            columns `<stage>.model` and `<stage>.n_samples` hold its choice at each stage, of a policy that of
+            its first rung, `<stage>.score` the stage's own score where it has one, and `policy` the text of a
+            policy.
         """
         import pandas as pd
 
         rows = []
-        for trial in self.trials:
+        for trial in sorted((*self.trials, *self.confirmation), key=lambda trial: trial.number):
             choices: dict[str, str | int] = {}
             for stage, choice in trial.allocation.items():
                 choices |= {f"{stage}.model": str(choice.option), f"{stage}.n_samples": choice.n_samples}
@@ -198,8 +225,47 @@ class SearchResult:
             first, last = (
                 {name: getattr(trial, name) for name in names} for names in (_FIRST_COLUMNS, _LAST_COLUMNS)
             )
-            rows.append(first | choices | stages | last)
+            policy = {"policy": None if trial.policy is None else str(trial.policy)}
+            rows.append(first | choices | stages | policy | last)
         return pd.DataFrame(rows)
+
+    def examples(
+        self,
+        trial: TrialResult | int | None = None,
+        *,
+        show: Show = "all",
+        other: TrialResult | int | None = None,
+    ) -> tuple[TrialExample, ...]:
+        """Read the examples of a trial: prompts, samples with their values, votes, gold, scores and costs.
+
+        Args:
+            trial: The trial or its number; None for the winner's on the search split.
+            show: Which examples: "all"; "wrong", those that score below 1, the lowest first; "missing";
+                "cut", those with a sample that ended at the token limit; or "changed", those that score
+                otherwise in the `other` trial.
+            other: The other trial or its number, for "changed".
+
+        Returns:
+            The examples. Prompts and samples are empty while another process searches, and where a bank that
+            answered is gone.
+
+        Raises:
+            UserError: The run has no such trial or no winner, or "changed" lacks the other trial.
+        """
+        wanted = self.best_trial() if trial is None else self._trial(trial)
+        if wanted is None:
+            raise UserError(f"run {self.run_id} has no scored allocation; name a trial")
+        with Store.read(self.db) as store:
+            reader = TrialReader(store, self.run_id, self.spec, self.search_examples)
+            against = None if other is None else self._trial(other)
+            return reader.read(wanted, reader.ids(wanted, show, against))
+
+    def _trial(self, trial: TrialResult | int) -> TrialResult:
+        number = trial if isinstance(trial, int) else trial.number
+        for known in (*self.trials, *self.confirmation):
+            if known.number == number:
+                return known
+        raise UserError(f"run {self.run_id} has no trial {number}; `trials` and `confirmation` list them")
 
     def report(self, path: Path | str | None = None) -> Path:
         """Write the HTML report.
@@ -218,7 +284,7 @@ class SearchResult:
 
         path = self.db.with_suffix(".html") if path is None else Path(path)
         with Store.read(self.db) as store:
-            return save_html(read_report(store, self.run_id, examples=self.examples), path)
+            return save_html(read_report(store, self.run_id, examples=self.search_examples), path)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -36,8 +36,18 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> Non
         "pipelines",
         "datastore",
     }
-    for wanted in ("datastore/schema.sql", "pipelines/zoo/pipeline.yaml", "agenttts/py.typed"):
+    for wanted in (
+        "datastore/schema.sql",
+        "pipelines/zoo/pipeline.yaml",
+        "agenttts/py.typed",
+        "agenttts/report/assets/plotly-basic.min.js",
+        "agenttts/report/templates/report.html.j2",
+        "agenttts/ui/assets/htmx.min.js",
+        "agenttts/ui/templates/base.html.j2",
+    ):
         assert wanted in names
+    for licence in ("plotly.LICENSE", "htmx.LICENSE"):
+        assert any(name.endswith(licence) and ".dist-info/licenses/" in name for name in names)
     for package in ("agenttts", "agenttts/proposers", "pipelines", "datastore"):
         assert f"{package}/__init__.pyi" in names
     assert any(name.startswith("pipelines/zoo/bank/") and name.endswith(".parquet") for name in names)

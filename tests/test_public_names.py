@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from html import escape
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from agenttts.cli.compare import LANDSCAPES
 from agenttts.compare.landscapes import FAMILIES
 from agenttts.report import show
 from agenttts.results.cost import SearchCost
+from agenttts.results.outcome import Certificate
 from pipelines.zoo import SPEC
 
 ROOT = Path(agenttts.__file__).parents[1]
@@ -102,13 +104,24 @@ def test_a_result_is_printed_in_a_few_lines(tmp_path: Path) -> None:
         assert f"{best.test_score:.3f} [{best.test_ci[0]:.3f}, {best.test_ci[1]:.3f}]" in lines[2]
         assert "4, 4 with a score" in lines[4] and "0 calls" in lines[5]
         html = run._repr_html_()
-        assert html.count("<tr>") == len(lines) - 1 and run.run_id in html and str(best.allocation) in html
+        facts, _, rest = html.partition("</table>")
+        assert facts.count("<tr>") == len(lines) - 1 and run.run_id in html and str(best.allocation) in facts
+        assert escape(run.certificate) in rest and rest.count("<tr>") == 1 + len(run.frontier)
 
 
 def test_a_run_without_a_score_is_printed_too() -> None:
     """A run of which nothing is known yet; what comes from outside is escaped in the table."""
     cost = SearchCost(usd=0.5)
-    outcome = SimpleNamespace(best=None, baseline=None, trials=(), cost=cost, measure="units", adaptive=None)
+    outcome = SimpleNamespace(
+        best=None,
+        baseline=None,
+        trials=(),
+        frontier=(),
+        cost=cost,
+        measure="units",
+        adaptive=None,
+        certificate=Certificate(),
+    )
     run = SimpleNamespace(run_id="1", status="running", db="<b>.duckdb", outcome=outcome)
     printed = show.text(cast(show.Run, run))
     assert "no trial has a score" in printed and "0, 0 with a score" in printed and "$0.50" in printed

@@ -174,6 +174,7 @@ def test_every_command_shown_exists_with_its_options() -> None:
         "search",
         "report",
         "run",
+        "runs",
         "serve",
         "bank",
         "schema",
@@ -181,10 +182,12 @@ def test_every_command_shown_exists_with_its_options() -> None:
         "init",
         "improve",
         "tune",
+        "ui",
     }
     search = agenttts("search", "--help").out
     helps = [agenttts(name, "--help").out for name in named]
     helps += [agenttts("tune", part, "--help").out for part in TUNE]
+    helps.append(agenttts("--help").out)
     for option in re.findall(r"`(--[a-z-]+)", README):
         assert option in search or any(option in text for text in helps), option
 

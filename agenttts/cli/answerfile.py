@@ -12,8 +12,8 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from agenttts.cli.terminal import escaped_json
 from agenttts.errors import UserError
+from agenttts.terminal import escaped_json
 from datastore.keys import well_formed
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.markup import escape
 
-from agenttts.cli.progress import SearchProgress
-from agenttts.cli.terminal import escaped
 from agenttts.errors import UserError
 from agenttts.search.approval import Approve, Decision, Pending
+from agenttts.search.progress import SearchProgress
 from agenttts.space.measure import amount_text
+from agenttts.terminal import escaped
 from pipelines.allocation import StageChoice
 
 _HELP = "Enter or a: approve · e: edit · r: refuse · all: approve this and all that follow"

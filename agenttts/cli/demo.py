@@ -27,7 +27,7 @@ def demo(
 
     Example: `agenttts demo --trials 30 --seed 1`
     """
-    from agenttts.cli.progress import SearchProgress
+    from agenttts.search.progress import SearchProgress
 
     db = folder / "demo.duckdb"
     folder.mkdir(parents=True, exist_ok=True)

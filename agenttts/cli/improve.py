@@ -52,7 +52,7 @@ def improve(
 
     Example: `agenttts improve pipeline.yaml --run latest --db run.duckdb --budget 50 --budget 150`
     """
-    from agenttts.cli.progress import SearchProgress
+    from agenttts.search.progress import SearchProgress
     from agenttts.tasktune.improve import improve as run_improve
     from agenttts.tasktune.improvement import ImprovePhase
     from agenttts.training.events import TuneScore, TuneStep

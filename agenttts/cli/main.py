@@ -27,10 +27,12 @@ from agenttts.cli import (
     plan,
     report,
     run,
+    runs,
     schema,
     search,
     serve,
     tune,
+    ui,
 )
 from agenttts.cli.options import complain
 from agenttts.errors import AgentTTSError, TrialsFailed
@@ -40,7 +42,6 @@ from pipelines.errors import PipelineError, ServerDown
 app = typer.Typer(
     name="agenttts",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Find which model, and how many samples, each stage of an LLM pipeline should get under a budget.",
@@ -52,6 +53,8 @@ app.command()(plan.plan)
 app.command()(search.search)
 app.command()(compare.compare)
 app.command()(report.report)
+app.command()(runs.runs)
+app.command()(ui.ui)
 app.command()(improve.improve)
 app.command()(run.run)
 app.command()(serve.serve)
@@ -78,7 +81,7 @@ def _root(
 ) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, stream=sys.stderr)
     if verbose:
-        from agenttts.cli.terminal import EscapingFormatter
+        from agenttts.terminal import EscapingFormatter
 
         for handler in logging.getLogger().handlers:
             handler.setFormatter(EscapingFormatter(logging.BASIC_FORMAT))

@@ -181,7 +181,7 @@ def read_spec(
 
 def out() -> Console:
     """Return the console for results. Without a terminal, tables are 160 columns wide."""
-    from agenttts.cli.terminal import EscapingConsole
+    from agenttts.terminal import EscapingConsole
 
     width = None if sys.stdout.isatty() else 160
     return EscapingConsole(highlight=False, width=width)
@@ -189,7 +189,7 @@ def out() -> Console:
 
 def talk() -> Console:
     """Return the console for everything that is not the result: progress, notes, questions."""
-    from agenttts.cli.terminal import EscapingConsole
+    from agenttts.terminal import EscapingConsole
 
     return EscapingConsole(stderr=True, highlight=False)
 
@@ -233,7 +233,7 @@ def complain(error: Exception | str) -> None:
     Args:
         error: The error.
     """
-    from agenttts.cli.terminal import escaped
+    from agenttts.terminal import escaped
 
     for line in str(error).splitlines():
         sys.stderr.write(f"error: {escaped(line)}\n")

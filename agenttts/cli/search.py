@@ -124,6 +124,13 @@ def search(
     n_search: NSearch = None,
     n_test: NTest = None,
     bank: Banks = None,
+    no_bank: Annotated[
+        bool,
+        typer.Option(
+            "--no-bank",
+            help="Read no recorded samples, not the spec's own either: draw what the database lacks.",
+        ),
+    ] = False,
     max_tokens: Annotated[
         int | None, typer.Option(help="Cap on the tokens that the search pays for.")
     ] = None,
@@ -151,9 +158,11 @@ def search(
 
     Example: `agenttts search pipeline.yaml --budget 400 --trials 30 --db run.duckdb`
     """
+    if bank and no_bank:
+        raise UserError("--bank names samples to read and --no-bank reads none; give one of them")
     loaded = read_spec(spec, data, n_search, n_test)
     from agenttts.cli.approve import at_terminal
-    from agenttts.cli.progress import SearchProgress
+    from agenttts.search.progress import SearchProgress
 
     limits = agenttts.SearchLimits(
         trials=trials, tokens=max_tokens, flops=max_flops, usd=max_usd, minutes=max_minutes
@@ -188,7 +197,7 @@ def search(
                 share=agent_share,
                 temperature=agent_temperature,
             ),
-            banks=bank,
+            banks=[] if no_bank else bank,
             on_event=progress,
             patience=patience,
             max_in_flight=max_in_flight,

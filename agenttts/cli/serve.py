@@ -67,8 +67,8 @@ def serve(
 
     Example: `agenttts serve pipeline.yaml --run latest --db run.duckdb --dry-run --gpus 4x80`
     """
-    from agenttts.cli.terminal import escaped
     from agenttts.serving.servers import planned_servers
+    from agenttts.terminal import escaped
 
     loaded = pipelines.load_spec(spec)
     names = only or (None if run is None else _needed(loaded, db, run))

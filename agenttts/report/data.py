@@ -19,24 +19,28 @@ from agenttts.replay.curves import Marginal, StageCurve, marginal_values, merged
 from agenttts.replay.headroom import StageHeadroom, headroom
 from agenttts.report.changes import change_lines
 from agenttts.report.insights import strongest
+from agenttts.report.metric import metric_name
 from agenttts.report.policy import PolicyQuery, policy_queries
+from agenttts.results.examples import TrialExample
 from agenttts.results.fresh import SPLIT as FRESH
 from agenttts.results.fresh import together
-from agenttts.results.loading import load_outcome
+from agenttts.results.loading import load_outcome, stored_spec
 from agenttts.results.outcome import Outcome, jsonable, trial_json
 from agenttts.results.prices import with_measured_prices
 from agenttts.results.ranking import SEARCHING, by_phase, latest
 from agenttts.results.spec_bank import attach_spec_bank
+from agenttts.results.trial_reader import TrialReader
 from agenttts.results.trials import TrialResult, load_trial
 from agenttts.space.measure import Measure
-from datastore import Insight, Proposal, Run, Store, StoreError, Trial
+from datastore import Insight, Proposal, Store, StoreError, Trial
 from pipelines.allocation import Allocation, StageOption
 from pipelines.dataset.splits import load_examples
 from pipelines.errors import PipelineError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
-from pipelines.spec.files import restore_spec
-from pipelines.spec.pipeline import PipelineSpec
+
+FAILING = 10
+"""How many failing examples a report shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +124,7 @@ class ReportData:
     Attributes:
         run_id: The run.
         pipeline: Name of the pipeline.
-        metric: Name of its metric.
+        metric: Name of its metric, in words.
         status: How the run stands: running, complete, stopped or failed.
         as_of: Unix time of the snapshot of a run in progress; None otherwise.
         started_at: Unix time.
@@ -145,6 +149,7 @@ class ReportData:
         bank_solved: Whether curves also rest on allocations that were replayed on recorded samples.
         policy_queries: How far each query of the policy's test went.
         changes: What was priced anew or added during the search, in sentences.
+        failing: The examples of the search split that the winner scores lowest on, none of them right.
     """
 
     run_id: str
@@ -173,6 +178,7 @@ class ReportData:
     bank_solved: bool
     policy_queries: tuple[PolicyQuery, ...] = ()
     changes: tuple[str, ...] = ()
+    failing: tuple[TrialExample, ...] = ()
 
     @property
     def in_progress(self) -> bool:
@@ -232,6 +238,7 @@ def read_report(
     *,
     solve: bool = True,
     examples: Sequence[Example] | None = None,
+    n_failing: int = FAILING,
 ) -> ReportData:
     """Read the report of a run.
 
@@ -241,13 +248,14 @@ def read_report(
         solve: Whether to score allocations around the best one on recorded samples, where there are enough.
             This takes seconds.
         examples: The search examples for this; None to read the spec's dataset.
+        n_failing: How many failing examples of the winner are read, with their texts.
 
     Raises:
         StoreError: There is no such run.
         SpecError: The run is not finished, and a function of its pipeline can't be imported any more.
     """
     run = store.run(run_id)
-    given = _spec(run)
+    given = stored_spec(run)
     spec = None if given is None else with_measured_prices(given, store, run.run_id)
     settings: dict[str, Any] = json.loads(run.settings or "{}")
     outcome = load_outcome(store, run, spec, examples)
@@ -260,6 +268,11 @@ def read_report(
     if solve and best is not None and spec is not None and store.as_of is None:
         measure = Measure(spec, outcome.measure)
         replayed, spare = _replayed(measure, store, best, int(settings.get("seed") or 0), examples)
+    failing: tuple[TrialExample, ...] = ()
+    winner = next((t for t in trials if outcome.best is not None and t.number == outcome.best.trial), None)
+    if winner is not None and n_failing:
+        reader = TrialReader(store, run.run_id, given, examples)
+        failing = reader.read(winner, reader.ids(winner, "wrong")[:n_failing])
     queries = (
         () if spec is None else policy_queries(store, run.run_id, trials, Measure(spec, outcome.measure))
     )
@@ -269,7 +282,7 @@ def read_report(
     return ReportData(
         run_id=run.run_id,
         pipeline=str(rule.get("name", "pipeline")),
-        metric=_metric_name(rule.get("metric")),
+        metric=metric_name(rule.get("metric")),
         status=run.status,
         as_of=store.as_of if run.status == "running" else None,
         started_at=run.started_at,
@@ -293,6 +306,7 @@ def read_report(
         bank_solved=bool(replayed),
         policy_queries=queries,
         changes=change_lines(store, run.run_id),
+        failing=failing,
     )
 
 
@@ -391,20 +405,6 @@ def _replayed(
         return around, headroom(spec, store, examples, best, seed)
     except (PipelineError, StoreError, OSError):
         return [], []
-
-
-def _spec(run: Run) -> PipelineSpec | None:
-    """The run's spec; None when it can't be restored here, as when a function of it is gone."""
-    try:
-        return restore_spec(run.spec)
-    except (PipelineError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _metric_name(metric: Any) -> str:
-    if isinstance(metric, Mapping):
-        return str(metric.get("kind", metric.get("python", "score"))).replace("_", " ")
-    return str(metric or "score")
 
 
 def _options_tried(trials: Iterable[TrialResult]) -> dict[str, tuple[StageOption, ...]]:

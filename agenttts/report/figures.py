@@ -28,11 +28,13 @@ PALETTE = ("#3b76d6", "#e0782f", "#23997a", "#a25bc4", "#c79a1b", "#d24d62", "#3
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "x")
 GREY = "#8a919c"
 ACCENT = PALETTE[0]
-_HEIGHT = 380
+MOST_STEPS = 8
+"""How many dearer choices `next_unit` shows."""
+_HEIGHT = 310
 
 
 def best_so_far(data: ReportData, against: str = "trials") -> go.Figure:
-    """Plot the best score after each trial.
+    """Plot the best score after each trial, with a star where the winner's own trial ended.
 
     FLOPs are those of all samples that the trials used; where some came from a bank, a second line shows the
     part paid for.
@@ -83,8 +85,10 @@ def best_so_far(data: ReportData, against: str = "trials") -> go.Figure:
                 hovertemplate="%{text}<extra></extra>",
             )
         )
+    figure.update_xaxes(rangemode="tozero")
+    _add_winner(figure, data, {s.trial: x for s, x in zip(steps, series[0][1], strict=True)})
     if against == "flops":
-        figure.update_xaxes(exponentformat="power")
+        figure.update_xaxes(exponentformat="e")  # a power would need an inline style
     return figure
 
 
@@ -113,7 +117,9 @@ def score_against_samples(data: ReportData, stage: str) -> go.Figure:
                 name=escape(str(curve.option)),
                 line={"color": colour, "width": 2.5},
                 marker={"symbol": symbol, "size": 9},
-                error_y=_error_bars([p.score for p in curve.points], colour),
+                error_y=None
+                if len(curve.points) > 1
+                else _error_bars([p.score for p in curve.points], colour),
                 text=[_curve_hover(curve, point) for point in curve.points],
                 hovertemplate="%{text}<extra></extra>",
             )
@@ -186,7 +192,7 @@ def quality_against_budget(data: ReportData) -> go.Figure:
 
 
 def next_unit(data: ReportData) -> go.Figure:
-    """Plot the gain in score per further unit for each dearer choice, with intervals, the best on top.
+    """Plot the gain in score per further unit of the dearer choices that gain most, the best on top.
 
     Args:
         data: The report.
@@ -195,7 +201,7 @@ def next_unit(data: ReportData) -> go.Figure:
 
     measure = data.outcome.measure
     figure = bare_figure("", f"gain in score per further {'unit' if measure == 'units' else 'USD'}")
-    steps = list(reversed(data.marginals))
+    steps = list(reversed(data.marginals[:MOST_STEPS]))
     colours = model_styles(data)
     figure.add_trace(
         go.Scatter(
@@ -229,7 +235,7 @@ def next_unit(data: ReportData) -> go.Figure:
         )
     )
     figure.add_vline(x=0, line={"color": GREY, "width": 1})
-    figure.update_layout(height=120 + 44 * max(1, len(steps)))
+    figure.update_layout(height=110 + 32 * max(1, len(steps)))
     figure.update_yaxes(showgrid=False, automargin=True)
     return figure
 
@@ -360,7 +366,7 @@ def bare_figure(y_title: str, x_title: str) -> go.Figure:
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": GREY},
-            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11}},
             "hoverlabel": {"align": "left"},
             "xaxis": {**axis, "title": {"text": escape(x_title)}},
             "yaxis": {**axis, "title": {"text": escape(y_title)}},
@@ -397,6 +403,27 @@ def _budget_points(
         marker={"color": colour, "size": size, "opacity": opacity},
         text=[_trial_hover(data, t) for t in trials],
         hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _add_winner(figure: go.Figure, data: ReportData, ended: Mapping[int, float]) -> None:
+    """A star at the plain mean of the winner; ended: where each trial of the search did. One after: last."""
+    import plotly.graph_objects as go
+
+    best = data.outcome.best
+    trial = next((t for t in data.trials if best is not None and t.number == best.trial), None)
+    if best is None or trial is None or trial.score is None or not ended:
+        return
+    figure.add_trace(
+        go.Scatter(
+            x=[ended.get(trial.number, max(ended.values()))],
+            y=[trial.score],
+            mode="markers",
+            name="winner" if data.confirmed else "best so far",
+            marker={"symbol": "star", "size": 15, "color": PALETTE[1]},
+            text=[_trial_hover(data, trial)],
+            hovertemplate="%{text}<extra></extra>",
+        )
     )
 
 

@@ -1,24 +1,24 @@
-"""A report as one HTML file that needs no network: figures by plotly, whose script is inlined once."""
+"""A report as one HTML file that needs no network: figures by plotly, whose basic bundle is inlined once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
 
 from agenttts.errors import UserError
 from agenttts.report import figures as plots
 from agenttts.report import sentences as words
 from agenttts.report.data import ReportData
+from agenttts.report.pages import LOOK, PLOTLY, PLOTS, asset, environment, plot
 from agenttts.report.policy import policy_figures, policy_rows
 from agenttts.space.measure import label_of
 from pipelines.files import whole
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-_CONFIG = {"displayModeBar": False, "responsive": True}
 
 
 def save_html(data: ReportData, path: Path | str) -> Path:
@@ -51,12 +51,11 @@ def save_figures(figures: Sequence[go.Figure], title: str, path: Path | str) -> 
     Raises:
         UserError: The file can't be written, or its directory does not exist.
     """
-    parts = [
-        figure.to_html(full_html=False, include_plotlyjs=i == 0, config=_CONFIG)
-        for i, figure in enumerate(figures)
-    ]
-    page = f'<!doctype html><meta charset="utf-8"><title>{escape(title)}</title>'
-    return _write(page + "".join(parts), path)
+    style = "<style>body { font: 16px/1.5 system-ui, sans-serif; }</style>"
+    page = Markup('<!doctype html><html lang="en"><meta charset="utf-8"><title>{}</title>').format(title)
+    scripts = [Markup("<script>{}</script>").format(asset(name)) for name in (PLOTLY, PLOTS)]
+    drawn = [plot(figure, title) for figure in figures]
+    return _write("".join((page, style, scripts[0], *drawn, scripts[1])), path)
 
 
 def require_place(path: Path) -> None:
@@ -86,29 +85,48 @@ def to_html(data: ReportData) -> str:
     Args:
         data: The report.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
+    stages = list(dict.fromkeys(curve.stage for curve in data.curves))
+    figures = _figures(data)
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            data=data,
+            label=label_of(data.outcome.measure),
+            sections=_sections(data, stages),
+            figures={name: plot(figure, name.replace("-", " ")) for name, figure in figures.items()},
+            n_next=plots.MOST_STEPS,
+            stages=stages,
+            tiles=_tiles(data),
+            look=asset(LOOK),
+            plotly_js=asset(PLOTLY),
+            plots_js=asset(PLOTS),
+            policy_rows=policy_rows,
+            no_samples="The samples are not stored here.",
+        )
+    )
 
-    environment = Environment(
-        loader=PackageLoader("agenttts.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("report.html.j2")
-    return template.render(
-        data=data,
-        words=words,
-        label=label_of(data.outcome.measure),
-        figures={name: Markup(_fragment(name, figure)) for name, figure in _figures(data).items()},
-        stages=list(dict.fromkeys(curve.stage for curve in data.curves)),
-        tiles=_tiles(data),
-        plotly_js=Markup(get_plotlyjs()),
-        step_label=plots.step_label,
-        policy_rows=policy_rows,
-    )
+
+def _sections(data: ReportData, stages: Sequence[str]) -> dict[str, str]:
+    """The titles of the sections that the page has, by their anchors, in order."""
+    outcome = data.outcome
+    unit = "unit of compute" if outcome.measure == "units" else "dollar"
+    every = {
+        "search": ("How the search went", bool(data.steps)),
+        "equivalent": ("As good, as far as these examples tell", bool(outcome.equivalent)),
+        "policy": ("The policy", outcome.adaptive is not None),
+        "samples-buy": ("What samples buy, stage by stage", bool(stages)),
+        "next": (f"Where the next {unit} would buy most", True),
+        "tuned": ("Tuned models", bool(data.tuned)),
+        "changes": ("What changed during the search", bool(data.changes)),
+        "insights": ("Insights", True),
+        "trials": ("Trials", True),
+        "failing": ("Examples that fail", bool(data.failing)),
+        "samples": ("Samples", bool(outcome.health or outcome.negotiated)),
+        "cost": ("Cost of the search", True),
+        "faults": ("Faults", True),
+    }
+    return {anchor: title for anchor, (title, is_shown) in every.items() if is_shown}
 
 
 def _figures(data: ReportData) -> dict[str, go.Figure]:
@@ -121,19 +139,10 @@ def _figures(data: ReportData) -> dict[str, go.Figure]:
     for stage in dict.fromkeys(curve.stage for curve in data.curves):
         figures[f"stage-{stage}"] = plots.score_against_samples(data, stage)
     if data.tuned:
-        figures["tuned"] = plots.tuning_curves(data)
+        figures["tuning"] = plots.tuning_curves(data)
     if data.marginals:
-        figures["next"] = plots.next_unit(data)
+        figures["next-unit"] = plots.next_unit(data)
     return figures | policy_figures(data)
-
-
-def _fragment(name: str, figure: go.Figure) -> str:
-    import plotly.io
-
-    html: Any = plotly.io.to_html(
-        figure, config=_CONFIG, include_plotlyjs=False, full_html=False, div_id=f"figure-{name}"
-    )
-    return str(html)
 
 
 def _tiles(data: ReportData) -> list[tuple[str, str, str]]:

@@ -154,13 +154,15 @@ def _cost_figure(data: ReportData, costs: Sequence[float]) -> go.Figure:
 
     measure = data.outcome.measure
     figure = plots.bare_figure("queries", f"cost per query, {label_of(measure)}")
+    counts, edges = np.histogram(costs, bins=40)
     figure.add_trace(
-        go.Histogram(
-            x=costs,
-            nbinsx=40,
+        go.Bar(
+            x=(edges[:-1] + edges[1:]) / 2,
+            y=counts,
+            width=np.diff(edges),
             marker={"color": plots.ACCENT},
             name="test examples",
-            hovertemplate="%{x}: %{y} queries<extra></extra>",
+            hovertemplate="%{x:.3g}: %{y} queries<extra></extra>",
         )
     )
     mean = float(np.mean(costs))

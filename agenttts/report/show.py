@@ -45,7 +45,7 @@ def text(run: Run) -> str:
 
 
 def html(run: Run) -> str:
-    """Format the facts of `text` as an HTML table, one row each.
+    """Format the facts of `text` as an HTML table, one row each, with the certificate and the Pareto front.
 
     Args:
         run: The run.
@@ -54,7 +54,24 @@ def html(run: Run) -> str:
         f'<tr><th style="text-align:left">{name}</th><td style="text-align:left">{escape(fact)}</td></tr>'
         for name, fact in _facts(run)
     )
-    return f"<table><caption>{type(run).__name__}</caption><tbody>{rows}</tbody></table>"
+    facts = f"<table><caption>{type(run).__name__}</caption><tbody>{rows}</tbody></table>"
+    certificate = f'<p style="max-width:60em">{escape(run.outcome.certificate.text)}</p>'
+    return facts + certificate + _front(run.outcome)
+
+
+def _front(outcome: Outcome) -> str:
+    """The trials that nothing cheaper is as good as, in a table that is folded."""
+    if not outcome.frontier:
+        return ""
+    label = label_of(outcome.measure)
+    rows = "".join(
+        f'<tr><td>{trial.number}</td><td style="text-align:left">{escape(str(trial.allocation))}</td>'
+        f"<td>{units_text(trial.budget_units, outcome.measure)}</td><td>{score_text(trial.score)}</td></tr>"
+        for trial in outcome.frontier
+    )
+    head = f"<tr><th>trial</th><th>allocation</th><th>{label}</th><th>search score</th></tr>"
+    summary = f"<summary>Pareto front, {len(outcome.frontier)} allocations</summary>"
+    return f"<details>{summary}<table><thead>{head}</thead><tbody>{rows}</tbody></table></details>"
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

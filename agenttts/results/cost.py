@@ -57,6 +57,58 @@ class SearchCost:
         return self.samples_reused / self.samples_used if self.samples_used else 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelCost:
+    """What the requests to one model were billed in one run.
+
+    Attributes:
+        model: The key of the model in the pipeline; of variants on one served model, the last.
+        model_key: The key of the model in the store.
+        calls: Requests that were answered.
+        samples_drawn: Samples that they brought.
+        prompt_tokens: Tokens read, a prompt once for each request.
+        generated_tokens: Tokens written.
+        flops: FLOPs of these tokens; None where the active parameters are not known.
+        usd: US dollars; None without a price.
+    """
+
+    model: str
+    model_key: str
+    calls: int
+    samples_drawn: int
+    prompt_tokens: int
+    generated_tokens: int
+    flops: float | None
+    usd: float | None
+
+
+def costs_by_model(store: Store, run_id: str, spec: PipelineSpec) -> tuple[ModelCost, ...]:
+    """Return what a run was billed by each of its pipeline's models.
+
+    Args:
+        store: The database, open for reading.
+        run_id: The run.
+        spec: The run's pipeline.
+    """
+    names = {spec.model_key(name): name for name in spec.models}
+    costs = []
+    for key, name in names.items():
+        model, paid = spec.models[name], store.run_cost(run_id, models=[key])
+        costs.append(
+            ModelCost(
+                model=name,
+                model_key=key,
+                calls=paid.calls,
+                samples_drawn=paid.samples_drawn,
+                prompt_tokens=paid.prompt_tokens,
+                generated_tokens=paid.generated_tokens,
+                flops=model_flops(model, paid.prompt_tokens, paid.generated_tokens),
+                usd=stage_cost_usd(model, paid.prompt_tokens, paid.generated_tokens),
+            )
+        )
+    return tuple(costs)
+
+
 def cost_of(store: Store, run_id: str, spec: PipelineSpec, trials: Sequence[TrialResult]) -> SearchCost:
     """Compute what a run has paid so far, from the samples in the store that it paid for.
 
@@ -66,19 +118,14 @@ def cost_of(store: Store, run_id: str, spec: PipelineSpec, trials: Sequence[Tria
         spec: The run's pipeline.
         trials: The run's trials.
     """
-    calls = drawn = prompt_tokens = generated_tokens = 0
-    flops = 0.0
-    costs_usd = list[float | None]()
     keys = {spec.model_key(name): model for name, model in spec.models.items()}
     used = {spec.model_key(name) for name in spec.used_models}
-    for key, model in keys.items():
-        paid = store.run_cost(run_id, models=[key])
-        calls, drawn = calls + paid.calls, drawn + paid.samples_drawn
-        prompt_tokens += paid.prompt_tokens
-        generated_tokens += paid.generated_tokens
-        flops += model_flops(model, paid.prompt_tokens, paid.generated_tokens) or 0.0
-        if key in used:
-            costs_usd.append(stage_cost_usd(model, paid.prompt_tokens, paid.generated_tokens))
+    by_model = costs_by_model(store, run_id, spec)
+    calls, drawn = sum(paid.calls for paid in by_model), sum(paid.samples_drawn for paid in by_model)
+    prompt_tokens = sum(paid.prompt_tokens for paid in by_model)
+    generated_tokens = sum(paid.generated_tokens for paid in by_model)
+    flops = sum(paid.flops or 0.0 for paid in by_model)
+    costs_usd = [paid.usd for paid in by_model if paid.model_key in used]
     for call in call_costs(store, run_id) if any(stage.python is not None for stage in spec.stages) else ():
         drawn, flops = drawn + 1, flops + call.flops
         costs_usd.append(call.usd)

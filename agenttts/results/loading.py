@@ -19,6 +19,7 @@ from agenttts.space.measure import Measure
 from agenttts.space.objective import Goal
 from datastore.records import Run
 from datastore.store import Store
+from pipelines.errors import PipelineError
 from pipelines.examples import Example
 from pipelines.spec.files import restore_spec
 from pipelines.spec.pipeline import PipelineSpec
@@ -66,3 +67,15 @@ def load_outcome(
         negotiated=load_negotiated(store, run.run_id),
     )
     return Outcome.from_json_dict({**so_far.to_json_dict(), **stored}, trials) if stored else so_far
+
+
+def stored_spec(run: Run) -> PipelineSpec | None:
+    """Return a run's pipeline; None when it can't be restored here, as when a function of it is gone.
+
+    Args:
+        run: The run.
+    """
+    try:
+        return restore_spec(run.spec)
+    except (PipelineError, ValueError, KeyError, TypeError):
+        return None

@@ -19,6 +19,7 @@ from agenttts.proposers import DEFAULT, SEEK_FRONTIER, AgentSettings, Proposer, 
 from agenttts.result import SearchResult
 from agenttts.search.approval import Approve
 from agenttts.search.events import OnEvent
+from agenttts.search.progress import shown
 from agenttts.search.run import OpenSearch
 from agenttts.settings import MARGIN, MAX_ERROR_RATE, PolicyKind, SearchLimits, SearchSettings
 from agenttts.space.measure import chosen_budget
@@ -53,6 +54,7 @@ async def async_search(
     agent: AgentSettings | None = None,
     banks: Sequence[Path | str] | None = None,
     on_event: OnEvent | None = None,
+    progress: bool | None = None,
     clock: Callable[[], float] = time.time,
     environ: Mapping[str, str] | None = None,
     patience: Patience | None = None,
@@ -62,6 +64,8 @@ async def async_search(
 ) -> SearchResult:
     """Run `search` in code that is already asynchronous, with the same parameters."""
     spec = load_spec(spec) if isinstance(spec, Path | str) else spec
+    if banks is not None and not banks:  # nor may a report of the run mix the spec's own in
+        spec = spec.model_copy(update={"bank": None})
     environ = os.environ if environ is None else environ
     agent = agent or AgentSettings.from_environ(environ)
     if proposer == "auto":
@@ -98,7 +102,10 @@ async def async_search(
     settings.limits.require_prices(spec.models)
     space = SearchSpace(spec, settings.budget_units, measure)
     settings.goal.require_speeds(spec)
-    with Store.open(DEFAULT_DB if db is None else db, clock=clock) as store:
+    with (
+        Store.open(DEFAULT_DB if db is None else db, clock=clock) as store,
+        shown(progress if approve is None else bool(progress), on_event) as handler,
+    ):
         opened = OpenSearch(
             settings=settings,
             space=space,
@@ -106,7 +113,7 @@ async def async_search(
             proposer=proposer,
             agent=agent,
             approve=approve,
-            on_event=on_event or (lambda event: None),
+            on_event=handler,
             clock=clock,
             environ=environ,
         )
@@ -155,8 +162,11 @@ def search(*args: Any, **kwargs: Any) -> SearchResult:
             worse than the best, as a difference of scores.
         limits: Limits on the whole search in tokens, FLOPs, money and minutes; None: no limit but `trials`.
         agent: The endpoint of the LLM agent; None: from the environment variables AGENTTTS_AGENT_*.
-        banks: Files of recorded samples to attach; None: the spec's own.
+        banks: Files of recorded samples to attach; None: the spec's own; an empty list: none, so that all is
+            drawn afresh but what the database itself holds.
         on_event: Called with each event of the search as it happens, see `agenttts.search.events`.
+        progress: Whether to show trials, bars, cost and the time left on stderr while the search runs. None:
+            where stderr is a terminal and neither `on_event` nor `approve` is given.
         clock: Returns the time in Unix seconds.
         environ: The environment variables, for keys and the agent's endpoint; None: those of the process.
         patience: How long an answer, a fault and an outage of a server are waited for; None: the

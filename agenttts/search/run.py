@@ -141,7 +141,7 @@ class OpenSearch:
                 self._stop(run, "failed", f"{type(error).__name__}: {error}")
                 raise
         result = SearchResult.from_store(store, run.run_id, work.runtime.spec)
-        return replace(result, examples=splits.search)
+        return replace(result, search_examples=splits.search)
 
     async def _splits(self, clients: ModelClients | None) -> Splits:
         """Check the search and return all examples, read once; UserError when the check reports an error."""

@@ -18,7 +18,6 @@ from rich.console import Console
 
 from agenttts import Decision, Pending, SearchLimits, load_run, search
 from agenttts.cli.approve import at_terminal
-from agenttts.cli.progress import SearchProgress
 from agenttts.proposers.base import SearchView, Suggestion, Turn
 from agenttts.replay.bank import BankOutcomes
 from agenttts.report.data import read_report
@@ -27,6 +26,7 @@ from agenttts.report.terminal import print_report
 from agenttts.results.ranking import leader, unfinished
 from agenttts.results.trials import TrialResult
 from agenttts.search.events import SearchEvent, TrialFinished, TrialStarted
+from agenttts.search.progress import SearchProgress
 from benchmarks.kill_resume import answer, stored
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice

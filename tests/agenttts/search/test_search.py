@@ -356,7 +356,9 @@ def test_a_loaded_run_is_the_result_and_runs(recorded: Path, tmp_path: Path) -> 
     loaded = load_run(db)
     assert loaded.best == result.best and loaded.to_json_dict() == result.to_json_dict()
     frame = loaded.to_df()
-    assert list(frame["number"]) == list(range(len(result.trials))) and "retrieve.model" in frame
+    n_trials = len(result.trials) + len(result.confirmation)
+    assert list(frame["number"]) == list(range(n_trials)) and "retrieve.model" in frame
+    assert set(frame[frame["purpose"] == "test"]["split"]) == {"test"}
     scores = [trial.score for trial in loaded.frontier]
     assert scores == sorted(scores, key=lambda score: score or 0.0) and scores
     json.dumps(loaded.to_json_dict(), allow_nan=False)

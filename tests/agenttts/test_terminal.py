@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from agenttts.cli.terminal import EscapingConsole, EscapingFormatter, escaped, escaped_json
+from agenttts.terminal import EscapingConsole, EscapingFormatter, escaped, escaped_json
 from tests.agenttts.commands import Done, agenttts
 from tests.agenttts.small_specs import write_pipeline
 from tests.hostile import TERMINAL

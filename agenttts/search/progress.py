@@ -1,6 +1,7 @@
 """The progress of a search on a terminal: the current trial, two bars, the cost so far, the time left.
 
-It is fed with the events of `search(on_event=...)`. Without a terminal, it prints lines only.
+It is fed with the events of a search, by the commands and by `search(progress=...)`. Without a terminal, it
+prints lines only.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from agenttts.results.trials import TrialResult
 from agenttts.search.events import (
     InsightLearnt,
     Note,
+    OnEvent,
     PhaseStarted,
     RunStarted,
     RunStopped,
@@ -39,6 +41,34 @@ from agenttts.search.events import (
     TrialStarted,
 )
 from agenttts.space.measure import MeasureName, amount_text
+from agenttts.terminal import EscapingConsole
+
+
+@contextmanager
+def shown(progress: bool | None, on_event: OnEvent | None) -> Iterator[OnEvent]:
+    """Show the progress of a search on stderr within the block.
+
+    Args:
+        progress: Whether to show it; None: where stderr is a terminal, unless events are handled already.
+        on_event: The caller's own handler of events; None without one.
+
+    Yields:
+        The handler to give the events to.
+    """
+    console = EscapingConsole(stderr=True, highlight=False)
+    if progress is None:
+        progress = console.is_terminal and on_event is None
+    if not progress:
+        yield on_event or (lambda event: None)
+        return
+    with SearchProgress(console) as bars:
+
+        def handle(event: SearchEvent) -> None:
+            bars(event)
+            if on_event is not None:
+                on_event(event)
+
+        yield handle
 
 
 class SearchProgress:
@@ -123,7 +153,7 @@ class SearchProgress:
         self._print(
             f"{verb} {event.run_id}: {event.allocations:,} allocations within "
             f"{budget}, {event.n_examples} search example{'s' * (event.n_examples != 1)}, "
-            f"proposer {event.settings.proposer}, {event.db}",
+            f"proposer {event.settings.proposer}, {event.db}{_recorded(event)}",
             style="dim",
         )
         self._n_examples = event.n_examples
@@ -180,6 +210,15 @@ class SearchProgress:
 
     def _print(self, text: str, style: str = "") -> None:
         self._console.print(escape(text), style=style or None, soft_wrap=not self._console.is_terminal)
+
+
+def _recorded(event: RunStarted) -> str:
+    if event.settings.replay:
+        return "; replayed: recorded samples answer everything, no server is called"
+    if not event.settings.banks:
+        return ""
+    names = " and ".join(bank.name for bank in event.settings.banks)
+    return f"; what {names} holds is not drawn again (--no-bank draws afresh)"
 
 
 def _health(event: TrialProgress | TrialFinished) -> str:
