@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agenttts import search
+from agenttts.cli.main import app
 from pipelines.spec.files import load_spec
 from tests.agenttts.commands import agenttts
 from tests.agenttts.small_specs import write_pipeline
@@ -60,7 +61,18 @@ def test_a_bank_and_no_bank_exclude_each_other(with_bank: Path, tmp_path: Path) 
     assert refused.code == 2 and "give one of them" in refused.errors[0]
 
 
-def test_shells_can_complete_commands() -> None:
-    """The script for bash is printed, and completes the commands that begin as typed."""
-    shown = agenttts("--show-completion", "bash")
-    assert shown.code == 0 and "COMPREPLY" in shown.out
+def test_shells_complete_commands_and_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What bash asks for as a person types; the script that asks is installed by --install-completion."""
+    assert "--install-completion" in agenttts("--help").out
+    monkeypatch.setenv("_AGENTTTS_COMPLETE", "complete_bash")
+    for typed, position, expected in (
+        ("agenttts rep", "1", "report"),
+        ("agenttts search --no-b", "2", "--no-bank"),
+    ):
+        monkeypatch.setenv("COMP_WORDS", typed)
+        monkeypatch.setenv("COMP_CWORD", position)
+        with pytest.raises(SystemExit):
+            app(prog_name="agenttts")
+        assert capsys.readouterr().out.split() == [expected]
