@@ -169,7 +169,9 @@ class Scoreboard:
         mean, std, count = self._corrected(values, luck)
         half = _NORMAL.inv_cdf((1 + LEVEL) / 2) * std
         low, high, present = mean - half, mean + half, _present(values)
-        if np.ptp(present) == 0.0:  # a normal distribution knows nothing of such scores: exact limits
+        if (
+            len(present) and np.ptp(present) == 0.0
+        ):  # a normal distribution knows nothing of such scores: exact limits
             plain = mean_interval(present.tolist(), stream_rng(self.seed, Stream.SELECTION))
             assert plain is not None
             low, high = min(low, plain.low + mean - plain.mean), max(high, plain.high + mean - plain.mean)
@@ -199,7 +201,7 @@ class Scoreboard:
         """
         mean, std, count = self._corrected(self.scores[trial], self.luck)
         low, present = mean - _NORMAL.inv_cdf(level) * std, _present(self.scores[trial])
-        if np.ptp(present) == 0.0:  # the exact limit for as many successes as examples
+        if len(present) and np.ptp(present) == 0.0:  # the exact limit for as many successes as examples
             low = min(low, mean - present[0] * (1 - (1 - level) ** (1 / count)))
         return low
 
@@ -266,6 +268,8 @@ class Scoreboard:
             parts.append((float(search.mean()) - luck, variance / len(search) + (UNSURE * luck) ** 2))
         if len(fresh):
             parts.append((float(fresh.mean()), variance / len(fresh)))
+        if not parts:  # no example has both scores: nothing is known
+            return 0.0, 1.0, 0
         precision = sum(1 / v for _, v in parts)
         mean = sum(m / v for m, v in parts) / precision
         return mean, math.sqrt(1 / precision), len(search) + len(fresh)

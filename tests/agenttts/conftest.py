@@ -20,5 +20,5 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def searched(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of a search on that pipeline; to be read only."""
     db = tmp_path_factory.mktemp("searched") / "run.duckdb"
-    search(recorded, budget=60, replay=True, db=db)
+    search(recorded, budget=60, trials=10, replay=True, db=db)
     return db

@@ -123,6 +123,21 @@ def test_the_best_of_many_that_is_right_on_all_of_few_examples_is_doubted() -> N
     assert n_perfect > 10
 
 
+def test_trials_without_a_common_example_leave_everything_open() -> None:
+    """Their difference may be anything from -1 to 1, on no example."""
+    scores = np.array([[1.0, 0, np.nan, np.nan], [np.nan, np.nan, 1, 1], [np.nan] * 4])
+    board = Scoreboard(
+        scores=scores, fresh=np.zeros(4, bool), is_default=np.array([True, False, False]), seed=0
+    )
+    lead, claim = board.difference(1, 0), board.claim(2)
+    assert (lead.low, lead.high, lead.n) == (-1.0, 1.0, 0) and (claim.low, claim.high, claim.n) == (
+        0.0,
+        1.0,
+        0,
+    )
+    assert board.lower_bound(2) < 0 and board.shortfall_bounds([0], 1)[0] < -0.5
+
+
 @pytest.mark.parametrize("n_cheaper", [1, 7])
 def test_a_cheaper_one_that_is_worse_than_the_margin_is_rarely_recommended(n_cheaper: int) -> None:
     """Copies of the best that fail where it does not, on 2 % of examples, are not shown to lose under 1 %."""

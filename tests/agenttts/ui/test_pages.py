@@ -52,7 +52,8 @@ def test_examples_are_filtered_and_compared_with_another_trial(served: Served) -
         body = served.get(f"{place}?show={query.replace(' ', '%20')}")[2]
         assert f"{n} example{'s' * (n != 1)}, page 1" in body, query
     body = served.get(f"{place}?show=changed&against={other.number}&page=99")[2]
-    assert f"{len(changed)} examples, page 1" in body and f"trial {other.number}" in body
+    n = len(changed)
+    assert f"{n} example{'s' * (n != 1)}, page 1" in body and f"trial {other.number}" in body
     status, _, body = served.get(f"{place}?show=changed")
     assert status == 404 and "changed with another trial to compare with" in body
 
@@ -112,7 +113,7 @@ def test_a_run_is_read_while_its_search_writes(searched: Path, tmp_path: Path) -
             body = served.get(f"/runs/{run.run_id}")[2]
             assert "run in progress, as of" in body
             n_cells = sum(len(trial.scores) for trial in load_run(searched).trials)
-            assert f"<p>{n_cells} of at most 1,200 examples run in" in body and "at this pace at most" in body
+            assert f"<p>{n_cells:,} of at most 600 examples run in" in body and "at this pace at most" in body
             (poll,) = re.findall(r'hx-get="([^"]+)"', body)
             assert served.get(poll)[0] == 204
             place = f"/runs/{run.run_id}/trials/{trial.number}"
