@@ -7,13 +7,14 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.servers import ScriptedServer
 
 # The same examples in every run; `pytest --hypothesis-profile random` looks for new ones.
-settings.register_profile("fixed", derandomize=True)
-settings.register_profile("random")
+ANY_TIME = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("fixed", derandomize=True, **ANY_TIME)
+settings.register_profile("random", **ANY_TIME)
 settings.load_profile("fixed")
 
 
