@@ -1,8 +1,8 @@
 """`agenttts tune fit`: LoRA (or all weights) on a task's dataset, by TRL's trainers on peft and transformers.
 
 The loss is on the answer alone. Checkpoints are in OUT.work beside the result until it is whole; a run that
-was killed resumes from the newest whole one. Several processes:
-`torchrun --nproc-per-node 2 $(which agenttts) tune fit fit.yaml`.
+was killed resumes from the newest whole one. Several processes share the rows, and by FSDP or DeepSpeed the
+model: see `launching`.
 """
 
 from __future__ import annotations
@@ -260,10 +260,7 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
         raise UserError(f"max_tokens: no row fits {limit} tokens, the shortest has {shortest}")
     examiner = _Examiner(tokenizer, job.data.tasks, job.held_out)
     checkpoint = newest_checkpoint(work)
-    if "before" not in state:
-        state["before"] = examiner.scores(model)
-        if is_first():
-            save_json(work / STATE, state)
+    base_params = _base_params(job.base, model)
     held_out = [_record(tokenizer, row) for row in job.held_out]
     trainer = trainer_class(trl)(
         model=model,
@@ -274,7 +271,11 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
         peft_config=_peft_config(config, model),
         callbacks=[_reporter(transformers, on_event), finite_or_stop(config.learning_rate)],
     )
+    is_sharded = bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+    if is_sharded:
+        _whole_models_only(config)
     trainer.remove_callback(transformers.PrinterCallback)
+    trainer.add_callback(_examined_before(transformers, examiner, work / STATE, state))
     trainer.examiner, trainer.patience, trainer.on_event = examiner, config.patience, on_event
     started = time.monotonic() - float(state.get("seconds", 0.0))
     trainer.clock = lambda: time.monotonic() - started
@@ -289,7 +290,7 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
         fingerprint=job.fingerprint,
         base=job.base,
         base_digest=base_digest(job.base),
-        base_params=_base_params(job.base, model),
+        base_params=base_params,
         dataset=str(job.data.path.resolve()),
         dataset_digest=job.data.digest,
         tasks=tuple(sorted({row.task for row in job.train})),
@@ -303,9 +304,10 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
         peak_bytes=peak_bytes(torch),
         versions={m.__name__: m.__version__ for m in (torch, transformers, trl, library("peft"))},
     )
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_sharded else None
     if trainer.is_world_process_zero():
         with saving(work):
-            _save(config, model, tokenizer, card, job.out)
+            _save(config, trainer.accelerator.unwrap_model(model), weights, tokenizer, card, job.out)
         shutil.rmtree(work)
     trainer.accelerator.wait_for_everyone()
     return read_tuned(job.out)
@@ -407,6 +409,39 @@ def trainer_class(trl: ModuleType) -> type:
             return figures
 
     return Trainer
+
+
+def _whole_models_only(config: FitConfig) -> None:
+    """UserError when the configuration has what needs the whole model in each process."""
+    if config.merge and config.method == "lora":
+        raise UserError(
+            "merge: needs the whole model in one process, and FSDP and DeepSpeed divide it; leave it out, "
+            "then `agenttts tune merge ADAPTER --method base --out DIRECTORY`"
+        )
+    if config.dpo is not None:
+        raise UserError("dpo: needs the whole model in each process, and FSDP and DeepSpeed divide it")
+
+
+def _examined_before(
+    transformers: ModuleType, examiner: _Examiner, state_file: Path, state: dict[str, Any]
+) -> TrainerCallback:
+    """Scores the untrained model where the trainer has put it, and remembers that.
+
+    An adapter changes nothing before its first step.
+    """
+    callback: Any = transformers.TrainerCallback
+
+    class Examined(callback):  # type: ignore[misc]
+        def on_train_begin(
+            self, args: object, state_of: Any, control: object, model: Any, **_: object
+        ) -> None:
+            if "before" not in state:
+                state["before"] = examiner.scores(model)
+                if is_first():
+                    save_json(state_file, state)
+
+    examined: TrainerCallback = Examined()
+    return examined
 
 
 def _reporter(transformers: ModuleType, on_event: OnTuneEvent) -> TrainerCallback:
@@ -541,16 +576,21 @@ def _missing_layer(wanted: str | Sequence[str], model: PreTrainedModel) -> str |
 
 
 def _save(
-    config: FitConfig, model: Any, tokenizer: PreTrainedTokenizerBase, card: TuningCard, out: Path
+    config: FitConfig,
+    model: Any,
+    weights: Mapping[str, Any] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    card: TuningCard,
+    out: Path,
 ) -> None:
-    """Write the weights, and check that vLLM would take them."""
+    """Write the weights, the model's own unless gathered ones are given; check that vLLM would take them."""
     if config.method == "lora" and config.merge:
         model = model.merge_and_unload()
     with whole(out) as beside:
         beside.mkdir()
         if config.method == "full" or config.merge:
             tokenizer.save_pretrained(str(beside))
-        model.save_pretrained(str(beside), safe_serialization=True)
+        model.save_pretrained(str(beside), state_dict=weights, safe_serialization=True)
         (beside / "README.md").unlink(missing_ok=True)  # peft's form, not filled in
         require_servable(beside)
         save_json(beside / CARD, card.to_json_dict())
