@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -76,25 +75,45 @@ def data(
 
 
 @app.command("fit")
-def fit_(config: Config, db: Db = DEFAULT_DB, json: Json = False) -> None:
+def fit_(
+    config: Config,
+    accelerate: Annotated[
+        Path | None,
+        typer.Option(
+            "--accelerate",
+            help="Several GPUs or machines: a file of `accelerate config`, with FSDP, DeepSpeed or neither.",
+        ),
+    ] = None,
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
     """Tune a model on a dataset; interrupted, the same command resumes. The key `dpo` is experimental.
 
     Example: `agenttts tune fit fit.yaml --db run.duckdb`
+
+    On several machines the same command runs on each, with its own `machine_rank`; data and out are to be on
+    a disk that all of them see.
     """
     from rich.markup import escape
     from rich.table import Table
 
     from agenttts.cli.curves import curves
     from agenttts.tasktune.fit import FitConfig, fit
+    from agenttts.tasktune.launching import errors_to_launcher, launch
+    from agenttts.training.checkpoints import is_first
     from pipelines.spec.configfile import load_config
 
     loaded = load_config(config, FitConfig)
-    if os.environ.get("RANK", "0") != "0":
-        fit(loaded, config.parent)
+    if accelerate is not None:
+        launch(accelerate, ["tune", "fit", str(config), "--db", str(db), *(["--json"] if json else [])])
         return
-    with _training() as on_event:
-        models = fit(loaded, config.parent, on_event=on_event)
-    _register(db, {model.path.name: model for model in models})
+    with errors_to_launcher():
+        if not is_first():
+            fit(loaded, config.parent)
+            return
+        with _training() as on_event:
+            models = fit(loaded, config.parent, on_event=on_event)
+        _register(db, {model.path.name: model for model in models})
     if json:
         print_json([{"path": str(m.path), "digest": m.digest, **m.card.to_json_dict()} for m in models])
         return

@@ -1,8 +1,8 @@
 """`agenttts tune fit`: LoRA (or all weights) on a task's dataset, by TRL's trainers on peft and transformers.
 
 The loss is on the answer alone. Checkpoints are in OUT.work beside the result until it is whole; a run that
-was killed resumes from the newest whole one. Several processes:
-`torchrun --nproc-per-node 2 $(which agenttts) tune fit fit.yaml`.
+was killed resumes from the newest whole one. Several processes share the rows, and by FSDP or DeepSpeed the
+model: see `launching`.
 """
 
 from __future__ import annotations
@@ -292,14 +292,9 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
     short_rows = [row for row, record in of_rows if len(record["input_ids"]) <= limit]
     held_out = [record for _, record in of_rows if len(record["input_ids"]) <= limit]
     arguments = _arguments(config, work, limit, scored=bool(held_out), trl=trl, torch=torch)
-    if not config.lora.quantize:
-        torch.nn.Module.to(model, arguments.device)
     examiner = _Examiner(tokenizer, job.data.tasks, short_rows, limit)
     checkpoint = newest_checkpoint(work)
-    if "before" not in state:
-        state["before"] = examiner.scores(model) if is_first() else {}
-        if is_first():
-            save_json(work / STATE, state)
+    base_params = _base_params(job.base, model)
     trainer = trainer_class(trl)(
         model=model,
         args=arguments,
@@ -309,11 +304,15 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
         peft_config=adapter,
         callbacks=_callbacks(config, transformers, on_event, scored=bool(held_out)),
     )
+    is_sharded = bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+    if is_sharded:
+        _whole_models_only(config)
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.examiner, trainer.on_event, trainer.lora_plus = examiner, on_event, config.lora.plus
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, transformers.integrations.TensorBoardCallback):
             callback.logging_dir = callback.logging_dir or str(job.out.with_name(job.out.name + ".runs"))
+    trainer.add_callback(_examined_before(transformers, examiner, work / STATE, state))
     started = time.monotonic() - float(state.get("seconds", 0.0))
     trainer.clock = lambda: time.monotonic() - started
     trainer.state_file, trainer.work_state = work / STATE, state
@@ -322,12 +321,12 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
     model = trainer.model
     if config.dpo is not None:
         model = _preference_optimised(job, config.dpo, model, tokenizer, limit)
-    after = examiner.scores(model) if is_first() else {}
+    after = examiner.scores(model)
     card = TuningCard(
         fingerprint=job.fingerprint,
         base=job.base,
         base_digest=base_digest(job.base),
-        base_params=_base_params(job.base, model),
+        base_params=base_params,
         dataset=str(job.data.path.resolve()),
         dataset_digest=job.data.digest,
         tasks=tuple(sorted({row.task for row in job.train})),
@@ -342,9 +341,10 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
         peak_bytes=peak_bytes(torch),
         versions={m.__name__: m.__version__ for m in (torch, transformers, trl, library("peft"))},
     )
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_sharded else None
     if trainer.is_world_process_zero():
         with saving(work):
-            _save(config, model, tokenizer, card, job.out)
+            _save(config, trainer.accelerator.unwrap_model(model), weights, tokenizer, card, job.out)
         shutil.rmtree(work)
     trainer.accelerator.wait_for_everyone()
     return read_tuned(job.out)
@@ -424,6 +424,39 @@ def _callbacks(
     return callbacks
 
 
+def _whole_models_only(config: FitConfig) -> None:
+    """UserError when the configuration has what needs the whole model in each process."""
+    if config.merge and config.method == "lora":
+        raise UserError(
+            "merge: needs the whole model in one process, and FSDP and DeepSpeed divide it; leave it out, "
+            "then `agenttts tune merge ADAPTER --method base --out DIRECTORY`"
+        )
+    if config.dpo is not None:
+        raise UserError("dpo: needs the whole model in each process, and FSDP and DeepSpeed divide it")
+
+
+def _examined_before(
+    transformers: ModuleType, examiner: _Examiner, state_file: Path, state: dict[str, Any]
+) -> TrainerCallback:
+    """Scores the untrained model where the trainer has put it, and remembers that.
+
+    An adapter changes nothing before its first step.
+    """
+    callback: Any = transformers.TrainerCallback
+
+    class Examined(callback):  # type: ignore[misc]
+        def on_train_begin(
+            self, args: object, state_of: Any, control: object, model: Any, **_: object
+        ) -> None:
+            if "before" not in state:
+                state["before"] = examiner.scores(model)
+                if is_first():
+                    save_json(state_file, state)
+
+    examined: TrainerCallback = Examined()
+    return examined
+
+
 def _arguments(
     config: FitConfig, work: Path, limit: int, *, scored: bool, trl: ModuleType, torch: ModuleType
 ) -> SFTConfig:
@@ -495,16 +528,21 @@ def _loaded(
 
 
 def _save(
-    config: FitConfig, model: Any, tokenizer: PreTrainedTokenizerBase, card: TuningCard, out: Path
+    config: FitConfig,
+    model: Any,
+    weights: Mapping[str, Any] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    card: TuningCard,
+    out: Path,
 ) -> None:
-    """Write the weights, and check that vLLM would take them."""
+    """Write the weights, the model's own unless gathered ones are given; check that vLLM would take them."""
     if config.method == "lora" and config.merge:
         model = model.merge_and_unload()
     with whole(out) as beside:
         beside.mkdir()
         if config.method == "full" or config.merge:
             tokenizer.save_pretrained(str(beside))
-        model.save_pretrained(str(beside), safe_serialization=True)
+        model.save_pretrained(str(beside), state_dict=weights, safe_serialization=True)
         (beside / "README.md").unlink(missing_ok=True)  # peft's form, not filled in
         require_servable(beside)
         save_json(beside / CARD, card.to_json_dict())
