@@ -16,7 +16,7 @@ from pipelines.zoo import SPEC
 
 def demo(
     budget: Budget = None,
-    trials: Trials = 20,
+    trials: Trials = 12,
     seed: Seed = 0,
     folder: Annotated[Path, typer.Option("--out", help="Where the report and the database go.")] = Path(
         "agenttts-demo"
