@@ -240,10 +240,11 @@ def _spec(kind: Family, name: str, rng: np.random.Generator) -> PipelineSpec:
     models = [f"m{i}" for i in range(n_models)]
     most = int(rng.choice(kind.samples))
     stages: list[dict[str, object]] = []
-    largest = 0.0
+    largest = smallest = 0.0
     for k in range(n_stages):
         prompt_tokens, generated_tokens = int(rng.integers(64, 1025)), int(rng.integers(16, 257))
         largest += stage_flops(float(sizes[-1]), prompt_tokens, generated_tokens * most // 2)
+        smallest += stage_flops(float(sizes[0]), prompt_tokens, generated_tokens)
         stages.append(
             {
                 "name": f"s{k}",
@@ -254,7 +255,7 @@ def _spec(kind: Family, name: str, rng: np.random.Generator) -> PipelineSpec:
                 "generated_tokens": generated_tokens,
             }
         )
-    budget_flops = largest * float(rng.uniform(*kind.tightness))
+    budget_flops = max(largest * float(rng.uniform(*kind.tightness)), 1.1 * smallest)
     unit = 2e9 * 64.0
     data = {
         "name": name,

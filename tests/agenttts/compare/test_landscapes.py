@@ -170,3 +170,9 @@ def test_samples_are_nested_and_paid_for_once(voting: Landscape) -> None:
 def test_the_best_by_enumeration_is_the_best(voting: Landscape) -> None:
     scores = true_means(voting.truth, list(voting.space.enumerate()))
     assert best_score(voting.truth, voting.space) == (scores.max(), True) == (voting.best, voting.exact)
+
+
+def test_the_budget_has_room_for_the_cheapest() -> None:
+    """Also where a seed draws a long prompt and a tight budget, which once left no allocation."""
+    landscape = draw("difficulty", 4)
+    assert landscape.space.size >= 1 and landscape.space.defaults()
