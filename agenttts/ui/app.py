@@ -24,6 +24,7 @@ from agenttts.ui.reading import Reading, RunPage
 from datastore.errors import StoreError
 from pipelines.errors import PipelineError
 
+_MOST_DIGITS = 9
 _SHOWS: tuple[Show, ...] = get_args(Show)
 
 
@@ -101,13 +102,12 @@ class Pages:
         """The examples of a trial, by what became of them."""
         query = request.query_params
         show: Show = next((name for name in _SHOWS if name == query.get("show")), "all")
-        against = query.get("against", "")
         page = self._reading.trial(
             request.path_params["run"],
             request.path_params["number"],
             show,
-            int(against) if against.isdecimal() else None,
-            int(query["page"]) if query.get("page", "").isdecimal() else 1,
+            _number(query.get("against", "")),
+            _number(query.get("page", "")) or 1,
         )
         return self._page("trial.html.j2", page=page, data=page.data, no_samples=_no_samples(page.is_live))
 
@@ -128,6 +128,11 @@ class Pages:
 
     def _page(self, template: str, *, status: int = 200, **values: object) -> Response:
         return HTMLResponse(self._environment.get_template(template).render(**values), status_code=status)
+
+
+def _number(text: str) -> int | None:
+    """The whole number of a query; None for what is none, or has more digits than any trial or page."""
+    return int(text) if text.isdecimal() and len(text) <= _MOST_DIGITS else None
 
 
 def _figures(page: RunPage) -> dict[str, Markup]:

@@ -54,6 +54,7 @@ def test_examples_are_filtered_and_compared_with_another_trial(served: Served) -
     body = served.get(f"{place}?show=changed&against={other.number}&page=99")[2]
     n = len(changed)
     assert f"{n} example{'s' * (n != 1)}, page 1" in body and f"trial {other.number}" in body
+    assert served.get(f"{place}?page={'9' * 5000}&against={'9' * 5000}")[0] == 200
     status, _, body = served.get(f"{place}?show=changed")
     assert status == 404 and "changed with another trial to compare with" in body
 
