@@ -131,8 +131,7 @@ class SearchResult:
         Returns:
             The trial; None when no trial has a score.
         """
-        number = None if self.best is None else self.best.trial
-        return next((t for t in (*self.trials, *self.confirmation) if t.number == number), None)
+        return None if self.best is None else self.best.trial_in((*self.trials, *self.confirmation))
 
     @property
     def baseline(self) -> Finalist | None:

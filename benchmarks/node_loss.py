@@ -82,9 +82,9 @@ def main() -> None:
         cluster.shutdown()
         with Store.read(db) as store:
             drawn = store.sql(DRAWN).to_dict("records")
-    found = json.loads(done.stdout) if done.stdout.strip() else {}
+    outcome = json.loads(done.stdout) if done.stdout.strip() else {}
     print(f"search: exit code {done.returncode}, {ended:.1f} s; serve: exit code {code}")
-    print(json.dumps({"cost": found.get("cost"), "samples": drawn}, indent=1))
+    print(json.dumps({"cost": outcome.get("cost"), "samples": drawn}, indent=1))
     print("\n".join(line for line in done.stderr.splitlines() if "server" in line or "error" in line))
     for at, line in lines:
         print(f"{at - begun - KILL_AFTER_S:+.1f} s {line}")

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agenttts.cli.options import print_json, say, talk
+from agenttts.cli.options import print_json, say
 from agenttts.cli.placed import print_placement
+from agenttts.cli.running import running
 
 if TYPE_CHECKING:
     from agenttts.serving.machine import Gpu
@@ -77,17 +78,9 @@ def serve_on_cluster(
     servers = ClusterServers(
         ray, spec, placement, log_dir=log_dir, timeout_s=timeout_s, notify=lambda line: say(line, "yellow")
     )
-    with talk().status(f"starting {len(placement.servers)} servers"):
-        servers.__enter__()
-    try:
+    with running(servers, f"starting {len(placement.servers)} servers"):
         for model, url in servers.base_urls.items():
             say(f"{model}: {url}/v1", "green")
-        say("Press Ctrl-C to stop the servers.", "dim")
-        servers.watch()
-    except KeyboardInterrupt:
-        say("stopping the servers", "dim")
-    finally:
-        servers.stop()
 
 
 def _print(placement: Placement, *, json: bool) -> None:

@@ -15,8 +15,9 @@ import typer
 import agenttts
 import pipelines
 from agenttts.cli.clustered import ClusterSettings, serve_on_cluster
-from agenttts.cli.options import DEFAULT_DB, Db, Json, Spec, print_json, say, talk
+from agenttts.cli.options import DEFAULT_DB, Db, Json, Spec, print_json, say
 from agenttts.cli.placed import Concurrency, Gpus, gpus_of, print_placement
+from agenttts.cli.running import running
 from agenttts.errors import UserError
 from agenttts.serving.defaults import CONCURRENCY
 from pipelines.allocation import Allocation
@@ -115,23 +116,14 @@ def serving(
         starting: The text of the status line while the servers start.
         timeout_s: Seconds for all servers to become healthy.
     """
-    from rich.text import Text
-
     from pipelines.servers.commands import require_vllm
     from pipelines.servers.group import ServerGroup
 
     require_vllm()
     log_dir = log_dir or Path(tempfile.mkdtemp(prefix="agenttts-serve-"))
-    with talk().status(Text(f"{starting}, logs in {log_dir}")):
-        group = ServerGroup(servers, log_dir=log_dir, timeout_s=timeout_s).__enter__()
-    try:
+    group = ServerGroup(servers, log_dir=log_dir, timeout_s=timeout_s)
+    with running(group, f"{starting}, logs in {log_dir}"):
         yield
-        say("Press Ctrl-C to stop the servers.", "dim")
-        group.watch()
-    except KeyboardInterrupt:
-        say("stopping the servers", "dim")
-    finally:
-        group.stop()
 
 
 def shell(command: ServeCommand) -> str:

@@ -124,7 +124,8 @@ def _ratings(data: object, space: SearchSpace) -> Prior:
         for option in options:
             rating = of_stage.get(str(option)) if isinstance(of_stage, Mapping) else None
             shares = [rating.get(name) for name in ("one", "most")] if isinstance(rating, Mapping) else []
-            numbers = [s for s in shares if isinstance(s, int | float) and s == s and abs(s) != math.inf]
+            # a float says whether it is a number; an integer may be larger than any float
+            numbers = [s for s in shares if isinstance(s, int) or (isinstance(s, float) and math.isfinite(s))]
             if len(numbers) == 2:
                 one, most = (float(min(1, max(0, number))) for number in numbers)
                 ratings.setdefault(stage, {})[option] = Rating(one, most)

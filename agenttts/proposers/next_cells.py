@@ -58,8 +58,9 @@ def _wanted(
     known = dict(evidence.settled) | {t.allocation: t.score or 0.0 for t in view.scored}
     if not open_:
         return "every allocation of the space was tried, or is answered by samples paid for"
-    if view.frontier or goals.cheapest_of_quality(view, known) is not None:
-        return _towards_goal(view, estimate, known, open_)
+    cheapest = goals.cheapest_of_quality(view, known)
+    if view.frontier or cheapest is not None:
+        return _towards_goal(view, estimate, known, open_, cheapest)
     if view.goal.min_quality is None:  # what falls short of a required score is never near enough
         near = _near_best(view, estimate, leader, open_)
         if near is not None:
@@ -93,9 +94,9 @@ def _towards_goal(
     estimate: Estimate,
     known: dict[Allocation, float],
     open_: Sequence[Allocation],
+    cheapest: Allocation | None,
 ) -> Suggestion | str:
     """Suggest the next part of what saves most at the required quality, or raises the frontier most."""
-    cheapest = goals.cheapest_of_quality(view, known)
     if view.frontier or cheapest is None:
         gains, sought = goals.area_gains(view, estimate, known, open_), "raise the frontier"
     else:

@@ -269,7 +269,7 @@ def read_report(
         measure = Measure(spec, outcome.measure)
         replayed, spare = _replayed(measure, store, best, int(settings.get("seed") or 0), examples)
     failing: tuple[TrialExample, ...] = ()
-    winner = next((t for t in trials if outcome.best is not None and t.number == outcome.best.trial), None)
+    winner = None if outcome.best is None else outcome.best.trial_in(trials)
     if winner is not None and n_failing:
         reader = TrialReader(store, run.run_id, given, examples)
         failing = reader.read(winner, reader.ids(winner, "wrong")[:n_failing])

@@ -411,8 +411,8 @@ def _add_winner(figure: go.Figure, data: ReportData, ended: Mapping[int, float])
     import plotly.graph_objects as go
 
     best = data.outcome.best
-    trial = next((t for t in data.trials if best is not None and t.number == best.trial), None)
-    if best is None or trial is None or trial.score is None or not ended:
+    trial = None if best is None else best.trial_in(data.trials)
+    if trial is None or trial.score is None or not ended:
         return
     figure.add_trace(
         go.Scatter(

@@ -183,7 +183,7 @@ def _paired(store: Store, first: RunSummary, second: RunSummary) -> Iterator[Pai
     tested = [_tested(of_run, run.best) for of_run, run in zip(trials, (first, second), strict=True)]
     if None in tested:
         tested = [
-            next((t for t in of_run if run.best is not None and t.number == run.best.trial), None)
+            None if run.best is None else run.best.trial_in(of_run)
             for of_run, run in zip(trials, (first, second), strict=True)
         ]
     policies = [next((t for t in of_run if t.purpose == "policy"), None) for of_run in trials]

@@ -6,7 +6,7 @@ them as the JSON that `agenttts search --json` prints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated
 
@@ -74,6 +74,14 @@ class Finalist:
     search_cost: Interval | None = None
     test_cost: Interval | None = None
     trial: int
+
+    def trial_in(self, trials: Iterable[TrialResult]) -> TrialResult | None:
+        """Return its trial on the search split; None where that is not among these.
+
+        Args:
+            trials: Trials of the run.
+        """
+        return next((trial for trial in trials if trial.number == self.trial), None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -169,9 +169,7 @@ class Scoreboard:
         mean, std, count = self._corrected(values, luck)
         half = _NORMAL.inv_cdf((1 + LEVEL) / 2) * std
         low, high, present = mean - half, mean + half, _present(values)
-        if (
-            len(present) and np.ptp(present) == 0.0
-        ):  # a normal distribution knows nothing of such scores: exact limits
+        if _are_equal(present):  # of which a normal distribution knows nothing: the exact limits
             plain = mean_interval(present.tolist(), stream_rng(self.seed, Stream.SELECTION))
             assert plain is not None
             low, high = min(low, plain.low + mean - plain.mean), max(high, plain.high + mean - plain.mean)
@@ -201,7 +199,7 @@ class Scoreboard:
         """
         mean, std, count = self._corrected(self.scores[trial], self.luck)
         low, present = mean - _NORMAL.inv_cdf(level) * std, _present(self.scores[trial])
-        if len(present) and np.ptp(present) == 0.0:  # the exact limit for as many successes as examples
+        if _are_equal(present):  # the exact limit for as many successes as examples
             low = min(low, mean - present[0] * (1 - (1 - level) ** (1 / count)))
         return low
 
@@ -229,7 +227,7 @@ class Scoreboard:
         Returns:
             The mean difference, its standard deviation over examples, and the number of examples.
         """
-        values = _present(self.scores[first] - self.scores[second])
+        values = self._gaps(first, second)
         count = len(values)
         if not count:
             return 0.0, 1.0, 0
@@ -248,7 +246,7 @@ class Scoreboard:
         """
         means, errors = [], []
         for index in cheaper:
-            values = _present(self.scores[index] - self.scores[best])
+            values = self._gaps(index, best)
             count = max(len(values), 1)
             means.append(float(values.mean()) if len(values) else 0.0)
             errors.append(math.sqrt(_variance(values, _DIFFERENCES) / count))
@@ -256,6 +254,10 @@ class Scoreboard:
         n_near = sum(mean > -far * error for mean, error in zip(means, errors, strict=True))
         quantile = _NORMAL.inv_cdf(1 - (1 - LEVEL) / max(n_near, 1))
         return [mean - quantile * error for mean, error in zip(means, errors, strict=True)]
+
+    def _gaps(self, first: int, second: int) -> _Floats:
+        """The differences of two trials' scores, on the examples that both have."""
+        return _present(self.scores[first] - self.scores[second])
 
     def _corrected(
         self, values: _Floats, luck: float, further: Sequence[float] = _SCORES
@@ -279,6 +281,10 @@ def _variance(values: _Floats, further: Sequence[float]) -> float:
     """The variance of values, and at least what it is with further ones: few that are alike prove little."""
     own = float(values.var(ddof=1)) if len(values) > 1 else 0.0
     return max(own, float(np.concatenate([values, further]).var()))
+
+
+def _are_equal(values: _Floats) -> bool:
+    return bool(len(values)) and float(np.ptp(values)) == 0.0
 
 
 def _present(values: _Floats) -> _Floats:

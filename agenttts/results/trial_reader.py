@@ -196,31 +196,20 @@ class TrialReader:
     def _load(self, split: str) -> Sequence[Example]:
         if self._given is not None and split != "test":
             return self._given
+        if self._spec is None:
+            return ()
         try:
-            return (
-                ()
-                if self._spec is None
-                else load_examples(self._spec, "test" if split == "test" else "search")
-            )
+            return load_examples(self._spec, "test" if split == "test" else "search")
         except (PipelineError, OSError):
             return ()
 
     async def _cut(self, trial: TrialResult) -> set[str]:
-        rows = [
-            row
-            for row in self._store.stage_results(trial_id(self._run_id, trial.number))
-            if row.prompt_key is not None
-        ]
-        samples = await self._store.get_samples(
-            list({row.prompt_key: None for row in rows if row.prompt_key})
-        )
-        return {
-            row.example_id
-            for row in rows
-            if any(
-                s.index < row.n_samples and s.finish_reason == "length" for s in samples[row.prompt_key or ""]
-            )
-        }
+        """The ids of the examples of which a sample ended at the token limit."""
+        rows = self._store.stage_results(trial_id(self._run_id, trial.number))
+        used = [(row.prompt_key, row) for row in rows if row.prompt_key is not None]
+        samples = await self._store.get_samples(list({key for key, _ in used}))
+        cut = {key: [s.index for s in drawn if s.finish_reason == "length"] for key, drawn in samples.items()}
+        return {row.example_id for key, row in used if any(index < row.n_samples for index in cut[key])}
 
 
 def _read_sample(stage: StageSpec | None, sample: records.Sample, example: Example | None) -> ReadSample:

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from agenttts.results.cost import call_costs
+from agenttts.results.cost import call_costs, costs_by_model
 from agenttts.settings import SearchLimits
 from datastore.store import Store
 from pipelines.costs import model_flops, stage_cost_usd
@@ -166,9 +166,8 @@ class Ledger:
         """
         ledger = cls(limits, spec.models, clock=clock)
         known = Spending()
-        for key, name in {spec.model_key(name): name for name in spec.models}.items():
-            cost = store.run_cost(run_id, models=[key])
-            known += ledger.spending(name, cost.prompt_tokens, cost.generated_tokens)
+        for cost in costs_by_model(store, run_id, spec):
+            known += Spending(flops=cost.flops or 0.0, usd=cost.usd or 0.0)
         for call in call_costs(store, run_id):
             known += Spending(flops=call.flops, usd=call.usd)
         total = store.run_cost(run_id)

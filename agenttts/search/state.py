@@ -216,9 +216,11 @@ class SearchWork:
     def _reserve(self, *parts: tuple[int, float]) -> None:
         """Set aside what numbers of examples may cost, of each limit no more than the share beside them."""
         ledger, minutes = self.ledger, self.settings.limits.minutes or 0.0
-        costs = [self._cost_of(n).within(ledger.limits, share) for n, share in parts]
-        ledger.reserve_for_end = sum(costs, Spending())
-        ledger.reserve_minutes = sum(min(self._minutes_of(n), share * minutes) for n, share in parts)
+        counts, shares = zip(*parts, strict=True)
+        costs = zip(self._costs_of(counts), shares, strict=True)
+        ledger.reserve_for_end = sum((cost.within(ledger.limits, share) for cost, share in costs), Spending())
+        times = zip(self._minutes_of(counts), shares, strict=True)
+        ledger.reserve_minutes = sum(min(time, share * minutes) for time, share in times)
 
     def spend_reserve(self) -> None:
         """Allow what was set aside to be spent."""
@@ -230,29 +232,34 @@ class SearchWork:
         """How many trials the test phase has: winner, default, recommendation; policy and its rival."""
         return 5 if self.settings.seeks_policy else 3 if self.settings.goal.min_quality is None else 2
 
-    def _cost_of(self, n_examples: int) -> Spending:
-        """Return what examples may cost at the end: each as in the leader or the best default, the dearer."""
+    def _costs_of(self, counts: Sequence[int]) -> list[Spending]:
+        """Return what numbers of examples may cost at the end: each as in the leader or the best default, the
+        dearer.
+        """
         limits = self.settings.limits
         if self.settings.replay or (limits.tokens is None and limits.flops is None and limits.usd is None):
-            return Spending()
-        times = 1.1 * n_examples  # a tenth for prompts that differ
+            return [Spending()] * len(counts)
         defaults = [trial for trial in self.trials if trial.purpose == "baseline"]
         run = [trial for trial in (leader(defaults), leader(self.trials)) if trial is not None]
         tokens = max(((t.prompt_tokens + t.generated_tokens) / t.n_run for t in run), default=0.0)
         flops = max((t.flops_per_query or 0.0 for t in run), default=0.0)
         usd = max(((t.cost_usd or 0.0) / t.n_run for t in run), default=0.0)
-        return Spending(tokens=int(times * tokens), flops=times * flops, usd=times * usd)
+        more = [1.1 * count for count in counts]  # a tenth for prompts that differ
+        return [Spending(tokens=int(n * tokens), flops=n * flops, usd=n * usd) for n in more]
 
-    def _minutes_of(self, n_examples: int) -> float:
-        """Return the minutes that examples may take at the end: each as long as in the slowest trial."""
+    def _minutes_of(self, counts: Sequence[int]) -> list[float]:
+        """Return the minutes that numbers of examples may take at the end, each as long as in the slowest
+        trial.
+        """
         if self.settings.replay or self.settings.limits.minutes is None:
-            return 0.0
+            return [0.0] * len(counts)
         seconds = [
             (row.finished_at - row.started_at) / row.n_scored
             for row in self.store.trials(self.run_id)
             if row.finished_at is not None and row.n_scored and row.samples_drawn >= row.samples_reused
         ]
-        return n_examples * max(seconds, default=0.0) / 60
+        slowest = max(seconds, default=0.0)
+        return [count * slowest / 60 for count in counts]
 
 
 Step = GraphRuntime[SearchWork]

@@ -7,7 +7,6 @@ again, on another machine if need be.
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 import threading
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from pipelines.errors import ServerError
 from pipelines.extras import library
 from pipelines.servers.commands import ServeCommand, moved
-from pipelines.servers.group import ServerGroup
+from pipelines.servers.group import ServerGroup, free_port
 
 _AGAIN_S = 5.0
 
@@ -62,14 +61,3 @@ class Replica:
             self._group.watch()
         except ServerError:
             os._exit(1)
-
-
-def free_port(host: str) -> int:
-    """Return a port that nothing listens at.
-
-    Args:
-        host: The address.
-    """
-    with socket.socket() as taken:
-        taken.bind((host, 0))
-        return int(taken.getsockname()[1])

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agenttts.serving.machine import Gpu, detect_gpus
-from agenttts.serving.needs import server_needs
-from agenttts.serving.placement import Placed, Placement, place
-from agenttts.serving.remedies import DoesNotFit
+from agenttts.serving.placement import Placed, Placement
+from agenttts.serving.servers import placed
 from pipelines.errors import ServerError
 from pipelines.extras import library
 from pipelines.servers.commands import ServeCommand, commands
@@ -120,11 +119,7 @@ def placed_on_cluster(
         raise ServerError(
             "the cluster has no GPU that can be read; state those of each machine, as in --gpus 4x80"
         )
-    needs = [need for need in server_needs(spec, models) for _ in range(n_replicas)]
-    placement = place(needs, gpus, n_sequences)
-    if placement is None:
-        raise DoesNotFit(needs, gpus, [stage.models for stage in spec.stages])
-    return placement
+    return placed(spec, models, gpus, n_sequences, n_replicas)
 
 
 def slots(spec: PipelineSpec, placement: Placement) -> list[Slot]:
@@ -135,14 +130,14 @@ def slots(spec: PipelineSpec, placement: Placement) -> list[Slot]:
         placement: The placement.
     """
     groups: list[tuple[set[Gpu], list[Placed]]] = []
-    for placed in placement.servers:
-        touching = [group for group in groups if group[0].intersection(placed.gpus)]
+    for seated in placement.servers:
+        touching = [group for group in groups if group[0].intersection(seated.gpus)]
         groups = [group for group in groups if group not in touching]
-        taken = set(placed.gpus).union(*(gpus for gpus, _ in touching))
-        groups.append((taken, [*(one for _, servers in touching for one in servers), placed]))
+        taken = set(seated.gpus).union(*(gpus for gpus, _ in touching))
+        groups.append((taken, [*(one for _, servers in touching for one in servers), seated]))
     return [
         Slot(
-            commands=tuple(_command(spec, placed) for placed in servers),
+            commands=tuple(_command(spec, seated) for seated in servers),
             devices=tuple(gpu.device for gpu in placement.gpus if gpu in taken),
             node=servers[0].gpus[0].node,
         )
@@ -150,8 +145,8 @@ def slots(spec: PipelineSpec, placement: Placement) -> list[Slot]:
     ]
 
 
-def _command(spec: PipelineSpec, placed: Placed) -> ServeCommand:
+def _command(spec: PipelineSpec, seated: Placed) -> ServeCommand:
     (command,) = commands(
-        spec, placed.need.hosted.models, device="gpu", seats={placed.need.name: placed.seat}
+        spec, seated.need.hosted.models, device="gpu", seats={seated.need.name: seated.seat}
     )
     return command

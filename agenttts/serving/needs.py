@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agenttts.errors import UserError
 from agenttts.serving.machine import Gpu
@@ -133,12 +133,7 @@ def _need(spec: PipelineSpec, hosted: Hosted) -> Need:
     size = model_size(spec, hosted.base, bits_32=bits_32)
     quantisation = _argument(args, "--quantization", "-q")
     if quantisation is not None and quantisation.startswith("fp8") and not size.is_quantised:
-        size = ModelSize(
-            weights_bytes=size.weights_bytes / 2,
-            architecture=size.architecture,
-            is_estimated=size.is_estimated,
-            is_quantised=True,
-        )
+        size = replace(size, weights_bytes=size.weights_bytes / 2, is_quantised=True)
     context = _tokens(_argument(args, "--max-model-len")) or model.context_length
     context = context or size.architecture.context_length
     if context is None:

@@ -3,9 +3,8 @@
 The largest server is seated first. It is split over as few GPUs as have room for it: powers of two that
 divide its heads, of GPUs of one size. A first try takes the emptiest GPUs, so that none is idle, of a machine
 that has no replica of the model yet; where that leaves a later server without room, the next takes the first
-GPUs that fit, which packs them. What no try
-seats is tried again with room for half as many sequences at once, down to one of the full context. Memory
-that remains goes to the KV caches.
+GPUs that fit, which packs them. What no try seats is tried again with room for half as many sequences at
+once, down to one of the full context. Memory that remains goes to the KV caches.
 """
 
 from __future__ import annotations

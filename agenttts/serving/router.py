@@ -15,10 +15,10 @@ from urllib.parse import quote
 
 import httpx2
 
-from agenttts.serving.actor import free_port
 from pipelines.errors import MissingDependency
 from pipelines.extras import install_command
 from pipelines.servers.commands import ServeCommand, commands
+from pipelines.servers.group import free_port
 from pipelines.spec.pipeline import PipelineSpec
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def router_command(spec: PipelineSpec, model: str, workers: Sequence[str]) -> Se
     (server,) = commands(spec, [model], device="cpu")
     argv = list(server.argv)
     host, port = (argv[argv.index(option) + 1] for option in ("--host", "--port"))
-    options = [*_OPTIONS, "--prometheus-port", str(free_port("127.0.0.1"))]
+    options = [*_OPTIONS, "--prometheus-port", str(free_port())]
     return ServeCommand(
         models=(f"router-{model}",),
         argv=(program, "--host", host, "--port", port, "--worker-urls", *workers, *options),

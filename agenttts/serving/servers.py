@@ -64,21 +64,26 @@ def planned_servers(
 
 
 def placed(
-    spec: PipelineSpec, models: Iterable[str] | None, gpus: Sequence[Gpu], n_sequences: int = CONCURRENCY
+    spec: PipelineSpec,
+    models: Iterable[str] | None,
+    gpus: Sequence[Gpu],
+    n_sequences: int = CONCURRENCY,
+    n_replicas: int = 1,
 ) -> Placement:
-    """Return the placement of models' servers on a machine.
+    """Return the placement of models' servers on a machine, or on the machines of a cluster.
 
     Args:
         spec: The spec.
         models: Keys of the models; None for all of the spec.
-        gpus: The machine's GPUs.
+        gpus: The GPUs.
         n_sequences: Sequences at once that each KV cache is planned for.
+        n_replicas: Servers for each model.
 
     Raises:
         DoesNotFit: They do not fit.
         SpecError: The size of a model can't be read.
     """
-    needs = server_needs(spec, models)
+    needs = [need for need in server_needs(spec, models) for _ in range(n_replicas)]
     placement = place(needs, gpus, n_sequences)
     if placement is None:
         raise DoesNotFit(needs, gpus, [stage.models for stage in spec.stages])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agenttts.serving.architecture import Architecture, read_architecture, stated_architecture
+from agenttts.serving.machine import GB
 from pipelines.errors import MissingDependency
 from pipelines.extras import library
 from pipelines.jsonvalues import JSON, read_json
@@ -59,7 +60,7 @@ def model_size(spec: PipelineSpec, name: str, *, bits_32: bool = False) -> Model
     """
     stated = spec.models[name].memory
     if stated is not None:
-        return ModelSize(weights_bytes=stated.weights_gb * 1e9, architecture=stated_architecture(stated))
+        return ModelSize(weights_bytes=stated.weights_gb * GB, architecture=stated_architecture(stated))
     directory, source = weights_directory(spec, name), weights_name(spec, name)
     try:
         if directory is None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from agenttts.errors import UserError
 from agenttts.training.weights import TunedModel, context_length, read_tuned, require_base, require_servable
+from pipelines.servers.group import free_port
 from pipelines.spec.fields import BudgetSpec, DatasetSpec, ModelSpec, StageSpec
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.variants import BuiltinMetric
@@ -64,13 +64,6 @@ def rivals_spec(places: Mapping[str, str], *, port: int | None = None) -> Pipeli
         dataset=DatasetSpec(search="rows.jsonl", test="rows.jsonl"),
         budget=BudgetSpec(units=1),
     )
-
-
-def free_port() -> int:
-    """A port at which nobody listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _free_ports() -> Iterator[int]:

@@ -130,10 +130,10 @@ class Reading:
     def runs(self) -> tuple[RunSummary, ...]:
         """Read all runs, the newest first."""
         state = self.state
-        with self._store() as store:
-            if self._runs[0] != state:
+        if self._runs[0] != state:
+            with self._store() as store:
                 self._runs = state, read_runs(store)
-            return self._runs[1]
+        return self._runs[1]
 
     def comparison(self, first: str, second: str) -> RunComparison:
         """Compare two runs; StoreError when one of them is not there."""

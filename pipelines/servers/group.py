@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 from pipelines.errors import ServerError
 from pipelines.servers.commands import Device, ServeCommand, commands, has_gpu, require_vllm
 
-__all__ = ["Device", "ServeCommand", "ServerGroup", "commands", "has_gpu", "require_vllm"]
+__all__ = ["Device", "ServeCommand", "ServerGroup", "commands", "free_port", "has_gpu", "require_vllm"]
 
 logger = logging.getLogger(__name__)
 
@@ -190,6 +190,17 @@ class ServerGroup:
         path = self.log_path(command)
         lines = path.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
         return "\n".join([f", {path}:", *lines])
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port at which nobody listens now.
+
+    Args:
+        host: The address.
+    """
+    with socket.socket() as taken:
+        taken.bind((host, 0))
+        return int(taken.getsockname()[1])
 
 
 def _require_free_port(command: ServeCommand) -> None:

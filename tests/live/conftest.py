@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipelines.servers.group import ServerGroup, commands
+from pipelines.servers.group import ServerGroup, commands, free_port
 from pipelines.spec.files import load_spec
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.zoo import SPEC
@@ -49,12 +48,6 @@ def write_spec(folder: Path, models: list[str], n_search: int, n_test: int) -> P
     spec = folder / "pipeline.yaml"
     spec.write_text(text)
     return spec
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -26,14 +26,14 @@ from datastore import Store
 from pipelines.runtime.runtime import VERIFYING
 from pipelines.runtime.sampler import Sampler
 from pipelines.servers.clients import ModelClients
-from pipelines.servers.group import ServerGroup, commands
+from pipelines.servers.group import ServerGroup, commands, free_port
 from pipelines.spec.files import load_spec
 from pipelines.spec.pipeline import ModelSpec, PipelineSpec
 from pipelines.spec.variants import Verifier
 from tests.agenttts.commands import agenttts
 from tests.agenttts.p2c.tiny_bert import WORDS, write_backbone
 from tests.agenttts.tasktune.museum import ZOO, fit_config, museum
-from tests.live.conftest import free_port, write_spec
+from tests.live.conftest import write_spec
 
 pytestmark = pytest.mark.usefixtures("tuning_libraries")
 

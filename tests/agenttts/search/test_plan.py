@@ -19,16 +19,16 @@ ONE_SAMPLE = [{"max_samples": 1}, {"max_samples": 1}]
 def test_a_space_of_one_allocation_is_forecast_exactly() -> None:
     """Calls, tokens, FLOPs and hours of one trial and the confirmation follow from the expected lengths."""
     spec = small_spec(params={"small": 1e6}, stages=ONE_SAMPLE)
-    found = plan(spec, 10, trials=5, n_search=300, n_test=100, throughput=stated_throughput(10))
+    forecast = plan(spec, 10, trials=5, n_search=300, n_test=100, throughput=stated_throughput(10))
     queries = 300 + 2 * 100
-    assert (found.allocations, found.trials) == (1, 1)
-    assert (found.calls, found.samples) == (2 * queries, 2 * queries)
-    assert (found.prompt_tokens, found.generated_tokens) == (32 * queries, 16 * queries)
-    assert found.tokens == 48 * queries
-    assert found.flops == pytest.approx(2 * 1e6 * 48 * queries)
-    assert found.cost_usd is None
-    assert found.hours == pytest.approx(2 * queries / 10 / 3600)
-    assert found.warnings == (
+    assert (forecast.allocations, forecast.trials) == (1, 1)
+    assert (forecast.calls, forecast.samples) == (2 * queries, 2 * queries)
+    assert (forecast.prompt_tokens, forecast.generated_tokens) == (32 * queries, 16 * queries)
+    assert forecast.tokens == 48 * queries
+    assert forecast.flops == pytest.approx(2 * 1e6 * 48 * queries)
+    assert forecast.cost_usd is None
+    assert forecast.hours == pytest.approx(2 * queries / 10 / 3600)
+    assert forecast.warnings == (
         "only retrieve small×1 · answer small×1 is within the budget, so there is nothing "
         "to search; raise the budget",
     )
@@ -41,10 +41,10 @@ def test_money_and_fusion() -> None:
     spec = small_spec(
         params={"small": 1e6}, model={"price": price}, stages=[{"max_samples": 1, "aggregator": fusion}]
     )
-    found = plan(spec, 100, n_search=10, n_test=0)
-    assert (found.calls, found.samples) == (20, 20)
-    assert (found.prompt_tokens, found.generated_tokens) == (10 * (16 + 4 + 8), 10 * 16)
-    assert found.cost_usd == pytest.approx((280 + 2 * 160) / 1e6)
+    forecast = plan(spec, 100, n_search=10, n_test=0)
+    assert (forecast.calls, forecast.samples) == (20, 20)
+    assert (forecast.prompt_tokens, forecast.generated_tokens) == (10 * (16 + 4 + 8), 10 * 16)
+    assert forecast.cost_usd == pytest.approx((280 + 2 * 160) / 1e6)
 
 
 def test_a_plan_in_dollars_reads_the_prompt_for_each_request() -> None:
@@ -72,11 +72,11 @@ def test_few_examples_are_hopeless() -> None:
 def test_the_dataset_says_how_many_examples(tmp_path: Path) -> None:
     """Without numbers, the splits are read; the plan is JSON-able and the same each time."""
     write_examples(tmp_path, 12, 8)
-    found = plan(small_spec(root=tmp_path), 30)
-    assert (found.n_search, found.n_test, found.trials) == (12, 8, 20)
-    assert json.loads(json.dumps(found.to_dict()))["tokens"] == found.tokens
-    assert plan(small_spec(root=tmp_path), 30) == found
-    assert found.calls == 2 * (20 * 12 + 2 * 8)
+    forecast = plan(small_spec(root=tmp_path), 30)
+    assert (forecast.n_search, forecast.n_test, forecast.trials) == (12, 8, 20)
+    assert json.loads(json.dumps(forecast.to_dict()))["tokens"] == forecast.tokens
+    assert plan(small_spec(root=tmp_path), 30) == forecast
+    assert forecast.calls == 2 * (20 * 12 + 2 * 8)
 
 
 def test_what_cannot_be_planned(tmp_path: Path) -> None:

@@ -38,20 +38,21 @@ def test_a_query_takes_as_long_as_its_busiest_server() -> None:
     """Examples run side by side, so that servers do; stages at one server add up."""
     rates = {("retrieve", "first"): 4.0, ("answer", "second"): 1.0}
     speed = Throughput(source="by a probe", rates=rates)
-    found = plan(two_servers(), 40, trials=1, n_search=360, n_test=0, throughput=speed)
-    assert found.hours == pytest.approx(360 * 1.0 / 3600) and found.samples_per_second == pytest.approx(2.0)
+    forecast = plan(two_servers(), 40, trials=1, n_search=360, n_test=0, throughput=speed)
+    assert forecast.hours == pytest.approx(360 * 1.0 / 3600)
+    assert forecast.samples_per_second == pytest.approx(2.0)
     one = small_spec(params={"first": 1e6}, stages=ONE_SAMPLE)
     speed = Throughput(source="by a probe", rates={("retrieve", "first"): 4.0, ("answer", "first"): 1.0})
-    found = plan(one, 40, trials=1, n_search=360, n_test=0, throughput=speed)
-    assert found.hours == pytest.approx(360 * 1.25 / 3600)
+    forecast = plan(one, 40, trials=1, n_search=360, n_test=0, throughput=speed)
+    assert forecast.hours == pytest.approx(360 * 1.25 / 3600)
 
 
 def test_money_is_for_all_gpus_of_the_machine() -> None:
     """Hours times GPUs times the price of one; without a speed there are neither hours nor money."""
     fields = {"n_search": 100, "n_test": 0, "gpus": parse_gpus("4x80"), "usd_per_gpu_hour": 2.5}
-    found = plan(two_servers(), 40, trials=1, throughput=stated_throughput(10), **fields)
-    assert found.hours is not None and found.gpu_cost_usd == pytest.approx(found.hours * 4 * 2.5)
-    assert found.machine == "4x80"
+    forecast = plan(two_servers(), 40, trials=1, throughput=stated_throughput(10), **fields)
+    assert forecast.hours is not None and forecast.gpu_cost_usd == pytest.approx(forecast.hours * 4 * 2.5)
+    assert forecast.machine == "4x80"
     unknown = plan(two_servers(), 40, trials=1, **fields)
     assert unknown.hours is unknown.gpu_cost_usd is unknown.samples_per_second is None
     with pytest.raises(UserError, match="--gpus 4x80"):

@@ -74,8 +74,8 @@ def test_axe_finds_nothing_to_object_to(served: Served, chromium: Any, width: in
     for place in places(served):
         page.goto(served.base + place)
         page.wait_for_load_state("networkidle")
-        found = axe.run(page)
-        assert found.violations_count == 0, (place, found.generate_report())
+        audit = axe.run(page)
+        assert audit.violations_count == 0, (place, audit.generate_report())
     context.close()
 
 
@@ -149,5 +149,5 @@ def test_the_report_is_drawn_offline_and_below_six_thousand_pixels(
                 assert page.evaluate("document.documentElement.scrollHeight") < 6_000
             page.get_by_role("link", name="Examples that fail").click()
             assert page.url.endswith("#failing")
-            found = axe.run(page)
-            assert found.violations_count == 0, found.generate_report()
+            audit = axe.run(page)
+            assert audit.violations_count == 0, audit.generate_report()
