@@ -25,7 +25,7 @@ def ui(
     from pipelines.extras import library
 
     for name in ("starlette", "uvicorn"):
-        library(name, "the pages in the browser", extra="ui")
+        library(name, "agenttts ui", extra="ui")
     Store.read(db).close()
     from agenttts.ui.server import serve
 
