@@ -32,9 +32,10 @@ HOSTILE: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("failed",),
         "Network is unreachable",
     ),
-    "reading ~/.ssh": (
-        "import pathlib\nfor home in ('/root', '/home', pathlib.Path('~').expanduser()):\n"
-        "    for file in pathlib.Path(home).glob('**/.ssh/*'):\n        print('ESCAPED', file.read_text())",
+    "reading files of a home": (
+        "import glob, os\nfor home in ('/root', '/home/*', '/proc/*/root/root'):\n"
+        "    for path in glob.glob(home + '/.*') + glob.glob(home + '/.ssh/*'):\n"
+        "        if os.path.isfile(path):\n            print('ESCAPED', open(path).read())",
         ("ok", "failed"),
         "",
     ),
