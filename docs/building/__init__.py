@@ -1,0 +1,1 @@
+"""What the documentation site shows beside its pages: references made from code, files from elsewhere."""

@@ -1,0 +1,43 @@
+"""How Sphinx builds the documentation site: `make docs`, offline, with every warning an error."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from docs.building import pages  # noqa: E402
+
+project = "AgentTTS"
+author = "the AgentTTS developers"
+copyright = author
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["building", "README.md"]
+
+myst_heading_anchors = 3
+myst_enable_extensions = ["deflist"]
+
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_member_order = "bysource"
+napoleon_numpy_docstring = False
+nitpicky = False
+
+html_theme = "furo"
+html_title = "AgentTTS"
+html_copy_source = False
+html_show_sphinx = False
+html_theme_options = {"navigation_with_keys": True}
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
+
+
+def setup(app: Sphinx) -> None:
+    """Fill in what is generated, and lead links out of docs/ to the pages of the site."""
+    app.connect("source-read", pages.complete)
