@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+    from sphinx.ext.autodoc import Options
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+
+from sphinx.ext.napoleon import Config, GoogleDocstring  # noqa: E402
 
 from docs.building import pages  # noqa: E402
 
 project = "AgentTTS"
 author = "the AgentTTS developers"
 copyright = author
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["building", "README.md"]
 
 myst_heading_anchors = 3
@@ -26,8 +29,8 @@ myst_enable_extensions = ["deflist"]
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
-napoleon_numpy_docstring = False
-nitpicky = False
+default_role = "code"
+toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = "AgentTTS"
@@ -38,6 +41,16 @@ pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
 
+def read_docstring(
+    app: Sphinx, what: str, name: str, documented: object, options: Options, lines: list[str]
+) -> None:
+    """Read a docstring in Google's style. A property's is prose, in which a colon marks no type."""
+    if what != "property":
+        style = Config(napoleon_use_param=True, napoleon_use_rtype=True)
+        lines[:] = GoogleDocstring(lines, style, app, what, name, documented, options).lines()
+
+
 def setup(app: Sphinx) -> None:
     """Fill in what is generated, and lead links out of docs/ to the pages of the site."""
     app.connect("source-read", pages.complete)
+    app.connect("autodoc-process-docstring", read_docstring)

@@ -40,10 +40,12 @@ def improve(
         float, typer.Option("--tune-share", help="Share of the search examples to tune on.")
     ] = 0.5,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Allocations of each new search.")] = 20,
-    epochs: Annotated[float, typer.Option("--epochs", min=0.01)] = 3.0,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", min=1e-8)] = 2e-4,
+    epochs: Annotated[float, typer.Option("--epochs", min=0.01, help="How often each row is seen.")] = 3.0,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", min=1e-8, help="The largest learning rate.")
+    ] = 2e-4,
     rank: Annotated[int, typer.Option("--rank", min=1, max=512, help="Rank of the adapters.")] = 16,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 16,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of one step.")] = 16,
     db: Db = DEFAULT_DB,
     seed: Seed = 0,
     json: Json = False,

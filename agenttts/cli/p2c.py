@@ -121,9 +121,11 @@ def verifier(
     method: Annotated[
         str, typer.Option("--method", help="The training method, such as p2c or plain.")
     ] = "p2c",
-    epochs: Annotated[float, typer.Option("--epochs", min=0.01)] = 5.0,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", min=1e-8)] = 2e-5,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 16,
+    epochs: Annotated[float, typer.Option("--epochs", min=0.01, help="How often each row is seen.")] = 5.0,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", min=1e-8, help="The largest learning rate.")
+    ] = 2e-5,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows of one step.")] = 16,
     max_tokens: Annotated[
         int, typer.Option("--max-tokens", min=8, help="Longest prompt and sample together.")
     ] = 512,

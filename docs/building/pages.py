@@ -13,6 +13,8 @@ from os.path import relpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from docs.building import commands, pipeline_file, python_names
+
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
@@ -29,7 +31,11 @@ SHOWN: Mapping[Path, str] = {
 }
 """The page of the site that shows a file or folder from elsewhere."""
 
-GENERATORS: Mapping[str, Callable[[], str]] = {}
+GENERATORS: Mapping[str, Callable[[], str]] = {
+    "pipeline-file": pipeline_file.generate,
+    "commands": commands.generate,
+    "python": python_names.generate,
+}
 """What a marker `generated` stands for, as Markdown."""
 
 _MARKER = re.compile(r"<!-- (include|generated): (\S+) -->")

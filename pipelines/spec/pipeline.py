@@ -57,19 +57,48 @@ class PipelineSpec(Strict):
     other.
     """
 
-    name: str = Field(min_length=1)
+    name: str = Field(
+        min_length=1, description="what runs and reports call the pipeline", examples=["support"]
+    )
     about: About = ""
-    stages: tuple[StageSpec, ...] = Field(min_length=1)
-    models: dict[str, ModelSpec] = Field(min_length=1)
-    dataset: DatasetSpec
-    metric: MetricSpec
+    stages: tuple[StageSpec, ...] = Field(
+        min_length=1,
+        description="the steps, each after its inputs; the last one's output is the pipeline's",
+        examples=[
+            [
+                {
+                    "name": "answer",
+                    "prompt": "{{ question }}",
+                    "models": ["small"],
+                    "max_samples": 8,
+                    "prompt_tokens": 64,
+                    "generated_tokens": 16,
+                }
+            ]
+        ],
+    )
+    models: dict[str, ModelSpec] = Field(
+        min_length=1,
+        description="the models that stages may use, by the name that stages call them",
+        examples=[{"small": {"base_url": "http://127.0.0.1:8001/v1", "active_params": 4e9}}],
+    )
+    dataset: DatasetSpec = Field(
+        description="the examples that the search scores allocations on, and those that it never sees",
+        examples=[{"search": "search.jsonl", "test": "test.jsonl"}],
+    )
+    metric: MetricSpec = Field(
+        description="the score to maximise", examples=[{"kind": "exact_match", "label": "answer"}]
+    )
     metrics: dict[str, MetricSpec] = Field(
         default_factory=dict,
         description="further metrics by name, reported for winner and best default; they steer nothing",
+        examples=[{"words": {"kind": "token_f1", "label": "answer"}}],
     )
-    budget: BudgetSpec
+    budget: BudgetSpec = Field(description="what one query may cost", examples=[{"units": 400}])
     bank: str | None = Field(
-        default=None, description="a recorded sample bank (Parquet) beside the spec, attached read-only"
+        default=None,
+        description="a recorded sample bank (Parquet) beside the spec, attached read-only",
+        examples=["bank.parquet"],
     )
     root: Path = Field(default=Path(), exclude=True, description="directory that relative paths start from")
     _source: ConfigFile | None = PrivateAttr(default=None)

@@ -46,7 +46,16 @@ def keys_by_kind(model: type[BaseModel], loc: Sequence[str | int]) -> dict[str, 
 class _SchemaOfFiles(GenerateJsonSchema):
     def callable_schema(self, schema: object) -> JsonSchemaValue:
         """Describe a function, which files write as `module:function`."""
-        return {"type": "string", "pattern": "^[^:]+:[^:]+$", "description": "module:function"}
+        return {
+            "type": "string",
+            "pattern": "^[^:]+:[^:]+$",
+            "description": "module:function; the module is a file beside the spec, or installed",
+            "examples": ["tools:find"],
+        }
+
+    def sort(self, value: JsonSchemaValue, parent_key: str | None = None) -> JsonSchemaValue:
+        """Leave keys in the order in which the classes declare them."""
+        return value
 
 
 def _forms_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[JsonSchemaValue]:

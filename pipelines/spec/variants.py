@@ -70,7 +70,9 @@ class LinesParser(_Variant, _ParserTraits):
     """Take the distinct non-empty lines as a list; with `allowed`, the allowed values that a line quotes."""
 
     kind: Literal["lines"] = "lines"
-    allowed: str | None = Field(default=None, description="example field that holds the allowed values")
+    allowed: str | None = Field(
+        default=None, description="example field that holds the allowed values", examples=["passages"]
+    )
 
     @property
     def list_valued(self) -> bool:
@@ -86,11 +88,18 @@ class JsonParser(_Variant, _ParserTraits):
 
     kind: Literal["json"] = "json"
     schema_: JsonSchemaValue | None = Field(
-        default=None, alias="schema", description="JSON schema of the value"
+        default=None,
+        alias="schema",
+        description="JSON schema of the value",
+        examples=[{"type": "array", "items": {"type": "string"}}],
     )
-    schema_file: str | None = Field(default=None, description="the same, from a file beside the spec")
+    schema_file: str | None = Field(
+        default=None, description="the same, from a file beside the spec", examples=["schemas/tools.json"]
+    )
     constrain: bool = Field(
-        default=False, description="have the server generate nothing but values of the schema"
+        default=False,
+        description="have the server generate nothing but values of the schema",
+        examples=[True],
     )
 
     @field_validator("schema_")
@@ -124,7 +133,9 @@ class RegexParser(_Variant, _ParserTraits):
     """Take the first match of a pattern: its first group, or the whole match when it has no group."""
 
     kind: Literal["regex"] = "regex"
-    pattern: str = Field(description="the first group (or the match) is the value")
+    pattern: str = Field(
+        description="the first group (or the match) is the value", examples=[r"Answer: (.*)"]
+    )
 
     @field_validator("pattern")
     @classmethod
@@ -140,7 +151,7 @@ class ChoiceParser(_Variant, _ParserTraits):
     """Take the one allowed value that the text names. A text that names several does not parse."""
 
     kind: Literal["choice"] = "choice"
-    allowed: str = Field(description="example field that holds the allowed values")
+    allowed: str = Field(description="example field that holds the allowed values", examples=["options"])
 
     @property
     def allowed_field(self) -> str | None:
@@ -157,7 +168,9 @@ class CodeParser(_Variant, _ParserTraits):
     """Take the code of the text, from the last complete block in the language."""
 
     kind: Literal["code"] = "code"
-    language: str = Field(default="python", min_length=1, description="language of the code")
+    language: str = Field(
+        default="python", min_length=1, description="language of the code", examples=["python"]
+    )
 
 
 class PythonParser(PythonFunction, _ParserTraits):
@@ -231,9 +244,9 @@ class SetVote(_FreeAggregator):
 
     kind: Literal["set_vote"] = "set_vote"
     threshold: Annotated[float, Number] = Field(
-        default=0.5, gt=0, le=1, description="share of the samples that must name an item"
+        default=0.5, gt=0, le=1, description="share of the samples that must name an item", examples=[0.25]
     )
-    union: bool = Field(default=False, description="keep every item that any sample names")
+    union: bool = Field(default=False, description="keep every item that any sample names", examples=[True])
 
 
 _Threshold = Annotated[float, Number, Field(gt=0, le=1)]
@@ -251,6 +264,7 @@ class Weighted(_FreeAggregator):
         default=None,
         description="vote item by item over lists: the share of the weight that an item needs; null: vote on "
         "whole values",
+        examples=[0.2],
     )
 
 
@@ -259,12 +273,13 @@ class LengthWeighted(_FreeAggregator):
 
     kind: Literal["length_weighted"] = "length_weighted"
     t0: Annotated[PositiveFloat, Number] = Field(
-        description="tokens over which the weight of a sample falls to 1/e"
+        description="tokens over which the weight of a sample falls to 1/e", examples=[2000]
     )
     threshold: _Threshold | None = Field(
         default=None,
         description="vote item by item over lists: the share of the weight that an item needs; null: vote on "
         "whole values",
+        examples=[0.2],
     )
 
 
@@ -279,7 +294,11 @@ class BestOfN(_Variant, _AggregatorTraits):
     scorer: Annotated[
         Annotated[Literal["mean_logprob"], Tag("<named>")] | Annotated[PythonFunction, Tag("<function>")],
         Discriminator(_named_or_function),
-    ] = Field(default="mean_logprob", description="what picks the best sample")
+    ] = Field(
+        default="mean_logprob",
+        description="what picks the best sample",
+        examples=[{"python": "scores:quality"}],
+    )
 
     @property
     def is_free(self) -> bool:
@@ -289,10 +308,13 @@ class BestOfN(_Variant, _AggregatorTraits):
 class _ModelAggregator(_Variant, _AggregatorTraits):
     model: str = Field(
         description="the model that aggregates, by key in `models`; a verifier is a classifier, whose last "
-        "class means right"
+        "class means right",
+        examples=["judge"],
     )
     prompt_tokens: Annotated[PositiveInt, Number] | None = Field(
-        default=None, description="expected prompt length beside the samples; the stage's if absent"
+        default=None,
+        description="expected prompt length beside the samples; the stage's if absent",
+        examples=[300],
     )
 
     @property
@@ -315,7 +337,11 @@ class Fusion(_ModelAggregator):
     """Have a model write one output from all samples."""
 
     kind: Literal["fusion"] = "fusion"
-    prompt: str | None = Field(default=None, description="template with `samples` and the stage's variables")
+    prompt: str | None = Field(
+        default=None,
+        description="template with `samples` and the stage's variables",
+        examples=["{{ question }}\n{% for sample in samples %}{{ sample }}\n{% endfor %}Best answer:"],
+    )
 
     def planned_calls(self, n_samples: int, prompt_tokens: float, generated_tokens: float) -> PlannedCalls:
         """Return one call, in which the model reads its prompt and all samples and generates one more."""
@@ -327,9 +353,11 @@ class Refine(_Variant, _AggregatorTraits):
     """Take the last of several drafts, each written from the one before and the feedback on it."""
 
     kind: Literal["refine"] = "refine"
-    start: str = Field(description="the input stage whose output is the first `draft`")
+    start: str = Field(description="the input stage whose output is the first `draft`", examples=["code"])
     feedback: PythonFunction | None = Field(
-        default=None, description="(draft, example) -> what to mend, or None when nothing is wrong"
+        default=None,
+        description="(draft, example) -> what to mend, or None when nothing is wrong",
+        examples=[{"python": "checks:run"}],
     )
 
     def rounds(self, n_samples: int) -> int:
@@ -364,8 +392,11 @@ class BuiltinMetric(Strict):
         "set_recall",
         "set_f1",
         "accuracy",
-    ]
-    label: str = Field(description="example field that holds the gold value")
+    ] = Field(
+        description="how output and gold value are compared; set_… take lists, the others texts or numbers",
+        examples=["token_f1"],
+    )
+    label: str = Field(description="example field that holds the gold value", examples=["answer"])
 
     @property
     def of_sets(self) -> bool:
