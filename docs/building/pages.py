@@ -40,7 +40,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
 
 _MARKER = re.compile(r"<!-- (include|generated): (\S+) -->")
 _FENCED = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
+_LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def complete(app: Sphinx, docname: str, source: list[str]) -> None:
