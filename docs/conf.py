@@ -21,7 +21,7 @@ project = "AgentTTS"
 author = "the AgentTTS developers"
 copyright = author
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["building", "README.md"]
+exclude_patterns = ["building"]
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["deflist"]

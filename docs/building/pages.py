@@ -39,8 +39,11 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
 """What a marker `generated` stands for, as Markdown."""
 
 _MARKER = re.compile(r"<!-- (include|generated): (\S+) -->")
-_FENCED = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
+_CODE_OR_LINK = re.compile(
+    r"(?P<code>^```.*?^```|`[^`\n]+`)"
+    r"|\[(?P<label>[^\]]*)\]\((?!https?:|#)(?P<target>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 def complete(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -78,15 +81,16 @@ def with_links(text: str, file: Path, page: Path) -> str:
     """
 
     def link(match: re.Match[str]) -> str:
-        label, target, anchor = match[1], (file.parent / match[2]).resolve(), match[3] or ""
+        if match["code"]:
+            return match[0]
+        label, target, anchor = match["label"], file.parent / match["target"], match["anchor"] or ""
         if not target.exists():
-            raise FileNotFoundError(f"{file}: the link to {match[2]} leads to no file")
+            raise FileNotFoundError(f"{file}: the link to {match['target']} leads to no file")
+        target = target.resolve()
         if target in SHOWN:
             target = DOCS / SHOWN[target]
         if not target.is_relative_to(DOCS):
             return f"{label} (`{target.relative_to(ROOT)}`)"  # a file that no page shows
         return f"[{label}]({relpath(target, page.parent)}{anchor})"
 
-    parts = _FENCED.split(text)  # prose and code blocks in turn
-    parts[::2] = [_LINK.sub(link, part) for part in parts[::2]]
-    return "".join(parts)
+    return _CODE_OR_LINK.sub(link, text)
