@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check fast docs clean
+.PHONY: demo test check fast docs notebooks clean
 
 demo: .venv/.core
 	$(BIN)/agenttts demo
@@ -26,6 +26,11 @@ check: .venv/.dev
 docs: .venv/.docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "build/docs/index.html"
+
+# the notebooks' stored outputs; Chromium draws their figures
+notebooks: .venv/.dev
+	$(PIP) install --quiet -e '.[tune]'
+	$(BIN)/python scripts/make_notebooks.py
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
