@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
@@ -355,6 +356,7 @@ async def _outcome(
 ) -> StageOutcome:
     """The outcome of a value that is still to come; a fault on the way to it is the outcome's reason."""
     value, score, reason = None, None, None
+    started = time.perf_counter()
     try:
         value = await coming
         if with_score and stage.metric is not None:
@@ -381,6 +383,7 @@ async def _outcome(
         samples_drawn=ledger.n_drawn,
         samples_reused=ledger.n_reused,
         calls=ledger.calls,
+        seconds=time.perf_counter() - started,
     )
 
 
