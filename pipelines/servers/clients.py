@@ -11,6 +11,7 @@ from pipelines.content import Content
 from pipelines.errors import ConfigurationError, ServerError
 from pipelines.servers.billing import Bill
 from pipelines.servers.grace import GRACE_S, Grace
+from pipelines.servers.health import ServerHealth
 from pipelines.servers.patience import Patience
 from pipelines.servers.server import OnNegotiated, OnNotice, ServerClient
 from pipelines.servers.streamed import TextStream
@@ -97,6 +98,13 @@ class ModelClients:
 
     def server(self, model: str) -> ServerClient:
         return self._by_model[model]
+
+    def health(self) -> tuple[ServerHealth, ...]:
+        """Return how each server is doing."""
+        return tuple(
+            server.health(tuple(name for name, own in self._by_model.items() if own is server))
+            for server in self._servers.values()
+        )
 
     def served_name(self, model: str) -> str:
         return self._models[model].served_name or model

@@ -29,6 +29,7 @@ from pipelines.servers.answers import bill_unread, read_classes, read_draw
 from pipelines.servers.billing import Bill
 from pipelines.servers.breaker import Breaker
 from pipelines.servers.grace import GRACE_S, Grace
+from pipelines.servers.health import ServerHealth
 from pipelines.servers.identity import SameServer
 from pipelines.servers.limiter import AdaptiveLimiter
 from pipelines.servers.negotiation import FieldRefused, Negotiator
@@ -119,6 +120,7 @@ class ServerClient:
         self._backoff_s = backoff_s
         self._most_bytes = most_bytes
         self._on_notice = on_notice
+        self._n_answered = self._n_faults = 0
         self._overload = Overload(max(patience.longest_outage_s, 2 * LONGEST_WAIT_S))
         self._negotiators: dict[str, Negotiator] = {}
         self._same: dict[str, SameServer] = {}
@@ -139,6 +141,24 @@ class ServerClient:
     def negotiated(self) -> tuple[Negotiated, ...]:
         """What was found out about the server, in the order in which it was reported."""
         return tuple(self._negotiated)
+
+    def health(self, models: tuple[str, ...]) -> ServerHealth:
+        """Return how the server is doing.
+
+        Args:
+            models: Keys in the spec of the models that it serves.
+        """
+        down_s, reason = self._breaker.outage or (None, None)
+        return ServerHealth(
+            address=self.address,
+            models=models,
+            n_answered=self._n_answered,
+            n_faults=self._n_faults,
+            in_flight=self.limiter.in_flight,
+            most_in_flight=self.limiter.limit,
+            down_s=down_s,
+            reason=reason,
+        )
 
     def most_n(self, served_name: str) -> int | None:
         """Samples that one request may ask for; None while no limit is known."""
@@ -338,11 +358,13 @@ class ServerClient:
 
     def _answered(self) -> None:
         """The server is neither down nor overloaded."""
+        self._n_answered += 1
         self._overload.end()
         self._breaker.answered()
 
     def _trouble(self, fault: Fault, epoch: int, ask: Ask) -> NoReturn:
         """Let limiter and breaker know of a fault, and raise it."""
+        self._n_faults += 1
         is_outage, overloaded_s = fault.outage, None
         if fault.kind == "overload":
             self._overload.add()
