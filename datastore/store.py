@@ -89,7 +89,7 @@ class Store:
             self._live = snapshot.LiveSnapshot(path, clock)
             self._writer = Writer(connection, path, between=self._live.write_if_due, file=OpenFile(path))
         self._put_results = {  # made once: the writer batches what has the same handler
-            cls: partial(self._insert_all, cls) for cls in (StageResult, ExampleScore, PolicyResult)
+            cls: partial(self._insert_all, cls) for cls in (StageResult, ExampleScore, PolicyResult, Event)
         }
         self._closed = False
         atexit.register(self.close)
@@ -289,6 +289,15 @@ class Store:
         """
         self._must_write()
         await self._writer.submit(self._put_results[PolicyResult], results)
+
+    async def put_events(self, events: Sequence[Event]) -> None:
+        """Store events; return when they are durable.
+
+        Raises:
+            ReadOnlyStore: The store was opened for reading.
+        """
+        self._must_write()
+        await self._writer.submit(self._put_results[Event], events)
 
     def policy_results(self, trial_id: str) -> list[PolicyResult]:
         """Return how far the examples of a policy's trial went, in the order in which they were stored."""

@@ -1,17 +1,20 @@
-"""The approval of proposals at the terminal, before they cost anything (`search --approve`)."""
+"""The approval of proposals before they cost anything: at the terminal, or on the pages of `agenttts ui`."""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
+from agenttts.cli.options import say
 from agenttts.errors import UserError
 from agenttts.search.approval import Approve, Decision, Pending
 from agenttts.search.progress import SearchProgress
+from agenttts.search.waiting import WaitingRoom
 from agenttts.space.measure import amount_text
 from agenttts.terminal import escaped
 from pipelines.allocation import StageChoice
@@ -52,6 +55,27 @@ def at_terminal(console: Console, progress: SearchProgress, read: Callable[[str]
                     decision = _decision(answer, pending, console, read)
                 decisions.append(decision)
         return decisions
+
+    return ask
+
+
+def in_ui(db: Path) -> Approve:
+    """Create the function for `search(approve=...)` whose proposals wait on the pages of `agenttts ui`.
+
+    Args:
+        db: The database of the search.
+
+    Returns:
+        The function.
+    """
+    room = WaitingRoom(db.expanduser().resolve())
+
+    async def ask(proposals: list[Pending]) -> list[Decision]:
+        if proposals:
+            n = len(proposals)
+            waits = "a proposal waits" if n == 1 else f"{n} proposals wait"
+            say(f"{waits} for your decision on the page of the run: agenttts ui {db}")
+        return await room.ask(proposals)
 
     return ask
 

@@ -22,6 +22,7 @@ from agenttts.cli import (
     check,
     compare,
     demo,
+    export,
     improve,
     init,
     plan,
@@ -60,6 +61,7 @@ app.command()(run.run)
 app.command()(serve.serve)
 app.command()(schema.schema)
 app.add_typer(banks.app, name="bank")
+app.add_typer(export.app, name="export")
 app.add_typer(tune.app, name="tune")
 
 

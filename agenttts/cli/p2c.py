@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -306,16 +307,26 @@ def judge(
         bool, typer.Option("--same", help="Judge the pairs that others have judged, to measure agreement.")
     ] = False,
     seed: Seed = 0,
-    port: Annotated[int, typer.Option("--port", help="Port of the page; 0 takes a free one.")] = 0,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port of the page; 0 takes a free one.")
+    ] = 0,
     db: Db = DEFAULT_DB,
 ) -> None:
     """Serve a local page on which a person judges pairs with the keyboard; it goes on where they stopped.
 
+    It listens on 127.0.0.1 only, and the printed address holds a token. Needs the extra `ui`.
+
     Example: `agenttts tune judge tone classifier.yaml --person ada`
     """
-    from agenttts.p2c.page import JudgePage, Judging, judged_pairs
+    from agenttts.p2c.judging import Judging, judged_pairs
     from agenttts.p2c.preferences import agreement, drawn_pairs
     from datastore.store import Store
+    from pipelines.extras import library
+
+    for name in ("starlette", "uvicorn"):
+        library(name, "agenttts tune judge", extra="ui")
+    from agenttts.ui.judging import judging_pages
+    from agenttts.ui.server import serve
 
     loaded, texts = _training_texts(config)
     names = loaded.labels
@@ -324,12 +335,13 @@ def judge(
         if not chosen:
             raise UserError(f"--same: nobody has judged pairs of {collection} yet")
         judging = Judging(store, collection, person, texts, names, chosen, time.time)
-        with JudgePage(judging, collection, port=port) as page:
-            say(f"open {page.url}", "green")
+
+        def ready(address: str) -> None:
+            say(f"open {address}", "green")
             say("Press Ctrl-C to stop the server. Every answer is stored at once.", "dim")
-            with contextlib.suppress(KeyboardInterrupt):
-                while True:
-                    time.sleep(0.5)
+
+        with contextlib.suppress(KeyboardInterrupt):
+            serve(partial(judging_pages, judging, collection), port, ready)
         state, agreed = judging.state(), agreement(store.preferences(collection))
     say(f"{state.done} of {state.total} pairs judged by {person}")
     if agreed is not None:

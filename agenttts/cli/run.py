@@ -125,7 +125,7 @@ def run(
     comparable = mean is not None and (mean_units is None or mean.measure == "units")
     mean = mean if mean_units is None else MeanCost(mean_units)
     if isinstance(chosen, Allocation):
-        chosen = _fitting(loaded, chosen)
+        chosen = fitting(loaded, chosen)
     key = "cost_usd" if mean is not None and mean.measure == "usd" else "units"
     at_work = AtWork(chosen, key) if isinstance(chosen, pipelines.Policy) else None
     note = at_work.add if at_work is not None else lambda answer: None
@@ -173,7 +173,16 @@ def _stdin() -> Iterable[str | bytes]:
     return () if sys.stdin is None else getattr(sys.stdin, "buffer", sys.stdin)
 
 
-def _fitting(spec: pipelines.PipelineSpec, allocation: Allocation) -> Allocation:
+def fitting(spec: pipelines.PipelineSpec, allocation: Allocation) -> Allocation:
+    """Return an allocation as it is run on a pipeline.
+
+    Args:
+        spec: The pipeline.
+        allocation: The allocation.
+
+    Raises:
+        UserError: It does not fit the pipeline.
+    """
     from agenttts.space.space import SearchSpace
 
     space = SearchSpace(spec, math.inf)

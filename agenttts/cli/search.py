@@ -87,6 +87,12 @@ def search(
     approve: Annotated[
         bool, typer.Option("--approve", help="Ask about each proposal before it costs anything.")
     ] = False,
+    approve_in_ui: Annotated[
+        bool,
+        typer.Option(
+            "--approve-in-ui", help="Ask on the page of the run in `agenttts ui` instead of the terminal."
+        ),
+    ] = False,
     frontier: Annotated[
         bool, typer.Option("--frontier", help="Seek the best score at every cost up to the budget.")
     ] = False,
@@ -161,7 +167,7 @@ def search(
     if bank and no_bank:
         raise UserError("--bank names samples to read and --no-bank reads none; give one of them")
     loaded = read_spec(spec, data, n_search, n_test)
-    from agenttts.cli.approve import at_terminal
+    from agenttts.cli.approve import at_terminal, in_ui
     from agenttts.search.progress import SearchProgress
 
     limits = agenttts.SearchLimits(
@@ -169,7 +175,10 @@ def search(
     )
     patience = agenttts.Patience(timeout_s=timeout, retry_s=retry_for, longest_outage_s=longest_outage)
     console = talk()
+    if approve and approve_in_ui:
+        raise UserError("--approve asks at the terminal and --approve-in-ui in the browser; give one of them")
     with SearchProgress(console) as progress:
+        asking = in_ui(db) if approve_in_ui else None
         result = agenttts.search(
             loaded,
             budget=budget,
@@ -179,7 +188,7 @@ def search(
             db=db,
             resume=resume,
             replay=replay,
-            approve=at_terminal(console, progress) if approve else None,
+            approve=at_terminal(console, progress) if approve else asking,
             frontier=frontier,
             objective=cast("Objective", objective),
             min_quality=min_quality,

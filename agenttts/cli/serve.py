@@ -1,4 +1,7 @@
-"""`agenttts serve`: a vLLM server for each model that a pipeline, or what a run of it chose, needs."""
+"""`agenttts serve`: a vLLM server for each model that a pipeline, or what a run of it chose, needs.
+
+With `--api` it serves what the run chose instead; see `agenttts.cli.api`.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,9 @@ import typer
 
 import agenttts
 import pipelines
+from agenttts.cli.api import KEY_ENV, ApiOptions, serve_api
 from agenttts.cli.clustered import ClusterSettings, serve_on_cluster
-from agenttts.cli.options import DEFAULT_DB, Db, Json, Spec, print_json, say
+from agenttts.cli.options import DEFAULT_DB, PATIENCE, Db, Json, RetryFor, print_json, say
 from agenttts.cli.placed import Concurrency, Gpus, gpus_of, print_placement
 from agenttts.cli.running import running
 from agenttts.errors import UserError
@@ -28,7 +32,10 @@ if TYPE_CHECKING:
 
 
 def serve(
-    spec: Spec,
+    spec: Annotated[
+        Path | None,
+        typer.Argument(help="The pipeline file (YAML); with --api the run's own where not given."),
+    ] = None,
     run: Annotated[
         str | None,
         typer.Option(
@@ -60,18 +67,75 @@ def serve(
     ] = 1,
     log_dir: Annotated[Path | None, typer.Option("--log-dir", help="Where the servers' logs go.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for all of them to become healthy.")] = 900.0,
+    api: Annotated[
+        bool,
+        typer.Option(
+            "--api", help="Serve what --run chose as an OpenAI-compatible endpoint; the models run elsewhere."
+        ),
+    ] = False,
+    host: Annotated[
+        str, typer.Option("--host", help="With --api: the address; others than 127.0.0.1 need a key.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="With --api: the port; 0 for one that is free.")
+    ] = 8080,
+    key_env: Annotated[
+        str, typer.Option("--key-env", help="With --api: the variable that holds the key of its clients.")
+    ] = KEY_ENV,
+    fixed: Annotated[
+        bool, typer.Option("--fixed", help="With --api: the run's best allocation, though it has a policy.")
+    ] = False,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="With --api: only recorded samples answer.")
+    ] = False,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            "--samples",
+            help="With --api: the DuckDB file of its samples and traces; where not given, one beside --db.",
+            show_default=False,
+        ),
+    ] = None,
+    max_requests: Annotated[
+        int, typer.Option("--max-requests", min=1, help="With --api: requests at once; others get 429.")
+    ] = 64,
+    max_body: Annotated[
+        int, typer.Option("--max-body", min=1, help="With --api: bytes of a body; longer ones get 413.")
+    ] = 1_000_000,
+    answer_timeout: Annotated[
+        float, typer.Option("--answer-timeout", help="With --api: seconds for an answer of a model.")
+    ] = PATIENCE.timeout_s,
+    retry_for: RetryFor = 10.0,
     json: Json = False,
 ) -> None:
     """Start one vLLM server per model, wait until each is healthy, and stop them all on exit.
 
-    Each server gets the GPUs and the share of their memory that its weights and its KV cache need.
+    Each server gets the GPUs and the share of their memory that its weights and its KV cache need. With --api
+    it starts no model server: it answers chat requests by what the run chose (needs the extra `ui`).
 
     Example: `agenttts serve pipeline.yaml --run latest --db run.duckdb --dry-run --gpus 4x80`
     """
     from agenttts.serving.servers import planned_servers
     from agenttts.terminal import escaped
 
-    loaded = pipelines.load_spec(spec)
+    loaded = None if spec is None else pipelines.load_spec(spec)
+    if api:
+        options = ApiOptions(
+            host=host,
+            port=port,
+            key_env=key_env,
+            fixed=fixed,
+            replay=replay,
+            samples=samples,
+            max_requests=max_requests,
+            max_body=max_body,
+            timeout_s=answer_timeout,
+            retry_s=retry_for,
+        )
+        serve_api(loaded, db, run, options)
+        return
+    if loaded is None:
+        raise UserError("name the pipeline file, or give --run and --api")
     names = only or (None if run is None else _needed(loaded, db, run))
     if cluster is not None:
         settings = ClusterSettings(

@@ -27,6 +27,7 @@ def ui(
     for name in ("starlette", "uvicorn"):
         library(name, "agenttts ui", extra="ui")
     Store.read(db).close()
+    from agenttts.ui.app import application
     from agenttts.ui.server import serve
 
     def ready(address: str) -> None:
@@ -36,4 +37,5 @@ def ui(
 
             webbrowser.open(address)
 
-    serve(db.expanduser().resolve(), port, ready)
+    file = db.expanduser().resolve()
+    serve(lambda access: application(file, access), port, ready)

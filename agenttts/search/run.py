@@ -25,6 +25,7 @@ from agenttts.result import SearchResult
 from agenttts.results.fresh import kept_out
 from agenttts.results.meter import SampleMeter, load_textless
 from agenttts.results.negotiated import keep_negotiated
+from agenttts.results.server_health import ServerWatch
 from agenttts.results.trials import load_trial
 from agenttts.search.approval import Approve
 from agenttts.search.check import check
@@ -106,6 +107,13 @@ class OpenSearch:
             spec = with_stored_prompts(spec, store, unfinished.run_id)
         if unfinished is not None and unfinished.status == "complete":
             return SearchResult.from_store(store, unfinished.run_id, spec)
+        watch: ServerWatch | None = None
+
+        def notice(line: str) -> None:
+            self.on_event(Note(message=line))
+            if watch is not None:
+                watch.keep()
+
         async with AsyncExitStack() as closing:
             clients = None
             if not settings.replay:
@@ -116,7 +124,7 @@ class OpenSearch:
                     patience=settings.patience,
                     max_in_flight=settings.max_in_flight,
                     environ=self.environ,
-                    on_notice=lambda line: self.on_event(Note(message=line)),
+                    on_notice=notice,
                 )
                 closing.push_async_callback(clients.aclose)
             splits = await self._splits(clients)
@@ -127,10 +135,11 @@ class OpenSearch:
             run = _begin(store, spec, digest, settings, len(examples), unfinished, self.clock())
             if clients is not None:
                 clients.on_negotiated = self._terms_keeper(run)
+                watch = ServerWatch(store, run.run_id, clients, self.clock)
             work = self._work(run, spec, splits, examples, fresh, clients)
             closing.push_async_callback(aclose, work.proposer)
             try:
-                await self._drive(work, resumed=unfinished is not None)
+                await self._drive(work, watch, resumed=unfinished is not None)
             except (KeyboardInterrupt, asyncio.CancelledError):
                 self._stop(run, "stopped", "stopped by hand")
                 raise
@@ -220,8 +229,8 @@ class OpenSearch:
             work.proposals.setdefault(proposal.step, []).append(Draft.from_record(proposal))
         return work
 
-    async def _drive(self, work: SearchWork, *, resumed: bool) -> None:
-        """Run the graph to its end and pass its events to `on_event`."""
+    async def _drive(self, work: SearchWork, watch: ServerWatch | None, *, resumed: bool) -> None:
+        """Run the graph to its end, pass its events to `on_event` and keep an eye on the servers."""
         from agenttts.search.graph import build_graph
 
         self.on_event(
@@ -240,6 +249,8 @@ class OpenSearch:
         async with aclosing(events):  # type: ignore[type-var]
             async for event in events:
                 self.on_event(cast(SearchEvent, event))
+                if watch is not None:
+                    watch.keep_if_due()
         if self.store.run(work.run_id).status == "complete":
             self.on_event(RunFinished(run_id=work.run_id))
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import get_args
+from urllib.parse import quote
 
 from markupsafe import Markup
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from agenttts.errors import AgentTTSError
+from agenttts.errors import AgentTTSError, UserError
 from agenttts.report import figures as plots
 from agenttts.report.pages import environment, plot
 from agenttts.report.run_lines import paired_lines, run_budget, run_cost, run_score, side_by_side
 from agenttts.results.examples import Show
+from agenttts.search.waiting import WaitingRoom
 from agenttts.space.measure import label_of
 from agenttts.ui.access import Access, Guard
+from agenttts.ui.forms import form_of
 from agenttts.ui.reading import Reading, RunPage
 from datastore.errors import StoreError
 from pipelines.errors import PipelineError
@@ -42,6 +46,8 @@ def application(db: Path, access: Access) -> Starlette:
             Route("/", pages.runs),
             Route("/compare", pages.compare),
             Route("/runs/{run}", pages.run),
+            Route("/runs/{run}/waiting", pages.waiting),
+            Route("/runs/{run}/decide", pages.decide, methods=["POST"]),
             Route("/runs/{run}/trials/{number:int}", pages.trial),
             Route("/runs/{run}/trials/{number:int}/examples/{example:path}", pages.example),
             Mount("/static", static),
@@ -65,6 +71,7 @@ class Pages:
 
     def __init__(self, db: Path) -> None:
         self._reading = Reading(db)
+        self._room = WaitingRoom(db)
         self._environment = environment("agenttts.ui")
         self._environment.globals |= {"db": db.name, "label_of": label_of, "shows": _SHOWS}
         self._environment.filters |= {"budget": run_budget, "paid": run_cost, "result": run_score}
@@ -96,7 +103,25 @@ class Pages:
                 raise
             return Response(status_code=204)
         template = "run.html.j2" if seen is None else "live.html.j2"
-        return self._page(template, page=page, data=page.data, figures=_figures(page))
+        waiting = self._reading.waiting(page.data.run_id) if page.pace and seen is None else None
+        return self._page(template, page=page, data=page.data, figures=_figures(page), waiting=waiting)
+
+    def waiting(self, request: Request) -> Response:
+        """The proposals that wait for a decision; no content where what was seen is what there is."""
+        page = self._reading.waiting(request.path_params["run"])
+        if request.query_params.get("seen") == ("" if page.approval is None else page.approval.question_id):
+            return Response(status_code=204)
+        return self._page("waiting.html.j2", waiting=page)
+
+    async def decide(self, request: Request) -> Response:
+        """Hand the decisions on the proposals to the search."""
+        form, run = await form_of(request), request.path_params["run"]
+        page = await run_in_threadpool(self._reading.waiting, run)
+        if page.approval is None or form.get("question") != page.approval.question_id:
+            raise UserError("these proposals wait no longer; look at the run again")
+        decisions = page.approval.decisions(form)
+        await run_in_threadpool(self._room.answer, page.approval.question_id, decisions)
+        return RedirectResponse(f"/runs/{quote(run)}", status_code=303)
 
     def trial(self, request: Request) -> Response:
         """The examples of a trial, by what became of them."""

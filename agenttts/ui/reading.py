@@ -21,8 +21,11 @@ from agenttts.report.runs import RunComparison, RunSummary, compare_runs, read_r
 from agenttts.results.cost import ModelCost, costs_by_model
 from agenttts.results.examples import Show, TrialExample
 from agenttts.results.loading import stored_spec
+from agenttts.results.server_health import StoredHealth, load_health
 from agenttts.results.trial_reader import TrialReader
 from agenttts.results.trials import TrialResult
+from agenttts.search.waiting import WaitingRoom
+from agenttts.ui.approving import Approval
 from datastore.errors import StoreError
 from datastore.snapshot import live_path
 from datastore.store import Store
@@ -40,6 +43,7 @@ class RunPage:
         data: The run, as the report has it.
         costs: What each model was billed; empty where the pipeline can't be restored.
         pace: How far the search is and how long it may still take; None for a run that has ended.
+        health: How the servers are doing; None for a run that has ended, or calls none.
         state: Names the state of the database that was read.
         refresh_s: Seconds after which the page asks for a newer state: so many that to read a large run takes
             no more than a tenth of the time.
@@ -48,6 +52,7 @@ class RunPage:
     data: ReportData
     costs: tuple[ModelCost, ...]
     pace: Pace | None
+    health: StoredHealth | None
     state: str
     refresh_s: int
 
@@ -98,6 +103,19 @@ class ExamplePage:
     example: TrialExample
     elsewhere: tuple[tuple[TrialResult, float | None], ...]
     is_live: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitingPage:
+    """What the page of a run shows of proposals that wait for a decision.
+
+    Attributes:
+        run_id: The run.
+        approval: The proposals; None where none wait.
+    """
+
+    run_id: str
+    approval: Approval | None
 
 
 class Reading:
@@ -151,9 +169,22 @@ class Reading:
                 data=data,
                 costs=() if spec is None else costs_by_model(store, run.run_id, spec),
                 pace=read_pace(store, run, data) if data.in_progress else None,
+                health=load_health(store, run.run_id) if data.in_progress else None,
                 state=state,
                 refresh_s=max(_LEAST_REFRESH_S, math.ceil(10 * self._took_s)),
             )
+
+    def waiting(self, run_id: str) -> WaitingPage:
+        """Read the proposals of a run that wait for a decision; StoreError when the run is not there."""
+        question = WaitingRoom(self.db).question()
+        if question is None:
+            return WaitingPage(run_id=run_id, approval=None)
+        with self._store() as store:
+            run = store.run(run_id)
+            spec = stored_spec(run)
+            asks = store.as_of is not None and run.status == "running" and spec is not None
+            approval = Approval.of(question, spec) if asks and spec is not None else None
+            return WaitingPage(run_id=run.run_id, approval=approval)
 
     def trial(self, run_id: str, number: int, show: Show, against: int | None, page: int) -> TrialPage:
         """Read a page of a trial's examples.

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 import uvicorn
+from starlette.applications import Starlette
 
 from agenttts.errors import UserError
 from agenttts.ui.access import Access
-from agenttts.ui.app import application
 
 
-def serve(db: Path, port: int, on_ready: Callable[[str], None]) -> None:
-    """Serve the pages of a database until Ctrl-C.
+def serve(application: Callable[[Access], Starlette], port: int, on_ready: Callable[[str], None]) -> None:
+    """Serve pages until Ctrl-C.
 
     Args:
-        db: The DuckDB file.
+        application: Builds the application that those who have access may read.
         port: The port; 0 for one that is free.
         on_ready: Called with the address to open, with its token, once it can be opened.
 
@@ -34,8 +33,6 @@ def serve(db: Path, port: int, on_ready: Callable[[str], None]) -> None:
             ) from error
         listening.listen()  # what comes before the application runs waits
         access = Access(port=listening.getsockname()[1])
-        config = uvicorn.Config(
-            application(db, access), log_level="warning", access_log=False, lifespan="off"
-        )
+        config = uvicorn.Config(application(access), log_level="warning", access_log=False, lifespan="off")
         on_ready(access.address)
         uvicorn.Server(config).run(sockets=[listening])

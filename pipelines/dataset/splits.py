@@ -26,6 +26,7 @@ __all__ = [
     "Splits",
     "examples_digest",
     "examples_from_rows",
+    "input_fields",
     "load_examples",
     "load_splits",
     "row_check",
@@ -170,6 +171,15 @@ def row_check(spec: PipelineSpec, *, labels: bool = False) -> Callable[[Row], No
     """
     needs = list(_needs(spec, labels=labels))
     return lambda row: _check([row], needs, spec)
+
+
+def input_fields(spec: PipelineSpec) -> tuple[str, ...]:
+    """Return the fields that an input must have: those that prompts, functions and parsers read.
+
+    Args:
+        spec: The pipeline.
+    """
+    return tuple(dict.fromkeys(need.field for need in _needs(spec, labels=False)))
 
 
 def examples_digest(examples: Sequence[Example]) -> str:

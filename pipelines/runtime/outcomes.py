@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from datastore.records import ResultStatus
 from pipelines.costs import chunk_requests, known_sum, model_flops, stage_cost_usd
@@ -21,7 +21,7 @@ class StageOutcome:
     score: by the stage's metric; None without one.
     Tokens, flops (None: active parameters unknown) and cost_usd (None: no price; the prompt is billed to each
     request, of which max_n says how many there are) are those of the samples used, banked or not;
-    samples_drawn and calls are what was paid for now. A fuser's are in all of them.
+    samples_drawn and calls are what was paid for now. A fuser's are in all of them. seconds: it took now.
     """
 
     stage: str
@@ -39,6 +39,7 @@ class StageOutcome:
     samples_drawn: int
     samples_reused: int
     calls: int
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

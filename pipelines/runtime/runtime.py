@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
@@ -28,6 +29,7 @@ from pipelines.runtime.outcomes import (
 )
 from pipelines.runtime.sampler import SampleBank, Sampler, Samples, SpendGate
 from pipelines.servers.clients import ModelClients
+from pipelines.servers.streamed import TextStream
 from pipelines.servers.wire import ContextOverflow
 from pipelines.spec.fields import SamplingSpec, StageSpec
 from pipelines.spec.functions import reference
@@ -78,18 +80,27 @@ class Runtime:
         self._stages = {stage.name: stage for stage in spec.stages}
 
     async def run_example(
-        self, allocation: Allocation, example: Example, *, with_score: bool = True
+        self,
+        allocation: Allocation,
+        example: Example,
+        *,
+        with_score: bool = True,
+        stream: TextStream | None = None,
     ) -> ExampleOutcome:
         """Every stage in order, and the score of the last one's output.
 
-        with_score: off for inputs without a gold value. Raises ConfigurationError, SpendRefused, ReplayMiss,
-        SpecError (a template fails) and StoreError; every other fault is the outcome's `reason`.
+        with_score: off for inputs without a gold value. stream: gets the text of the last stage's sample as
+        it is drawn, where it is one (see `stages.growing`). Raises ConfigurationError, SpendRefused,
+        ReplayMiss, SpecError (a template fails) and StoreError; every other fault is the outcome's `reason`.
         """
         outputs: dict[str, JSON] = {}
         done: list[StageOutcome] = []
         for stage in self.spec.stages:
+            own = stream if stage is self.spec.output_stage else None
             choice = allocation[stage.name]
-            outcome = await self.stage_outcome(stage, choice, example, outputs, with_score=with_score)
+            outcome = await self.stage_outcome(
+                stage, choice, example, outputs, with_score=with_score, stream=own
+            )
             done.append(outcome)
             if outcome.status == "error":
                 return missing_example(example.id, done, f"{stage.name}: {outcome.reason}")
@@ -121,11 +132,12 @@ class Runtime:
         outputs: Outputs,
         *,
         with_score: bool = True,
+        stream: TextStream | None = None,
     ) -> StageOutcome:
         """One stage, given the outputs of the stages it takes as inputs. Raises as `run_example` does."""
         stage = (self._stages[stage] if isinstance(stage, str) else stage).prompted(choice.prompt)
         ledger = Ledger(self.spec)
-        value = self._value(stage, choice, example, outputs, ledger)
+        value = self._value(stage, choice, example, outputs, ledger, stream)
         return await _outcome(stage, choice, example, outputs, ledger, value, with_score=with_score)
 
     async def prefixes(
@@ -234,7 +246,13 @@ class Runtime:
         return judged
 
     async def _value(
-        self, stage: StageSpec, choice: StageChoice, example: Example, outputs: Outputs, ledger: Ledger
+        self,
+        stage: StageSpec,
+        choice: StageChoice,
+        example: Example,
+        outputs: Outputs,
+        ledger: Ledger,
+        stream: TextStream | None = None,
     ) -> JSON:
         """What the stage's aggregator makes of the samples, which it draws, or what its function returns."""
         if stage.python is not None:
@@ -245,7 +263,7 @@ class Runtime:
         if isinstance(aggregator, Refine):
             return await self._refined(stage, aggregator, choice, example, outputs, ledger)
         content = prompts.render(stage, example, outputs)
-        drawn = await self._samples(stage, choice.model, content, choice.n_samples, ledger)
+        drawn = await self._samples(stage, choice.model, content, choice.n_samples, ledger, stream=stream)
         if isinstance(aggregator, Fusion):
             texts = [sample.text for sample in drawn.samples]
             request = prompts.render_fusion(stage, texts, example, outputs)
@@ -316,8 +334,10 @@ class Runtime:
         n: int,
         ledger: Ledger,
         sampling: SamplingSpec | None = None,
+        stream: TextStream | None = None,
     ) -> Samples:
-        drawn = await self.sampler.samples(stage.name, model, content, sampling or stage.sampling, n)
+        sampling = sampling or stage.sampling
+        drawn = await self.sampler.samples(stage.name, model, content, sampling, n, stream)
         ledger.add(model, drawn)
         if drawn.failure is not None:
             raise drawn.failure
@@ -336,6 +356,7 @@ async def _outcome(
 ) -> StageOutcome:
     """The outcome of a value that is still to come; a fault on the way to it is the outcome's reason."""
     value, score, reason = None, None, None
+    started = time.perf_counter()
     try:
         value = await coming
         if with_score and stage.metric is not None:
@@ -362,6 +383,7 @@ async def _outcome(
         samples_drawn=ledger.n_drawn,
         samples_reused=ledger.n_reused,
         calls=ledger.calls,
+        seconds=time.perf_counter() - started,
     )
 
 

@@ -23,6 +23,7 @@ from pipelines.errors import DrawFailed, ReplayMiss
 from pipelines.servers.billing import Bill
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.grace import end_if_cancelled
+from pipelines.servers.streamed import TextStream
 from pipelines.servers.wire import Draw, DrawnSample, PromptRefused
 from pipelines.spec.pipeline import PipelineSpec, SamplingSpec
 from pipelines.spec.request_fields import sent_fields
@@ -150,9 +151,16 @@ class Sampler:
         return make_prompt(self._keys[model], content, asked)
 
     async def samples(
-        self, stage: str, model: str, content: Content, sampling: SamplingSpec, n: int
+        self,
+        stage: str,
+        model: str,
+        content: Content,
+        sampling: SamplingSpec,
+        n: int,
+        stream: TextStream | None = None,
     ) -> Samples:
-        """Samples 0 to n-1 of a prompt. `stage` is for messages.
+        """Samples 0 to n-1 of a prompt. `stage` is for messages; of one sample, `stream` gets the text as it
+        is drawn, and nothing where the bank has it.
 
         Raises ConfigurationError, SpendRefused and ReplayMiss; what failed for good is in `failure`.
         """
@@ -175,7 +183,7 @@ class Sampler:
                 raise miss
             if prompt.key in self._refused:
                 return self._complete(prompt, have, _Drawing(prompt, failure=self._refused[prompt.key]))
-            drawing = _Drawing(prompt, stage)
+            drawing = _Drawing(prompt, stage, stream=stream if n == 1 else None)
             return await self._fill(drawing, model, content, sampling, have, missing)
 
     def take_textless(self) -> dict[tuple[str, str], Textless]:
@@ -239,7 +247,9 @@ class Sampler:
         )
         try:
             async with reserved(self._gate, model, bounds, n, bill):
-                draw = await self._clients.draw(model, content, sampling, n, first=indices[0], bill=bill)
+                draw = await self._clients.draw(
+                    model, content, sampling, n, first=indices[0], bill=bill, stream=drawing.stream
+                )
         except BaseException as error:
             drawing.calls += bill.calls
             await enter(self._bank, self._run_id, prompt, (), bill, bounds)
@@ -296,6 +306,7 @@ class _Drawing:
 
     prompt: Prompt
     stage: str = ""
+    stream: TextStream | None = None
     samples: dict[int, Sample] = field(default_factory=dict)
     calls: int = 0
     failure: DrawFailed | None = None

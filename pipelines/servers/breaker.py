@@ -27,6 +27,7 @@ class _Outage:
     since: float  # by the breaker's clock
     probe_at: float
     n_probes: int = 0
+    reason: str = ""
 
 
 class Breaker:
@@ -68,6 +69,13 @@ class Breaker:
     def is_down(self) -> bool:
         """Whether requests are held."""
         return self._outage is not None
+
+    @property
+    def outage(self) -> tuple[float, str] | None:
+        """For how many seconds the server has been down, and why; None where it is not."""
+        if self._outage is None:
+            return None
+        return self._clock() - self._outage.since, self._outage.reason
 
     @asynccontextmanager
     async def passing(self) -> AsyncIterator[bool]:
@@ -151,6 +159,7 @@ class Breaker:
             self._hold(self._outage, now, self._longest_s, reason, retry_after_s or 0.0)
 
     def _hold(self, outage: _Outage, now: float, longest_s: float, reason: str, least_s: float) -> None:
+        outage.reason = reason
         lasted_s = now - outage.since
         left_s = longest_s - lasted_s
         if left_s <= _EARLY_S or least_s > left_s:

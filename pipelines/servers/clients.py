@@ -11,8 +11,10 @@ from pipelines.content import Content
 from pipelines.errors import ConfigurationError, ServerError
 from pipelines.servers.billing import Bill
 from pipelines.servers.grace import GRACE_S, Grace
+from pipelines.servers.health import ServerHealth
 from pipelines.servers.patience import Patience
 from pipelines.servers.server import OnNegotiated, OnNotice, ServerClient
+from pipelines.servers.streamed import TextStream
 from pipelines.servers.wire import Draw, Negotiated
 from pipelines.spec import ModelSpec, PipelineSpec, SamplingSpec
 from pipelines.spec.request_fields import sent_fields
@@ -97,6 +99,13 @@ class ModelClients:
     def server(self, model: str) -> ServerClient:
         return self._by_model[model]
 
+    def health(self) -> tuple[ServerHealth, ...]:
+        """Return how each server is doing."""
+        return tuple(
+            server.health(tuple(name for name, own in self._by_model.items() if own is server))
+            for server in self._servers.values()
+        )
+
     def served_name(self, model: str) -> str:
         return self._models[model].served_name or model
 
@@ -110,6 +119,7 @@ class ModelClients:
         first: int = 0,
         logprobs: bool = True,
         bill: Bill | None = None,
+        stream: TextStream | None = None,
     ) -> Draw:
         """At most n samples in one request; see `ServerClient.draw`.
 
@@ -117,6 +127,7 @@ class ModelClients:
             model: The key in the spec.
             sampling: With what the model has of its own already in it (`ModelSpec.sampled`).
             bill: Gets what the server bills, also when the draw fails; None: nobody wants to know.
+            stream: Gets the text of the one sample while it is generated; None: nobody does.
         """
         fields = {} if "classify" in content else self._fields[model]
         return await self._by_model[model].draw(
@@ -129,6 +140,7 @@ class ModelClients:
             logprobs=logprobs and "logprobs" not in fields,
             context_length=self._models[model].context_length,
             bill=bill,
+            stream=stream,
         )
 
     async def served(self, model: str) -> ServedModel:

@@ -79,7 +79,7 @@ class Negotiator:
 
     async def probe(self, ask: Ask) -> None:
         """Ask for one sample of a prompt that does no harm; raises as `draw` does."""
-        await self._sent(replace(ask, content=_harmless(ask.content), n=1), self.terms)
+        await self._sent(replace(ask, content=_harmless(ask.content), n=1, stream=None), self.terms)
 
     async def _first(self, ask: Ask, shape: tuple[object, ...]) -> Draw:
         """A try while all others of its shape wait, so that refusals are met by this one alone."""
@@ -171,7 +171,8 @@ class Negotiator:
         if time.monotonic() - self._accepted_at.get(ask.shape, -math.inf) > _RECENT_S:
             probe: Draw | None = None
             with suppress(FieldRefused, PromptRefused):
-                probe = await self._sent(replace(ask, content=_harmless(ask.content)), self.terms)
+                harmless = replace(ask, content=_harmless(ask.content), stream=None)
+                probe = await self._sent(harmless, self.terms)
             if probe is None:
                 return await self._guessed(ask, refused)
         raise PromptRefused(refusal.message(where, "the prompt is refused"))

@@ -29,12 +29,14 @@ from pipelines.servers.answers import bill_unread, read_classes, read_draw
 from pipelines.servers.billing import Bill
 from pipelines.servers.breaker import Breaker
 from pipelines.servers.grace import GRACE_S, Grace
+from pipelines.servers.health import ServerHealth
 from pipelines.servers.identity import SameServer
 from pipelines.servers.limiter import AdaptiveLimiter
 from pipelines.servers.negotiation import FieldRefused, Negotiator
 from pipelines.servers.patience import Patience
 from pipelines.servers.refusals import Refusal, read_refusal
 from pipelines.servers.retrying import LONGEST_WAIT_S, Overload, Tries, doubled_s
+from pipelines.servers.streamed import TextStream
 from pipelines.servers.transport import Answer, Transport
 from pipelines.servers.usage import Usage
 from pipelines.servers.waiting import retry_after_s
@@ -118,6 +120,7 @@ class ServerClient:
         self._backoff_s = backoff_s
         self._most_bytes = most_bytes
         self._on_notice = on_notice
+        self._n_answered = self._n_faults = 0
         self._overload = Overload(max(patience.longest_outage_s, 2 * LONGEST_WAIT_S))
         self._negotiators: dict[str, Negotiator] = {}
         self._same: dict[str, SameServer] = {}
@@ -139,6 +142,24 @@ class ServerClient:
         """What was found out about the server, in the order in which it was reported."""
         return tuple(self._negotiated)
 
+    def health(self, models: tuple[str, ...]) -> ServerHealth:
+        """Return how the server is doing.
+
+        Args:
+            models: Keys in the spec of the models that it serves.
+        """
+        down_s, reason = self._breaker.outage or (None, None)
+        return ServerHealth(
+            address=self.address,
+            models=models,
+            n_answered=self._n_answered,
+            n_faults=self._n_faults,
+            in_flight=self.limiter.in_flight,
+            most_in_flight=self.limiter.limit,
+            down_s=down_s,
+            reason=reason,
+        )
+
     def most_n(self, served_name: str) -> int | None:
         """Samples that one request may ask for; None while no limit is known."""
         return self._negotiator(served_name).terms.most_n
@@ -155,6 +176,7 @@ class ServerClient:
         logprobs: bool = True,
         context_length: int | None = None,
         bill: Bill | None = None,
+        stream: TextStream | None = None,
     ) -> Draw:
         """At most n samples of one prompt, in one request; see `Ask` for the arguments.
 
@@ -173,6 +195,7 @@ class ServerClient:
             logprobs=logprobs,
             context_length=context_length,
             bill=Bill() if bill is None else bill,
+            stream=stream,
         )
         negotiator = self._negotiator(served_name)
         tries = Tries(self._where(served_name), self._patience, self._holds, self._jittered_s)
@@ -191,6 +214,9 @@ class ServerClient:
                 continue
             except Fault as fault:
                 logger.debug("%s: try %d: %s", tries.where, tries.n_faults + 1, fault.reason)
+                if stream is not None and stream.has_begun:  # another try would give another text
+                    law = f"{tries.where}: {fault.reason}, in the middle of its text"
+                    raise DrawFailed(law, transient=True) from fault
                 wait_s = tries.wait_s(
                     fault, is_down=self._breaker.is_down, overloaded_s=self._overload.lasted_s
                 )
@@ -249,6 +275,14 @@ class ServerClient:
 
     async def _send(self, ask: Ask, agreed: Terms) -> Draw:
         """One request. Raises FieldRefused, Fault, PromptRefused or ConfigurationError."""
+        if ask.stream is not None:
+            try:
+                return await self._sent(ask, agreed)
+            except FieldRefused:
+                ask = replace(ask, stream=None)  # to stream may be what is refused
+        return await self._sent(ask, agreed)
+
+    async def _sent(self, ask: Ask, agreed: Terms) -> Draw:
         body = request_body(ask, agreed)
         n, encoded = int(body.get("n", 1)), _encoded(body)
         answer = await self._exchange(ask, body, encoded, n)
@@ -270,7 +304,9 @@ class ServerClient:
         most_bytes = self._most_bytes + n * max_tokens * _BYTES_PER_TOKEN
         async with self._place(ask) as epoch:
             try:
-                answer = await self.grace.awaited(self._posted(url, encoded, most_bytes, timeout_s))
+                answer = await self.grace.awaited(
+                    self._posted(url, encoded, most_bytes, timeout_s, ask.stream)
+                )
             except ConfigurationError:
                 raise
             except aiohttp.InvalidURL as error:
@@ -314,17 +350,21 @@ class ServerClient:
             self.grace.check()
             yield epoch
 
-    async def _posted(self, url: str, body: bytes, most_bytes: int, timeout_s: float) -> Answer:
+    async def _posted(
+        self, url: str, body: bytes, most_bytes: int, timeout_s: float, stream: TextStream | None
+    ) -> Answer:
         async with asyncio.timeout(timeout_s):
-            return await self._transport.post(url, body, most_bytes)
+            return await self._transport.post(url, body, most_bytes, stream)
 
     def _answered(self) -> None:
         """The server is neither down nor overloaded."""
+        self._n_answered += 1
         self._overload.end()
         self._breaker.answered()
 
     def _trouble(self, fault: Fault, epoch: int, ask: Ask) -> NoReturn:
         """Let limiter and breaker know of a fault, and raise it."""
+        self._n_faults += 1
         is_outage, overloaded_s = fault.outage, None
         if fault.kind == "overload":
             self._overload.add()

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import aiohttp
 
 from pipelines.errors import ConfigurationError, DrawFailed
+from pipelines.servers.streamed import Assembly, TextStream
 
 KEEPALIVE_S = 4.0  # uvicorn closes idle connections after 5 s
 
@@ -85,9 +86,12 @@ class Transport:
             self._urls[key] = urlunsplit((parts.scheme, parts.netloc, base + path, parts.query, ""))
         return self._urls[key]
 
-    async def post(self, url: str, body: bytes, most_bytes: int) -> Answer:
-        """The answer to a JSON body. AnswerTooLarge, ConfigurationError for a redirect, else aiohttp's."""
-        return await self._send("POST", url, body, most_bytes)
+    async def post(self, url: str, body: bytes, most_bytes: int, stream: TextStream | None = None) -> Answer:
+        """The answer to a JSON body, its text also to `stream` while it comes.
+
+        AnswerTooLarge, ConfigurationError for a redirect, else aiohttp's.
+        """
+        return await self._send("POST", url, body, most_bytes, stream)
 
     async def get(self, url: str, most_bytes: int) -> Answer:
         """As `post`."""
@@ -109,7 +113,9 @@ class Transport:
             )
         return self._opened
 
-    async def _send(self, method: str, url: str, body: bytes | None, most_bytes: int) -> Answer:
+    async def _send(
+        self, method: str, url: str, body: bytes | None, most_bytes: int, stream: TextStream | None = None
+    ) -> Answer:
         proxy = None if self.proxy is None else self.proxy.url
         async with self._session().request(
             method, url, data=body, allow_redirects=False, proxy=proxy
@@ -121,13 +127,20 @@ class Transport:
                 raise AnswerTooLarge(most_bytes)
             if response.content_length is not None and "Content-Encoding" not in response.headers:
                 return Answer(response.status, response.headers, await response.read())
-            content = bytearray()
+            content, n_bytes = bytearray(), 0
+            is_streamed = response.status < 300 and response.content_type == "text/event-stream"
+            assembly = Assembly(stream) if stream is not None and is_streamed else None
             async for part in response.content.iter_any():
-                content += part
-                if len(content) > most_bytes:
+                n_bytes += len(part)
+                if n_bytes > most_bytes:
                     response.close()
                     raise AnswerTooLarge(most_bytes)
-            return Answer(response.status, response.headers, bytes(content))
+                if assembly is None:
+                    content += part
+                else:
+                    assembly.feed(part)
+            whole = bytes(content) if assembly is None else assembly.content()
+            return Answer(response.status, response.headers, whole)
 
 
 def without_credentials(url: str) -> str:

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from pipelines.errors import DrawFailed
 from pipelines.servers.billing import Bill
+from pipelines.servers.streamed import TextStream
 from pipelines.spec import SamplingSpec
 
 CLASSIFY = "/classify"
@@ -119,6 +120,7 @@ class Ask:
         context_length: Tokens of prompt and generation together; None when unknown.
         bill: Gets every answer that the server bills.
         probing: Whether it is sent although the server is down, to find out whether it is back.
+        stream: Gets the text of the one sample while it is generated; None: the answer comes whole.
     """
 
     served_name: str
@@ -131,6 +133,7 @@ class Ask:
     context_length: int | None = None
     bill: Bill = field(default_factory=Bill, compare=False)
     probing: bool = False
+    stream: TextStream | None = field(default=None, compare=False)
 
     @property
     def path(self) -> str:
@@ -233,6 +236,8 @@ def request_body(ask: Ask, terms: Terms) -> dict[str, Any]:
         seed = body.get("seed")
         if ask.first and isinstance(seed, int):
             body["seed"] = seed + ask.first
+    if ask.stream is not None:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
     return body
 
 

@@ -19,6 +19,7 @@ from pipelines.runtime import Runtime
 from pipelines.runtime.recording import record_full_bank
 from pipelines.servers.billing import Bill
 from pipelines.servers.grace import Grace
+from pipelines.servers.streamed import TextStream
 from pipelines.servers.wire import Draw, DrawnSample
 from pipelines.spec import SamplingSpec
 from pipelines.spec.files import load_spec
@@ -93,6 +94,7 @@ class ByChance:
         *,
         first: int = 0,
         bill: Bill,
+        stream: TextStream | None = None,
     ) -> Draw:
         text = str(content["messages"][0]["content"])
         kind, question = text.split()[0], text.split()[1]

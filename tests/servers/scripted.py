@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any, Self
@@ -101,6 +101,7 @@ class ScriptedServer:
     usage: the usual usage → the one that is sent; None of it leaves it out.
     most_in: (requests, seconds) that are answered at most; others get 429 and the date from which they may.
     identity: further fields of every answer, such as system_fingerprint.
+    between_s: waited before each word of an answer that is streamed; the fault "truncated" ends it half-way.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class ScriptedServer:
         usage: Callable[[dict[str, int]], Any] | None = None,
         most_in: tuple[int, float] | None = None,
         identity: Callable[[Request], Mapping[str, Any]] | None = None,
+        between_s: float = 0.0,
         port: int = 0,
     ) -> None:
         self.models = dict(models or {"small": 4096, "large": 4096})
@@ -140,6 +142,7 @@ class ScriptedServer:
         self.usage = usage
         self.most_in = most_in
         self.identity = identity
+        self.between_s = between_s
         self.n_answered = 0  # requests with samples
         self.prompt_tokens = 0  # of these requests, as a bill counts them
         self.generated_tokens = 0
@@ -292,12 +295,34 @@ class ScriptedServer:
             return await _send(writer, status, error, headers=retry_after)
         answer, n_choices = self._answer(request, fault)
         content = json.dumps(answer).encode()
+        if request.body.get("stream"):
+            if not await self._stream(writer, answer, broken=fault == "truncated"):
+                return False
+            return self._count(request, n_choices)
         if fault == "truncated":
             await _send(writer, 200, None, content=content, sent=len(content) // 2)
             return False
         if fault == "cut_json":
             return await _send(writer, 200, None, content=content[: len(content) // 2])
         await _send(writer, 200, None, content=content)
+        return self._count(request, n_choices)
+
+    async def _stream(self, writer: asyncio.StreamWriter, answer: dict[str, Any], *, broken: bool) -> bool:
+        """The answer as events, word by word; False where the connection breaks half-way."""
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        events = list(stream_events(answer))
+        for event in events[: len(events) // 2] if broken else events:
+            await asyncio.sleep(self.between_s)
+            writer.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
+            await writer.drain()
+        if not broken:
+            writer.write(b"0\r\n\r\n")
+            await writer.drain()
+        return not broken
+
+    def _count(self, request: Request, n_choices: int) -> bool:
         self.n_answered += 1
         self.prompt_tokens += len(request.prompt.split())
         self.generated_tokens += self._last_generated
@@ -395,6 +420,26 @@ def _choice(request: Request, position: int, text: str) -> tuple[dict[str, Any],
         wanted = request.body.get("logprobs") is not None
         choice["logprobs"] = {"tokens": words, "token_logprobs": logprobs} if wanted else None
     return choice, len(words)
+
+
+def stream_events(answer: Mapping[str, Any]) -> Iterator[bytes]:
+    """The server-sent events of an answer: each choice word by word and how it ended, the usage, [DONE]."""
+    base = {key: value for key, value in answer.items() if key not in ("choices", "usage")}
+    for choice in answer["choices"]:
+        chat = "message" in choice
+        text = choice["message"]["content"] if chat else choice["text"]
+        for word in re.findall(r"\s*\S+|\s+$", text):
+            part = {"delta": {"content": word}} if chat else {"text": word}
+            yield _event({**base, "choices": [{"index": choice["index"], "finish_reason": None, **part}]})
+        last: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+        last |= {"finish_reason": choice["finish_reason"], "logprobs": choice["logprobs"]}
+        yield _event({**base, "choices": [{"index": choice["index"], **last}]})
+    yield _event({**base, "choices": [], "usage": answer["usage"]})
+    yield b"data: [DONE]\n\n"
+
+
+def _event(value: Mapping[str, Any]) -> bytes:
+    return f"data: {json.dumps(value)}\n\n".encode()
 
 
 def _error(message: str, kind: str, code: int) -> dict[str, Any]:

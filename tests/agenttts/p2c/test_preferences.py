@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from agenttts.errors import UserError
@@ -189,40 +187,37 @@ def test_pairs_are_drawn_within_classes() -> None:
     assert warnings_of(["A", "B"] * 10) == []
 
 
-def test_a_person_judges_on_the_page(tmp_path: Path) -> None:
+def test_a_person_judges(tmp_path: Path) -> None:
     """Each answer is stored at once; undo takes it back; a person goes on later; agreement is told."""
-    from agenttts.p2c.page import JudgePage, Judging, judged_pairs
+    from agenttts.p2c.judging import Judging, ShownPair, judged_pairs
 
     some = [LabelledText(text="word " * (n + 1) + "<b>", label=0) for n in range(8)]
     asked = drawn_pairs(some, 10, 0)
+
+    def longer(pair: ShownPair) -> float:
+        return float(len(pair.first) > len(pair.second))
+
     with Store.open(tmp_path / "s.duckdb") as store:
 
         def judging(person: str) -> Judging:
             return Judging(store, "c", person, some, ["long"], asked, lambda: 1.0)
 
-        def longer(pair: dict[str, str]) -> float:
-            return float(len(pair["first"]) > len(pair["second"]))
-
-        with JudgePage(judging("ada"), "c") as page, httpx2.Client(base_url=page.url, trust_env=False) as web:
-            assert "Which one is more" in web.get("").text
-            assert web.get(page.url.rsplit("/", 2)[0] + "/state").status_code == 404, "the path is a secret"
-            for _ in range(6):
-                pair = web.get("state").json()["pair"]
-                state = web.post("say", json={"number": pair["number"], "preferred": longer(pair)}).json()
-            assert (state["done"], state["total"], state["agreement"]) == (6, 10, None)
-            assert web.post("undo", json={}).json()["done"] == 5
-            assert len(store.preferences("c")) == 5
-            for body in (
-                {"number": 99, "preferred": 1},
-                {"number": 0, "preferred": 7},
-                {"preferred": 1},
-                [1],
-            ):
-                assert web.post("say", json=body).status_code == 400
+        ada = judging("ada")
+        for _ in range(6):
+            pair = ada.state().pair
+            assert pair is not None
+            ada.answer(pair.number, longer(pair))
+        state = ada.state()
+        assert (state.done, state.total, state.agreement) == (6, 10, None)
+        ada.undo()
+        assert ada.state().done == 5 and len(store.preferences("c")) == 5
+        for number, preferred in ((99, 1.0), (0, 7.0), (-1, 1.0)):
+            with pytest.raises(ValueError, match="no such pair"):
+                ada.answer(number, preferred)
         again = judging("ada")
         assert again.state().done == 5
         while (pair := again.state().pair) is not None:
-            again.answer(pair.number, longer(asdict(pair)))
+            again.answer(pair.number, longer(pair))
         stored = store.preferences("c")
         assert len(stored) == 10
         assert all((one.preferred == 1) == (len(one.first) > len(one.second)) for one in stored)
@@ -233,6 +228,6 @@ def test_a_person_judges_on_the_page(tmp_path: Path) -> None:
         for number in range(10):
             pair = bob.state().pair
             assert pair is not None
-            prefers = longer(asdict(pair))
+            prefers = longer(pair)
             bob.answer(pair.number, prefers if number < 8 else 1 - prefers)
         assert bob.state().agreement == pytest.approx(0.8)

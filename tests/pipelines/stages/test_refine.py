@@ -20,6 +20,7 @@ from pipelines.runtime import Runtime
 from pipelines.runtime.recording import record_full_bank
 from pipelines.servers.billing import Bill
 from pipelines.servers.grace import Grace
+from pipelines.servers.streamed import TextStream
 from pipelines.servers.wire import Draw, DrawnSample, Negotiated
 from pipelines.spec import PipelineSpec, SamplingSpec
 from pipelines.spec.variants import Plurality
@@ -60,6 +61,7 @@ class Lengthening:
         *,
         first: int = 0,
         bill: Bill,
+        stream: TextStream | None = None,
     ) -> Draw:
         prompt = str(content["messages"][0]["content"])
         self.asked.append(prompt)

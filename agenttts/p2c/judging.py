@@ -1,25 +1,16 @@
-"""A small local web page on which a person says which of two texts is more of their label.
-
-Every answer is in the store before the next pair is shown, so that a person can stop and go on later. The
-page is on the loopback address alone, under a secret path, and texts are shown as text.
-"""
+"""One person's judgements of pairs of texts, each stored before the next pair is shown."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from agenttts.p2c.preferences import agreement, known_pairs, preference
 from agenttts.p2c.texts import TIE, LabelledText
 from datastore.records import Preference
 from datastore.store import Store
-
-_LONGEST_BODY = 10_000  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,36 +130,6 @@ class Judging:
         )
 
 
-class JudgePage:
-    """Serves the page: `with JudgePage(judging, collection) as page:` until the block ends.
-
-    Args:
-        judging: The pairs and where the answers go.
-        collection: The title of the page.
-        port: The port; 0 takes a free one.
-    """
-
-    def __init__(self, judging: Judging, collection: str, *, port: int = 0) -> None:
-        self._token = secrets.token_urlsafe(16)
-        handler = _handler(judging, self._token, _page(collection))
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    @property
-    def url(self) -> str:
-        """The address of the page, secret path included."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/{self._token}/"
-
-    def __enter__(self) -> JudgePage:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 def judged_pairs(
     store: Store, collection: str, texts: Sequence[LabelledText], labels: Sequence[str]
 ) -> list[tuple[int, int]]:
@@ -190,62 +151,7 @@ def judged_pairs(
     return list(known_pairs(preferences, texts, labels)) if preferences else []
 
 
-def _handler(judging: Judging, token: str, page: str) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == f"/{token}/":
-                self._send(200, "text/html; charset=utf-8", page)
-            elif self.path == f"/{token}/state":
-                self._send_state()
-            else:
-                self._send(404, "text/plain", "not here")
-
-        def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            if not 0 <= length <= _LONGEST_BODY:
-                return self._send(400, "text/plain", "too long")
-            try:
-                body: Mapping[str, float] = json.loads(self.rfile.read(length) or b"{}")
-                if self.path == f"/{token}/say":
-                    judging.answer(int(body["number"]), float(body["preferred"]))
-                elif self.path == f"/{token}/undo":
-                    judging.undo()
-                else:
-                    return self._send(404, "text/plain", "not here")
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                return self._send(400, "text/plain", str(error) or type(error).__name__)
-            except Exception as error:
-                return self._send(500, "text/plain", f"{type(error).__name__}: {error}")
-            return self._send_state()
-
-        def _send_state(self) -> None:
-            self._send(200, "application/json", json.dumps(asdict(judging.state())))
-
-        def _send(self, status: int, kind: str, text: str) -> None:
-            data = text.encode()
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data)))
-            self.send_header("Cache-Control", "no-store")
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Keep requests off the terminal."""
-
-    return Handler
-
-
 def _keeps_order(person: str, texts: Sequence[LabelledText], pair: tuple[int, int]) -> bool:
     """Whether the first text of a pair stands first, by a hash of the person and the texts."""
     key = f"{person}|{texts[pair[0]].text}|{texts[pair[1]].text}"
     return hashlib.sha256(key.encode()).digest()[0] % 2 == 0
-
-
-def _page(collection: str) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("agenttts.p2c"), autoescape=True, undefined=StrictUndefined
-    )
-    return environment.get_template("judge.html.j2").render(collection=collection)

@@ -1,0 +1,203 @@
+"""Proposals that wait for a person in another process, such as the pages of `agenttts ui`.
+
+The search has the database open for writing, so that no other process can write to it. The question and its
+answer lie in a directory beside it, which only its owner can enter. A file appears there whole or not at all;
+an answer names its question, and the first one counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from agenttts.errors import UserError
+from agenttts.search.approval import Decision, Pending
+from agenttts.space.measure import amount_text
+from pipelines.allocation import Allocation
+from pipelines.spec.strict import Strict
+
+_EVERY_S = 0.2
+
+
+class AnsweredProposal(Strict):
+    """The decision on one proposal.
+
+    Attributes:
+        action: What to do with it.
+        allocation: For an edit, the JSON of the allocation to run instead; else None.
+        note: Why; None for nothing.
+    """
+
+    action: Literal["approve", "edit", "refuse"]
+    allocation: str | None = None
+    note: str | None = None
+
+
+class AskedProposal(Strict):
+    """A proposal as it is shown.
+
+    Attributes:
+        allocation: The JSON of the allocation.
+        text: The allocation in words.
+        proposer: Who proposes it.
+        reason: Why.
+        cost: What a query is planned to cost, with its measure.
+        examples: How many examples the trial is to be scored on, in words.
+        problem: What was wrong with the last edit; None before any.
+        before: What was decided when it was asked before; None the first time.
+    """
+
+    allocation: str
+    text: str
+    proposer: str
+    reason: str
+    cost: str
+    examples: str
+    problem: str | None
+    before: AnsweredProposal | None = None
+
+    @classmethod
+    def of(cls, pending: Pending, before: AnsweredProposal | None) -> AskedProposal:
+        """Return the proposal as it is shown."""
+        return cls(
+            allocation=pending.allocation.to_json(),
+            text=str(pending.allocation),
+            proposer=pending.proposer,
+            reason=pending.reason,
+            cost=amount_text(pending.budget_units, pending.measure),
+            examples=pending.examples_text,
+            problem=pending.problem,
+            before=before,
+        )
+
+
+class Question(Strict):
+    """The proposals of a step.
+
+    Attributes:
+        id: Names the question; its answer repeats it.
+        proposals: Those that need a decision, in order.
+    """
+
+    id: str
+    proposals: tuple[AskedProposal, ...]
+
+
+class QuestionAnswer(Strict):
+    """The decisions on the proposals of a question, in order."""
+
+    id: str
+    decisions: tuple[AnsweredProposal, ...]
+
+
+class WaitingRoom:
+    """The directory of the question of one database.
+
+    Args:
+        db: The DuckDB file.
+    """
+
+    def __init__(self, db: Path) -> None:
+        self.path = db.with_name(f"{db.stem}.approval")
+        self._question = self.path / "question.json"
+        self._answer = self.path / "answer.json"
+        self._before: tuple[AnsweredProposal, ...] = ()
+
+    def question(self) -> Question | None:
+        """Return the question that waits; None where there is none, or it has been answered.
+
+        A search that was killed leaves its question: ask only while the database is being written.
+        """
+        try:
+            question = Question.model_validate_json(self._question.read_bytes())
+        except (OSError, ValidationError):
+            return None
+        answer = self._answered()
+        return None if answer is not None and answer.id == question.id else question
+
+    def answer(self, question_id: str, decisions: Sequence[AnsweredProposal]) -> None:
+        """Answer the question that waits.
+
+        Args:
+            question_id: The question's.
+            decisions: One for each of its proposals, in order.
+
+        Raises:
+            UserError: It waits no longer, was answered before, or has another number of proposals.
+        """
+        question = self.question()
+        if question is None or question.id != question_id:
+            raise UserError("these proposals wait no longer; look at the run again")
+        if len(decisions) != len(question.proposals):
+            raise UserError(f"each of {len(question.proposals)} proposals needs a decision")
+        text = QuestionAnswer(id=question_id, decisions=tuple(decisions)).model_dump_json()
+        whole = self._written(text)
+        try:
+            os.link(whole, self._answer)  # fails where somebody was first
+        except FileExistsError:
+            raise UserError("these proposals were answered before; look at the run again") from None
+        except OSError as error:
+            raise UserError(f"{self.path}: the answer can't be written: {error.strerror}") from error
+        finally:
+            whole.unlink(missing_ok=True)
+
+    async def ask(self, proposals: Sequence[Pending]) -> list[Decision]:
+        """Wait until somebody has decided, and return a decision for each proposal, in order.
+
+        Args:
+            proposals: The proposals.
+
+        Raises:
+            UserError: The directory can't be written.
+        """
+        if not proposals:
+            return []
+        again = any(one.problem is not None for one in proposals) and len(self._before) == len(proposals)
+        before = self._before if again else (None,) * len(proposals)
+        asked = tuple(map(AskedProposal.of, proposals, before))
+        question = Question(id=secrets.token_hex(8), proposals=asked)
+        try:
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            self._answer.unlink(missing_ok=True)
+            os.replace(self._written(question.model_dump_json()), self._question)
+        except OSError as error:
+            raise UserError(f"{self.path}: proposals can't wait there: {error.strerror}") from error
+        try:
+            while True:
+                answer = self._answered()
+                if answer is not None and answer.id == question.id:
+                    self._before = answer.decisions
+                    return [_decision(one) for one in answer.decisions]
+                await asyncio.sleep(_EVERY_S)
+        finally:
+            for file in (self._question, self._answer):
+                file.unlink(missing_ok=True)
+            with suppress(OSError):  # somebody else's files are left
+                self.path.rmdir()
+
+    def _answered(self) -> QuestionAnswer | None:
+        try:
+            return QuestionAnswer.model_validate_json(self._answer.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def _written(self, text: str) -> Path:
+        """A new file of its own name, whole and on disk."""
+        path = self.path / f".{secrets.token_hex(8)}"
+        with path.open("x") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        return path
+
+
+def _decision(answer: AnsweredProposal) -> Decision:
+    allocation = None if answer.allocation is None else Allocation.from_json(answer.allocation)
+    return Decision(action=answer.action, allocation=allocation, note=answer.note or None)

@@ -1,0 +1,87 @@
+"""What a request can fail of, in OpenAI's form: a status, a type, a code, and a message of one line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from datastore.errors import StoreError
+from pipelines.errors import (
+    ConfigurationError,
+    CustomCodeFailed,
+    DatasetError,
+    ReplayMiss,
+    ServerDown,
+    ServerError,
+    SpecError,
+)
+from pipelines.jsonvalues import JSON
+from pipelines.servers.wire import PromptRefused
+
+RETRY_AFTER_S = 1
+
+
+class Problem(Exception):
+    """A request is answered with an error.
+
+    Attributes:
+        status: Of HTTP.
+        kind: The `type` of OpenAI's errors.
+        code: The `code` of OpenAI's errors, for programs.
+        param: The field of the request that is at fault; None where none is.
+        retry_after_s: Seconds after which it may be sent again; None where that does not help.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(" ".join(message.split()))
+        self.status = status
+        self.kind = kind
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def to_json_dict(self) -> dict[str, JSON]:
+        """Return the body of the answer."""
+        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers of the answer."""
+        return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return what a request is told of an error that running the pipeline raised.
+
+    Args:
+        error: The error.
+    """
+    message = str(error) or type(error).__name__
+    match error:
+        case Problem():
+            return error
+        case PromptRefused():
+            return Problem(400, "prompt_refused", message)
+        case DatasetError() | SpecError() | RecursionError():
+            return Problem(400, "invalid_input", message)
+        case ReplayMiss():
+            return Problem(422, "not_recorded", message)
+        case ServerDown():
+            return Problem(
+                503, "model_server_down", message, kind="upstream_error", retry_after_s=RETRY_AFTER_S
+            )
+        case ServerError() | ConfigurationError():
+            return Problem(502, "model_server_failed", message, kind="upstream_error")
+        case CustomCodeFailed():
+            return Problem(500, "function_failed", message, kind="pipeline_error")
+        case StoreError():
+            return Problem(500, "samples_not_kept", message, kind="server_error")
+    return Problem(500, "internal_error", "the service has failed; its log says why", kind="server_error")

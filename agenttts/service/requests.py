@@ -1,0 +1,191 @@
+"""From a request to the fields of an input, and to the trace that it belongs to.
+
+A pipeline of one input field takes the text of the last message of the user. One of several fields takes them
+as a JSON object: in that message, or beside the messages as `fields` (`extra_body` of OpenAI's client).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agenttts.service.problems import Problem
+from pipelines.dataset.rows import made_row
+from pipelines.dataset.splits import input_fields, row_check
+from pipelines.errors import DatasetError
+from pipelines.examples import Example
+from pipelines.jsonvalues import JSON, read_json
+from pipelines.spec.pipeline import PipelineSpec
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+_NO_ID = re.compile(r"0+")
+Fields: TypeAlias = Mapping[str, JSON]
+
+
+class TextPart(BaseModel):
+    """A part of a message: a text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """A message of a conversation."""
+
+    role: str
+    content: str | tuple[TextPart, ...] | None = None
+
+    @property
+    def text(self) -> str:
+        """Its text, whole."""
+        if self.content is None or isinstance(self.content, str):
+            return self.content or ""
+        return "".join(part.text for part in self.content)
+
+
+class StreamOptions(BaseModel):
+    """What a stream holds beside the text."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    """The body of /v1/chat/completions, as far as it means something here.
+
+    What a client says of sampling is the pipeline's own affair, and is passed over.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str
+    messages: tuple[Message, ...] = Field(min_length=1)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    tools: tuple[object, ...] | None = None
+    fields: dict[str, object] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """The trace of a request, as W3C's trace context writes it.
+
+    Attributes:
+        trace_id: 32 hexadecimal digits.
+        parent_id: The client's span; None where it named none.
+    """
+
+    trace_id: str
+    parent_id: str | None = None
+
+    @classmethod
+    def of(cls, traceparent: str | None) -> Trace:
+        """Return the trace that a header names, else a new one."""
+        match = _TRACEPARENT.fullmatch(traceparent or "")
+        if match is None or _NO_ID.fullmatch(match[1]) or _NO_ID.fullmatch(match[2]):
+            return cls(trace_id=secrets.token_hex(16))
+        return cls(trace_id=match[1], parent_id=match[2])
+
+
+class Inputs:
+    """The inputs of one pipeline.
+
+    Args:
+        spec: The pipeline.
+
+    Attributes:
+        fields: The names of the fields that every input must have.
+    """
+
+    def __init__(self, spec: PipelineSpec) -> None:
+        self.fields = input_fields(spec)
+        self._check = row_check(spec)
+        self._id_field = spec.dataset.id_field or "id"
+
+    def example(self, fields: object, own_id: str) -> Example:
+        """Return the example of an input's fields.
+
+        Args:
+            fields: A mapping.
+            own_id: Its id where the fields have none.
+
+        Raises:
+            Problem: They lack a field, or have a value that the pipeline can't take.
+        """
+        try:
+            row = made_row("request", fields)
+            self._check(row)
+        except DatasetError as error:
+            raise Problem(400, "invalid_input", str(error)) from None
+        given = row.fields.get(self._id_field)
+        has_id = isinstance(given, str | int) and not isinstance(given, bool) and given != ""
+        return Example(str(given) if has_id else own_id, row.fields)
+
+    def of_chat(self, request: ChatRequest) -> object:
+        """Return the fields that a chat request means.
+
+        Raises:
+            Problem: It can't be answered by a pipeline, or does not hold the fields.
+        """
+        if request.n not in (None, 1):
+            raise Problem(400, "one_answer", f"n must be 1, got {request.n}", param="n")
+        if request.tools:
+            raise Problem(400, "no_tools", "a pipeline calls no tools; leave tools out", param="tools")
+        if request.fields is not None:
+            return request.fields
+        text = next((m.text for m in reversed(request.messages) if m.role == "user"), None)
+        if text is None:
+            raise Problem(400, "no_message", "there must be a message of the user", param="messages")
+        if not self.fields:
+            return {}
+        if len(self.fields) == 1:
+            return {self.fields[0]: text}
+        return self._object(text)
+
+    def _object(self, text: str) -> object:
+        try:
+            value = read_json(text)
+        except ValueError:
+            value = None
+        if not isinstance(value, Mapping):
+            raise Problem(
+                400,
+                "fields_wanted",
+                f"this pipeline reads the fields {', '.join(self.fields)}; send them as a JSON object in the "
+                "last message of the user, or as `fields` beside the messages (extra_body)",
+                param="messages",
+            )
+        return value
+
+
+def parsed(body: bytes) -> JSON:
+    """Return the JSON of a body; Problem where it is none."""
+    try:
+        return read_json(body)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise Problem(400, "not_json", f"the body must be JSON: {error}") from None
+
+
+def chat_request(body: bytes) -> ChatRequest:
+    """Return the chat request of a body.
+
+    Raises:
+        Problem: It is no JSON, or not what the protocol asks for.
+    """
+    try:
+        return ChatRequest.model_validate(parsed(body))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = _place(first["loc"])
+        raise Problem(400, "invalid_request", f"{place}: {first['msg']}", param=place) from None
+    except RecursionError:
+        raise Problem(400, "not_json", "the body is nested too deep") from None
+
+
+def _place(parts: Sequence[str | int]) -> str:
+    return ".".join(map(str, parts)) or "body"

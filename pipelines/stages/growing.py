@@ -1,0 +1,69 @@
+"""The output of a stage while its one sample is being generated: as much as nothing can change any more."""
+
+from __future__ import annotations
+
+from pipelines.allocation import StageChoice
+from pipelines.jsonvalues import JSON
+from pipelines.reading.noanswer import NoAnswer
+from pipelines.reading.thinking import strip_thinking
+from pipelines.spec.fields import StageSpec
+from pipelines.spec.variants import TextParser
+from pipelines.stages.counts import Count
+
+_LONGEST_TAG = 40
+"""Characters that the mark of a thinking block may have: so many are held back where one may have begun."""
+_TAG_STARTS = "<[◁＜"
+
+
+def is_streamable(stage: StageSpec, choice: StageChoice) -> bool:
+    """Whether the output of a stage grows with its sample: one sample, taken as the text that it is.
+
+    Args:
+        stage: The stage.
+        choice: What it runs.
+    """
+    is_text = stage.python is None and isinstance(stage.parser, TextParser)
+    return is_text and choice.n_samples == 1 and Count.of(stage.aggregator_for(choice.option)) is not None
+
+
+class GrowingOutput:
+    """The output of such a stage, as far as it is known.
+
+    Attributes:
+        given: What was given out so far.
+    """
+
+    def __init__(self) -> None:
+        self.given = ""
+        self._text = ""
+
+    def add(self, text: str) -> str:
+        """Take the next piece of the sample, and return what the output is known to have more; often nothing.
+
+        Args:
+            text: The piece, as the model wrote it.
+        """
+        self._text += text
+        answer = strip_thinking(self._text)
+        if isinstance(answer, NoAnswer) or len(self._text) < _LONGEST_TAG:
+            return ""
+        tail = max(0, len(answer) - _LONGEST_TAG)
+        starts = [at for sign in _TAG_STARTS if (at := answer.find(sign, tail)) >= 0]
+        return self._known(answer[: min(starts)] if starts else answer)
+
+    def rest(self, output: JSON) -> str | None:
+        """Return what the output has beyond what was given out; None where it is another text.
+
+        Args:
+            output: Of the stage, in the end.
+        """
+        whole = output if isinstance(output, str) else ""
+        return whole[len(self.given) :] if whole.startswith(self.given) else None
+
+    def _known(self, answer: str) -> str:
+        known = answer.strip()
+        if not known.startswith(self.given):
+            return ""
+        more = known[len(self.given) :]
+        self.given = known
+        return more

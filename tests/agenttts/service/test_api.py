@@ -1,0 +1,176 @@
+"""What a client of OpenAI's protocol sees of a run's choice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import openai
+import pytest
+
+from agenttts import load_run
+from agenttts.results.served import load_served
+from datastore import Store
+from tests.agenttts.service.conftest import SENTENCE, Found, ServiceProcess, StartService
+
+
+def test_the_client_of_openai_gets_the_answer_and_what_it_cost(service: ServiceProcess) -> None:
+    """The last stage's output, tokens, and cost and trace in headers; a repeated request costs nothing."""
+    ask = service.client().chat.completions.with_raw_response.create
+    messages = [{"role": "system", "content": "ignored"}, {"role": "user", "content": "q1"}]
+    raw = ask(model="colours", messages=messages)  # type: ignore[call-overload]
+    completion = raw.parse()
+    assert completion.choices[0].message.content == f"{SENTENCE} q1"
+    usage = completion.usage
+    assert usage is not None and usage.prompt_tokens > 0 and usage.completion_tokens > 20
+    assert completion.agenttts["stages"] == {"find": "q1", "answer": f"{SENTENCE} q1"}
+    assert raw.headers["x-agenttts-samples-drawn"] == "2" and float(raw.headers["x-agenttts-cost-usd"]) > 0
+    assert float(raw.headers["x-agenttts-cost-units"]) > 0
+    assert completion.id == f"chatcmpl-{raw.headers['x-agenttts-trace-id']}"
+    again = ask(model="colours", messages=messages)  # type: ignore[call-overload]
+    assert again.headers["x-agenttts-samples-drawn"] == "0"
+    assert again.headers["x-agenttts-cost-usd"] == raw.headers["x-agenttts-cost-usd"]
+
+
+def test_a_last_stage_of_one_sample_is_streamed(service: ServiceProcess) -> None:
+    """Its text comes in pieces, then cost and tokens; from the bank it comes at once."""
+    for question, least in (("streamed", 5), ("streamed", 1)):
+        chunks = list(
+            service.client().chat.completions.create(
+                model="colours",
+                messages=[{"role": "user", "content": question}],
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+        )
+        texts = [c.choices[0].delta.content for c in chunks if c.choices and c.choices[0].delta.content]
+        assert "".join(texts) == f"{SENTENCE} {question}" and len(texts) >= least
+        assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens > 20
+        last = chunks[-2]
+        assert last.choices[0].finish_reason == "stop"
+        assert last.agenttts["cost"]["samples_drawn"] == (2 if least > 1 else 0)
+
+
+def test_run_takes_the_fields_and_returns_the_stages_on_request(service: ServiceProcess) -> None:
+    """The body is the example; its own id comes back."""
+    status, response, reply = service.post("/run?stages=true", {"question": "q2", "id": 7})
+    assert (status, reply["id"], reply["output"]) == (200, "7", f"{SENTENCE} q2")
+    assert reply["stages"]["find"] == "q2" and response.headers["x-agenttts-calls"] == "2"
+    assert "stages" not in service.post("/run", {"question": "q2"})[2]
+
+
+def test_the_models_are_listed_and_others_are_not_there(service: ServiceProcess, found: Found) -> None:
+    """One model, named as the pipeline."""
+    (model,) = service.client().models.list().data
+    assert (model.id, model.owned_by) == ("colours", load_run(found.db).run_id)
+    assert service.client().models.retrieve("colours").id == "colours"
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt-9'"):
+        service.client().chat.completions.create(model="gpt-9", messages=[{"role": "user", "content": "q"}])
+    assert service.send("GET", "/health")[2] == {"status": "ok"}
+
+
+def test_a_trace_is_the_clients_own_and_stored_with_its_stages(
+    found: Found, start_service: StartService
+) -> None:
+    """Tokens, cost and prompts of each stage lie beside the samples, under the run that chose it."""
+    service = start_service(found.db)
+    trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    _, response, reply = service.post("/run", {"question": "q3"}, {"traceparent": f"00-{trace}-{span}-01"})
+    assert response.headers["x-agenttts-trace-id"] == trace == reply["trace_id"]
+    assert service.post("/run", {"question": "q3"}, {"traceparent": f"00-{'0' * 32}-{span}-01"})[2] != trace
+    assert service.end() == 0
+    with Store.read(service.samples) as store:
+        first, second = load_served(store, load_run(found.db).run_id)
+        assert (first.trace_id, first.parent_id, first.status) == (trace, span, "ok")
+        assert [stage.stage for stage in first.stages] == ["find", "answer"]
+        assert first.cost_usd == pytest.approx(reply["cost"]["usd"])
+        assert sum(s.samples_drawn for s in first.stages) == 2 and second.parent_id is None
+        keys = [stage.prompt_key for stage in first.stages]
+        assert store.sql("select count(*) as n from samples where prompt_key in (?, ?)", keys)["n"][0] == 2
+
+
+def test_several_fields_come_as_json_or_beside_the_messages(
+    searched: Path, start_service: StartService
+) -> None:
+    """A policy on a recorded bank: the object in the message, or `fields` in the body, are the example."""
+    run = load_run(searched)
+    with (run.spec.root / "test.jsonl").open() as lines:
+        row = json.loads(next(lines))
+    fields = {name: row[name] for name in ("question", "values")}
+    service = start_service(searched, "--replay")
+    wanted = run.run([fields], db=service.samples.with_name("own.duckdb"))
+    expected = wanted[0]["output"]
+    client, asked = service.client(), json.dumps(fields)
+    one = client.chat.completions.create(model="recorded", messages=[{"role": "user", "content": asked}])
+    assert one.choices[0].message.content == expected
+    beside = client.chat.completions.create(
+        model="recorded", messages=[{"role": "user", "content": "-"}], extra_body={"fields": fields}
+    )
+    assert beside.choices[0].message.content == expected
+    with pytest.raises(
+        openai.BadRequestError, match="reads the fields question, values; send them as a JSON"
+    ):
+        client.chat.completions.create(model="recorded", messages=[{"role": "user", "content": "what"}])
+    with pytest.raises(openai.BadRequestError, match="field 'values' is missing"):
+        client.chat.completions.create(
+            model="recorded", messages=[{"role": "user", "content": '{"question": 1}'}]
+        )
+    with pytest.raises(openai.UnprocessableEntityError, match="bank has 0 of"):
+        unknown = json.dumps({**fields, "question": "never"})
+        client.chat.completions.create(model="recorded", messages=[{"role": "user", "content": unknown}])
+    fixed = service.post("/run", fields)[2]
+    assert (fixed["n_rungs"] if run.adaptive and run.adaptive.tested else 1) >= 1
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, "not_json"),
+        (b"\xff\xfe", 400, "not_json"),
+        (b"[" * 100_000, 400, "not_json"),
+        (b"[]", 400, "invalid_request"),
+        (b'{"model": "colours", "messages": []}', 400, "invalid_request"),
+        (b'{"model": "colours", "messages": [{"role": "system", "content": "x"}]}', 400, "no_message"),
+        (b'{"model": "colours", "messages": [{"role": "user", "content": "x"}], "n": 2}', 400, "one_answer"),
+        (
+            b'{"model": "colours", "messages": [{"role": "user", "content": "x"}], "tools": [{}]}',
+            400,
+            "no_tools",
+        ),
+        (
+            b'{"model": "colours", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
+            400,
+            "invalid_request",
+        ),
+        (
+            b'{"model": "colours", "messages": [{"role": "user", "content": "x"}], "fields": {}}',
+            400,
+            "invalid_input",
+        ),
+    ],
+)
+def test_what_is_no_request_is_an_error_in_openais_form(
+    service: ServiceProcess, body: bytes, status: int, code: str
+) -> None:
+    """A status, a code and one line; never a traceback."""
+    got, response, reply = service.send("POST", "/v1/chat/completions", body)
+    assert (got, reply["error"]["code"]) == (status, code), reply
+    assert reply["error"]["type"] == "invalid_request_error" and "\n" not in reply["error"]["message"]
+    assert response.headers["x-agenttts-trace-id"]
+
+
+def test_wrong_paths_and_methods_are_errors_in_the_same_form(service: ServiceProcess) -> None:
+    """404 and 405."""
+    assert service.send("GET", "/nowhere")[2]["error"]["code"] == "not_found"
+    status, _, reply = service.send("GET", "/v1/chat/completions")
+    assert status == 405 and reply["error"]["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize(
+    "text", ["naïve 日本 🙂 \u202e", "{{ question }} {% raw %}", "x\x00y", "\ud800 lone", ""]
+)
+def test_any_text_is_a_text(service: ServiceProcess, text: str) -> None:
+    """Unicode, templates, NUL, half a character, nothing: an answer, never a failure of the service."""
+    status, _, reply = service.chat(text)
+    assert status in (200, 400), reply
+    assert service.chat("after")[0] == 200
