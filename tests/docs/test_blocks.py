@@ -32,7 +32,7 @@ FRAGMENTS: Mapping[str, Mapping[str, object]] = {
 }
 """What a block of YAML is a part of, by the words of its first comment."""
 
-PROGRAMS = {"git", "cd", "export", "ray", "docker", "mkdir", "source"}
+PROGRAMS = {"cd", "curl", "docker", "export", "git", "mkdir", "ray", "source"}
 """Programs of others that blocks may show without a check."""
 
 
