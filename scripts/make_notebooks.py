@@ -1,8 +1,7 @@
 """Run the notebooks on the zoo and store what they show: `make notebooks`, or this script with their names.
 
 Figures are stored as PNG images, since a code host shows no plotly. They are drawn by the plotly.js that
-ships with the project, in Chromium through Playwright, so that nothing else is installed and nothing is
-fetched.
+comes with the project, in Chromium through Playwright, so that nothing else is installed or fetched.
 """
 
 from __future__ import annotations
