@@ -15,8 +15,11 @@ from starlette.requests import ClientDisconnect, Request
 
 from agenttts.service.problems import RETRY_AFTER_S, Problem
 
+_OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
 BODY_S = 30.0
 """Seconds in which a body must have come."""
+_PASSED_OVER = 16 << 20
+"""Bytes of too long a body that are read and not kept: most clients look for an answer only afterwards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,9 @@ class Gate:
                 raise Problem(401, "invalid_api_key", message, kind="authentication_error")
             return
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if host not in (f"127.0.0.1:{self.port}", f"localhost:{self.port}"):
+        name, _, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
+        name, port = (name, port) if name else (host, "80")  # a client leaves the usual port out
+        if name not in _OWN_NAMES or port != str(self.port):
             raise Problem(403, "wrong_host", f"the host must be 127.0.0.1:{self.port}")
         if origin is not None and origin != f"http://{host}":
             raise Problem(403, "foreign_origin", "a page of another site has sent this; it is refused")
@@ -96,18 +101,23 @@ async def body_of(request: Request, limits: Limits) -> bytes:
         Problem: It is too long, too slow, or breaks off.
     """
     too_long = Problem(413, "too_large", f"a body has at most {limits.body_bytes:,} bytes")
+    most = limits.body_bytes + _PASSED_OVER
     stated = request.headers.get("content-length", "")
-    if stated.isdecimal() and (len(stated) > 15 or int(stated) > limits.body_bytes):
+    if stated.isdecimal() and (len(stated) > 15 or int(stated) > most):
         raise too_long
-    body = bytearray()
+    body, n_bytes = bytearray(), 0
     try:
         async with asyncio.timeout(limits.body_s):
             async for part in request.stream():
-                body += part
-                if len(body) > limits.body_bytes:
+                n_bytes += len(part)
+                if n_bytes > most:
                     raise too_long
+                if n_bytes <= limits.body_bytes:
+                    body += part
     except TimeoutError:
         raise Problem(408, "too_slow", f"a body must come within {limits.body_s:g} s") from None
     except ClientDisconnect:
         raise Problem(400, "broken_off", "the body broke off") from None
+    if n_bytes > limits.body_bytes:
+        raise too_long
     return bytes(body)

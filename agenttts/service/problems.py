@@ -18,6 +18,8 @@ from pipelines.jsonvalues import JSON
 from pipelines.servers.wire import PromptRefused
 
 RETRY_AFTER_S = 1
+_UNREAD = (401, 403, 408, 413)
+"""Where the body was not read to its end, and the connection is closed instead."""
 
 
 class Problem(Exception):
@@ -55,7 +57,8 @@ class Problem(Exception):
     @property
     def headers(self) -> Mapping[str, str]:
         """Headers of the answer."""
-        return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        return headers | ({"Connection": "close"} if self.status in _UNREAD else {})
 
 
 def problem_of(error: Exception) -> Problem:

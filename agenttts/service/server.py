@@ -32,6 +32,8 @@ from pipelines.spec.pipeline import PipelineSpec
 
 FINISH_S = 30
 """Seconds for which requests under way are awaited when the service is stopped."""
+KEEP_ALIVE_S = 75
+"""Seconds for which an idle connection stays open: longer than proxies keep theirs."""
 _BACKLOG = 2048
 
 
@@ -122,6 +124,7 @@ async def _serve(
         access_log=False,
         lifespan="off",
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=FINISH_S,
     )
     server = _Server(config)

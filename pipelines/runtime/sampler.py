@@ -257,6 +257,8 @@ class Sampler:
                 raise
             drawing.failure = error
             if isinstance(error, PromptRefused):
+                if len(self._refused) > _MOST_PROMPTS:
+                    self._refused.clear()  # they are asked once more
                 self._refused[prompt.key] = error
             return
         if draw.most_n is not None:

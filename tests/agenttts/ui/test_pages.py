@@ -115,7 +115,9 @@ def test_a_run_is_read_while_its_search_writes(searched: Path, tmp_path: Path) -
             assert "run in progress, as of" in body
             n_cells = sum(len(trial.scores) for trial in load_run(searched).trials)
             assert f"<p>{n_cells:,} of at most 600 examples run in" in body and "at this pace at most" in body
-            (poll,) = re.findall(r'hx-get="([^"]+)"', body)
+            (poll,) = re.findall(r'hx-get="([^"]+[?]state=[^"]+)"', body)
+            (asked,) = re.findall(r'hx-get="([^"]+/waiting[?]seen=)"', body)
+            assert served.get(asked)[0] == 204, "nothing waits for a decision"
             assert served.get(poll)[0] == 204
             place = f"/runs/{run.run_id}/trials/{trial.number}"
             page = served.get(place)[2]
