@@ -68,6 +68,13 @@ class Runtime:
         self.caller = FunctionCaller(store, run_id=run_id, gate=gate, grace=grace)
         self._stages = {stage.name: stage for stage in spec.stages}
 
+    @property
+    def n_at_once(self) -> int:
+        """How many examples keep the servers busy when they are run at once: twice the most requests in
+        flight, and a thousand at least, which is what look-ups in the store share.
+        """
+        return max(1024, 2 * self.sampler.most_in_flight)
+
     def use(self, spec: PipelineSpec) -> None:
         """Go on with a spec that has further prompts, and the same stages and models.
 

@@ -133,6 +133,11 @@ class Sampler:
         self._refused: dict[str, PromptRefused] = {}  # prompts that need not be asked again
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
+    @property
+    def most_in_flight(self) -> int:
+        """Requests that all servers together may have in flight; 0 where nothing is drawn."""
+        return 0 if self._clients is None else self._clients.most_in_flight
+
     def prompt(self, model: str, content: Content, sampling: SamplingSpec) -> Prompt:
         """The Prompt that identifies these samples: all that is asked for, the model's own settings included.
 

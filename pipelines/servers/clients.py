@@ -58,6 +58,7 @@ class ModelClients:
     ) -> None:
         self.on_negotiated = on_negotiated
         self.grace = Grace(grace_s, on_notice or (lambda line: None))
+        self._max_in_flight = max_in_flight
         self._models = dict(spec.models)
         self._fields = {name: sent_fields(model.request) for name, model in spec.models.items()}
         self._negotiated: list[Negotiated] = []
@@ -85,6 +86,11 @@ class ModelClients:
     def negotiated(self) -> tuple[Negotiated, ...]:
         """What was found out about the servers, each thing once, with the models' keys in the spec."""
         return tuple(self._negotiated)
+
+    @property
+    def most_in_flight(self) -> int:
+        """Requests that all servers together may have in flight, at the very most."""
+        return self._max_in_flight * len(self._servers)
 
     def tell(self, negotiated: Negotiated) -> None:
         """Keep something that a user should know, and hand it to `on_negotiated`."""
