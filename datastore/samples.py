@@ -273,9 +273,13 @@ class SampleTable:
             self._indices.pop(key, None)
             self._known.set(key, state)
 
-    def prompt(self, connection: duckdb.DuckDBPyConnection, key: str) -> Prompt | None:
-        """Return the prompt of a key from the store or a bank; None when none of them has it."""
-        stored = rows.select(connection, Prompt, "key = ?", [key]) if key in self._known else []
-        if stored:
-            return stored[0]
-        return next((prompt for bank in self.banks if (prompt := bank.prompt(key)) is not None), None)
+    def prompts(self, connection: duckdb.DuckDBPyConnection, keys: Sequence[str]) -> dict[str, Prompt | None]:
+        """Return prompts by key from the store or a bank, with one query; None where none of them has one."""
+        stored = [key for key in dict.fromkeys(keys) if key in self._known]
+        selected = rows.select(connection, Prompt, "key IN (SELECT unnest($1))", [stored]) if stored else []
+        by_key: dict[str, Prompt | None] = {prompt.key: prompt for prompt in selected}
+        for key in keys:
+            if key not in by_key:
+                banked = (prompt for bank in self.banks if (prompt := bank.prompt(key)) is not None)
+                by_key[key] = next(banked, None)
+        return by_key

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from agenttts.errors import TrialsFailed, UserError
@@ -49,7 +50,9 @@ from datastore.store import Store
 from pipelines.dataset.splits import Splits, load_splits, seeded_order
 from pipelines.errors import ServerDown
 from pipelines.examples import Example
+from pipelines.runtime.processes import ClientProcesses
 from pipelines.runtime.runtime import Runtime
+from pipelines.runtime.spool import recovered
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.wire import Negotiated
 from pipelines.spec.files import dump_spec, spec_digest
@@ -106,18 +109,17 @@ class OpenSearch:
             spec = with_stored_prompts(spec, store, unfinished.run_id)
         if unfinished is not None and unfinished.status == "complete":
             return SearchResult.from_store(store, unfinished.run_id, spec)
+        payer = None if unfinished is None else unfinished.run_id
+        n_recovered = await recovered(self._spool, spec, store, payer)
+        if n_recovered:
+            self.on_event(
+                Note(message=f"{n_recovered} samples of client processes that were killed are kept")
+            )
         async with AsyncExitStack() as closing:
             clients = None
             if not settings.replay:
                 rng = random.Random(settings.seed)
-                clients = ModelClients(
-                    spec,
-                    rng=rng,
-                    patience=settings.patience,
-                    max_in_flight=settings.max_in_flight,
-                    environ=self.environ,
-                    on_notice=lambda line: self.on_event(Note(message=line)),
-                )
+                clients = self._clients(spec, rng)
                 closing.push_async_callback(clients.aclose)
             splits = await self._splits(clients)
             searched, fresh = kept_out(splits.search, settings.fresh, settings.seed)
@@ -142,6 +144,39 @@ class OpenSearch:
                 raise
         result = SearchResult.from_store(store, run.run_id, work.runtime.spec)
         return replace(result, search_examples=splits.search)
+
+    @property
+    def _spool(self) -> Path:
+        """The folder beside the database in which client processes leave what they draw."""
+        return self.store.path.with_name(f"{self.store.path.name}.clients")
+
+    def _clients(self, spec: PipelineSpec, rng: random.Random) -> ModelClients:
+        """Return the clients of the models, in this process or in several."""
+        settings = self.settings
+
+        def notify(line: str) -> None:
+            self.on_event(Note(message=line))
+
+        if settings.clients == 1:
+            return ModelClients(
+                spec,
+                rng=rng,
+                patience=settings.patience,
+                max_in_flight=settings.max_in_flight,
+                environ=self.environ,
+                on_notice=notify,
+            )
+        return ClientProcesses(
+            spec,
+            n=settings.clients,
+            folder=self._spool,
+            settled=partial(self.store.get_prompt, ""),
+            rng=rng,
+            patience=settings.patience,
+            max_in_flight=settings.max_in_flight,
+            environ=self.environ,
+            on_notice=notify,
+        )
 
     async def _splits(self, clients: ModelClients | None) -> Splits:
         """Check the search and return all examples, read once; UserError when the check reports an error."""

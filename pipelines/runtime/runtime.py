@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from pipelines.allocation import Allocation, StageChoice
+from pipelines.allocation import Allocation, StageChoice, StageOption
 from pipelines.content import Content
 from pipelines.errors import AggregationFailed, CustomCodeFailed, DrawFailed, PipelineError, ReplayMiss
 from pipelines.examples import Example
@@ -119,6 +119,16 @@ class Runtime:
         return ExampleOutcome(
             example_id=example.id, stages=tuple(stages), output=output, score=score, status="ok", reason=None
         )
+
+    async def look_up(
+        self, stage: StageSpec, option: StageOption, nodes: Sequence[tuple[Example, Outputs]]
+    ) -> None:
+        """Have the bank look up the samples of a stage for many examples at once; nothing is returned."""
+        stage = stage.prompted(option.prompt)
+        if isinstance(stage.aggregator_for(option), Refine):
+            return
+        contents = (prompts.render(stage, example, outputs) for example, outputs in nodes)
+        await self.sampler.look_up(option.model, contents, stage.sampling)
 
     async def stage_outcome(
         self,

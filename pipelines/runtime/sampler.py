@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -153,6 +153,12 @@ class Sampler:
         if self._sent[model] and "classify" not in content:
             asked["request"] = self._sent[model]
         return make_prompt(self._keys[model], content, asked)
+
+    async def look_up(self, model: str, contents: Iterable[Content], sampling: SamplingSpec) -> None:
+        """Have the bank look up the samples of prompts, which it keeps at hand for a while."""
+        keys = list({self.prompt(model, content, sampling).key: None for content in contents})
+        await self._bank.get_samples(keys)
+        await asyncio.gather(*map(self._known_prompt_tokens, keys))
 
     async def samples(
         self, stage: str, model: str, content: Content, sampling: SamplingSpec, n: int

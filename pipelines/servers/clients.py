@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from pipelines.content import Content
 from pipelines.errors import ConfigurationError, ServerError
@@ -14,7 +15,7 @@ from pipelines.servers.grace import GRACE_S, Grace
 from pipelines.servers.patience import Patience
 from pipelines.servers.server import OnNegotiated, OnNotice, ServerClient
 from pipelines.servers.wire import Draw, Negotiated
-from pipelines.spec import ModelSpec, PipelineSpec, SamplingSpec
+from pipelines.spec import ModelSpec, SamplingSpec
 from pipelines.spec.request_fields import sent_fields
 
 
@@ -33,6 +34,13 @@ class ServedModel:
     root: str | None = None
 
 
+class Models(Protocol):
+    """What is read of a spec here."""
+
+    @property
+    def models(self) -> Mapping[str, ModelSpec]: ...
+
+
 class ModelClients:
     """The models of a spec, each at its server; those at one address with one key share connections.
 
@@ -44,7 +52,7 @@ class ModelClients:
 
     def __init__(
         self,
-        spec: PipelineSpec,
+        spec: Models,
         *,
         rng: random.Random,
         patience: Patience = Patience(),  # noqa: B008 -- frozen
