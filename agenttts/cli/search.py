@@ -144,7 +144,14 @@ def search(
     timeout: Timeout = PATIENCE.timeout_s,
     retry_for: RetryFor = PATIENCE.retry_s,
     longest_outage: LongestOutage = PATIENCE.longest_outage_s,
-    max_in_flight: Annotated[int, typer.Option(min=1, help="Requests at once, for each server.")] = 64,
+    max_in_flight: Annotated[
+        int,
+        typer.Option(
+            "--max-in-flight",
+            min=1,
+            help="Requests at once, for each server and each replica behind a router.",
+        ),
+    ] = 64,
     clients: Annotated[
         int,
         typer.Option("--clients", min=1, help="Processes that draw samples, where one core is not enough."),

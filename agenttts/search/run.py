@@ -54,6 +54,7 @@ from pipelines.runtime.processes import ClientProcesses
 from pipelines.runtime.runtime import Runtime
 from pipelines.runtime.spool import recovered
 from pipelines.servers.clients import ModelClients
+from pipelines.servers.routed import count_replicas
 from pipelines.servers.wire import Negotiated
 from pipelines.spec.files import dump_spec, spec_digest
 from pipelines.spec.pipeline import PipelineSpec
@@ -119,7 +120,7 @@ class OpenSearch:
             clients = None
             if not settings.replay:
                 rng = random.Random(settings.seed)
-                clients = self._clients(spec, rng)
+                clients = self._clients(spec, rng, await self._replicas(spec))
                 closing.push_async_callback(clients.aclose)
             splits = await self._splits(clients)
             searched, fresh = kept_out(splits.search, settings.fresh, settings.seed)
@@ -150,7 +151,16 @@ class OpenSearch:
         """The folder beside the database in which client processes leave what they draw."""
         return self.store.path.with_name(f"{self.store.path.name}.clients")
 
-    def _clients(self, spec: PipelineSpec, rng: random.Random) -> ModelClients:
+    async def _replicas(self, spec: PipelineSpec) -> dict[str, int]:
+        """Return the replicas behind routers, by address: so many times the requests keep them busy."""
+        urls = [spec.models[name].base_url for name in spec.used_models]
+        replicas = await count_replicas(urls, self.environ)
+        for url, n in replicas.items():
+            most = n * self.settings.max_in_flight
+            self.on_event(Note(message=f"{url}: {n} replicas, so {most} requests at once at most"))
+        return replicas
+
+    def _clients(self, spec: PipelineSpec, rng: random.Random, replicas: Mapping[str, int]) -> ModelClients:
         """Return the clients of the models, in this process or in several."""
         settings = self.settings
 
@@ -163,6 +173,7 @@ class OpenSearch:
                 rng=rng,
                 patience=settings.patience,
                 max_in_flight=settings.max_in_flight,
+                replicas=replicas,
                 environ=self.environ,
                 on_notice=notify,
             )
@@ -174,6 +185,7 @@ class OpenSearch:
             rng=rng,
             patience=settings.patience,
             max_in_flight=settings.max_in_flight,
+            replicas=replicas,
             environ=self.environ,
             on_notice=notify,
         )

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from pipelines.content import Content
 from pipelines.errors import ConfigurationError, DrawFailed, PipelineError, ServerDown, ServerError
@@ -66,7 +67,7 @@ class ClientProcesses(ModelClients):
         folder: The spool, which is made and removed again.
         settled: Returns when everything that was given to the store before is durable.
         max_in_flight: Requests at once for each server, of all processes together.
-        rng, patience, environ, on_notice, grace_s: As `ModelClients` has them.
+        replicas, rng, patience, environ, on_notice, grace_s: As `ModelClients` has them.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ClientProcesses(ModelClients):
         rng: random.Random,
         patience: Patience,
         max_in_flight: int = 64,
+        replicas: Mapping[str, int] = MappingProxyType({}),
         environ: Mapping[str, str] = os.environ,
         on_notice: OnNotice | None = None,
         grace_s: float = GRACE_S,
@@ -89,6 +91,7 @@ class ClientProcesses(ModelClients):
             rng=rng,
             patience=patience,
             max_in_flight=max_in_flight,
+            replicas=replicas,
             environ=environ,
             on_notice=self._say_once,
             grace_s=grace_s,
@@ -97,6 +100,8 @@ class ClientProcesses(ModelClients):
         self._folder = folder
         self._settled = settled
         self._patience = patience
+        self._max_in_flight = max_in_flight
+        self._replicas = replicas
         self._environ = dict(environ)
         self._seeds = [rng.randrange(2**31) for _ in range(n)]
         self._grace_s = grace_s
@@ -206,6 +211,7 @@ class ClientProcesses(ModelClients):
                 models=self._models,
                 patience=self._patience,
                 max_in_flight=-(-self._max_in_flight // self._n),
+                replicas=dict(self._replicas),
                 seed=self._seeds[self._n_processes % self._n],
             )
             self._n_processes += 1

@@ -40,6 +40,7 @@ class WorkerSettings(Strict):
         models: The models of the spec.
         patience: How long servers are waited for.
         max_in_flight: Requests at once, for each server.
+        replicas: Servers behind a router, by its address.
         seed: Spreads its waits.
     """
 
@@ -48,6 +49,7 @@ class WorkerSettings(Strict):
     models: dict[str, ModelSpec]
     patience: Patience
     max_in_flight: int
+    replicas: dict[str, int]
     seed: int
 
 
@@ -75,6 +77,7 @@ class _Worker:
             rng=random.Random(settings.seed),
             patience=settings.patience,
             max_in_flight=settings.max_in_flight,
+            replicas=settings.replicas,
             on_negotiated=lambda negotiated: _say(Message(negotiated=negotiated)),
             on_notice=lambda line: _say(Message(notice=line)),
         )
