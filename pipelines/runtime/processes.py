@@ -217,6 +217,7 @@ class ClientProcesses(ModelClients):
             self._n_processes += 1
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # the working directory is no place for modules
                 "-m",
                 "pipelines.runtime.worker",
                 stdin=asyncio.subprocess.PIPE,

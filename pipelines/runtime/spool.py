@@ -7,7 +7,6 @@ asked (`recovered`).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -183,6 +182,8 @@ def locked(path: Path) -> Iterator[None]:
     Args:
         path: The file.
     """
+    import fcntl  # not on Windows, where client processes are not for
+
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -191,6 +192,8 @@ def locked(path: Path) -> Iterator[None]:
 
 def _await_end(folder: Path, longest_s: float) -> None:
     """Wait until no client process writes to a spool any more, whose search was killed."""
+    import fcntl
+
     until = time.monotonic() + longest_s
     for path in folder.glob(f"*{LOCK}"):
         with path.open("w") as file:

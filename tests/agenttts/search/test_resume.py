@@ -100,6 +100,29 @@ def started(folder: Path, server: ScriptedServer) -> tuple[Path, subprocess.Pope
     return db, process
 
 
+def test_ctrl_c_ends_client_processes_in_order(tmp_path: Path) -> None:
+    """A terminal sends it to all of them: what is in flight is kept, the run is stopped, and goes on."""
+    with ScriptedServer(answer=answer, latency_s=0.05) as server:
+        spec, db = write_pipeline(tmp_path, server.base_url), tmp_path / "run.duckdb"
+        search = command(spec, db, "--clients", "2")
+        process = subprocess.Popen(
+            search, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        while len(server.arrived) < 30 and process.poll() is None:
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGINT)
+        _, printed = process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGINT and "Traceback" not in printed, printed
+        with Store.read(db) as store:
+            run = store.run()
+            assert run.status == "stopped" and store.run_cost(run.run_id).calls == server.n_answered
+        assert sum(stored(db).values()) == sum(server.samples.values())
+        assert not db.with_name("run.duckdb.clients").exists()
+        subprocess.run([*search, "--resume"], check=True, capture_output=True)
+    with Store.read(db) as store:
+        assert [run.status for run in store.runs()] == ["complete"]
+
+
 def test_killed_while_client_processes_draw_a_search_goes_on_as_if_nothing_had_happened(
     tmp_path: Path,
 ) -> None:
