@@ -19,7 +19,7 @@ MAX_ERROR_RATE = 0.2
 MARGIN = 0.01
 """By how much a recommended allocation may be worse than the best one: a point."""
 PolicyKind: TypeAlias = Literal["adaptive", "fixed"]
-_NOT_STORED = ("max_in_flight", "preflight", "banks")
+_NOT_STORED = ("max_in_flight", "clients", "preflight", "banks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,8 @@ class SearchSettings:
     """The settings of a search, as plain values.
 
     Two settings are equal when a search makes the same decisions under both. What may change when a run is
-    resumed (approval, limits, patience, error rate, requests in flight, preflight, banks) is not compared.
+    resumed (approval, limits, patience, error rate, requests in flight, clients, preflight, banks) is not
+    compared.
 
     Attributes:
         budget_units: The budget of an allocation per query, in its measure.
@@ -103,6 +104,7 @@ class SearchSettings:
         patience: How long servers are waited for.
         max_error_rate: The largest share of missing examples with which a trial still has a score.
         max_in_flight: The most requests in flight at each server.
+        clients: In how many processes samples are drawn; 1: in the search's own.
         preflight: Whether servers, prompts and data are checked first.
         banks: Files of recorded samples to attach.
 
@@ -130,10 +132,13 @@ class SearchSettings:
     patience: Patience = field(default_factory=Patience, compare=False)
     max_error_rate: float = field(default=MAX_ERROR_RATE, compare=False)
     max_in_flight: int = field(default=64, compare=False)
+    clients: int = field(default=1, compare=False)
     preflight: bool = field(default=True, compare=False)
     banks: tuple[Path, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
+        if self.clients < 1:
+            raise UserError(f"clients (--clients) is 1 or more processes, got {self.clients}")
         if self.seed < 0:
             raise UserError(f"a seed is 0 or more, got {self.seed}")
         if self.policy not in get_args(PolicyKind):

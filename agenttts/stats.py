@@ -27,6 +27,46 @@ Scores = Mapping[str, float | None]
 """Score by example id; None where the example is missing."""
 
 
+class ExactSum:
+    """A running sum that comes to the same number in any order, as `math.fsum` does, without the numbers.
+
+    It is kept as partial sums that do not overlap (Shewchuk, "Adaptive Precision Floating-Point Arithmetic
+    and Fast Robust Geometric Predicates", 1997, section 2.4).
+
+    Attributes:
+        count: How many numbers were added.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._parts: list[float] = []
+
+    def add(self, number: float) -> None:
+        """Add a finite number."""
+        self.count += 1
+        parts = list[float]()
+        for part in self._parts:
+            if abs(number) < abs(part):
+                number, part = part, number
+            high = number + part
+            low = part - (high - number)
+            if low:
+                parts.append(low)
+            number = high
+        parts.append(number)
+        self._parts = parts
+
+    @property
+    def total(self) -> float:
+        """The sum, rounded once."""
+        return math.fsum(self._parts)
+
+    @property
+    def mean(self) -> float | None:
+        """The mean; None without numbers."""
+        return self.total / self.count if self.count else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Interval:
     """A mean and its confidence interval.

@@ -1,7 +1,7 @@
 """Does evaluation stay as fast and as small over many examples, and over many trials?
 
     python -m benchmarks.many_examples [--examples 20000] [--trials 200] [--each 50]
-        [--in-parts] [--profile]
+        [--in-parts] [--clients 2] [--profile]
 
 Two stages run through `evaluate` with a DuckDB store against a server that does nothing
 (`noop_throughput`), with prices. First one trial on many new examples: for each tenth of it samples/s by the
@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 
@@ -36,11 +37,12 @@ from benchmarks.noop_throughput import pipeline
 from datastore import Store
 from datastore.records import Run
 from pipelines import Allocation, Example, PipelineSpec, StageChoice
+from pipelines.runtime.processes import ClientProcesses
 from pipelines.runtime.runtime import Runtime
 from pipelines.servers.clients import ModelClients
+from pipelines.servers.patience import Patience
 
 N_SAMPLES = 4
-TOKENS = 8
 PRICE = {"prompt_usd_per_million": 1.0, "generated_usd_per_million": 1.0}
 
 
@@ -152,8 +154,20 @@ async def many_trials(trials: Trials, n_trials: int, n_each: int) -> None:
 
 
 async def measure(spec: PipelineSpec, options: argparse.Namespace) -> None:
-    clients = ModelClients(spec, rng=random.Random(0))
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder, "many.duckdb")) as store:
+        rng = random.Random(0)
+        clients = (
+            ModelClients(spec, rng=rng)
+            if options.clients == 1
+            else ClientProcesses(
+                spec,
+                n=options.clients,
+                folder=Path(folder, "clients"),
+                settled=partial(store.get_prompt, ""),
+                rng=rng,
+                patience=Patience(),
+            )
+        )
         store.start_run(
             Run(
                 run_id="many",
@@ -171,7 +185,10 @@ async def measure(spec: PipelineSpec, options: argparse.Namespace) -> None:
             await one_long_trial(trials, options.examples, options.in_parts)
         if options.trials:
             await many_trials(trials, options.trials, options.each)
-    await clients.aclose()
+        await clients.aclose()
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if options.clients > 1:
+            print(f"{used.ru_utime + used.ru_stime:.0f} s of CPU of {options.clients} client processes")
 
 
 def main() -> None:
@@ -182,13 +199,15 @@ def main() -> None:
     arguments.add_argument("--trials", type=int, default=200)
     arguments.add_argument("--each", type=int, default=50, help="examples of each of the trials")
     arguments.add_argument("--in-parts", action="store_true", help="a tenth of the examples at a time")
+    arguments.add_argument("--clients", type=int, default=1, help="processes that draw")
+    arguments.add_argument("--tokens", type=int, default=8, help="of each sample")
     arguments.add_argument("--profile", action="store_true")
     options = arguments.parse_args()
     script = str(Path(__file__).with_name("noop_throughput.py"))
-    command = [sys.executable, script, "--serve", "--tokens", str(TOKENS)]
+    command = [sys.executable, script, "--serve", "--tokens", str(options.tokens)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        spec = priced(pipeline(int(server.stdout.readline()), N_SAMPLES, TOKENS, True))
+        spec = priced(pipeline(int(server.stdout.readline()), N_SAMPLES, options.tokens, True))
         try:
             profile = cProfile.Profile()
             if options.profile:

@@ -6,14 +6,18 @@ they were attached. `writer` passes the puts and look-ups of many callers as one
 
 from __future__ import annotations
 
+import marshal
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from operator import attrgetter
 
 import duckdb
 
 from datastore import rows
 from datastore.bank import Bank
+from datastore.keynumbers import KeyNumbers
 from datastore.records import Payment, Prompt, Sample
 from datastore.writer import Transaction
 
@@ -25,8 +29,13 @@ UPDATE prompts SET prompt_tokens = counted.prompt_tokens
 FROM {batch} AS counted WHERE prompts.key = counted.key AND prompts.prompt_tokens IS NULL
 """
 
-CACHE_BYTES = 512 << 20
-_MOST_INDICES = 1 << 15  # prompts; of others, what the store has is read again when it is needed
+CACHE_BYTES = 64 << 20
+_ENTRY_BYTES = 330  # of a prompt in the cache, beside its samples
+_MOST_INDICES = 1 << 13  # prompts; of others, what the store has is read again when it is needed
+_KEYS_AT_ONCE = 1 << 14
+_KNOWN, _COUNTED_TOO = 1, 2  # what is known of a prompt: 0 where the store does not have it
+
+_fields = attrgetter(*(field.name for field in fields(Sample)[1:]))
 
 Samples = tuple[Sample, ...]
 Put = tuple[Prompt, Samples, Payment | None]
@@ -40,7 +49,7 @@ def merged(first: Iterable[Sample], then: Iterable[Sample]) -> Samples:
 
 
 class Cache:
-    """Samples by prompt key. The least recently used are dropped beyond `most_bytes` (an estimate).
+    """Samples by prompt key, packed. The least recently used are dropped beyond `most_bytes`.
 
     Attributes:
         generation: How often the cache was cleared.
@@ -49,24 +58,38 @@ class Cache:
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
-        self._entries: OrderedDict[str, Samples] = OrderedDict()
+        self._entries: OrderedDict[str, bytes] = OrderedDict()
         self._guard = threading.Lock()
         self.generation = 0
 
     def get(self, key: str) -> Samples | None:
         """Return a prompt's samples; None when they are not in the cache."""
         with self._guard:
-            samples = self._entries.get(key)
-            if samples is not None:
-                self._entries.move_to_end(key)
-            return samples
+            packed = self._entries.get(key)
+            if packed is None:
+                return None
+            self._entries.move_to_end(key)
+        return tuple(
+            Sample(
+                prompt_key=key,
+                index=index,
+                text=text,
+                generated_tokens=tokens,
+                mean_logprob=mean_logprob,
+                finish_reason=finish_reason,
+                run_id=run_id,
+                request_id=request_id,
+            )
+            for index, text, tokens, mean_logprob, finish_reason, run_id, request_id in marshal.loads(packed)
+        )
 
     def put(self, key: str, samples: Samples) -> None:
         """Add or replace a prompt's samples."""
+        packed = marshal.dumps([_fields(sample) for sample in samples])
         with self._guard:
             former = self._entries.pop(key, None)
-            self._bytes += _size(samples) - (0 if former is None else _size(former))
-            self._entries[key] = samples
+            self._bytes += _size(packed) - (0 if former is None else _size(former))
+            self._entries[key] = packed
             while self._bytes > self._most_bytes and len(self._entries) > 1:
                 self._bytes -= _size(self._entries.popitem(last=False)[1])
 
@@ -78,8 +101,31 @@ class Cache:
             self.generation += 1
 
 
-def _size(samples: Samples) -> int:
-    return 400 * (1 + len(samples)) + sum(len(sample.text) for sample in samples)
+def _size(packed: bytes) -> int:
+    return _ENTRY_BYTES + len(packed)
+
+
+class _KnownPrompts:
+    """Which prompts the store has, and whether their tokens are known: a byte for each beside its key."""
+
+    def __init__(self) -> None:
+        self._numbers = KeyNumbers()
+        self._states = bytearray()
+
+    def __contains__(self, key: str) -> bool:
+        return self.state(key) > 0
+
+    def state(self, key: str) -> int:
+        """Return 0 where the store does not have the prompt, else _KNOWN or _COUNTED_TOO."""
+        number = self._numbers.find(key)
+        return 0 if number is None else self._states[number]
+
+    def set(self, key: str, state: int) -> None:
+        number = self._numbers.add(key)
+        if number == len(self._states):
+            self._states.append(state)
+        else:
+            self._states[number] = state
 
 
 class SampleTable:
@@ -88,16 +134,20 @@ class SampleTable:
     def __init__(self, connection: duckdb.DuckDBPyConnection, *, cache_bytes: int = CACHE_BYTES) -> None:
         self.banks: list[Bank] = []
         self._cache = Cache(cache_bytes)
-        self._counted: dict[str, bool] = {}  # prompt key -> whether its prompt_tokens are known
+        self._known = _KnownPrompts()
         self._indices: dict[str, set[int]] = {}  # of the prompts touched so far: what the store has
         self._lock = threading.Lock()
         self.reload(connection)
 
     def reload(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Read again what the database holds, after something other than `put` wrote to it."""
-        keys = connection.execute("SELECT key, prompt_tokens IS NOT NULL FROM prompts").fetchall()
+        known = _KnownPrompts()
+        keys = connection.execute("SELECT key, prompt_tokens IS NOT NULL FROM prompts")
+        while some := keys.fetchmany(_KEYS_AT_ONCE):
+            for key, is_counted in some:
+                known.set(key, _COUNTED_TOO if is_counted else _KNOWN)
         with self._lock:
-            self._counted = dict(keys)
+            self._known = known
             self._indices = {}
             self._cache.clear()
 
@@ -117,7 +167,7 @@ class SampleTable:
         unanswered: list[str] = []
         for key in keys:
             samples = self._cache.get(key)
-            if samples is None and key not in self._counted:
+            if samples is None and key not in self._known:
                 samples = self._from_banks_cached(key)
             if samples is None:
                 unanswered.append(key)
@@ -129,7 +179,7 @@ class SampleTable:
         generation = self._cache.generation
         samples = self._from_banks(key)
         with self._lock:
-            if key in self._counted:  # put meanwhile
+            if key in self._known:  # put meanwhile
                 return None
             if samples and generation == self._cache.generation:
                 self._cache.put(key, samples)
@@ -177,23 +227,21 @@ class SampleTable:
         new_prompts: dict[str, Prompt] = {}
         now_counted: dict[str, Prompt] = {}
         fresh: dict[str, list[Sample]] = {}
+        touched = {prompt.key: self._known.state(prompt.key) for prompt, *_ in payloads}
         for prompt, samples, _ in payloads:
-            known = self._counted.get(prompt.key)
-            if known is None and (
-                prompt.key not in new_prompts or new_prompts[prompt.key].prompt_tokens is None
-            ):
+            state = touched[prompt.key]
+            if not state and (prompt.key not in new_prompts or new_prompts[prompt.key].prompt_tokens is None):
                 new_prompts[prompt.key] = prompt
-            elif known is False and prompt.prompt_tokens is not None:
+            elif state == _KNOWN and prompt.prompt_tokens is not None:
                 now_counted[prompt.key] = prompt
             indices = self._indices[prompt.key]
             for sample in samples:
                 if sample.index not in indices:
                     indices.add(sample.index)
                     fresh.setdefault(prompt.key, []).append(sample)
-        touched = {prompt.key: self._counted.get(prompt.key) for prompt, *_ in payloads}
         transaction.after_rollback.append(lambda: self._forget(touched))
-        self._counted.update((key, prompt.prompt_tokens is not None) for key, prompt in new_prompts.items())
-        self._counted.update((key, True) for key in now_counted)
+        for key, prompt in {**new_prompts, **now_counted}.items():
+            self._known.set(key, _KNOWN if prompt.prompt_tokens is None else _COUNTED_TOO)
         rows.insert(connection, Prompt, list(new_prompts.values()))
         rows.insert(connection, Sample, [sample for of_key in fresh.values() for sample in of_key])
         if now_counted:
@@ -205,7 +253,7 @@ class SampleTable:
     def _learn_indices(self, connection: duckdb.DuckDBPyConnection, keys: set[str]) -> None:
         if len(self._indices) > _MOST_INDICES:
             self._indices.clear()
-        unread = [key for key in keys if key not in self._indices and key in self._counted]
+        unread = [key for key in keys if key not in self._indices and key in self._known]
         for key in keys:
             self._indices.setdefault(key, set())
         if unread:
@@ -220,17 +268,18 @@ class SampleTable:
             if cached is not None:
                 self._cache.put(key, merged(samples, cached))
 
-    def _forget(self, touched: dict[str, bool | None]) -> None:
-        for key, counted in touched.items():
+    def _forget(self, touched: dict[str, int]) -> None:
+        for key, state in touched.items():
             self._indices.pop(key, None)
-            if counted is None:
-                self._counted.pop(key, None)
-            else:
-                self._counted[key] = counted
+            self._known.set(key, state)
 
-    def prompt(self, connection: duckdb.DuckDBPyConnection, key: str) -> Prompt | None:
-        """Return the prompt of a key from the store or a bank; None when none of them has it."""
-        stored = rows.select(connection, Prompt, "key = ?", [key]) if key in self._counted else []
-        if stored:
-            return stored[0]
-        return next((prompt for bank in self.banks if (prompt := bank.prompt(key)) is not None), None)
+    def prompts(self, connection: duckdb.DuckDBPyConnection, keys: Sequence[str]) -> dict[str, Prompt | None]:
+        """Return prompts by key from the store or a bank, with one query; None where none of them has one."""
+        stored = [key for key in dict.fromkeys(keys) if key in self._known]
+        selected = rows.select(connection, Prompt, "key IN (SELECT unnest($1))", [stored]) if stored else []
+        by_key: dict[str, Prompt | None] = {prompt.key: prompt for prompt in selected}
+        for key in keys:
+            if key not in by_key:
+                banked = (prompt for bank in self.banks if (prompt := bank.prompt(key)) is not None)
+                by_key[key] = next(banked, None)
+        return by_key

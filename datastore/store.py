@@ -210,7 +210,8 @@ class Store:
         return await self._writer.submit(self._prompts, key)
 
     def _prompts(self, transaction: Transaction, prompt_keys: Sequence[str]) -> list[Prompt | None]:
-        return [self._samples.prompt(transaction.connection, key) for key in prompt_keys]
+        prompts = self._samples.prompts(transaction.connection, prompt_keys)
+        return [prompts[key] for key in prompt_keys]
 
     async def put_samples(
         self, prompt: Prompt, samples: Sequence[Sample], payment: Payment | None = None

@@ -25,13 +25,13 @@ class ClusterSettings:
     Attributes:
         address: The cluster's address, or auto.
         gpus: The GPUs of each machine; None: each says its own.
-        n_replicas: Servers for each model.
+        n_replicas: Servers for each model; None: as many as leave each a GPU of its own.
         n_sequences: Sequences at once that each KV cache is planned for.
     """
 
     address: str
     gpus: tuple[Gpu, ...] | None
-    n_replicas: int
+    n_replicas: int | None
     n_sequences: int
 
 

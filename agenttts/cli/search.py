@@ -150,7 +150,18 @@ def search(
     timeout: Timeout = PATIENCE.timeout_s,
     retry_for: RetryFor = PATIENCE.retry_s,
     longest_outage: LongestOutage = PATIENCE.longest_outage_s,
-    max_in_flight: Annotated[int, typer.Option(min=1, help="Requests at once, for each server.")] = 64,
+    max_in_flight: Annotated[
+        int,
+        typer.Option(
+            "--max-in-flight",
+            min=1,
+            help="Requests at once, for each server and each replica behind a router.",
+        ),
+    ] = 64,
+    clients: Annotated[
+        int,
+        typer.Option("--clients", min=1, help="Processes that draw samples, where one core is not enough."),
+    ] = 1,
     agent_base_url: AgentBaseUrl = None,
     agent_model: AgentModel = None,
     agent_key_env: AgentKeyEnv = None,
@@ -210,6 +221,7 @@ def search(
             on_event=progress,
             patience=patience,
             max_in_flight=max_in_flight,
+            clients=clients,
         )
     if json:
         print_json(result.to_json_dict())

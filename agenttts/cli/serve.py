@@ -28,6 +28,7 @@ from pipelines.allocation import Allocation
 
 if TYPE_CHECKING:
     from agenttts.serving.placement import Placement
+    from agenttts.serving.servers import PlannedServers
     from pipelines.servers.commands import Device, ServeCommand
 
 
@@ -63,8 +64,12 @@ def serve(
         ),
     ] = None,
     replicas: Annotated[
-        int, typer.Option("--replicas", min=1, help="Servers for each model, with --cluster.")
-    ] = 1,
+        str,
+        typer.Option(
+            "--replicas",
+            help="Servers for each model, behind a router; auto: as many as leave each a GPU of its own.",
+        ),
+    ] = "1",
     log_dir: Annotated[Path | None, typer.Option("--log-dir", help="Where the servers' logs go.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds for all of them to become healthy.")] = 900.0,
     api: Annotated[
@@ -137,33 +142,43 @@ def serve(
     if loaded is None:
         raise UserError("name the pipeline file, or give --run and --api")
     names = only or (None if run is None else _needed(loaded, db, run))
+    n_replicas = _n_replicas(replicas)
     if cluster is not None:
         settings = ClusterSettings(
-            address=cluster, gpus=gpus_of(gpus), n_replicas=replicas, n_sequences=concurrency
+            address=cluster, gpus=gpus_of(gpus), n_replicas=n_replicas, n_sequences=concurrency
         )
         serve_on_cluster(
             loaded, names, settings, dry_run=dry_run, json=json, log_dir=log_dir, timeout_s=timeout
         )
         return
-    if replicas > 1:
-        raise UserError("--replicas needs --cluster: on one machine each model has one server")
     planned = planned_servers(
-        loaded, names, device=_device(device), gpus=gpus_of(gpus), n_sequences=concurrency
+        loaded,
+        names,
+        device=_device(device),
+        gpus=gpus_of(gpus),
+        n_sequences=concurrency,
+        n_replicas=n_replicas,
     )
     servers = planned.commands
+    _say_idle(planned.placement, concurrency)
     if dry_run:
         if json:
-            print_json([_as_json(command, planned.placement) for command in servers])
+            print_json(_as_json(planned))
             return
         if planned.placement is not None:
             print_placement(planned.placement)
-        for command in servers:
+        for command in (*servers, *planned.routers):
             typer.echo(escaped(f"# {', '.join(command.models)}\n{shell(command)}"))
         return
-    with serving(servers, log_dir, f"starting {len(servers)} vLLM servers", timeout_s=timeout):
+    if planned.routers:
+        from agenttts.serving.router import require_router
+
+        require_router()
+    started = (*servers, *planned.routers)
+    with serving(started, log_dir, f"starting {len(servers)} vLLM servers", timeout_s=timeout):
         if json:
-            print_json([_as_json(command, planned.placement) for command in servers])
-        for command in servers:
+            print_json(_as_json(planned))
+        for command in planned.routers or servers:
             address = command.health_url.removesuffix("/health") + "/v1"
             say(f"{', '.join(command.models)}: {address}", "green")
 
@@ -200,15 +215,46 @@ def shell(command: ServeCommand) -> str:
     return " ".join([*variables, shlex.join(command.argv)])
 
 
-def _as_json(command: ServeCommand, placement: Placement | None) -> dict[str, object]:
-    seats = {} if placement is None else {one.need.name: one.to_dict() for one in placement.servers}
-    return {
-        "models": list(command.models),
-        "argv": list(command.argv),
-        "env": dict(command.env),
-        "health_url": command.health_url,
-        "placement": seats.get(command.model),
-    }
+def _as_json(planned: PlannedServers) -> list[dict[str, object]]:
+    seats = {} if planned.placement is None else {one.need.name: one for one in planned.placement.servers}
+    placed = [seats.get(command.model) for command in planned.commands]
+    if planned.routers and planned.placement is not None:  # replicas are in the order of the placement
+        placed = [*planned.placement.servers, *(None for _ in planned.routers)]
+    return [
+        {
+            "models": list(command.models),
+            "argv": list(command.argv),
+            "env": dict(command.env),
+            "health_url": command.health_url,
+            "placement": None if seat is None else seat.to_dict(),
+        }
+        for command, seat in zip((*planned.commands, *planned.routers), placed, strict=True)
+    ]
+
+
+def _n_replicas(text: str) -> int | None:
+    """The number that `--replicas` states; None for auto."""
+    if text == "auto":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UserError(f"--replicas is auto, or 1 or more servers for each model, got {text!r}")
+    return int(text)
+
+
+def _say_idle(placement: Placement | None, concurrency: int) -> None:
+    """Say how the GPUs that no server takes could be used."""
+    if placement is None or not placement.idle:
+        return
+    from agenttts.serving.placement import most_replicas
+
+    needs = list({one.need.name: one.need for one in placement.servers}.values())
+    n = most_replicas(needs, placement.gpus, concurrency)
+    if n * len(needs) > len(placement.servers):
+        say(
+            f"{len(placement.idle)} of {len(placement.gpus)} GPUs are idle; --replicas auto starts {n} "
+            "servers for each model behind a router",
+            "yellow",
+        )
 
 
 def _needed(spec: pipelines.PipelineSpec, db: Path, run: str) -> list[str]:

@@ -25,6 +25,8 @@ from pipelines.runtime.runtime import Runtime
 from pipelines.spec.pipeline import PipelineSpec, StageSpec
 from pipelines.stages import metrics
 
+_READ_AT_ONCE = 1024  # nodes of a trial; the store's cache holds the samples of as many
+
 
 @dataclass
 class _Node:
@@ -137,8 +139,14 @@ class BankOutcomes:
         for k, stage in enumerate(self._stages):
             choice = allocation[stage.spec.name]
             m = stage.spec.options.index(choice.option)
-            for number in nodes:
-                await self._read(k, number, m, choice.n_samples)
+            for first in range(0, len(nodes), _READ_AT_ONCE):
+                some = nodes[first : first + _READ_AT_ONCE]
+                if len(nodes) > _READ_AT_ONCE:
+                    await self._read_ahead(
+                        stage.spec, choice.option, [stage.nodes[number] for number in some]
+                    )
+                for number in some:
+                    await self._read(k, number, m, choice.n_samples)
             after = stage.leads_to[nodes, m, choice.n_samples - 1]
             nodes = [int(node) for node in after if node >= 0]
 
@@ -208,6 +216,11 @@ class BankOutcomes:
             for m, option in enumerate(stage.spec.options)
             if stage.nodes and (stage.leads_to[: len(stage.nodes), m] == UNKNOWN).all()
         ]
+
+    async def _read_ahead(self, stage: StageSpec, option: StageOption, nodes: Sequence[_Node]) -> None:
+        """Have the store look the samples of many nodes up at once: one by one each may be a query."""
+        if stage.python is None:
+            await self._runtime.look_up(stage, option, [(node.example, node.outputs) for node in nodes])
 
     async def _read(self, k: int, number: int, m: int, n: int) -> None:
         """Read the outcomes of one node and option for up to n samples, or for as many as were drawn."""

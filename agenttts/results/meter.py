@@ -7,6 +7,7 @@ not counted: it is sealed until everything is decided.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from agenttts.results.events import stored_events
 from agenttts.results.health import SampleHealth
 from agenttts.results.spec_bank import attach_spec_bank
 from datastore.errors import StoreError
+from datastore.keynumbers import KeyNumbers
 from datastore.records import StageResult
 from datastore.store import Store
 from pipelines.allocation import Allocation
@@ -73,13 +75,49 @@ def load_textless(store: Store, run_id: str) -> list[TextlessAnswers]:
     return list(stored_events(store, run_id, TEXTLESS, _TEXTLESS))
 
 
-@dataclass(slots=True)
-class _Prompt:
-    """What was counted of one prompt: a bit for each index, and whether all texts are the first one's."""
+class _Prompts:
+    """What was counted of each prompt: a bit for each index, and whether all texts are the first one's."""
 
-    first: str
-    indices: int = 0
-    equal: bool = True
+    def __init__(self) -> None:
+        self._numbers = KeyNumbers()
+        self._indices: list[int] = []
+        self._first = array("q")  # hash of the first text
+        self._is_equal = bytearray()
+        self._same: dict[int, int] = {}  # most prompts have the same indices, which are stored once
+
+    def indices(self, prompt_key: str) -> int:
+        """Return the bits of the indices that were counted."""
+        number = self._numbers.find(prompt_key)
+        return 0 if number is None else self._indices[number]
+
+    def add(self, prompt_key: str, index: int, text: str) -> tuple[int, int] | None:
+        """Count a sample.
+
+        Args:
+            prompt_key: What tells its prompt from others.
+            index: The number of the sample.
+            text: Its text.
+
+        Returns:
+            By how much it raises the number of prompts with several samples, and of those whose samples are
+            all one text; None for a sample that was counted before.
+        """
+        number = self._numbers.add(prompt_key)
+        if number == len(self._indices):
+            self._indices.append(0)
+            self._first.append(hash(text))
+            self._is_equal.append(1)
+        indices, was_equal = self._indices[number], self._is_equal[number]
+        if indices >> index & 1:
+            return None
+        now = indices | 1 << index
+        self._indices[number] = self._same.setdefault(now, now)
+        if not indices:
+            return 0, 0
+        was_several = indices.bit_count() > 1
+        is_equal = was_equal and hash(text) == self._first[number]
+        self._is_equal[number] = is_equal
+        return not was_several, is_equal - (was_several and was_equal)
 
 
 class SampleCounts:
@@ -98,12 +136,12 @@ class SampleCounts:
         self._n = self._empty = self._cut = self._unparsed = self._several = self._equal = 0
         self._reasons: Counter[str] = Counter()
         self._textless: Counter[str] = Counter()
-        self._prompts: dict[str, _Prompt] = {}
+        self._prompts = _Prompts()
 
     def has(self, prompt_key: str, n: int) -> bool:
         """Return whether the first n samples of a prompt were counted."""
-        prompt, first_n = self._prompts.get(prompt_key), (1 << n) - 1
-        return prompt is not None and prompt.indices & first_n == first_n
+        first_n = (1 << n) - 1
+        return self._prompts.indices(prompt_key) & first_n == first_n
 
     def add(self, prompt_key: str, index: int, text: str, finish_reason: str, example: Example) -> None:
         """Count a sample, unless it was counted before.
@@ -115,16 +153,11 @@ class SampleCounts:
             finish_reason: Why it ended, as the server says.
             example: The example that the prompt was made from.
         """
-        prompt = self._prompts.setdefault(prompt_key, _Prompt(text))
-        if prompt.indices >> index & 1:
+        counted = self._prompts.add(prompt_key, index, text)
+        if counted is None:
             return
-        if prompt.indices:
-            was_several = prompt.indices.bit_count() > 1
-            was_equal = was_several and prompt.equal
-            prompt.equal = prompt.equal and text == prompt.first
-            self._several += not was_several
-            self._equal += prompt.equal - was_equal
-        prompt.indices |= 1 << index
+        self._several += counted[0]
+        self._equal += counted[1]
         self._n += 1
         self._cut += finish_reason == "length"
         value = _value(self._stage.parser, text, example)

@@ -60,6 +60,7 @@ async def async_search(
     patience: Patience | None = None,
     max_error_rate: float = MAX_ERROR_RATE,
     max_in_flight: int = 64,
+    clients: int = 1,
     preflight: bool = True,
 ) -> SearchResult:
     """Run `search` in code that is already asynchronous, with the same parameters."""
@@ -92,6 +93,7 @@ async def async_search(
         patience=patience or Patience(),
         max_error_rate=max_error_rate,
         max_in_flight=max_in_flight,
+        clients=clients,
         preflight=preflight,
         banks=_banks(spec, banks),
     )
@@ -173,6 +175,7 @@ def search(*args: Any, **kwargs: Any) -> SearchResult:
             defaults.
         max_error_rate: The largest share of missing examples with which a trial still has a score.
         max_in_flight: The largest number of simultaneous requests to each server.
+        clients: How many processes draw samples, where one core is not enough; 1: the search's own draws.
         preflight: Whether to check servers, prompts and data before the first trial.
 
     Returns:

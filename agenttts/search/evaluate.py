@@ -17,6 +17,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import TypeAlias
 
 from agenttts.errors import AgentTTSError, UserError
@@ -79,7 +80,7 @@ async def evaluate(
     seed: int = 0,
     meter: SampleMeter | None = None,
 ) -> TrialResult:
-    """Run an allocation on every example at once and store the outcomes as they come.
+    """Run an allocation on the examples, many at once, and store the outcomes as they come.
 
     Args:
         planned: The allocation, the examples and the purpose of the trial.
@@ -107,25 +108,24 @@ async def evaluate(
     if not examples:
         raise UserError(f"a trial needs at least one example, got none for the purpose {planned.purpose!r}")
     started = planned.begun(store, run_id, number, space, clock())
-    tally = Tally(started, runtime.spec, len(examples))
+    tally = Tally(started, runtime.spec, planned.examples, len(examples))
     if n_run:
-        tally.restore(examples[:n_run], store)
+        tally.restore(n_run, store)
     else:
         store.begin_trial(started)
     ran = allocations_of(allocation, planned.policy)
     keep = _Keeper(store, tally, ran, None if started.split == "test" else meter)
     run = _runner(runtime, planned)
     for end in _ends(planned, race_with is not None):
-        await _run_all(run, examples[n_run:end], keep, on_progress)
+        await _run_all(run, examples[n_run:end], keep, runtime.n_at_once, on_progress)
         n_run = end
         raced = race_with is not None and end < len(examples)
-        if raced and is_losing(tally.scores(examples[:end]), race_with or {}, seed):
+        if raced and is_losing(tally.scores(end), race_with or {}, seed):
             break
     row = tally.trial(max_error_rate, n_run, partial=n_run < len(planned.examples))
     finished = replace(row, finished_at=clock())
     store.finish_trial(finished)
-    scores = tally.scores(examples[:n_run])
-    return result_of(finished, allocation, scores, tally.stage_scores(), tally.costs())
+    return result_of(finished, allocation, tally.scores(n_run), tally.stage_scores(), tally.costs())
 
 
 def _ends(planned: PlannedTrial, is_race: bool) -> list[int]:
@@ -153,18 +153,17 @@ class _Keeper:
 
     async def __call__(self, batch: Sequence[asyncio.Task[_Ran]]) -> None:
         results = [task.result() for task in batch if not task.cancelled() and task.exception() is None]
+        if not results:
+            return
         for ran in results:
             self.tally.add(ran)
-        outcomes = [self.tally.outcomes[_example_id(ran)] for ran in results]
-        stage_rows, score_rows = self.tally.rows(outcomes)
-        if outcomes:
-            policy_rows = self.tally.policy_rows(outcome.example_id for outcome in outcomes)
-            if policy_rows:
-                await self._store.put_policy_results(policy_rows)
-            await self._store.put_stage_results(stage_rows)
-            await self._store.put_scores(score_rows)
-            if self._meter is not None:
-                await self._meter.add(self._ran, stage_rows)
+        rows = self.tally.rows(results)
+        if rows.policies:
+            await self._store.put_policy_results(rows.policies)
+        await self._store.put_stage_results(rows.stages)
+        await self._store.put_scores(rows.scores)
+        if self._meter is not None:
+            await self._meter.add(self._ran, rows.stages)
 
     def progress(self) -> TrialProgress:
         health = () if self._meter is None else self._meter.health(self._ran)
@@ -181,39 +180,49 @@ async def _run_all(
     run: _Run,
     examples: Sequence[Example],
     keep: _Keeper,
+    n_at_once: int,
     on_progress: Callable[[TrialProgress], None] | None,
 ) -> None:
-    """Run one task for each example and store outcomes as they come, those of one moment together.
+    """Run a task for each example, some at once; store outcomes as they come, those of one moment together.
 
-    After a refusal to spend, requests in flight are paid for and finished; after any other stop they are
-    awaited for a short time (`pipelines.servers.grace`).
+    After a refusal to spend, requests in flight are paid for and finished, and the bank may answer further
+    examples; after any other stop they are awaited for a short time (`pipelines.servers.grace`).
     """
     done: asyncio.Queue[asyncio.Task[_Ran]] = asyncio.Queue()
-    tasks = [asyncio.create_task(_outcome(run, example)) for example in examples]
-    for task in tasks:
-        task.add_done_callback(done.put_nowait)
+    running: set[asyncio.Task[_Ran]] = set()
+    waiting = iter(examples)
+
+    def start(n: int) -> None:
+        for example in islice(waiting, n):
+            task = asyncio.create_task(_outcome(run, example))
+            running.add(task)
+            task.add_done_callback(done.put_nowait)
+
     stop: BaseException | None = None
-    n_seen = 0
+    start(n_at_once)
     try:
-        while n_seen < len(tasks):
+        while running:
             batch = [await done.get()]
             while not done.empty():
                 batch.append(done.get_nowait())
-            n_seen += len(batch)
+            running.difference_update(batch)
             faults = [task.exception() for task in batch if not task.cancelled()]
             stop = stop or next((fault for fault in faults if fault is not None), None)
+            goes_on = stop is None or isinstance(stop, SpendRefused)
+            if goes_on:
+                start(len(batch))
             await keep(batch)
-            if stop is not None and not isinstance(stop, SpendRefused):
+            if not goes_on:
                 break
             if on_progress is not None:
                 on_progress(keep.progress())
     finally:
-        if n_seen < len(tasks):
-            for task in tasks:
+        if running:
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            rest = [task for task in tasks if not task.cancelled() and task.exception() is None]
-            await keep([task for task in rest if _example_id(task.result()) not in keep.tally.outcomes])
+            await asyncio.gather(*running, return_exceptions=True)
+            rest = [task for task in running if not task.cancelled() and task.exception() is None]
+            await keep([task for task in rest if not keep.tally.has(_example_id(task.result()))])
     if stop is not None:
         raise stop
 

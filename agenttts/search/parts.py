@@ -55,13 +55,12 @@ def cut(work: SearchWork, trial: TrialResult, planned: PlannedTrial, n_run: int)
         planned: The trial as it is planned.
         n_run: The number of examples that it had been scored on.
     """
-    examples = planned.examples[:n_run]
     row = row_of(work.store, work.run_id, trial.number)
-    tally = Tally(row, work.spec, len(examples))
-    tally.restore(examples, work.store)
+    tally = Tally(row, work.spec, planned.examples, n_run)
+    tally.restore(n_run, work.store)
     rate = work.settings.max_error_rate
-    earlier = tally.trial(rate, len(examples), partial=n_run < len(planned.examples))
-    return result_of(earlier, trial.allocation, tally.scores(examples), tally.stage_scores(), tally.costs())
+    earlier = tally.trial(rate, n_run, partial=n_run < len(planned.examples))
+    return result_of(earlier, trial.allocation, tally.scores(n_run), tally.stage_scores(), tally.costs())
 
 
 def new_results(work: SearchWork, planned: PlannedTrial, trial: TrialResult) -> list[records.StageResult]:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from agenttts.errors import TrialsFailed, UserError
@@ -50,8 +51,11 @@ from datastore.store import Store
 from pipelines.dataset.splits import Splits, load_splits, seeded_order
 from pipelines.errors import ServerDown
 from pipelines.examples import Example
+from pipelines.runtime.processes import ClientProcesses
 from pipelines.runtime.runtime import Runtime
+from pipelines.runtime.spool import recovered
 from pipelines.servers.clients import ModelClients
+from pipelines.servers.routed import count_replicas
 from pipelines.servers.wire import Negotiated
 from pipelines.spec.files import dump_spec, spec_digest
 from pipelines.spec.pipeline import PipelineSpec
@@ -114,18 +118,17 @@ class OpenSearch:
             if watch is not None:
                 watch.keep()
 
+        payer = None if unfinished is None else unfinished.run_id
+        n_recovered = await recovered(self._spool, spec, store, payer)
+        if n_recovered:
+            self.on_event(
+                Note(message=f"{n_recovered} samples of client processes that were killed are kept")
+            )
         async with AsyncExitStack() as closing:
             clients = None
             if not settings.replay:
                 rng = random.Random(settings.seed)
-                clients = ModelClients(
-                    spec,
-                    rng=rng,
-                    patience=settings.patience,
-                    max_in_flight=settings.max_in_flight,
-                    environ=self.environ,
-                    on_notice=notice,
-                )
+                clients = self._clients(spec, rng, await self._replicas(spec), notice)
                 closing.push_async_callback(clients.aclose)
             splits = await self._splits(clients)
             searched, fresh = kept_out(splits.search, settings.fresh, settings.seed)
@@ -135,7 +138,8 @@ class OpenSearch:
             run = _begin(store, spec, digest, settings, len(examples), unfinished, self.clock())
             if clients is not None:
                 clients.on_negotiated = self._terms_keeper(run)
-                watch = ServerWatch(store, run.run_id, clients, self.clock)
+                if settings.clients == 1:  # else each process knows of its own requests only
+                    watch = ServerWatch(store, run.run_id, clients, self.clock)
             work = self._work(run, spec, splits, examples, fresh, clients)
             closing.push_async_callback(aclose, work.proposer)
             try:
@@ -151,6 +155,52 @@ class OpenSearch:
                 raise
         result = SearchResult.from_store(store, run.run_id, work.runtime.spec)
         return replace(result, search_examples=splits.search)
+
+    @property
+    def _spool(self) -> Path:
+        """The folder beside the database in which client processes leave what they draw."""
+        return self.store.path.with_name(f"{self.store.path.name}.clients")
+
+    async def _replicas(self, spec: PipelineSpec) -> dict[str, int]:
+        """Return the replicas behind routers, by address: so many times the requests keep them busy."""
+        urls = [spec.models[name].base_url for name in spec.used_models]
+        replicas = await count_replicas(urls, self.environ)
+        for url, n in replicas.items():
+            most = n * self.settings.max_in_flight
+            self.on_event(Note(message=f"{url}: {n} replicas, so {most} requests at once at most"))
+        return replicas
+
+    def _clients(
+        self,
+        spec: PipelineSpec,
+        rng: random.Random,
+        replicas: Mapping[str, int],
+        on_notice: Callable[[str], None],
+    ) -> ModelClients:
+        """Return the clients of the models, in this process or in several."""
+        settings = self.settings
+        if settings.clients == 1:
+            return ModelClients(
+                spec,
+                rng=rng,
+                patience=settings.patience,
+                max_in_flight=settings.max_in_flight,
+                replicas=replicas,
+                environ=self.environ,
+                on_notice=on_notice,
+            )
+        return ClientProcesses(
+            spec,
+            n=settings.clients,
+            folder=self._spool,
+            settled=partial(self.store.get_prompt, ""),
+            rng=rng,
+            patience=settings.patience,
+            max_in_flight=settings.max_in_flight,
+            replicas=replicas,
+            environ=self.environ,
+            on_notice=on_notice,
+        )
 
     async def _splits(self, clients: ModelClients | None) -> Splits:
         """Check the search and return all examples, read once; UserError when the check reports an error."""

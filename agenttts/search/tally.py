@@ -1,85 +1,130 @@
-"""The outcomes of one trial as they come, their sums, and their rows in the store."""
+"""The outcomes of one trial as they come: their sums, and their rows in the store.
+
+An outcome itself is not kept: with its texts and its stages it takes kilobytes. A few numbers for each
+example are.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from agenttts.results.trials import QueryCost, mean
+from agenttts.results.byexample import CostsByExample, ExampleIds, ScoresByExample
+from agenttts.results.trials import QueryCost
 from agenttts.search.events import TrialProgress
+from agenttts.stats import ExactSum
 from datastore import records
 from datastore.records import ExampleScore, PolicyResult, StageResult
 from datastore.store import Store
-from pipelines.costs import known_sum
 from pipelines.examples import Example
 from pipelines.runtime.outcomes import ExampleOutcome, StageOutcome
 from pipelines.runtime.policies import PolicyOutcome
 from pipelines.spec.pipeline import PipelineSpec
 
+_MOST_REASONS = 1000  # told apart; some hold a part of the example
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRows:
+    """Outcomes of some examples of a trial as rows of the store.
+
+    Attributes:
+        scores: A score for each example.
+        stages: A result for each of their stages.
+        policies: Of a policy's trial, how far each example went.
+    """
+
+    scores: list[ExampleScore] = field(default_factory=list)
+    stages: list[StageResult] = field(default_factory=list)
+    policies: list[PolicyResult] = field(default_factory=list)
+
 
 class Tally:
-    """The outcomes of one trial so far, and their sums.
+    """What the outcomes of one trial come to so far.
 
     Args:
         trial: The trial as it was begun.
         spec: The pipeline.
-        n_examples: The number of examples of the trial.
+        examples: The examples that it is planned for, of which it is run on the first.
+        n_examples: How many of them it is to be run on now.
 
     Attributes:
-        outcomes: The outcomes so far, by example id.
-        policy_outcomes: Of a policy's trial, how far the examples went, by example id.
         started: The trial as it was begun.
     """
 
-    def __init__(self, trial: records.Trial, spec: PipelineSpec, n_examples: int) -> None:
-        self.outcomes: dict[str, ExampleOutcome] = {}
-        self.policy_outcomes: dict[str, PolicyOutcome] = {}
+    def __init__(
+        self, trial: records.Trial, spec: PipelineSpec, examples: Sequence[Example], n_examples: int
+    ) -> None:
         self.started = trial
         self._spec = spec
+        self._ids = ExampleIds.of(examples)
         self._n_examples = n_examples
-        self._missing = self._drawn = self._reused = self._calls = 0
+        unknown = [math.nan] * n_examples
+        self._scores, self._flops, self._usd = (array("d", unknown) for _ in range(3))
+        self._is_done = bytearray(n_examples)
+        self._done = self._missing = self._drawn = self._reused = self._calls = 0
         self._prompt_tokens = self._generated_tokens = 0
-        self._costs_usd: list[float] | None = []
+        self._score_sum, self._flops_sum, self._usd_sum = _KnownSum(), _KnownSum(), _KnownSum()
+        self._stage_sums = {stage.name: ExactSum() for stage in spec.stages}
+        self._reasons: Counter[str | None] = Counter()
+
+    def has(self, example_id: str) -> bool:
+        """Return whether the outcome of an example was added."""
+        return bool(self._is_done[self._ids.places[example_id]])
 
     def add(self, ran: ExampleOutcome | PolicyOutcome) -> None:
         """Add the outcome of one example."""
         outcome = ran.outcome if isinstance(ran, PolicyOutcome) else ran
-        self.outcomes[outcome.example_id] = outcome
-        if isinstance(ran, PolicyOutcome):
-            self.policy_outcomes[outcome.example_id] = ran
-        self._missing += outcome.score is None
-        for part in self._parts(outcome):
+        parts = (ran,) if isinstance(ran, PolicyOutcome) else outcome.stages
+        place = self._ids.places[outcome.example_id]
+        self._is_done[place] = 1
+        self._done += 1
+        for part in parts:
             self._drawn += part.samples_drawn
             self._reused += part.samples_reused
             self._calls += part.calls
             self._prompt_tokens += part.prompt_tokens
             self._generated_tokens += part.generated_tokens
-            if part.cost_usd is None:
-                self._costs_usd = None
-            elif self._costs_usd is not None:
-                self._costs_usd.append(part.cost_usd)
+            self._usd_sum.add(part.cost_usd)
+        for stage in outcome.stages:
+            if stage.score is not None:
+                self._stage_sums[stage.stage].add(stage.score)
+        if outcome.score is None:
+            self._missing += 1
+            if outcome.reason in self._reasons or len(self._reasons) < _MOST_REASONS:
+                self._reasons[outcome.reason] += 1
+            return
+        self._scores[place] = outcome.score
+        self._score_sum.add(outcome.score)
+        for part in parts:
+            self._flops_sum.add(part.flops)
+        cost = QueryCost.of(outcome.stages)
+        self._flops[place] = math.nan if cost.flops is None else cost.flops
+        self._usd[place] = math.nan if cost.usd is None else cost.usd
 
-    def restore(self, examples: Iterable[Example], store: Store) -> None:
-        """Add the outcomes of examples that were run before, as the store has them.
+    def restore(self, n_run: int, store: Store) -> None:
+        """Add the outcomes of the first examples, which were run before, as the store has them.
 
         The requests are those of the trial's row, since results do not tell them.
 
         Args:
-            examples: The examples.
+            n_run: How many examples.
             store: The store of the trial.
         """
         by_example: dict[str, list[StageOutcome]] = {}
         for result in store.stage_results(self.started.trial_id):
             by_example.setdefault(result.example_id, []).append(_restored(result))
         scores = store.scores(self.started.trial_id)
-        for score in (scores[example.id] for example in examples):
+        for example_id in self._ids.first(n_run):
+            score = scores[example_id]
             self.add(
                 ExampleOutcome(
-                    example_id=score.example_id,
-                    stages=tuple(by_example.get(score.example_id, ())),
+                    example_id=example_id,
+                    stages=tuple(by_example.get(example_id, ())),
                     output=None,
                     score=score.score,
                     status=score.status,
@@ -93,14 +138,14 @@ class Tally:
         return TrialProgress(
             number=self.started.number,
             n_examples=self._n_examples,
-            n_done=len(self.outcomes),
+            n_done=self._done,
             n_missing=self._missing,
             samples_drawn=self._drawn,
             samples_reused=self._reused,
             calls=self._calls,
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated_tokens,
-            cost_usd=self._cost_usd,
+            cost_usd=self._usd_sum.total,
         )
 
     def trial(self, max_error_rate: float, n_run: int, *, partial: bool = False) -> records.Trial:
@@ -114,100 +159,64 @@ class Tally:
         Returns:
             The trial: complete, partial, or failed when too many examples are missing.
         """
-        scored = [o for o in self.outcomes.values() if o.score is not None]
-        failed = self._missing > max_error_rate * n_run or not scored
+        n_scored, flops, score = self._done - self._missing, self._flops_sum.total, self._score_sum.total
+        failed = self._missing > max_error_rate * n_run or not n_scored
         return replace(
             self.started,
             status="failed" if failed else "partial" if partial else "complete",
-            score=None if failed else mean(o.score for o in scored if o.score is not None),
-            n_scored=len(scored),
+            score=None if failed or score is None else score / n_scored,
+            n_scored=n_scored,
             n_missing=self._missing,
-            flops_per_query=self._flops_per_query(scored),
+            flops_per_query=None if flops is None or not n_scored else flops / n_scored,
             prompt_tokens=self._prompt_tokens,
             generated_tokens=self._generated_tokens,
-            cost_usd=self._cost_usd,
+            cost_usd=self._usd_sum.total,
             samples_drawn=self._drawn,
             samples_reused=self._reused,
             calls=self._calls,
             error=self._error(max_error_rate, n_run) if failed else None,
         )
 
-    def scores(self, examples: Sequence[Example]) -> dict[str, float | None]:
-        """Return the scores of examples that were run, by example id; None where an example is missing."""
-        return {example.id: self.outcomes[example.id].score for example in examples}
+    def scores(self, n_run: int) -> Mapping[str, float | None]:
+        """Return the scores of the first examples, which were run, by id; None where an example is missing.
+
+        Args:
+            n_run: How many examples.
+        """
+        return ScoresByExample(self._ids, self._scores[:n_run])
 
     def stage_scores(self) -> dict[str, float | None]:
         """Return the mean of each stage's own metric, by stage; None for a stage without scores."""
-        scores: dict[str, list[float]] = {stage.name: [] for stage in self._spec.stages}
-        for outcome in self.outcomes.values():
-            for stage in outcome.stages:
-                if stage.score is not None:
-                    scores[stage.stage].append(stage.score)
-        return {stage: mean(values) for stage, values in scores.items()}
+        return {stage: scores.mean for stage, scores in self._stage_sums.items()}
 
-    def costs(self) -> dict[str, QueryCost]:
+    def costs(self) -> Mapping[str, QueryCost]:
         """Return what each scored example took, by its id; empty for a policy's trial."""
-        if self.policy_outcomes:
+        if self.started.policy is not None:
             return {}
-        return {
-            outcome.example_id: QueryCost.of(outcome.stages)
-            for outcome in self.outcomes.values()
-            if outcome.score is not None
-        }
+        return CostsByExample(self._ids, self._scores, self._flops, self._usd)
 
-    def rows(self, outcomes: Iterable[ExampleOutcome]) -> tuple[list[StageResult], list[ExampleScore]]:
+    def rows(self, results: Iterable[ExampleOutcome | PolicyOutcome]) -> TrialRows:
         """Return outcomes as rows of the store.
 
         Args:
-            outcomes: The outcomes of some of the examples.
-
-        Returns:
-            A row for each stage of each example, and a score for each example.
+            results: The outcomes of some of the examples.
         """
-        outcomes = list(outcomes)
-        stage_rows = [self._stage_row(o.example_id, stage) for o in outcomes for stage in o.stages]
-        score_rows = [
-            ExampleScore(
-                trial_id=self.started.trial_id,
-                example_id=o.example_id,
-                score=o.score,
-                status=o.status,
-                reason=o.reason,
+        rows, trial_id = TrialRows(), self.started.trial_id
+        for ran in results:
+            outcome = ran.outcome if isinstance(ran, PolicyOutcome) else ran
+            if isinstance(ran, PolicyOutcome):
+                rows.policies.append(_policy_row(trial_id, ran))
+            rows.stages.extend(self._stage_row(outcome.example_id, stage) for stage in outcome.stages)
+            rows.scores.append(
+                ExampleScore(
+                    trial_id=trial_id,
+                    example_id=outcome.example_id,
+                    score=outcome.score,
+                    status=outcome.status,
+                    reason=outcome.reason,
+                )
             )
-            for o in outcomes
-        ]
-        return stage_rows, score_rows
-
-    def policy_rows(self, example_ids: Iterable[str]) -> list[PolicyResult]:
-        """Return how far examples went in a policy, as rows of the store; none for an allocation's trial."""
-        went = ((i, self.policy_outcomes[i]) for i in example_ids if i in self.policy_outcomes)
-        return [
-            PolicyResult(
-                trial_id=self.started.trial_id,
-                example_id=example_id,
-                n_rungs=outcome.n_rungs,
-                rung=outcome.rung,
-                confidence=outcome.confidence,
-                n_samples=outcome.n_samples,
-                flops=outcome.flops,
-                cost_usd=outcome.cost_usd,
-                seconds=outcome.seconds,
-            )
-            for example_id, outcome in went
-        ]
-
-    def _parts(self, outcome: ExampleOutcome) -> Sequence[StageOutcome | PolicyOutcome]:
-        """What counts the use of an example: its stages, or the policy that ran several rungs of them."""
-        policy = self.policy_outcomes.get(outcome.example_id)
-        return outcome.stages if policy is None else (policy,)
-
-    def _flops_per_query(self, scored: Sequence[ExampleOutcome]) -> float | None:
-        total = known_sum(part.flops for outcome in scored for part in self._parts(outcome))
-        return None if total is None or not scored else total / len(scored)
-
-    @property
-    def _cost_usd(self) -> float | None:
-        return None if self._costs_usd is None else math.fsum(self._costs_usd)
+        return rows
 
     def _stage_row(self, example_id: str, outcome: StageOutcome) -> StageResult:
         return StageResult(
@@ -230,12 +239,42 @@ class Tally:
         )
 
     def _error(self, max_error_rate: float, n_run: int) -> str:
-        reasons = Counter(o.reason for o in self.outcomes.values() if o.score is None)
-        (reason, count), *_ = sorted(reasons.items(), key=lambda item: (-item[1], str(item[0])))
+        (reason, count), *_ = sorted(self._reasons.items(), key=lambda item: (-item[1], str(item[0])))
         return (
             f"{self._missing} of {n_run} examples are missing, more than {max_error_rate:.0%}; "
             f"{count} of them for: {reason}"
         )
+
+
+class _KnownSum:
+    """A running sum of amounts; None once one of them is not known, as `pipelines.costs.known_sum`."""
+
+    def __init__(self) -> None:
+        self._sum: ExactSum | None = ExactSum()
+
+    def add(self, amount: float | None) -> None:
+        if amount is None:
+            self._sum = None
+        elif self._sum is not None:
+            self._sum.add(amount)
+
+    @property
+    def total(self) -> float | None:
+        return None if self._sum is None else self._sum.total
+
+
+def _policy_row(trial_id: str, ran: PolicyOutcome) -> PolicyResult:
+    return PolicyResult(
+        trial_id=trial_id,
+        example_id=ran.outcome.example_id,
+        n_rungs=ran.n_rungs,
+        rung=ran.rung,
+        confidence=ran.confidence,
+        n_samples=ran.n_samples,
+        flops=ran.flops,
+        cost_usd=ran.cost_usd,
+        seconds=ran.seconds,
+    )
 
 
 def _restored(result: StageResult) -> StageOutcome:

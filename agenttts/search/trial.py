@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from agenttts.proposers.base import races
+from agenttts.results.byexample import ExampleIds, ScoresByExample
 from agenttts.results.health import SampleHealth
 from agenttts.results.meter import EVENT, TEXTLESS, TextlessAnswers, allocations_of, commonest, warned
 from agenttts.results.ranking import SEARCHING, ranked
@@ -115,7 +116,7 @@ async def run_search_trial(runtime: Step, planned: PlannedTrial) -> str | None:
     results = new_results(work, planned, trial)
     work.prices.add(work.spec, planned.allocation, results)
     await work.bank.add(planned.allocation, {result.example_id for result in results})
-    scores = {example.id: trial.scores[example.id] for example in work.examples if example.id in trial.scores}
+    scores = ScoresByExample.of(ExampleIds.of(work.examples), trial.scores)
     trial = replace(trial, scores=scores)  # as they come, a resumed search would have them in another order
     others = [earlier for earlier in work.trials if earlier.number != trial.number]
     work.trials = sorted([*others, trial], key=lambda each: each.number)

@@ -14,10 +14,10 @@ from typing import Any
 
 from agenttts.serving.machine import Gpu, detect_gpus
 from agenttts.serving.placement import Placed, Placement
-from agenttts.serving.servers import placed
+from agenttts.serving.servers import command_of, placed
 from pipelines.errors import ServerError
 from pipelines.extras import library
-from pipelines.servers.commands import ServeCommand, commands
+from pipelines.servers.commands import ServeCommand
 from pipelines.spec.pipeline import PipelineSpec
 
 _CONNECT_S = 10.0
@@ -100,7 +100,7 @@ def placed_on_cluster(
     models: Sequence[str] | None,
     gpus: Sequence[Gpu],
     *,
-    n_replicas: int,
+    n_replicas: int | None,
     n_sequences: int,
 ) -> Placement:
     """Return the placement of a number of replicas of each server on the GPUs of a cluster.
@@ -109,7 +109,7 @@ def placed_on_cluster(
         spec: The spec.
         models: Keys of the models; None for all of the spec.
         gpus: The cluster's GPUs.
-        n_replicas: Servers for each model.
+        n_replicas: Servers for each model; None: as many as leave each a GPU of its own.
         n_sequences: Sequences at once that each KV cache is planned for.
 
     Raises:
@@ -137,16 +137,9 @@ def slots(spec: PipelineSpec, placement: Placement) -> list[Slot]:
         groups.append((taken, [*(one for _, servers in touching for one in servers), seated]))
     return [
         Slot(
-            commands=tuple(_command(spec, seated) for seated in servers),
+            commands=tuple(command_of(spec, seated) for seated in servers),
             devices=tuple(gpu.device for gpu in placement.gpus if gpu in taken),
             node=servers[0].gpus[0].node,
         )
         for taken, servers in groups
     ]
-
-
-def _command(spec: PipelineSpec, seated: Placed) -> ServeCommand:
-    (command,) = commands(
-        spec, seated.need.hosted.models, device="gpu", seats={seated.need.name: seated.seat}
-    )
-    return command

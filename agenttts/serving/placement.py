@@ -85,6 +85,12 @@ class Placement:
     planned_sequences: int
 
     @property
+    def idle(self) -> tuple[Gpu, ...]:
+        """The GPUs that no server takes."""
+        taken = {gpu for one in self.servers for gpu in one.gpus}
+        return tuple(gpu for gpu in self.gpus if gpu not in taken)
+
+    @property
     def seats(self) -> dict[str, Seat]:
         """The seat of each server, by its base model."""
         return {placed.need.name: placed.seat for placed in self.servers}
@@ -119,6 +125,26 @@ def place(needs: Sequence[Need], gpus: Sequence[Gpu], n_sequences: int = CONCURR
         if n_sequences == 1:
             return None
         n_sequences //= 2
+
+
+def most_replicas(needs: Sequence[Need], gpus: Sequence[Gpu], n_sequences: int = CONCURRENCY) -> int:
+    """Return how many servers of each model a machine has room for with no GPU shared by two of them.
+
+    Args:
+        needs: A server of each model.
+        gpus: The machine.
+        n_sequences: Sequences at once that each server is to have room for.
+
+    Returns:
+        The number, 1 at least: where even one of each share GPUs, or do not fit.
+    """
+    n = 1
+    while (placement := place([need for need in needs for _ in range(n + 1)], gpus, n_sequences)) is not None:
+        taken = [gpu for one in placement.servers for gpu in one.gpus]
+        if len(set(taken)) < len(taken) or placement.planned_sequences < n_sequences:
+            break
+        n += 1
+    return n
 
 
 def _seated(

@@ -16,7 +16,7 @@ from typing import Any, Self
 from agenttts.serving.actor import Replica
 from agenttts.serving.cluster import slots
 from agenttts.serving.placement import Placement
-from agenttts.serving.router import change_workers, router_command
+from agenttts.serving.router import change_workers, require_router, router_command
 from pipelines.errors import ServerError
 from pipelines.servers.group import ServerGroup
 from pipelines.spec.pipeline import PipelineSpec
@@ -110,6 +110,7 @@ class ClusterServers:
         self._actors, self._groups, self._routers = [], [], None
 
     def _start(self) -> None:
+        require_router()
         ray = self._ray
         deadline = time.monotonic() + self._timeout_s
         for slot in self._slots:

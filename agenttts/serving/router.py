@@ -42,15 +42,8 @@ def router_command(spec: PipelineSpec, model: str, workers: Sequence[str]) -> Se
         model: The key of a base model.
         workers: The root URLs of its replicas.
 
-    Raises:
-        MissingDependency: vllm-router is not installed.
     """
-    beside = Path(sys.executable).parent / "vllm-router"
-    program = str(beside) if beside.exists() else shutil.which("vllm-router")
-    if program is None:
-        raise MissingDependency(
-            f"a cluster needs vllm-router, which is not installed; run: {install_command('ray')}"
-        )
+    program = _program() or "vllm-router"
     (server,) = commands(spec, [model], device="cpu")
     argv = list(server.argv)
     host, port = (argv[argv.index(option) + 1] for option in ("--host", "--port"))
@@ -61,6 +54,19 @@ def router_command(spec: PipelineSpec, model: str, workers: Sequence[str]) -> Se
         env={},
         health_url=f"http://127.0.0.1:{port}/health",
     )
+
+
+def require_router() -> None:
+    """MissingDependency when vllm-router is not installed."""
+    if _program() is None:
+        raise MissingDependency(
+            f"replicas need vllm-router, which is not installed; run: {install_command('ray')}"
+        )
+
+
+def _program() -> str | None:
+    beside = Path(sys.executable).parent / "vllm-router"
+    return str(beside) if beside.exists() else shutil.which("vllm-router")
 
 
 def change_workers(root: str, gone: str | None, come: str | None) -> None:

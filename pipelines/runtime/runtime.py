@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from pipelines.allocation import Allocation, StageChoice
+from pipelines.allocation import Allocation, StageChoice, StageOption
 from pipelines.content import Content
 from pipelines.errors import AggregationFailed, CustomCodeFailed, DrawFailed, PipelineError, ReplayMiss
 from pipelines.examples import Example
@@ -70,6 +70,13 @@ class Runtime:
         self.caller = FunctionCaller(store, run_id=run_id, gate=gate, grace=grace)
         self._stages = {stage.name: stage for stage in spec.stages}
 
+    @property
+    def n_at_once(self) -> int:
+        """How many examples keep the servers busy when they are run at once: twice the most requests in
+        flight, and a thousand at least, which is what look-ups in the store share.
+        """
+        return max(1024, 2 * self.sampler.most_in_flight)
+
     def use(self, spec: PipelineSpec) -> None:
         """Go on with a spec that has further prompts, and the same stages and models.
 
@@ -123,6 +130,16 @@ class Runtime:
         return ExampleOutcome(
             example_id=example.id, stages=tuple(stages), output=output, score=score, status="ok", reason=None
         )
+
+    async def look_up(
+        self, stage: StageSpec, option: StageOption, nodes: Sequence[tuple[Example, Outputs]]
+    ) -> None:
+        """Have the bank look up the samples of a stage for many examples at once; nothing is returned."""
+        stage = stage.prompted(option.prompt)
+        if isinstance(stage.aggregator_for(option), Refine):
+            return
+        contents = (prompts.render(stage, example, outputs) for example, outputs in nodes)
+        await self.sampler.look_up(option.model, contents, stage.sampling)
 
     async def stage_outcome(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -134,6 +134,11 @@ class Sampler:
         self._refused: dict[str, PromptRefused] = {}  # prompts that need not be asked again
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
+    @property
+    def most_in_flight(self) -> int:
+        """Requests that all servers together may have in flight; 0 where nothing is drawn."""
+        return 0 if self._clients is None else self._clients.most_in_flight
+
     def prompt(self, model: str, content: Content, sampling: SamplingSpec) -> Prompt:
         """The Prompt that identifies these samples: all that is asked for, the model's own settings included.
 
@@ -149,6 +154,12 @@ class Sampler:
         if self._sent[model] and "classify" not in content:
             asked["request"] = self._sent[model]
         return make_prompt(self._keys[model], content, asked)
+
+    async def look_up(self, model: str, contents: Iterable[Content], sampling: SamplingSpec) -> None:
+        """Have the bank look up the samples of prompts, which it keeps at hand for a while."""
+        keys = list({self.prompt(model, content, sampling).key: None for content in contents})
+        await self._bank.get_samples(keys)
+        await asyncio.gather(*map(self._known_prompt_tokens, keys))
 
     async def samples(
         self,

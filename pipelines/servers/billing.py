@@ -41,6 +41,11 @@ class Bill:
         self.uncounted_prompts += prompt_tokens is None
         self.uncounted_answers += n_answers if generated_tokens is None else 0
 
+    def include(self, other: Bill) -> None:
+        """Add all that another bill has."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
     def prompt_tokens_within(self, bound: int) -> int:
         """Return the prompt tokens, with a bound for each prompt that nobody counted."""
         return self.prompt_tokens + self.uncounted_prompts * bound

@@ -6,6 +6,8 @@ import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Protocol
 
 from pipelines.content import Content
 from pipelines.errors import ConfigurationError, ServerError
@@ -16,7 +18,7 @@ from pipelines.servers.patience import Patience
 from pipelines.servers.server import OnNegotiated, OnNotice, ServerClient
 from pipelines.servers.streamed import TextStream
 from pipelines.servers.wire import Draw, Negotiated
-from pipelines.spec import ModelSpec, PipelineSpec, SamplingSpec
+from pipelines.spec import ModelSpec, SamplingSpec
 from pipelines.spec.request_fields import sent_fields
 
 
@@ -35,23 +37,32 @@ class ServedModel:
     root: str | None = None
 
 
+class Models(Protocol):
+    """What is read of a spec here."""
+
+    @property
+    def models(self) -> Mapping[str, ModelSpec]: ...
+
+
 class ModelClients:
     """The models of a spec, each at its server; those at one address with one key share connections.
 
     environ: where API keys and proxies are read from; ConfigurationError when a variable that the spec
     names is not set, or names a proxy that can't be used. grace_s: for which requests in flight are awaited
-    when a run is stopped. Further arguments are those of `ServerClient`. Use it on one event loop, and close
+    when a run is stopped. max_in_flight: for each replica where there are several (replicas: by address).
+    Further arguments are those of `ServerClient`. Use it on one event loop, and close
     it there.
     """
 
     def __init__(
         self,
-        spec: PipelineSpec,
+        spec: Models,
         *,
         rng: random.Random,
         patience: Patience = Patience(),  # noqa: B008 -- frozen
         holds: bool = True,
         max_in_flight: int = 64,
+        replicas: Mapping[str, int] = MappingProxyType({}),
         backoff_s: float = 0.5,
         environ: Mapping[str, str] = os.environ,
         on_negotiated: OnNegotiated | None = None,
@@ -60,6 +71,7 @@ class ModelClients:
     ) -> None:
         self.on_negotiated = on_negotiated
         self.grace = Grace(grace_s, on_notice or (lambda line: None))
+        self._most_in_flight = 0
         self._models = dict(spec.models)
         self._fields = {name: sent_fields(model.request) for name, model in spec.models.items()}
         self._negotiated: list[Negotiated] = []
@@ -67,14 +79,16 @@ class ModelClients:
         self._by_model: dict[str, ServerClient] = {}
         for name, model in spec.models.items():
             place = (model.base_url, _api_key(name, model, environ))
+            most = max_in_flight * replicas.get(model.base_url, 1)
             if place not in self._servers:
+                self._most_in_flight += most
                 self._servers[place] = ServerClient(
                     *place,
                     key_env=model.api_key_env,
                     rng=rng,
                     patience=patience,
                     holds=holds,
-                    max_in_flight=max_in_flight,
+                    max_in_flight=most,
                     backoff_s=backoff_s,
                     environ=environ,
                     on_negotiated=self.tell,
@@ -87,6 +101,11 @@ class ModelClients:
     def negotiated(self) -> tuple[Negotiated, ...]:
         """What was found out about the servers, each thing once, with the models' keys in the spec."""
         return tuple(self._negotiated)
+
+    @property
+    def most_in_flight(self) -> int:
+        """Requests that all servers together may have in flight, at the very most."""
+        return self._most_in_flight
 
     def tell(self, negotiated: Negotiated) -> None:
         """Keep something that a user should know, and hand it to `on_negotiated`."""

@@ -44,7 +44,9 @@ class Grace:
         if self._until is not None:
             raise asyncio.CancelledError
 
-    async def awaited(self, request: Coroutine[Any, Any, Result]) -> Result:
+    async def awaited(
+        self, request: Coroutine[Any, Any, Result], on_stop: Callable[[], None] | None = None
+    ) -> Result:
         """Return what a request brings, also when its task is cancelled, if it comes in time.
 
         Whoever calls this keeps what came, and then calls `end_if_cancelled`. A second cancellation ends at
@@ -52,6 +54,7 @@ class Grace:
 
         Args:
             request: Not begun yet.
+            on_stop: Called when the task is cancelled before the waiting; None: nothing is to be done.
 
         Raises:
             CancelledError: The task was cancelled, and nothing came in time.
@@ -63,6 +66,8 @@ class Grace:
         except asyncio.CancelledError:
             if task.cancelled():
                 raise
+            if on_stop is not None:
+                on_stop()
             await asyncio.wait([task], timeout=min(_SILENT_S, self._begun_s()))
             if not task.done():
                 self._notify_once()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agenttts.stats import (
+    ExactSum,
     holm,
     mean_interval,
     paired_difference,
@@ -145,3 +147,14 @@ def test_a_vote_curve_is_over_orders_and_not_over_right_and_wrong() -> None:
 def _wins(order: tuple[str, ...], n: int) -> bool:
     first = list(order[:n])
     return max(dict.fromkeys(first), key=first.count) == "a"
+
+
+@given(st.lists(st.floats(-1e12, 1e12)))
+def test_a_running_sum_is_exact(numbers: list[float]) -> None:
+    """It comes to what `math.fsum` says of all numbers together, after each of them."""
+    running = ExactSum()
+    assert running.mean is None
+    for n, number in enumerate(numbers, 1):
+        running.add(number)
+        assert running.total == math.fsum(numbers[:n])
+        assert running.mean == math.fsum(numbers[:n]) / n

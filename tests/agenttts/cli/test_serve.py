@@ -80,3 +80,30 @@ def test_a_cpu_has_no_placement_and_a_wrong_machine_is_refused() -> None:
     done = agenttts("serve", SPEC, "--dry-run", "--device", "cpu", "--json")
     assert [command["placement"] for command in done.json] == [None] * 3
     assert agenttts("serve", SPEC, "--dry-run", "--gpus", "lots").code == 2
+
+
+def test_idle_gpus_get_replicas(hotpotqa: Path) -> None:
+    """auto fills a machine with servers of each model that share no GPU, behind a router for each model."""
+    only = ["--only", "qwen-7b", "--only", "llama-8b", "--dry-run", "--gpus", "8x80"]
+    said = " ".join(agenttts("serve", hotpotqa, *only).err.split())
+    assert "6 of 8 GPUs are idle; --replicas auto starts 4 servers for each model" in said
+    planned = agenttts("serve", hotpotqa, *only, "--replicas", "auto", "--json").json
+    servers, routers = planned[:-2], planned[-2:]
+    assert len(servers) == 8 and [one["placement"] for one in routers] == [None, None]
+    assert sorted(gpu for one in servers for gpu in one["placement"]["gpus"]) == [str(i) for i in range(8)]
+    addresses = {one["health_url"].removesuffix("/health") for one in servers}
+    assert len(addresses) == 8
+    workers = [{word for word in one["argv"] if word.startswith("http://")} for one in routers]
+    assert [len(urls) for urls in workers] == [4, 4] and set.union(*workers) == addresses
+    two = agenttts("serve", hotpotqa, *only, "--replicas", 2, "--json").json
+    assert len(two) == 2 * 2 + 2
+    assert agenttts("serve", hotpotqa, *only, "--replicas", 99).code == 2
+
+
+@pytest.mark.parametrize("replicas", ["0", "many", "1.5"])
+def test_a_number_of_replicas_that_can_not_be_is_refused(replicas: str) -> None:
+    """It is auto, or 1 or more; and without known GPUs there is one server for each model."""
+    done = agenttts("serve", SPEC, "--replicas", replicas, "--dry-run")
+    assert done.code == 2 and "--replicas is auto, or 1 or more" in done.errors[0]
+    done = agenttts("serve", SPEC, "--replicas", 2, "--dry-run", "--device", "cpu")
+    assert done.code == 2 and "--replicas needs GPUs whose sizes are known" in done.errors[0]

@@ -349,3 +349,15 @@ async def test_a_policys_trial(server: ScriptedServer, store: Store) -> None:
     assert all(r.flops == trial.flops_per_query and r.confidence == 0.75 for r in results)
     stored = {row.number: load_trial(store, row) for row in store.trials("r1")}
     assert stored[0] == trial and stored[1].policy is None
+
+
+async def test_a_trial_holds_no_more_examples_than_it_runs_at_once(
+    server: ScriptedServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many examples a trial has, some are under way, and each that ends makes room for another."""
+    monkeypatch.setattr(Runtime, "n_at_once", 3)
+    server.latency_s = 0.01
+    async with bench(server, store) as b:
+        result = await b.trial(allocation(2, 3))
+    assert (result.status, result.n_scored) == ("complete", 10)
+    assert server.most_in_flight == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -97,6 +98,56 @@ def started(folder: Path, server: ScriptedServer) -> tuple[Path, subprocess.Pope
     while server.n_answered < 30 and process.poll() is None:
         time.sleep(0.005)
     return db, process
+
+
+def test_ctrl_c_ends_client_processes_in_order(tmp_path: Path) -> None:
+    """A terminal sends it to all of them: what is in flight is kept, the run is stopped, and goes on."""
+    with ScriptedServer(answer=answer, latency_s=0.05) as server:
+        spec, db = write_pipeline(tmp_path, server.base_url), tmp_path / "run.duckdb"
+        search = command(spec, db, "--clients", "2")
+        process = subprocess.Popen(
+            search, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        while len(server.arrived) < 30 and process.poll() is None:
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGINT)
+        _, printed = process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGINT and "Traceback" not in printed, printed
+        with Store.read(db) as store:
+            run = store.run()
+            assert run.status == "stopped" and store.run_cost(run.run_id).calls == server.n_answered
+        assert sum(stored(db).values()) == sum(server.samples.values())
+        assert not db.with_name("run.duckdb.clients").exists()
+        subprocess.run([*search, "--resume"], check=True, capture_output=True)
+    with Store.read(db) as store:
+        assert [run.status for run in store.runs()] == ["complete"]
+
+
+def test_killed_while_client_processes_draw_a_search_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path,
+) -> None:
+    """What they have in flight when the search alone is killed is kept; where they are killed with it, what
+    is drawn again was in flight, or in no file yet.
+    """
+    with ScriptedServer(answer=answer, latency_s=0.05) as server:
+        spec, wanted = write_pipeline(tmp_path, server.base_url), tmp_path / "undisturbed.duckdb"
+        subprocess.run(command(spec, wanted), check=True, capture_output=True)
+        n_wanted = len(server.arrived)
+        for kill, most_again in ((os.kill, 0), (os.killpg, 64 + 8)):
+            db, n_before = tmp_path / f"{kill.__name__}.duckdb", len(server.arrived)
+            search = command(spec, db, "--clients", "2")
+            process = subprocess.Popen(
+                search, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+            )
+            while len(server.arrived) < n_before + n_wanted / 2 and process.poll() is None:
+                time.sleep(0.005)
+            kill(process.pid, signal.SIGKILL)
+            process.wait()
+            resumed = subprocess.run([*search, "--resume"], check=True, capture_output=True, text=True)
+            assert decisions(db) == decisions(wanted) and stored(db) == stored(wanted)
+            assert len(server.arrived) - n_before - n_wanted <= most_again
+            assert most_again or "samples of client processes that were killed are kept" in resumed.stderr
+            assert not db.with_name(f"{db.name}.clients").exists()
 
 
 def test_a_run_is_not_resumed_with_other_settings(recorded: Path, tmp_path: Path) -> None:

@@ -1,0 +1,170 @@
+"""A client process: draws what a search asks for and writes what came of it (`pipelines.runtime.processes`).
+
+    python -m pipelines.runtime.worker
+
+It reads its settings from the first line of stdin, then the names of files of its spool, and tells on stdout
+of the files that it wrote. When stdin ends, it awaits the requests in flight for a short time, writes what
+they brought, and ends, whether or not anybody still reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import sys
+from contextlib import suppress
+from functools import lru_cache, partial
+from pathlib import Path
+
+from pipelines.errors import PipelineError
+from pipelines.runtime.spool import DRAWN, LOCK, Asked, Drawn, locked, read_asked, write_drawn
+from pipelines.servers.billing import Bill
+from pipelines.servers.clients import ModelClients
+from pipelines.servers.patience import Patience
+from pipelines.servers.wire import Negotiated
+from pipelines.spec import ModelSpec, SamplingSpec
+from pipelines.spec.strict import Strict
+
+_MOST_DRAWN = 256  # in a file
+_WRITE_AFTER_S = 0.05
+
+
+class WorkerSettings(Strict):
+    """What a client process has to know.
+
+    Attributes:
+        folder: The spool.
+        name: How its files begin.
+        models: The models of the spec.
+        patience: How long servers are waited for.
+        max_in_flight: Requests at once, for each server.
+        replicas: Servers behind a router, by its address.
+        seed: Spreads its waits.
+    """
+
+    folder: Path
+    name: str
+    models: dict[str, ModelSpec]
+    patience: Patience
+    max_in_flight: int
+    replicas: dict[str, int]
+    seed: int
+
+
+class Message(Strict):
+    """What a client process says: one of these.
+
+    Attributes:
+        file: The name of a file that it wrote.
+        notice: A line for people, such as that a server is down.
+        negotiated: Something that was found out about a server.
+    """
+
+    file: str | None = None
+    notice: str | None = None
+    negotiated: Negotiated | None = None
+
+
+class _Worker:
+    """The process: draws on the event loop, files of what is done."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._clients = ModelClients(
+            settings,
+            rng=random.Random(settings.seed),
+            patience=settings.patience,
+            max_in_flight=settings.max_in_flight,
+            replicas=settings.replicas,
+            on_negotiated=lambda negotiated: _say(Message(negotiated=negotiated)),
+            on_notice=lambda line: _say(Message(notice=line)),
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._done: list[Drawn] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._n_files = 0
+
+    def ask(self, name: str) -> None:
+        """Begin the draws of a file."""
+        for asked in read_asked(self._settings.folder / name):
+            task = asyncio.create_task(self._draw(asked))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def end(self) -> None:
+        """Await what is in flight, and write it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._write()
+        await self._clients.aclose()
+
+    async def _draw(self, asked: Asked) -> None:
+        drawn, bill = partial(Drawn, number=asked.number), Bill()
+        try:
+            draw = await self._clients.draw(
+                asked.model,
+                json.loads(asked.content),
+                _sampling(asked.sampling),
+                asked.n,
+                first=asked.first,
+                bill=bill,
+            )
+            self._add(drawn(bill=bill, draw=draw))
+        except PipelineError as error:
+            self._add(drawn(bill=bill, error=type(error).__name__, message=str(error)))
+        except BaseException as error:
+            self._add(
+                drawn(bill=bill, error=type(error).__name__, message=f"{type(error).__name__}: {error}")
+            )
+            raise
+
+    def _add(self, drawn: Drawn) -> None:
+        self._done.append(drawn)
+        if len(self._done) >= _MOST_DRAWN:
+            self._write()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_WRITE_AFTER_S, self._write)
+
+    def _write(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._done:
+            self._n_files += 1
+            name = f"{self._settings.name}.{self._n_files}{DRAWN}"
+            write_drawn(self._settings.folder / name, self._done)
+            self._done = []
+            _say(Message(file=name))
+
+
+@lru_cache(maxsize=256)
+def _sampling(text: str) -> SamplingSpec:
+    return SamplingSpec.model_validate_json(text)
+
+
+def _say(message: Message) -> None:
+    with suppress(OSError, ValueError):  # the search is gone; what was drawn is kept all the same
+        print(message.model_dump_json(exclude_none=True), flush=True)
+
+
+async def _work() -> None:
+    stdin = asyncio.StreamReader(limit=1 << 26)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
+    settings = WorkerSettings.model_validate_json(await stdin.readline())
+    with locked(settings.folder / f"{settings.name}{LOCK}"):
+        worker = _Worker(settings)
+        while name := (await stdin.readline()).decode().strip():
+            worker.ask(name)
+        await worker.end()
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the search's to pass on
+    asyncio.run(_work())
+
+
+if __name__ == "__main__":
+    main()
