@@ -21,7 +21,7 @@ from types import MappingProxyType
 
 from pipelines.content import Content
 from pipelines.errors import ConfigurationError, DrawFailed, PipelineError, ServerDown, ServerError
-from pipelines.runtime.spool import ASKED, DRAWN, LOCK, Asked, Drawn, read_drawn, write_asked
+from pipelines.runtime.spool import ASKED, DRAWN, LOCK, Asked, Drawn, identity, read_drawn, write_asked
 from pipelines.runtime.worker import Message, WorkerSettings
 from pipelines.servers.billing import Bill
 from pipelines.servers.clients import ModelClients
@@ -96,6 +96,7 @@ class ClientProcesses(ModelClients):
             on_notice=self._say_once,
             grace_s=grace_s,
         )
+        self._identities = {name: identity(spec, name) for name in spec.models}
         self._n = n
         self._folder = folder
         self._settled = settled
@@ -135,6 +136,7 @@ class ClientProcesses(ModelClients):
         asked = Asked(
             number=self._n_asked,
             model=model,
+            identity=self._identities[model],
             content=json.dumps(content, ensure_ascii=False),
             sampling=sampling.model_dump_json(),
             n=n,
