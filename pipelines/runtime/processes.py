@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from datastore.errors import StoreError
 from pipelines.content import Content
 from pipelines.errors import ConfigurationError, DrawFailed, PipelineError, ServerDown, ServerError
 from pipelines.runtime.spool import ASKED, DRAWN, LOCK, Asked, Drawn, identity, read_drawn, write_asked
@@ -109,7 +110,6 @@ class ClientProcesses(ModelClients):
         self._token = secrets.token_hex(4)
         self._n_asked = self._n_files = self._n_processes = self._n_lost = 0
         self._processes: list[_Process] = []
-        self._starting = asyncio.Lock()
         self._waiting: list[_Waiting] = []
         self._sending: asyncio.Task[None] | None = None
         self._seen: set[str] = set()
@@ -232,6 +232,8 @@ class ClientProcesses(ModelClients):
             started = _Process(name, process)
             started.reading = asyncio.create_task(self._listen(started))
             self._processes.append(started)
+            if self._is_stopping:  # meanwhile
+                process.stdin.close()
 
     def _stop(self) -> None:
         """Let the processes end: what they have begun is awaited, what they have not is given up."""
@@ -321,7 +323,10 @@ class ClientProcesses(ModelClients):
             if numbers.isdisjoint(process.open)
         ]
         await asyncio.sleep(_KEPT_AFTER_S)
-        await self._settled()
+        try:
+            await self._settled()
+        except StoreError:  # which the run ends with; the files are taken in when it goes on
+            return
         for process, name in answered:
             process.files.pop(name, None)
         for name in (*kept, *(name for _, name in answered)):
