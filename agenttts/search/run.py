@@ -52,8 +52,8 @@ from pipelines.dataset.splits import Splits, load_splits, seeded_order
 from pipelines.errors import ServerDown
 from pipelines.examples import Example
 from pipelines.runtime.processes import ClientProcesses
+from pipelines.runtime.recovery import recovered
 from pipelines.runtime.runtime import Runtime
-from pipelines.runtime.spool import recovered
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.routed import count_replicas
 from pipelines.servers.wire import Negotiated
@@ -123,6 +123,13 @@ class OpenSearch:
         if n_recovered:
             self.on_event(
                 Note(message=f"{n_recovered} samples of client processes that were killed are kept")
+            )
+        if self._spool.exists():
+            self.on_event(
+                Note(
+                    message=f"{self._spool}: client processes of a search with other models left samples "
+                    "there; repeat the command that began it to keep them, or delete the folder"
+                )
             )
         async with AsyncExitStack() as closing:
             clients = None

@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from datastore.errors import StoreError
 from pipelines.content import Content
 from pipelines.errors import ConfigurationError, DrawFailed, PipelineError, ServerDown, ServerError
-from pipelines.runtime.spool import ASKED, DRAWN, LOCK, Asked, Drawn, read_drawn, write_asked
+from pipelines.runtime.spool import ASKED, DRAWN, LOCK, Asked, Drawn, identity, read_drawn, write_asked
 from pipelines.runtime.worker import Message, WorkerSettings
 from pipelines.servers.billing import Bill
 from pipelines.servers.clients import ModelClients
@@ -97,6 +98,7 @@ class ClientProcesses(ModelClients):
             on_notice=self._say_once,
             grace_s=grace_s,
         )
+        self._identities = {name: identity(spec, name) for name in spec.models}
         self._n = n
         self._folder = folder
         self._settled = settled
@@ -109,7 +111,6 @@ class ClientProcesses(ModelClients):
         self._token = secrets.token_hex(4)
         self._n_asked = self._n_files = self._n_processes = self._n_lost = 0
         self._processes: list[_Process] = []
-        self._starting = asyncio.Lock()
         self._waiting: list[_Waiting] = []
         self._sending: asyncio.Task[None] | None = None
         self._seen: set[str] = set()
@@ -139,6 +140,7 @@ class ClientProcesses(ModelClients):
         asked = Asked(
             number=self._n_asked,
             model=model,
+            identity=self._identities[model],
             content=json.dumps(content, ensure_ascii=False),
             sampling=sampling.model_dump_json(),
             n=n,
@@ -234,6 +236,8 @@ class ClientProcesses(ModelClients):
             started = _Process(name, process)
             started.reading = asyncio.create_task(self._listen(started))
             self._processes.append(started)
+            if self._is_stopping:  # meanwhile
+                process.stdin.close()
 
     def _stop(self) -> None:
         """Let the processes end: what they have begun is awaited, what they have not is given up."""
@@ -323,7 +327,10 @@ class ClientProcesses(ModelClients):
             if numbers.isdisjoint(process.open)
         ]
         await asyncio.sleep(_KEPT_AFTER_S)
-        await self._settled()
+        try:
+            await self._settled()
+        except StoreError:  # which the run ends with; the files are taken in when it goes on
+            return
         for process, name in answered:
             process.files.pop(name, None)
         for name in (*kept, *(name for _, name in answered)):

@@ -2,27 +2,23 @@
 
 The search writes what is asked for, a client process what came of it, each file whole or not at all. A file
 stays until the store has what is in it, so that nothing that was paid for is lost with the process that had
-asked (`recovered`).
+asked (`recovery`).
 """
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.costs import generated_tokens_bound, prompt_tokens_bound
-from pipelines.runtime.sampler import SampleBank, Sampler, enter, sample_of
+from datastore.keys import canonical_json
 from pipelines.servers.billing import Bill
 from pipelines.servers.wire import Draw, DrawnSample
-from pipelines.spec import SamplingSpec
 from pipelines.spec.pipeline import PipelineSpec
 
 ASKED, DRAWN, LOCK = ".asked.parquet", ".drawn.parquet", ".lock"
@@ -30,6 +26,7 @@ _ASKED = pa.schema(
     [
         pa.field("number", pa.int64()),
         pa.field("model", pa.string()),
+        pa.field("identity", pa.string()),
         pa.field("content", pa.string()),
         pa.field("sampling", pa.string()),
         pa.field("n", pa.int64()),
@@ -72,6 +69,7 @@ class Asked:
     Attributes:
         number: What tells it from others of the same search.
         model: The model's key in the spec.
+        identity: What the model was when it was asked (`identity`).
         content: Of the request, as JSON.
         sampling: The sampling parameters, as JSON.
         n: Samples that are wanted.
@@ -80,6 +78,7 @@ class Asked:
 
     number: int
     model: str
+    identity: str
     content: str
     sampling: str
     n: int
@@ -103,6 +102,17 @@ class Drawn:
     draw: Draw | None = None
     error: str | None = None
     message: str = ""
+
+
+def identity(spec: PipelineSpec, model: str) -> str:
+    """Return all that a model's description adds to the identity of its samples, as JSON.
+
+    Args:
+        spec: The pipeline.
+        model: The model's key in it.
+    """
+    described = spec.models[model].model_dump(mode="json", include={"request", "sampling"})
+    return canonical_json({"key": spec.model_key(model), **described})
 
 
 def write_asked(path: Path, asked: Iterable[Asked]) -> None:
@@ -188,77 +198,3 @@ def locked(path: Path) -> Iterator[None]:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
         path.unlink(missing_ok=True)
-
-
-def _await_end(folder: Path, longest_s: float) -> None:
-    """Wait until no client process writes to a spool any more, whose search was killed."""
-    import fcntl
-
-    until = time.monotonic() + longest_s
-    for path in folder.glob(f"*{LOCK}"):
-        with path.open("w") as file:
-            while time.monotonic() < until:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError:
-                    time.sleep(0.05)
-        path.unlink(missing_ok=True)
-
-
-async def recovered(
-    folder: Path, spec: PipelineSpec, bank: SampleBank, run_id: str | None, *, longest_s: float = 8.0
-) -> int:
-    """Bring what a killed search had left in its spool into the bank, and remove the files.
-
-    Args:
-        folder: The spool; there may be none.
-        spec: The pipeline of that search.
-        bank: The bank.
-        run_id: The run that asked, which pays; None where another one goes on with the database.
-        longest_s: Seconds for which client processes that still end are awaited.
-
-    Returns:
-        The number of samples that were new.
-    """
-    if not folder.is_dir():
-        return 0
-    _await_end(folder, longest_s)
-    sampler = Sampler(spec, bank, None, run_id=run_id, replay=True, gate=None)
-    asked = {
-        (path.name.split(".")[0], one.number): one
-        for path in folder.glob(f"*{ASKED}")
-        for one in read_asked(path)
-    }
-    n_new = 0
-    for path in sorted(folder.glob(f"*{DRAWN}")):
-        for drawn in read_drawn(path):
-            one = asked.get((path.name.split(".")[0], drawn.number))
-            if one is not None and one.model in spec.models:
-                n_new += await _entered(sampler, bank, spec, run_id, one, drawn)
-    for path in folder.iterdir():
-        path.unlink(missing_ok=True)
-    folder.rmdir()
-    return n_new
-
-
-async def _entered(
-    sampler: Sampler, bank: SampleBank, spec: PipelineSpec, run_id: str | None, asked: Asked, drawn: Drawn
-) -> int:
-    """Enter a draw with its bill, unless the bank has it; how many samples were new."""
-    sampling = SamplingSpec.model_validate_json(asked.sampling)
-    prompt = sampler.prompt(asked.model, json.loads(asked.content), sampling)
-    banked = {sample.index for sample in (await bank.get_samples([prompt.key])).get(prompt.key, ())}
-    samples = []
-    if drawn.draw is not None:
-        prompt = replace(prompt, prompt_tokens=drawn.draw.prompt_tokens)
-        samples = [
-            sample_of(prompt.key, index, sample, drawn.draw, run_id)
-            for index, sample in enumerate(drawn.draw.samples, asked.first)
-        ]
-    if samples and all(sample.index in banked for sample in samples):
-        return 0
-    window = spec.models[asked.model].context_length
-    bounds = prompt_tokens_bound(prompt.content, window), generated_tokens_bound(sampling, window)
-    await enter(bank, run_id, prompt, samples, drawn.bill, bounds)
-    return sum(sample.index not in banked for sample in samples)

@@ -16,8 +16,9 @@ import pytest
 from datastore import Store
 from pipelines.errors import ConfigurationError
 from pipelines.runtime.processes import ClientProcesses
+from pipelines.runtime.recovery import recovered
 from pipelines.runtime.sampler import Sampler, Samples
-from pipelines.runtime.spool import ASKED, DRAWN, Asked, Drawn, recovered, write_asked, write_drawn
+from pipelines.runtime.spool import ASKED, DRAWN, Asked, Drawn, identity, write_asked, write_drawn
 from pipelines.servers.billing import Bill
 from pipelines.servers.patience import Patience
 from pipelines.servers.wire import Draw, DrawnSample, PromptRefused
@@ -142,7 +143,15 @@ async def test_what_a_killed_search_had_left_is_recovered(server: ScriptedServer
     folder, spec = tmp_path / "clients", small_spec(base_url=server.base_url)
     sampling = spec.stages[0].sampling
     content = '{"messages": [{"role": "user", "content": "number 0"}]}'
-    asked = Asked(number=7, model="small", content=content, sampling=sampling.model_dump_json(), n=2, first=0)
+    asked = Asked(
+        number=7,
+        model="small",
+        identity=identity(spec, "small"),
+        content=content,
+        sampling=sampling.model_dump_json(),
+        n=2,
+        first=0,
+    )
     samples = tuple(
         DrawnSample(text=text, generated_tokens=2, mean_logprob=None, finish_reason="stop")
         for text in ("red", "blue")
@@ -151,10 +160,14 @@ async def test_what_a_killed_search_had_left_is_recovered(server: ScriptedServer
     bill = Bill(calls=1, prompt_tokens=5, generated_tokens=4)
     with Store.open(tmp_path / "run.duckdb") as store:
         store.start_run(made.run("r1", started_at=0.0))
+        other = spec.models["small"].model_copy(update={"revision": "two"})
+        other_spec = spec.model_copy(update={"models": {**spec.models, "small": other}})
         for n_new in (2, 0):
             folder.mkdir()
             write_asked(folder / f"t.1{ASKED}", [asked])
             write_drawn(folder / f"t.0.1{DRAWN}", [Drawn(number=7, bill=bill, draw=draw), Drawn(number=8)])
+            assert await recovered(folder, other_spec, store, "r1") == 0
+            assert len(list(folder.iterdir())) == 2, "another model's samples stay where they are"
             assert await recovered(folder, spec, store, "r1") == n_new
             assert not folder.exists()
             assert await recovered(folder, spec, store, "r1") == 0
