@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from sphinx.ext.napoleon import Config  # noqa: E402
 from sphinx.ext.napoleon.docstring import GoogleDocstring  # noqa: E402
 
 from docs.building import pages  # noqa: E402
@@ -41,14 +40,17 @@ html_theme_options = {"navigation_with_keys": True}
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
+Documented = Literal[
+    "module", "class", "exception", "function", "decorator", "method", "property", "attribute", "data", "type"
+]
+
 
 def read_docstring(
-    app: Sphinx, what: Any, name: str, documented: object, options: Options, lines: list[str]
+    app: Sphinx, what: Documented, name: str, documented: object, options: Options, lines: list[str]
 ) -> None:
     """Read a docstring in Google's style. A property's is prose, in which a colon marks no type."""
     if what != "property":
-        style: Any = Config(napoleon_use_param=True, napoleon_use_rtype=True)
-        lines[:] = GoogleDocstring(lines, style, app, what, name, documented, options).lines()
+        lines[:] = GoogleDocstring(lines, None, None, what, name, documented, options).lines()
 
 
 def setup(app: Sphinx) -> None:

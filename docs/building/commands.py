@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
 
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command
@@ -11,6 +13,7 @@ from typer.main import get_command
 from agenttts.cli.main import app
 
 Parameter = TyperArgument | TyperOption
+_WORDS = {int: "whole number", float: "number", bool: "true or false", Path: "path"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +87,8 @@ def _entry(parameter: Parameter) -> str:
 
 
 def _type(parameter: Parameter) -> str:
-    kind = parameter.type_descriptor.annotation
-    words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}
-    name = getattr(kind, "__name__", str(kind))
-    return words.get(name, "path" if "Path" in name else "text") + (
-        ", may be repeated" if getattr(parameter, "multiple", False) else ""
-    )
+    """What value it takes, in words."""
+    annotation = parameter.type_descriptor.annotation
+    kind = next(iter(get_args(annotation)), annotation)  # of the entries, where it may be given several times
+    word = _WORDS.get(kind, "text")
+    return f"{word}, may be repeated" if getattr(parameter, "multiple", False) else word
