@@ -25,7 +25,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Pool:
     """What can be chosen from, and what a choice may look at.
 
     Attributes:
-        gradient: The gradient of a row's loss, by its number.
+        gradients: The gradient of each row's loss.
         target: The mean gradient of the target set.
         states: A state for each row, to cluster by.
         texts: The text of each row.
@@ -61,7 +61,7 @@ class Pool:
         own: The target's sub-task.
     """
 
-    gradient: Callable[[int], Floats]
+    gradients: Floats
     target: Floats
     states: Floats
     texts: Sequence[str]
@@ -97,7 +97,7 @@ def _choices(pool: Pool, n: int, seed: int) -> dict[str, tuple[list[int], int]]:
     size = len(pool.texts)
     rng = np.random.default_rng(seed)
     clusters = KMeans(max(8, n // 8), n_init=1, random_state=seed).fit_predict(pool.states)
-    gradients = np.stack([pool.gradient(i) for i in range(size)])
+    gradients = pool.gradients
     influence = gradients @ _preconditioned(pool.target, gradients)
     lengths = np.linalg.norm(gradients, axis=1) * np.linalg.norm(pool.target) + 1e-12
     ways = {
@@ -116,7 +116,7 @@ def _choices(pool: Pool, n: int, seed: int) -> dict[str, tuple[list[int], int]]:
         others = [i for i, group in enumerate(pool.groups) if group != pool.own]
         ways["random, own left out"] = (rng.permutation(others)[:n].tolist(), 0)
         cosine = (gradients @ pool.target) / lengths
-        ways["influence, own left out"] = (sorted(others, key=lambda i: -cosine[i])[:n], size)
+        ways["influence, cosine, own left out"] = (sorted(others, key=lambda i: -cosine[i])[:n], size)
     return ways
 
 
@@ -235,24 +235,10 @@ def _zoo(setting: str, seed: int) -> dict[str, Any]:
         steps=20,
         seed=seed,
     )
-    parameters = [one for one in warm.parameters() if one.requires_grad]
-
-    def gradient(*chosen: Item) -> Floats:
-        warm.zero_grad()
-        warm(**batch_of(chosen)).loss.backward()
-        flat: Floats = torch.cat([p.grad.flatten() for p in parameters]).double().numpy()  # type: ignore[union-attr]
-        return flat
-
-    def state(item: Item) -> Floats:
-        with torch.no_grad():
-            states = warm(input_ids=torch.tensor([item.prompt]), output_hidden_states=True).hidden_states[-1]
-        mean: Floats = states[0].mean(0).double().numpy()
-        return mean
-
     pool = Pool(
-        gradient=lambda i: gradient(items[i]),
-        target=gradient(*target),
-        states=np.stack([state(item) for item in items]),
+        gradients=_gradients(warm, items),
+        target=_gradients(warm, target).mean(0),
+        states=_mean_states(warm, items),
         texts=[f"{tokens.tokenizer.decode(item.prompt)}{item.text}" for item in items],
         groups=groups,
         own="museum-read",
@@ -277,6 +263,38 @@ def _zoo(setting: str, seed: int) -> dict[str, Any]:
     if setting == "mixed":
         judge("the target set alone", (), 0, extra=target)
     return out
+
+
+def _gradients(model: Any, items: Sequence[Item]) -> Floats:
+    """The gradient of each item's loss by what the model has to train."""
+    learnt = {name: one.detach() for name, one in model.named_parameters() if one.requires_grad}
+
+    def loss(weights: dict[str, torch.Tensor], ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        batch = {"input_ids": ids[None], "labels": labels[None]}  # padding is to the right of all
+        out: torch.Tensor = torch.func.functional_call(model, weights, kwargs=batch).loss
+        return out
+
+    of_each: Any = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
+    parts = []
+    for start in range(0, len(items), 32):
+        batch = batch_of(items[start : start + 32])
+        found = of_each(learnt, batch["input_ids"], batch["labels"])
+        parts.append(torch.cat([one.flatten(1) for one in found.values()], 1))
+    gradients: Floats = torch.cat(parts).double().numpy()
+    return gradients
+
+
+def _mean_states(model: Any, items: Sequence[Item]) -> Floats:
+    """The mean of the last states of each item."""
+    parts = []
+    for start in range(0, len(items), 100):
+        batch = batch_of(items[start : start + 100])
+        mask = batch["attention_mask"][..., None]
+        with torch.no_grad():
+            states = model(**batch, output_hidden_states=True).hidden_states[-1]
+        parts.append((states * mask).sum(1) / mask.sum(1))
+    means: Floats = torch.cat(parts).double().numpy()
+    return means
 
 
 # -- intents
@@ -305,7 +323,7 @@ def _intents(data: Path, seed: int) -> dict[str, Any]:
         return flat
 
     pool = Pool(
-        gradient=lambda i: gradient(pooled[i]),
+        gradients=np.stack([gradient(i) for i in pooled]),
         target=np.mean([gradient(i) for i in held], axis=0),
         states=states[pooled],
         texts=[texts[i] for i in pooled],

@@ -128,6 +128,8 @@ def test_a_killed_run_ends_as_an_undisturbed_one(folder: Path) -> None:
         ({"data": "nothing"}, "nothing: must be a directory that `agenttts tune data` made"),
         ({"max_tokens": 5}, "no row fits 5 tokens, the shortest has"),
         ({"lora": {"quantize": True}}, "quantize needs a GPU"),
+        ({"optimizer": "paged_adamw_8bit"}, "optimizer: paged_adamw_8bit needs a GPU, there is none"),
+        ({"attention": "flash_attention_2"}, "attention: flash_attention_2 can't be had: "),
         ({"dpo": {}}, "has no preference pairs"),
     ],
 )
@@ -143,6 +145,10 @@ def test_what_can_not_be_done(folder: Path, changes: dict[str, object], told: st
     [
         ({"lora": {"rank": 1024}}, "lora.rank: must be <= 512, got 1024"),
         ({"lora": {"dora": True}}, "lora.dora needs merge: true"),
+        (
+            {"lora": {"plus": 16}, "optimizer": "adafactor"},
+            "lora.plus needs optimizer: adamw_torch, got adafactor",
+        ),
         ({"epoch": 3}, "epoch: unknown key"),
     ],
 )
@@ -154,6 +160,27 @@ def test_a_wrong_configuration(folder: Path, changes: dict[str, object], told: s
     assert done.code == 2
     assert told in done.err
     assert "wrong.yaml:" in done.err
+
+
+def test_packed_rows(folder: Path) -> None:
+    """A step takes as many rows as without packing, and a model learns as much; no row sees another."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    rows = {"batch_size": 8, "epochs": 1, "optimizer": "adafactor", "attention": "sdpa"}
+    (apart,) = fit(fit_config(out="apart", **rows), folder)
+    (packed,) = fit(fit_config(out="packed", packing=True, **rows), folder)
+    assert packed.card.steps == pytest.approx(apart.card.steps, rel=0.1)
+    before, after = packed.card.metrics.before["read_off"], packed.card.metrics.after["read_off"]
+    assert after > before + 0.2
+    model = AutoModelForCausalLM.from_pretrained(ZOO / "models/small", attn_implementation="sdpa")
+    first, second = torch.arange(3, 40)[None], torch.arange(50, 80)[None]
+    places = torch.cat([torch.arange(37), torch.arange(30)])[None]
+    with torch.no_grad():
+        both = torch.cat([first, second], 1)
+        together = model(input_ids=both, position_ids=places, use_cache=False).logits  # as TRL calls it
+        alone = model(input_ids=second).logits
+    assert torch.allclose(together[:, 37:], alone, atol=1e-4)
 
 
 def test_scores_and_checkpoints_by_steps(folder: Path) -> None:
