@@ -21,7 +21,10 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-TUNE = ("tasks", "data", "fit", "eval", "merge", "serve", "prefer", "judge", "classifier", "verifier")
+TUNE = (
+    *("tasks", "data", "fit", "eval", "merge", "push", "gguf", "serve"),
+    *("prefer", "judge", "classifier", "verifier"),
+)
 
 
 def blocks(language: str) -> list[str]:

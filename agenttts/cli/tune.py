@@ -29,6 +29,7 @@ from agenttts.cli.options import (
     talk,
 )
 from agenttts.cli.preview import preview
+from agenttts.cli.publish import gguf, push
 from agenttts.cli.search import agent_settings
 from agenttts.cli.serve import serving
 from agenttts.errors import UserError
@@ -308,6 +309,8 @@ def merge_(
 
 
 app.command("preview")(preview)
+app.command("push")(push)
+app.command("gguf")(gguf)
 app.command("classifier")(classifiers.classifier)
 app.command("verifier")(classifiers.verifier)
 app.command("prefer")(classifiers.prefer)
