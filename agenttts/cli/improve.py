@@ -122,6 +122,12 @@ def show(improvement: Improvement) -> None:
         for row in _rows(comparison):
             table.add_row(*map(escape, row))
     console.print(table)
+    if (cost := improvement.data_cost) is not None:
+        console.print(
+            f"training rows: made of {cost.text}; the searches with tuned models chose among allocations on "
+            f"the other {cost.examples_left}, those before on all",
+            markup=False,
+        )
     console.print(jsonlib.dumps(improvement.bought.to_json_dict()), style="dim", markup=False)
 
 

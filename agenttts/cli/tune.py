@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +29,7 @@ from agenttts.cli.options import (
     talk,
 )
 from agenttts.cli.preview import preview
+from agenttts.cli.publish import gguf, push
 from agenttts.cli.search import agent_settings
 from agenttts.cli.serve import serving
 from agenttts.errors import UserError
@@ -267,57 +268,49 @@ async def _proposed(domain: str, docs: list[Row], settings: AgentSettings, store
 def merge_(
     adapters: Annotated[list[Path], typer.Argument(help="Adapters of one base.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Directory of the result.")],
-    method: Annotated[str, typer.Option("--method", help="sum, ties, dare; or base: into the base.")] = "sum",
+    method: Annotated[
+        str, typer.Option("--method", help="sum: one adapter of all; or base: one into its base.")
+    ] = "sum",
     weight: Annotated[
-        list[float] | None, typer.Option("--weight", help="Weight of each adapter, in their order.")
+        list[float] | None,
+        typer.Option("--weight", help="Weight of each adapter, in their order; else equal shares of 1."),
     ] = None,
-    density: Annotated[
-        float, typer.Option("--density", min=0.01, max=1.0, help="Share that ties and dare keep.")
-    ] = 0.5,
-    learn: Annotated[
-        Path | None, typer.Option("--learn", help="Dataset to learn a coefficient for each layer on.")
+    rank: Annotated[
+        int | None,
+        typer.Option("--rank", min=1, help="Rank of the sum, cut by SVD; else exact, of all ranks together."),
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Training rows of --learn to use.")] = 64,
-    seed: Seed = 0,
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
     """Merge several adapters (experimental), or add one adapter to its base's weights (--method base).
 
-    Example: `agenttts tune merge adapters/a adapters/b --out adapters/ab --learn data/`
+    Example: `agenttts tune merge adapters/a adapters/b --out adapters/ab --rank 16`
     """
-    from agenttts.tasktune.data.cleaning import evenly
-    from agenttts.tasktune.data.dataset import load_dataset
-    from agenttts.tasktune.merging import Method, merge, merge_into_base
+    from agenttts.tasktune.merging import merge, merge_into_base
 
     if method == "base":
         if len(adapters) != 1:
             raise UserError(f"--method base takes one adapter, got {len(adapters)}")
         merged = merge_into_base(adapters[0], out_dir)
-    elif method in ("sum", "ties", "dare"):
-        learn_from = None if learn is None else evenly(load_dataset(learn).train, rows)
-        with status_line() as show:
-            merged = merge(
-                adapters,
-                out_dir,
-                method=cast(Method, method),
-                weights=weight,
-                density=density,
-                learn_from=learn_from,
-                seed=seed,
-                on_loss=lambda step, loss: show(f"step {step}, loss {loss:.3f}"),
-            )
+    elif method == "sum":
+        merged = merge(adapters, out_dir, weights=weight, rank=rank)
     else:
-        raise UserError(f"--method is sum, ties, dare or base, got {method!r}")
+        raise UserError(f"--method is sum or base, got {method!r}")
     _register(db, {merged.path.name: merged})
+    card = merged.card
     if json:
-        card = merged.card.to_json_dict()
-        print_json({"path": str(merged.path), "digest": merged.digest, "rank": merged.rank, **card})
-    else:
-        say(f"{merged.path}: rank {merged.rank}, {merged.n_params:,} parameters")
+        figures = {"path": str(merged.path), "digest": merged.digest, "rank": merged.rank}
+        print_json({**figures, **card.to_json_dict()})
+        return
+    say(f"{merged.path}: rank {merged.rank}, {merged.n_params:,} parameters")
+    if rank is not None:
+        lost = card.settings["lost_energy"]
+        say(f"{lost:.1%} of the sum's energy (squared singular values) is lost", "dim")
 
 
 app.command("preview")(preview)
+app.command("push")(push)
+app.command("gguf")(gguf)
 app.command("classifier")(classifiers.classifier)
 app.command("verifier")(classifiers.verifier)
 app.command("prefer")(classifiers.prefer)

@@ -105,7 +105,10 @@ class FitConfig(Strict):
         warmup_share: The share of the steps over which the learning rate rises.
         weight_decay: The weight decay of AdamW.
         max_tokens: Rows that are longer are left out. None: the model's context length.
-        packing: Put several rows into one sequence; needs flash attention.
+        packing: Put the rows of a batch into sequences without padding; no row sees another. Sequences are as
+            long as a batch's rows are together on average, and at least as long as the longest row.
+        attention: How attention is computed. None: as transformers chooses.
+        optimizer: The optimiser. None: TRL's own, AdamW. Those of 8 bits need bitsandbytes and a GPU.
         gradient_checkpointing: Compute activations again instead of keeping them.
         dtype: The type of the base's weights. `auto`: bfloat16 for adapters on a GPU that has it, else
             float32.
@@ -136,7 +139,13 @@ class FitConfig(Strict):
     warmup_share: Rate = Field(default=0.03, ge=0, lt=1)
     weight_decay: Rate = Field(default=0.0, ge=0)
     max_tokens: int | None = Field(default=None, gt=0, description="longer rows are left out")
-    packing: bool = Field(default=False, description="several rows in one sequence; needs flash attention")
+    packing: bool = Field(default=False, description="a batch's rows in sequences without padding")
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(
+        default=None, description="how attention is computed; null: as transformers chooses"
+    )
+    optimizer: Literal["adamw_torch", "adafactor", "adamw_8bit", "paged_adamw_8bit"] | None = Field(
+        default=None, description="null: AdamW; those of 8 bits need bitsandbytes and a GPU"
+    )
     gradient_checkpointing: bool = False
     dtype: Literal["auto", "bfloat16", "float32"] = Field(default="auto", description="of the base's weights")
     neftune: Rate | None = Field(default=None, gt=0, description="noise on embeddings (NEFTune), such as 5")
@@ -159,6 +168,8 @@ class FitConfig(Strict):
             raise ValueError("dpo needs method: lora")
         if self.method == "full" and self.lora.plus is not None:
             raise ValueError("lora.plus needs method: lora")
+        if self.lora.plus is not None and self.optimizer not in (None, "adamw_torch"):
+            raise ValueError(f"lora.plus needs optimizer: adamw_torch, got {self.optimizer}")
         return self
 
 
@@ -291,7 +302,8 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
     of_rows = [(row, _record(tokenizer, row)) for row in job.held_out]
     short_rows = [row for row, record in of_rows if len(record["input_ids"]) <= limit]
     held_out = [record for _, record in of_rows if len(record["input_ids"]) <= limit]
-    arguments = _arguments(config, work, limit, scored=bool(held_out), trl=trl, torch=torch)
+    length = _packed_length(config, [len(record["input_ids"]) for record in fitting], limit)
+    arguments = _arguments(config, work, length, scored=bool(held_out), trl=trl, torch=torch)
     examiner = _Examiner(tokenizer, job.data.tasks, short_rows, limit)
     checkpoint = newest_checkpoint(work)
     base_params = _base_params(job.base, model)
@@ -458,8 +470,9 @@ def _examined_before(
 
 
 def _arguments(
-    config: FitConfig, work: Path, limit: int, *, scored: bool, trl: ModuleType, torch: ModuleType
+    config: FitConfig, work: Path, packed: int | None, *, scored: bool, trl: ModuleType, torch: ModuleType
 ) -> SFTConfig:
+    """TRL's arguments. `packed` is the length of a sequence that takes the rows of a batch."""
     best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_score"} if scored else {}
     rhythm = "epoch" if config.save_steps is None else "steps"
     steps = (
@@ -468,15 +481,16 @@ def _arguments(
     arguments: SFTConfig = trl.SFTConfig(
         output_dir=str(work),
         num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=config.batch_size if packed is None else 1,
         per_device_eval_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulate,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
         warmup_steps=config.warmup_share,
         weight_decay=config.weight_decay,
-        max_length=limit if config.packing else None,
-        packing=config.packing,
+        max_length=packed,
+        packing=packed is not None,
+        eval_packing=False,
         gradient_checkpointing=config.gradient_checkpointing,
         logging_steps=10,
         eval_strategy=rhythm if scored else "no",
@@ -491,10 +505,18 @@ def _arguments(
         greater_is_better=True if scored else None,
         **best,
         **steps,
+        **({} if config.optimizer is None else {"optim": config.optimizer}),
         neftune_noise_alpha=config.neftune,
         **precision(torch),
     )
     return on_one_gpu(arguments)
+
+
+def _packed_length(config: FitConfig, lengths: Sequence[int], limit: int) -> int | None:
+    """The length of packed sequences, in tokens; None where there are none."""
+    if not config.packing:
+        return None
+    return min(limit, max(*lengths, round(config.batch_size * sum(lengths) / len(lengths))))
 
 
 def _loaded(
@@ -506,6 +528,10 @@ def _loaded(
     except ValueError as error:
         raise UserError(f"base: {base} has no tokenizer: {one_line(error)}") from None
     gpu = torch.cuda.is_available()
+    if config.optimizer is not None and "8bit" in config.optimizer:
+        if not gpu:
+            raise UserError(f"optimizer: {config.optimizer} needs a GPU, there is none; leave it out")
+        library("bitsandbytes", "optimizer", extra=None)
     quantization = None
     if config.lora.quantize:
         if not gpu:
@@ -518,8 +544,13 @@ def _loaded(
     dtype = ("bfloat16" if half else "float32") if config.dtype == "auto" else config.dtype
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            base, dtype=getattr(torch, dtype), quantization_config=quantization
+            base,
+            dtype=getattr(torch, dtype),
+            quantization_config=quantization,
+            attn_implementation=config.attention,
         )
+    except ImportError as error:
+        raise UserError(f"attention: {config.attention} can't be had: {one_line(error)}") from None
     except (ValueError, KeyError) as error:
         raise UserError(f"base: {base} can't be loaded: {one_line(error)}") from None
     if tokenizer.pad_token_id is None:

@@ -20,11 +20,13 @@ from agenttts.errors import UserError
 from agenttts.replay.judged import drawn_ids
 from agenttts.report.data import read_report
 from agenttts.result import SearchResult
+from agenttts.results.spec_bank import attach_spec_bank
 from agenttts.search.entry import search
 from agenttts.search.events import RunStarted, SearchEvent
 from agenttts.settings import SearchLimits
 from agenttts.space.measure import Measure, MeasureName, amount_text
 from agenttts.tasktune.data.cleaning import clean
+from agenttts.tasktune.data.cost import SampleCost, samples_cost
 from agenttts.tasktune.data.dataset import TaskData, load_dataset, write_dataset
 from agenttts.tasktune.data.rows import Gathered
 from agenttts.tasktune.data.traces import example_inputs, stage_task, trace_rows
@@ -122,7 +124,7 @@ def improve(
     lent = drawn_ids(examples, tune_share, seed)
     left = [example for example in examples if example.id not in lent]
     on_event(ImprovePhase(text=f"dataset of {stage} from {len(lent)} search examples"))
-    data = _dataset(path / "data", db, run.run_id, spec, stage, lent, [*test, *left], seed)
+    data = _dataset(path / "data", db, run.run_id, spec, stage, lent, left, test, seed)
     tuned = {
         f"{name}{TUNED}-{stage}": _tuned(path, spec, name, fit_settings or {}, seed, on_event)
         for name in wanted
@@ -151,6 +153,7 @@ def improve(
         why=why,
         models={name: _choice(new.models[name], one, stage) for name, one in tuned.items()},
         comparisons=comparisons,
+        data_cost=data.card.cost,
         bought=replace(searches.bought, rows=data.card.rows),
         seconds=round(time.monotonic() - started, 1),
     )
@@ -340,7 +343,8 @@ def _dataset(
     spec: PipelineSpec,
     stage: str,
     lent: set[str],
-    others: Sequence[Example],
+    left: Sequence[Example],
+    test: Sequence[Example],
     seed: int,
 ) -> TaskData:
     """Rows of the examples that lend their samples, none of them like another example's."""
@@ -348,13 +352,15 @@ def _dataset(
         return load_dataset(path)
     stage_spec = spec.stage(stage)
 
-    async def gather() -> Gathered:
+    async def gather() -> tuple[Gathered, SampleCost]:
         with Store.read(db) as store:
-            return await trace_rows(store, run_id, spec, stage_spec, only=lent)
+            attach_spec_bank(spec, store)
+            rows = await trace_rows(store, run_id, spec, stage_spec, only=lent)
+            return rows, await samples_cost(store, run_id, spec, stage_spec, lent=lent, n_left=len(left))
 
-    gathered = run_blocking(gather())
+    gathered, cost = run_blocking(gather())
     task = stage_task(spec, stage_spec)
-    sealed = [example_inputs(spec, example) for example in others]
+    sealed = [example_inputs(spec, example) for example in (*test, *left)]
     return write_dataset(
         path,
         [gathered],
@@ -364,7 +370,8 @@ def _dataset(
         domain=f"{spec.name}: {stage}",
         eval_share=_EVAL_SHARE,
         seed=seed,
-        about={"run": run_id, "stage": stage, "examples": len(lent)},
+        about={"run": run_id, "stage": stage},
+        cost=cost,
     )
 
 

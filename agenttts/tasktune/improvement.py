@@ -12,6 +12,7 @@ from agenttts.errors import UserError
 from agenttts.result import SearchResult
 from agenttts.results.trials import TrialResult
 from agenttts.stats import Difference, Stream, paired_difference, stream_rng
+from agenttts.tasktune.data.cost import SampleCost
 from pipelines.allocation import Allocation
 from pipelines.jsonvalues import JSON
 
@@ -134,6 +135,8 @@ class Improvement:
         why: Why it was that stage.
         models: The tuned models by name.
         comparisons: Before and after, at each budget.
+        data_cost: What the samples cost that the training rows were made of, and how many search examples
+            the new searches had to do without; None where the dataset does not say.
         bought: What the searches paid for.
         seconds: How long all of it took.
     """
@@ -143,6 +146,7 @@ class Improvement:
     why: str
     models: Mapping[str, TunedChoice]
     comparisons: Sequence[Comparison]
+    data_cost: SampleCost | None
     bought: Bought
     seconds: float
 
@@ -154,6 +158,7 @@ class Improvement:
             "why": self.why,
             "models": {name: asdict(one) for name, one in self.models.items()},
             "comparisons": [one.to_json_dict() for one in self.comparisons],
+            "data_cost": None if self.data_cost is None else self.data_cost.model_dump(mode="json"),
             "bought": self.bought.to_json_dict(),
             "seconds": self.seconds,
         }

@@ -1,27 +1,27 @@
 """`agenttts tune merge`: merge adapters of one base, or add an adapter to the weights of its base.
 
-Task vectors add up (Ilharco et al. 2022, arXiv 2212.04089). `sum` is exact: the merged rank is that of all
-together. TIES (arXiv 2306.01708) and DARE (arXiv 2311.03099) are approximations of one adapter's rank. Learnt
-coefficients are one for each adapter and layer, as in aTLAS (arXiv 2407.02880), fitted on a few labelled
-rows. All merges are peft's. Experimental: what they are worth has not been measured.
+Task vectors add up (Ilharco et al. 2022, arXiv 2212.04089). The weighted sum of ΔW = scale·B·A is exact: the
+factors are put side by side, and the merged rank is that of all together; a lower rank is what a singular
+value decomposition of the sum keeps. TIES (arXiv 2306.01708), DARE (arXiv 2311.03099), a learnt coefficient
+for each layer (aTLAS, arXiv 2407.02880) and adapters of the tangent space (arXiv 2305.12827) were measured
+and left out: `benchmarks/merging_interference.py`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from agenttts.errors import UserError
-from agenttts.tasktune.data.rows import TaskRow
-from agenttts.tasktune.generate import encode_answer, encode_chat
 from agenttts.training.checkpoints import one_line, quiet, save_json
 from agenttts.training.weights import (
     ADAPTER_CONFIG,
     CARD,
+    RANKS,
     TunedModel,
     TuningCard,
     read_tuned,
@@ -35,38 +35,34 @@ from pipelines.files import whole
 if TYPE_CHECKING:
     from torch import Tensor
 
-Method = Literal["sum", "ties", "dare"]
 WEIGHTS = "adapter_model.safetensors"
-_COMBINATION: Mapping[Method, str] = {"sum": "cat", "ties": "ties", "dare": "dare_linear"}
-_MERGED = "merged"
-_STEPS = 60
-_BATCH = 16
-_RATE = 0.05
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Factors:
+    """ΔW of one layer as the product B·A.
+
+    Attributes:
+        a: Of the shape (rank, inputs).
+        b: Of the shape (outputs, rank); it holds the scale.
+    """
+
+    a: Tensor
+    b: Tensor
 
 
 def merge(
-    adapters: Sequence[Path],
-    out: Path,
-    *,
-    method: Method = "sum",
-    weights: Sequence[float] | None = None,
-    density: float = 0.5,
-    learn_from: Sequence[TaskRow] | None = None,
-    seed: int = 0,
-    on_loss: Callable[[int, float], None] = lambda step, loss: None,
+    adapters: Sequence[Path], out: Path, *, weights: Sequence[float] | None = None, rank: int | None = None
 ) -> TunedModel:
-    """Merge adapters into one.
+    """Merge adapters into one: the weighted sum of what they add to their base.
 
     Args:
         adapters: The directories of the adapters.
         out: The directory of the result.
-        method: How they are merged.
-        weights: A weight for each adapter. None: 1 each, or equal shares of 1 where coefficients are learnt.
-        density: The share of values that TIES and DARE keep.
-        learn_from: Rows on which a coefficient for each adapter and layer is learnt, starting from the
-            weights. None: the weights are the coefficients.
-        seed: Decides the batches, and the values that DARE drops.
-        on_loss: Is called with the number of each step of learning and its loss in nats.
+        weights: A weight for each adapter. None: equal shares of 1, which disturb the adapters least.
+        rank: The rank of the result, below that of all adapters together; its card says in `lost_energy`
+            which share of the sum's squared singular values is lost. None: the sum is exact.
 
     Raises:
         UserError: Bases, layers or numbers do not fit together, or the place is taken.
@@ -74,43 +70,34 @@ def merge(
     """
     tuned = [read_tuned(path) for path in adapters]
     _require_alike(tuned)
-    weights = list(weights) if weights else [1.0 / len(tuned) if learn_from else 1.0] * len(tuned)
+    weights = list(weights) if weights else [1.0 / len(tuned)] * len(tuned)
     if len(weights) != len(tuned):
         raise UserError(f"--weight: one for each of the {len(tuned)} adapters, got {len(weights)}")
-    if learn_from is not None and method != "sum":
-        raise UserError("learnt coefficients go with the method sum")
-    if method != "sum" and len({one.rank for one in tuned}) > 1:
-        ranks = ", ".join(f"{one.path} has {one.rank}" for one in tuned)
-        raise UserError(f"{method} needs adapters of one rank: {ranks}; use the method sum")
+    exact = sum(one.rank or 0 for one in tuned)
+    if rank is not None and not 1 <= rank < exact:
+        raise UserError(f"--rank: must be from 1 to {exact - 1}, below that of the exact sum, got {rank}")
+    if rank is None and exact > RANKS[-1]:
+        raise UserError(f"the exact sum has rank {exact}, vLLM serves up to {RANKS[-1]}; name a --rank")
     if out.exists():
         raise UserError(f"{out}: must be free; choose another --out")
     with quiet(), _made(out) as beside:
-        torch, peft = library("torch"), library("peft")
-        torch.manual_seed(seed)
-        model = _loaded(tuned, torch, peft)
-        names = [f"a{i}" for i in range(len(tuned))]
-        coefficients: dict[str, list[float]] = {}
-        if method == "sum":
-            coefficients = {layer: weights for layer in sorted(_lora_layers(model))}
-        if learn_from is not None:
-            coefficients = _learnt(model, names, weights, learn_from, seed, on_loss)
-            _apply(model, names, coefficients)
-            weights_left = [1.0] * len(tuned)  # the coefficients are in the layers' scaling
-        else:
-            weights_left = weights
-        model.add_weighted_adapter(
-            names, weights_left, _MERGED, combination_type=_COMBINATION[method], density=density
-        )
-        _save_adapter(model, beside, peft)
+        layers = _summed([_factors(one) for one in tuned], weights)
+        lost = 0.0
+        if rank is not None:
+            layers, lost = _of_rank(layers, rank)
         card = tuned[0].card
         merged_card = TuningCard(
             base=card.base or tuned[0].base,
             base_digest=card.base_digest,
             base_params=card.base_params,
             tasks=tuple(sorted({task for one in tuned for task in one.card.tasks})),
-            settings={"merged": [str(one.path) for one in tuned], "method": method, "weights": [*weights]},
-            coefficients={name: [round(c, 4) for c in values] for name, values in coefficients.items()},
+            settings={
+                "merged": [str(one.path) for one in tuned],
+                "weights": [*weights],
+                "lost_energy": round(lost, 6),
+            },
         )
+        _save_adapter(layers, _config(tuned[0]), rank or exact, beside)
         save_json(beside / CARD, merged_card.to_json_dict())
         require_servable(beside)
     return read_tuned(out)
@@ -132,10 +119,15 @@ def merge_into_base(adapter: Path, out: Path) -> TunedModel:
         raise UserError(f"{adapter}: is a whole checkpoint already")
     if out.exists():
         raise UserError(f"{out}: must be free; choose another --out")
+    torch, peft, transformers = library("torch"), library("peft"), library("transformers")
     with quiet(), _made(out) as beside:
-        model = _loaded([tuned], library("torch"), library("peft")).merge_and_unload()
+        try:
+            base = transformers.AutoModelForCausalLM.from_pretrained(tuned.base, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            raise UserError(f"base: {tuned.base} can't be loaded: {one_line(error)}") from None
+        model = peft.PeftModel.from_pretrained(base, str(tuned.path)).merge_and_unload()
         model.save_pretrained(str(beside), safe_serialization=True)
-        library("transformers").AutoTokenizer.from_pretrained(tuned.base).save_pretrained(str(beside))
+        transformers.AutoTokenizer.from_pretrained(tuned.base).save_pretrained(str(beside))
         require_servable(beside)
         save_json(beside / CARD, {**tuned.card.to_json_dict(), "merged": str(tuned.path)})
     return read_tuned(out)
@@ -165,112 +157,73 @@ def _require_alike(tuned: Sequence[TunedModel]) -> None:
             raise UserError(f"{adapter.path}: has the base {adapter.base}, {first.path} has {first.base}")
         if Path(adapter.base).is_dir():
             require_base(adapter, Path(adapter.base))
+        require_servable(adapter.path)
+        for pattern in ("rank_pattern", "alpha_pattern"):
+            if _config(adapter).get(pattern):
+                raise UserError(
+                    f"{adapter.path}: {pattern} must be empty, vLLM scales all layers alike; merge it into "
+                    "its base instead (--method base)"
+                )
     names = [set(tensors(one.path / WEIGHTS)) for one in tuned]
     for adapter, tensor_names in zip(tuned, names, strict=True):
         if tensor_names != names[0]:
             other = sorted(tensor_names ^ names[0])[0]
             raise UserError(f"{adapter.path}: must adapt the same layers as {first.path}; {other} differs")
+    others = [name for name in names[0] if not name.endswith((_A, _B))]
+    if others:
+        raise UserError(f"{first.path}: only adapters on linear layers can be merged, got {min(others)}")
 
 
-def _loaded(tuned: Sequence[TunedModel], torch: ModuleType, peft: ModuleType) -> Any:
-    """The base with the adapters a0, a1, … on it: a PeftModel, whose methods come from its LoRA model."""
-    base = tuned[0].base
-    try:
-        model = library("transformers").AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise UserError(f"base: {base} can't be loaded: {one_line(error)}") from None
-    with_adapters = peft.PeftModel.from_pretrained(model, str(tuned[0].path), adapter_name="a0")
-    for i, one in enumerate(tuned[1:], 1):
-        with_adapters.load_adapter(str(one.path), adapter_name=f"a{i}")
-    return with_adapters
+def _config(adapter: TunedModel) -> dict[str, Any]:
+    """The adapter's configuration, which is peft's."""
+    config: dict[str, Any] = json.loads((adapter.path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    return config
 
 
-def _lora_layers(model: Any) -> dict[str, Any]:
-    """The layers with adapters, by their name in the base."""
+def _factors(adapter: TunedModel) -> dict[str, _Factors]:
+    """What an adapter adds, by layer."""
+    config = _config(adapter)
+    rank, alpha = config["r"], config.get("lora_alpha", config["r"])
+    scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+    state = library("safetensors.torch").load_file(str(adapter.path / WEIGHTS))
+    layers = [name.removesuffix(_A) for name in state if name.endswith(_A)]
+    return {name: _Factors(a=state[name + _A], b=scale * state[name + _B]) for name in layers}
+
+
+def _summed(parts: Sequence[Mapping[str, _Factors]], weights: Sequence[float]) -> dict[str, _Factors]:
+    """The weighted sum: the factors of all side by side."""
+    torch = library("torch")
     return {
-        name: layer
-        for name, layer in model.base_model.model.named_modules()
-        if hasattr(layer, "lora_A") and hasattr(layer, "scaling")
+        name: _Factors(
+            a=torch.cat([part[name].a for part in parts], 0),
+            b=torch.cat([weight * part[name].b for weight, part in zip(weights, parts, strict=True)], 1),
+        )
+        for name in parts[0]
     }
 
 
-def _learnt(
-    model: Any,
-    names: Sequence[str],
-    weights: Sequence[float],
-    rows: Sequence[TaskRow],
-    seed: int,
-    on_loss: Callable[[int, float], None],
-) -> dict[str, list[float]]:
-    """For each layer a coefficient for each adapter, with which the loss on the rows is least."""
-    torch, transformers = library("torch"), library("transformers")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(model.base_model.model.config.name_or_path)
-    model.base_model.set_adapter(list(names))
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    layers = _lora_layers(model)
-    scalings = {layer: dict(module.scaling) for layer, module in layers.items()}
-    learnt: dict[str, Tensor] = {}
-    for layer, module in layers.items():
-        learnt[layer] = torch.nn.Parameter(torch.tensor(list(weights), dtype=torch.float32))
-        for i, name in enumerate(names):
-            module.scaling[name] = _Scaled(learnt[layer], i, float(module.scaling[name]))
-    optimizer = torch.optim.Adam(learnt.values(), lr=_RATE)
-    records = [
-        (encode_chat(tokenizer, row.messages), encode_answer(tokenizer, row.completion)) for row in rows
-    ]
-    order = torch.Generator().manual_seed(seed)
-    for step in range(_STEPS):
-        chosen = torch.randint(len(records), (min(_BATCH, len(records)),), generator=order).tolist()
-        loss = _loss(model, [records[i] for i in chosen], torch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        on_loss(step + 1, float(loss))
-    for layer, module in layers.items():
-        module.scaling.update(scalings[layer])
-    return {layer: [float(c) for c in learnt[layer].detach()] for layer in sorted(layers)}
+def _of_rank(layers: Mapping[str, _Factors], rank: int) -> tuple[dict[str, _Factors], float]:
+    """The nearest factors of a rank, and the share of the squared singular values that they lose."""
+    torch = library("torch")
+    nearest: dict[str, _Factors] = {}
+    left = energy = 0.0
+    for name, layer in layers.items():
+        b_basis, b_rest = torch.linalg.qr(layer.b.float())
+        a_basis, a_rest = torch.linalg.qr(layer.a.float().T)
+        u, values, v = torch.linalg.svd(b_rest @ a_rest.T)
+        root = values[:rank].sqrt()
+        missing = rank - len(root)  # of a layer that is narrower than the rank
+        a, b = root[:, None] * (v[: len(root)] @ a_basis.T), (b_basis @ u[:, : len(root)]) * root
+        pad = torch.nn.functional.pad
+        nearest[name] = _Factors(a=pad(a, (0, 0, 0, missing)), b=pad(b, (0, missing)))
+        left += float((values[:rank] ** 2).sum())
+        energy += float((values**2).sum())
+    return nearest, 1.0 - left / energy if energy else 0.0
 
 
-def _apply(model: Any, names: Sequence[str], coefficients: Mapping[str, Sequence[float]]) -> None:
-    """Multiply each layer's coefficients into the scaling of its adapters."""
-    for layer, module in _lora_layers(model).items():
-        for name, coefficient in zip(names, coefficients[layer], strict=True):
-            module.scaling[name] *= coefficient
-
-
-class _Scaled:
-    """Stands where peft keeps an adapter's scaling: multiplied into the adapter's output, with a gradient."""
-
-    def __init__(self, coefficients: Tensor, position: int, scaling: float) -> None:
-        self._coefficients, self._position, self._scaling = coefficients, position, scaling
-
-    def __rmul__(self, output: Tensor) -> Tensor:
-        return output * (self._coefficients[self._position] * self._scaling)
-
-    __mul__ = __rmul__
-
-
-def _loss(model: Any, batch: Sequence[tuple[list[int], list[int]]], torch: ModuleType) -> Tensor:
-    """The loss on the answers of a batch of prompts and answers."""
-    longest = max(len(prompt) + len(answer) for prompt, answer in batch)
-    ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
-    for row, (prompt, answer) in enumerate(batch):
-        end = len(prompt) + len(answer)
-        ids[row, :end] = torch.tensor(prompt + answer)
-        mask[row, :end] = 1
-        labels[row, len(prompt) : end] = torch.tensor(answer)
-    loss: Tensor = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-    return loss
-
-
-def _save_adapter(model: Any, folder: Path, peft: ModuleType) -> None:
-    state = peft.get_peft_model_state_dict(model, adapter_name=_MERGED)
-    tensors_by_name = {name: tensor.contiguous() for name, tensor in state.items()}
-    library("safetensors.torch").save_file(tensors_by_name, str(folder / WEIGHTS))
-    config = {**model.peft_config[_MERGED].to_dict(), "use_rslora": False}  # the halves hold the scaling
-    text = json.dumps(
-        config, indent=2, default=lambda value: sorted(value) if isinstance(value, set) else str(value)
-    )
-    (folder / ADAPTER_CONFIG).write_text(text)
+def _save_adapter(layers: Mapping[str, _Factors], config: Mapping[str, Any], rank: int, folder: Path) -> None:
+    state = {name + _A: layer.a.contiguous() for name, layer in layers.items()}
+    state |= {name + _B: layer.b.contiguous() for name, layer in layers.items()}
+    library("safetensors.torch").save_file(state, str(folder / WEIGHTS))
+    scaled = {**config, "r": rank, "lora_alpha": rank, "use_rslora": False}  # B holds the scale
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(scaled, indent=2))

@@ -100,7 +100,6 @@ class TuningCard(BaseModel):
         seconds: How long it took.
         peak_bytes: The most memory that was in use.
         versions: The versions of the libraries, by name.
-        coefficients: Of a merge: for each layer a coefficient for each adapter.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -122,7 +121,6 @@ class TuningCard(BaseModel):
     seconds: float | None = None
     peak_bytes: int | None = None
     versions: dict[str, str] = {}
-    coefficients: dict[str, list[float]] = {}
 
     def to_json_dict(self) -> dict[str, JSON]:
         """The keys that were set, JSON-able."""

@@ -132,6 +132,10 @@ def test_improve(lora_spec: PipelineSpec, tmp_path: Path) -> None:
     (model,) = made.models
     assert model == "small-tuned-retrieve"
     assert made.bought.samples_drawn > 0
+    assert made.data_cost is not None
+    assert (made.data_cost.examples, made.data_cost.examples_left) == (24, 16)
+    assert made.data_cost.units and made.data_cost.samples > made.bought.rows["train"]
+    assert json.loads((made.path / "improve.json").read_text())["data_cost"]["examples"] == 24
     new = load_spec(made.path / "pipeline.yaml")
     assert new.models[model].parent == "small"
     assert (new.models[model].active_params or 0) > (new.models["small"].active_params or 0)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agenttts.errors import UserError
 from agenttts.tasktune.data.cleaning import Cleaned, clean_pairs, drop_counts, split_groups
+from agenttts.tasktune.data.cost import SampleCost
 from agenttts.tasktune.data.rows import Dropped, Gathered, PreferencePair, TaskRow
 from agenttts.tasktune.data.subtask import SubTask, SubTasks, load_subtasks, subtasks_yaml
 from agenttts.training.extras import no_progress_bars
@@ -66,6 +67,7 @@ class DatasetCard(BaseModel):
         tasks: The number of rows of each sub-task.
         flagged: The number of rows with each flag.
         functions_from: The directory of the user's own modules; None where there are none.
+        cost: What the samples cost that `agenttts improve` made the rows of; None of other datasets.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -80,6 +82,7 @@ class DatasetCard(BaseModel):
     tasks: dict[str, RowCounts]
     flagged: dict[str, int]
     functions_from: str | None = None
+    cost: SampleCost | None = None
 
     def to_json_dict(self) -> dict[str, JSON]:
         """The keys that were set, JSON-able."""
@@ -125,6 +128,7 @@ def write_dataset(
     eval_share: float,
     seed: int,
     about: Mapping[str, JSON],
+    cost: SampleCost | None = None,
 ) -> TaskData:
     """Split rows, and write them as a dataset. An older dataset at the same place is replaced.
 
@@ -138,6 +142,7 @@ def write_dataset(
         eval_share: The share of the inputs to score on while tuning.
         seed: Decides the split.
         about: Further keys of the card.
+        cost: What the samples cost that the rows were made of; None where that is not known.
 
     Raises:
         UserError: No row is left, the place is taken by something else, or it can't be written.
@@ -172,6 +177,7 @@ def write_dataset(
             for name in tasks
         },
         flagged={flag: sum(flag in row.flags for row in cleaned.rows) for flag in flags},
+        **({} if cost is None else {"cost": cost}),  # type: ignore[arg-type]
         **about,  # type: ignore[arg-type]
     )
     data = TaskData(path=path, tasks=tasks, train=train, eval=held_out, test=test, pairs=pairs, card=card)
@@ -234,6 +240,8 @@ def card_text(card: DatasetCard) -> str:
     if card.flagged:
         flags = ", ".join(f"{flag} in {count}" for flag, count in card.flagged.items())
         lines += ["", f"Rows flagged, one by one in flagged.jsonl: {flags}."]
+    if card.cost is not None:
+        lines += ["", f"Made of {card.cost.text}."]
     return "\n".join(lines) + "\n"
 
 

@@ -20,8 +20,10 @@ from ruamel.yaml import YAML
 from agenttts import search
 from agenttts.errors import UserError
 from agenttts.llm import AgentSettings
+from agenttts.replay.judged import judged_prompts
 from agenttts.tasktune.data.build import DataConfig, run_build
 from agenttts.tasktune.data.cleaning import evenly, split_groups
+from agenttts.tasktune.data.cost import samples_cost
 from agenttts.tasktune.data.dataset import TaskData, load_dataset
 from agenttts.tasktune.data.subtask import load_subtasks, subtasks_yaml, template_names, template_text
 from datastore import Store
@@ -376,6 +378,34 @@ def test_rows_from_a_run(recorded: Path, searched: Path, tmp_path: Path, stage: 
     with Store.read(searched) as store:
         run = store.run()
     assert all(run.run_id in row.source and "sample" in row.source for row in rows)
+
+
+async def test_what_the_samples_of_a_run_cost(recorded: Path, searched: Path) -> None:
+    """Every sample that rows may be made of counts, right or wrong, with each prompt once; parts add up."""
+    spec = load_spec(recorded)
+    stage, examples = spec.stage("retrieve"), load_examples(spec, "search")
+    ids = {example.id for example in examples}
+    lent = {example.id for example in examples[: len(examples) // 3]}
+    with Store.read(searched) as store:
+        run = store.run().run_id
+        judged = await judged_prompts(store, run, spec, stage, only=lent)
+        some, others, all_of_them = [
+            await samples_cost(store, run, spec, stage, lent=part, n_left=len(ids) - len(part))
+            for part in (lent, ids - lent, ids)
+        ]
+    samples = [one for prompt in judged for texts in (prompt.right, prompt.wrong) for one in texts.values()]
+    assert some.samples == sum(map(len, samples))
+    assert some.generated_tokens == sum(s.generated_tokens for of_text in samples for s, _ in of_text)
+    assert (some.examples, some.examples_left) == (len(lent), len(ids) - len(lent))
+    for name in ("samples", "prompt_tokens", "generated_tokens", "flops", "units"):
+        added = getattr(some, name) + getattr(others, name)
+        assert added == pytest.approx(getattr(all_of_them, name)), name
+    assert some.flops
+    reference = spec.budget.reference
+    prefill = len(lent) * reference.prompt_tokens
+    generated = some.flops / (2 * reference.active_params) - prefill
+    assert some.units == pytest.approx(generated / reference.generated_tokens)
+    assert f"of {len(lent)} of {len(ids)} search examples" in some.text
 
 
 def test_rows_of_a_stage_without_a_metric(recorded: Path, tmp_path: Path) -> None:

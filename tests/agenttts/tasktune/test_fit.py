@@ -23,7 +23,7 @@ from agenttts.tasktune.fit import fit
 from agenttts.tasktune.merging import merge, merge_into_base
 from agenttts.training.checkpoints import on_one_gpu
 from agenttts.training.events import TuneEvent, TuneScore
-from agenttts.training.weights import read_tuned, require_base, require_servable
+from agenttts.training.weights import TunedModel, read_tuned, require_base, require_servable, tensors
 from datastore import Store
 from pipelines.errors import MissingDependency
 from pipelines.jsonvalues import JSON
@@ -128,6 +128,8 @@ def test_a_killed_run_ends_as_an_undisturbed_one(folder: Path) -> None:
         ({"data": "nothing"}, "nothing: must be a directory that `agenttts tune data` made"),
         ({"max_tokens": 5}, "no row fits 5 tokens, the shortest has"),
         ({"lora": {"quantize": True}}, "quantize needs a GPU"),
+        ({"optimizer": "paged_adamw_8bit"}, "optimizer: paged_adamw_8bit needs a GPU, there is none"),
+        ({"attention": "flash_attention_2"}, "attention: flash_attention_2 can't be had: "),
         ({"dpo": {}}, "has no preference pairs"),
     ],
 )
@@ -143,6 +145,10 @@ def test_what_can_not_be_done(folder: Path, changes: dict[str, object], told: st
     [
         ({"lora": {"rank": 1024}}, "lora.rank: must be <= 512, got 1024"),
         ({"lora": {"dora": True}}, "lora.dora needs merge: true"),
+        (
+            {"lora": {"plus": 16}, "optimizer": "adafactor"},
+            "lora.plus needs optimizer: adamw_torch, got adafactor",
+        ),
         ({"epoch": 3}, "epoch: unknown key"),
     ],
 )
@@ -154,6 +160,27 @@ def test_a_wrong_configuration(folder: Path, changes: dict[str, object], told: s
     assert done.code == 2
     assert told in done.err
     assert "wrong.yaml:" in done.err
+
+
+def test_packed_rows(folder: Path) -> None:
+    """A step takes as many rows as without packing, and a model learns as much; no row sees another."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    rows = {"batch_size": 8, "epochs": 1, "optimizer": "adafactor", "attention": "sdpa"}
+    (apart,) = fit(fit_config(out="apart", **rows), folder)
+    (packed,) = fit(fit_config(out="packed", packing=True, **rows), folder)
+    assert packed.card.steps == pytest.approx(apart.card.steps, rel=0.1)
+    before, after = packed.card.metrics.before["read_off"], packed.card.metrics.after["read_off"]
+    assert after > before + 0.2
+    model = AutoModelForCausalLM.from_pretrained(ZOO / "models/small", attn_implementation="sdpa")
+    first, second = torch.arange(3, 40)[None], torch.arange(50, 80)[None]
+    places = torch.cat([torch.arange(37), torch.arange(30)])[None]
+    with torch.no_grad():
+        both = torch.cat([first, second], 1)
+        together = model(input_ids=both, position_ids=places, use_cache=False).logits  # as TRL calls it
+        alone = model(input_ids=second).logits
+    assert torch.allclose(together[:, 37:], alone, atol=1e-4)
 
 
 def test_scores_and_checkpoints_by_steps(folder: Path) -> None:
@@ -513,6 +540,7 @@ def test_merged_adapters(folder: Path) -> None:
 
     made = merge([folder / "a", folder / "b"], folder / "ab", weights=[0.25, 0.75])
     assert made.rank == 16
+    assert made.card.settings["lost_energy"] == 0.0
     base = str(ZOO / "models/small")
     ids = torch.arange(3, 40)[None]
     both: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder / "a"), "a")
@@ -530,39 +558,69 @@ def test_merged_adapters(folder: Path) -> None:
     assert torch.allclose(expected, summed, atol=1e-4)
 
 
-def test_learnt_coefficients(folder: Path) -> None:
-    """On the rows they are learnt from, the loss falls, and each layer has its own coefficients."""
-    losses: list[float] = []
-    rows = load_dataset(folder / "museum").train[:32]
-    made = merge(
-        [folder / "a", folder / "b"],
-        folder / "learnt",
-        learn_from=rows,
-        on_loss=lambda _, loss: losses.append(loss),
-    )
-    assert sum(losses[-10:]) < sum(losses[:10])
-    coefficients = made.card.coefficients
-    assert len(coefficients) == 14
-    assert len({tuple(found) for found in coefficients.values()}) > 10
+def test_a_merge_of_lower_rank(folder: Path) -> None:
+    """Its ΔW is the sum's truncated singular value decomposition, and what that loses is on the card."""
+    import torch
+
+    exact = _deltas(merge([folder / "a", folder / "b"], folder / "exact", weights=[1.0, 1.0]))
+    cut = merge([folder / "a", folder / "b"], folder / "cut", weights=[1.0, 1.0], rank=6)
+    assert cut.rank == 6
+    lost = energy = 0.0
+    for name, delta in _deltas(cut).items():
+        u, values, v = torch.linalg.svd(exact[name], full_matrices=False)
+        assert torch.allclose(delta, (u[:, :6] * values[:6]) @ v[:6], atol=1e-5), name
+        lost, energy = lost + float((values[6:] ** 2).sum()), energy + float((values**2).sum())
+    assert cut.card.settings["lost_energy"] == pytest.approx(lost / energy, abs=1e-5)
+
+
+def test_a_rank_above_a_layers_width(folder: Path) -> None:
+    """Layers narrower than the rank are filled up with zeros, so that all have the rank that vLLM expects."""
+    (wide,) = fit(fit_config(out="wide", epochs=0.1, lora={"rank": 40}), folder)
+    cut = merge([wide.path, wide.path], folder / "wide-cut", rank=70)
+    shapes = {tensor.shape for tensor in tensors(cut.path / "adapter_model.safetensors").values()}
+    assert all(70 in shape for shape in shapes)
+    assert cut.card.settings["lost_energy"] == pytest.approx(0.0, abs=1e-6)
+    ours, own = _deltas(cut), _deltas(wide)
+    assert all((ours[name] - own[name]).abs().max() < 1e-5 for name in own)
 
 
 def test_scalings_survive_a_merge(folder: Path) -> None:
-    """The merged halves hold the rank-stabilised scaling: it is not applied once more."""
+    """Equal shares of an adapter with itself add what it adds, its rank-stabilised scaling applied once."""
+    import torch
+
     (made,) = fit(fit_config(out="rs", epochs=1, lora={"rank": 8, "rslora": True}), folder)
-    merged = merge([made.path, made.path], folder / "rs-ties", method="ties", density=1.0)
-    config = json.loads((merged.path / "adapter_config.json").read_text())
-    assert config["use_rslora"] is False
-    assert config["lora_alpha"] == config["r"]
+    merged = merge([made.path, made.path], folder / "rs-twice")
+    assert merged.rank == 16
+    for name, delta in _deltas(merged).items():
+        assert torch.allclose(delta, _deltas(made)[name], atol=1e-5), name
 
 
-@pytest.mark.parametrize("method", ["ties", "dare"])
-def test_ties_and_dare(folder: Path, method: str) -> None:
-    """peft's merges come out as adapters that vLLM takes, and refuse adapters of different ranks."""
-    made = merge([folder / "a", folder / "b"], folder / method, method=method)  # type: ignore[arg-type]
-    assert made.rank == 8
-    wide = merge([folder / "a", folder / "b"], folder / f"wide-{method}")
-    with pytest.raises(UserError, match="needs adapters of one rank"):
-        merge([folder / "a", wide.path], folder / "x", method=method)  # type: ignore[arg-type]
+def _deltas(adapter: TunedModel) -> dict[str, Any]:
+    """What peft adds to each layer for an adapter."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model: Any = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(ZOO / "models/small"), str(adapter.path)
+    )
+    layers = {name: one for name, one in model.named_modules() if hasattr(one, "get_delta_weight")}
+    return {name: one.get_delta_weight("default").detach() for name, one in layers.items() if one.scaling}
+
+
+def test_the_command_that_merges(folder: Path) -> None:
+    """It tells rank and lost energy, and refuses methods and ranks that there are not."""
+    command = ["tune", "merge", folder / "a", folder / "b", "--db", folder / "m.duckdb", "--out"]
+    done = agenttts(*command, folder / "by-command", "--rank", "8")
+    assert done.code == 0, done.err
+    assert "rank 8, " in done.err
+    assert "% of the sum's energy (squared singular values) is lost" in done.err
+    for options, reason in (
+        (("--method", "ties"), "--method is sum or base, got 'ties'"),
+        (("--rank", "16"), "--rank: must be from 1 to 15, below that of the exact sum, got 16"),
+    ):
+        refused = agenttts(*command, folder / "refused", *options)
+        assert refused.code == 2
+        assert reason in refused.err
 
 
 def test_places_that_can_not_be_made(folder: Path) -> None:
