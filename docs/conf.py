@@ -32,7 +32,11 @@ autodoc_member_order = "bysource"
 default_role = "code"
 toc_object_entries_show_parents = "hide"
 
+smartquotes = False  # --db is an option, not a dash
+
 html_theme = "furo"
+html_static_path = ["building/static"]
+html_css_files = ["site.css"]
 html_title = "AgentTTS"
 html_copy_source = False
 html_show_sphinx = False
