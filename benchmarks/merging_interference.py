@@ -1,6 +1,6 @@
 """What is left of two adapters when they are merged?
 
-    python benchmarks/merging_interference.py --out runs.jsonl --seeds 10
+    python -m benchmarks.merging_interference --out runs.jsonl --seeds 10
 
 The zoo's small model, two adapters of rank 16 for reading an answer off sentences: of the kept-out domain
 (museum), and of the domain the model knows (civic); or, with `--pair sub-tasks`, of the kept-out domain for

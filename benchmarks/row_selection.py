@@ -1,7 +1,7 @@
 """Do chosen rows teach more than random ones?
 
-    python benchmarks/row_selection.py --out runs.jsonl --seeds 10 --setting mixed --setting one
-    python benchmarks/row_selection.py --out runs.jsonl --seeds 10 --setting intents --data DATA
+    python -m benchmarks.row_selection --out runs.jsonl --seeds 10 --setting mixed --setting one
+    python -m benchmarks.row_selection --out runs.jsonl --seeds 10 --setting intents --data DATA
 
 As many rows are chosen from a pool in several ways, and the same model is trained on them for as many steps.
 `mixed`: 1,200 rows of four sub-tasks of the zoo, 150 of them chosen to answer questions of its kept-out

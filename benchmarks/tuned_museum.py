@@ -1,6 +1,6 @@
 """Do small tuned models beat larger general ones on their sub-task, and few-shot prompts?
 
-    python benchmarks/tuned_museum.py --out runs.jsonl --seeds 5
+    python -m benchmarks.tuned_museum --out runs.jsonl --seeds 5
 
 The zoo's kept-out domain, which no zoo model was trained on: each size as it is, shown 1, 4 or 8 of the
 training rows in its prompt (as earlier turns of the chat, or in one message), and tuned by LoRA on what is
