@@ -33,10 +33,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.cluster import KMeans  # type: ignore[import-untyped]
-from sklearn.decomposition import TruncatedSVD  # type: ignore[import-untyped]
-from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
-from sklearn.linear_model import Lasso, LogisticRegression  # type: ignore[import-untyped]
+from sklearn.cluster import KMeans
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import Lasso, LogisticRegression
 
 from agenttts.tasktune.data.cleaning import sketch
 from benchmarks.zoo_tuning import Item, Tokens, adapted, batch_of, over_seeds, score, text_of, train

@@ -32,8 +32,10 @@ class HalvingProposer:
         taken = {trial.allocation for trial in view.trials}.union(view.refused)
         rng = np.random.default_rng([view.seed, len(view.trials)])
         for _ in range(_TRIES):
+            if len(suggestions) == count:
+                break
             allocation = drawn(view.space, rng)
-            if allocation not in taken and len(suggestions) < count:
+            if allocation not in taken:
                 taken.add(allocation)
                 suggestions.append(Suggestion(allocation, "A candidate at random, in a race with the best."))
         if not suggestions:
