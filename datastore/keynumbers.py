@@ -25,42 +25,44 @@ class KeyNumbers:
         return len(self._hashes) // 2
 
     def find(self, key: str) -> int | None:
-        """Return the number of a key; None when it was not added."""
-        number = self._slots[self._slot(*_hash(key))]
+        """Return the number of a key; None when it was not added. Other threads may ask while one adds."""
+        number = self._place(self._slots, *_hash(key))[1]
         return number - 1 if number else None
 
     def add(self, key: str) -> int:
         """Return the number of a key, which is added when it is new."""
         low, high = _hash(key)
-        slot = self._slot(low, high)
-        if self._slots[slot]:
-            return self._slots[slot] - 1
+        slot, found = self._place(self._slots, low, high)
+        if found:
+            return found - 1
         number = len(self)
         self._hashes.extend((low, high))
         self._slots[slot] = number + 1
         if 2 * len(self) > len(self._slots):
-            self._grow()
+            self._slots = self._grown()
         return number
 
-    def _slot(self, low: int, high: int) -> int:
-        """The slot of a hash, or the free one where it belongs."""
-        slots, hashes, mask = self._slots, self._hashes, len(self._slots) - 1
+    def _place(self, slots: array[int], low: int, high: int) -> tuple[int, int]:
+        """The slot of a hash, or the free one where it belongs, and what the slot holds."""
+        hashes, mask = self._hashes, len(slots) - 1
         slot = low & mask
         while number := slots[slot]:
             at = 2 * number - 2
             if hashes[at] == low and hashes[at + 1] == high:
                 break
             slot = (slot + 1) & mask
-        return slot
+        return slot, number
 
-    def _grow(self) -> None:
+    def _grown(self) -> array[int]:
+        """A table of twice the size. The old one stands until the new one is filled, for those who ask."""
         n_slots = 2 * len(self._slots)
-        self._slots = slots = array("I", bytes(4 * n_slots))
+        slots = array("I", bytes(4 * n_slots))
         for number, low in enumerate(self._hashes[::2], 1):
             slot = low & (n_slots - 1)
             while slots[slot]:
                 slot = (slot + 1) & (n_slots - 1)
             slots[slot] = number
+        return slots
 
 
 def _hash(key: str) -> tuple[int, int]:

@@ -121,9 +121,10 @@ class _KnownPrompts:
         return 0 if number is None else self._states[number]
 
     def set(self, key: str, state: int) -> None:
-        number = self._numbers.add(key)
-        if number == len(self._states):
-            self._states.append(state)
+        number = self._numbers.find(key)
+        if number is None:
+            self._states.append(state)  # before the key, by which other threads find it
+            self._numbers.add(key)
         else:
             self._states[number] = state
 

@@ -56,6 +56,7 @@ from pipelines.runtime.recovery import recovered
 from pipelines.runtime.runtime import Runtime
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.routed import count_replicas
+from pipelines.servers.transport import without_credentials
 from pipelines.servers.wire import Negotiated
 from pipelines.spec.files import dump_spec, spec_digest
 from pipelines.spec.pipeline import PipelineSpec
@@ -174,7 +175,9 @@ class OpenSearch:
         replicas = await count_replicas(urls, self.environ)
         for url, n in replicas.items():
             most = n * self.settings.max_in_flight
-            self.on_event(Note(message=f"{url}: {n} replicas, so {most} requests at once at most"))
+            self.on_event(
+                Note(message=f"{without_credentials(url)}: {n} replicas, so {most} requests at once at most")
+            )
         return replicas
 
     def _clients(

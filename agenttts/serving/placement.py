@@ -139,6 +139,8 @@ def most_replicas(needs: Sequence[Need], gpus: Sequence[Gpu], n_sequences: int =
         The number, 1 at least: where even one of each share GPUs, or do not fit.
     """
     n = 1
+    if not needs:
+        return n
     while (placement := place([need for need in needs for _ in range(n + 1)], gpus, n_sequences)) is not None:
         taken = [gpu for one in placement.servers for gpu in one.gpus]
         if len(set(taken)) < len(taken) or placement.planned_sequences < n_sequences:

@@ -205,7 +205,9 @@ class Sampler:
     async def _known_prompt_tokens(self, key: str) -> int | None:
         if key not in self._prompt_tokens:
             banked = await self._bank.get_prompt(key)
-            self._keep_prompt_tokens(key, None if banked is None else banked.prompt_tokens)
+            if banked is None:
+                return None  # it may be drawn yet
+            self._keep_prompt_tokens(key, banked.prompt_tokens)
         return self._prompt_tokens[key]
 
     def _keep_prompt_tokens(self, key: str, tokens: int | None) -> None:

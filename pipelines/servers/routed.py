@@ -42,8 +42,8 @@ async def _workers(base_url: str, environ: Mapping[str, str]) -> int:
             answer = await transport.get(transport.url("/list_workers", root=True), _MOST_BYTES)
         listed = json.loads(answer.content) if answer.status == 200 else None
         urls = listed.get("urls") if isinstance(listed, dict) else None
-        return len(urls) if isinstance(urls, list) else 0
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, DrawFailed, ConfigurationError):
+        return len({url for url in urls if isinstance(url, str)}) if isinstance(urls, list) else 0
+    except (aiohttp.ClientError, OSError, ValueError, RecursionError, DrawFailed, ConfigurationError):
         return 0
     finally:
         await transport.aclose()

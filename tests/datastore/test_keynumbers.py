@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,3 +20,30 @@ def test_a_key_keeps_the_number_of_its_first_time(keys: list[str]) -> None:
         assert numbers.add(key) == wanted.setdefault(key, len(wanted))
     assert len(numbers) == len(wanted)
     assert [numbers.find(key) for key in wanted] == list(wanted.values())
+
+
+def test_one_thread_asks_while_another_adds() -> None:
+    """Keys that were added are found by other threads while the table grows, each under its number."""
+    numbers, done = KeyNumbers(), threading.Event()
+    wrong: list[tuple[str, int | None]] = []
+    for i in range(64):
+        numbers.add(str(i))
+
+    def ask() -> None:
+        while not done.is_set():
+            for i in range(64):
+                if (found := numbers.find(str(i))) != i:
+                    wrong.append((str(i), found))
+
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for i in range(64, 70_000):
+            numbers.add(str(i))
+    finally:
+        done.set()
+        asking.join()
+        sys.setswitchinterval(switching)
+    assert wrong == []
