@@ -65,6 +65,7 @@ def serve_api(spec: PipelineSpec | None, db: Path, run: str | None, options: Api
     from agenttts.cli.run import fitting
     from agenttts.service.gate import Limits
     from agenttts.service.server import ServiceSettings, serve
+    from agenttts.terminal import EscapingFormatter
     from pipelines.allocation import Allocation
     from pipelines.servers.patience import Patience
 
@@ -101,4 +102,6 @@ def serve_api(spec: PipelineSpec | None, db: Path, run: str | None, options: Api
 
     own_log = logging.getLogger("agenttts.service")
     own_log.setLevel(min(own_log.getEffectiveLevel(), logging.ERROR))  # what requests are not told
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(EscapingFormatter(logging.BASIC_FORMAT))
     serve(settings, ready)

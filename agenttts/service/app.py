@@ -52,8 +52,8 @@ class Service:
     """The routes of one pipeline. A request under way is worked on to its end, also when its client is gone:
     what was paid for is kept.
 
-    Where the output turned out another text than what was streamed, as after thinking whose opening tag stood in
-    the prompt, nothing is streamed any more.
+    Where the output turned out another text than what was streamed, as after thinking whose opening tag stood
+    in the prompt, nothing is streamed any more.
 
     Args:
         worker: Runs the pipeline.
@@ -174,7 +174,9 @@ class Service:
         rest = growing.rest(text)
         if rest is None:
             self._takes_back = True
-            changed = "the output is another text than what was streamed; ask again: from now on it comes whole"
+            changed = (
+                "the output is another text than what was streamed; ask again: from now on it comes whole"
+            )
             yield replies.problem_event(Problem(502, "output_changed", changed, kind="upstream_error"))
             return
         if rest:

@@ -127,7 +127,9 @@ class Inputs:
             raise Problem(400, "invalid_input", str(error)) from None
         for name in row.fields:
             if name in self._optional:
-                law = f"field {name!r} is a parameter with a default of stage {self._optional[name]!r}, which "
+                law = (
+                    f"field {name!r} is a parameter with a default of stage {self._optional[name]!r}, which "
+                )
                 raise Problem(400, "invalid_input", f"{law}a request can't set; leave it out", param=name)
         given = row.fields.get(self._id_field)
         has_id = isinstance(given, str | int) and not isinstance(given, bool) and given != ""
