@@ -1,7 +1,7 @@
 """Who may ask the service, and how much: key or host, size of a body, requests under way.
 
-With a key, the key decides. Without one the service listens on this machine only, and what a browser sends for
-a page of another site, or under another host name (DNS rebinding), is refused.
+With a key, the key decides. Without one the service listens on this machine only, and what a browser sends
+for a page of another site, or under another host name (DNS rebinding), is refused.
 """
 
 from __future__ import annotations
