@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ class ApiOptions:
     Attributes:
         host: The address to listen on.
         port: The port; 0 for one that is free.
-        key_env: The environment variable that holds the clients' key.
+        key_env: The environment variable that holds the clients' key, and must; None: KEY_ENV, which may.
         fixed: Whether a run's best allocation is served though it has a policy.
         replay: Whether only recorded samples answer.
         samples: The database of samples and traces; None: beside the run's.
@@ -36,7 +37,7 @@ class ApiOptions:
 
     host: str
     port: int
-    key_env: str
+    key_env: str | None
     fixed: bool
     replay: bool
     samples: Path | None
@@ -64,9 +65,14 @@ def serve_api(spec: PipelineSpec | None, db: Path, run: str | None, options: Api
     from agenttts.cli.run import fitting
     from agenttts.service.gate import Limits
     from agenttts.service.server import ServiceSettings, serve
+    from agenttts.terminal import EscapingFormatter
     from pipelines.allocation import Allocation
     from pipelines.servers.patience import Patience
 
+    key_env = options.key_env or KEY_ENV
+    key = os.environ.get(key_env) or None
+    if options.key_env is not None and key is None:
+        raise UserError(f"--key-env {options.key_env}: the variable is not set, or empty; set it to the key")
     loaded = agenttts.load_run(db, run)
     chosen, mean = loaded.chosen(fixed=options.fixed)
     spec = spec or loaded.spec
@@ -81,7 +87,7 @@ def serve_api(spec: PipelineSpec | None, db: Path, run: str | None, options: Api
         samples=samples,
         host=options.host,
         port=options.port,
-        key=os.environ.get(options.key_env) or None,
+        key=key,
         limits=Limits(requests=options.max_requests, body_bytes=options.max_body),
         patience=Patience(
             timeout_s=options.timeout_s, retry_s=options.retry_s, longest_outage_s=options.retry_s
@@ -90,8 +96,12 @@ def serve_api(spec: PipelineSpec | None, db: Path, run: str | None, options: Api
     )
 
     def ready(address: str) -> None:
-        key = "no key is asked for" if settings.key is None else f"the key is that of {options.key_env}"
+        whose = "no key is asked for" if key is None else f"the key is that of {key_env}"
         say(f"{spec.name} of run {loaded.run_id}: {address}/v1", "green")
-        say(f"{chosen}\n{key}; samples and traces go to {samples}\nCtrl-C ends it.", "dim")
+        say(f"{chosen}\n{whose}; samples and traces go to {samples}\nCtrl-C ends it.", "dim")
 
+    own_log = logging.getLogger("agenttts.service")
+    own_log.setLevel(min(own_log.getEffectiveLevel(), logging.ERROR))  # what requests are not told
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(EscapingFormatter(logging.BASIC_FORMAT))
     serve(settings, ready)

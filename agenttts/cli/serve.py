@@ -32,7 +32,34 @@ if TYPE_CHECKING:
     from pipelines.servers.commands import Device, ServeCommand
 
 
+_OF_API = (
+    "host",
+    "port",
+    "key_env",
+    "fixed",
+    "replay",
+    "samples",
+    "max_requests",
+    "max_body",
+    "answer_timeout",
+    "retry_for",
+)
+_OF_SERVERS = (
+    "only",
+    "dry_run",
+    "device",
+    "gpus",
+    "concurrency",
+    "cluster",
+    "replicas",
+    "log_dir",
+    "timeout",
+    "json",
+)
+
+
 def serve(
+    ctx: typer.Context,
     spec: Annotated[
         Path | None,
         typer.Argument(help="The pipeline file (YAML); with --api the run's own where not given."),
@@ -85,8 +112,13 @@ def serve(
         int, typer.Option("--port", min=0, max=65535, help="With --api: the port; 0 for one that is free.")
     ] = 8080,
     key_env: Annotated[
-        str, typer.Option("--key-env", help="With --api: the variable that holds the key of its clients.")
-    ] = KEY_ENV,
+        str | None,
+        typer.Option(
+            "--key-env",
+            help=f"With --api: the variable that holds the key of its clients; {KEY_ENV} where not given.",
+            show_default=False,
+        ),
+    ] = None,
     fixed: Annotated[
         bool, typer.Option("--fixed", help="With --api: the run's best allocation, though it has a policy.")
     ] = False,
@@ -123,6 +155,11 @@ def serve(
     from agenttts.serving.servers import planned_servers
     from agenttts.terminal import escaped
 
+    for name in _OF_SERVERS if api else _OF_API:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} {'does not go' if api else 'goes only'} with --api; leave it out")
     loaded = None if spec is None else pipelines.load_spec(spec)
     if api:
         options = ApiOptions(

@@ -52,6 +52,9 @@ class Service:
     """The routes of one pipeline. A request under way is worked on to its end, also when its client is gone:
     what was paid for is kept.
 
+    Where the output turned out another text than what was streamed, as after thinking whose opening tag stood
+    in the prompt, nothing is streamed any more.
+
     Args:
         worker: Runs the pipeline.
         offer: What is served.
@@ -64,6 +67,7 @@ class Service:
         self._inputs = Inputs(offer.spec)
         self._places = Places(limits.requests)
         self._work = set[asyncio.Task[Answered]]()
+        self._takes_back = False
 
     @property
     def app(self) -> Starlette:
@@ -79,10 +83,13 @@ class Service:
             exception_handlers={HTTPException: _no_route},
         )
 
-    async def finish(self, within_s: float) -> None:
-        """Wait for the work under way, and end what takes longer."""
-        if self._work:
-            await asyncio.wait(self._work, timeout=within_s)
+    @property
+    def n_under_way(self) -> int:
+        """Requests that are worked on, those whose client has left included."""
+        return len(self._work)
+
+    async def end(self) -> None:
+        """End the work that is still under way."""
         for task in self._work:
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)
@@ -130,7 +137,7 @@ class Service:
             if more:
                 pieces.put_nowait(more)
 
-        work = self._begin(example, reply.trace, TextStream(grown))
+        work = self._begin(example, reply.trace, None if self._takes_back else TextStream(grown))
         work.add_done_callback(lambda _: pieces.put_nowait(None))
         first = await pieces.get()
         if first is None:
@@ -139,8 +146,45 @@ class Service:
         headers = {"Cache-Control": "no-store"}
         if first is None:
             headers |= replies.cost_headers(work.result())
-        events = _events(reply, work, first, pieces, growing, usage)
+        events = self._events(reply, work, first, pieces, growing, usage)
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+    async def _events(
+        self,
+        reply: replies.ChatReply,
+        work: asyncio.Task[Answered],
+        piece: str | None,
+        pieces: asyncio.Queue[str | None],
+        growing: GrowingOutput,
+        usage: bool,
+    ) -> AsyncIterator[bytes]:
+        yield reply.first()
+        while piece is not None:
+            yield reply.piece(piece)
+            piece = await pieces.get()
+        try:
+            answered = work.result()
+        except asyncio.CancelledError:
+            yield replies.problem_event(Problem(503, "stopping", "the service ends", kind="server_error"))
+            return
+        except Exception as error:
+            yield replies.problem_event(_logged(error, reply.trace))
+            return
+        text = replies.text_of(answered.output)
+        rest = growing.rest(text)
+        if rest is None:
+            self._takes_back = True
+            changed = (
+                "the output is another text than what was streamed; ask again: from now on it comes whole"
+            )
+            yield replies.problem_event(Problem(502, "output_changed", changed, kind="upstream_error"))
+            return
+        if rest:
+            yield reply.piece(rest)
+        yield reply.last(answered)
+        if usage:
+            yield reply.usage(answered)
+        yield replies.DONE
 
     def _begin(
         self, example: Example, trace: Trace, stream: TextStream | None = None
@@ -177,46 +221,20 @@ class Service:
                 self._gate.check(request)
                 response = await handler(request, trace)
             except Exception as error:
-                problem = problem_of(error)
-                if problem.code == "internal_error":
-                    logger.exception("trace %s", trace.trace_id)
-                response = _refused(problem)
+                response = _refused(_logged(error, trace))
             response.headers[replies.TRACE_HEADER] = trace.trace_id
             return response
 
         return answer
 
 
-async def _events(
-    reply: replies.ChatReply,
-    work: asyncio.Task[Answered],
-    piece: str | None,
-    pieces: asyncio.Queue[str | None],
-    growing: GrowingOutput,
-    usage: bool,
-) -> AsyncIterator[bytes]:
-    yield reply.first()
-    while piece is not None:
-        yield reply.piece(piece)
-        piece = await pieces.get()
-    try:
-        answered = work.result()
-    except (Problem, asyncio.CancelledError) as error:
-        stopped = Problem(503, "stopping", "the service ends", kind="server_error")
-        yield replies.problem_event(error if isinstance(error, Problem) else stopped)
-        return
-    text = replies.text_of(answered.output)
-    rest = growing.rest(text)
-    if rest is None:
-        changed = "the output is another text than what was streamed; ask again without stream"
-        yield replies.problem_event(Problem(502, "output_changed", changed, kind="upstream_error"))
-        return
-    if rest:
-        yield reply.piece(rest)
-    yield reply.last(answered)
-    if usage:
-        yield reply.usage(answered)
-    yield replies.DONE
+def _logged(error: Exception, trace: Trace) -> Problem:
+    """What a request is told of an error; what it is not told, as it is no fault of its own, is logged."""
+    problem, cause = problem_of(error), error.__cause__ or error
+    if problem.status in (500, 502):
+        traced = error if problem.code == "internal_error" else None
+        logger.error("trace %s: %s: %s", trace.trace_id, problem.code, cause, exc_info=traced)
+    return problem
 
 
 def _refused(problem: Problem) -> Response:

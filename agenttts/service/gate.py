@@ -1,7 +1,7 @@
 """Who may ask the service, and how much: key or host, size of a body, requests under way.
 
-With a key, the key decides. Without one the service listens on 127.0.0.1 only, and what a browser sends for a
-page of another site, or under another host name (DNS rebinding), is refused.
+With a key, the key decides. Without one the service listens on this machine only, and what a browser sends
+for a page of another site, or under another host name (DNS rebinding), is refused.
 """
 
 from __future__ import annotations
@@ -42,26 +42,29 @@ class Gate:
     """Who may ask.
 
     Attributes:
-        port: Where the service listens.
+        host: The address at which the service listens, as a URL writes it.
+        port: Its port.
         key: What a client sends as a bearer token; None: anybody on this machine may ask.
     """
 
+    host: str
     port: int
     key: str | None = field(default=None, repr=False)
 
     def check(self, request: Request) -> None:
         """Raise a Problem for a request that is refused."""
         if self.key is not None:
-            given = request.headers.get("authorization", "")
-            if not hmac.compare_digest(given.encode("latin-1"), f"Bearer {self.key}".encode()):
+            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            is_key = hmac.compare_digest(given.encode("latin-1"), self.key.encode())
+            if scheme.lower() != "bearer" or not is_key:
                 message = "the key is missing or wrong; send it as `Authorization: Bearer KEY`"
                 raise Problem(401, "invalid_api_key", message, kind="authentication_error")
             return
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         name, _, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
         name, port = (name, port) if name else (host, "80")  # a client leaves the usual port out
-        if name not in _OWN_NAMES or port != str(self.port):
-            raise Problem(403, "wrong_host", f"the host must be 127.0.0.1:{self.port}")
+        if name not in (*_OWN_NAMES, self.host) or port != str(self.port):
+            raise Problem(403, "wrong_host", f"the host must be {self.host}:{self.port}")
         if origin is not None and origin != f"http://{host}":
             raise Problem(403, "foreign_origin", "a page of another site has sent this; it is refused")
 

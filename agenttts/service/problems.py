@@ -43,11 +43,11 @@ class Problem(Exception):
         param: str | None = None,
         retry_after_s: int | None = None,
     ) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(_encodable(" ".join(message.split())))
         self.status = status
         self.kind = kind
         self.code = code
-        self.param = param
+        self.param = None if param is None else _encodable(param)
         self.retry_after_s = retry_after_s
 
     def to_json_dict(self) -> dict[str, JSON]:
@@ -61,8 +61,15 @@ class Problem(Exception):
         return headers | ({"Connection": "close"} if self.status in _UNREAD else {})
 
 
+def _encodable(text: str) -> str:
+    """The text with its lone surrogates, which UTF-8 can't hold, written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def problem_of(error: Exception) -> Problem:
     """Return what a request is told of an error that running the pipeline raised.
+
+    Paths of this machine and what a function says are for the log: clients are told neither.
 
     Args:
         error: The error.
@@ -84,7 +91,9 @@ def problem_of(error: Exception) -> Problem:
         case ServerError() | ConfigurationError():
             return Problem(502, "model_server_failed", message, kind="upstream_error")
         case CustomCodeFailed():
-            return Problem(500, "function_failed", message, kind="pipeline_error")
+            failed = "a function of the pipeline has failed; the service's log says why"
+            return Problem(500, "function_failed", failed, kind="pipeline_error")
         case StoreError():
-            return Problem(500, "samples_not_kept", message, kind="server_error")
+            failed = "what was drawn could not be kept; the service's log says why"
+            return Problem(500, "samples_not_kept", failed, kind="server_error")
     return Problem(500, "internal_error", "the service has failed; its log says why", kind="server_error")

@@ -21,6 +21,7 @@ from pipelines.errors import DatasetError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON, read_json
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.templates import used_fields
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _NO_ID = re.compile(r"0+")
@@ -105,6 +106,7 @@ class Inputs:
     def __init__(self, spec: PipelineSpec) -> None:
         self.fields = input_fields(spec)
         self._check = row_check(spec)
+        self._optional = _optional(spec, self.fields)
         self._id_field = spec.dataset.id_field or "id"
 
     def example(self, fields: object, own_id: str) -> Example:
@@ -115,13 +117,20 @@ class Inputs:
             own_id: Its id where the fields have none.
 
         Raises:
-            Problem: They lack a field, or have a value that the pipeline can't take.
+            Problem: They lack a field, have a value that the pipeline can't take, or set what only the
+                pipeline's owner may.
         """
         try:
             row = made_row("request", fields)
             self._check(row)
         except DatasetError as error:
             raise Problem(400, "invalid_input", str(error)) from None
+        for name in row.fields:
+            if name in self._optional:
+                law = (
+                    f"field {name!r} is a parameter with a default of stage {self._optional[name]!r}, which "
+                )
+                raise Problem(400, "invalid_input", f"{law}a request can't set; leave it out", param=name)
         given = row.fields.get(self._id_field)
         has_id = isinstance(given, str | int) and not isinstance(given, bool) and given != ""
         return Example(str(given) if has_id else own_id, row.fields)
@@ -161,6 +170,17 @@ class Inputs:
                 param="messages",
             )
         return value
+
+
+def _optional(spec: PipelineSpec, fields: Sequence[str]) -> Mapping[str, str]:
+    """The parameters with a default of the functions that stages run, and their stages.
+
+    Datasets may set them; what an input must have, or a template reads, is the client's to say all the same.
+    """
+    templates = (used_fields(stage) for stage in spec.stages if stage.python is None)
+    read = frozenset(fields).union(*templates)
+    functions = [stage for stage in spec.stages if stage.python is not None]
+    return {name: stage.name for stage in functions for name in used_fields(stage) if name not in read}
 
 
 def parsed(body: bytes) -> JSON:

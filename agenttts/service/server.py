@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -35,6 +36,7 @@ FINISH_S = 30
 KEEP_ALIVE_S = 75
 """Seconds for which an idle connection stays open: longer than proxies keep theirs."""
 _BACKLOG = 2048
+_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,7 @@ async def _serve(
     service = Service(
         Worker(runtime, store, settings.run_id, settings.chosen, settings.mean),
         Offer(spec=spec, run_id=settings.run_id, since=int(time.time())),
-        Gate(port=port, key=settings.key),
+        Gate(host=_shown(settings.host), port=port, key=settings.key),
         settings.limits,
     )
     config = uvicorn.Config(
@@ -134,14 +136,26 @@ async def _serve(
     try:
         on_ready(f"http://{_shown(settings.host)}:{port}")
         await server.serve(sockets=[listening])
-        await service.finish(within_s=1.0)
+        while service.n_under_way and time.monotonic() < server.ends_at and not server.force_exit:
+            await asyncio.sleep(_LOOK_S)
+        await service.end()
     finally:
         if clients is not None:
             await clients.aclose()
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals to its caller, which closes what is open after it."""
+    """A server that leaves signals to its caller, which closes what is open after it.
+
+    Attributes:
+        ends_at: Until when requests under way are awaited, whose clients are there or not.
+    """
+
+    ends_at = 0.0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.ends_at = self.ends_at or time.monotonic() + FINISH_S
+        super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:

@@ -14,6 +14,7 @@ from agenttts.space.units import query_flops, query_units
 from datastore.store import Store
 from pipelines.allocation import Allocation
 from pipelines.costs import known_sum
+from pipelines.errors import CustomCodeFailed, DrawFailed
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.policy import Policy
@@ -22,6 +23,7 @@ from pipelines.runtime.pace import Pace
 from pipelines.runtime.policies import PolicyOutcome, PolicyRunner
 from pipelines.runtime.runtime import Runtime
 from pipelines.servers.streamed import TextStream
+from pipelines.spec.files import spec_functions
 from pipelines.stages.growing import is_streamable
 
 
@@ -125,12 +127,12 @@ class Worker:
         try:
             outcome, ran = await self._outcome(example, stream)
         except Exception as error:
-            problem = problem_of(error)
-            await self._keep(example, trace, began_at, started, None, None, str(problem))
-            raise problem from error
+            reason = str(error) or type(error).__name__
+            await self._keep(example, trace, began_at, started, None, None, reason)
+            raise problem_of(error) from error
         await self._keep(example, trace, began_at, started, outcome, ran, outcome.reason)
         if outcome.status == "error":
-            raise self._failed(outcome)
+            raise self._failed(outcome) from DrawFailed(outcome.reason or "no output", transient=False)
         return Answered(
             example_id=example.id,
             output=outcome.output,
@@ -180,7 +182,9 @@ class Worker:
         reason = outcome.reason or "a stage has no output"
         stage = next((s for s in self._runtime.spec.stages if s.name == outcome.stages[-1].stage), None)
         if stage is not None and stage.python is not None:
-            return Problem(500, "function_failed", reason, kind="pipeline_error")
+            return problem_of(CustomCodeFailed(reason))
+        if stage is not None and any(spec_functions(stage)):  # whose words may be in the reason
+            reason = f"{stage.name}: no output; the service's log says why"
         return Problem(502, "no_output", reason, kind="upstream_error")
 
     async def _keep(

@@ -32,6 +32,10 @@ _TAG = re.compile(
 _TAG_START = re.compile(r"[<＜\[◁]")
 _SIGNS = ("think", "thought", "reasoning", "思考", "<channel|", "<unused95>")
 _SOFT_BLOCK = re.compile(rf"\A\s*<({_SOFT})>.*?</\1>(?=\s*\S)", re.DOTALL | re.IGNORECASE)
+_MAY_GO = re.compile(
+    rf"\A\s*(?:analysis|<(?:{_SOFT}|response|answer)>|<\|START_RESPONSE\|>|<\|begin_of_solution\|>)",
+    re.IGNORECASE,
+)
 _WRAPPER = re.compile(
     r"\A\s*(?:<(response|answer)>(.*)</\1>|<\|START_RESPONSE\|>(.*?)(?:<\|END_RESPONSE\|>)?"
     r"|<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>)?)\s*\Z",
@@ -80,6 +84,15 @@ def strip_thinking(text: str) -> str | NoAnswer:
         return without_tags
     without_soft = _SOFT_BLOCK.sub("", without_tags) if without_tags.lstrip()[:1] == "<" else without_tags
     return text if without_soft == text else _rest(without_soft)
+
+
+def may_go(text: str) -> bool:
+    """Whether what a text begins with is thinking or a wrapper, should it go on as such texts do.
+
+    Args:
+        text: The beginning of a text, or of what `strip_thinking` left of it.
+    """
+    return _MAY_GO.match(text) is not None
 
 
 def _may_hold_tags(text: str) -> bool:

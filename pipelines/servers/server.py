@@ -278,7 +278,9 @@ class ServerClient:
         if ask.stream is not None:
             try:
                 return await self._sent(ask, agreed)
-            except FieldRefused:
+            except FieldRefused as refused:
+                if ask.stream.has_begun:
+                    raise Fault("a refusal") from refused
                 ask = replace(ask, stream=None)  # to stream may be what is refused
         return await self._sent(ask, agreed)
 

@@ -70,11 +70,12 @@ class Assembly:
         """Return the JSON of the answer as it would have come whole.
 
         Raises:
-            aiohttp.ClientPayloadError: The events ended before the answer did.
+            aiohttp.ClientPayloadError: The events ended before the answer did, which says how it ended.
         """
-        if not self._is_done and (self._choice or {}).get("finish_reason") is None and not self._failed:
+        ended = self._is_done if self._choice is None else self._choice["finish_reason"] is not None
+        if not ended and not self._failed:
             raise aiohttp.ClientPayloadError("the events ended before the answer did")
-        if self._choice is not None:
+        if self._choice is not None and not self._failed:
             whole: dict[str, Any] = {**self._choice, "logprobs": self._whole_logprobs()}
             if self._is_chat:
                 whole["message"] = {"role": "assistant", "content": None, **self._texts}

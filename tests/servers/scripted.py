@@ -31,6 +31,8 @@ FAULTS = (
     "empty",  # 200 with no choices
     "short",  # 200 with one choice, however many were asked for
     "truncated",  # the connection breaks in the middle of the body
+    "error_event",  # of a stream: an error and [DONE] in the middle of the text
+    "no_reason",  # of a stream: [DONE] in the middle of the text
     "cut_json",  # 200 with a complete body that stops in the middle of the JSON
     "overflow",  # 400, over the context length
     "no_model",  # 404
@@ -143,6 +145,7 @@ class ScriptedServer:
         self.most_in = most_in
         self.identity = identity
         self.between_s = between_s
+        self.event_code = 500  # of the error of "error_event"
         self.n_answered = 0  # requests with samples
         self.prompt_tokens = 0  # of these requests, as a bill counts them
         self.generated_tokens = 0
@@ -296,7 +299,7 @@ class ScriptedServer:
         answer, n_choices = self._answer(request, fault)
         content = json.dumps(answer).encode()
         if request.body.get("stream"):
-            if not await self._stream(writer, answer, broken=fault == "truncated"):
+            if not await self._stream(writer, answer, fault):
                 return False
             return self._count(request, n_choices)
         if fault == "truncated":
@@ -307,20 +310,26 @@ class ScriptedServer:
         await _send(writer, 200, None, content=content)
         return self._count(request, n_choices)
 
-    async def _stream(self, writer: asyncio.StreamWriter, answer: dict[str, Any], *, broken: bool) -> bool:
-        """The answer as events, word by word; False where the connection breaks half-way."""
+    async def _stream(self, writer: asyncio.StreamWriter, answer: dict[str, Any], fault: str | None) -> bool:
+        """The answer as events, word by word; False where it or the connection breaks half-way."""
         writer.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         )
-        events = list(stream_events(answer))
-        for event in events[: len(events) // 2] if broken else events:
+        events, broken = list(stream_events(answer)), fault == "truncated"
+        if fault in ("truncated", "error_event", "no_reason"):
+            events = events[: len(events) // 2]
+        if fault == "error_event":
+            events.append(_event(_error("the engine is dead", "BadRequestError", self.event_code)))
+        if fault in ("error_event", "no_reason"):
+            events.append(b"data: [DONE]\n\n")
+        for event in events:
             await asyncio.sleep(self.between_s)
             writer.write(f"{len(event):x}\r\n".encode() + event + b"\r\n")
             await writer.drain()
         if not broken:
             writer.write(b"0\r\n\r\n")
             await writer.drain()
-        return not broken
+        return fault not in ("truncated", "error_event", "no_reason")
 
     def _count(self, request: Request, n_choices: int) -> bool:
         self.n_answered += 1

@@ -19,6 +19,7 @@ from openai import OpenAI
 from agenttts import search
 from tests.servers import Request, ScriptedServer
 
+THINKING = "I think of it for a very long time, and then for some more, as one does before an answer.</think>"
 SENTENCE = "It is a very long answer of many words, so that a part of it comes before the end, said of"
 SPEC = """\
 name: colours
@@ -49,8 +50,10 @@ budget: {{units: 60, reference: {{active_params: 1e6, prompt_tokens: 8, generate
 
 
 def answer(request: Request, index: int) -> str:
-    """A long sentence that ends with the question."""
+    """A long sentence that ends with the question; after thinking that nothing opened for some."""
     words = [*request.prompt.split(), "nothing"]
+    if words[0] == "answer" and words[1].startswith("thought"):
+        return f"{THINKING}\n{SENTENCE} {words[1]}"
     return words[1] if words[0] == "find" else f"{SENTENCE} {words[1]}"
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import openai
 import pytest
 
-from agenttts import load_run
+from agenttts import load_run, search
 from agenttts.results.served import load_served
 from datastore import Store
 from tests.agenttts.service.conftest import SENTENCE, Found, ServiceProcess, StartService
@@ -49,6 +50,65 @@ def test_a_last_stage_of_one_sample_is_streamed(service: ServiceProcess) -> None
         last = chunks[-2]
         assert last.choices[0].finish_reason == "stop"
         assert last.agenttts["cost"]["samples_drawn"] == (2 if least > 1 else 0)
+
+
+def test_thinking_that_nothing_opened_ends_streaming(found: Found, start_service: StartService) -> None:
+    """The first such answer fails, as its thinking was given out; from then on answers come whole."""
+    service = start_service(found.db)
+
+    def pieces(question: str) -> list[str]:
+        messages = [{"role": "user", "content": question}]
+        ask = service.client().chat.completions.create
+        chunks = list(ask(model="colours", messages=messages, stream=True))  # type: ignore[call-overload]
+        return [c.choices[0].delta.content for c in chunks if c.choices and c.choices[0].delta.content]
+
+    with pytest.raises(openai.APIError, match="from now on it comes whole"):
+        pieces("thought1")
+    for question in ("thought1", "thought2", "plain"):
+        assert pieces(question) == [f"{SENTENCE} {question}"]
+
+
+FUNCTIONS = """\
+def lookup(question, index="public"):
+    if question == "raise":
+        raise RuntimeError("/etc/secret")
+    return f"{index}: {question}"
+"""
+
+
+@pytest.fixture
+def of_functions(found: Found, tmp_path: Path) -> Path:
+    """The database of a run whose one stage is a function with a parameter that has a default."""
+    (tmp_path / "searching.py").write_text(FUNCTIONS)
+    for split in ("search", "test"):
+        rows = [{"question": f"{split}{i}", "gold": f"public: {split}{i}"} for i in range(8)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = {
+        "name": "functions",
+        "models": {"small": {"base_url": found.server.base_url, "active_params": 1e6}},
+        "stages": [{"name": "find", "python": "searching:lookup"}],
+        "metric": {"kind": "exact_match", "label": "gold"},
+        "dataset": {"search": "search.jsonl", "test": "test.jsonl"},
+        "budget": {"units": 60},
+    }
+    (tmp_path / "functions.yaml").write_text(json.dumps(spec))
+    search(tmp_path / "functions.yaml", trials=1, db=tmp_path / "functions.duckdb")
+    return tmp_path / "functions.duckdb"
+
+
+def test_a_request_sets_no_defaulted_parameter_and_hears_nothing_of_a_functions_error(
+    of_functions: Path, start_service: StartService
+) -> None:
+    """What a function's owner left to its default stays so; what it raises is for the log."""
+    service = start_service(of_functions)
+    assert service.post("/run", {"question": "q", "more": 1})[2]["output"] == "public: q"
+    status, _, reply = service.post("/run", {"question": "q", "index": "/etc/passwd"})
+    assert (status, reply["error"]["param"]) == (400, "index"), reply
+    status, _, reply = service.post("/run", {"question": "raise"})
+    assert (status, reply["error"]["code"]) == (500, "function_failed")
+    assert "secret" not in reply["error"]["message"]
+    service.process.send_signal(signal.SIGINT)
+    assert service.process.stderr is not None and "/etc/secret" in service.process.stderr.read()
 
 
 def test_run_takes_the_fields_and_returns_the_stages_on_request(service: ServiceProcess) -> None:
@@ -173,4 +233,8 @@ def test_any_text_is_a_text(service: ServiceProcess, text: str) -> None:
     """Unicode, templates, NUL, half a character, nothing: an answer, never a failure of the service."""
     status, _, reply = service.chat(text)
     assert status in (200, 400), reply
+    for fields in ({text: 1}, {"question": "q", text: 1}, {"question": "q", "id": text}):
+        status, _, reply = service.post("/run", fields)
+        assert status in (200, 400), reply
+        assert service.chat("-", fields=fields)[0] in (200, 400)
     assert service.chat("after")[0] == 200

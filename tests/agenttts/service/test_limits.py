@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 
 import openai
 import pytest
@@ -27,6 +28,8 @@ def test_the_key_opens_it_and_nothing_else_does(found: Found, start_service: Sta
         )[0]
         == 200
     )
+    lower = {"Authorization": "bearer secret-ä".encode().decode("latin-1")}
+    assert service.post("/run", {"question": "q"}, lower)[0] == 200
     for wrong in ("Bearer secret", "Bearer secret-ä2", "secret-ä", "Basic c2VjcmV0", ""):
         status, _, reply = service.post(
             "/run", {"question": "q"}, {"Authorization": wrong.encode().decode("latin-1")}
@@ -45,6 +48,39 @@ def test_without_a_key_only_this_machine_can_ask(service: ServiceProcess, found:
     for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
         status, _, reply = service.post("/run", {"question": "q"}, headers)
         assert status == 403, (headers, reply)
+
+
+@pytest.mark.parametrize(
+    ("option", "law"),
+    [
+        (("--key-env", "NO_SUCH_KEY"), "--key-env NO_SUCH_KEY: the variable is not set"),
+        (("--dry-run",), "--dry-run does not go with --api"),
+        (("--json",), "--json does not go with --api"),
+    ],
+)
+def test_an_option_that_would_be_passed_over_is_an_error(
+    found: Found, option: tuple[str, ...], law: str
+) -> None:
+    """Nothing is served then, and the error is one line."""
+    done = agenttts("serve", "--api", "--run", "latest", "--db", found.db, "--port", 0, *option)
+    assert done.code == 2 and len(done.errors) == 1 and law in done.errors[0], done.err
+
+
+def test_the_options_of_the_service_need_api(found: Found) -> None:
+    """Else no service would start, and model servers would in its place."""
+    done = agenttts("serve", found.db.with_name("pipeline.yaml"), "--port", 8081, "--dry-run")
+    assert done.code == 2 and "--port goes only with --api" in done.errors[0], done.err
+
+
+def test_its_own_address_answers_whatever_it_is(found: Found, start_service: StartService) -> None:
+    """Another one of this machine needs no key, and neither its name nor the usual ones are refused."""
+    service = start_service(found.db, "--host", "127.0.0.2")
+    body = json.dumps({"question": "q"})
+    for name in ("127.0.0.2", "localhost"):
+        connection = HTTPConnection("127.0.0.2", service.port, timeout=60)
+        connection.request("POST", "/run", body, {"Host": f"{name}:{service.port}"})
+        assert connection.getresponse().status == 200
+        connection.close()
 
 
 def test_more_requests_than_it_takes_are_told_to_wait(found: Found, start_service: StartService) -> None:
@@ -177,6 +213,26 @@ def test_ctrl_c_answers_what_is_under_way(found: Found, start_service: StartServ
     finally:
         found.server.latency_s = 0.0
     Store.open(service.samples, create=False).close()
+
+
+def test_ctrl_c_awaits_a_stream_whose_client_has_left(found: Found, start_service: StartService) -> None:
+    """As it awaits every other request: what was paid for is kept."""
+    service = start_service(found.db)
+    found.server.between_s = 0.1
+    try:
+        client = service.client()
+        stream = client.chat.completions.create(
+            model="colours", messages=[{"role": "user", "content": "left"}], stream=True
+        )
+        next(stream)
+        stream.close()
+        client.close()
+        assert service.end() == 0
+    finally:
+        found.server.between_s = 0.005
+    with Store.read(service.samples) as store:
+        (request,) = load_served(store, load_run(found.db).run_id)
+        assert request.status == "ok" and len(request.stages) == 2
 
 
 def test_a_search_goes_on_in_the_runs_database(found: Found, service: ServiceProcess) -> None:

@@ -11,6 +11,7 @@ import pytest
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.examples import Example
+from pipelines.reading.noanswer import NoAnswer
 from pipelines.reading.thinking import strip_thinking
 from pipelines.runtime.outcomes import ExampleOutcome
 from pipelines.runtime.runtime import Runtime
@@ -18,6 +19,7 @@ from pipelines.servers.clients import ModelClients
 from pipelines.servers.patience import Patience
 from pipelines.servers.streamed import TextStream
 from pipelines.spec import PipelineSpec
+from pipelines.stages import growing as growing_module
 from pipelines.stages.growing import GrowingOutput, is_streamable
 from tests.servers import ScriptedServer
 
@@ -96,12 +98,16 @@ async def test_several_samples_are_not_streamed(server: ScriptedServer, tmp_path
     assert is_streamable(stage, StageChoice("small", 1)) and not is_streamable(stage, StageChoice("small", 2))
 
 
+@pytest.mark.parametrize(
+    ("fault", "code"), [("truncated", 0), ("error_event", 500), ("error_event", 400), ("no_reason", 0)]
+)
 async def test_an_answer_that_breaks_off_is_not_drawn_anew(
-    make_server: Callable[..., ScriptedServer], tmp_path: Path
+    make_server: Callable[..., ScriptedServer], tmp_path: Path, fault: str, code: int
 ) -> None:
-    """Another try would give another text; before its first word a try is one like any other."""
+    """Another try would give another text, and the part that came is no sample: nothing of it is banked."""
     server = make_server(answer=lambda request, index: SENTENCE)
-    server.fault = lambda request: "truncated" if request.body.get("stream") else None
+    server.event_code = code
+    server.fault = lambda request: fault if request.body.get("stream") else None
     pieces: list[str] = []
     with Store.open(tmp_path / "s.duckdb") as store:
         outcome = await answered(server, store, pieces)
@@ -130,6 +136,10 @@ async def test_a_server_that_refuses_to_stream_answers_whole(
         f"{SENTENCE} <think>{SENTENCE}</think> end",
         f"{SENTENCE} a < b and [c] {SENTENCE}",
         f"<|channel|>analysis<|message|>{SENTENCE}<|end|><|start|>assistant<|channel|>final<|message|>ok",
+        f"<analysis>{SENTENCE}</analysis>\n{SENTENCE}",
+        f"<think>{SENTENCE}</think><Reflection>{SENTENCE}</Reflection>\n{SENTENCE}",
+        f"<think>{SENTENCE}</think>\n<answer>{SENTENCE}</answer>",
+        f"analysis I see. {SENTENCE}assistantfinal {SENTENCE}",
         "short",
     ],
 )
@@ -143,3 +153,18 @@ def test_what_grows_is_never_taken_back(text: str) -> None:
         rest = growing.rest(answer.strip())
         assert rest is not None and "".join(pieces) + rest == answer.strip()
     assert GrowingOutput().rest(None) == ""
+
+
+def test_a_long_text_is_read_seldom_and_comes_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that 20,000 pieces of one answer do not keep a service from its other requests."""
+    read = list[int]()
+
+    def counted(text: str) -> str | NoAnswer:
+        read.append(len(text))
+        return strip_thinking(text)
+
+    monkeypatch.setattr(growing_module, "strip_thinking", counted)
+    growing = GrowingOutput()
+    n_given = sum(len(growing.add("word ")) for _ in range(20_000))
+    assert n_given > 80_000 and sum(read) < 12 * 100_000
+    assert growing.rest(("word " * 20_000).strip()) is not None
