@@ -35,7 +35,7 @@ def to_mlflow(
         typer.Option(help="Where MLflow keeps its runs; its own environment variables' where not given."),
     ] = None,
     experiment: Annotated[
-        str | None, typer.Option(help="The experiment; the pipeline's name where not given.")
+        str | None, typer.Option(help="One experiment for all; that of each pipeline's name where not given.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -54,8 +54,8 @@ def to_mlflow(
         print_json(done.__dict__)
     else:
         say(
-            f"{done.experiment}: {done.n_runs} searches and {done.n_trials} trials are in MLflow, "
-            f"{done.n_new} of them new"
+            f"{', '.join(done.experiments)}: {done.n_runs} searches and {done.n_trials} trials are in "
+            f"MLflow, {done.n_new} of them new"
         )
 
 
@@ -82,7 +82,7 @@ def to_otel(
         bool, typer.Option(help="A span for each stage of each example, beside trials.")
     ] = True,
     content: Annotated[
-        bool, typer.Option("--content", help="Put prompts and samples into the spans too.")
+        bool, typer.Option("--content", help="Put prompts, samples and the examples' ids into the spans too.")
     ] = False,
     json: Json = False,
 ) -> None:

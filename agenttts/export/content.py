@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 
+from agenttts.errors import UserError
 from datastore.records import Sample
 from datastore.store import Store
 
@@ -15,9 +16,17 @@ class Content:
 
     Args:
         store: The database, open for reading.
+
+    Raises:
+        UserError: It is being written, and what can be read meanwhile has no prompts and samples.
     """
 
     def __init__(self, store: Store) -> None:
+        if store.as_of is not None:
+            raise UserError(
+                f"{store.path}: prompts and samples can be read when the search or service that writes it "
+                "has ended; export then, or leave --content out"
+            )
         self._store = store
 
     def attributes(self, prompt_key: str, n_samples: int) -> dict[str, str]:

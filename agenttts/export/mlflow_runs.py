@@ -1,7 +1,8 @@
 """Runs and their trials as runs of MLflow: a parent for each search, a child for each trial.
 
 A run of MLflow carries the names of what it stands for as tags, by which a second export finds it. Parameters
-do not change, and metrics have the times and steps of the trials, so that what is sent twice is there once.
+can't change there: settings that may when a run is resumed, such as limits, are tags. Metrics have the times
+and steps of the trials, so that what is sent twice is there once.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from agenttts.errors import UserError
 from agenttts.results.loading import load_outcome, stored_spec
 from agenttts.results.outcome import Finalist, Outcome
 from agenttts.results.trials import TrialResult
+from agenttts.settings import SearchSettings
 from datastore.records import Run
 from datastore.store import Store
 from pipelines.extras import library
@@ -37,13 +39,13 @@ class MlflowExport:
     """What an export did.
 
     Attributes:
-        experiment: The name of the experiment.
+        experiments: The names of the experiments.
         n_runs: Searches that are there now.
         n_trials: Trials that are there now.
         n_new: How many of both were not there before.
     """
 
-    experiment: str
+    experiments: tuple[str, ...]
     n_runs: int
     n_trials: int
     n_new: int
@@ -58,7 +60,8 @@ def export_mlflow(
         store: The database, open for reading.
         runs: The runs, of one or several pipelines.
         tracking_uri: Of MLflow; None for what MLflow's environment variables say.
-        experiment: The name of the experiment; None for the name of the first run's pipeline.
+        experiment: The name of one experiment for all of them; None for one with the name of each run's
+            pipeline.
 
     Raises:
         MissingDependency: MLflow is not installed.
@@ -68,14 +71,18 @@ def export_mlflow(
     exceptions = library("mlflow.exceptions", "agenttts export mlflow", extra="mlflow")
     try:
         client = mlflow.MlflowClient(tracking_uri)
-        name = experiment or _pipeline(runs[0])
-        known = client.get_experiment_by_name(name)
-        own_id = client.create_experiment(name) if known is None else known.experiment_id
-        target = _Target(client, own_id)
-        n_trials = 0
+        targets, n_trials = dict[str, _Target](), 0
         for run in runs:
-            n_trials += target.put(run, load_outcome(store, run), store)
-        return MlflowExport(experiment=name, n_runs=len(runs), n_trials=n_trials, n_new=target.n_new)
+            name = experiment or _pipeline(run)
+            if name not in targets:
+                targets[name] = _Target(client, name)
+            n_trials += targets[name].put(run, load_outcome(store, run), store)
+        return MlflowExport(
+            experiments=tuple(targets),
+            n_runs=len(runs),
+            n_trials=n_trials,
+            n_new=sum(target.n_new for target in targets.values()),
+        )
     except (exceptions.MlflowException, ImportError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
@@ -84,10 +91,12 @@ def export_mlflow(
 
 
 class _Target:
-    """An experiment of MLflow."""
+    """An experiment of MLflow, which is made where there is none of this name."""
 
-    def __init__(self, client: MlflowClient, experiment_id: str) -> None:
-        self._client, self._experiment_id = client, experiment_id
+    def __init__(self, client: MlflowClient, name: str) -> None:
+        known = client.get_experiment_by_name(name)
+        self._client = client
+        self._experiment_id = client.create_experiment(name) if known is None else known.experiment_id
         self.n_new = 0
 
     def put(self, run: Run, outcome: Outcome, store: Store) -> int:
@@ -99,13 +108,22 @@ class _Target:
         trials = sorted((*outcome.trials, *outcome.confirmation), key=lambda trial: trial.number)
         for trial in trials:
             own = {RUN_TAG: run.run_id, TRIAL_TAG: str(trial.number), "mlflow.parentRunId": parent}
-            own |= {"agenttts.reason": trial.reason[:_LONGEST_VALUE], "agenttts.proposer": trial.proposer}
+            own |= {"agenttts.proposer": trial.proposer}
             started, ended = ends.get(trial.number, (run.started_at, None))
             child = there.get(str(trial.number)) or self._begin(f"trial {trial.number}", started, own)
             at = ended or started
             self._log(child, _trial_params(trial), _trial_metrics(trial), at, trial.number)
             self._end(child, "FAILED" if trial.status == "failed" else "FINISHED", at)
-        self._log(parent, _run_params(run), _run_metrics(outcome), run.finished_at or run.started_at, 0)
+        fixed, changeable = _settings(run)
+        for key, text in changeable.items():
+            self._client.set_tag(parent, f"agenttts.{_name(key)}", text[:_LONGEST_VALUE])
+        self._log(
+            parent,
+            {"pipeline": _pipeline(run), **fixed},
+            _run_metrics(outcome),
+            run.finished_at or run.started_at,
+            0,
+        )
         for at, number, best in _best_so_far(outcome, {n: end for n, (_, end) in ends.items()}):
             self._log(parent, {}, {"best_so_far": best}, at, number)
         if run.status != "running":
@@ -186,11 +204,13 @@ def _trial_metrics(trial: TrialResult) -> dict[str, float | None]:
     return own | stages
 
 
-def _run_params(run: Run) -> dict[str, object]:
-    """The pipeline and the settings, as they are stored."""
+def _settings(run: Run) -> tuple[dict[str, str], dict[str, str]]:
+    """The stored settings that a run keeps, and those that may change when it is resumed."""
     settings: Mapping[str, Any] = json.loads(run.settings or "{}")
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in settings.items() if v is not None}
-    return {"pipeline": _pipeline(run), **texts}
+    kept = {setting.name for setting in fields(SearchSettings) if setting.compare}
+    fixed = {key: text for key, text in texts.items() if key in kept}
+    return fixed, {key: text for key, text in texts.items() if key not in kept}
 
 
 def _run_metrics(outcome: Outcome) -> dict[str, float | None]:

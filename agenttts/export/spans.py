@@ -46,7 +46,8 @@ class RunSpans:
     Args:
         store: The database, open for reading.
         run: The run.
-        content: Gives prompts and samples; None leaves them out.
+        content: Gives prompts and samples; None leaves them out, and with them the ids of examples, which
+            may be a field of theirs.
     """
 
     def __init__(self, store: Store, run: Run, content: Content | None = None) -> None:
@@ -110,7 +111,7 @@ class RunSpans:
             "gen_ai.operation.name": "invoke_workflow",
             "gen_ai.workflow.name": self.name,
             "agenttts.run_id": self._run.run_id,
-            "agenttts.example_id": request.example_id,
+            "agenttts.example_id": self._shown(request.example_id),
             "agenttts.cost.units": request.units,
             "agenttts.cost.usd": request.cost_usd,
             "agenttts.rungs": request.n_rungs,
@@ -128,8 +129,11 @@ class RunSpans:
 
     def _stage_of_trial(self, result: StageResult, trace_id: int, parent: int, times: Times) -> ReadableSpan:
         span_id = _id(8, result.trial_id, result.example_id, result.stage)
-        further = {"agenttts.example_id": result.example_id, "agenttts.score": result.score}
+        further = {"agenttts.example_id": self._shown(result.example_id), "agenttts.score": result.score}
         return self._call(result, result.model_key, trace_id, span_id, parent, times, further)
+
+    def _shown(self, example_id: str) -> str | None:
+        return None if self._content is None else example_id
 
     def _call(
         self,

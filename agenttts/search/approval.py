@@ -23,6 +23,7 @@ class Pending:
     """A proposal that waits for a decision.
 
     Attributes:
+        run_id: The run of the search.
         position: The place among the step's proposals, from 0.
         allocation: The allocation to run.
         proposer: The name of the proposer.
@@ -35,6 +36,7 @@ class Pending:
         problem: What was wrong with the last edit of it; None before any edit.
     """
 
+    run_id: str
     position: int
     allocation: Allocation
     proposer: str
@@ -84,10 +86,13 @@ It is called again, with the problems, when an edit can't be run.
 """
 
 
-def question(drafts: Sequence[Draft], view: SearchView, problems: Mapping[int, str]) -> list[Pending]:
+def question(
+    run_id: str, drafts: Sequence[Draft], view: SearchView, problems: Mapping[int, str]
+) -> list[Pending]:
     """Return the proposals that wait for a decision.
 
     Args:
+        run_id: The run of the search.
         drafts: The proposals of the step.
         view: The allocations within the budget and the trials so far.
         problems: What was wrong with edits, by position.
@@ -98,6 +103,7 @@ def question(drafts: Sequence[Draft], view: SearchView, problems: Mapping[int, s
     n_before = {trial.allocation: trial.n_run for trial in view.partial}
     return [
         Pending(
+            run_id=run_id,
             position=draft.position,
             allocation=draft.allocation,
             proposer=draft.proposer,

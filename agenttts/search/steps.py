@@ -181,7 +181,7 @@ async def approve(state: SearchState, runtime: Step) -> SearchState:
     problems: Mapping[int, str] = {}
     drafts: list[Draft] | None = None
     while drafts is None or problems:
-        answer = work.approve(question(work.drafts, view, problems))
+        answer = work.approve(question(work.run_id, work.drafts, view, problems))
         decisions = await answer if inspect.isawaitable(answer) else answer
         drafts, problems = decided(work.drafts, decisions, view)
     work.drafts = drafts

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Sequence
-from contextlib import suppress
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,7 @@ from pipelines.allocation import Allocation
 from pipelines.spec.strict import Strict
 
 _EVERY_S = 0.2
+_GONE = "these proposals wait no longer; look at the run again"
 
 
 class AnsweredProposal(Strict):
@@ -83,10 +85,12 @@ class Question(Strict):
 
     Attributes:
         id: Names the question; its answer repeats it.
+        run_id: The run whose search asks.
         proposals: Those that need a decision, in order.
     """
 
     id: str
+    run_id: str
     proposals: tuple[AskedProposal, ...]
 
 
@@ -105,7 +109,7 @@ class WaitingRoom:
     """
 
     def __init__(self, db: Path) -> None:
-        self.path = db.with_name(f"{db.stem}.approval")
+        self.path = db.with_name(f"{db.name}.approval")
         self._question = self.path / "question.json"
         self._answer = self.path / "answer.json"
         self._before: tuple[AnsweredProposal, ...] = ()
@@ -119,8 +123,7 @@ class WaitingRoom:
             question = Question.model_validate_json(self._question.read_bytes())
         except (OSError, ValidationError):
             return None
-        answer = self._answered()
-        return None if answer is not None and answer.id == question.id else question
+        return question if self._answered(question) is None else None
 
     def answer(self, question_id: str, decisions: Sequence[AnsweredProposal]) -> None:
         """Answer the question that waits.
@@ -130,23 +133,27 @@ class WaitingRoom:
             decisions: One for each of its proposals, in order.
 
         Raises:
-            UserError: It waits no longer, was answered before, or has another number of proposals.
+            UserError: It waits no longer, was answered before, or has another number of proposals; or the
+                answer can't be written.
         """
         question = self.question()
         if question is None or question.id != question_id:
-            raise UserError("these proposals wait no longer; look at the run again")
+            raise UserError(_GONE)
         if len(decisions) != len(question.proposals):
             raise UserError(f"each of {len(question.proposals)} proposals needs a decision")
         text = QuestionAnswer(id=question_id, decisions=tuple(decisions)).model_dump_json()
-        whole = self._written(text)
         try:
-            os.link(whole, self._answer)  # fails where somebody was first
+            with self._written(text) as whole:
+                os.link(whole, self._answer)  # fails where somebody was first
         except FileExistsError:
             raise UserError("these proposals were answered before; look at the run again") from None
+        except FileNotFoundError:
+            raise UserError(_GONE) from None
         except OSError as error:
-            raise UserError(f"{self.path}: the answer can't be written: {error.strerror}") from error
-        finally:
-            whole.unlink(missing_ok=True)
+            raise UserError(
+                f"{self.path}: the answer can't be written: {error.strerror}; the database must lie on a "
+                "file system with room and hard links, or approve at the terminal (--approve)"
+            ) from error
 
     async def ask(self, proposals: Sequence[Pending]) -> list[Decision]:
         """Wait until somebody has decided, and return a decision for each proposal, in order.
@@ -155,26 +162,27 @@ class WaitingRoom:
             proposals: The proposals.
 
         Raises:
-            UserError: The directory can't be written.
+            UserError: The directory can't be written, or others may enter it.
         """
         if not proposals:
             return []
         again = any(one.problem is not None for one in proposals) and len(self._before) == len(proposals)
         before = self._before if again else (None,) * len(proposals)
         asked = tuple(map(AskedProposal.of, proposals, before))
-        question = Question(id=secrets.token_hex(8), proposals=asked)
+        question = Question(id=secrets.token_hex(8), run_id=proposals[0].run_id, proposals=asked)
         try:
-            self.path.mkdir(mode=0o700, exist_ok=True)
+            self._enter()
             self._answer.unlink(missing_ok=True)
-            os.replace(self._written(question.model_dump_json()), self._question)
+            with self._written(question.model_dump_json()) as whole:
+                os.replace(whole, self._question)
         except OSError as error:
             raise UserError(f"{self.path}: proposals can't wait there: {error.strerror}") from error
         try:
             while True:
-                answer = self._answered()
-                if answer is not None and answer.id == question.id:
+                answer = self._answered(question)
+                if answer is not None:
                     self._before = answer.decisions
-                    return [_decision(one) for one in answer.decisions]
+                    return list(map(_decision, answer.decisions, question.proposals))
                 await asyncio.sleep(_EVERY_S)
         finally:
             for file in (self._question, self._answer):
@@ -182,22 +190,44 @@ class WaitingRoom:
             with suppress(OSError):  # somebody else's files are left
                 self.path.rmdir()
 
-    def _answered(self) -> QuestionAnswer | None:
+    def _enter(self) -> None:
+        """Make the directory. One that was there is used only where nobody else can have put an answer."""
+        with suppress(FileExistsError):
+            self.path.mkdir(mode=0o700)
+        there = self.path.lstat()
+        if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.getuid() or there.st_mode & 0o077:
+            raise UserError(
+                f"{self.path}: must be a directory of your own that nobody else can enter (mode 0700), it is "
+                f"{stat.filemode(there.st_mode)} of user {there.st_uid}; remove it, or keep the database "
+                "in a directory of your own"
+            )
+
+    def _answered(self, question: Question) -> QuestionAnswer | None:
+        """The answer to a question; None for anything else, such as one whose decisions can't be read."""
         try:
-            return QuestionAnswer.model_validate_json(self._answer.read_bytes())
-        except (OSError, ValidationError):
+            answer = QuestionAnswer.model_validate_json(self._answer.read_bytes())
+            for decision, asked in zip(answer.decisions, question.proposals, strict=True):
+                _decision(decision, asked)
+        except (OSError, ValueError, AttributeError, RecursionError, UserError):
             return None
+        return answer if answer.id == question.id else None
 
-    def _written(self, text: str) -> Path:
-        """A new file of its own name, whole and on disk."""
+    @contextmanager
+    def _written(self, text: str) -> Iterator[Path]:
+        """A new file of its own name, whole and on disk, which is gone afterwards unless it was moved."""
         path = self.path / f".{secrets.token_hex(8)}"
-        with path.open("x") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        return path
+        try:
+            with path.open("x") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
 
-def _decision(answer: AnsweredProposal) -> Decision:
+def _decision(answer: AnsweredProposal, asked: AskedProposal) -> Decision:
     allocation = None if answer.allocation is None else Allocation.from_json(answer.allocation)
+    if allocation is not None and set(allocation) != set(Allocation.from_json(asked.allocation)):
+        raise ValueError(f"an allocation has a choice for each stage, got {allocation}")
     return Decision(action=answer.action, allocation=allocation, note=answer.note or None)

@@ -182,7 +182,7 @@ class Reading:
         with self._store() as store:
             run = store.run(run_id)
             spec = stored_spec(run)
-            asks = store.as_of is not None and run.status == "running" and spec is not None
+            asks = question.run_id == run.run_id and store.as_of is not None and run.status == "running"
             approval = Approval.of(question, spec) if asks and spec is not None else None
             return WaitingPage(run_id=run.run_id, approval=approval)
 

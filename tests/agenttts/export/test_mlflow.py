@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ def test_a_run_and_its_trials_are_there_once(mlflow: Any, searched: Path, tmp_pa
     for time in range(2):
         done = agenttts("export", "mlflow", searched, "--tracking-uri", place, "--json")
         assert done.json == {
-            "experiment": "recorded",
+            "experiments": ["recorded"],
             "n_runs": 1,
             "n_trials": len(trials),
             "n_new": 0 if time else len(trials) + 1,
@@ -65,7 +66,7 @@ def test_a_run_and_its_trials_are_there_once(mlflow: Any, searched: Path, tmp_pa
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_that_goes_on_is_brought_up_to_date(mlflow: Any, searched: Path, tmp_path: Path) -> None:
-    """Trials that came since are added, and its end is told."""
+    """Trials that came since are added, its end is told, and it may have been resumed with other limits."""
     place, db = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "run.duckdb"
     shutil.copy(searched, db)
     with Store.open(db) as store:
@@ -79,10 +80,37 @@ def test_a_run_that_goes_on_is_brought_up_to_date(mlflow: Any, searched: Path, t
     with Store.open(db) as store:
         trial = next(t for t in store.trials(finished.run_id) if t.status == "complete")
         store.begin_trial(replace(trial, trial_id=trial_id(finished.run_id, 999), number=999))
-        store.start_run(replace(finished, outcome=None))
+        settings = json.loads(finished.settings) | {"limits": {"trials": 77}, "max_error_rate": 0.5}
+        store.start_run(replace(finished, outcome=None, settings=json.dumps(settings)))
     second = agenttts("export", "mlflow", db, "--tracking-uri", place, "--json").json
     assert (second["n_trials"], second["n_new"]) == (first["n_trials"] + 1, 1)
-    assert client.search_runs([experiment], parent)[0].info.status == "FINISHED"
+    resumed = client.search_runs([experiment], parent)[0]
+    assert resumed.info.status == "FINISHED" and "limits" not in resumed.data.params
+    assert json.loads(resumed.data.tags["agenttts.limits"]) == {"trials": 77}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_each_run_is_in_the_experiment_of_its_own_pipeline(
+    mlflow: Any, searched: Path, tmp_path: Path
+) -> None:
+    """Exported alone or together with runs of other pipelines, it is there once; no agent's words are."""
+    place, db = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "run.duckdb"
+    shutil.copy(searched, db)
+    with Store.open(db) as store:
+        first = store.run()
+        spec = json.dumps(json.loads(first.spec) | {"name": "another"})
+        store.start_run(replace(first, run_id="later", spec=spec, outcome=None, status="stopped"))
+    together = agenttts("export", "mlflow", db, "--tracking-uri", place, "--json").json
+    assert sorted(together["experiments"]) == ["another", "recorded"]
+    for run in ("later", first.run_id):
+        alone = agenttts("export", "mlflow", db, "--run", run, "--tracking-uri", place, "--json").json
+        assert alone["n_new"] == 0 and alone["experiments"] == ["another" if run == "later" else "recorded"]
+    client = mlflow.MlflowClient(place)
+    for name, run in (("another", "later"), ("recorded", first.run_id)):
+        experiment = client.get_experiment_by_name(name).experiment_id
+        tags = [one.data.tags for one in client.search_runs([experiment], max_results=1000)]
+        assert {own["agenttts.run_id"] for own in tags} == {run}
+        assert not any("agenttts.reason" in own for own in tags)
 
 
 @pytest.mark.filterwarnings("ignore")

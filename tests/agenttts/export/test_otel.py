@@ -69,7 +69,8 @@ def test_a_search_is_a_trace_of_trials_and_stage_calls(
     own = {a.key: a.value for a in calls[0].attributes}
     assert calls[0].name.startswith("chat ") and own["gen_ai.operation.name"].string_value == "chat"
     assert own["gen_ai.usage.input_tokens"].int_value > 0 and own["gen_ai.request.model"].string_value
-    assert not any("messages" in a.key for span in came for a in span.attributes)
+    hidden = ("messages", "example_id")
+    assert not any(name in a.key for span in came for a in span.attributes for name in hidden)
     ids = {span.span_id for span in came}
     assert len(ids) == len(came)
     agenttts("export", "otel", searched, "--endpoint", endpoint)
@@ -85,9 +86,13 @@ def test_a_request_of_a_service_is_a_workflow_under_its_client(
     service = start_service(found.db)
     trace, span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     service.post("/run", {"question": "traced"}, {"traceparent": f"00-{trace}-{span}-01"})
-    service.end()
     out = tmp_path / "spans.jsonl"
     arguments = ("export", "otel", found.db, "--samples", service.samples, "--out", out)
+    early = agenttts(*arguments, "--content")
+    assert early.code == 2 and "or leave --content out" in early.errors[0] and len(early.errors) == 1, (
+        early.err
+    )
+    service.end()
     assert agenttts(*arguments).code == 0
     workflow, find, answer = spans_in(out)
     assert workflow["name"] == "invoke_workflow colours" and workflow["kind"] == "SpanKind.SERVER"
@@ -97,9 +102,11 @@ def test_a_request_of_a_service_is_a_workflow_under_its_client(
     assert (own["gen_ai.request.model"], own["gen_ai.request.max_tokens"]) == ("small", 64)
     assert own["gen_ai.usage.output_tokens"] > 20 and own["agenttts.cost.usd"] > 0
     assert own["server.address"] == "127.0.0.1" and answer["kind"] == "SpanKind.CLIENT"
-    assert "traced" not in out.read_text()
+    assert "traced" not in out.read_text() and "agenttts.example_id" not in workflow["attributes"]
     assert agenttts(*arguments, "--content").code == 0
-    own = spans_in(out)[2]["attributes"]
+    workflow, _, answer = spans_in(out)
+    own = answer["attributes"]
+    assert "agenttts.example_id" in workflow["attributes"]
     (message,) = json.loads(own["gen_ai.input.messages"])
     assert message == {"role": "user", "parts": [{"type": "text", "content": "answer traced with traced"}]}
     (reply,) = json.loads(own["gen_ai.output.messages"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import httpx2
 import pytest
 
 from agenttts import load_run
-from agenttts.search.waiting import WaitingRoom
+from agenttts.search.waiting import AskedProposal, Question, WaitingRoom
 from datastore import Store
 from pipelines.allocation import Allocation
 from tests.agenttts.commands import agenttts
@@ -119,6 +121,47 @@ def test_a_killed_search_asks_nobody_and_asks_again_when_it_goes_on(
         sent = httpx2.post(f"{url}/decide", data={"question": "x"}, headers=cookie, trust_env=False)
         assert sent.status_code == 404 and "wait no longer" in sent.text
     assert WaitingRoom(db).question() is not None, "it was left"
+
+
+@pytest.mark.parametrize("pipeline", ["the same", "another"])
+def test_the_page_of_a_killed_run_shows_no_other_run_s_proposals(
+    searched: Path, tmp_path: Path, pipeline: str
+) -> None:
+    """Whatever its pipeline, though it is stored as running: only the run that asks can be decided on."""
+    db = tmp_path / "run.duckdb"
+    shutil.copy(searched, db)
+    with Store.open(db) as store:
+        asking = replace(store.run(), status="running", outcome=None, finished_at=None)
+        stages = asking.spec if pipeline == "the same" else asking.spec.replace("answer", "reply")
+        killed = replace(asking, run_id="killed", spec=stages, started_at=asking.started_at - 60)
+        for run in (asking, killed):
+            store.start_run(run)
+        allocation = Allocation.from_json(store.trials(asking.run_id)[0].allocation)
+        store.refresh_live_snapshot()
+        proposal = AskedProposal(
+            allocation=allocation.to_json(),
+            text=str(allocation),
+            proposer="rules",
+            reason="why",
+            cost="3 units",
+            examples="on 8 of 60 examples",
+            problem=None,
+        )
+        room = WaitingRoom(db)
+        room.path.mkdir(mode=0o700)
+        question = Question(id="q", run_id=asking.run_id, proposals=(proposal,))
+        (room.path / "question.json").write_text(question.model_dump_json())
+        with serving(db) as served:
+            status, _, body = served.get(f"/runs/{asking.run_id}")
+            assert status == 200 and "for your decision" in body
+            status, _, body = served.get(f"/runs/{killed.run_id}")
+            assert status == 200 and "for your decision" not in body
+            cookie = {"Cookie": f"agenttts_{served.port}={served.token}"}
+            place = f"{served.base}/runs/{killed.run_id}/decide"
+            form = {"question": "q", "action-0": "refuse"}
+            sent = httpx2.post(place, data=form, headers=cookie, trust_env=False)
+            assert sent.status_code == 404 and "wait no longer" in sent.text
+        assert room.question() == question
 
 
 def test_one_place_to_ask(recorded: Path, tmp_path: Path) -> None:
