@@ -30,7 +30,9 @@ from datastore import Store
 from pipelines.dataset.splits import load_examples
 from pipelines.examples import Example
 from pipelines.spec.configfile import load_config
+from pipelines.spec.fields import Price
 from pipelines.spec.files import load_spec
+from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.variants import PythonMetric
 from pipelines.stages.metrics import score
 from pipelines.stages.parsers import Parsed, parse
@@ -406,6 +408,42 @@ async def test_what_the_samples_of_a_run_cost(recorded: Path, searched: Path) ->
     generated = some.flops / (2 * reference.active_params) - prefill
     assert some.units == pytest.approx(generated / reference.generated_tokens)
     assert f"of {len(lent)} of {len(ids)} search examples" in some.text
+
+
+async def test_the_price_counts_a_prompt_once_for_each_request(recorded: Path, searched: Path) -> None:
+    """Where a server draws one sample in a request, the prompt is billed with each of its samples."""
+    spec = load_spec(recorded)
+    price = Price(prompt_usd_per_million=1e6, generated_usd_per_million=0.0)  # a dollar for a prompt's token
+
+    def priced(max_n: int | None) -> PipelineSpec:
+        models = {
+            name: model.model_copy(update={"price": price, "max_n": max_n})
+            for name, model in spec.models.items()
+        }
+        return spec.model_copy(update={"models": models})
+
+    stage, ids = spec.stage("retrieve"), [example.id for example in load_examples(spec, "search")]
+    with Store.read(searched) as store:
+        run = store.run().run_id
+        at_once, one_by_one = [
+            await samples_cost(store, run, priced(max_n), stage, lent=ids, n_left=0) for max_n in (None, 1)
+        ]
+        banked = await store.get_samples(
+            sorted(
+                {
+                    result.prompt_key
+                    for trial in store.trials(run)
+                    if trial.split != "test"
+                    for result in store.stage_results(trial.trial_id)
+                    if result.stage == "retrieve" and result.prompt_key is not None
+                }
+            )
+        )
+        prompts = {key: await store.get_prompt(key) for key in banked}
+    reads = {key: (prompt.prompt_tokens or 0) if prompt else 0 for key, prompt in prompts.items()}
+    assert at_once.usd == pytest.approx(sum(reads.values()))
+    assert one_by_one.usd == pytest.approx(sum(reads[key] * len(banked[key]) for key in banked))
+    assert one_by_one.flops == at_once.flops and one_by_one.prompt_tokens == at_once.prompt_tokens
 
 
 def test_rows_of_a_stage_without_a_metric(recorded: Path, tmp_path: Path) -> None:
