@@ -74,8 +74,10 @@ class Judging:
         self._texts, self._labels, self._clock = texts, labels, clock
         self._pairs = [pair if _keeps_order(person, texts, pair) else pair[::-1] for pair in pairs]
         self._lock = threading.Lock()
-        stored = {one.key for one in store.preferences(collection)}
-        self._answered = [number for number in range(len(pairs)) if self._record(number, TIE).key in stored]
+        keys = [self._record(number, TIE).key for number in range(len(pairs))]
+        order = {one.key: i for i, one in enumerate(store.preferences(collection))}  # as they were given
+        answered = (number for number, key in enumerate(keys) if key in order)
+        self._answered = sorted(answered, key=lambda number: order[keys[number]])
 
     def state(self) -> JudgingState:
         """How far the person is, and the next pair."""

@@ -106,7 +106,8 @@ class FitConfig(Strict):
         weight_decay: The weight decay of AdamW.
         max_tokens: Rows that are longer are left out. None: the model's context length.
         packing: Put the rows of a batch into sequences without padding; no row sees another. Sequences are as
-            long as a batch's rows are together on average, and at least as long as the longest row.
+            long as a batch's rows are together on average, and at least as long as the longest row,
+            held-out ones included.
         attention: How attention is computed. None: as transformers chooses.
         optimizer: The optimiser. None: TRL's own, AdamW. Those of 8 bits need bitsandbytes and a GPU.
         gradient_checkpointing: Compute activations again instead of keeping them.
@@ -302,7 +303,8 @@ def _trained(job: _Job, state: dict[str, Any], on_event: OnTuneEvent) -> TunedMo
     of_rows = [(row, _record(tokenizer, row)) for row in job.held_out]
     short_rows = [row for row, record in of_rows if len(record["input_ids"]) <= limit]
     held_out = [record for _, record in of_rows if len(record["input_ids"]) <= limit]
-    length = _packed_length(config, [len(record["input_ids"]) for record in fitting], limit)
+    lengths, scored_lengths = ([len(record["input_ids"]) for record in some] for some in (fitting, held_out))
+    length = _packed_length(config, lengths, scored_lengths, limit)
     arguments = _arguments(config, work, length, scored=bool(held_out), trl=trl, torch=torch)
     examiner = _Examiner(tokenizer, job.data.tasks, short_rows, limit)
     checkpoint = newest_checkpoint(work)
@@ -512,11 +514,18 @@ def _arguments(
     return on_one_gpu(arguments)
 
 
-def _packed_length(config: FitConfig, lengths: Sequence[int], limit: int) -> int | None:
-    """The length of packed sequences, in tokens; None where there are none."""
+def _packed_length(
+    config: FitConfig, lengths: Sequence[int], held_out_lengths: Sequence[int], limit: int
+) -> int | None:
+    """The length of packed sequences, in tokens; None where there are none.
+
+    TRL cuts the held-out rows to it as well, so that it takes the longest of these too.
+    """
     if not config.packing:
         return None
-    return min(limit, max(*lengths, round(config.batch_size * sum(lengths) / len(lengths))))
+    return min(
+        limit, max(*lengths, *held_out_lengths, round(config.batch_size * sum(lengths) / len(lengths)))
+    )
 
 
 def _loaded(

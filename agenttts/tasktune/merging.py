@@ -1,15 +1,16 @@
 """`agenttts tune merge`: merge adapters of one base, or add an adapter to the weights of its base.
 
 Task vectors add up (Ilharco et al. 2022, arXiv 2212.04089). The weighted sum of ΔW = scale·B·A is exact: the
-factors are put side by side, and the merged rank is that of all together; a lower rank is what a singular
-value decomposition of the sum keeps. TIES (arXiv 2306.01708), DARE (arXiv 2311.03099), a learnt coefficient
-for each layer (aTLAS, arXiv 2407.02880) and adapters of the tangent space (arXiv 2305.12827) were measured
-and left out: `benchmarks/merging_interference.py`.
+factors are put side by side, in float32 whatever the adapters' type, and the merged rank is that of all
+together; a lower rank is what a singular value decomposition of the sum keeps. TIES (arXiv 2306.01708), DARE
+(arXiv 2311.03099), a learnt coefficient for each layer (aTLAS, arXiv 2407.02880) and adapters of the tangent
+space (arXiv 2305.12827) were measured and left out: `benchmarks/merging_interference.py`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,8 +45,8 @@ class _Factors:
     """ΔW of one layer as the product B·A.
 
     Attributes:
-        a: Of the shape (rank, inputs).
-        b: Of the shape (outputs, rank); it holds the scale.
+        a: Of the shape (rank, inputs), in float32.
+        b: Of the shape (outputs, rank), in float32; it holds the scale.
     """
 
     a: Tensor
@@ -60,7 +61,7 @@ def merge(
     Args:
         adapters: The directories of the adapters.
         out: The directory of the result.
-        weights: A weight for each adapter. None: equal shares of 1, which disturb the adapters least.
+        weights: A finite weight for each adapter. None: equal shares of 1, which disturb the adapters least.
         rank: The rank of the result, below that of all adapters together; its card says in `lost_energy`
             which share of the sum's squared singular values is lost. None: the sum is exact.
 
@@ -73,6 +74,8 @@ def merge(
     weights = list(weights) if weights else [1.0 / len(tuned)] * len(tuned)
     if len(weights) != len(tuned):
         raise UserError(f"--weight: one for each of the {len(tuned)} adapters, got {len(weights)}")
+    if not all(map(math.isfinite, weights)):
+        raise UserError(f"--weight: must be finite numbers, got {', '.join(map(str, weights))}")
     exact = sum(one.rank or 0 for one in tuned)
     if rank is not None and not 1 <= rank < exact:
         raise UserError(f"--rank: must be from 1 to {exact - 1}, below that of the exact sum, got {rank}")
@@ -164,6 +167,11 @@ def _require_alike(tuned: Sequence[TunedModel]) -> None:
                     f"{adapter.path}: {pattern} must be empty, vLLM scales all layers alike; merge it into "
                     "its base instead (--method base)"
                 )
+        if _config(adapter).get("target_parameters"):
+            raise UserError(
+                f"{adapter.path}: target_parameters must be empty, the factors of several experts can't be "
+                "put side by side; merge it into its base instead (--method base)"
+            )
     names = [set(tensors(one.path / WEIGHTS)) for one in tuned]
     for adapter, tensor_names in zip(tuned, names, strict=True):
         if tensor_names != names[0]:
@@ -181,11 +189,12 @@ def _config(adapter: TunedModel) -> dict[str, Any]:
 
 
 def _factors(adapter: TunedModel) -> dict[str, _Factors]:
-    """What an adapter adds, by layer."""
+    """What an adapter adds, by layer, in float32: in half precision scaled factors are rounded or lost."""
     config = _config(adapter)
     rank, alpha = config["r"], config.get("lora_alpha", config["r"])
     scale = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
-    state = library("safetensors.torch").load_file(str(adapter.path / WEIGHTS))
+    stored = library("safetensors.torch").load_file(str(adapter.path / WEIGHTS))
+    state = {name: tensor.float() for name, tensor in stored.items()}
     layers = [name.removesuffix(_A) for name in state if name.endswith(_A)]
     return {name: _Factors(a=state[name + _A], b=scale * state[name + _B]) for name in layers}
 
@@ -208,8 +217,8 @@ def _of_rank(layers: Mapping[str, _Factors], rank: int) -> tuple[dict[str, _Fact
     nearest: dict[str, _Factors] = {}
     left = energy = 0.0
     for name, layer in layers.items():
-        b_basis, b_rest = torch.linalg.qr(layer.b.float())
-        a_basis, a_rest = torch.linalg.qr(layer.a.float().T)
+        b_basis, b_rest = torch.linalg.qr(layer.b)
+        a_basis, a_rest = torch.linalg.qr(layer.a.T)
         u, values, v = torch.linalg.svd(b_rest @ a_rest.T)
         root = values[:rank].sqrt()
         missing = rank - len(root)  # of a layer that is narrower than the rank

@@ -1,7 +1,8 @@
 """`agenttts tune push` and `tune gguf`: a tuned model for others, on Hugging Face's hub or for llama.cpp.
 
-What is pushed holds no path of the machine that it was tuned on: `tuning.json` stays there, and an adapter
-names its base as the hub does.
+Of a directory only what loads the model is pushed: weights, configurations, tokenizer, chat template. What is
+pushed holds no path of the machine that it was tuned on: `tuning.json` stays there, and an adapter names its
+base as the hub does.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,7 @@ import httpx2
 
 from agenttts.errors import UserError
 from agenttts.training.checkpoints import one_line
-from agenttts.training.weights import ADAPTER_CONFIG, CARD, TunedModel, read_tuned, require_servable
+from agenttts.training.weights import ADAPTER_CONFIG, TunedModel, read_tuned, require_servable
 from pipelines.extras import library
 
 if TYPE_CHECKING:
@@ -26,6 +28,26 @@ if TYPE_CHECKING:
 
 CONVERTER = "convert_hf_to_gguf.py"
 _README = "README.md"
+_PUSHED = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    ADAPTER_CONFIG,
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""The names of the files that are pushed; all others, such as training rows and tokens, stay."""
 
 
 def push(
@@ -38,6 +60,7 @@ def push(
 ) -> str:
     """Push an adapter or a checkpoint to the hub, in one commit, with a model card.
 
+    Only weights, configurations, tokenizer and chat template are sent, whatever else the directory holds.
     The token is the one that `hf auth login` has stored, or HF_TOKEN; HF_ENDPOINT names another hub.
 
     Args:
@@ -56,12 +79,20 @@ def push(
     """
     tuned = read_tuned(path)
     require_servable(path)
-    base = base or tuned.base
-    if tuned.base is not None and (base is None or base.startswith((".", "/", "~")) or Path(base).is_dir()):
-        raise UserError(f"{path}: its base is the directory {tuned.base}; name it as the hub does by --base")
     hub, errors = library("huggingface_hub"), library("huggingface_hub.errors")
-    contents: dict[str, Path | bytes] = {file.name: file for file in sorted(path.iterdir()) if file.is_file()}
-    contents.pop(CARD, None)
+    if tuned.base is not None:
+        was_directory = base is None and tuned.card.base_digest is not None
+        base = base or tuned.base
+        if was_directory or not _is_hub_name(base):
+            raise UserError(
+                f"{path}: its base must be NAME or OWNER/NAME on the hub, got {base}; name it as the hub "
+                "does by --base"
+            )
+    contents: dict[str, Path | bytes] = {
+        file.name: file
+        for file in sorted(path.iterdir())
+        if file.is_file() and any(fnmatchcase(file.name, pattern) for pattern in _PUSHED)
+    }
     contents[_README] = model_card(tuned, base).encode()
     if tuned.base is not None:
         config = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
@@ -143,8 +174,19 @@ def to_gguf(
     temporary.rename(out)
 
 
+def _is_hub_name(base: str) -> bool:
+    """Whether a base is named as the hub does, and is no directory here."""
+    errors = library("huggingface_hub.errors")
+    try:
+        library("huggingface_hub.utils").validate_repo_id(base)
+    except errors.HFValidationError:
+        return False
+    return not Path(base).is_dir()
+
+
 def _converter(environ: Mapping[str, str]) -> Path:
-    places = [Path(environ["LLAMA_CPP"]) / CONVERTER] if "LLAMA_CPP" in environ else []
+    directory = environ.get("LLAMA_CPP")  # an empty value would name the working directory
+    places = [Path(directory) / CONVERTER] if directory else []
     on_path = shutil.which(CONVERTER, path=environ.get("PATH"))
     places += [Path(on_path)] if on_path else []
     converter = next((place for place in places if place.is_file()), None)

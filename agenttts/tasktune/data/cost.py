@@ -11,7 +11,7 @@ from agenttts.space.measure import MeasureName, amount_text
 from agenttts.space.units import flops_to_units
 from datastore.records import StageResult
 from datastore.store import Store
-from pipelines.costs import known_sum, model_flops, stage_cost_usd
+from pipelines.costs import known_sum, model_flops, n_requests, stage_cost_usd
 from pipelines.spec.pipeline import PipelineSpec, StageSpec
 
 
@@ -19,7 +19,7 @@ class SampleCost(BaseModel):
     """What the samples cost that rows were made of, the wrong ones included.
 
     They are samples of one stage; what came before it to make its inputs is not counted. Each prompt is
-    counted once.
+    counted once, but in the price once for each request that drew samples of it.
 
     Attributes:
         examples: The number of search examples that lent their samples.
@@ -88,7 +88,8 @@ async def samples_cost(
         n_prompt_tokens, n_generated = n_prompt_tokens + read, n_generated + generated
         model = models.get(results[key].model_key)  # the spec may have lost a model since
         flops.append(None if model is None else model_flops(model, read, generated))
-        usd.append(None if model is None else stage_cost_usd(model, read, generated))
+        billed = 0 if model is None else read * n_requests(model, len(samples))
+        usd.append(None if model is None else stage_cost_usd(model, billed, generated))
         of_example[results[key].example_id].append(flops[-1])
     by_example = [known_sum(amounts) for amounts in of_example.values()]
     units = known_sum(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -193,6 +194,7 @@ def test_a_person_judges(tmp_path: Path) -> None:
 
     some = [LabelledText(text="word " * (n + 1) + "<b>", label=0) for n in range(8)]
     asked = drawn_pairs(some, 10, 0)
+    ticks = itertools.count()
 
     def longer(pair: ShownPair) -> float:
         return float(len(pair.first) > len(pair.second))
@@ -200,7 +202,7 @@ def test_a_person_judges(tmp_path: Path) -> None:
     with Store.open(tmp_path / "s.duckdb") as store:
 
         def judging(person: str) -> Judging:
-            return Judging(store, "c", person, some, ["long"], asked, lambda: 1.0)
+            return Judging(store, "c", person, some, ["long"], asked, lambda: float(next(ticks)))
 
         ada = judging("ada")
         for _ in range(6):
@@ -216,6 +218,12 @@ def test_a_person_judges(tmp_path: Path) -> None:
                 ada.answer(number, preferred)
         again = judging("ada")
         assert again.state().done == 5
+        again.answer(0, 0.5)  # the first pair once more, by the browser's way back
+        later = judging("ada")
+        later.undo()
+        pair = later.state().pair
+        assert pair is not None and pair.number == 0, "the answer that was given last"
+        again = judging("ada")
         while (pair := again.state().pair) is not None:
             again.answer(pair.number, longer(pair))
         stored = store.preferences("c")

@@ -21,6 +21,7 @@ from agenttts import search
 from agenttts.errors import UserError
 from agenttts.llm import AgentSettings
 from agenttts.replay.judged import judged_prompts
+from agenttts.results.spec_bank import attach_spec_bank
 from agenttts.tasktune.data.build import DataConfig, run_build
 from agenttts.tasktune.data.cleaning import evenly, split_groups
 from agenttts.tasktune.data.cost import samples_cost
@@ -30,7 +31,9 @@ from datastore import Store
 from pipelines.dataset.splits import load_examples
 from pipelines.examples import Example
 from pipelines.spec.configfile import load_config
+from pipelines.spec.fields import Price
 from pipelines.spec.files import load_spec
+from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.variants import PythonMetric
 from pipelines.stages.metrics import score
 from pipelines.stages.parsers import Parsed, parse
@@ -406,6 +409,32 @@ async def test_what_the_samples_of_a_run_cost(recorded: Path, searched: Path) ->
     generated = some.flops / (2 * reference.active_params) - prefill
     assert some.units == pytest.approx(generated / reference.generated_tokens)
     assert f"of {len(lent)} of {len(ids)} search examples" in some.text
+
+
+async def test_the_price_counts_a_prompt_once_for_each_request(recorded: Path, searched: Path) -> None:
+    """Where a server draws one sample in a request, the prompt is billed with each of its samples."""
+    spec = load_spec(recorded)
+    price = Price(prompt_usd_per_million=1e6, generated_usd_per_million=0.0)  # a dollar for a prompt's token
+
+    def priced(max_n: int | None) -> PipelineSpec:
+        models = {
+            name: model.model_copy(update={"price": price, "max_n": max_n})
+            for name, model in spec.models.items()
+        }
+        return spec.model_copy(update={"models": models})
+
+    stage, ids = spec.stage("retrieve"), [example.id for example in load_examples(spec, "search")]
+    with Store.read(searched) as store:
+        attach_spec_bank(spec, store)
+        run = store.run().run_id
+        at_once, one_by_one = [
+            await samples_cost(store, run, priced(max_n), stage, lent=ids, n_left=0) for max_n in (None, 1)
+        ]
+    n_prompts = at_once.prompt_tokens / 16  # each prompt of the bank has 16 tokens
+    assert at_once.samples > n_prompts > 0
+    assert at_once.usd == pytest.approx(16 * n_prompts)
+    assert one_by_one.usd == pytest.approx(16 * one_by_one.samples)
+    assert (one_by_one.flops, one_by_one.prompt_tokens) == (at_once.flops, at_once.prompt_tokens)
 
 
 def test_rows_of_a_stage_without_a_metric(recorded: Path, tmp_path: Path) -> None:

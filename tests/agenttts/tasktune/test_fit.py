@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -181,6 +182,29 @@ def test_packed_rows(folder: Path) -> None:
         together = model(input_ids=both, position_ids=places, use_cache=False).logits  # as TRL calls it
         alone = model(input_ids=second).logits
     assert torch.allclose(together[:, 37:], alone, atol=1e-4)
+
+
+def test_packing_cuts_no_held_out_row(tmp_path: Path) -> None:
+    """Rows to score on that are longer than all training rows have the same loss with packing as without."""
+    import datasets
+
+    museum(tmp_path, 40)
+    examples = tmp_path / "museum/examples"
+    splits: Any = datasets.load_from_disk(str(examples))
+    splits["eval"] = splits["eval"].map(
+        lambda row: {"messages": [{**one, "content": one["content"] * 3} for one in row["messages"]]}
+    )
+    splits.save_to_disk(str(tmp_path / "longer"))
+    shutil.rmtree(examples)
+    (tmp_path / "longer").rename(examples)
+    still = {"batch_size": 1, "epochs": 1, "learning_rate": 1e-9}
+    cards = [
+        fit(fit_config(out=f"packing-{packing}", packing=packing, **still), tmp_path)[0].card
+        for packing in (False, True)
+    ]
+    assert [card.eval_rows_too_long for card in cards] == [0, 0]
+    apart, packed = ([p.eval_loss for p in card.curve if p.eval_loss is not None] for card in cards)
+    assert packed == pytest.approx(apart, rel=1e-3) and packed
 
 
 def test_scores_and_checkpoints_by_steps(folder: Path) -> None:
@@ -595,6 +619,27 @@ def test_scalings_survive_a_merge(folder: Path) -> None:
         assert torch.allclose(delta, _deltas(made)[name], atol=1e-5), name
 
 
+@pytest.mark.parametrize(("dtype", "weight"), [("bfloat16", 0.3), ("float16", 1e-5)])
+def test_half_precision_is_summed_in_float32(folder: Path, tmp_path: Path, dtype: str, weight: float) -> None:
+    """Scale and weights, however small, neither round nor lose the factors of adapters in half precision."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    half = tmp_path / "half"
+    shutil.copytree(folder / "a", half)
+    file = half / "adapter_model.safetensors"
+    save_file({name: one.to(getattr(torch, dtype)) for name, one in load_file(file).items()}, file)
+    config = json.loads((half / "adapter_config.json").read_text())
+    scale = config["lora_alpha"] / config["r"]
+    merged = merge([half, half], tmp_path / "twice", weights=[weight, weight])
+    ours, stored = load_file(merged.path / "adapter_model.safetensors"), load_file(file)
+    for name in (name for name in stored if name.endswith(".lora_A.weight")):
+        name_b = name.replace(".lora_A.", ".lora_B.")
+        delta = ours[name_b].double() @ ours[name].double()
+        expected = 2 * weight * scale * stored[name_b].double() @ stored[name].double()
+        assert (delta - expected).norm() <= 1e-6 * expected.norm(), name
+
+
 def _deltas(adapter: TunedModel) -> dict[str, Any]:
     """What peft adds to each layer for an adapter."""
     from peft import PeftModel
@@ -640,8 +685,33 @@ def test_adapters_that_do_not_go_together(folder: Path) -> None:
         merge([folder / "a", ZOO / "models/small"], folder / "x")
     with pytest.raises(UserError, match="one for each of the 2 adapters, got 1"):
         merge([folder / "a", folder / "b"], folder / "x", weights=[1.0])
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(UserError, match=r"--weight: must be finite numbers, got 1.0, (nan|inf)"):
+            merge([folder / "a", folder / "b"], folder / "x", weights=[1.0, wrong])
     with pytest.raises(UserError, match="must be free"):
         merge([folder / "a", folder / "b"], folder / "a")
+
+
+def test_adapters_of_experts(tmp_path: Path) -> None:
+    """Adapters of the experts' parameters are refused: side by side, the factors of the experts would mix."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = {"vocab_size": 32, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 3}
+    base = MixtralForCausalLM(MixtralConfig(**sizes, **heads))
+    base.save_pretrained(str(tmp_path / "base"))
+    lora = LoraConfig(r=2, target_modules=[], target_parameters=["mlp.experts.down_proj"])
+    model: Any = get_peft_model(MixtralForCausalLM.from_pretrained(tmp_path / "base"), lora)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_()
+    model.save_pretrained(str(tmp_path / "experts"))
+    with pytest.raises(UserError, match=r"target_parameters must be empty.*\(--method base\)"):
+        merge([tmp_path / "experts", tmp_path / "experts"], tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 def test_two_processes(folder: Path) -> None:

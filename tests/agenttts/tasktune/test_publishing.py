@@ -97,11 +97,21 @@ def adapter(tuning_libraries: None, tmp_path: Path) -> Path:
 
 
 def test_what_reaches_the_hub(hub: _Hub, adapter: Path) -> None:
-    """Weights, a configuration that names the base as the hub does, and a card; no path of this machine."""
+    """Weights, tokenizer, a configuration that names the base as the hub does, and a card; no other file."""
+    for private in (".env", "train.jsonl", "training_args.bin", "optimizer.pt", "vocab.json.bak"):
+        (adapter / private).write_text("secret")
+    (adapter / "tokenizer.json").write_text("{}")
+    (adapter / "chat_template.jinja").write_text("{{ messages }}")
     environ = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN}
     assert push(adapter, "me/small", base="me/base", environ=environ) == f"{hub.endpoint}/me/small"
     assert hub.visibility == "private"
-    assert set(hub.files) == {"adapter_model.safetensors", "adapter_config.json", "README.md"}
+    assert set(hub.files) == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "README.md",
+        "tokenizer.json",
+        "chat_template.jinja",
+    }
     assert hub.files["adapter_model.safetensors"] == (adapter / "adapter_model.safetensors").read_bytes()
     assert json.loads(hub.files["adapter_config.json"])["base_model_name_or_path"] == "me/base"
     card = hub.files["README.md"].decode()
@@ -114,8 +124,16 @@ def test_what_reaches_the_hub(hub: _Hub, adapter: Path) -> None:
 def test_what_can_not_be_pushed(hub: _Hub, adapter: Path) -> None:
     """A base that others do not have, a wrong token or name, no hub: one line, and nothing is sent."""
     environ = {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN}
-    with pytest.raises(UserError, match=r"its base is the directory .*; name it as the hub does by --base"):
-        push(adapter, "me/small", environ=environ)
+    for base in (None, "work/models/base", "./base", "~/base", str(ZOO / "models/small")):
+        with pytest.raises(
+            UserError, match=r"must be NAME or OWNER/NAME .*; name it as the hub does by --base"
+        ):
+            push(adapter, "me/small", base=base, environ=environ)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    save_json(adapter / "adapter_config.json", {**config, "base_model_name_or_path": "models/gone"})
+    save_json(adapter / "tuning.json", {"base": "models/gone", "base_digest": "0" * 64})
+    with pytest.raises(UserError, match="must be NAME or OWNER/NAME on the hub, got models/gone"):
+        push(adapter, "me/small", environ=environ)  # its base lay in a directory
     with pytest.raises(UserError, match=r"me/small: can't be pushed: .*401"):
         push(adapter, "me/small", base="me/base", environ={**environ, "HF_TOKEN": "hf_wrong"})
     with pytest.raises(UserError, match="me/a/b: can't be pushed"):
@@ -125,7 +143,7 @@ def test_what_can_not_be_pushed(hub: _Hub, adapter: Path) -> None:
     assert not hub.files
 
 
-def test_gguf_by_the_converter(tmp_path: Path) -> None:
+def test_gguf_by_the_converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """llama.cpp's converter gets checkpoint, file and type; a file of a failed conversion does not stay."""
     converter = tmp_path / "convert_hf_to_gguf.py"
     converter.write_text(
@@ -135,6 +153,9 @@ def test_gguf_by_the_converter(tmp_path: Path) -> None:
         "sys.exit('no such type' if kind == 'q9' else 0)\n"
     )
     environ = {"LLAMA_CPP": str(tmp_path)}
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="name its directory in LLAMA_CPP"):  # not the working directory
+        to_gguf(ZOO / "models/small", tmp_path / "x.gguf", environ={"LLAMA_CPP": "", "PATH": ""})
     small, out = ZOO / "models/small", tmp_path / "small.gguf"
     to_gguf(small, out, kind="q8_0", environ=environ)
     assert out.read_text() == f"GGUF {small} q8_0"
