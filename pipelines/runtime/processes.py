@@ -174,19 +174,21 @@ class ClientProcesses(ModelClients):
     async def _send(self) -> None:
         """Hand what is waiting to the processes."""
         await asyncio.sleep(_GATHER_S)
-        error: PipelineError | None = None
+        fault: Exception | None = None
         try:
             await self._start()
-        except OSError as fault:
-            error = _unwritable(self._folder, fault)
+        except Exception as error:  # nobody else would wait for the answers
+            fault = error
         waiting, self._waiting, self._sending = self._waiting, [], None
-        if error is None and self._processes:
+        if fault is None and self._processes:
             try:
                 self._hand_out(waiting)
-            except OSError as fault:
-                error = _unwritable(self._folder, fault)
-        if error is not None:
-            _fail(waiting, error)
+            except Exception as error:
+                fault = error
+        if isinstance(fault, OSError):
+            _fail(waiting, _unwritable(self._folder, fault.strerror or str(fault)))
+        elif fault is not None:
+            _fail(waiting, ServerError(f"client processes: {type(fault).__name__}: {fault}"))
 
     def _hand_out(self, waiting: Sequence[_Waiting]) -> None:
         """Ask each process for as much as evens out what they have to do."""
@@ -194,13 +196,13 @@ class ClientProcesses(ModelClients):
         for one in waiting:
             if one.answer.done():
                 continue
-            process = min(self._processes, key=lambda each: len(each.open))
-            process.open[one.asked.number] = one
+            process = min(self._processes, key=lambda each: len(each.open) + len(given.get(each, ())))
             given.setdefault(process, []).append(one)
         for process, some in given.items():
             self._n_files += 1
             name = f"{self._token}.{self._n_files}{ASKED}"
             write_asked(self._folder / name, (one.asked for one in some))
+            process.open.update({one.asked.number: one for one in some})
             process.files[name] = {one.asked.number for one in some}
             assert process.process.stdin is not None
             process.process.stdin.write(f"{name}\n".encode())
@@ -230,6 +232,7 @@ class ClientProcesses(ModelClients):
                 stdout=asyncio.subprocess.PIPE,
                 env=self._environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 limit=1 << 20,
+                start_new_session=True,  # a signal to the search's group is the search's to pass on
             )
             assert process.stdin is not None
             process.stdin.write(settings.model_dump_json().encode() + b"\n")
@@ -255,7 +258,8 @@ class ClientProcesses(ModelClients):
         try:
             await self._heard(process)
         except Exception as error:  # nobody else would wait for the answers
-            process.process.kill()
+            with suppress(ProcessLookupError):  # it has ended
+                process.process.kill()
             _fail(process.open.values(), ServerError(f"client process {process.name}: {error}"))
         await process.process.wait()
         (self._folder / f"{process.name}{LOCK}").unlink(missing_ok=True)
@@ -269,6 +273,8 @@ class ClientProcesses(ModelClients):
         assert process.process.stdout is not None
         async for line in process.process.stdout:
             message = Message.model_validate_json(line)
+            if message.error is not None:
+                _fail(process.open.values(), _unwritable(self._folder, message.error))
             if message.file is not None:
                 self._take(process, message.file)
             if message.notice is not None:
@@ -369,9 +375,9 @@ def _fail(waiting: Iterable[_Waiting], error: PipelineError) -> None:
             one.answer.set_exception(error)
 
 
-def _unwritable(folder: Path, fault: OSError) -> ConfigurationError:
+def _unwritable(folder: Path, reason: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{folder}: client processes need a folder that can be written to ({fault.strerror}); free the disk, "
+        f"{folder}: client processes need a folder that can be written to ({reason}); free the disk, "
         "or leave --clients out"
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from datastore import Store
-from pipelines.errors import ConfigurationError
+from pipelines.errors import ConfigurationError, ServerError
 from pipelines.runtime.processes import ClientProcesses
 from pipelines.runtime.recovery import recovered
 from pipelines.runtime.sampler import Sampler, Samples
@@ -186,3 +186,79 @@ async def test_processes_that_can_not_start_end_the_run(
     async with bench(server, tmp_path) as b:
         with pytest.raises(ConfigurationError, match="leave --clients out"):
             await asyncio.wait_for(b.draw(0), 30)
+
+
+async def test_a_lone_surrogate_stops_nothing(server: ScriptedServer, tmp_path: Path) -> None:
+    """Neither an answer nor a prompt that no UTF-8 file can hold keeps the others from theirs."""
+
+    def reply(request: Request) -> tuple[int, dict[str, object], dict[str, str]] | None:
+        if not request.prompt.endswith("number 1"):
+            return None
+        choices = [
+            {"index": i, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            for i, text in enumerate(("a\ud83d", "b"))
+        ]
+        return 200, {"choices": choices, "usage": {"prompt_tokens": 3, "completion_tokens": 4}}, {}
+
+    server.reply = reply
+    async with bench(server, tmp_path) as b, asyncio.timeout(30):
+        sampling = b.spec.stages[0].sampling
+        content = {"messages": [{"role": "user", "content": "x \ud83d y"}]}
+        odd, *drawn = await asyncio.gather(
+            b.sampler.samples("retrieve", "small", content, sampling, 2), *map(b.draw, range(3))
+        )
+    assert [one.n_drawn for one in (odd, *drawn)] == [2, 2, 2, 2]
+    assert [sample.text for sample in drawn[1].samples] == ["a\ufffd", "b"]
+
+
+async def test_a_full_disk_stops_the_run_and_keeps_what_was_drawn(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    """The run ends with a line that names the remedy; what waited for room is written once there is some."""
+    folder = tmp_path / "clients"
+    async with bench(server, tmp_path) as b:
+        await b.draw(0)
+        token = b.clients._token
+        full = [folder / f".{token}.{p}.{k}{DRAWN}.new" for p in (0, 1) for k in (1, 2)]
+        for path in full:
+            path.symlink_to("/dev/full")
+        async with asyncio.timeout(30):
+            ended = await asyncio.gather(*map(b.draw, range(1, 4)), return_exceptions=True)
+        assert all(isinstance(one, ConfigurationError) and "free the disk" in str(one) for one in ended)
+        for path in full:
+            path.unlink(missing_ok=True)
+        await b.clients.aclose()
+        assert await recovered(folder, b.spec, b.store, "r1") == 6
+        assert b.store.run_cost("r1").calls == server.n_answered == 4
+
+
+async def test_a_signal_to_the_group_is_not_for_the_processes(server: ScriptedServer, tmp_path: Path) -> None:
+    """They are no members of the search's group, and outlive a SIGTERM that finds them all the same."""
+    async with bench(server, tmp_path) as b:
+        await asyncio.gather(*map(b.draw, range(4)))
+        server.latency_s = 0.5
+        drawing = [asyncio.create_task(b.draw(number)) for number in range(4, 8)]
+        while len(server.arrived) < 8:
+            await asyncio.sleep(0.01)
+        for pid in b.pids():
+            assert os.getpgid(pid) == pid
+            os.kill(pid, signal.SIGTERM)
+        drawn = await asyncio.gather(*drawing)
+    assert all(one.n_drawn == 2 for one in drawn) and b.notices == [] and len(server.arrived) == 8
+
+
+async def test_a_file_that_can_not_be_read_ends_the_run(server: ScriptedServer, tmp_path: Path) -> None:
+    """Of a process that has ended already, too: no draw waits for ever."""
+    async with bench(server, tmp_path) as b:
+        await b.draw(0)
+        server.latency_s = 0.3
+        drawing = [asyncio.create_task(b.draw(number)) for number in range(1, 20)]
+        while len(server.arrived) < 6:
+            await asyncio.sleep(0.01)
+        process = b.clients._processes[0]
+        (tmp_path / "clients" / f"{process.name}.99{DRAWN}").touch()
+        os.kill(process.process.pid, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            ended = await asyncio.gather(*drawing, return_exceptions=True)
+    failures = [one for one in ended if isinstance(one, BaseException)]
+    assert failures and {type(one) for one in failures} == {ServerError}
