@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -197,6 +197,17 @@ def _writable(value: Any) -> Any:
     return value
 
 
+def is_spool(folder: Path) -> bool:
+    """Whether a path is a folder of this user's, not a link to one."""
+    return folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+
+
+def opened_lock(path: Path) -> IO[str]:
+    """Open a lock file, which is made where there is none; what a link leads to stays as it is."""
+    flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW
+    return open(path, "r+", opener=lambda name, _: os.open(name, flags, 0o600))
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock file within the block; the system drops it with the process.
@@ -206,7 +217,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     import fcntl  # not on Windows, where client processes are not for
 
-    with path.open("w") as file:
+    with opened_lock(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
         path.unlink(missing_ok=True)
