@@ -160,7 +160,11 @@ def search(
     ] = 64,
     clients: Annotated[
         int,
-        typer.Option("--clients", min=1, help="Processes that draw samples, where one core is not enough."),
+        typer.Option(
+            "--clients",
+            min=1,
+            help="Experimental: processes that draw samples, where one core is not enough.",
+        ),
     ] = 1,
     agent_base_url: AgentBaseUrl = None,
     agent_model: AgentModel = None,

@@ -128,8 +128,8 @@ class OpenSearch:
         if self._spool.exists():
             self.on_event(
                 Note(
-                    message=f"{self._spool}: client processes of a search with other models left samples "
-                    "there; repeat the command that began it to keep them, or delete the folder"
+                    message=f"{self._spool}: what client processes left there is of a search with other "
+                    "models or can't be read; repeat the command that began it to keep what can, or delete it"
                 )
             )
         async with AsyncExitStack() as closing:

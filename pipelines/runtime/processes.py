@@ -8,6 +8,7 @@ the search's own process: which samples are missing, what may be spent, and the 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import random
@@ -22,7 +23,17 @@ from types import MappingProxyType
 from datastore.errors import StoreError
 from pipelines.content import Content
 from pipelines.errors import ConfigurationError, DrawFailed, PipelineError, ServerDown, ServerError
-from pipelines.runtime.spool import ASKED, DRAWN, LOCK, Asked, Drawn, identity, read_drawn, write_asked
+from pipelines.runtime.spool import (
+    ASKED,
+    DRAWN,
+    LOCK,
+    Asked,
+    Drawn,
+    identity,
+    is_spool,
+    read_drawn,
+    write_asked,
+)
 from pipelines.runtime.worker import Message, WorkerSettings
 from pipelines.servers.billing import Bill
 from pipelines.servers.clients import ModelClients
@@ -53,6 +64,7 @@ class _Process:
     """One client process, and what it was asked for and has not answered."""
 
     name: str
+    slot: int
     process: asyncio.subprocess.Process
     reading: asyncio.Task[None] | None = None
     open: dict[int, _Waiting] = field(default_factory=dict)
@@ -99,7 +111,7 @@ class ClientProcesses(ModelClients):
             grace_s=grace_s,
         )
         self._identities = {name: identity(spec, name) for name in spec.models}
-        self._n = n
+        self._n = min(n, max_in_flight)
         self._folder = folder
         self._settled = settled
         self._patience = patience
@@ -150,7 +162,13 @@ class ClientProcesses(ModelClients):
         self._waiting.append(_Waiting(asked, Bill() if bill is None else bill, answer))
         if self._sending is None:
             self._sending = asyncio.create_task(self._send())
-        return await self.grace.awaited(_of(answer), on_stop=self._stop)
+        try:
+            return await self.grace.awaited(_of(answer), on_stop=self._stop)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling() > 1:  # to end at once
+                self._kill()
+            raise
 
     async def aclose(self) -> None:
         """End the processes, read what they still wrote, and remove the spool where nothing is left."""
@@ -160,8 +178,11 @@ class ClientProcesses(ModelClients):
                 async with asyncio.timeout(self._grace_s + 2):
                     await process.process.wait()
             except TimeoutError:
-                process.process.kill()
+                self._kill()
                 await process.process.wait()
+            except asyncio.CancelledError:
+                self._kill()
+                raise
             if process.reading is not None:
                 await process.reading
         if self._clearing is not None:
@@ -174,19 +195,21 @@ class ClientProcesses(ModelClients):
     async def _send(self) -> None:
         """Hand what is waiting to the processes."""
         await asyncio.sleep(_GATHER_S)
-        error: PipelineError | None = None
+        fault: Exception | None = None
         try:
             await self._start()
-        except OSError as fault:
-            error = _unwritable(self._folder, fault)
+        except Exception as error:  # nobody else would wait for the answers
+            fault = error
         waiting, self._waiting, self._sending = self._waiting, [], None
-        if error is None and self._processes:
+        if fault is None and self._processes:
             try:
                 self._hand_out(waiting)
-            except OSError as fault:
-                error = _unwritable(self._folder, fault)
-        if error is not None:
-            _fail(waiting, error)
+            except Exception as error:
+                fault = error
+        if isinstance(fault, OSError):
+            _fail(waiting, _unwritable(self._folder, fault.strerror or str(fault)))
+        elif fault is not None:
+            _fail(waiting, ServerError(f"client processes: {type(fault).__name__}: {fault}"))
 
     def _hand_out(self, waiting: Sequence[_Waiting]) -> None:
         """Ask each process for as much as evens out what they have to do."""
@@ -194,13 +217,13 @@ class ClientProcesses(ModelClients):
         for one in waiting:
             if one.answer.done():
                 continue
-            process = min(self._processes, key=lambda each: len(each.open))
-            process.open[one.asked.number] = one
+            process = min(self._processes, key=lambda each: len(each.open) + len(given.get(each, ())))
             given.setdefault(process, []).append(one)
         for process, some in given.items():
             self._n_files += 1
             name = f"{self._token}.{self._n_files}{ASKED}"
             write_asked(self._folder / name, (one.asked for one in some))
+            process.open.update({one.asked.number: one for one in some})
             process.files[name] = {one.asked.number for one in some}
             assert process.process.stdin is not None
             process.process.stdin.write(f"{name}\n".encode())
@@ -209,16 +232,19 @@ class ClientProcesses(ModelClients):
         """Start the processes that are missing: all at first, later those that have ended."""
         if not self._processes:
             self._folder.mkdir(mode=0o700, exist_ok=True)
+            if not is_spool(self._folder):
+                raise OSError(errno.EPERM, "it is a link, or another user's")
         while len(self._processes) < self._n and not self._is_stopping:
             name = f"{self._token}.{self._n_processes}"
+            slot = min(set(range(self._n)) - {each.slot for each in self._processes})
             settings = WorkerSettings(
                 folder=self._folder.resolve(),
                 name=name,
                 models=self._models,
                 patience=self._patience,
-                max_in_flight=-(-self._max_in_flight // self._n),
+                max_in_flight=(self._max_in_flight + slot) // self._n,
                 replicas=dict(self._replicas),
-                seed=self._seeds[self._n_processes % self._n],
+                seed=self._seeds[slot],
             )
             self._n_processes += 1
             process = await asyncio.create_subprocess_exec(
@@ -230,10 +256,11 @@ class ClientProcesses(ModelClients):
                 stdout=asyncio.subprocess.PIPE,
                 env=self._environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 limit=1 << 20,
+                start_new_session=True,  # a signal to the search's group is the search's to pass on
             )
             assert process.stdin is not None
             process.stdin.write(settings.model_dump_json().encode() + b"\n")
-            started = _Process(name, process)
+            started = _Process(name, slot, process)
             started.reading = asyncio.create_task(self._listen(started))
             self._processes.append(started)
             if self._is_stopping:  # meanwhile
@@ -250,12 +277,19 @@ class ClientProcesses(ModelClients):
             for one in waiting:
                 one.answer.cancel()
 
+    def _kill(self) -> None:
+        """End the processes at once; what they have in flight is lost."""
+        for process in self._processes:
+            with suppress(ProcessLookupError):  # it has ended
+                process.process.kill()
+
     async def _listen(self, process: _Process) -> None:
         """Read what a process says, to its end; what it leaves unanswered is asked of others."""
         try:
             await self._heard(process)
         except Exception as error:  # nobody else would wait for the answers
-            process.process.kill()
+            with suppress(ProcessLookupError):  # it has ended
+                process.process.kill()
             _fail(process.open.values(), ServerError(f"client process {process.name}: {error}"))
         await process.process.wait()
         (self._folder / f"{process.name}{LOCK}").unlink(missing_ok=True)
@@ -268,7 +302,12 @@ class ClientProcesses(ModelClients):
     async def _heard(self, process: _Process) -> None:
         assert process.process.stdout is not None
         async for line in process.process.stdout:
-            message = Message.model_validate_json(line)
+            try:
+                message = Message.model_validate_json(line)
+            except ValueError:  # of a library that prints
+                continue
+            if message.error is not None:
+                _fail(process.open.values(), _unwritable(self._folder, message.error))
             if message.file is not None:
                 self._take(process, message.file)
             if message.notice is not None:
@@ -369,9 +408,9 @@ def _fail(waiting: Iterable[_Waiting], error: PipelineError) -> None:
             one.answer.set_exception(error)
 
 
-def _unwritable(folder: Path, fault: OSError) -> ConfigurationError:
+def _unwritable(folder: Path, reason: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{folder}: client processes need a folder that can be written to ({fault.strerror}); free the disk, "
+        f"{folder}: client processes need a folder that can be written to ({reason}); free the disk, "
         "or leave --clients out"
     )
 

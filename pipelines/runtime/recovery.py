@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+
+from datastore.records import Sample
 from pipelines.costs import generated_tokens_bound, prompt_tokens_bound
 from pipelines.runtime.sampler import SampleBank, Sampler, enter, sample_of
-from pipelines.runtime.spool import ASKED, DRAWN, LOCK, Asked, Drawn, identity, read_asked, read_drawn
+from pipelines.runtime.spool import (
+    ASKED,
+    DRAWN,
+    LOCK,
+    Asked,
+    Drawn,
+    identity,
+    is_spool,
+    opened_lock,
+    read_asked,
+    read_drawn,
+)
 from pipelines.spec import SamplingSpec
 from pipelines.spec.pipeline import PipelineSpec
 
@@ -20,14 +37,28 @@ def _await_end(folder: Path, longest_s: float) -> None:
 
     until = time.monotonic() + longest_s
     for path in folder.glob(f"*{LOCK}"):
-        with path.open("w") as file:
+        with suppress(OSError), opened_lock(path) as file:
             while time.monotonic() < until:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except OSError:
                     time.sleep(0.05)
-        path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _left(path: Path, kept: set[str]) -> Iterator[None]:
+    """Leave a file that can't be read where it is, and what else there is of its search."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError):
+        kept.add(_token(path))
+
+
+def _token(path: Path) -> str:
+    """The search that a file is of."""
+    return path.name.removeprefix(".").split(".")[0]
 
 
 async def recovered(
@@ -35,10 +66,11 @@ async def recovered(
 ) -> int:
     """Bring what a killed search had left in its spool into the bank, and remove its files.
 
-    What was asked of a model that the pipeline has no longer, or has otherwise, stays where it is.
+    What was asked of a model that the pipeline has no longer, or has otherwise, stays where it is, as does
+    what can't be read or is no file of a spool.
 
     Args:
-        folder: The spool; there may be none.
+        folder: The spool; there may be none. A link, or another user's folder, is none.
         spec: The pipeline of that search.
         bank: The bank.
         run_id: The run that asked, which pays; None where another one goes on with the database.
@@ -47,31 +79,32 @@ async def recovered(
     Returns:
         The number of samples that were new.
     """
-    if not folder.is_dir():
+    if not is_spool(folder):
         return 0
     _await_end(folder, longest_s)
     sampler = Sampler(spec, bank, None, run_id=run_id, replay=True, gate=None)
-    asked = {
-        (path.name.split(".")[0], one.number): one
-        for path in folder.glob(f"*{ASKED}")
-        for one in read_asked(path)
-    }
+    n_new, kept, asked = 0, set[str](), dict[tuple[str, int], Asked]()
+    for path in folder.glob(f"*{ASKED}"):
+        with _left(path, kept):
+            asked |= {(_token(path), one.number): one for one in read_asked(path)}
+    unread = frozenset(kept)
     identities = {name: identity(spec, name) for name in spec.models}
-    n_new, kept = 0, set[str]()
     for path in sorted(folder.glob(f"*{DRAWN}")):
-        token = path.name.split(".")[0]
-        read = [(asked.get((token, drawn.number)), drawn) for drawn in read_drawn(path)]
-        pairs = [(one, drawn) for one, drawn in read if one is not None]  # others are in the bank
-        if any(identities.get(one.model) != one.identity for one, _ in pairs):
-            kept.add(token)
-            continue
-        for one, drawn in pairs:
-            n_new += await _entered(sampler, bank, spec, run_id, one, drawn)
-        path.unlink()
+        with _left(path, kept):
+            read = [(asked.get((_token(path), drawn.number)), drawn) for drawn in read_drawn(path)]
+            pairs = [(one, drawn) for one, drawn in read if one is not None]  # others are in the bank
+            if any(identities.get(one.model) != one.identity for one, _ in pairs):
+                kept.add(_token(path))
+                continue
+            for one, drawn in pairs:
+                n_new += await _entered(sampler, bank, spec, run_id, one, drawn)
+            if len(pairs) == len(read) or _token(path) not in unread:
+                path.unlink()
     for path in folder.iterdir():
-        if path.name.split(".")[0] not in kept:
-            path.unlink(missing_ok=True)
-    if not kept:
+        if path.name.removesuffix(".new").endswith((ASKED, DRAWN, LOCK)) and _token(path) not in kept:
+            with suppress(OSError):
+                path.unlink()
+    with suppress(OSError):  # something is left
         folder.rmdir()
     return n_new
 
@@ -79,20 +112,24 @@ async def recovered(
 async def _entered(
     sampler: Sampler, bank: SampleBank, spec: PipelineSpec, run_id: str | None, asked: Asked, drawn: Drawn
 ) -> int:
-    """Enter a draw with its bill, unless the bank has it; how many samples were new."""
+    """Enter a draw with its bill, unless the bank has it; how many samples were new.
+
+    The samples are of the indices from the first on that the bank lacked, as the search had asked for them.
+    """
     sampling = SamplingSpec.model_validate_json(asked.sampling)
     prompt = sampler.prompt(asked.model, json.loads(asked.content), sampling)
     banked = {sample.index for sample in (await bank.get_samples([prompt.key])).get(prompt.key, ())}
-    samples = []
+    samples: list[Sample] = []
     if drawn.draw is not None:
         prompt = replace(prompt, prompt_tokens=drawn.draw.prompt_tokens)
+        lacking = (index for index in itertools.count(asked.first) if index not in banked)
         samples = [
             sample_of(prompt.key, index, sample, drawn.draw, run_id)
-            for index, sample in enumerate(drawn.draw.samples, asked.first)
+            for sample, index in zip(drawn.draw.samples, lacking, strict=False)
         ]
-    if samples and all(sample.index in banked for sample in samples):
+    if samples and asked.first in banked:
         return 0
     window = spec.models[asked.model].context_length
     bounds = prompt_tokens_bound(prompt.content, window), generated_tokens_bound(sampling, window)
     await enter(bank, run_id, prompt, samples, drawn.bill, bounds)
-    return sum(sample.index not in banked for sample in samples)
+    return len(samples)

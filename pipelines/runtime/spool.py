@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datastore.keys import canonical_json
+from datastore.keys import canonical_json, well_formed
 from pipelines.servers.billing import Bill
 from pipelines.servers.wire import Draw, DrawnSample
 from pipelines.spec.pipeline import PipelineSpec
@@ -180,9 +181,31 @@ def _row(drawn: Drawn) -> dict[str, object]:
 def _write(path: Path, schema: pa.Schema, rows: list[dict[str, object]]) -> None:
     """The file appears under its name once it is complete."""
     new = path.with_name(f".{path.name}.new")
-    table = pa.Table.from_pylist(rows, schema)
+    table = pa.Table.from_pylist([_writable(row) for row in rows], schema)
     pq.write_table(table, new, compression="NONE", use_dictionary=False, write_statistics=False)
     os.replace(new, path)
+
+
+def _writable(value: Any) -> Any:
+    """The value without lone surrogates in its texts, which Parquet does not hold."""
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, list | tuple):
+        return [_writable(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _writable(one) for name, one in value.items()}
+    return value
+
+
+def is_spool(folder: Path) -> bool:
+    """Whether a path is a folder of this user's, not a link to one."""
+    return folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+
+
+def opened_lock(path: Path) -> IO[str]:
+    """Open a lock file, which is made where there is none; what a link leads to stays as it is."""
+    flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW
+    return open(path, "r+", opener=lambda name, _: os.open(name, flags, 0o600))
 
 
 @contextmanager
@@ -194,7 +217,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     import fcntl  # not on Windows, where client processes are not for
 
-    with path.open("w") as file:
+    with opened_lock(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
         path.unlink(missing_ok=True)

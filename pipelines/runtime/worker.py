@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import signal
 import sys
@@ -29,6 +30,8 @@ from pipelines.spec.strict import Strict
 
 _MOST_DRAWN = 256  # in a file
 _WRITE_AFTER_S = 0.05
+_AGAIN_AFTER_S = 0.25  # where it failed
+_LAST_TRIES = 4  # at the end
 
 
 class WorkerSettings(Strict):
@@ -60,11 +63,13 @@ class Message(Strict):
         file: The name of a file that it wrote.
         notice: A line for people, such as that a server is down.
         negotiated: Something that was found out about a server.
+        error: Why a file can't be written; it is tried again.
     """
 
     file: str | None = None
     notice: str | None = None
     negotiated: Negotiated | None = None
+    error: str | None = None
 
 
 class _Worker:
@@ -99,6 +104,10 @@ class _Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._write()
+        for _ in range(_LAST_TRIES):
+            if self._done:
+                await asyncio.sleep(_AGAIN_AFTER_S)
+                self._write()
         await self._clients.aclose()
 
     async def _draw(self, asked: Asked) -> None:
@@ -112,7 +121,6 @@ class _Worker:
                 first=asked.first,
                 bill=bill,
             )
-            self._add(drawn(bill=bill, draw=draw))
         except PipelineError as error:
             self._add(drawn(bill=bill, error=type(error).__name__, message=str(error)))
         except BaseException as error:
@@ -120,6 +128,8 @@ class _Worker:
                 drawn(bill=bill, error=type(error).__name__, message=f"{type(error).__name__}: {error}")
             )
             raise
+        else:
+            self._add(drawn(bill=bill, draw=draw))
 
     def _add(self, drawn: Drawn) -> None:
         self._done.append(drawn)
@@ -132,12 +142,18 @@ class _Worker:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._done:
-            self._n_files += 1
-            name = f"{self._settings.name}.{self._n_files}{DRAWN}"
+        if not self._done:
+            return
+        name = f"{self._settings.name}.{self._n_files + 1}{DRAWN}"
+        try:
             write_drawn(self._settings.folder / name, self._done)
-            self._done = []
-            _say(Message(file=name))
+        except Exception as error:  # as of a full disk: what was paid for waits until there is room
+            self._timer = asyncio.get_running_loop().call_later(_AGAIN_AFTER_S, self._write)
+            _say(Message(error=getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"))
+            return
+        self._n_files += 1
+        self._done = []
+        _say(Message(file=name))
 
 
 @lru_cache(maxsize=256)
@@ -162,7 +178,9 @@ async def _work() -> None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the search's to pass on
+    for number in (signal.SIGINT, signal.SIGTERM):  # the search passes the end on, by that of stdin
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(handlers=[logging.NullHandler()])  # stderr is the search's
     asyncio.run(_work())
 
 

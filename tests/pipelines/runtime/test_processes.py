@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from datastore import Store
-from pipelines.errors import ConfigurationError
+from pipelines.errors import ConfigurationError, ServerError
 from pipelines.runtime.processes import ClientProcesses
 from pipelines.runtime.recovery import recovered
 from pipelines.runtime.sampler import Sampler, Samples
@@ -22,6 +22,7 @@ from pipelines.runtime.spool import ASKED, DRAWN, Asked, Drawn, identity, write_
 from pipelines.servers.billing import Bill
 from pipelines.servers.patience import Patience
 from pipelines.servers.wire import Draw, DrawnSample, PromptRefused
+from pipelines.spec.pipeline import PipelineSpec
 from tests.agenttts.small_specs import small_spec
 from tests.datastore import made
 from tests.servers import Request, ScriptedServer
@@ -138,9 +139,9 @@ async def test_a_stopped_run_keeps_what_is_in_flight(server: ScriptedServer, tmp
     assert len(server.arrived) <= 12, "what began before the processes had heard of the end"
 
 
-async def test_what_a_killed_search_had_left_is_recovered(server: ScriptedServer, tmp_path: Path) -> None:
-    """Samples in the spool go into the bank with their bill, once, and the folder is removed."""
-    folder, spec = tmp_path / "clients", small_spec(base_url=server.base_url)
+def _spool(folder: Path, spec: PipelineSpec, token: str = "t", first: int = 0) -> None:
+    """What a search leaves that was killed: two samples of a prompt, from an index on."""
+    folder.mkdir(exist_ok=True)
     sampling = spec.stages[0].sampling
     content = '{"messages": [{"role": "user", "content": "number 0"}]}'
     asked = Asked(
@@ -150,7 +151,7 @@ async def test_what_a_killed_search_had_left_is_recovered(server: ScriptedServer
         content=content,
         sampling=sampling.model_dump_json(),
         n=2,
-        first=0,
+        first=first,
     )
     samples = tuple(
         DrawnSample(text=text, generated_tokens=2, mean_logprob=None, finish_reason="stop")
@@ -158,14 +159,20 @@ async def test_what_a_killed_search_had_left_is_recovered(server: ScriptedServer
     )
     draw = Draw(samples=samples, prompt_tokens=5, request_id="q1")
     bill = Bill(calls=1, prompt_tokens=5, generated_tokens=4)
+    write_asked(folder / f"{token}.1{ASKED}", [asked])
+    write_drawn(folder / f"{token}.0.1{DRAWN}", [Drawn(number=7, bill=bill, draw=draw), Drawn(number=8)])
+
+
+async def test_what_a_killed_search_had_left_is_recovered(server: ScriptedServer, tmp_path: Path) -> None:
+    """Samples in the spool go into the bank with their bill, once, and the folder is removed."""
+    folder, spec = tmp_path / "clients", small_spec(base_url=server.base_url)
+    sampling = spec.stages[0].sampling
     with Store.open(tmp_path / "run.duckdb") as store:
         store.start_run(made.run("r1", started_at=0.0))
         other = spec.models["small"].model_copy(update={"revision": "two"})
         other_spec = spec.model_copy(update={"models": {**spec.models, "small": other}})
         for n_new in (2, 0):
-            folder.mkdir()
-            write_asked(folder / f"t.1{ASKED}", [asked])
-            write_drawn(folder / f"t.0.1{DRAWN}", [Drawn(number=7, bill=bill, draw=draw), Drawn(number=8)])
+            _spool(folder, spec)
             assert await recovered(folder, other_spec, store, "r1") == 0
             assert len(list(folder.iterdir())) == 2, "another model's samples stay where they are"
             assert await recovered(folder, spec, store, "r1") == n_new
@@ -186,3 +193,117 @@ async def test_processes_that_can_not_start_end_the_run(
     async with bench(server, tmp_path) as b:
         with pytest.raises(ConfigurationError, match="leave --clients out"):
             await asyncio.wait_for(b.draw(0), 30)
+
+
+async def test_a_lone_surrogate_stops_nothing(server: ScriptedServer, tmp_path: Path) -> None:
+    """Neither an answer nor a prompt that no UTF-8 file can hold keeps the others from theirs."""
+
+    def reply(request: Request) -> tuple[int, dict[str, object], dict[str, str]] | None:
+        if not request.prompt.endswith("number 1"):
+            return None
+        choices = [
+            {"index": i, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+            for i, text in enumerate(("a\ud83d", "b"))
+        ]
+        return 200, {"choices": choices, "usage": {"prompt_tokens": 3, "completion_tokens": 4}}, {}
+
+    server.reply = reply
+    async with bench(server, tmp_path) as b, asyncio.timeout(30):
+        sampling = b.spec.stages[0].sampling
+        content = {"messages": [{"role": "user", "content": "x \ud83d y"}]}
+        odd, *drawn = await asyncio.gather(
+            b.sampler.samples("retrieve", "small", content, sampling, 2), *map(b.draw, range(3))
+        )
+    assert [one.n_drawn for one in (odd, *drawn)] == [2, 2, 2, 2]
+    assert [sample.text for sample in drawn[1].samples] == ["a\ufffd", "b"]
+
+
+async def test_a_full_disk_stops_the_run_and_keeps_what_was_drawn(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    """The run ends with a line that names the remedy; what waited for room is written once there is some."""
+    folder = tmp_path / "clients"
+    async with bench(server, tmp_path) as b:
+        await b.draw(0)
+        token = b.clients._token
+        full = [folder / f".{token}.{p}.{k}{DRAWN}.new" for p in (0, 1) for k in (1, 2)]
+        for path in full:
+            path.symlink_to("/dev/full")
+        async with asyncio.timeout(30):
+            ended = await asyncio.gather(*map(b.draw, range(1, 4)), return_exceptions=True)
+        assert all(isinstance(one, ConfigurationError) and "free the disk" in str(one) for one in ended)
+        for path in full:
+            path.unlink(missing_ok=True)
+        await b.clients.aclose()
+        assert await recovered(folder, b.spec, b.store, "r1") == 6
+        assert b.store.run_cost("r1").calls == server.n_answered == 4
+
+
+async def test_a_signal_to_the_group_is_not_for_the_processes(server: ScriptedServer, tmp_path: Path) -> None:
+    """They are no members of the search's group, and outlive a SIGTERM that finds them all the same."""
+    async with bench(server, tmp_path) as b:
+        await asyncio.gather(*map(b.draw, range(4)))
+        server.latency_s = 0.5
+        drawing = [asyncio.create_task(b.draw(number)) for number in range(4, 8)]
+        while len(server.arrived) < 8:
+            await asyncio.sleep(0.01)
+        for pid in b.pids():
+            assert os.getpgid(pid) == pid
+            os.kill(pid, signal.SIGTERM)
+        drawn = await asyncio.gather(*drawing)
+    assert all(one.n_drawn == 2 for one in drawn) and b.notices == [] and len(server.arrived) == 8
+
+
+async def test_a_file_that_can_not_be_read_ends_the_run(server: ScriptedServer, tmp_path: Path) -> None:
+    """Of a process that has ended already, too: no draw waits for ever."""
+    async with bench(server, tmp_path) as b:
+        await b.draw(0)
+        server.latency_s = 0.3
+        drawing = [asyncio.create_task(b.draw(number)) for number in range(1, 20)]
+        while len(server.arrived) < 6:
+            await asyncio.sleep(0.01)
+        process = b.clients._processes[0]
+        (tmp_path / "clients" / f"{process.name}.99{DRAWN}").touch()
+        os.kill(process.process.pid, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            ended = await asyncio.gather(*drawing, return_exceptions=True)
+    failures = [one for one in ended if isinstance(one, BaseException)]
+    assert failures and {type(one) for one in failures} == {ServerError}
+
+
+async def test_a_damaged_file_bars_nothing(server: ScriptedServer, tmp_path: Path) -> None:
+    """It stays with the others of its search; what can be read is taken in; strange files stay, too."""
+    folder, spec = tmp_path / "clients", small_spec(base_url=server.base_url)
+    with Store.open(tmp_path / "run.duckdb") as store:
+        store.start_run(made.run("r1", started_at=0.0))
+        _spool(folder, spec, "u")  # of a search whose requests can't be read
+        (folder / f"u.1{ASKED}").write_bytes(b"")
+        _spool(folder, spec)
+        (folder / f"t.0.9{DRAWN}").write_bytes(b"PAR1")
+        (folder / "thesis.txt").write_text("x")
+        assert await recovered(folder, spec, store, "r1") == 2
+        left = {path.name for path in folder.iterdir()}
+        assert left == {"thesis.txt", f"t.1{ASKED}", f"t.0.9{DRAWN}", f"u.1{ASKED}", f"u.0.1{DRAWN}"}
+        assert await recovered(folder, spec, store, "r1") == 0
+        link = tmp_path / "link"
+        link.symlink_to(folder)
+        assert await recovered(link, spec, store, "r1") == 0 and store.run_cost("r1").calls == 1
+
+
+async def test_recovered_samples_fill_the_gaps_that_they_were_drawn_for(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    """Samples asked for as 1 and 3, where 0 and 2 were there, become 1 and 3."""
+    folder, spec = tmp_path / "clients", small_spec(base_url=server.base_url)
+    with Store.open(tmp_path / "run.duckdb") as store:
+        store.start_run(made.run("r1", started_at=0.0))
+        sampler = Sampler(spec, store, None, run_id=None, replay=True, gate=None)
+        prompt = sampler.prompt("small", chat(0), spec.stages[0].sampling)
+        old = [made.sample(prompt, index, f"old {index}", run_id=None) for index in (0, 2)]
+        await store.put_samples(prompt, old)
+        for n_new in (2, 0):
+            _spool(folder, spec, first=1)
+            assert await recovered(folder, spec, store, "r1") == n_new
+        banked = (await store.get_samples([prompt.key]))[prompt.key]
+        assert store.run_cost("r1").samples_drawn == 2
+    assert {one.index: one.text for one in banked} == {0: "old 0", 1: "red", 2: "old 2", 3: "blue"}
