@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from datastore.errors import StoreError
 from pipelines.content import Content
@@ -128,7 +129,7 @@ class ClientProcesses(ModelClients):
         self._seen: set[str] = set()
         self._kept: list[str] = []
         self._clearing: asyncio.Task[None] | None = None
-        self._is_stopping = False
+        self._is_stopping = self._is_unstored = False
 
     async def draw(
         self,
@@ -162,11 +163,14 @@ class ClientProcesses(ModelClients):
         self._waiting.append(_Waiting(asked, Bill() if bill is None else bill, answer))
         if self._sending is None:
             self._sending = asyncio.create_task(self._send())
+        task = asyncio.current_task()
+        assert task is not None
+        task.remove_done_callback(self._ended)
+        task.add_done_callback(self._ended)
         try:
             return await self.grace.awaited(_of(answer), on_stop=self._stop)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling() > 1:  # to end at once
+            if task.cancelling() > 1:  # to end at once
                 self._kill()
             raise
 
@@ -191,6 +195,11 @@ class ClientProcesses(ModelClients):
         with suppress(OSError):
             self._folder.rmdir()
         await super().aclose()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """Keep all files from now on if what a task had drawn could not be stored."""
+        if not task.cancelled() and isinstance(task.exception(), StoreError):
+            self._is_unstored = True
 
     async def _send(self) -> None:
         """Hand what is waiting to the processes."""
@@ -369,6 +378,8 @@ class ClientProcesses(ModelClients):
         try:
             await self._settled()
         except StoreError:  # which the run ends with; the files are taken in when it goes on
+            return
+        if self._is_unstored:
             return
         for process, name in answered:
             process.files.pop(name, None)

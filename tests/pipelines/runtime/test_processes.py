@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from datastore import Store
+from datastore.errors import DiskFull
 from pipelines.errors import ConfigurationError, ServerError
 from pipelines.runtime.processes import ClientProcesses
 from pipelines.runtime.recovery import recovered
@@ -307,3 +308,22 @@ async def test_recovered_samples_fill_the_gaps_that_they_were_drawn_for(
         banked = (await store.get_samples([prompt.key]))[prompt.key]
         assert store.run_cost("r1").samples_drawn == 2
     assert {one.index: one.text for one in banked} == {0: "old 0", 1: "red", 2: "old 2", 3: "blue"}
+
+
+async def test_what_could_not_be_stored_stays_in_the_spool(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that has no room for a draw costs nothing: the file is taken in by the next command."""
+
+    def full(*_: object) -> None:
+        raise DiskFull("no space")
+
+    folder = tmp_path / "clients"
+    async with bench(server, tmp_path) as b:
+        with monkeypatch.context() as patched:
+            patched.setattr(b.store._samples, "put", full)
+            with pytest.raises(DiskFull):
+                await asyncio.create_task(b.draw(1))
+        await b.clients.aclose()
+        assert await recovered(folder, b.spec, b.store, "r1") == 2
+        assert b.store.run_cost("r1").calls == 1 and not folder.exists()
