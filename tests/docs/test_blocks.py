@@ -32,7 +32,7 @@ FRAGMENTS: Mapping[str, Mapping[str, object]] = {
 }
 """What a block of YAML is a part of, by the words of its first comment."""
 
-PROGRAMS = {"cd", "curl", "docker", "export", "git", "mkdir", "ray", "source"}
+PROGRAMS = {"accelerate", "cd", "curl", "docker", "export", "git", "mkdir", "ray", "source"}
 """Programs of others that blocks may show without a check."""
 
 
@@ -112,9 +112,8 @@ def test_every_command_has_a_place_in_the_guide() -> None:
 
 def test_pages_name_no_option_that_is_not_there() -> None:
     """An option in the text of README or of a guide page is one of a command."""
-    every = frozenset({"--help", "--build-arg", "--security-opt"}).union(
-        *OPTIONS.values()
-    )  # docker's own too
+    others = {"--help", "--build-arg", "--security-opt", "--working-dir"}  # docker's and Ray's
+    every = frozenset(others).union(*OPTIONS.values())
     for page, option in _options_in_text():
         assert option in every, (page, option)
 
