@@ -307,8 +307,12 @@ class ScriptedServer:
             return False
         if fault == "cut_json":
             return await _send(writer, 200, None, content=content[: len(content) // 2])
-        await _send(writer, 200, None, content=content)
-        return self._count(request, n_choices)
+        self._count(request, n_choices)  # before the client, in another thread, can have it
+        try:
+            return await _send(writer, 200, None, content=content)
+        except ConnectionError:
+            self._count(request, n_choices, times=-1)
+            raise
 
     async def _stream(self, writer: asyncio.StreamWriter, answer: dict[str, Any], fault: str | None) -> bool:
         """The answer as events, word by word; False where it or the connection breaks half-way."""
@@ -331,13 +335,13 @@ class ScriptedServer:
             await writer.drain()
         return fault not in ("truncated", "error_event", "no_reason")
 
-    def _count(self, request: Request, n_choices: int) -> bool:
-        self.n_answered += 1
-        self.prompt_tokens += len(request.prompt.split())
-        self.generated_tokens += self._last_generated
+    def _count(self, request: Request, n_choices: int, times: int = 1) -> bool:
+        self.n_answered += times
+        self.prompt_tokens += times * len(request.prompt.split())
+        self.generated_tokens += times * self._last_generated
         if n_choices == request.n:
-            self.completed[request.model, request.prompt] += 1
-        self.samples[request.model, request.prompt] += n_choices
+            self.completed[request.model, request.prompt] += times
+        self.samples[request.model, request.prompt] += times * n_choices
         return True
 
     def _full_until(self, most: int, within_s: float) -> float | None:
