@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 
+from agenttts.blocking import run_blocking
 from agenttts.errors import UserError
 from datastore.records import Sample
 from datastore.store import Store
@@ -36,7 +36,7 @@ class Content:
             prompt_key: The prompt.
             n_samples: How many of its samples were used, the first ones.
         """
-        prompt, samples = asyncio.run(self._read(prompt_key))
+        prompt, samples = run_blocking(self._read(prompt_key))
         if prompt is None:
             return {}
         outputs = [

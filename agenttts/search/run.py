@@ -189,21 +189,12 @@ class OpenSearch:
     ) -> ModelClients:
         """Return the clients of the models, in this process or in several."""
         settings = self.settings
-        if settings.clients == 1:
-            return ModelClients(
-                spec,
-                rng=rng,
-                patience=settings.patience,
-                max_in_flight=settings.max_in_flight,
-                replicas=replicas,
-                environ=self.environ,
-                on_notice=on_notice,
-            )
-        return ClientProcesses(
+        kind: Callable[..., ModelClients] = ModelClients
+        if settings.clients > 1:
+            settled = partial(self.store.get_prompt, "")
+            kind = partial(ClientProcesses, n=settings.clients, folder=self._spool, settled=settled)
+        return kind(
             spec,
-            n=settings.clients,
-            folder=self._spool,
-            settled=partial(self.store.get_prompt, ""),
             rng=rng,
             patience=settings.patience,
             max_in_flight=settings.max_in_flight,

@@ -128,16 +128,17 @@ class Worker:
             outcome, ran = await self._outcome(example, stream)
         except Exception as error:
             reason = str(error) or type(error).__name__
-            await self._keep(example, trace, began_at, started, None, None, reason)
+            await self._keep(example, trace, began_at, started, None, None, None, reason)
             raise problem_of(error) from error
-        await self._keep(example, trace, began_at, started, outcome, ran, outcome.reason)
+        cost = self._cost(outcome, ran)
+        await self._keep(example, trace, began_at, started, outcome, ran, cost, outcome.reason)
         if outcome.status == "error":
             raise self._failed(outcome) from DrawFailed(outcome.reason or "no output", transient=False)
         return Answered(
             example_id=example.id,
             output=outcome.output,
             stages={stage.stage: stage.value for stage in outcome.stages},
-            cost=self._cost(outcome, ran),
+            cost=cost,
             seconds=time.perf_counter() - started,
             confidence=None if ran is None else ran.confidence,
             n_rungs=None if ran is None else ran.n_rungs,
@@ -195,10 +196,10 @@ class Worker:
         started: float,
         outcome: ExampleOutcome | None,
         ran: PolicyOutcome | None,
+        cost: QueryCost | None,
         reason: str | None,
     ) -> None:
         """Store what became of a request, before anybody is told."""
-        cost = None if outcome is None else self._cost(outcome, ran)
         request = ServedRequest(
             trace_id=trace.trace_id,
             parent_id=trace.parent_id,

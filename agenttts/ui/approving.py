@@ -38,23 +38,13 @@ class ProposalForm:
     """One proposal.
 
     Attributes:
-        text: The allocation in words.
-        proposer: Who proposes it.
-        reason: Why.
-        cost: What a query is planned to cost.
-        examples: How many examples its trial takes.
-        problem: What was wrong with the last edit; None before any.
+        asked: The proposal as the search asks about it.
         action: What is decided unless a person changes it: what was before, else to approve.
         note: The note of before.
         stages: What may be run instead.
     """
 
-    text: str
-    proposer: str
-    reason: str
-    cost: str
-    examples: str
-    problem: str | None
+    asked: AskedProposal
     action: Action
     note: str
     stages: tuple[StageForm, ...]
@@ -99,12 +89,7 @@ class Approval:
 def _form(asked: AskedProposal, spec: PipelineSpec) -> ProposalForm:
     before = asked.before or AnsweredProposal(action="approve")
     return ProposalForm(
-        text=asked.text,
-        proposer=asked.proposer,
-        reason=asked.reason,
-        cost=asked.cost,
-        examples=asked.examples,
-        problem=asked.problem,
+        asked=asked,
         action=before.action,
         note=before.note or "",
         stages=_stages(Allocation.from_json(before.allocation or asked.allocation), spec),

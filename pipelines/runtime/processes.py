@@ -72,6 +72,11 @@ class _Process:
     files: dict[str, set[int]] = field(default_factory=dict)
     n_read: int = 0
 
+    def kill(self) -> None:
+        """End it at once; what it has in flight is lost."""
+        with suppress(ProcessLookupError):  # it has ended
+            self.process.kill()
+
 
 class ClientProcesses(ModelClients):
     """The models of a spec, drawn from by several processes.
@@ -289,16 +294,14 @@ class ClientProcesses(ModelClients):
     def _kill(self) -> None:
         """End the processes at once; what they have in flight is lost."""
         for process in self._processes:
-            with suppress(ProcessLookupError):  # it has ended
-                process.process.kill()
+            process.kill()
 
     async def _listen(self, process: _Process) -> None:
         """Read what a process says, to its end; what it leaves unanswered is asked of others."""
         try:
             await self._heard(process)
         except Exception as error:  # nobody else would wait for the answers
-            with suppress(ProcessLookupError):  # it has ended
-                process.process.kill()
+            process.kill()
             _fail(process.open.values(), ServerError(f"client process {process.name}: {error}"))
         await process.process.wait()
         (self._folder / f"{process.name}{LOCK}").unlink(missing_ok=True)

@@ -167,13 +167,7 @@ def _row(drawn: Drawn) -> dict[str, object]:
     if drawn.draw is not None:
         row |= {name: getattr(drawn.draw, name) for name in _OF_DRAW}
         row["samples"] = [
-            {
-                "text": sample.text,
-                "generated_tokens": sample.generated_tokens,
-                "mean_logprob": sample.mean_logprob,
-                "finish_reason": sample.finish_reason,
-            }
-            for sample in drawn.draw.samples
+            {part.name: getattr(sample, part.name) for part in _SAMPLE} for sample in drawn.draw.samples
         ]
     return row
 
