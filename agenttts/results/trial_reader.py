@@ -63,7 +63,9 @@ class TrialReader:
                 attach_spec_bank(spec, store)
 
     def ids(self, trial: TrialResult, show: Show = "all", other: TrialResult | None = None) -> list[str]:
-        """Return the ids of a trial's examples, those with a score below 1 from the lowest score up.
+        """Return the ids of a trial's examples in order, those with a score below 1 from the lowest score up.
+
+        Shorter ids come first, so that `test-9` stands before `test-10`, however the trial came to them.
 
         Args:
             trial: The trial.
@@ -73,7 +75,7 @@ class TrialReader:
         Raises:
             UserError: There is no such choice, or `changed` lacks the other trial.
         """
-        scores = trial.scores
+        scores = dict(sorted(trial.scores.items(), key=lambda item: (len(item[0]), item[0])))
         match show:
             case "all":
                 return list(scores)
@@ -100,7 +102,7 @@ class TrialReader:
             trial: The trial.
             ids: The examples; None for all.
         """
-        return run_blocking(self._read(trial, list(trial.scores) if ids is None else list(ids)))
+        return run_blocking(self._read(trial, self.ids(trial) if ids is None else list(ids)))
 
     async def _read(self, trial: TrialResult, ids: Sequence[str]) -> tuple[TrialExample, ...]:
         rows: dict[str, list[records.StageResult]] = {key: [] for key in ids}
