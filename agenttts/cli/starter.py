@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from agenttts.errors import UserError
+from pipelines.costs import estimated_tokens
 from pipelines.reading.numeric import number_of
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ _FEW_CLASSES = 20  # so many distinct labels, each seen several times, are class
 _LONG_ANSWER_WORDS = 6  # longer answers are compared word by word
 _MOST_SEARCH, _MOST_TEST = 100, 400
 _LEAST_ROWS = 4
+_GENERATED_TOKENS = 64
+_MEASURED_ROWS = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +253,11 @@ def starter_files(starter: Starter, directory: Path) -> dict[str, str]:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
+    template = environment.get_template("prompt.j2")
+    prompts = {
+        stage: template.render(inputs=starter.inputs, before=before, is_last=stage == starter.stages[-1])
+        for before, stage in zip((None, *starter.stages), starter.stages, strict=False)
+    }
     ids = {str(row.fields.get("id")) for row in rows}
     spec = environment.get_template("pipeline.yaml.j2").render(
         starter=starter,
@@ -259,13 +267,14 @@ def starter_files(starter: Starter, directory: Path) -> dict[str, str]:
         has_id="id" in fields and len(ids) == len(rows),
         schema_file=SCHEMA_FILE,
         quoted=_quoted,
+        prompt_tokens={
+            stage: _mean_tokens(prompt, rows) + (_GENERATED_TOKENS if stage != starter.stages[0] else 0)
+            for stage, prompt in prompts.items()
+        },
+        generated_tokens=_GENERATED_TOKENS,
     )
-    prompt = environment.get_template("prompt.j2")
     texts = {"pipeline.yaml": spec, SCHEMA_FILE: json.dumps(spec_schema(), indent=1) + "\n"}
-    for before, stage in zip((None, *starter.stages), starter.stages, strict=False):
-        is_last = stage == starter.stages[-1]
-        texts[f"prompts/{stage}.j2"] = prompt.render(inputs=starter.inputs, before=before, is_last=is_last)
-    return texts
+    return texts | {f"prompts/{stage}.j2": prompt for stage, prompt in prompts.items()}
 
 
 def family_files(name: str) -> dict[str, str]:
@@ -310,6 +319,15 @@ def write_files(texts: Mapping[str, str], directory: Path, force: bool) -> None:
     for path, text in texts.items():
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
         (directory / path).write_text(text, encoding="utf-8")
+
+
+def _mean_tokens(prompt: str, rows: Sequence[Row]) -> int:
+    """The mean length of a prompt over the first rows, without what earlier stages write into it."""
+    import jinja2
+
+    template = jinja2.Template(prompt)
+    shown = rows[:_MEASURED_ROWS]
+    return round(sum(estimated_tokens(template.render(row.fields)) for row in shown) / len(shown))
 
 
 def _holds(value: object, label: object) -> bool:

@@ -144,6 +144,8 @@ def _space(spec: PipelineSpec, budget: float | None, budget_usd: float | None) -
     except SpaceError as error:
         yield Finding(severity="error", place=f"budget.{'usd' if in_usd else 'units'}", message=str(error))
         return
+    if (advice := space.below_reference()) is not None:
+        yield Finding(severity="warning", place="budget.reference", message=advice)
     for stage in spec.stages:
         left = units_left(space, space.cheapest, stage.name)
         for option in stage.options:

@@ -45,6 +45,7 @@ def reprice(runtime: Step) -> None:
     repriced = work.prices.repriced(work.space)
     if repriced is None:
         return
+    advised = work.space.below_reference()
     work.space, changes = repriced
     work.bank.measure = work.space.measure
     work.trials = [replace(t, budget_units=work.space.units(t.allocation)) for t in work.trials]
@@ -57,6 +58,8 @@ def reprice(runtime: Step) -> None:
     if work.n_repriced > n_stored:
         work.event(REPRICED, **Repriced.of(changes, work.space.spec).to_json_dict())
     tell(runtime, Note(message=announcement(changes)))
+    if advised is None and (advice := work.space.below_reference()) is not None:
+        tell(runtime, Note(message=f"By these lengths {advice}."))
 
 
 async def add_prompts(runtime: Step, turn: Turn, step: int) -> None:

@@ -254,3 +254,5 @@ def _warnings(space: SearchSpace, n_search: int, resolvable: float) -> Iterable[
         )
     if space.size == 1:
         yield f"only {space.cheapest} is within the budget, so there is nothing to search; raise the budget"
+    if (advice := space.below_reference()) is not None:
+        yield advice

@@ -69,6 +69,23 @@ class SearchSpace:
                 f"{self.text(self.units(self.cheapest))}; got {self.budget_text}: raise the budget"
             )
 
+    def below_reference(self) -> str | None:
+        """Say that units are counted from a prompt that is longer than the pipeline's own, where they are.
+
+        Returns:
+            The advice, in one clause; None where the cheapest allocation is less than a unit below 0.
+        """
+        least = self.units(self.cheapest)
+        if self.measure.name != "units" or least > -1:
+            return None
+        reference = self.spec.budget.reference
+        return (
+            f"{self.cheapest} takes {self._number(least)} units: units leave out the reading of "
+            f"{reference.prompt_tokens} prompt tokens of a model of {reference.active_params:g} parameters for "
+            "each stage, more than this pipeline reads; set budget.reference to one of its own models and the "
+            "lengths of its prompts and samples"
+        )
+
     def of(self, spec: PipelineSpec) -> SearchSpace:
         """Return the space of another form of the pipeline, with the same budget in the same measure.
 

@@ -157,3 +157,27 @@ def test_the_metric_suits_the_type_of_the_label(labels: list[object], metric: st
     assert spec.startswith("# yaml-language-server: $schema=pipeline.schema.json\n")
     schema = json.loads((tmp_path / "new/pipeline.schema.json").read_text())
     assert {"stages", "models", "metric"} <= set(schema["properties"])
+
+
+def test_units_are_samples_of_the_smallest_model_at_the_lengths_of_the_rows(tmp_path: Path) -> None:
+    """Prompts are planned by the rows, and no allocation takes less than nothing; the paper's reference would."""
+    flags = [
+        "--data",
+        str(rows(tmp_path)),
+        "--model",
+        "big=http://x/v1,4e9",
+        "--model",
+        "tiny=http://x/v1,5e8",
+    ]
+    assert agenttts("init", str(tmp_path / "mine"), *flags).code == 0
+    file = tmp_path / "mine/pipeline.yaml"
+    made = load_spec(file)
+    draft, final = made.stages
+    assert 15 < draft.prompt_tokens < 40
+    assert final.prompt_tokens > draft.prompt_tokens + draft.generated_tokens - 20
+    reference = made.budget.reference
+    assert (reference.active_params, reference.prompt_tokens) == (5e8, draft.prompt_tokens)
+    assert agenttts("check", str(file), "--offline").err.count("budget.reference") == 0
+    file.write_text(file.read_text().partition("  reference:")[0])
+    checked = agenttts("check", str(file), "--offline")
+    assert checked.code == 0 and "budget.reference" in checked.err and "takes -" in checked.err
