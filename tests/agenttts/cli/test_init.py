@@ -160,7 +160,7 @@ def test_the_metric_suits_the_type_of_the_label(labels: list[object], metric: st
 
 
 def test_units_are_samples_of_the_smallest_model_at_the_lengths_of_the_rows(tmp_path: Path) -> None:
-    """Prompts are planned by the rows, and no allocation takes less than nothing; the paper's reference would."""
+    """Prompts are planned by the rows, and no allocation is far below 0, as by the default reference."""
     flags = [
         "--data",
         str(rows(tmp_path)),
