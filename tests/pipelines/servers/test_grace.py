@@ -16,7 +16,7 @@ from tests.agenttts.small_specs import small_spec
 from tests.servers import ScriptedServer
 
 
-@pytest.mark.parametrize(("latency_s", "kept"), [(0.4, True), (3.0, False)])
+@pytest.mark.parametrize(("latency_s", "kept"), [(0.4, True), (20.0, False)])
 async def test_requests_in_flight_are_kept_if_they_come_in_time(
     tmp_path: Path, server: ScriptedServer, latency_s: float, kept: bool
 ) -> None:
@@ -27,7 +27,7 @@ async def test_requests_in_flight_are_kept_if_they_come_in_time(
     server.latency_s = 0.0
     with Store.open(tmp_path / "samples.duckdb") as store:
         clients = ModelClients(
-            spec, rng=random.Random(0), max_in_flight=8, grace_s=1.0, on_notice=notices.append
+            spec, rng=random.Random(0), max_in_flight=8, grace_s=3.0, on_notice=notices.append
         )
         sampler = Sampler(spec, store, clients, run_id=None, replay=False, gate=None)
         sampling = spec.stages[0].sampling
@@ -43,19 +43,19 @@ async def test_requests_in_flight_are_kept_if_they_come_in_time(
         for task in drawing:
             task.cancel()
         await asyncio.gather(*drawing, return_exceptions=True)
-        assert time.monotonic() - cancelled_at < 2.0
+        assert time.monotonic() - cancelled_at < 10.0
         assert all(task.cancelled() for task in drawing) and len(server.arrived) == 9
         stored = sum(map(len, (await store.get_samples(keys)).values()))
         assert stored == (16 if kept else 0)
         await clients.aclose()
     assert notices == [
-        "stopping: 8 requests in flight are awaited for 1 s at most, and kept; stop again to end at once"
+        "stopping: 8 requests in flight are awaited for 3 s at most, and kept; stop again to end at once"
     ]
 
 
 async def test_a_second_cancellation_ends_at_once(tmp_path: Path, server: ScriptedServer) -> None:
     """Nothing is awaited any longer."""
-    server.latency_s = 5.0
+    server.latency_s = 20.0
     spec = small_spec(base_url=server.base_url)
     with Store.open(tmp_path / "samples.duckdb") as store:
         clients = ModelClients(spec, rng=random.Random(0))
@@ -71,7 +71,7 @@ async def test_a_second_cancellation_ends_at_once(tmp_path: Path, server: Script
         cancelled_at = time.monotonic()
         drawing.cancel()
         await asyncio.gather(drawing, return_exceptions=True)
-        assert drawing.cancelled() and time.monotonic() - cancelled_at < 1.0
+        assert drawing.cancelled() and time.monotonic() - cancelled_at < 10.0
         await clients.aclose()
 
 
