@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from os.path import relpath
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,8 @@ SHOWN: Mapping[Path, str] = {
 GENERATORS: Mapping[str, Callable[[], str]] = {
     "pipeline-file": pipeline_file.generate,
     "commands": commands.generate,
-    "python": python_names.generate,
+    "python": python_names.overview,
+    **{f"python-{name}": partial(python_names.generate, name) for name in python_names.PACKAGES},
 }
 """What a marker `generated` stands for, as Markdown."""
 

@@ -66,10 +66,12 @@ def test_the_reference_of_commands_names_every_option_of_every_help() -> None:
 
 def test_every_public_name_is_in_the_reference_with_a_docstring() -> None:
     """What `__all__` of a package lists stands in the reference of Python names."""
-    text = python_names.generate()
+    overview = python_names.overview()
     for package in python_names.PACKAGES:
+        text = python_names.generate(package)
         for name in import_module(package).__all__:
             assert f"{package}.{name}" in text or f"`{name}`: see" in text, name
+            assert f"| `{name}` | " in overview
 
 
 def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
