@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,20 +37,10 @@ pytestmark = pytest.mark.usefixtures("tuning_libraries")
 
 
 @pytest.fixture(scope="module")
-def lora_spec(vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PipelineSpec]:
-    """The zoo's pipeline with two models, whose servers take adapters while they run."""
+def lora_spec(live_spec: PipelineSpec, tmp_path_factory: pytest.TempPathFactory) -> PipelineSpec:
+    """The same servers, with more questions."""
     folder = tmp_path_factory.mktemp("lora")
-    path = write_spec(folder, ["small", "medium"], n_search=40, n_test=20)
-    lora = "    serve_args: [--enable-lora, --max-lora-rank, '16', --max-loras, '4']\n"
-    text = path.read_text()
-    for size in ("small", "medium"):
-        text = text.replace(f"    path: {ZOO}/models/{size}\n", f"    path: {ZOO}/models/{size}\n{lora}")
-    path.write_text(text)
-    spec = load_spec(path)
-    environ = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
-    group = commands(spec, ["small", "medium"], device="cpu")
-    with ServerGroup(group, log_dir=folder / "logs", environ=environ):
-        yield spec
+    return load_spec(write_spec(folder, ["small", "medium"], n_search=40, n_test=20, served=live_spec))
 
 
 @pytest.fixture(scope="module")
