@@ -22,6 +22,7 @@ from agenttts.errors import UserError
 from agenttts.search.approval import Decision, Pending
 from agenttts.space.measure import amount_text
 from pipelines.allocation import Allocation
+from pipelines.files import is_own_directory
 from pipelines.spec.strict import Strict
 
 _EVERY_S = 0.2
@@ -194,11 +195,11 @@ class WaitingRoom:
         """Make the directory. One that was there is used only where nobody else can have put an answer."""
         with suppress(FileExistsError):
             self.path.mkdir(mode=0o700)
-        there = self.path.lstat()
-        if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.getuid() or there.st_mode & 0o077:
+        if not is_own_directory(self.path, private=True):
+            status = self.path.lstat()
             raise UserError(
                 f"{self.path}: must be a directory of your own that nobody else can enter (mode 0700), it is "
-                f"{stat.filemode(there.st_mode)} of user {there.st_uid}; remove it, or keep the database "
+                f"{stat.filemode(status.st_mode)} of user {status.st_uid}; remove it, or keep the database "
                 "in a directory of your own"
             )
 
