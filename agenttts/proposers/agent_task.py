@@ -7,7 +7,8 @@ from agenttts.space.space import SearchSpace
 from agenttts.space.units import planned_stage_seconds
 from pipelines.allocation import StageOption
 from pipelines.jsonvalues import JSON
-from pipelines.spec.pipeline import ModelSpec, StageSpec
+from pipelines.spec.models import ModelSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.variants import BuiltinMetric, PythonAggregator
 
 LONGEST_PROMPT = 1200  # characters

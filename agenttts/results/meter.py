@@ -29,9 +29,10 @@ from pipelines.examples import Example
 from pipelines.policy import Policy
 from pipelines.reading.noanswer import NoAnswer
 from pipelines.reading.thinking import NOTHING_AFTER
-from pipelines.spec.fields import SamplingSpec
-from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.spec.models import SamplingSpec
+from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.policyfile import policy_from_json
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.variants import ParserSpec
 from pipelines.stages.parsers import Parsed, parse
 

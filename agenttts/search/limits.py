@@ -17,7 +17,8 @@ from agenttts.settings import SearchLimits
 from datastore.store import Store
 from pipelines.costs import model_flops, stage_cost_usd
 from pipelines.errors import SpendRefused
-from pipelines.spec.pipeline import ModelSpec, PipelineSpec
+from pipelines.spec.models import ModelSpec
+from pipelines.spec.pipeline import PipelineSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

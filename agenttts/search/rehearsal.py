@@ -30,8 +30,9 @@ from pipelines.runtime.runtime import VERIFYING
 from pipelines.servers.billing import Bill
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.wire import Draw, PromptRefused
-from pipelines.spec.fields import SamplingSpec, StageSpec
+from pipelines.spec.models import SamplingSpec
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.variants import Fusion, Refine
 from pipelines.stages.prompts import render, render_fusion, verified_text
 

@@ -18,7 +18,8 @@ from agenttts.errors import SpaceError
 from agenttts.space.measure import Measure, amount_text, number_text
 from pipelines.allocation import Allocation, StageChoice, StageOption
 from pipelines.costs import known_sum
-from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 
 _Ints = npt.NDArray[np.int64]
 _TICKS_PER_BUDGET = 10**9

@@ -17,7 +17,7 @@ from pipelines.allocation import StageOption
 from pipelines.errors import DrawFailed
 from pipelines.examples import Example
 from pipelines.runtime.runtime import Outputs, Runtime
-from pipelines.spec.pipeline import StageSpec
+from pipelines.spec.stage import StageSpec
 
 
 async def record_full_bank(

@@ -31,9 +31,10 @@ from pipelines.runtime.sampler import SampleBank, Sampler, Samples, SpendGate
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.streamed import TextStream
 from pipelines.servers.wire import ContextOverflow
-from pipelines.spec.fields import SamplingSpec, StageSpec
 from pipelines.spec.functions import reference
+from pipelines.spec.models import SamplingSpec
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.variants import BuiltinMetric, Fusion, MetricSpec, Refine, Verifier
 from pipelines.stages import aggregators, metrics, parsers, prompts
 from pipelines.stages.ballots import Ballots

@@ -25,7 +25,8 @@ from pipelines.servers.clients import ModelClients
 from pipelines.servers.grace import end_if_cancelled
 from pipelines.servers.streamed import TextStream
 from pipelines.servers.wire import Draw, DrawnSample, PromptRefused
-from pipelines.spec.pipeline import PipelineSpec, SamplingSpec
+from pipelines.spec.models import SamplingSpec
+from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.request_fields import sent_fields
 
 _MOST_PROMPTS = 1 << 15

@@ -20,7 +20,9 @@ from pipelines.errors import ServerError
 from pipelines.examples import Example
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.server import StatusError
-from pipelines.spec.pipeline import ModelSpec, PipelineSpec, StageSpec
+from pipelines.spec.models import ModelSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.stages.prompts import render
 
 _LONGEST_PROMPTS = 8  # counted by the server, for each stage and model

@@ -12,7 +12,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipelines.errors import SpecError, listed
-from pipelines.spec.fields import BudgetSpec, DatasetSpec, ModelSpec, StageSpec
+from pipelines.spec.fields import BudgetSpec, DatasetSpec
+from pipelines.spec.models import ModelSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.stage_rules import stage_laws
 
 

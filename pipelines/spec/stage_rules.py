@@ -11,8 +11,9 @@ from pathlib import Path
 from pipelines.allocation import StageOption
 from pipelines.errors import SpecError, listed
 from pipelines.jsonvalues import read_json, schema_problem
-from pipelines.spec.fields import ModelSpec, SamplingSpec, StageSpec
 from pipelines.spec.function_rules import function_laws
+from pipelines.spec.models import ModelSpec, SamplingSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.variants import (
     Fusion,
     JsonParser,

@@ -17,9 +17,9 @@ from jinja2 import nodes
 from pipelines.errors import SpecError
 from pipelines.jsonvalues import JSON
 from pipelines.spec.bounded import BoundedEnvironment
-from pipelines.spec.fields import StageSpec
 from pipelines.spec.functions import parameters
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.variants import Fusion, Refine
 
 _ENVIRONMENT = BoundedEnvironment()

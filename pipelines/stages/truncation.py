@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from pipelines.spec.fields import StageSpec, TruncateSpec
+from pipelines.spec.stage import StageSpec
+from pipelines.spec.stage_parts import TruncateSpec
 
 _MARK = "…"
 Item = TypeVar("Item")

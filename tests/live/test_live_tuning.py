@@ -28,7 +28,8 @@ from pipelines.runtime.sampler import Sampler
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.group import ServerGroup, commands, free_port
 from pipelines.spec.files import load_spec
-from pipelines.spec.pipeline import ModelSpec, PipelineSpec
+from pipelines.spec.models import ModelSpec
+from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.variants import Verifier
 from tests.agenttts.commands import agenttts
 from tests.agenttts.p2c.tiny_bert import WORDS, write_backbone

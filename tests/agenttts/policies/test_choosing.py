@@ -24,8 +24,9 @@ from pipelines.costs import stage_cost_usd
 from pipelines.dataset.splits import load_examples
 from pipelines.policy import Policy, Rung, StagePlan
 from pipelines.runtime import PolicyRunner, Runtime
-from pipelines.spec.fields import BudgetSpec, Price
+from pipelines.spec.fields import BudgetSpec
 from pipelines.spec.files import load_spec
+from pipelines.spec.models import Price
 from pipelines.stages.plans import policy_problem
 from pipelines.zoo import SPEC
 

@@ -13,7 +13,7 @@ from pipelines.errors import ConfigurationError, DrawFailed, ServerDown
 from pipelines.servers.breaker import FAULTS_IN_A_ROW, Breaker
 from pipelines.servers.patience import Patience
 from pipelines.servers.server import ServerClient
-from pipelines.spec.fields import SamplingSpec
+from pipelines.spec.models import SamplingSpec
 from tests.servers import ScriptedServer
 
 SAMPLING = SamplingSpec(max_tokens=8)
