@@ -24,6 +24,7 @@ from datastore.openfile import make_file
 _log = logging.getLogger(__name__)
 _LEFT_OUT = ("prompts", "samples", "payments")
 _VIEWS = ("bank_summary", "run_costs")
+_INTERVAL_S = 2.0
 _MOST_SHARE_OF_TIME = 0.1  # of the writer's thread
 
 
@@ -33,18 +34,17 @@ def live_path(path: Path) -> Path:
 
 
 class LiveSnapshot:
-    """Writes the snapshot of one database, at most once per `interval_s`, and sooner after `hurry`.
+    """Writes the snapshot of one database, every two seconds at most, and sooner after `hurry`.
 
     Attributes:
         path: The snapshot's file.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float], *, interval_s: float = 2.0) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self.path = live_path(path)
         self._database = path
         self._new = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
         self._clock = clock
-        self._interval_s = interval_s
         self._dirty = False
         self._hurry = False
         self._taken = float("-inf")  # time.monotonic
@@ -69,7 +69,7 @@ class LiveSnapshot:
         """
         if not self._dirty:
             return None
-        wait_s = max(0.2 if self._hurry else self._interval_s, self._took_s / _MOST_SHARE_OF_TIME)
+        wait_s = max(0.2 if self._hurry else _INTERVAL_S, self._took_s / _MOST_SHARE_OF_TIME)
         left_s = self._taken + wait_s - time.monotonic()
         if left_s > 0:
             return left_s

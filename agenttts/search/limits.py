@@ -165,7 +165,6 @@ class Ledger:
         Returns:
             The ledger.
         """
-        ledger = cls(limits, spec.models, clock=clock)
         known = Spending()
         for cost in costs_by_model(store, run_id, spec):
             known += Spending(flops=cost.flops or 0.0, usd=cost.usd or 0.0)
@@ -173,10 +172,17 @@ class Ledger:
             known += Spending(flops=call.flops, usd=call.usd)
         total = store.run_cost(run_id)
         tokens = total.prompt_tokens + total.generated_tokens
-        ledger.spent = Spending(tokens=tokens, flops=known.flops, usd=known.usd)
-        ended = [(t.started_at, t.finished_at) for t in store.trials(run_id) if t.finished_at is not None]
-        ledger._started -= sum(finished_at - started_at for started_at, finished_at in ended)
-        return ledger
+        return cls(
+            limits,
+            spec.models,
+            clock=clock,
+            spent=Spending(tokens=tokens, flops=known.flops, usd=known.usd),
+            elapsed_s=sum(
+                trial.finished_at - trial.started_at
+                for trial in store.trials(run_id)
+                if trial.finished_at is not None
+            ),
+        )
 
     def spending(self, model: str, prompt_tokens: int, generated_tokens: int) -> Spending:
         """Return the cost of tokens.
