@@ -213,13 +213,13 @@ class SearchResult:
         Raises:
             UserError: The run has no such trial or no winner, or "changed" lacks the other trial.
         """
-        wanted = self.best_trial() if trial is None else self._trial(trial)
-        if wanted is None:
+        subject = self.best_trial() if trial is None else self._trial(trial)
+        if subject is None:
             raise UserError(f"run {self.run_id} has no scored allocation; name a trial")
         with Store.read(self.db) as store:
             reader = TrialReader(store, self.run_id, self.spec, self.search_examples)
             against = None if other is None else self._trial(other)
-            return reader.read(wanted, reader.ids(wanted, show, against))
+            return reader.read(subject, reader.ids(subject, show, against))
 
     def _trial(self, trial: TrialResult | int) -> TrialResult:
         number = trial if isinstance(trial, int) else trial.number

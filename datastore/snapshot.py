@@ -47,7 +47,7 @@ class LiveSnapshot:
         self._clock = clock
         self._dirty = False
         self._hurry = False
-        self._taken = float("-inf")  # time.monotonic
+        self._taken_at = float("-inf")  # time.monotonic
         self._took_s = 0.0
         self.discard()
         for left in path.parent.glob(f".{glob.escape(self.path.name)}.*.new*"):  # by a writer that was killed
@@ -70,7 +70,7 @@ class LiveSnapshot:
         if not self._dirty:
             return None
         wait_s = max(0.2 if self._hurry else _INTERVAL_S, self._took_s / _MOST_SHARE_OF_TIME)
-        left_s = self._taken + wait_s - time.monotonic()
+        left_s = self._taken_at + wait_s - time.monotonic()
         if left_s > 0:
             return left_s
         try:
@@ -95,8 +95,8 @@ class LiveSnapshot:
         finally:
             self._new.unlink(missing_ok=True)
             opening.wal_of(self._new).unlink(missing_ok=True)
-            self._taken = time.monotonic()
-            self._took_s = self._taken - started
+            self._taken_at = time.monotonic()
+            self._took_s = self._taken_at - started
 
     def _fill(self, connection: duckdb.DuckDBPyConnection) -> None:
         mode = self._database.stat().st_mode & 0o666

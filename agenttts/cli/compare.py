@@ -278,14 +278,14 @@ def _regret_table(where: str, rows: list[RegretRow], spent: str) -> Table:
         table.add_column(f"{spent} of {rows[0].by_flops[i].after}", justify="right")
     table.add_column(spent, justify="right")
     table.add_column("s / proposal", justify="right")
-    asked = any(row.mean_agent_tokens for row in rows)
-    if asked:
+    has_llm = any(row.mean_agent_tokens for row in rows)
+    if has_llm:
         table.add_column("LLM tokens", justify="right")
     for row in rows:
         checkpoints = [*(row.by_trials[i] for i in reached), *(row.by_flops[i] for i in reached[-1:])]
         cells = [_with_interval(checkpoint.mean, checkpoint.interval) for checkpoint in checkpoints]
         cells += [f"{row.mean_flops:.3g}", f"{row.seconds_per_proposal:.3f}"]
-        table.add_row(row.proposer, *cells, *([f"{row.mean_agent_tokens:,.0f}"] if asked else []))
+        table.add_row(row.proposer, *cells, *([f"{row.mean_agent_tokens:,.0f}"] if has_llm else []))
     return table
 
 

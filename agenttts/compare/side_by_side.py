@@ -210,7 +210,7 @@ def _key(job: Job, bank: KnownBank | KnownMatrix | None, agent: AgentSettings | 
     return hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 
-def _finished(part: Path, wanted: set[str]) -> dict[str, list[SearchMoment]]:
+def _finished(part: Path, keys: set[str]) -> dict[str, list[SearchMoment]]:
     """Return the finished jobs of an interrupted comparison; a line that was cut off is left out."""
     finished: dict[str, list[SearchMoment]] = {}
     for line in part.read_text(encoding="utf-8").splitlines() if part.is_file() else []:
@@ -218,6 +218,6 @@ def _finished(part: Path, wanted: set[str]) -> dict[str, list[SearchMoment]]:
             entry = json.loads(line)
         except ValueError:
             continue
-        if entry["job"] in wanted:
+        if entry["job"] in keys:
             finished[entry["job"]] = [SearchMoment(**row) for row in entry["rows"]]
     return finished

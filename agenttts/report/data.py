@@ -255,8 +255,8 @@ def read_report(
         SpecError: The run is not finished, and a function of its pipeline can't be imported any more.
     """
     run = store.run(run_id)
-    given = stored_spec(run)
-    spec = None if given is None else with_measured_prices(given, store, run.run_id)
+    run_spec = stored_spec(run)
+    spec = None if run_spec is None else with_measured_prices(run_spec, store, run.run_id)
     settings: dict[str, Any] = json.loads(run.settings or "{}")
     outcome = load_outcome(store, run, spec, examples)
     rows = store.trials(run.run_id)
@@ -271,7 +271,7 @@ def read_report(
     failing: tuple[TrialExample, ...] = ()
     winner = None if outcome.best is None else outcome.best.trial_in(trials)
     if winner is not None and n_failing:
-        reader = TrialReader(store, run.run_id, given, examples)
+        reader = TrialReader(store, run.run_id, run_spec, examples)
         failing = reader.read(winner, reader.ids(winner, "wrong")[:n_failing])
     queries = (
         () if spec is None else policy_queries(store, run.run_id, trials, Measure(spec, outcome.measure))

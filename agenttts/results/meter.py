@@ -273,8 +273,8 @@ class SampleMeter:
         """Count what was drawn since for results that had fewer samples than they asked for."""
         await self._count(self._short)
 
-    async def _count(self, wanted: Sequence[tuple[SampleCounts, str, StageResult]]) -> None:
-        new = [(c, key, r) for c, key, r in wanted if not c.has(key, r.n_samples)]
+    async def _count(self, uses: Sequence[tuple[SampleCounts, str, StageResult]]) -> None:
+        new = [(c, key, r) for c, key, r in uses if not c.has(key, r.n_samples)]
         samples = await self._store.get_samples(list({key: None for _, key, _ in new}))
         for counts, key, result in new:
             example = self._examples[result.example_id]

@@ -306,11 +306,11 @@ class Ledger:
         name = self._exceeded(entry.bound)
         if name is None:
             return None
-        allowed, spent, wanted = getattr(limits, name), getattr(self.spent, name), getattr(entry.bound, name)
+        allowed, spent, bound = getattr(limits, name), getattr(self.spent, name), getattr(entry.bound, name)
         reserved = _reserve_text(getattr(self.reserve_for_end, name))
         return (
             f"limit on {name}: {allowed:.6g} allowed{reserved}, {spent:.6g} spent, and the next request, to "
-            f"{entry.model!r}, may take {wanted:.6g}"
+            f"{entry.model!r}, may take {bound:.6g}"
         )
 
     def _exceeded(self, more: Spending) -> str | None:

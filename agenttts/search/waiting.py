@@ -169,8 +169,8 @@ class WaitingRoom:
             return []
         again = any(one.problem is not None for one in proposals) and len(self._before) == len(proposals)
         before = self._before if again else (None,) * len(proposals)
-        asked = tuple(map(AskedProposal.of, proposals, before))
-        question = Question(id=secrets.token_hex(8), run_id=proposals[0].run_id, proposals=asked)
+        shown = tuple(map(AskedProposal.of, proposals, before))
+        question = Question(id=secrets.token_hex(8), run_id=proposals[0].run_id, proposals=shown)
         try:
             self._enter()
             self._answer.unlink(missing_ok=True)
@@ -207,8 +207,8 @@ class WaitingRoom:
         """The answer to a question; None for anything else, such as one whose decisions can't be read."""
         try:
             answer = QuestionAnswer.model_validate_json(self._answer.read_bytes())
-            for decision, asked in zip(answer.decisions, question.proposals, strict=True):
-                _decision(decision, asked)
+            for decision, proposal in zip(answer.decisions, question.proposals, strict=True):
+                _decision(decision, proposal)
         except (OSError, ValueError, AttributeError, RecursionError, UserError):
             return None
         return answer if answer.id == question.id else None
@@ -227,8 +227,8 @@ class WaitingRoom:
             path.unlink(missing_ok=True)
 
 
-def _decision(answer: AnsweredProposal, asked: AskedProposal) -> Decision:
+def _decision(answer: AnsweredProposal, proposal: AskedProposal) -> Decision:
     allocation = None if answer.allocation is None else Allocation.from_json(answer.allocation)
-    if allocation is not None and set(allocation) != set(Allocation.from_json(asked.allocation)):
+    if allocation is not None and set(allocation) != set(Allocation.from_json(proposal.allocation)):
         raise ValueError(f"an allocation has a choice for each stage, got {allocation}")
     return Decision(action=answer.action, allocation=allocation, note=answer.note or None)

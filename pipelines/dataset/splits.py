@@ -251,14 +251,14 @@ class _BadRow(Exception):
 
 def _shared(spec: PipelineSpec) -> dict[str, JSON]:
     values = {}
-    for name, wanted in spec.dataset.shared.items():
+    for name, file in spec.dataset.shared.items():
         try:
-            values[name] = read_json((spec.root / wanted).read_text(encoding="utf-8-sig"))
+            values[name] = read_json((spec.root / file).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
             raise spec.error_at(
                 f"dataset.shared.{name}",
-                f"{wanted!r} can't be read: {reason}",
+                f"{file!r} can't be read: {reason}",
                 remedy="put it beside the spec",
             ) from None
     return values
@@ -299,24 +299,24 @@ def seeded_order(
     return sorted(items, key=lambda item: hashlib.sha256(f"{prefix}{key(item)}".encode()).digest())
 
 
-def _read(spec: PipelineSpec, field: str, wanted: str) -> Sequence[Row]:
+def _read(spec: PipelineSpec, field: str, source: str) -> Sequence[Row]:
     dataset = spec.dataset
     if dataset.hub is not None:
         local = spec.root / dataset.hub
         if (local / "dataset_dict.json").is_file():
-            rows: Sequence[Row] = read_file(local / wanted)
+            rows: Sequence[Row] = read_file(local / source)
         else:
-            rows = read_hub(str(local) if local.is_dir() else dataset.hub, dataset.config, wanted)
+            rows = read_hub(str(local) if local.is_dir() else dataset.hub, dataset.config, source)
     else:
-        file = spec.root / wanted
+        file = spec.root / source
         if not file.exists():
             remedy = "paths start from the spec's directory; for a hub dataset add hub"
             raise spec.error_at(
-                f"dataset.{field}", f"must be a file that exists, got {wanted!r}", remedy=remedy
+                f"dataset.{field}", f"must be a file that exists, got {source!r}", remedy=remedy
             )
         rows = read_file(file)
     if not rows:
-        raise spec.error_at(f"dataset.{field}", f"must have at least one row, got none in {wanted!r}")
+        raise spec.error_at(f"dataset.{field}", f"must have at least one row, got none in {source!r}")
     return rows
 
 

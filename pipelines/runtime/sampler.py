@@ -151,10 +151,10 @@ class Sampler:
         return sampling if "classify" in content else self._models[model].sampled(sampling)
 
     def _prompt(self, model: str, content: Content, sampling: SamplingSpec) -> Prompt:
-        asked = sampling.model_dump(mode="json")
+        parameters = sampling.model_dump(mode="json")
         if self._sent[model] and "classify" not in content:
-            asked["request"] = self._sent[model]
-        return make_prompt(self._keys[model], content, asked)
+            parameters["request"] = self._sent[model]
+        return make_prompt(self._keys[model], content, parameters)
 
     async def look_up(self, model: str, contents: Iterable[Content], sampling: SamplingSpec) -> None:
         """Have the bank look up the samples of prompts, which it keeps at hand for a while."""
@@ -200,8 +200,8 @@ class Sampler:
 
     def take_textless(self) -> dict[tuple[str, str], Textless]:
         """Return the answers without a text since the last call, by stage and model."""
-        taken, self._textless = self._textless, {}
-        return taken
+        textless, self._textless = self._textless, {}
+        return textless
 
     async def _known_prompt_tokens(self, key: str) -> int | None:
         if key not in self._prompt_tokens:

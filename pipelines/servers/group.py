@@ -139,14 +139,14 @@ class ServerGroup:
 
     def _start_next(self, starting: Sequence[ServeCommand]) -> None:
         """Start every server whose GPUs no other is starting on, in the order of the commands."""
-        taken = {device for command in starting for device in command.devices}
+        busy = {device for command in starting for device in command.devices}
         waiting, self._waiting = self._waiting, []
         for command in waiting:
-            if taken & command.devices:
+            if busy & command.devices:
                 self._waiting.append(command)
             else:
                 self._launch(command)
-            taken |= command.devices
+            busy |= command.devices
 
     def _launch(self, command: ServeCommand) -> None:
         with self.log_path(command).open("wb") as log:
@@ -197,9 +197,9 @@ def free_port(host: str = "127.0.0.1") -> int:
     Args:
         host: The address.
     """
-    with socket.socket() as taken:
-        taken.bind((host, 0))
-        return int(taken.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind((host, 0))
+        return int(listener.getsockname()[1])
 
 
 def _require_free_port(command: ServeCommand) -> None:

@@ -81,10 +81,10 @@ def _required(field: str, stage: StageSpec) -> Iterator[SpecError]:
 
 
 def _prompt(field: str, stage: StageSpec, root: Path) -> Iterator[SpecError]:
-    given = [name for name in ("prompt", "prompt_file", "messages") if getattr(stage, name) is not None]
-    if len(given) > 1 or not (given or stage.prompts):
+    names = [name for name in ("prompt", "prompt_file", "messages") if getattr(stage, name) is not None]
+    if len(names) > 1 or not (names or stage.prompts):
         yield SpecError(
-            f"must have exactly one of prompt, prompt_file and messages, got {' and '.join(given) or 'none'}",
+            f"must have exactly one of prompt, prompt_file and messages, got {' and '.join(names) or 'none'}",
             field=field,
         )
     if stage.completion and stage.messages is not None:
