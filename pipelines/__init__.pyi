@@ -1,7 +1,8 @@
 from pipelines import zoo
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.dataset.splits import Example, examples_from_rows, load_examples
+from pipelines.dataset.splits import examples_from_rows, load_examples
 from pipelines.errors import PipelineError, SpecError
+from pipelines.examples import Example
 from pipelines.policy import Confidence, Policy, Rung, StagePlan, Stop, Vote
 from pipelines.runtime.calls import Costed
 from pipelines.spec.fields import BudgetSpec, DatasetSpec, ReferenceSpec

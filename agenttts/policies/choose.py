@@ -20,7 +20,7 @@ from agenttts.results.adaptive import PolicyChoice
 from agenttts.space.measure import MeasureName
 from pipelines.allocation import Allocation
 from pipelines.examples import Example
-from pipelines.runtime.sampler import SampleBank
+from pipelines.runtime.payments import SampleBank
 from pipelines.spec.pipeline import PipelineSpec
 
 FEWEST_EXAMPLES = 20

@@ -13,7 +13,7 @@ from agenttts.policies.readings import StageReadings
 from pipelines.allocation import StageOption
 from pipelines.examples import Example
 from pipelines.policy import Rung, StagePlan
-from pipelines.runtime.sampler import SampleBank
+from pipelines.runtime.payments import SampleBank
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.stages.plans import stage_feature_names
 

@@ -27,7 +27,7 @@ from pipelines.jsonvalues import JSON
 from pipelines.policy import StagePlan
 from pipelines.reading.comparing import vote_key
 from pipelines.runtime import Runtime
-from pipelines.runtime.sampler import SampleBank
+from pipelines.runtime.payments import SampleBank
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.stage import StageSpec
 from pipelines.stages import metrics, parsers, prompts

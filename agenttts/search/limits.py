@@ -102,7 +102,7 @@ class LedgerEntry:
 
 
 class Ledger:
-    """Enforces the limits of one search, as the `pipelines.runtime.sampler.SpendGate` of its runtime.
+    """Enforces the limits of one search, as the `pipelines.runtime.payments.SpendGate` of its runtime.
 
     Args:
         limits: The limits of the search.

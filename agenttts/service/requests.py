@@ -15,8 +15,8 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agenttts.service.problems import Problem
+from pipelines.dataset.needs import input_fields, row_check
 from pipelines.dataset.rows import made_row
-from pipelines.dataset.splits import input_fields, row_check
 from pipelines.errors import DatasetError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON, read_json

@@ -15,7 +15,8 @@ import pyarrow as pa
 from datastore.records import Sample
 from pipelines.costs import generated_tokens_bound, prompt_tokens_bound
 from pipelines.files import is_own_directory
-from pipelines.runtime.sampler import SampleBank, Sampler, enter, sample_of
+from pipelines.runtime.payments import SampleBank, enter, sample_of
+from pipelines.runtime.sampler import Sampler
 from pipelines.runtime.spool import (
     ANSWERS,
     LOCK,

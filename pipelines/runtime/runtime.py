@@ -27,7 +27,8 @@ from pipelines.runtime.outcomes import (
     StageOutcome,
     missing_example,
 )
-from pipelines.runtime.sampler import SampleBank, Sampler, Samples, SpendGate
+from pipelines.runtime.payments import SampleBank, SpendGate
+from pipelines.runtime.sampler import Sampler, Samples
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.streamed import TextStream
 from pipelines.servers.wire import ContextOverflow

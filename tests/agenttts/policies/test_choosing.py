@@ -25,7 +25,7 @@ from pipelines.dataset.splits import load_examples
 from pipelines.examples import Example
 from pipelines.policy import Policy, Rung, StagePlan
 from pipelines.runtime import PolicyRunner, Runtime
-from pipelines.runtime.sampler import SampleBank
+from pipelines.runtime.payments import SampleBank
 from pipelines.spec.fields import BudgetSpec
 from pipelines.spec.files import load_spec
 from pipelines.spec.models import Price
