@@ -26,7 +26,7 @@ from pipelines.errors import PipelineError, SpecError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.runtime.calls import arguments_of, called
-from pipelines.runtime.runtime import VERIFYING
+from pipelines.runtime.values import VERIFYING
 from pipelines.servers.billing import Bill
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.wire import Draw, PromptRefused

@@ -23,8 +23,8 @@ from agenttts.tasktune.rivals import rivals_spec
 from agenttts.tasktune.serving import adaptable, ask_each, load_adapter, served
 from agenttts.training.weights import read_tuned
 from datastore import Store
-from pipelines.runtime.runtime import VERIFYING
 from pipelines.runtime.sampler import Sampler
+from pipelines.runtime.values import VERIFYING
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.group import ServerGroup, commands, free_port
 from pipelines.spec.files import load_spec
