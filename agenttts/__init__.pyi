@@ -2,10 +2,11 @@
 # `datastore.lazy`, which imports a name when it is first used.
 from agenttts.errors import AgentTTSError, UserError
 from agenttts.llm import AgentSettings
+from agenttts.loaded_run import LoadedRun, load_run
 from agenttts.replay.bank import BankOutcomes
 from agenttts.report import figures as plots
 from agenttts.report.data import ReportData, read_report
-from agenttts.result import LoadedRun, SearchResult, load_run
+from agenttts.result import SearchResult
 from agenttts.results.examples import TrialExample
 from agenttts.results.outcome import Finalist, Outcome
 from agenttts.results.spec_bank import attach_spec_bank

@@ -25,7 +25,7 @@ from pipelines.costs import estimated_tokens, prompt_tokens_bound
 from pipelines.errors import ConfigurationError, DrawFailed
 from pipelines.jsonvalues import JSON
 from pipelines.reading.readers import json_value, required, strip_thinking
-from pipelines.runtime.sampler import SpendGate, enter, reserved, sample_of
+from pipelines.runtime.payments import SpendGate, enter, reserved, sample_of
 from pipelines.servers.billing import Bill
 from pipelines.servers.grace import end_if_cancelled
 from pipelines.servers.patience import Patience

@@ -13,7 +13,7 @@ from agenttts.errors import UserError
 from agenttts.space.measure import MeasureName
 from agenttts.space.objective import Goal, Objective
 from pipelines.servers.patience import Patience
-from pipelines.spec.pipeline import ModelSpec
+from pipelines.spec.models import ModelSpec
 
 MAX_ERROR_RATE = 0.2
 MARGIN = 0.01

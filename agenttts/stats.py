@@ -21,6 +21,7 @@ N_RESAMPLES = 2000
 
 _DECIMALS = 12  # scores closer than this are the same
 _NORMAL = NormalDist()
+_DISCORDANT, _LEVEL, _POWER = 0.3, 0.05, 0.8  # of `smallest_resolvable_difference`
 _Floats = npt.NDArray[np.float64]
 
 Scores = Mapping[str, float | None]
@@ -228,27 +229,23 @@ def vote_curve(
     return curve
 
 
-def smallest_resolvable_difference(
-    n_examples: int, *, discordant: float = 0.3, power: float = 0.8, level: float = 0.05
-) -> float:
+def smallest_resolvable_difference(n_examples: int) -> float:
     """Compute the smallest true difference of two allocations that a number of paired examples can show.
 
     For right-or-wrong scores and a two-sided test: n = (z_level·√d + z_power·√(d - δ²))² / δ² (McNemar's
-    test; Connor 1987).
+    test; Connor 1987). d, the share of examples whose scores differ, is 0.3 at least; the
+    level is 0.05 and the power 0.8.
 
     Args:
         n_examples: The number of paired examples.
-        discordant: The share of examples whose scores differ between the two allocations, d.
-        power: The probability that the test detects the difference.
-        level: The significance level of the test.
 
     Returns:
         The difference δ; 1.0 when even the largest can't be detected.
     """
-    z_level, z_power = _NORMAL.inv_cdf(1 - level / 2), _NORMAL.inv_cdf(power)
+    z_level, z_power = _NORMAL.inv_cdf(1 - _LEVEL / 2), _NORMAL.inv_cdf(_POWER)
 
     def is_detected(difference: float) -> bool:
-        share = max(discordant, difference)
+        share = max(_DISCORDANT, difference)
         needed = z_level * math.sqrt(share) + z_power * math.sqrt(share - difference**2)
         return needed <= difference * math.sqrt(n_examples)
 
@@ -312,7 +309,6 @@ class Stream(IntEnum):
     MODEL_SCORE and MODEL_DIFFERENCE belong to `agenttts tune eval`, whose generators take further numbers.
     """
 
-    SEARCH_SCORE = 1
     TEST_SCORE = 2
     TEST_DIFFERENCE = 3
     EQUIVALENCE = 4

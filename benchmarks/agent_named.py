@@ -25,8 +25,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from agenttts.compare import side_by_side as comparing
+from agenttts.compare.jobs import Job
 from agenttts.compare.landscapes import Landscape, best_score
+from agenttts.compare.moments import SearchMoment, searched
 from agenttts.compare.regret import CHECKPOINTS, Comparison, summarise
 from agenttts.llm import AgentSettings
 from agenttts.proposers.base import aclose
@@ -340,17 +341,17 @@ async def compared(names: list[str], proposers: list[str], options: argparse.Nam
     import pandas as pd
 
     agent = AgentSettings(base_url=options.base_url, model=options.model, timeout_s=36_000.0)
-    rows: list[comparing.SearchMoment] = []
+    rows: list[SearchMoment] = []
     with Store.open(options.answers) as store:
         context = ProposerContext(store=store, run_id=None, gate=None, agent=agent, replay=False)
 
         async def search(seed: int, place: Landscape, name: str) -> None:
             proposer = make_proposer(name, context) if asks_an_llm(name) else classical_proposer(name)
-            job = comparing.Job(
+            job = Job(
                 landscape=place.name, seed=seed, budget_units=None, trials=options.trials, proposers=(name,)
             )
             try:
-                of_search = await comparing.searched(job, place, {name: proposer}, beyond=False)
+                of_search = await searched(job, place, {name: proposer}, beyond=False)
             finally:
                 await aclose(proposer)
             rows.extend(of_search)

@@ -151,7 +151,7 @@ def _check_numbers(batch: pa.RecordBatch, start: int, path: Path) -> None:
         ("samples.generated_tokens", owner, samples[2]),
         ("samples.mean_logprob", owner, samples[3]),
     ):
-        given = column.is_valid().to_numpy(zero_copy_only=False)
+        is_given = column.is_valid().to_numpy(zero_copy_only=False)
         values = column.drop_null().to_numpy(zero_copy_only=False)
         law, holds = ">= 0", values >= 0
         if name == "active_params":
@@ -161,7 +161,7 @@ def _check_numbers(batch: pa.RecordBatch, start: int, path: Path) -> None:
         if not holds.all():
             at = int(np.argmin(holds))
             raise BankError(
-                f"{path}: row {start + int(rows[given][at]) + 1}: {name} must be {law}, got {values[at]}; "
+                f"{path}: row {start + int(rows[is_given][at]) + 1}: {name} must be {law}, got {values[at]}; "
                 "correct the row or leave it out"
             )
 

@@ -32,9 +32,9 @@ class KeyNumbers:
     def add(self, key: str) -> int:
         """Return the number of a key, which is added when it is new."""
         low, high = _hash(key)
-        slot, found = self._place(self._slots, low, high)
-        if found:
-            return found - 1
+        slot, stored = self._place(self._slots, low, high)
+        if stored:
+            return stored - 1
         number = len(self)
         self._hashes.extend((low, high))
         self._slots[slot] = number + 1

@@ -24,6 +24,7 @@ from datastore.openfile import make_file
 _log = logging.getLogger(__name__)
 _LEFT_OUT = ("prompts", "samples", "payments")
 _VIEWS = ("bank_summary", "run_costs")
+_INTERVAL_S = 2.0
 _MOST_SHARE_OF_TIME = 0.1  # of the writer's thread
 
 
@@ -33,21 +34,20 @@ def live_path(path: Path) -> Path:
 
 
 class LiveSnapshot:
-    """Writes the snapshot of one database, at most once per `interval_s`, and sooner after `hurry`.
+    """Writes the snapshot of one database, every two seconds at most, and sooner after `hurry`.
 
     Attributes:
         path: The snapshot's file.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float], *, interval_s: float = 2.0) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self.path = live_path(path)
         self._database = path
         self._new = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
         self._clock = clock
-        self._interval_s = interval_s
         self._dirty = False
         self._hurry = False
-        self._taken = float("-inf")  # time.monotonic
+        self._taken_at = float("-inf")  # time.monotonic
         self._took_s = 0.0
         self.discard()
         for left in path.parent.glob(f".{glob.escape(self.path.name)}.*.new*"):  # by a writer that was killed
@@ -69,8 +69,8 @@ class LiveSnapshot:
         """
         if not self._dirty:
             return None
-        wait_s = max(0.2 if self._hurry else self._interval_s, self._took_s / _MOST_SHARE_OF_TIME)
-        left_s = self._taken + wait_s - time.monotonic()
+        wait_s = max(0.2 if self._hurry else _INTERVAL_S, self._took_s / _MOST_SHARE_OF_TIME)
+        left_s = self._taken_at + wait_s - time.monotonic()
         if left_s > 0:
             return left_s
         try:
@@ -95,8 +95,8 @@ class LiveSnapshot:
         finally:
             self._new.unlink(missing_ok=True)
             opening.wal_of(self._new).unlink(missing_ok=True)
-            self._taken = time.monotonic()
-            self._took_s = self._taken - started
+            self._taken_at = time.monotonic()
+            self._took_s = self._taken_at - started
 
     def _fill(self, connection: duckdb.DuckDBPyConnection) -> None:
         mode = self._database.stat().st_mode & 0o666

@@ -1,23 +1,17 @@
 from pipelines import zoo
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.dataset.splits import Example, examples_from_rows, load_examples
+from pipelines.dataset.splits import examples_from_rows, load_examples
 from pipelines.errors import PipelineError, SpecError
+from pipelines.examples import Example
 from pipelines.policy import Confidence, Policy, Rung, StagePlan, Stop, Vote
 from pipelines.runtime.calls import Costed
+from pipelines.spec.fields import BudgetSpec, DatasetSpec, ReferenceSpec
 from pipelines.spec.files import load_spec, spec_digest, spec_schema
-from pipelines.spec.pipeline import (
-    BudgetSpec,
-    DatasetSpec,
-    ModelSpec,
-    PipelineSpec,
-    Price,
-    ReferenceSpec,
-    SamplingSpec,
-    Speed,
-    StageSpec,
-    TruncateSpec,
-)
+from pipelines.spec.models import ModelSpec, Price, SamplingSpec, Speed
+from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.policyfile import load_policy
+from pipelines.spec.stage import StageSpec
+from pipelines.spec.stage_parts import TruncateSpec
 from pipelines.spec.variants import (
     AggregatorSpec,
     AnswerParser,

@@ -85,8 +85,8 @@ class StageChoice:
     def to_dict(self) -> dict[str, str | int]:
         """Return the choice as JSON-able data; without the keys `verifier` and `prompt` where it has none."""
         further = {"verifier": self.verifier, "prompt": self.prompt}
-        given = {name: value for name, value in further.items() if value is not None}
-        return {"model": self.model, "n_samples": self.n_samples, **given}
+        parts = {name: value for name, value in further.items() if value is not None}
+        return {"model": self.model, "n_samples": self.n_samples, **parts}
 
 
 class Allocation(Mapping[str, StageChoice]):

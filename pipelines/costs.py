@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from pipelines.spec.fields import ModelSpec, SamplingSpec
+from pipelines.spec.models import ModelSpec, SamplingSpec
 
 UNLIMITED_TOKENS = 32_768
 """What a sample is taken to need at most where neither max_tokens nor a context length limits it."""

@@ -1,8 +1,10 @@
-"""Atomic writes: a file or directory is complete, or it does not exist."""
+"""Files and directories: written whole or not at all, and whose they are."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +41,24 @@ def whole(path: Path, *, replace_directory: bool = False) -> Iterator[Path]:
     except BaseException:
         _remove(beside)
         raise
+
+
+def is_own_directory(path: Path, *, private: bool = False) -> bool:
+    """Return whether a path is a directory of this user's, and not a link to one.
+
+    Args:
+        path: The path; there may be nothing.
+        private: Whether nobody else may be able to enter it, either.
+
+    Raises:
+        OSError: The path can't be looked at.
+    """
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    return is_own and not (private and status.st_mode & 0o077)
 
 
 def _remove(path: Path) -> None:

@@ -102,9 +102,9 @@ class Answers:
         except (ValueError, TypeError, KeyError, RecursionError):
             raise UserError(f"{place}: not an answer of `agenttts run`; name another file (--out)") from None
         if row is None or row.id != own_id:
-            got = "there is no such input" if row is None else f"the input there has {row.id!r}"
+            fault = "there is no such input" if row is None else f"the input there has {row.id!r}"
             raise UserError(
-                f"{place}: the answer to {own_id!r}, but {got}; --resume takes the same inputs, all of them"
+                f"{place}: the answer to {own_id!r}, but {fault}; --resume takes the same inputs, all of them"
             )
         self._count(answer)
         return answer

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
+    from agenttts.compare.jobs import Job, KnownBank, KnownMatrix
     from agenttts.compare.matrix_summary import MatrixRow
     from agenttts.compare.regret import Comparison, RegretRow
-    from agenttts.compare.side_by_side import Job, KnownBank, KnownMatrix
 
 LANDSCAPES = (
     *("bottleneck", "deep", "scarce", "turning", "verified", "voting"),
@@ -105,9 +105,10 @@ def compare(
     """
     loaded = None if spec is None else pipelines.load_spec(spec)
     from agenttts.cli.search import agent_settings
-    from agenttts.compare import side_by_side as comparing
+    from agenttts.compare.jobs import KnownMatrix, family_jobs, matrix_jobs
     from agenttts.compare.matrix import read_matrix
     from agenttts.compare.matrix_summary import summarise_matrix
+    from agenttts.compare.side_by_side import compare as compare_proposers
     from agenttts.proposers.registry import asks_an_llm, base_name, require_proposer
 
     agent = agent_settings(agent_base_url, agent_model, timeout=agent_timeout)
@@ -128,19 +129,19 @@ def compare(
     if matrix is not None:
         if budget or bank:
             raise UserError("a table has every option within its budget: leave --budget and --bank out")
-        known = comparing.KnownMatrix(matrix=read_matrix(matrix, matrix_cost), holdout=holdout)
-        jobs = comparing.matrix_jobs(known, seeds, trials, names)
+        known = KnownMatrix(matrix=read_matrix(matrix, matrix_cost), holdout=holdout)
+        jobs = matrix_jobs(known, seeds, trials, names)
     elif landscapes is not None:
         if budget or bank:
             raise UserError("landscapes have budgets of their own: leave --budget and --bank out")
         families = [name.strip() for name in landscapes.split(",") if name.strip()]
-        jobs = comparing.family_jobs(families, seeds, trials, names)
+        jobs = family_jobs(families, seeds, trials, names)
     else:
         assert spec is not None and loaded is not None
         known, jobs = _on_bank(spec, loaded, bank, budget, seeds, trials, names)
     with _bar() as progress:
         task = progress.add_task("searches", total=len(jobs))
-        comparison = comparing.compare(
+        comparison = compare_proposers(
             jobs,
             bank=known,
             out=write,
@@ -155,18 +156,18 @@ def compare(
         figures = [plots.regret_against(comparison.moments, against) for against in ("trials", "flops")]
         save_figures(figures, "Proposers compared", html)
         say(f"plots are in {html}", "dim")
-    found = (
+    rows = (
         summarise_matrix(comparison.moments, names, known.matrix, known.holdout)
-        if isinstance(known, comparing.KnownMatrix)
+        if isinstance(known, KnownMatrix)
         else ()
     )
     if json:
-        extra = {"matrix": [row.to_json_dict() for row in found]} if found else {}
+        extra = {"matrix": [row.to_json_dict() for row in rows]} if rows else {}
         print_json(comparison.to_json_dict() | extra)
         return
     console = out()
-    if found:
-        console.print(_matrix_table(found))
+    if rows:
+        console.print(_matrix_table(rows))
     for table in _tables(comparison, loaded):
         console.print(table)
     say(f"every trial is in {write}", "dim")
@@ -181,7 +182,7 @@ def _on_bank(
     trials: int,
     names: list[str],
 ) -> tuple[KnownBank, list[Job]]:
-    from agenttts.compare import side_by_side as comparing
+    from agenttts.compare.jobs import bank_jobs, known_bank
     from agenttts.replay.bank import BankOutcomes
     from datastore import Store
     from pipelines import load_examples
@@ -191,7 +192,7 @@ def _on_bank(
         raise UserError(
             f"{path}: a comparison needs recorded samples; name a bank in the file or with --bank"
         )
-    jobs = comparing.bank_jobs(spec, budgets or [spec.budget.amount], seeds, trials, names)
+    jobs = bank_jobs(spec, budgets or [spec.budget.amount], seeds, trials, names)
     say("reading the bank", "dim")
     with tempfile.TemporaryDirectory() as folder, Store.open(Path(folder) / "bank.duckdb") as store:
         for file in files:
@@ -203,7 +204,7 @@ def _on_bank(
             f"{path}: stages[{stage}]: the bank has nothing of {option}; record it, or compare a copy of the "
             "pipeline without it"
         )
-    return comparing.known_bank(spec, outcomes.outcomes), jobs
+    return known_bank(spec, outcomes.outcomes), jobs
 
 
 def _bar() -> Progress:
@@ -277,14 +278,14 @@ def _regret_table(where: str, rows: list[RegretRow], spent: str) -> Table:
         table.add_column(f"{spent} of {rows[0].by_flops[i].after}", justify="right")
     table.add_column(spent, justify="right")
     table.add_column("s / proposal", justify="right")
-    asked = any(row.mean_agent_tokens for row in rows)
-    if asked:
+    has_llm = any(row.mean_agent_tokens for row in rows)
+    if has_llm:
         table.add_column("LLM tokens", justify="right")
     for row in rows:
         checkpoints = [*(row.by_trials[i] for i in reached), *(row.by_flops[i] for i in reached[-1:])]
         cells = [_with_interval(checkpoint.mean, checkpoint.interval) for checkpoint in checkpoints]
         cells += [f"{row.mean_flops:.3g}", f"{row.seconds_per_proposal:.3f}"]
-        table.add_row(row.proposer, *cells, *([f"{row.mean_agent_tokens:,.0f}"] if asked else []))
+        table.add_row(row.proposer, *cells, *([f"{row.mean_agent_tokens:,.0f}"] if has_llm else []))
     return table
 
 

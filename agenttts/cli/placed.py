@@ -60,14 +60,14 @@ def print_placement(placement: Placement) -> None:
     for one in placement.servers:
         table.add_row(Text(", ".join(one.need.hosted.models)), *_figures(one))
     out().print(table)
-    taken = [
+    shares = [
         f"{name_of(gpu)}: {sum(one.share for one in placement.servers if gpu in one.gpus):.0%} "
         f"of {gpu.memory_bytes / GB:.0f} GB"
         for gpu in placement.gpus
     ]
     say(
         "GB on each GPU of a server. At once: sequences of the expected length that the KV cache holds. "
-        f"GPUs taken: {'; '.join(taken)}",
+        f"GPUs taken: {'; '.join(shares)}",
         "dim",
     )
 

@@ -255,8 +255,8 @@ def agent_settings(
     from agenttts import AgentSettings
 
     options = {"base_url": base_url or None, "model": model or None, **further}
-    given = {f"AGENTTTS_AGENT_{name.upper()}": str(v) for name, v in options.items() if v is not None}
-    environ = {**os.environ, **given}
+    variables = {f"AGENTTTS_AGENT_{name.upper()}": str(v) for name, v in options.items() if v is not None}
+    environ = {**os.environ, **variables}
     settings = AgentSettings.from_environ(environ)
     if settings is None and model:
         raise UserError("--agent-model needs --agent-base-url, or AGENTTTS_AGENT_BASE_URL in the environment")

@@ -59,10 +59,10 @@ class Content:
 
 
 def _messages(content: Mapping[str, object]) -> list[dict[str, object]]:
-    given = content.get("messages")
-    if not isinstance(given, list):
-        given = [{"role": "user", "content": content.get("prompt") or content.get("classify") or ""}]
+    messages = content.get("messages")
+    if not isinstance(messages, list):
+        messages = [{"role": "user", "content": content.get("prompt") or content.get("classify") or ""}]
     return [
         {"role": message["role"], "parts": [{"type": "text", "content": message["content"]}]}
-        for message in given
+        for message in messages
     ]

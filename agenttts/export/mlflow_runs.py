@@ -132,16 +132,16 @@ class _Target:
 
     def _there(self, run_id: str) -> dict[str, str]:
         """Runs of an earlier export, by what they stand for."""
-        found, token = dict[str, str](), None
+        run_ids, token = dict[str, str](), None
         quoted = run_id.replace("'", "")
         while True:
             page = self._client.search_runs(
                 [self._experiment_id], f"tags.`{RUN_TAG}` = '{quoted}'", page_token=token
             )
-            found |= {run.data.tags[TRIAL_TAG]: run.info.run_id for run in page}
+            run_ids |= {run.data.tags[TRIAL_TAG]: run.info.run_id for run in page}
             token = page.token
             if not token:
-                return found
+                return run_ids
 
     def _begin(self, name: str, at: float, tags: Mapping[str, str]) -> str:
         self.n_new += 1
@@ -208,9 +208,9 @@ def _settings(run: Run) -> tuple[dict[str, str], dict[str, str]]:
     """The stored settings that a run keeps, and those that may change when it is resumed."""
     settings: Mapping[str, Any] = json.loads(run.settings or "{}")
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in settings.items() if v is not None}
-    kept = {setting.name for setting in fields(SearchSettings) if setting.compare}
-    fixed = {key: text for key, text in texts.items() if key in kept}
-    return fixed, {key: text for key, text in texts.items() if key not in kept}
+    compared = {setting.name for setting in fields(SearchSettings) if setting.compare}
+    fixed = {key: text for key, text in texts.items() if key in compared}
+    return fixed, {key: text for key, text in texts.items() if key not in compared}
 
 
 def _run_metrics(outcome: Outcome) -> dict[str, float | None]:

@@ -164,7 +164,7 @@ class RunSpans:
             }
             return _span(f"execute_tool {name}", trace_id, span_id, parent, times, own, error=error)
         model = self._names.get(source, source)
-        asked = {} if self._spec is None else _asked(self._spec, stage.stage, source)
+        request = {} if self._spec is None else _asked(self._spec, stage.stage, source)
         own |= {
             "gen_ai.operation.name": "chat",
             "gen_ai.provider.name": "openai_compatible",
@@ -172,7 +172,7 @@ class RunSpans:
             "gen_ai.request.choice.count": stage.n_samples if stage.n_samples != 1 else None,
             "gen_ai.usage.input_tokens": stage.prompt_tokens,
             "gen_ai.usage.output_tokens": stage.generated_tokens,
-            **asked,
+            **request,
         }
         if self._content is not None and stage.prompt_key is not None:
             own |= self._content.attributes(stage.prompt_key, stage.n_samples)

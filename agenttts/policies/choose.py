@@ -1,4 +1,9 @@
-"""Choosing a policy from what a store holds, without a call."""
+"""Choosing a policy from what a store holds, without a call.
+
+Where samples were never drawn, scores and costs are guesses; `PolicyChoice.known` says how many were not.
+Such a choice says what is worth drawing: once a run of the policy on the examples has drawn what it lacks,
+the choice is made again.
+"""
 
 from __future__ import annotations
 
@@ -15,56 +20,11 @@ from agenttts.results.adaptive import PolicyChoice
 from agenttts.space.measure import MeasureName
 from pipelines.allocation import Allocation
 from pipelines.examples import Example
-from pipelines.runtime.sampler import SampleBank
+from pipelines.runtime.payments import SampleBank
 from pipelines.spec.pipeline import PipelineSpec
 
 FEWEST_EXAMPLES = 20
 """Of fewer examples a fold has too few to say which policy is better."""
-
-
-async def choose_policy(
-    spec: PipelineSpec,
-    store: SampleBank,
-    examples: Sequence[Example],
-    *,
-    budget: float,
-    measure: MeasureName = "units",
-    seed: int,
-    max_cost_per_query: float | None = None,
-    best_fixed: Allocation | None = None,
-    least_known: float = 0.0,
-    orders: Sequence[int] = (0, 1, 2),
-) -> PolicyChoice | None:
-    """Choose the policy with the best score within a budget, by replay of recorded samples.
-
-    Where samples were never drawn, scores and costs are guesses; `PolicyChoice.known` says how many were not.
-    Such a choice says what is worth drawing: once a run of the policy on the examples has drawn what it
-    lacks, the choice is made again. A final choice asks for policies that are known.
-
-    Args:
-        spec: The pipeline.
-        store: The store, with its banks attached.
-        examples: The examples to choose on, at least FEWEST_EXAMPLES.
-        budget: The largest mean cost per query.
-        measure: What the budget is in, units or usd.
-        seed: The seed of the folds and the intervals.
-        max_cost_per_query: The largest cost of any of the examples; None for no limit.
-        best_fixed: A fixed allocation to compare with, beside those of the family.
-        least_known: The share of the examples for which a policy must be known, 0 to find what is worth
-            drawing, about 0.95 for a final choice.
-        orders: The orders of the samples that scores are averaged over (`orders.sample_order`).
-
-    Returns:
-        The choice; None where no policy is better than the best fixed allocation, or none is within the
-        limits, or too few samples were recorded, or no stage votes.
-    """
-    choices = await read_choices(
-        spec, store, examples, measure=measure, seed=seed, best_fixed=best_fixed, orders=orders
-    )
-    if choices is None:
-        return None
-    limits = Limits(mean=budget, dearest=max_cost_per_query, least_known=least_known)
-    return best_choice(choices, limits)
 
 
 def best_choice(choices: Choices, limits: Limits) -> PolicyChoice | None:

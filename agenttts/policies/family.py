@@ -19,8 +19,8 @@ from agenttts.policies.cascades import Sketch
 from agenttts.space.measure import Measure
 from pipelines.allocation import Allocation, StageOption
 from pipelines.policy import Policy, Rung, StagePlan, Stop, Vote
-from pipelines.spec.fields import StageSpec
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.stages.counts import Count
 
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)

@@ -13,7 +13,7 @@ from agenttts.policies.readings import StageReadings
 from pipelines.allocation import StageOption
 from pipelines.examples import Example
 from pipelines.policy import Rung, StagePlan
-from pipelines.runtime.sampler import SampleBank
+from pipelines.runtime.payments import SampleBank
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.stages.plans import stage_feature_names
 
@@ -138,10 +138,10 @@ class Tables:
         Args:
             rungs: The rungs.
         """
-        wanted = tuple(dict.fromkeys(rungs))
+        rungs = tuple(dict.fromkeys(rungs))
         for k, stage in enumerate(self._stages):
             needed: dict[StagePlan, Bools] = {}
-            for rung in wanted:
+            for rung in rungs:
                 node = self._node(rung, k)
                 plan = rung[stage.stage.name]
                 where = needed.setdefault(plan, np.zeros((self._n_orders, len(stage.nodes)), bool))

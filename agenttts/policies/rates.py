@@ -9,7 +9,8 @@ from agenttts.space.measure import MeasureName
 from agenttts.space.units import query_units
 from pipelines.costs import chunk_requests, model_flops, stage_cost_usd
 from pipelines.runtime import StageOutcome
-from pipelines.spec.pipeline import ModelSpec, PipelineSpec
+from pipelines.spec.models import ModelSpec
+from pipelines.spec.pipeline import PipelineSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,9 +27,9 @@ from pipelines.jsonvalues import JSON
 from pipelines.policy import StagePlan
 from pipelines.reading.comparing import vote_key
 from pipelines.runtime import Runtime
-from pipelines.runtime.sampler import SampleBank
-from pipelines.spec.fields import StageSpec
+from pipelines.runtime.payments import SampleBank
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.stages import metrics, parsers, prompts
 from pipelines.stages.ballots import Ballots
 from pipelines.stages.candidates import Candidate

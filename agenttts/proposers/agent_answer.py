@@ -74,14 +74,14 @@ def read_answer(
     answer.finished = _clipped(finished) if isinstance(finished, str) and finished.strip() else None
     excluded = view.tried.union(taken)
     for position, proposal in enumerate(proposals[:count]):
-        given = proposal if isinstance(proposal, Mapping) else {}
-        reason = _clipped(given.get("reason") or "no reason given")
-        allocation = _read_allocation(given.get("allocation"), view.space, excluded)
+        fields = proposal if isinstance(proposal, Mapping) else {}
+        reason = _clipped(fields.get("reason") or "no reason given")
+        allocation = _read_allocation(fields.get("allocation"), view.space, excluded)
         if isinstance(allocation, Allocation):
             answer.suggestions.append(Suggestion(allocation, reason))
             excluded = excluded.union({allocation})
         else:
-            shown = json.dumps(given.get("allocation", proposal))[:_LONGEST_TEXT]
+            shown = json.dumps(fields.get("allocation", proposal))[:_LONGEST_TEXT]
             shown = shown if len(shown) < _LONGEST_TEXT else json.dumps(shown)
             answer.rejected.append(Rejected(shown, reason, allocation))
             answer.problems.append(f"proposal {position + 1}: {allocation}")

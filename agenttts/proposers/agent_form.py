@@ -9,7 +9,7 @@ from agenttts.proposers.texts import Message, template
 from agenttts.space.space import SearchSpace
 from pipelines.allocation import Allocation
 from pipelines.jsonvalues import JSON
-from pipelines.spec.pipeline import StageSpec
+from pipelines.spec.stage import StageSpec
 
 
 def answer_schema(space: SearchSpace, count: int, *, opening: bool = False) -> dict[str, JSON]:

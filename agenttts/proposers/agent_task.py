@@ -7,7 +7,8 @@ from agenttts.space.space import SearchSpace
 from agenttts.space.units import planned_stage_seconds
 from pipelines.allocation import StageOption
 from pipelines.jsonvalues import JSON
-from pipelines.spec.pipeline import ModelSpec, StageSpec
+from pipelines.spec.models import ModelSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.variants import BuiltinMetric, PythonAggregator
 
 LONGEST_PROMPT = 1200  # characters
@@ -83,15 +84,15 @@ def _model(name: str, model: ModelSpec) -> dict[str, object]:
 
 def _stage(view: SearchView, stage: StageSpec) -> dict[str, object]:
     prompts = {name: (variant.text or "")[:LONGEST_PROMPT] for name, variant in stage.prompts.items()}
-    asked: dict[str, object] = {}
+    request: dict[str, object] = {}
     if stage.python is None:
         text = stage.prompt or "\n".join(f"{m['role']}: {m['content']}" for m in stage.messages or ())
-        asked = {"prompt": text[:LONGEST_PROMPT], "sampling": stage.sampling.model_dump(mode="json")}
+        request = {"prompt": text[:LONGEST_PROMPT], "sampling": stage.sampling.model_dump(mode="json")}
     return {
         "stage": stage.name,
         **_about(stage.about),
         "takes_outputs_of": list(stage.inputs or ()),
-        **asked,
+        **request,
         **({"prompts": prompts} if prompts else {}),
         "largest_n_samples": stage.max_samples,
         "choices": [_choice(view, stage, option) for option in view.space.options[stage.name]],

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from agenttts.proposers.base import History, Proposer
     from agenttts.proposers.moves import Rule
     from datastore.store import Store
-    from pipelines.runtime.sampler import SpendGate
+    from pipelines.runtime.payments import SpendGate
 
 OWN = ("solve", "insights", "greedy", "halving", "elimination")
 CLASSICAL = ("random", "tpe", "gp", "nsga2", "brute")

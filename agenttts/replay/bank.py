@@ -22,7 +22,8 @@ from pipelines.allocation import Allocation, StageOption
 from pipelines.errors import CustomCodeFailed, ReplayMiss
 from pipelines.examples import Example
 from pipelines.runtime.runtime import Runtime
-from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.stages import metrics
 
 _READ_AT_ONCE = 1024  # nodes of a trial; the store's cache holds the samples of as many

@@ -18,7 +18,8 @@ from pipelines.errors import PipelineError
 from pipelines.examples import Example
 from pipelines.reading.comparing import vote_key
 from pipelines.runtime.runtime import Runtime
-from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.variants import BestOfN, LengthWeighted, Plurality, SetVote, Weighted
 from pipelines.stages import metrics
 from pipelines.stages.parsers import Parsed, parse

@@ -20,7 +20,8 @@ from pipelines.dataset.splits import load_examples, seeded_order
 from pipelines.examples import Example
 from pipelines.reading.comparing import vote_key
 from pipelines.runtime.runtime import MISSING
-from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.stages import metrics
 from pipelines.stages.parsers import Parsed, parse
 

@@ -8,9 +8,7 @@ progress is reported as of the last snapshot. `terminal` prints the data, `html`
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -18,6 +16,16 @@ from agenttts.replay.bank import BankOutcomes
 from agenttts.replay.curves import Marginal, StageCurve, marginal_values, merged, solve_around, stage_curves
 from agenttts.replay.headroom import StageHeadroom, headroom
 from agenttts.report.changes import change_lines
+from agenttts.report.course import (
+    FaultCount,
+    Step,
+    Truncated,
+    TunedRow,
+    best_steps,
+    count_faults,
+    count_truncated,
+    read_tuned,
+)
 from agenttts.report.insights import strongest
 from agenttts.report.metric import metric_name
 from agenttts.report.policy import PolicyQuery, policy_queries
@@ -27,12 +35,12 @@ from agenttts.results.fresh import together
 from agenttts.results.loading import load_outcome, stored_spec
 from agenttts.results.outcome import Outcome, jsonable, trial_json
 from agenttts.results.prices import with_measured_prices
-from agenttts.results.ranking import SEARCHING, by_phase, latest
+from agenttts.results.ranking import by_phase, latest
 from agenttts.results.spec_bank import attach_spec_bank
 from agenttts.results.trial_reader import TrialReader
 from agenttts.results.trials import TrialResult, load_trial
 from agenttts.space.measure import Measure
-from datastore import Insight, Proposal, Store, StoreError, Trial
+from datastore import Insight, Proposal, Store, StoreError
 from pipelines.allocation import Allocation, StageOption
 from pipelines.dataset.splits import load_examples
 from pipelines.errors import PipelineError
@@ -41,80 +49,6 @@ from pipelines.jsonvalues import JSON
 
 FAILING = 10
 """How many failing examples a report shows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """The best allocation after a trial has ended; one that grew has ended when it grew last.
-
-    Attributes:
-        trial: Number of the trial.
-        n_trials: How many trials have ended, this one included; one on a part of the examples is that part.
-        allocation: The allocation with the best score so far.
-        score: Its plain mean on the search split.
-        flops: FLOPs of all trials so far, whether their samples were drawn or came from the bank.
-        flops_drawn: The part of them that the trials paid for, by their share of the samples. Both are None
-            where active parameters of a model are not known.
-    """
-
-    trial: int
-    n_trials: float
-    allocation: Allocation
-    score: float
-    flops: float | None
-    flops_drawn: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class FaultCount:
-    """A fault that left examples without a score.
-
-    Attributes:
-        reason: The fault, in words.
-        n_examples: How many examples it left without a score, over all trials.
-        trials: The numbers of the trials that it occurred in.
-    """
-
-    reason: str
-    n_examples: int
-    trials: tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Truncated:
-    """How many of a stage's prompts were cut as planned.
-
-    Attributes:
-        stage: The name of the stage.
-        n_cut: The number of results that rest on a prompt that was cut.
-        n_results: The number of all results of the stage.
-    """
-
-    stage: str
-    n_cut: int
-    n_results: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TunedRow:
-    """How a model of the run was tuned.
-
-    Attributes:
-        model: The name of the model.
-        tasks: The names of the sub-tasks that it was tuned for.
-        before: Mean score on the dataset's evaluation split before tuning, with greedy decoding; None where
-            it was not scored.
-        after: The same score after tuning.
-        seconds: How long the tuning took.
-        curve: What was measured during training: mappings of step, epoch, loss, eval_loss and score.
-    """
-
-    model: str
-    tasks: tuple[str, ...]
-    before: float | None
-    after: float | None
-    seconds: float
-    curve: tuple[Mapping[str, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,8 +189,8 @@ def read_report(
         SpecError: The run is not finished, and a function of its pipeline can't be imported any more.
     """
     run = store.run(run_id)
-    given = stored_spec(run)
-    spec = None if given is None else with_measured_prices(given, store, run.run_id)
+    run_spec = stored_spec(run)
+    spec = None if run_spec is None else with_measured_prices(run_spec, store, run.run_id)
     settings: dict[str, Any] = json.loads(run.settings or "{}")
     outcome = load_outcome(store, run, spec, examples)
     rows = store.trials(run.run_id)
@@ -271,7 +205,7 @@ def read_report(
     failing: tuple[TrialExample, ...] = ()
     winner = None if outcome.best is None else outcome.best.trial_in(trials)
     if winner is not None and n_failing:
-        reader = TrialReader(store, run.run_id, given, examples)
+        reader = TrialReader(store, run.run_id, run_spec, examples)
         failing = reader.read(winner, reader.ids(winner, "wrong")[:n_failing])
     queries = (
         () if spec is None else policy_queries(store, run.run_id, trials, Measure(spec, outcome.measure))
@@ -294,103 +228,20 @@ def read_report(
         replay=bool(settings.get("replay")),
         outcome=outcome,
         trials=tuple(trials),
-        steps=tuple(_steps(trials, rows)),
+        steps=tuple(best_steps(trials, rows)),
         curves=tuple(stage_curves(points, best, options)) if best else (),
         headroom=tuple(spare),
         marginals=tuple(marginal_values(points, best)) if best else (),
         insights=strongest(store.insights(run.run_id), trials),
         proposals=tuple(store.proposals(run.run_id)),
-        faults=_faults(store, rows),
-        truncated=_truncated(store, run.run_id),
-        tuned=_tuned(store, rule),
+        faults=count_faults(store, rows),
+        truncated=count_truncated(store, run.run_id),
+        tuned=read_tuned(store, rule),
         bank_solved=bool(replayed),
         policy_queries=queries,
         changes=change_lines(store, run.run_id),
         failing=failing,
     )
-
-
-def _steps(trials: Iterable[TrialResult], rows: Iterable[Trial]) -> Iterable[Step]:
-    best: TrialResult | None = None
-    flops = flops_drawn = n_trials = 0.0
-    known = True
-    ended_at = {row.number: row.finished_at or math.inf for row in rows}
-    searched = [trial for trial in trials if trial.split == "search" and trial.purpose in SEARCHING]
-    n_examples = max((trial.n_run for trial in searched), default=0)
-    for trial in sorted(searched, key=lambda trial: (ended_at[trial.number], trial.number)):
-        n_trials += trial.n_run / n_examples if n_examples else 0.0
-        known = known and (trial.flops_per_query is not None or not trial.n_scored)
-        trial_flops = (trial.flops_per_query or 0.0) * trial.n_scored
-        n_samples = trial.samples_drawn + trial.samples_reused
-        flops += trial_flops
-        flops_drawn += trial_flops * trial.samples_drawn / n_samples if n_samples else 0.0
-        is_scored = trial.status == "complete" and trial.score is not None
-        if is_scored and (best is None or (trial.score or 0.0) > (best.score or 0.0)):
-            best = trial
-        if best is not None and best.score is not None:
-            yield Step(
-                trial=trial.number,
-                n_trials=n_trials,
-                allocation=best.allocation,
-                score=best.score,
-                flops=flops if known else None,
-                flops_drawn=flops_drawn if known else None,
-            )
-
-
-def _faults(store: Store, trials: Iterable[Trial]) -> tuple[FaultCount, ...]:
-    examples: Counter[str] = Counter()
-    numbers: dict[str, set[int]] = {}
-    for trial in trials:
-        reasons = [
-            s.reason or "no reason given" for s in store.scores(trial.trial_id).values() if s.score is None
-        ]
-        if trial.error and not reasons:
-            examples[trial.error] += trial.n_missing
-            numbers.setdefault(trial.error, set()).add(trial.number)
-        for reason in reasons:
-            examples[reason] += 1
-            numbers.setdefault(reason, set()).add(trial.number)
-    return tuple(
-        FaultCount(reason=reason, n_examples=count, trials=tuple(sorted(numbers[reason])))
-        for reason, count in examples.most_common()
-    )
-
-
-def _truncated(store: Store, run_id: str) -> tuple[Truncated, ...]:
-    rows = store.sql(
-        "SELECT stage, count(*) AS n_results, "
-        "count(*) FILTER (stage_results.reason LIKE 'truncated: %') AS n_cut "
-        "FROM stage_results JOIN trials USING (trial_id) WHERE run_id = ? AND stage_results.status = 'ok' "
-        "GROUP BY stage ORDER BY min(stage_results.rowid)",
-        [run_id],
-    )
-    counts = zip(rows["stage"], rows["n_cut"], rows["n_results"], strict=True)
-    return tuple(Truncated(stage=s, n_cut=int(cut), n_results=int(n)) for s, cut, n in counts if cut)
-
-
-def _tuned(store: Store, spec: Mapping[str, Any]) -> tuple[TunedRow, ...]:
-    names = {
-        model.get("revision"): name
-        for name, model in (spec.get("models") or {}).items()
-        if model.get("revision")
-    }
-    rows = []
-    for tuning in store.tunings():
-        revision = tuning.model_key.rpartition("@")[2]
-        if revision in names:
-            scores = json.loads(tuning.metrics)
-            rows.append(
-                TunedRow(
-                    model=names[revision],
-                    tasks=tuple(json.loads(tuning.tasks)),
-                    before=_mean(scores.get("before")),
-                    after=_mean(scores.get("after")),
-                    seconds=tuning.seconds,
-                    curve=tuple(json.loads(tuning.curve)),
-                )
-            )
-    return tuple(rows)
 
 
 def _replayed(
@@ -413,8 +264,3 @@ def _options_tried(trials: Iterable[TrialResult]) -> dict[str, tuple[StageOption
         for stage, choice in trial.allocation.items():
             by_stage.setdefault(stage, {})[choice.option] = None
     return {stage: tuple(options) for stage, options in by_stage.items()}
-
-
-def _mean(scores: Mapping[str, float | None] | None) -> float | None:
-    present = [score for score in (scores or {}).values() if score is not None]
-    return math.fsum(present) / len(present) if present else None

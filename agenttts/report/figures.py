@@ -8,8 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from agenttts.report.drawing import (
+    ACCENT,
+    GREY,
+    PALETTE,
+    SYMBOLS,
+    add_band,
+    bare_figure,
+    error_bars,
+    hover_text,
+    interval_text,
+)
 from agenttts.report.sentences import trial_score_text
 from agenttts.space.measure import amount_text, label_of
 from agenttts.stats import Interval
@@ -24,13 +35,8 @@ if TYPE_CHECKING:
     from agenttts.results.outcome import Finalist
     from agenttts.results.trials import TrialResult
 
-PALETTE = ("#3b76d6", "#e0782f", "#23997a", "#a25bc4", "#c79a1b", "#d24d62", "#3fa3bf", "#7d8591")
-SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "x")
-GREY = "#8a919c"
-ACCENT = PALETTE[0]
 MOST_STEPS = 8
 """How many dearer choices `next_unit` shows."""
-_HEIGHT = 310
 
 
 def best_so_far(data: ReportData, against: str = "trials") -> go.Figure:
@@ -49,23 +55,14 @@ def best_so_far(data: ReportData, against: str = "trials") -> go.Figure:
         f"score ({data.metric})", "trials so far" if against == "trials" else "FLOPs of the search so far"
     )
     steps = data.steps
-    texts = [_hover(f"after trial {s.trial}", str(s.allocation), f"{s.score:.3f}") for s in steps]
+    texts = [hover_text(f"after trial {s.trial}", str(s.allocation), f"{s.score:.3f}") for s in steps]
     if against == "trials":
         series = [("best so far", [s.n_trials for s in steps], ACCENT, "solid")]
         ended = {s.trial: s.n_trials for s in steps}
         trials = [t for t in data.outcome.trials if t.number in ended and t.status == "complete"]
         _add_partial(figure, data, ended)
-        figure.add_trace(
-            go.Scatter(
-                x=[ended[t.number] for t in trials],
-                y=[t.score for t in trials],
-                mode="markers",
-                name="trials",
-                marker={"color": GREY, "size": 6, "opacity": 0.7},
-                text=[_trial_hover(data, t) for t in trials],
-                hovertemplate="%{text}<extra></extra>",
-            )
-        )
+        marker = {"color": GREY, "size": 6, "opacity": 0.7}
+        figure.add_trace(_points(data, trials, [ended[t.number] for t in trials], "trials", marker))
     else:
         flops, drawn = [s.flops or 0.0 for s in steps], [s.flops_drawn or 0.0 for s in steps]
         name = "all samples used" if drawn < flops else "samples drawn"
@@ -108,7 +105,7 @@ def score_against_samples(data: ReportData, stage: str) -> go.Figure:
         colour, symbol = colours[curve.option]
         x = [float(p.n_samples) for p in curve.points]
         if len(curve.points) > 1:
-            _band(figure, x, [p.score for p in curve.points], colour)
+            add_band(figure, x, [p.score for p in curve.points], colour)
         figure.add_trace(
             go.Scatter(
                 x=x,
@@ -119,7 +116,7 @@ def score_against_samples(data: ReportData, stage: str) -> go.Figure:
                 marker={"symbol": symbol, "size": 9},
                 error_y=None
                 if len(curve.points) > 1
-                else _error_bars([p.score for p in curve.points], colour),
+                else error_bars([p.score for p in curve.points], colour),
                 text=[_curve_hover(curve, point) for point in curve.points],
                 hovertemplate="%{text}<extra></extra>",
             )
@@ -149,10 +146,12 @@ def quality_against_budget(data: ReportData) -> go.Figure:
         if t.split == "search" and t.status == "complete" and t.number not in data.frontier
     ]
     _add_partial(figure, data, {t.number: t.budget_units for t in data.trials if t.split == "search"})
-    figure.add_trace(_budget_points(data, others, "trials", GREY, 8, 0.6))
+    costs = [t.budget_units for t in others]
+    figure.add_trace(_points(data, others, costs, "trials", {"color": GREY, "size": 8, "opacity": 0.6}))
+    front_costs = [t.budget_units for t in front]
     figure.add_trace(
         go.Scatter(
-            x=[t.budget_units for t in front],
+            x=front_costs,
             y=[t.score for t in front],
             mode="lines",
             line={"color": ACCENT, "shape": "hv", "width": 1.5, "dash": "dot"},
@@ -160,7 +159,7 @@ def quality_against_budget(data: ReportData) -> go.Figure:
             showlegend=False,
         )
     )
-    figure.add_trace(_budget_points(data, front, "Pareto front", ACCENT, 10, 1.0))
+    figure.add_trace(_points(data, front, front_costs, "Pareto front", {"color": ACCENT, "size": 10}))
     if best is not None:
         figure.add_trace(
             go.Scatter(
@@ -168,7 +167,7 @@ def quality_against_budget(data: ReportData) -> go.Figure:
                 y=[best.search_score],
                 mode="markers",
                 name=f"{'winner' if data.confirmed else 'best so far'}, corrected for the choice",
-                error_y=_error_bars(_claims(best), PALETTE[1]),
+                error_y=error_bars(_claims(best), PALETTE[1]),
                 marker={"symbol": "star", "size": 17, "color": PALETTE[1]},
                 hoverinfo="skip",
             )
@@ -182,7 +181,7 @@ def quality_against_budget(data: ReportData) -> go.Figure:
                 mode="markers",
                 name="policy, cross-fitted",
                 marker={"symbol": "diamond", "size": 13, "color": PALETTE[2]},
-                text=[_hover(str(adaptive.policy))],
+                text=[hover_text(str(adaptive.policy))],
                 hovertemplate="%{text}<extra></extra>",
             )
         )
@@ -223,9 +222,9 @@ def next_unit(data: ReportData) -> go.Figure:
                 "width": 4,
             },
             text=[
-                _hover(
+                hover_text(
                     step_label(m),
-                    f"+{amount_text(m.extra_units, measure, 3)}: {_interval(m.gain, signed=True)}",
+                    f"+{amount_text(m.extra_units, measure, 3)}: {interval_text(m.gain, signed=True)}",
                     f"from {m.base}",
                 )
                 for m in steps
@@ -353,54 +352,22 @@ def model_styles(data: ReportData) -> Mapping[StageOption, tuple[str, str]]:
     return {option: (PALETTE[i % len(PALETTE)], SYMBOLS[i % len(SYMBOLS)]) for i, option in enumerate(order)}
 
 
-def bare_figure(y_title: str, x_title: str) -> go.Figure:
-    """Return an empty figure in the style of the report, with the titles of its axes."""
-    import plotly.graph_objects as go
-
-    axis: dict[str, Any] = {"gridcolor": "rgba(138,145,156,.25)", "zeroline": False, "linecolor": GREY}
-    return go.Figure(
-        layout={
-            "template": "none",
-            "height": _HEIGHT,
-            "margin": {"l": 60, "r": 16, "t": 40, "b": 52},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "font": {"family": "system-ui, sans-serif", "size": 13, "color": GREY},
-            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11}},
-            "hoverlabel": {"align": "left"},
-            "xaxis": {**axis, "title": {"text": escape(x_title)}},
-            "yaxis": {**axis, "title": {"text": escape(y_title)}},
-        }
-    )
-
-
-def _band(figure: go.Figure, x: Sequence[float], scores: Sequence[Interval], colour: str) -> None:
-    """A shaded interval around a line."""
-    import plotly.graph_objects as go
-
-    edge: dict[str, Any] = {
-        "mode": "lines",
-        "line": {"width": 0, "color": colour},
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    fill = f"rgba({red},{green},{blue},.13)"
-    figure.add_trace(go.Scatter(x=x, y=[s.low for s in scores], **edge))
-    figure.add_trace(go.Scatter(x=x, y=[s.high for s in scores], fill="tonexty", fillcolor=fill, **edge))
-
-
-def _budget_points(
-    data: ReportData, trials: Sequence[TrialResult], name: str, colour: str, size: int, opacity: float
+def _points(
+    data: ReportData,
+    trials: Sequence[TrialResult],
+    x: Sequence[float],
+    name: str,
+    marker: Mapping[str, object],
 ) -> go.Scatter:
+    """The scores of trials, with what they are under the pointer."""
     import plotly.graph_objects as go
 
     return go.Scatter(
-        x=[t.budget_units for t in trials],
+        x=x,
         y=[t.score for t in trials],
         mode="markers",
         name=name,
-        marker={"color": colour, "size": size, "opacity": opacity},
+        marker=marker,
         text=[_trial_hover(data, t) for t in trials],
         hovertemplate="%{text}<extra></extra>",
     )
@@ -408,42 +375,22 @@ def _budget_points(
 
 def _add_winner(figure: go.Figure, data: ReportData, ended: Mapping[int, float]) -> None:
     """A star at the plain mean of the winner; ended: where each trial of the search did. One after: last."""
-    import plotly.graph_objects as go
-
     best = data.outcome.best
     trial = None if best is None else best.trial_in(data.trials)
     if trial is None or trial.score is None or not ended:
         return
-    figure.add_trace(
-        go.Scatter(
-            x=[ended.get(trial.number, max(ended.values()))],
-            y=[trial.score],
-            mode="markers",
-            name="winner" if data.confirmed else "best so far",
-            marker={"symbol": "star", "size": 15, "color": PALETTE[1]},
-            text=[_trial_hover(data, trial)],
-            hovertemplate="%{text}<extra></extra>",
-        )
-    )
+    x = ended.get(trial.number, max(ended.values()))
+    name = "winner" if data.confirmed else "best so far"
+    figure.add_trace(_points(data, [trial], [x], name, {"symbol": "star", "size": 15, "color": PALETTE[1]}))
 
 
 def _add_partial(figure: go.Figure, data: ReportData, x: Mapping[int, float]) -> None:
     """Rings for trials on a part of the examples, which are in no comparison; x: their places, by number."""
-    import plotly.graph_objects as go
-
     partial = [t for t in data.trials if t.status == "partial" and t.score is not None and t.number in x]
     if partial:
-        figure.add_trace(
-            go.Scatter(
-                x=[x[t.number] for t in partial],
-                y=[t.score for t in partial],
-                mode="markers",
-                name="on a part of the examples",
-                marker={"color": GREY, "size": 7, "symbol": "circle-open"},
-                text=[_trial_hover(data, t) for t in partial],
-                hovertemplate="%{text}<extra></extra>",
-            )
-        )
+        marker = {"color": GREY, "size": 7, "symbol": "circle-open"}
+        places = [x[t.number] for t in partial]
+        figure.add_trace(_points(data, partial, places, "on a part of the examples", marker))
 
 
 def _claims(finalist: Finalist) -> list[Interval]:
@@ -452,38 +399,15 @@ def _claims(finalist: Finalist) -> list[Interval]:
     return [Interval(mean=finalist.search_score, low=low, high=high, n=finalist.n_search)]
 
 
-def _error_bars(scores: Sequence[Interval], colour: str) -> dict[str, Any]:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [s.high - s.mean for s in scores],
-        "arrayminus": [s.mean - s.low for s in scores],
-        "color": f"rgba({red},{green},{blue},.45)",
-        "thickness": 1.2,
-        "width": 3,
-    }
-
-
-def _interval(score: Interval, *, signed: bool = False) -> str:
-    if signed:
-        return f"{score.mean:+.3f} [{score.low:+.3f}, {score.high:+.3f}]"
-    return f"{score.mean:.3f} [{score.low:.3f}, {score.high:.3f}]"
-
-
 def _trial_hover(data: ReportData, trial: TrialResult) -> str:
     score = trial_score_text(trial, data.n_examples)
     planned = amount_text(trial.budget_units, data.outcome.measure)
-    return _hover(f"trial {trial.number}", str(trial.allocation), f"{score} at {planned}")
+    return hover_text(f"trial {trial.number}", str(trial.allocation), f"{score} at {planned}")
 
 
 def _curve_hover(curve: StageCurve, point: CurvePoint) -> str:
     rest = ", ".join(f"{stage} {choice}" for stage, choice in curve.others.items())
     stage_score = "" if point.stage_score is None else f"; the stage's own score {point.stage_score:.3f}"
     source = "replayed on recorded samples" if point.trial is None else f"trial {point.trial}"
-    lines = [f"{curve.option}×{point.n_samples}: {_interval(point.score)}{stage_score}", source]
-    return _hover(*lines, *([f"with {rest}"] if rest else []))
-
-
-def _hover(*lines: str) -> str:
-    return "<br>".join(escape(line) for line in lines)
+    lines = [f"{curve.option}×{point.n_samples}: {interval_text(point.score)}{stage_score}", source]
+    return hover_text(*lines, *([f"with {rest}"] if rest else []))

@@ -32,22 +32,22 @@ def environment(package: str = "agenttts.report") -> Environment:
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     loaders = [PackageLoader(name) for name in dict.fromkeys((package, "agenttts.report"))]
-    made = Environment(
+    environment = Environment(
         loader=ChoiceLoader(loaders),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals["words"] = words
-    made.filters |= {
+    environment.globals["words"] = words
+    environment.filters |= {
         "score": words.score_text,
         "count": words.count_text,
         "usd": words.usd_text,
         "read": value_text,
         "shortened": shortened,
     }
-    return made
+    return environment
 
 
 def shortened(text: str, most: int | None) -> str:

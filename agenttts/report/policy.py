@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agenttts.report import figures as plots
+from agenttts.report.drawing import ACCENT, GREY, PALETTE, bare_figure
+from agenttts.report.figures import reliability
 from agenttts.results.adaptive import AdaptivePolicy, CostPerQuery, FrontPoint
 from agenttts.results.trials import TrialResult, trial_id
 from agenttts.space.measure import Measure, amount_text, label_of, number_text
@@ -126,7 +127,7 @@ def policy_figures(data: ReportData) -> dict[str, go.Figure]:
         if query.confidence is not None and query.score is not None
     ]
     if len(sure) >= _BINS:
-        figures["policy-trust"] = plots.reliability(_bins(sure), "test examples")
+        figures["policy-trust"] = reliability(_bins(sure), "test examples")
     return figures
 
 
@@ -134,7 +135,7 @@ def _front_figure(data: ReportData, front: Sequence[FrontPoint]) -> go.Figure:
     import plotly.graph_objects as go
 
     x_title = f"cost per query, mean, {label_of(data.outcome.measure)}"
-    figure = plots.bare_figure(f"score ({data.metric}), cross-fitted", x_title)
+    figure = bare_figure(f"score ({data.metric}), cross-fitted", x_title)
     for i, kind in enumerate(dict.fromkeys(point.kind for point in front)):
         points = sorted((p for p in front if p.kind == kind), key=lambda p: p.cost)
         figure.add_trace(
@@ -143,7 +144,7 @@ def _front_figure(data: ReportData, front: Sequence[FrontPoint]) -> go.Figure:
                 y=[p.score for p in points],
                 mode="lines+markers",
                 name=_KIND_NAMES.get(kind, kind),
-                line={"color": plots.PALETTE[i % len(plots.PALETTE)], "width": 2},
+                line={"color": PALETTE[i % len(PALETTE)], "width": 2},
             )
         )
     return figure
@@ -153,20 +154,20 @@ def _cost_figure(data: ReportData, costs: Sequence[float]) -> go.Figure:
     import plotly.graph_objects as go
 
     measure = data.outcome.measure
-    figure = plots.bare_figure("queries", f"cost per query, {label_of(measure)}")
+    figure = bare_figure("queries", f"cost per query, {label_of(measure)}")
     counts, edges = np.histogram(costs, bins=40)
     figure.add_trace(
         go.Bar(
             x=(edges[:-1] + edges[1:]) / 2,
             y=counts,
             width=np.diff(edges),
-            marker={"color": plots.ACCENT},
+            marker={"color": ACCENT},
             name="test examples",
             hovertemplate="%{x:.3g}: %{y} queries<extra></extra>",
         )
     )
     mean = float(np.mean(costs))
-    figure.add_vline(x=mean, line={"color": plots.PALETTE[1], "width": 2})
+    figure.add_vline(x=mean, line={"color": PALETTE[1], "width": 2})
     figure.add_annotation(
         x=mean,
         y=1,
@@ -176,7 +177,7 @@ def _cost_figure(data: ReportData, costs: Sequence[float]) -> go.Figure:
         showarrow=False,
     )
     if data.budget_units is not None:
-        figure.add_vline(x=data.budget_units, line={"color": plots.GREY, "dash": "dot", "width": 1})
+        figure.add_vline(x=data.budget_units, line={"color": GREY, "dash": "dot", "width": 1})
     return figure
 
 

@@ -141,13 +141,13 @@ def headline(data: ReportData) -> str:
     outcome, measure = data.outcome, data.outcome.measure
     budget = units_text(best.budget_units, measure)
     of = f" of {units_text(data.budget_units, measure)}" if data.budget_units is not None else ""
-    found = "found" if data.confirmed else "so far (not confirmed on the test split)"
-    lead = f"The best allocation {found} is"
+    standing = "found" if data.confirmed else "so far (not confirmed on the test split)"
+    lead = f"The best allocation {standing} is"
     requirement = outcome.requirement
     if requirement is not None:
         superlative = "fastest" if outcome.objective == "latency" else "cheapest"
         kind = superlative if requirement.shown else "most promising"
-        lead = f"{_requirement_text(requirement)} The {kind} allocation {found} is"
+        lead = f"{_requirement_text(requirement)} The {kind} allocation {standing} is"
     scored = (
         f"{lead} {best.allocation}: {finalist_score(best)} ({data.metric}), "
         f"for {budget}{of} {label_of(measure)} per query."

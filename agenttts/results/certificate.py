@@ -67,7 +67,7 @@ def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
         yield f"Further metrics there: {', '.join(summaries)}."
     yield _against_default(outcome, best)
     yield from _default_over(outcome, best)
-    yield from _recommendation(outcome, best)
+    yield from _recommendation(outcome)
     if outcome.adaptive is not None:
         yield from _policy_sentences(outcome, outcome.adaptive)
     n_failed = sum(trial.status == "failed" for trial in outcome.trials)
@@ -255,7 +255,7 @@ def _in_search(outcome: Outcome) -> str:
     return f"; the difference is {difference:+.3f} [{low:+.3f}, {high:+.3f}], paired and corrected"
 
 
-def _recommendation(outcome: Outcome, best: Finalist) -> Iterator[str]:
+def _recommendation(outcome: Outcome) -> Iterator[str]:
     """The cheapest allocation that is shown to be about as good."""
     recommended = outcome.recommended
     if outcome.min_quality is not None:

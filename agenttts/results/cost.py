@@ -10,8 +10,9 @@ from agenttts.space.units import rounds
 from datastore.store import Store
 from pipelines.costs import known_sum, model_flops, stage_cost_usd
 from pipelines.runtime.calls import cost_in
-from pipelines.spec.fields import CallCost
-from pipelines.spec.pipeline import ModelSpec, PipelineSpec
+from pipelines.spec.models import ModelSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage_parts import CallCost
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,9 +29,10 @@ from pipelines.examples import Example
 from pipelines.policy import Policy
 from pipelines.reading.noanswer import NoAnswer
 from pipelines.reading.thinking import NOTHING_AFTER
-from pipelines.spec.fields import SamplingSpec
-from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.spec.models import SamplingSpec
+from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.policyfile import policy_from_json
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.variants import ParserSpec
 from pipelines.stages.parsers import Parsed, parse
 
@@ -272,8 +273,8 @@ class SampleMeter:
         """Count what was drawn since for results that had fewer samples than they asked for."""
         await self._count(self._short)
 
-    async def _count(self, wanted: Sequence[tuple[SampleCounts, str, StageResult]]) -> None:
-        new = [(c, key, r) for c, key, r in wanted if not c.has(key, r.n_samples)]
+    async def _count(self, uses: Sequence[tuple[SampleCounts, str, StageResult]]) -> None:
+        new = [(c, key, r) for c, key, r in uses if not c.has(key, r.n_samples)]
         samples = await self._store.get_samples(list({key: None for _, key, _ in new}))
         for counts, key, result in new:
             example = self._examples[result.example_id]

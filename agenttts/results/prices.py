@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 from agenttts.results.events import stored_events
 from datastore.store import Store
 from pipelines.jsonvalues import JSON
-from pipelines.spec.fields import CallCost, Lengths
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage_parts import CallCost, Lengths
 
 REPRICED = "repriced"
 

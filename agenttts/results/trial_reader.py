@@ -27,8 +27,8 @@ from pipelines.errors import PipelineError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.policy import Vote
-from pipelines.spec.fields import StageSpec
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.variants import BuiltinMetric, MetricSpec
 from pipelines.stages.candidates import Candidate
 from pipelines.stages.counts import Count

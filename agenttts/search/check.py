@@ -28,7 +28,8 @@ from pipelines.servers.clients import ModelClients
 from pipelines.servers.preflight import preflight
 from pipelines.spec.files import spec_functions
 from pipelines.spec.functions import reference, require_ready
-from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.templates import check_templates
 from pipelines.spec.variants import BuiltinMetric, Fusion
 from pipelines.stages.prompts import render, render_fusion, truncations

@@ -22,9 +22,10 @@ from agenttts.search.state import SearchWork, Step, tell
 from datastore.store import Store
 from pipelines.errors import SpecError
 from pipelines.examples import Example
-from pipelines.spec.fields import PromptVariant, VariantName
 from pipelines.spec.files import dump_spec
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage_parts import PromptVariant
+from pipelines.spec.strict import VariantName
 from pipelines.spec.templates import check_templates, needed_fields, used_fields
 from pipelines.stages.prompts import render
 

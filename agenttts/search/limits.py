@@ -17,7 +17,8 @@ from agenttts.settings import SearchLimits
 from datastore.store import Store
 from pipelines.costs import model_flops, stage_cost_usd
 from pipelines.errors import SpendRefused
-from pipelines.spec.pipeline import ModelSpec, PipelineSpec
+from pipelines.spec.models import ModelSpec
+from pipelines.spec.pipeline import PipelineSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +102,7 @@ class LedgerEntry:
 
 
 class Ledger:
-    """Enforces the limits of one search, as the `pipelines.runtime.sampler.SpendGate` of its runtime.
+    """Enforces the limits of one search, as the `pipelines.runtime.payments.SpendGate` of its runtime.
 
     Args:
         limits: The limits of the search.
@@ -164,7 +165,6 @@ class Ledger:
         Returns:
             The ledger.
         """
-        ledger = cls(limits, spec.models, clock=clock)
         known = Spending()
         for cost in costs_by_model(store, run_id, spec):
             known += Spending(flops=cost.flops or 0.0, usd=cost.usd or 0.0)
@@ -172,10 +172,17 @@ class Ledger:
             known += Spending(flops=call.flops, usd=call.usd)
         total = store.run_cost(run_id)
         tokens = total.prompt_tokens + total.generated_tokens
-        ledger.spent = Spending(tokens=tokens, flops=known.flops, usd=known.usd)
-        ended = [(t.started_at, t.finished_at) for t in store.trials(run_id) if t.finished_at is not None]
-        ledger._started -= sum(finished_at - started_at for started_at, finished_at in ended)
-        return ledger
+        return cls(
+            limits,
+            spec.models,
+            clock=clock,
+            spent=Spending(tokens=tokens, flops=known.flops, usd=known.usd),
+            elapsed_s=sum(
+                trial.finished_at - trial.started_at
+                for trial in store.trials(run_id)
+                if trial.finished_at is not None
+            ),
+        )
 
     def spending(self, model: str, prompt_tokens: int, generated_tokens: int) -> Spending:
         """Return the cost of tokens.
@@ -299,11 +306,11 @@ class Ledger:
         name = self._exceeded(entry.bound)
         if name is None:
             return None
-        allowed, spent, wanted = getattr(limits, name), getattr(self.spent, name), getattr(entry.bound, name)
+        allowed, spent, bound = getattr(limits, name), getattr(self.spent, name), getattr(entry.bound, name)
         reserved = _reserve_text(getattr(self.reserve_for_end, name))
         return (
             f"limit on {name}: {allowed:.6g} allowed{reserved}, {spent:.6g} spent, and the next request, to "
-            f"{entry.model!r}, may take {wanted:.6g}"
+            f"{entry.model!r}, may take {bound:.6g}"
         )
 
     def _exceeded(self, more: Spending) -> str | None:

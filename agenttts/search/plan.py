@@ -21,7 +21,8 @@ from agenttts.stats import smallest_resolvable_difference
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.costs import model_flops, stage_cost_usd
 from pipelines.dataset.splits import load_splits
-from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 
 HOPELESS_DIFFERENCE = 0.15
 _USEFUL_DIFFERENCE = 0.1

@@ -15,8 +15,9 @@ from agenttts.space.space import SearchSpace
 from datastore.records import StageResult
 from pipelines.allocation import Allocation, StageOption
 from pipelines.costs import n_requests, stage_cost_usd
-from pipelines.spec.fields import Lengths, StageSpec
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
+from pipelines.spec.stage_parts import Lengths
 
 TOLERANCE = 0.1
 """How far the tokens of an option's prompt and samples together, each by its price in a budget of dollars, or

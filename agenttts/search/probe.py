@@ -15,8 +15,8 @@ from agenttts.search.check import stand_ins
 from agenttts.search.throughput import Throughput
 from pipelines.examples import Example
 from pipelines.servers.clients import ModelClients
-from pipelines.spec.fields import StageSpec
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.stages.prompts import render
 
 N_PROBES = 32

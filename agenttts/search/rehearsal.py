@@ -26,12 +26,13 @@ from pipelines.errors import PipelineError, SpecError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.runtime.calls import arguments_of, called
-from pipelines.runtime.runtime import VERIFYING
+from pipelines.runtime.values import VERIFYING
 from pipelines.servers.billing import Bill
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.wire import Draw, PromptRefused
-from pipelines.spec.fields import SamplingSpec, StageSpec
+from pipelines.spec.models import SamplingSpec
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.variants import Fusion, Refine
 from pipelines.stages.prompts import render, render_fusion, verified_text
 

@@ -385,9 +385,9 @@ def _model_record(spec: PipelineSpec, name: str) -> ModelRecord:
 def _new_run_id(store: Store, now: float, seed: int, digest: str) -> str:
     """Return an id such as 20261124-073012-ab12: the time in UTC and four hex digits of a hash."""
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%d-%H%M%S")
-    taken = {run.run_id for run in store.runs()}
+    run_ids = {run.run_id for run in store.runs()}
     for attempt in range(1000):
         mark = hashlib.sha256(f"{now}|{seed}|{digest}|{attempt}".encode()).hexdigest()[:4]
-        if f"{stamp}-{mark}" not in taken:
+        if f"{stamp}-{mark}" not in run_ids:
             return f"{stamp}-{mark}"
     raise UserError(f"{store.path}: a thousand runs began in one second; wait and try again")

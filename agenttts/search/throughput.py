@@ -78,9 +78,9 @@ def recorded_throughput(spec: PipelineSpec, store: Store) -> Throughput | None:
     Returns:
         The speed; None when no such run drew enough samples.
     """
-    wanted = {(spec.served_name(name), spec.models[name].base_url) for name in spec.used_models}
+    models = {(spec.served_name(name), spec.models[name].base_url) for name in spec.used_models}
     for run in sorted(store.runs(), key=lambda run: -run.started_at):
-        if not wanted <= _served_by(run):
+        if not models <= _served_by(run):
             continue
         live = [trial for trial in store.trials(run.run_id) if trial.samples_drawn and trial.finished_at]
         seconds = sum((trial.finished_at or 0.0) - trial.started_at for trial in live)

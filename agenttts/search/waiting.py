@@ -22,6 +22,7 @@ from agenttts.errors import UserError
 from agenttts.search.approval import Decision, Pending
 from agenttts.space.measure import amount_text
 from pipelines.allocation import Allocation
+from pipelines.files import is_own_directory
 from pipelines.spec.strict import Strict
 
 _EVERY_S = 0.2
@@ -168,8 +169,8 @@ class WaitingRoom:
             return []
         again = any(one.problem is not None for one in proposals) and len(self._before) == len(proposals)
         before = self._before if again else (None,) * len(proposals)
-        asked = tuple(map(AskedProposal.of, proposals, before))
-        question = Question(id=secrets.token_hex(8), run_id=proposals[0].run_id, proposals=asked)
+        shown = tuple(map(AskedProposal.of, proposals, before))
+        question = Question(id=secrets.token_hex(8), run_id=proposals[0].run_id, proposals=shown)
         try:
             self._enter()
             self._answer.unlink(missing_ok=True)
@@ -194,11 +195,11 @@ class WaitingRoom:
         """Make the directory. One that was there is used only where nobody else can have put an answer."""
         with suppress(FileExistsError):
             self.path.mkdir(mode=0o700)
-        there = self.path.lstat()
-        if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.getuid() or there.st_mode & 0o077:
+        if not is_own_directory(self.path, private=True):
+            status = self.path.lstat()
             raise UserError(
                 f"{self.path}: must be a directory of your own that nobody else can enter (mode 0700), it is "
-                f"{stat.filemode(there.st_mode)} of user {there.st_uid}; remove it, or keep the database "
+                f"{stat.filemode(status.st_mode)} of user {status.st_uid}; remove it, or keep the database "
                 "in a directory of your own"
             )
 
@@ -206,8 +207,8 @@ class WaitingRoom:
         """The answer to a question; None for anything else, such as one whose decisions can't be read."""
         try:
             answer = QuestionAnswer.model_validate_json(self._answer.read_bytes())
-            for decision, asked in zip(answer.decisions, question.proposals, strict=True):
-                _decision(decision, asked)
+            for decision, proposal in zip(answer.decisions, question.proposals, strict=True):
+                _decision(decision, proposal)
         except (OSError, ValueError, AttributeError, RecursionError, UserError):
             return None
         return answer if answer.id == question.id else None
@@ -226,8 +227,8 @@ class WaitingRoom:
             path.unlink(missing_ok=True)
 
 
-def _decision(answer: AnsweredProposal, asked: AskedProposal) -> Decision:
+def _decision(answer: AnsweredProposal, proposal: AskedProposal) -> Decision:
     allocation = None if answer.allocation is None else Allocation.from_json(answer.allocation)
-    if allocation is not None and set(allocation) != set(Allocation.from_json(asked.allocation)):
+    if allocation is not None and set(allocation) != set(Allocation.from_json(proposal.allocation)):
         raise ValueError(f"an allocation has a choice for each stage, got {allocation}")
     return Decision(action=answer.action, allocation=allocation, note=answer.note or None)

@@ -118,16 +118,16 @@ class Service:
 
     async def chat(self, request: Request, trace: Trace) -> Response:
         """Answer a chat request, whole or as a stream."""
-        asked = chat_request(await body_of(request, self._limits))
-        self._require_model(asked.model)
-        example = self._inputs.example(self._inputs.of_chat(asked), trace.trace_id)
-        reply = replies.ChatReply(trace=trace, model=asked.model, created=int(time.time()))
-        if asked.stream:
-            return await self._streamed(asked, example, reply)
+        chat = chat_request(await body_of(request, self._limits))
+        self._require_model(chat.model)
+        example = self._inputs.example(self._inputs.of_chat(chat), trace.trace_id)
+        reply = replies.ChatReply(trace=trace, model=chat.model, created=int(time.time()))
+        if chat.stream:
+            return await self._streamed(chat, example, reply)
         answered = await asyncio.shield(self._begin(example, trace))
         return JSONResponse(reply.whole(answered), headers=replies.cost_headers(answered))
 
-    async def _streamed(self, asked: ChatRequest, example: Example, reply: replies.ChatReply) -> Response:
+    async def _streamed(self, chat: ChatRequest, example: Example, reply: replies.ChatReply) -> Response:
         """Answer once there is a piece, or all of it, so that what fails before has a status of its own."""
         pieces: asyncio.Queue[str | None] = asyncio.Queue()
         growing = GrowingOutput()
@@ -142,7 +142,7 @@ class Service:
         first = await pieces.get()
         if first is None:
             work.result()  # raises what there is instead of an answer
-        usage = asked.stream_options is not None and asked.stream_options.include_usage
+        usage = chat.stream_options is not None and chat.stream_options.include_usage
         headers = {"Cache-Control": "no-store"}
         if first is None:
             headers |= replies.cost_headers(work.result())

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import ClientDisconnect, Request
 
+from agenttts.origin import is_from_another_site, is_own_host
 from agenttts.service.problems import RETRY_AFTER_S, Problem
 
 _OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
@@ -60,12 +61,9 @@ class Gate:
                 message = "the key is missing or wrong; send it as `Authorization: Bearer KEY`"
                 raise Problem(401, "invalid_api_key", message, kind="authentication_error")
             return
-        host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        name, _, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
-        name, port = (name, port) if name else (host, "80")  # a client leaves the usual port out
-        if name not in (*_OWN_NAMES, self.host) or port != str(self.port):
+        if not is_own_host(request.headers, (*_OWN_NAMES, self.host), self.port):
             raise Problem(403, "wrong_host", f"the host must be {self.host}:{self.port}")
-        if origin is not None and origin != f"http://{host}":
+        if is_from_another_site(request.headers):
             raise Problem(403, "foreign_origin", "a page of another site has sent this; it is refused")
 
 

@@ -15,8 +15,8 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agenttts.service.problems import Problem
+from pipelines.dataset.needs import input_fields, row_check
 from pipelines.dataset.rows import made_row
-from pipelines.dataset.splits import input_fields, row_check
 from pipelines.errors import DatasetError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON, read_json
@@ -131,9 +131,9 @@ class Inputs:
                     f"field {name!r} is a parameter with a default of stage {self._optional[name]!r}, which "
                 )
                 raise Problem(400, "invalid_input", f"{law}a request can't set; leave it out", param=name)
-        given = row.fields.get(self._id_field)
-        has_id = isinstance(given, str | int) and not isinstance(given, bool) and given != ""
-        return Example(str(given) if has_id else own_id, row.fields)
+        sent_id = row.fields.get(self._id_field)
+        has_id = isinstance(sent_id, str | int) and not isinstance(sent_id, bool) and sent_id != ""
+        return Example(str(sent_id) if has_id else own_id, row.fields)
 
     def of_chat(self, request: ChatRequest) -> object:
         """Return the fields that a chat request means.

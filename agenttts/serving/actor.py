@@ -32,9 +32,9 @@ class Replica:
 
     def __init__(self, commands: Sequence[ServeCommand], devices: Sequence[str], timeout_s: float) -> None:
         ray = library("ray", "a cluster", extra="ray")
-        given = dict(zip(devices, map(str, ray.get_gpu_ids()), strict=True))
+        granted = dict(zip(devices, map(str, ray.get_gpu_ids()), strict=True))
         host = ray.util.get_node_ip_address()
-        placed = [moved(command, host, free_port(host), given) for command in commands]
+        placed = [moved(command, host, free_port(host), granted) for command in commands]
         self._addresses = {one.model: one.health_url.removesuffix("/health") for one in placed}
         self._group = ServerGroup(
             placed, log_dir=Path(tempfile.mkdtemp(prefix="agenttts-serve-")), timeout_s=timeout_s

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipelines.jsonvalues import JSON
-from pipelines.spec.fields import MemorySpec
+from pipelines.spec.models import MemorySpec
 
 _LARGEST_SPLIT = 64
 

@@ -133,13 +133,13 @@ def slots(spec: PipelineSpec, placement: Placement) -> list[Slot]:
     for seated in placement.servers:
         touching = [group for group in groups if group[0].intersection(seated.gpus)]
         groups = [group for group in groups if group not in touching]
-        taken = set(seated.gpus).union(*(gpus for gpus, _ in touching))
-        groups.append((taken, [*(one for _, servers in touching for one in servers), seated]))
+        of_slot = set(seated.gpus).union(*(gpus for gpus, _ in touching))
+        groups.append((of_slot, [*(one for _, servers in touching for one in servers), seated]))
     return [
         Slot(
             commands=tuple(command_of(spec, seated) for seated in servers),
-            devices=tuple(gpu.device for gpu in placement.gpus if gpu in taken),
+            devices=tuple(gpu.device for gpu in placement.gpus if gpu in of_slot),
             node=servers[0].gpus[0].node,
         )
-        for taken, servers in groups
+        for of_slot, servers in groups
     ]

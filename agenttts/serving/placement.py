@@ -87,8 +87,8 @@ class Placement:
     @property
     def idle(self) -> tuple[Gpu, ...]:
         """The GPUs that no server takes."""
-        taken = {gpu for one in self.servers for gpu in one.gpus}
-        return tuple(gpu for gpu in self.gpus if gpu not in taken)
+        occupied = {gpu for one in self.servers for gpu in one.gpus}
+        return tuple(gpu for gpu in self.gpus if gpu not in occupied)
 
     @property
     def seats(self) -> dict[str, Seat]:
@@ -142,8 +142,8 @@ def most_replicas(needs: Sequence[Need], gpus: Sequence[Gpu], n_sequences: int =
     if not needs:
         return n
     while (placement := place([need for need in needs for _ in range(n + 1)], gpus, n_sequences)) is not None:
-        taken = [gpu for one in placement.servers for gpu in one.gpus]
-        if len(set(taken)) < len(taken) or placement.planned_sequences < n_sequences:
+        occupied = [gpu for one in placement.servers for gpu in one.gpus]
+        if len(set(occupied)) < len(occupied) or placement.planned_sequences < n_sequences:
             break
         n += 1
     return n

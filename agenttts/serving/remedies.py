@@ -67,10 +67,10 @@ def _arithmetic(needs: Sequence[Need], gpus: Sequence[Gpu]) -> str:
 
 def _remedies(needs: Sequence[Need], gpus: Sequence[Gpu], stages: Sequence[Collection[str]]) -> Iterator[str]:
     """What would fit, the nearest first."""
-    kept = _largest_subset(needs, gpus, stages)
-    if kept:
-        left_out = ", ".join(need.name for need in needs if need not in kept)
-        yield f"leave out {left_out}, in the stages too: {_only(kept)} (or --run for what a run found)"
+    subset = _largest_subset(needs, gpus, stages)
+    if subset:
+        left_out = ", ".join(need.name for need in needs if need not in subset)
+        yield f"leave out {left_out}, in the stages too: {_only(subset)} (or --run for what a run found)"
     for tokens in _CONTEXTS:
         if all(need.sequence_tokens <= tokens for need in needs):
             shorter = [replace(need, context_tokens=min(tokens, need.context_tokens)) for need in needs]
@@ -102,13 +102,13 @@ def _largest_subset(
 ) -> list[Need]:
     """The most servers that fit and leave each stage a model; of as many, those with the most weights."""
     served = {name for need in needs for name in need.hosted.models}
-    wanted = [names for stage in stages if (names := served.intersection(stage))]
+    of_stages = [names for stage in stages if (names := served.intersection(stage))]
     n_tried = 0
     for n_kept in range(len(needs) - 1, 0, -1):
         fitting: list[tuple[float, list[Need]]] = []
         for chosen in combinations(needs, n_kept):
-            kept = {name for need in chosen for name in need.hosted.models}
-            if any(kept.isdisjoint(names) for names in wanted):
+            models = {name for need in chosen for name in need.hosted.models}
+            if any(models.isdisjoint(names) for names in of_stages):
                 continue
             n_tried += 1
             if n_tried > _MOST_SUBSETS:

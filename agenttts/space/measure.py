@@ -14,7 +14,8 @@ from typing import Literal, Self
 from agenttts.errors import SpaceError, UserError
 from agenttts.space.units import planned_stage_units, planned_stage_usd, query_units
 from pipelines.allocation import StageChoice
-from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 
 MeasureName = Literal["units", "usd"]
 

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from agenttts.errors import SpaceError
 from pipelines.allocation import StageChoice
 from pipelines.costs import known_sum, model_flops, n_requests, stage_cost_usd, stage_flops
-from pipelines.spec.pipeline import PipelineSpec, ReferenceSpec, StageSpec
+from pipelines.spec.fields import ReferenceSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.variants import PlannedCalls
 
 REFERENCE = ReferenceSpec()

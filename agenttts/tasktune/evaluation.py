@@ -34,7 +34,7 @@ from pipelines.runtime.sampler import Sampler
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.commands import require_vllm
 from pipelines.servers.group import ServerGroup
-from pipelines.spec.fields import SamplingSpec
+from pipelines.spec.models import SamplingSpec
 from pipelines.spec.pipeline import PipelineSpec
 
 if TYPE_CHECKING:

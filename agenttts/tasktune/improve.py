@@ -49,7 +49,8 @@ from pipelines.costs import known_sum
 from pipelines.dataset.splits import load_examples
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
-from pipelines.spec.fields import DatasetSpec, ModelSpec
+from pipelines.spec.fields import DatasetSpec
+from pipelines.spec.models import ModelSpec
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.yaml_file import yaml_text
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from agenttts.errors import UserError
 from agenttts.training.weights import TunedModel, context_length, read_tuned, require_base, require_servable
 from pipelines.servers.group import free_port
-from pipelines.spec.fields import BudgetSpec, DatasetSpec, ModelSpec, StageSpec
+from pipelines.spec.fields import BudgetSpec, DatasetSpec
+from pipelines.spec.models import ModelSpec
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.variants import BuiltinMetric
 
 

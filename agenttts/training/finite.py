@@ -48,5 +48,5 @@ def finite_or_stop(learning_rate: float) -> TrainerCallback:
                     f"finite; lower learning_rate, {learning_rate:g}, or look for broken rows or base weights"
                 )
 
-    made: TrainerCallback = Finite()
-    return made
+    guard: TrainerCallback = Finite()
+    return guard

@@ -12,10 +12,12 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from starlette.datastructures import URL, Headers, MutableHeaders
+from starlette.datastructures import URL, MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agenttts.origin import is_from_another_site, is_own_host
 
 HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
@@ -58,13 +60,11 @@ class Access:
         Args:
             request: The request.
         """
-        hosts = {f"127.0.0.1:{self.port}", f"localhost:{self.port}"}
-        host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if host not in hosts:
+        if not is_own_host(request.headers, ("127.0.0.1", "localhost"), self.port):
             return _refused(
                 421, f"The host must be 127.0.0.1:{self.port}; open the address that was printed."
             )
-        if (origin is not None and origin != f"http://{host}") or _is_foreign(request.headers):
+        if is_from_another_site(request.headers):
             return _refused(403, "A page of another site has sent this request; it is refused.")
         given = request.query_params.get("token")
         if given is not None and hmac.compare_digest(given.encode(), self.token.encode()):
@@ -106,11 +106,6 @@ class Guard:
 
         refusal = self._access.refusal(HTTPConnection(scope))
         await (refusal or self._app)(scope, receive, with_headers)
-
-
-def _is_foreign(headers: Headers) -> bool:
-    """Whether another site's page loads this as a part of itself; to follow a link is something else."""
-    return headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate"
 
 
 def _refused(status: int, reason: str) -> Response:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from pipelines.dataset.needs import row_check
 from pipelines.dataset.rows import Row, made_row
-from pipelines.dataset.splits import row_check
 from pipelines.errors import DatasetError
 from pipelines.examples import Example
 from pipelines.jsonvalues import read_json

@@ -7,32 +7,19 @@ or overlaps with the search split is reported before anything is spent. `rows` r
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from datastore.keys import canonical_json
+from pipelines.dataset.needs import Need, broken_law, check_rows, needs_of, refuse_unknown, row_check
 from pipelines.dataset.rows import Row, made_row, read_file, read_hub
-from pipelines.errors import DatasetError, SpecError
+from pipelines.errors import DatasetError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON, read_json
 from pipelines.spec.pipeline import PipelineSpec
-from pipelines.spec.templates import needed_fields, place_of, used_fields
-from pipelines.spec.variants import BuiltinMetric
-
-__all__ = [
-    "Example",
-    "Splits",
-    "examples_digest",
-    "examples_from_rows",
-    "input_fields",
-    "load_examples",
-    "load_splits",
-    "row_check",
-    "seeded_order",
-    "with_data",
-]
+from pipelines.spec.templates import used_fields
 
 Split = Literal["search", "test"]
 ItemT = TypeVar("ItemT")
@@ -40,19 +27,6 @@ _SPLITS: tuple[Split, ...] = ("search", "test")
 _MOST_BAD = 0.1
 _BAD = (ValueError, LookupError, TypeError, AttributeError)
 """Exceptions of `prepare` that mark a row as unusable."""
-
-
-@dataclass(frozen=True)
-class _Need:
-    """A field that every row must have, what needs it, where in the spec, and the values it may have."""
-
-    field: str
-    needer: str
-    place: str
-    nullable: bool = False
-    texts: bool = False
-    items: bool = False
-    label: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +61,13 @@ def load_splits(spec: PipelineSpec) -> Splits:
             or more than a tenth of the rows is unusable.
         MissingDependency: A hub dataset needs the datasets library, which is not installed.
     """
-    needs = list(_needs(spec, labels=True))
+    needs = list(needs_of(spec, labels=True))
     left_out: list[str] = []
     if spec.dataset.pool is None:
         rows = {split: _prepared(spec, split, left_out) for split in _SPLITS}
-        _refuse_unknown([row for split_rows in rows.values() for row in split_rows], needs, spec)
+        refuse_unknown([row for split_rows in rows.values() for row in split_rows], needs, spec)
         for split_rows in rows.values():
-            _check(split_rows, needs, spec)
+            check_rows(split_rows, needs, spec)
         _refuse_overlap(spec, rows["search"], rows["test"])
     else:
         rows = _drawn(spec, needs, left_out)
@@ -162,26 +136,6 @@ def examples_from_rows(
     return _examples(checked, id_field if all(id_field in row.fields for row in checked) else None)
 
 
-def row_check(spec: PipelineSpec, *, labels: bool = False) -> Callable[[Row], None]:
-    """Return a function that raises DatasetError for a row that lacks what a pipeline needs.
-
-    Args:
-        spec: The pipeline.
-        labels: Whether a row must have the gold values of the metrics too.
-    """
-    needs = list(_needs(spec, labels=labels))
-    return lambda row: _check([row], needs, spec)
-
-
-def input_fields(spec: PipelineSpec) -> tuple[str, ...]:
-    """Return the fields that an input must have: those that prompts, functions and parsers read.
-
-    Args:
-        spec: The pipeline.
-    """
-    return tuple(dict.fromkeys(need.field for need in _needs(spec, labels=False)))
-
-
 def examples_digest(examples: Sequence[Example]) -> str:
     """Compute the SHA-256 (hex) of the ids and fields of examples, in order."""
     rows = [[example.id, dict(example.fields)] for example in examples]
@@ -204,7 +158,7 @@ def _prepared(spec: PipelineSpec, split: Split, left_out: list[str]) -> list[Row
     return rows
 
 
-def _drawn(spec: PipelineSpec, needs: Sequence[_Need], left_out: list[str]) -> dict[Split, list[Row]]:
+def _drawn(spec: PipelineSpec, needs: Sequence[Need], left_out: list[str]) -> dict[Split, list[Row]]:
     """Draw the rows of search, then those of test, in an order that depends on the seed only."""
     dataset = spec.dataset
     assert dataset.pool is not None
@@ -224,7 +178,7 @@ def _drawn(spec: PipelineSpec, needs: Sequence[_Need], left_out: list[str]) -> d
             bad.append(str(problem))
             continue
         prepared.append(row)
-        broken = next((f"field {n.field!r} {law}" for n in needs if (law := _broken(row, n))), None)
+        broken = next((f"field {n.field!r} {law}" for n in needs if (law := broken_law(row, n))), None)
         row_inputs = _inputs_key(row, inputs)
         if broken is not None:
             bad.append(f"{row.place}: {broken}")
@@ -233,7 +187,7 @@ def _drawn(spec: PipelineSpec, needs: Sequence[_Need], left_out: list[str]) -> d
         else:
             seen[row_inputs] = row.place
             drawn.append(row)
-    _refuse_unknown(prepared, needs, spec)
+    refuse_unknown(prepared, needs, spec)
     _refuse_many(bad, len(bad) + len(repeats) + len(drawn))
     if len(drawn) < sum(counts.values()):
         raise spec.error_at(
@@ -251,14 +205,14 @@ class _BadRow(Exception):
 
 def _shared(spec: PipelineSpec) -> dict[str, JSON]:
     values = {}
-    for name, wanted in spec.dataset.shared.items():
+    for name, file in spec.dataset.shared.items():
         try:
-            values[name] = read_json((spec.root / wanted).read_text(encoding="utf-8-sig"))
+            values[name] = read_json((spec.root / file).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
             raise spec.error_at(
                 f"dataset.shared.{name}",
-                f"{wanted!r} can't be read: {reason}",
+                f"{file!r} can't be read: {reason}",
                 remedy="put it beside the spec",
             ) from None
     return values
@@ -299,91 +253,25 @@ def seeded_order(
     return sorted(items, key=lambda item: hashlib.sha256(f"{prefix}{key(item)}".encode()).digest())
 
 
-def _read(spec: PipelineSpec, field: str, wanted: str) -> Sequence[Row]:
+def _read(spec: PipelineSpec, field: str, source: str) -> Sequence[Row]:
     dataset = spec.dataset
     if dataset.hub is not None:
         local = spec.root / dataset.hub
         if (local / "dataset_dict.json").is_file():
-            rows: Sequence[Row] = read_file(local / wanted)
+            rows: Sequence[Row] = read_file(local / source)
         else:
-            rows = read_hub(str(local) if local.is_dir() else dataset.hub, dataset.config, wanted)
+            rows = read_hub(str(local) if local.is_dir() else dataset.hub, dataset.config, source)
     else:
-        file = spec.root / wanted
+        file = spec.root / source
         if not file.exists():
             remedy = "paths start from the spec's directory; for a hub dataset add hub"
             raise spec.error_at(
-                f"dataset.{field}", f"must be a file that exists, got {wanted!r}", remedy=remedy
+                f"dataset.{field}", f"must be a file that exists, got {source!r}", remedy=remedy
             )
         rows = read_file(file)
     if not rows:
-        raise spec.error_at(f"dataset.{field}", f"must have at least one row, got none in {wanted!r}")
+        raise spec.error_at(f"dataset.{field}", f"must have at least one row, got none in {source!r}")
     return rows
-
-
-def _needs(spec: PipelineSpec, *, labels: bool) -> Iterator[_Need]:
-    for stage in spec.stages:
-        place = f"stages[{stage.name}]"
-        for field in sorted(needed_fields(stage)):
-            needer = "prompt" if stage.python is None else "function"
-            yield _Need(field, f"the {needer} of stage {stage.name!r}", place_of(stage, field))
-        if stage.parser.allowed_field is not None:
-            needer = f"the parser of stage {stage.name!r}"
-            yield _Need(stage.parser.allowed_field, needer, f"{place}.parser.allowed", texts=True)
-        if labels and isinstance(stage.metric, BuiltinMetric):
-            yield _gold(stage.metric, f"the metric of stage {stage.name!r}", f"{place}.metric", nullable=True)
-    for name, metric in spec.metrics.items() if labels else ():
-        if isinstance(metric, BuiltinMetric):
-            yield _gold(metric, f"the metric {name!r}", f"metrics.{name}", nullable=True)
-    if labels and isinstance(spec.metric, BuiltinMetric):
-        yield _gold(spec.metric, "the pipeline's metric", "metric", nullable=False)
-
-
-def _gold(metric: BuiltinMetric, needer: str, place: str, *, nullable: bool) -> _Need:
-    return _Need(metric.label, needer, f"{place}.label", nullable=nullable, items=metric.of_sets, label=True)
-
-
-def _refuse_unknown(rows: Sequence[Row], needs: Sequence[_Need], spec: PipelineSpec) -> None:
-    """SpecError where no row has a field that the spec names: the spec is at fault, not the rows."""
-    unknown = [need for need in needs if rows and all(need.field not in row.fields for row in rows)]
-    problems = [
-        spec.error_at(
-            need.place,
-            f"{need.needer} names {need.field!r}, which no row has",
-            remedy=f"the rows have {', '.join(rows[0].fields)}{_or_stage(need, spec)}",
-        )
-        for need in unknown
-    ]
-    if problems:
-        raise SpecError.all_of(problems)
-
-
-def _or_stage(need: _Need, spec: PipelineSpec) -> str:
-    if need.label or need.field not in {stage.name for stage in spec.stages}:
-        return ""
-    return f"; for the output of stage {need.field!r}, name it among the inputs"
-
-
-def _check(rows: Sequence[Row], needs: Sequence[_Need], spec: PipelineSpec) -> None:
-    for row in rows:
-        for need in needs:
-            law = _broken(row, need)
-            if law is not None:
-                remedy = f"; {need.needer} needs it{_or_stage(need, spec)}"
-                raise DatasetError(f"{row.place}: field {need.field!r} {law}{remedy}")
-
-
-def _broken(row: Row, need: _Need) -> str | None:
-    if need.field not in row.fields:
-        return f"is missing (the row has {', '.join(row.fields)})"
-    value = row.fields[need.field]
-    if value is None:
-        return None if need.nullable else "must not be null"
-    is_texts = isinstance(value, list) and value and all(isinstance(item, str) for item in value)
-    if need.texts and not is_texts:
-        return f"must be a list of texts, got {value!r:.60}"
-    if need.items and not isinstance(value, list):
-        return f"must be a list, got {value!r:.60}"
-    return None
 
 
 def _examples(rows: Sequence[Row], id_field: str | None) -> list[Example]:

@@ -32,13 +32,13 @@ def code(text: str, language: str = "python", *, defining: str | None = None) ->
     Returns:
         The code, with the indent of its first line; NoAnswer where there is none.
     """
-    wanted = language_name(language)
+    name = language_name(language)
     fenced = [block for block in _flat(blocks(text)) if block.code.strip()]
     if not fenced:
         if not text.strip() or "```" in text or "~~~" in text:
             return NoAnswer("no code")
-        return _without_prose(text) if wanted == "python" else text
-    in_language = [block for block in fenced if block.language == wanted]
+        return _without_prose(text) if name == "python" else text
+    in_language = [block for block in fenced if block.language == name]
     without_language = [block for block in fenced if block.language in _NO_LANGUAGE]
     if all(block.language in _PLAIN for block in fenced):
         without_language = fenced
@@ -52,7 +52,7 @@ def code(text: str, language: str = "python", *, defining: str | None = None) ->
     )
     chosen = ([b for b in usable if b.closed] or usable)[-1]
     earlier = [b.code for b in fenced[: fenced.index(chosen)] if b.closed and b in candidates]
-    return _with_helpers(chosen.code, earlier) if wanted == "python" else chosen.code
+    return _with_helpers(chosen.code, earlier) if name == "python" else chosen.code
 
 
 def defines(program: str, name: str) -> bool:

@@ -25,10 +25,11 @@ from pipelines.content import Content
 from pipelines.errors import CustomCodeFailed, PipelineError, ReplayMiss, SpecError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON, plain
-from pipelines.runtime.sampler import SampleBank, SpendGate
+from pipelines.runtime.payments import SampleBank, SpendGate
 from pipelines.servers.grace import Grace, end_if_cancelled
-from pipelines.spec.fields import CallCost, StageSpec
 from pipelines.spec.functions import UserFunction, code_digest, content_digest, parameters, reference
+from pipelines.spec.stage import StageSpec
+from pipelines.spec.stage_parts import CallCost
 
 _LONGEST_ARGUMENT = 20_000  # characters of JSON; the bank knows a longer argument by its digest
 

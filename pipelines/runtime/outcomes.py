@@ -9,8 +9,9 @@ from datastore.records import ResultStatus
 from pipelines.costs import chunk_requests, known_sum, model_flops, stage_cost_usd
 from pipelines.jsonvalues import JSON
 from pipelines.runtime.sampler import Samples
-from pipelines.spec.fields import CallCost, ModelSpec
+from pipelines.spec.models import ModelSpec
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage_parts import CallCost
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

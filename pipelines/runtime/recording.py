@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from pipelines.allocation import StageOption
 from pipelines.errors import DrawFailed
 from pipelines.examples import Example
-from pipelines.runtime.runtime import Outputs, Runtime
-from pipelines.spec.pipeline import StageSpec
+from pipelines.runtime.runtime import Runtime
+from pipelines.runtime.values import Outputs
+from pipelines.spec.stage import StageSpec
 
 
 async def record_full_bank(

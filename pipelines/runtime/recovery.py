@@ -14,18 +14,19 @@ import pyarrow as pa
 
 from datastore.records import Sample
 from pipelines.costs import generated_tokens_bound, prompt_tokens_bound
-from pipelines.runtime.sampler import SampleBank, Sampler, enter, sample_of
+from pipelines.files import is_own_directory
+from pipelines.runtime.payments import SampleBank, enter, sample_of
+from pipelines.runtime.sampler import Sampler
 from pipelines.runtime.spool import (
-    ASKED,
-    DRAWN,
+    ANSWERS,
     LOCK,
-    Asked,
-    Drawn,
+    REQUESTS,
+    DrawAnswer,
+    DrawRequest,
     identity,
-    is_spool,
     opened_lock,
-    read_asked,
-    read_drawn,
+    read_answers,
+    read_requests,
 )
 from pipelines.spec import SamplingSpec
 from pipelines.spec.pipeline import PipelineSpec
@@ -35,10 +36,10 @@ def _await_end(folder: Path, longest_s: float) -> None:
     """Wait until no client process writes to a spool any more, whose search was killed."""
     import fcntl
 
-    until = time.monotonic() + longest_s
+    deadline = time.monotonic() + longest_s
     for path in folder.glob(f"*{LOCK}"):
         with suppress(OSError), opened_lock(path) as file:
-            while time.monotonic() < until:
+            while time.monotonic() < deadline:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
@@ -48,12 +49,12 @@ def _await_end(folder: Path, longest_s: float) -> None:
 
 
 @contextmanager
-def _left(path: Path, kept: set[str]) -> Iterator[None]:
+def _left_if_unreadable(path: Path, left: set[str]) -> Iterator[None]:
     """Leave a file that can't be read where it is, and what else there is of its search."""
     try:
         yield
     except (OSError, pa.ArrowException, ValueError, TypeError, KeyError):
-        kept.add(_token(path))
+        left.add(_token(path))
 
 
 def _token(path: Path) -> str:
@@ -79,29 +80,29 @@ async def recovered(
     Returns:
         The number of samples that were new.
     """
-    if not is_spool(folder):
+    if not is_own_directory(folder):
         return 0
     _await_end(folder, longest_s)
     sampler = Sampler(spec, bank, None, run_id=run_id, replay=True, gate=None)
-    n_new, kept, asked = 0, set[str](), dict[tuple[str, int], Asked]()
-    for path in folder.glob(f"*{ASKED}"):
-        with _left(path, kept):
-            asked |= {(_token(path), one.number): one for one in read_asked(path)}
-    unread = frozenset(kept)
+    n_new, left, requests = 0, set[str](), dict[tuple[str, int], DrawRequest]()
+    for path in folder.glob(f"*{REQUESTS}"):
+        with _left_if_unreadable(path, left):
+            requests |= {(_token(path), request.number): request for request in read_requests(path)}
+    unread = frozenset(left)
     identities = {name: identity(spec, name) for name in spec.models}
-    for path in sorted(folder.glob(f"*{DRAWN}")):
-        with _left(path, kept):
-            read = [(asked.get((_token(path), drawn.number)), drawn) for drawn in read_drawn(path)]
-            pairs = [(one, drawn) for one, drawn in read if one is not None]  # others are in the bank
-            if any(identities.get(one.model) != one.identity for one, _ in pairs):
-                kept.add(_token(path))
+    for path in sorted(folder.glob(f"*{ANSWERS}")):
+        with _left_if_unreadable(path, left):
+            answers = [(requests.get((_token(path), answer.number)), answer) for answer in read_answers(path)]
+            pairs = [(request, answer) for request, answer in answers if request is not None]  # else: banked
+            if any(identities.get(request.model) != request.identity for request, _ in pairs):
+                left.add(_token(path))
                 continue
-            for one, drawn in pairs:
-                n_new += await _entered(sampler, bank, spec, run_id, one, drawn)
-            if len(pairs) == len(read) or _token(path) not in unread:
+            for request, answer in pairs:
+                n_new += await _entered(sampler, bank, spec, run_id, request, answer)
+            if len(pairs) == len(answers) or _token(path) not in unread:
                 path.unlink()
     for path in folder.iterdir():
-        if path.name.removesuffix(".new").endswith((ASKED, DRAWN, LOCK)) and _token(path) not in kept:
+        if path.name.removesuffix(".new").endswith((REQUESTS, ANSWERS, LOCK)) and _token(path) not in left:
             with suppress(OSError):
                 path.unlink()
     with suppress(OSError):  # something is left
@@ -110,26 +111,31 @@ async def recovered(
 
 
 async def _entered(
-    sampler: Sampler, bank: SampleBank, spec: PipelineSpec, run_id: str | None, asked: Asked, drawn: Drawn
+    sampler: Sampler,
+    bank: SampleBank,
+    spec: PipelineSpec,
+    run_id: str | None,
+    request: DrawRequest,
+    answer: DrawAnswer,
 ) -> int:
     """Enter a draw with its bill, unless the bank has it; how many samples were new.
 
     The samples are of the indices from the first on that the bank lacked, as the search had asked for them.
     """
-    sampling = SamplingSpec.model_validate_json(asked.sampling)
-    prompt = sampler.prompt(asked.model, json.loads(asked.content), sampling)
+    sampling = SamplingSpec.model_validate_json(request.sampling)
+    prompt = sampler.prompt(request.model, json.loads(request.content), sampling)
     banked = {sample.index for sample in (await bank.get_samples([prompt.key])).get(prompt.key, ())}
     samples: list[Sample] = []
-    if drawn.draw is not None:
-        prompt = replace(prompt, prompt_tokens=drawn.draw.prompt_tokens)
-        lacking = (index for index in itertools.count(asked.first) if index not in banked)
+    if answer.draw is not None:
+        prompt = replace(prompt, prompt_tokens=answer.draw.prompt_tokens)
+        lacking = (index for index in itertools.count(request.first) if index not in banked)
         samples = [
-            sample_of(prompt.key, index, sample, drawn.draw, run_id)
-            for sample, index in zip(drawn.draw.samples, lacking, strict=False)
+            sample_of(prompt.key, index, sample, answer.draw, run_id)
+            for sample, index in zip(answer.draw.samples, lacking, strict=False)
         ]
-    if samples and asked.first in banked:
+    if samples and request.first in banked:
         return 0
-    window = spec.models[asked.model].context_length
+    window = spec.models[request.model].context_length
     bounds = prompt_tokens_bound(prompt.content, window), generated_tokens_bound(sampling, window)
-    await enter(bank, run_id, prompt, samples, drawn.bill, bounds)
+    await enter(bank, run_id, prompt, samples, answer.bill, bounds)
     return len(samples)

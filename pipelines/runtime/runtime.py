@@ -7,15 +7,12 @@ with the reason. Which examples are run, and what their scores say, is left to t
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
-from typing import TypeAlias
 
 from pipelines.allocation import Allocation, StageChoice, StageOption
-from pipelines.content import Content
-from pipelines.errors import AggregationFailed, CustomCodeFailed, DrawFailed, PipelineError, ReplayMiss
+from pipelines.errors import AggregationFailed, CustomCodeFailed, DrawFailed, ReplayMiss
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.policy import StagePlan
@@ -27,23 +24,19 @@ from pipelines.runtime.outcomes import (
     StageOutcome,
     missing_example,
 )
-from pipelines.runtime.sampler import SampleBank, Sampler, Samples, SpendGate
+from pipelines.runtime.payments import SampleBank, SpendGate
+from pipelines.runtime.sampler import Sampler
+from pipelines.runtime.values import Outputs, StageValues, aggregated, candidates_of
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.streamed import TextStream
 from pipelines.servers.wire import ContextOverflow
-from pipelines.spec.fields import SamplingSpec, StageSpec
-from pipelines.spec.functions import reference
 from pipelines.spec.pipeline import PipelineSpec
-from pipelines.spec.variants import BuiltinMetric, Fusion, MetricSpec, Refine, Verifier
-from pipelines.stages import aggregators, metrics, parsers, prompts
+from pipelines.spec.stage import StageSpec
+from pipelines.spec.variants import BuiltinMetric, MetricSpec, Refine, Verifier
+from pipelines.stages import metrics, prompts
 from pipelines.stages.ballots import Ballots
-from pipelines.stages.candidates import Candidate
 from pipelines.stages.counts import Count
 
-VERIFYING = SamplingSpec(temperature=0.0, max_tokens=1)
-"""A verifier draws nothing: this only completes what identifies its answer."""
-Outputs: TypeAlias = Mapping[str, JSON]
-"""The values of the stages before, by name."""
 MISSING = (DrawFailed, AggregationFailed, CustomCodeFailed)
 
 
@@ -68,6 +61,7 @@ class Runtime:
         self.sampler = Sampler(spec, store, clients, run_id=run_id, replay=replay, gate=gate)
         grace = None if clients is None or replay else clients.grace
         self.caller = FunctionCaller(store, run_id=run_id, gate=gate, grace=grace)
+        self._values = StageValues(self.sampler, self.caller)
         self._stages = {stage.name: stage for stage in spec.stages}
 
     @property
@@ -154,7 +148,7 @@ class Runtime:
         """One stage, given the outputs of the stages it takes as inputs. Raises as `run_example` does."""
         stage = (self._stages[stage] if isinstance(stage, str) else stage).prompted(choice.prompt)
         ledger = Ledger(self.spec)
-        value = self._value(stage, choice, example, outputs, ledger, stream)
+        value = self._values.value(stage, choice, example, outputs, ledger, stream)
         return await _outcome(stage, choice, example, outputs, ledger, value, with_score=with_score)
 
     async def prefixes(
@@ -177,10 +171,12 @@ class Runtime:
             return [await self.stage_outcome(stage, choice, example, outputs)]
         content = prompts.render(stage, example, outputs)
         try:
-            drawn = await self._samples(stage, choice.model, content, choice.n_samples, Ledger(self.spec))
+            drawn = await self._values.samples(
+                stage, choice.model, content, choice.n_samples, Ledger(self.spec)
+            )
         except MISSING:
             return [await self.stage_outcome(stage, choice, example, outputs)]
-        candidates, count = _candidates(stage, drawn, example), Count.of(aggregator)
+        candidates, count = candidates_of(stage, drawn, example), Count.of(aggregator)
         ballots = None if count is None else Ballots.of(stage, count, example)
         outcomes = []
         for n, candidate in enumerate(candidates, 1):
@@ -192,7 +188,7 @@ class Runtime:
             banked = replace(drawn, samples=drawn.samples[:n], n_drawn=0, n_reused=n, calls=0)
             ledger.add(choice.model, banked)
             if ballots is None or count is None:
-                value = _aggregated(stage, candidates[:n], example, outputs)
+                value = aggregated(stage, candidates[:n], example, outputs)
             else:
                 value = _ready(ballots.output(count))
             own = replace(choice, n_samples=n)
@@ -215,7 +211,7 @@ class Runtime:
         ledger, choice, stage = Ledger(self.spec), plan.choice, stage.prompted(plan.choice.prompt)
         count = Count.of(stage.aggregator_for(choice.option), plan.vote)
         if count is None:
-            value = self._value(stage, choice, example, outputs, ledger)
+            value = self._values.value(stage, choice, example, outputs, ledger)
             outcome = await _outcome(stage, choice, example, outputs, ledger, value, with_score=with_score)
             return PlannedOutcome(outcome=outcome, ledger=ledger)
         ballots = Ballots.of(stage, count, example)
@@ -244,9 +240,9 @@ class Runtime:
         content, most = prompts.render(stage, example, outputs), plan.choice.n_samples
         while not ballots.stops(count, plan.stop, most):
             n = ballots.next_check(count, plan.stop, most)
-            drawn = await self._samples(stage, plan.choice.model, content, n, ledger)
+            drawn = await self._values.samples(stage, plan.choice.model, content, n, ledger)
             new = replace(drawn, samples=drawn.samples[ballots.n_samples :])
-            for candidate in _candidates(stage, new, example):
+            for candidate in candidates_of(stage, new, example):
                 ballots.add(candidate)
         return ballots.output(count)
 
@@ -261,104 +257,6 @@ class Runtime:
                 miss.available = n - 1
                 raise
         return judged
-
-    async def _value(
-        self,
-        stage: StageSpec,
-        choice: StageChoice,
-        example: Example,
-        outputs: Outputs,
-        ledger: Ledger,
-        stream: TextStream | None = None,
-    ) -> JSON:
-        """What the stage's aggregator makes of the samples, which it draws, or what its function returns."""
-        if stage.python is not None:
-            call = await self.caller.call(stage, choice.option, example, outputs)
-            ledger.add_call(call.prompt_key, call.cost, is_new=call.is_new)
-            return call.value
-        aggregator = stage.aggregator_for(choice.option)
-        if isinstance(aggregator, Refine):
-            return await self._refined(stage, aggregator, choice, example, outputs, ledger)
-        content = prompts.render(stage, example, outputs)
-        drawn = await self._samples(stage, choice.model, content, choice.n_samples, ledger, stream=stream)
-        if isinstance(aggregator, Fusion):
-            texts = [sample.text for sample in drawn.samples]
-            request = prompts.render_fusion(stage, texts, example, outputs)
-            fused = await self._samples(stage, aggregator.model, request, 1, ledger)
-            return _parsed(stage, fused.samples[0].text, example)
-        candidates = _candidates(stage, drawn, example)
-        if isinstance(aggregator, Verifier):
-            return await self._verified(stage, aggregator, content, candidates, example, outputs, ledger)
-        return await _aggregated(stage, candidates, example, outputs)
-
-    async def _verified(
-        self,
-        stage: StageSpec,
-        verifier: Verifier,
-        content: Content,
-        candidates: Sequence[Candidate],
-        example: Example,
-        outputs: Outputs,
-        ledger: Ledger,
-    ) -> JSON:
-        """The value of the sample that the verifier thinks most likely right; equal texts are read once."""
-        texts = list(dict.fromkeys(c.text for c in candidates if c.value is not None))
-        requests: list[Content] = [{"classify": prompts.verified_text(content, text)} for text in texts]
-        try:
-            answers = await asyncio.gather(
-                *(self._samples(stage, verifier.model, one, 1, ledger, VERIFYING) for one in requests)
-            )
-        except ContextOverflow as error:
-            raise AggregationFailed(f"a sample is too long for its verifier: {error}") from error
-        scores = {
-            text: float(json.loads(answer.samples[0].text)[-1])
-            for text, answer in zip(texts, answers, strict=True)
-        }
-        return aggregators.best_of_n(candidates, lambda c, *_: scores.get(c.text), example, outputs)
-
-    async def _refined(
-        self,
-        stage: StageSpec,
-        refine: Refine,
-        choice: StageChoice,
-        example: Example,
-        outputs: Outputs,
-        ledger: Ledger,
-    ) -> JSON:
-        """The draft after as many rounds; a round that does not parse leaves it, no feedback ends them."""
-        draft = outputs[refine.start]
-        for number in range(choice.n_samples):
-            feedback = await _feedback(refine, draft, example)
-            if feedback is None:
-                break
-            content = prompts.render(stage, example, outputs, prompts.Revision(draft, feedback))
-            try:
-                drawn = await self._samples(stage, choice.model, content, 1, ledger)
-            except ReplayMiss as miss:
-                miss.available = number
-                raise
-            value = _parsed(stage, drawn.samples[0].text, example)
-            if value is None or value == draft:
-                break  # the next round would ask the same
-            draft = value
-        return draft
-
-    async def _samples(
-        self,
-        stage: StageSpec,
-        model: str,
-        content: Content,
-        n: int,
-        ledger: Ledger,
-        sampling: SamplingSpec | None = None,
-        stream: TextStream | None = None,
-    ) -> Samples:
-        sampling = sampling or stage.sampling
-        drawn = await self.sampler.samples(stage.name, model, content, sampling, n, stream)
-        ledger.add(model, drawn)
-        if drawn.failure is not None:
-            raise drawn.failure
-        return drawn
 
 
 async def _outcome(
@@ -404,44 +302,8 @@ async def _outcome(
     )
 
 
-async def _aggregated(
-    stage: StageSpec, candidates: Sequence[Candidate], example: Example, outputs: Outputs
-) -> JSON:
-    """A function of the user's own may take its time: it runs beside the event loop."""
-    if stage.aggregator.is_free:
-        return aggregators.aggregate(stage, candidates, example, outputs)
-    return await asyncio.to_thread(aggregators.aggregate, stage, candidates, example, outputs)
-
-
 async def _ready(value: JSON) -> JSON:
     return value
-
-
-def _candidates(stage: StageSpec, drawn: Samples, example: Example) -> list[Candidate]:
-    return [
-        Candidate(s.index, s.text, _parsed(stage, s.text, example), s.mean_logprob, s.generated_tokens)
-        for s in drawn.samples
-    ]
-
-
-def _parsed(stage: StageSpec, text: str, example: Example) -> JSON:
-    parsed = parsers.parse(stage.parser, text, example)
-    return parsed.value if isinstance(parsed, parsers.Parsed) else None
-
-
-async def _feedback(refine: Refine, draft: JSON, example: Example) -> str | None:
-    if refine.feedback is None or draft is None:
-        return ""
-    function = refine.feedback.python
-    try:
-        feedback = await asyncio.to_thread(function, draft, example)
-    except PipelineError:
-        raise
-    except Exception as error:
-        raise CustomCodeFailed(
-            f"feedback {reference(function)} raised {type(error).__name__}: {error}"
-        ) from error
-    return None if feedback is None else str(feedback)
 
 
 async def _score(metric: MetricSpec, output: JSON, example: Example) -> float | None:

@@ -22,8 +22,8 @@ from pipelines.servers.billing import Bill
 from pipelines.servers.wire import Draw, DrawnSample
 from pipelines.spec.pipeline import PipelineSpec
 
-ASKED, DRAWN, LOCK = ".asked.parquet", ".drawn.parquet", ".lock"
-_ASKED = pa.schema(
+REQUESTS, ANSWERS, LOCK = ".asked.parquet", ".drawn.parquet", ".lock"
+_REQUEST = pa.schema(
     [
         pa.field("number", pa.int64()),
         pa.field("model", pa.string()),
@@ -43,7 +43,7 @@ _SAMPLE = pa.struct(
     ]
 )
 _BILL = ("calls", "prompt_tokens", "generated_tokens", "uncounted_prompts", "uncounted_answers")
-_DRAWN = pa.schema(
+_ANSWER = pa.schema(
     [
         pa.field("number", pa.int64()),
         *(pa.field(f"billed_{name}", pa.int64()) for name in _BILL),
@@ -60,11 +60,11 @@ _DRAWN = pa.schema(
         pa.field("most_n", pa.int64()),
     ]
 )
-_OF_DRAW = _DRAWN.names[_DRAWN.names.index("prompt_tokens") :]
+_OF_DRAW = _ANSWER.names[_ANSWER.names.index("prompt_tokens") :]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class DrawRequest:
     """A draw that a client process is asked for.
 
     Attributes:
@@ -87,11 +87,11 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Drawn:
-    """What came of it.
+class DrawAnswer:
+    """What came of a request.
 
     Attributes:
-        number: Of what was asked.
+        number: Of the request.
         bill: What the server bills, also for a draw that failed.
         draw: What it brought; None when it failed.
         error: The name of the error's class; None without one.
@@ -116,35 +116,35 @@ def identity(spec: PipelineSpec, model: str) -> str:
     return canonical_json({"key": spec.model_key(model), **described})
 
 
-def write_asked(path: Path, asked: Iterable[Asked]) -> None:
-    """Write what is asked for to a file.
+def write_requests(path: Path, requests: Iterable[DrawRequest]) -> None:
+    """Write requests to a file.
 
     Args:
         path: The file.
-        asked: The draws.
+        requests: The requests.
     """
-    _write(path, _ASKED, [{name: getattr(one, name) for name in _ASKED.names} for one in asked])
+    _write(path, _REQUEST, [{name: getattr(one, name) for name in _REQUEST.names} for one in requests])
 
 
-def read_asked(path: Path) -> list[Asked]:
-    """Read a file that `write_asked` wrote."""
-    return [Asked(**row) for row in pq.read_table(path).to_pylist()]
+def read_requests(path: Path) -> list[DrawRequest]:
+    """Read a file that `write_requests` wrote."""
+    return [DrawRequest(**row) for row in pq.read_table(path).to_pylist()]
 
 
-def write_drawn(path: Path, drawn: Iterable[Drawn]) -> None:
-    """Write what came of draws to a file.
+def write_answers(path: Path, answers: Iterable[DrawAnswer]) -> None:
+    """Write what came of requests to a file.
 
     Args:
         path: The file.
-        drawn: What came of them.
+        answers: What came of them.
     """
-    _write(path, _DRAWN, [_row(one) for one in drawn])
+    _write(path, _ANSWER, [_row(one) for one in answers])
 
 
-def read_drawn(path: Path) -> list[Drawn]:
-    """Read a file that `write_drawn` wrote."""
+def read_answers(path: Path) -> list[DrawAnswer]:
+    """Read a file that `write_answers` wrote."""
     return [
-        Drawn(
+        DrawAnswer(
             number=row["number"],
             bill=Bill(**{name: row[f"billed_{name}"] for name in _BILL}),
             draw=None
@@ -161,13 +161,13 @@ def read_drawn(path: Path) -> list[Drawn]:
     ]
 
 
-def _row(drawn: Drawn) -> dict[str, object]:
-    row: dict[str, object] = {"number": drawn.number, "error": drawn.error, "message": drawn.message}
-    row |= {f"billed_{name}": getattr(drawn.bill, name) for name in _BILL}
-    if drawn.draw is not None:
-        row |= {name: getattr(drawn.draw, name) for name in _OF_DRAW}
+def _row(answer: DrawAnswer) -> dict[str, object]:
+    row: dict[str, object] = {"number": answer.number, "error": answer.error, "message": answer.message}
+    row |= {f"billed_{name}": getattr(answer.bill, name) for name in _BILL}
+    if answer.draw is not None:
+        row |= {name: getattr(answer.draw, name) for name in _OF_DRAW}
         row["samples"] = [
-            {part.name: getattr(sample, part.name) for part in _SAMPLE} for sample in drawn.draw.samples
+            {part.name: getattr(sample, part.name) for part in _SAMPLE} for sample in answer.draw.samples
         ]
     return row
 
@@ -189,11 +189,6 @@ def _writable(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _writable(one) for name, one in value.items()}
     return value
-
-
-def is_spool(folder: Path) -> bool:
-    """Whether a path is a folder of this user's, not a link to one."""
-    return folder.is_dir() and not folder.is_symlink() and folder.stat().st_uid == os.getuid()
 
 
 def opened_lock(path: Path) -> IO[str]:

@@ -20,7 +20,15 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from pipelines.errors import PipelineError
-from pipelines.runtime.spool import DRAWN, LOCK, Asked, Drawn, locked, read_asked, write_drawn
+from pipelines.runtime.spool import (
+    ANSWERS,
+    LOCK,
+    DrawAnswer,
+    DrawRequest,
+    locked,
+    read_requests,
+    write_answers,
+)
 from pipelines.servers.billing import Bill
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.patience import Patience
@@ -28,7 +36,7 @@ from pipelines.servers.wire import Negotiated
 from pipelines.spec import ModelSpec, SamplingSpec
 from pipelines.spec.strict import Strict
 
-_MOST_DRAWN = 256  # in a file
+_MOST_ANSWERS = 256  # in a file
 _WRITE_AFTER_S = 0.05
 _AGAIN_AFTER_S = 0.25  # where it failed
 _LAST_TRIES = 4  # at the end
@@ -87,14 +95,14 @@ class _Worker:
             on_notice=lambda line: _say(Message(notice=line)),
         )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._done: list[Drawn] = []
+        self._unwritten: list[DrawAnswer] = []
         self._timer: asyncio.TimerHandle | None = None
         self._n_files = 0
 
-    def ask(self, name: str) -> None:
-        """Begin the draws of a file."""
-        for asked in read_asked(self._settings.folder / name):
-            task = asyncio.create_task(self._draw(asked))
+    def begin(self, name: str) -> None:
+        """Begin the draws of a file of requests."""
+        for request in read_requests(self._settings.folder / name):
+            task = asyncio.create_task(self._draw(request))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -105,35 +113,35 @@ class _Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._write()
         for _ in range(_LAST_TRIES):
-            if self._done:
+            if self._unwritten:
                 await asyncio.sleep(_AGAIN_AFTER_S)
                 self._write()
         await self._clients.aclose()
 
-    async def _draw(self, asked: Asked) -> None:
-        drawn, bill = partial(Drawn, number=asked.number), Bill()
+    async def _draw(self, request: DrawRequest) -> None:
+        bill = Bill()
+        answer = partial(DrawAnswer, number=request.number, bill=bill)
         try:
             draw = await self._clients.draw(
-                asked.model,
-                json.loads(asked.content),
-                _sampling(asked.sampling),
-                asked.n,
-                first=asked.first,
+                request.model,
+                json.loads(request.content),
+                _sampling(request.sampling),
+                request.n,
+                first=request.first,
                 bill=bill,
             )
         except PipelineError as error:
-            self._add(drawn(bill=bill, error=type(error).__name__, message=str(error)))
+            self._add(answer(error=type(error).__name__, message=str(error)))
         except BaseException as error:
-            self._add(
-                drawn(bill=bill, error=type(error).__name__, message=f"{type(error).__name__}: {error}")
-            )
+            name = type(error).__name__
+            self._add(answer(error=name, message=f"{name}: {error}"))
             raise
         else:
-            self._add(drawn(bill=bill, draw=draw))
+            self._add(answer(draw=draw))
 
-    def _add(self, drawn: Drawn) -> None:
-        self._done.append(drawn)
-        if len(self._done) >= _MOST_DRAWN:
+    def _add(self, answer: DrawAnswer) -> None:
+        self._unwritten.append(answer)
+        if len(self._unwritten) >= _MOST_ANSWERS:
             self._write()
         elif self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_WRITE_AFTER_S, self._write)
@@ -142,17 +150,17 @@ class _Worker:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._done:
+        if not self._unwritten:
             return
-        name = f"{self._settings.name}.{self._n_files + 1}{DRAWN}"
+        name = f"{self._settings.name}.{self._n_files + 1}{ANSWERS}"
         try:
-            write_drawn(self._settings.folder / name, self._done)
+            write_answers(self._settings.folder / name, self._unwritten)
         except Exception as error:  # as of a full disk: what was paid for waits until there is room
             self._timer = asyncio.get_running_loop().call_later(_AGAIN_AFTER_S, self._write)
             _say(Message(error=getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"))
             return
         self._n_files += 1
-        self._done = []
+        self._unwritten = []
         _say(Message(file=name))
 
 
@@ -173,7 +181,7 @@ async def _work() -> None:
     with locked(settings.folder / f"{settings.name}{LOCK}"):
         worker = _Worker(settings)
         while name := (await stdin.readline()).decode().strip():
-            worker.ask(name)
+            worker.begin(name)
         await worker.end()
 
 

@@ -149,14 +149,14 @@ def _finished(choice: Mapping[str, Any]) -> bool:
 
 def _read_choice(choice: Mapping[str, Any], stop: Sequence[str]) -> _Choice:
     message = choice.get("message")
-    given = choice.get("logprobs") or {}
+    by_token = choice.get("logprobs") or {}
     logprobs: Sequence[Any]
     if message is None:
         content = choice["text"]
-        logprobs = list(given.get("token_logprobs") or ())
+        logprobs = list(by_token.get("token_logprobs") or ())
     else:
         content = message.get("content")
-        logprobs = [token["logprob"] for token in given.get("content") or ()]
+        logprobs = [token["logprob"] for token in by_token.get("content") or ()]
     text = content if isinstance(content, str) else _joined(content)
     finish_reason = str(choice.get("finish_reason") or "stop")
     if finish_reason != "stop":

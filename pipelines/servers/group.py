@@ -38,12 +38,13 @@ _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 _TAIL_LINES = 15
+_STOP_S = 20.0  # between asking a server to end and killing it
 
 
 class ServerGroup:
     """`with ServerGroup(commands, log_dir=DIR):` (or `async with`) runs the servers for the block.
 
-    timeout_s: for all of them to become healthy. stop_s: between asking a server to end and killing it.
+    timeout_s: for all of them to become healthy.
     Enter it in the main thread, or in one that outlives the block. ServerError when a server ends or is not
     healthy in time, with the end of its log; the others are stopped then.
     """
@@ -54,13 +55,11 @@ class ServerGroup:
         *,
         log_dir: Path,
         timeout_s: float = 900.0,
-        stop_s: float = 20.0,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         self.commands = tuple(commands)
         self._log_dir = Path(log_dir)
         self._timeout_s = timeout_s
-        self._stop_s = stop_s
         self._environ = environ
         self._running: list[tuple[ServeCommand, subprocess.Popen[bytes]]] = []
         self._waiting: list[ServeCommand] = []
@@ -115,7 +114,7 @@ class ServerGroup:
         running, self._running = self._running, []
         for _, process in running:
             _signal_group(process, signal.SIGTERM)
-        deadline = time.monotonic() + self._stop_s
+        deadline = time.monotonic() + _STOP_S
         for _, process in running:
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))
@@ -140,14 +139,14 @@ class ServerGroup:
 
     def _start_next(self, starting: Sequence[ServeCommand]) -> None:
         """Start every server whose GPUs no other is starting on, in the order of the commands."""
-        taken = {device for command in starting for device in command.devices}
+        busy = {device for command in starting for device in command.devices}
         waiting, self._waiting = self._waiting, []
         for command in waiting:
-            if taken & command.devices:
+            if busy & command.devices:
                 self._waiting.append(command)
             else:
                 self._launch(command)
-            taken |= command.devices
+            busy |= command.devices
 
     def _launch(self, command: ServeCommand) -> None:
         with self.log_path(command).open("wb") as log:
@@ -198,9 +197,9 @@ def free_port(host: str = "127.0.0.1") -> int:
     Args:
         host: The address.
     """
-    with socket.socket() as taken:
-        taken.bind((host, 0))
-        return int(taken.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind((host, 0))
+        return int(listener.getsockname()[1])
 
 
 def _require_free_port(command: ServeCommand) -> None:

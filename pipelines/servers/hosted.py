@@ -45,18 +45,18 @@ def hosted_models(spec: PipelineSpec, models: Iterable[str] | None = None) -> li
         SpecError: The spec has no model of such a key.
     """
     named = spec.models if models is None else (name for key in models for name in _variants(spec, key))
-    wanted = list(dict.fromkeys(named))
-    for name in wanted:
+    keys = list(dict.fromkeys(named))
+    for name in keys:
         if name not in spec.models:
             raise SpecError(f"no such model, got {name!r}", remedy=f"the models are {', '.join(spec.models)}")
     same: dict[tuple[object, ...], list[str]] = {}
-    for name in dict.fromkeys(spec.models[name].parent or name for name in wanted):
+    for name in dict.fromkeys(spec.models[name].parent or name for name in keys):
         same.setdefault(_server_of(spec, name), []).append(name)
     return [
         Hosted(
             base=base,
             twins=tuple(twins),
-            adapters=tuple(name for name in wanted if spec.models[name].parent in (base, *twins)),
+            adapters=tuple(name for name in keys if spec.models[name].parent in (base, *twins)),
         )
         for base, *twins in same.values()
     ]

@@ -98,7 +98,7 @@ class Negotiator:
         Where a change makes no difference to the server's words it is taken back before the next is tried,
         and at last all that the words name are made at once.
         """
-        first_words, made = refused, list[tuple[terms.Change, str]]()
+        first_words, changes = refused, list[tuple[terms.Change, str]]()
         current, n_sent = self.terms, 0
         while n_sent < _MOST_TERMS:
             self._raise_if_final(ask, refused)
@@ -109,19 +109,19 @@ class Negotiator:
                 n_sent += 1
                 outcome = await self._tried(ask, change.terms)
                 if isinstance(outcome, Draw):
-                    return self._accepted([*made, (change, refused.refusal.quoted)], outcome)
+                    return self._accepted([*changes, (change, refused.refusal.quoted)], outcome)
                 if len(options) == 1 or not terms.same_words(outcome.refusal, refused.refusal):
-                    made.append((change, refused.refusal.quoted))
+                    changes.append((change, refused.refusal.quoted))
                     current, refused = change.terms, outcome
                     break
             else:
                 n_sent += 1
                 together = terms.together(refused.refusal, refused.body, current)
-                made += [(change, refused.refusal.quoted) for change in together]
+                changes += [(change, refused.refusal.quoted) for change in together]
                 current = together[-1].terms
                 outcome = await self._tried(ask, current)
                 if isinstance(outcome, Draw):
-                    return self._accepted(made, outcome)
+                    return self._accepted(changes, outcome)
                 refused = outcome
         return await self._judged(ask, first_words)
 

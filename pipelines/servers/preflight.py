@@ -20,7 +20,9 @@ from pipelines.errors import ServerError
 from pipelines.examples import Example
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.server import StatusError
-from pipelines.spec.pipeline import ModelSpec, PipelineSpec, StageSpec
+from pipelines.spec.models import ModelSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.stages.prompts import render
 
 _LONGEST_PROMPTS = 8  # counted by the server, for each stage and model
@@ -46,7 +48,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _ServerAnswer:
     """What asking a model's server showed. window: tokens of prompt and generation, None when unknown."""
 
     problem: Problem | None
@@ -64,10 +66,12 @@ async def preflight(
     if examples is None:
         examples = [*load_examples(spec, "search"), *load_examples(spec, "test")]
     used = spec.used_models
-    found = dict(zip(used, await asyncio.gather(*(_ask(spec, clients, name) for name in used)), strict=True))
-    problems = [answer.problem for answer in found.values() if answer.problem is not None]
-    up = [name for name, answer in found.items() if answer.problem is None]
-    windows = {name: window for name in up if (window := found[name].window) is not None}
+    answers = dict(
+        zip(used, await asyncio.gather(*(_ask(spec, clients, name) for name in used)), strict=True)
+    )
+    problems = [answer.problem for answer in answers.values() if answer.problem is not None]
+    up = [name for name, answer in answers.items() if answer.problem is None]
+    windows = {name: window for name in up if (window := answers[name].window) is not None}
     lengths = await asyncio.gather(
         *(
             _overflow(spec, stage, name, windows[name], clients, examples)
@@ -79,15 +83,15 @@ async def preflight(
     return [*problems, *(problem for problem in lengths if problem is not None)]
 
 
-async def _ask(spec: PipelineSpec, clients: ModelClients, name: str) -> _Found:
+async def _ask(spec: PipelineSpec, clients: ModelClients, name: str) -> _ServerAnswer:
     model, server, served_name = spec.models[name], clients.server(name), clients.served_name(name)
     try:
         served = await clients.served(name)
     except StatusError as error:
-        return _Found(_unlisted(name, model, error), model.context_length)
+        return _ServerAnswer(_unlisted(name, model, error), model.context_length)
     except ServerError as error:
         remedy = f"start it (agenttts serve SPEC --only {name}) or correct the address"
-        return _Found(
+        return _ServerAnswer(
             Problem(place=f"models.{name}.base_url", message=f"no server: {error}", remedy=remedy), None
         )
     if not any(fnmatchcase(served_name, pattern) for pattern in served.names):
@@ -95,15 +99,17 @@ async def _ask(spec: PipelineSpec, clients: ModelClients, name: str) -> _Found:
         shown = served.names if len(served.names) <= _MOST_NAMES else near
         more = ", …" if len(shown) < len(served.names) else ""
         message = f"{server.address} serves {', '.join(shown) or 'nothing'}{more}, got {served_name!r}"
-        return _Found(
+        return _ServerAnswer(
             Problem(place=f"models.{name}.served_name", message=message, remedy="name one of these"), None
         )
-    longest, wanted = served.max_model_len, model.context_length
-    if longest is not None and wanted is not None and wanted > longest:
-        message = f"must be at most the server's max_model_len, {longest}, got {wanted}"
+    longest, stated = served.max_model_len, model.context_length
+    if longest is not None and stated is not None and stated > longest:
+        message = f"must be at most the server's max_model_len, {longest}, got {stated}"
         remedy = "lower it or serve the model with a longer one"
-        return _Found(Problem(place=f"models.{name}.context_length", message=message, remedy=remedy), longest)
-    return _Found(None, wanted or longest)
+        return _ServerAnswer(
+            Problem(place=f"models.{name}.context_length", message=message, remedy=remedy), longest
+        )
+    return _ServerAnswer(None, stated or longest)
 
 
 def _unlisted(name: str, model: ModelSpec, error: StatusError) -> Problem | None:

@@ -179,10 +179,10 @@ def _overflow(refusal: Refusal, where: str, words: str, body: Mapping[str, Any])
 
 
 def _never_fits(words: str) -> bool:
-    found = _TOO_LARGE_EVER.search(words)
-    if found is None:
+    match = _TOO_LARGE_EVER.search(words)
+    if match is None:
         return False
-    return found[1] is None or int(found[2]) > int(found[1])
+    return match[1] is None or int(match[2]) > int(match[1])
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -26,9 +26,9 @@ async def count_replicas(base_urls: Iterable[str], environ: Mapping[str, str]) -
     Returns:
         The replicas behind each router; other addresses are left out.
     """
-    asked = [url for url in dict.fromkeys(base_urls) if urlsplit(url).scheme == "http"]
-    counts = await asyncio.gather(*(_workers(url, environ) for url in asked))
-    return {url: count for url, count in zip(asked, counts, strict=True) if count > 1}
+    plain_urls = [url for url in dict.fromkeys(base_urls) if urlsplit(url).scheme == "http"]
+    counts = await asyncio.gather(*(_workers(url, environ) for url in plain_urls))
+    return {url: count for url, count in zip(plain_urls, counts, strict=True) if count > 1}
 
 
 async def _workers(base_url: str, environ: Mapping[str, str]) -> int:

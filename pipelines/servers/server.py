@@ -13,10 +13,9 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
 import aiohttp
 import orjson
@@ -27,7 +26,7 @@ from pipelines.errors import ConfigurationError, DrawFailed, ServerError
 from pipelines.servers import refusals
 from pipelines.servers.answers import bill_unread, read_classes, read_draw
 from pipelines.servers.billing import Bill
-from pipelines.servers.breaker import Breaker
+from pipelines.servers.condition import Condition, WentDown
 from pipelines.servers.grace import GRACE_S, Grace
 from pipelines.servers.health import ServerHealth
 from pipelines.servers.identity import SameServer
@@ -35,7 +34,7 @@ from pipelines.servers.limiter import AdaptiveLimiter
 from pipelines.servers.negotiation import FieldRefused, Negotiator
 from pipelines.servers.patience import Patience
 from pipelines.servers.refusals import Refusal, read_refusal
-from pipelines.servers.retrying import LONGEST_WAIT_S, Overload, Tries, doubled_s
+from pipelines.servers.retrying import Tries
 from pipelines.servers.streamed import TextStream
 from pipelines.servers.transport import Answer, Transport
 from pipelines.servers.usage import Usage
@@ -50,7 +49,6 @@ _BYTES_PER_TOKEN = 256
 _UNLIMITED_TOKENS = 131_072
 _SECONDS_PER_TOKEN = 0.05
 _MOST_EXTRA_S = 600.0
-_OVERLOADED_S = 30.0  # without an answer, after which a server that asks for fewer requests is down
 _HIDDEN_PROMPT_TOKENS = 20_000  # a server may add to a prompt
 
 OnNegotiated = Callable[[Negotiated], None]
@@ -63,10 +61,6 @@ class StatusError(ServerError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
-
-
-class _WentDown(Exception):
-    """The server went down before the request was sent."""
 
 
 class ServerClient:
@@ -110,28 +104,25 @@ class ServerClient:
         on_notice: OnNotice | None = None,
         grace: Grace | None = None,
     ) -> None:
-        self.limiter = AdaptiveLimiter(start=min(32, max_in_flight), most=max_in_flight)
         self.on_negotiated = on_negotiated
         self._key = api_key
         self._key_env = key_env
-        self._rng = rng
         self._patience = patience
         self._holds = holds
-        self._backoff_s = backoff_s
         self._most_bytes = most_bytes
         self._on_notice = on_notice
-        self._n_answered = self._n_faults = 0
-        self._overload = Overload(max(patience.longest_outage_s, 2 * LONGEST_WAIT_S))
         self._negotiators: dict[str, Negotiator] = {}
         self._same: dict[str, SameServer] = {}
         self._negotiated: list[Negotiated] = []
         self._transport = Transport(base_url, api_key=api_key, connections=max_in_flight + 4, environ=environ)
         self.address = self._transport.address
         self.grace = grace or Grace(GRACE_S, self._notice)
-        self._breaker = Breaker(
+        self._condition = Condition(
             self.address,
-            longest_s=patience.longest_outage_s if holds else None,
-            first_wait_s=2 * backoff_s,
+            max_in_flight=max_in_flight,
+            longest_outage_s=patience.longest_outage_s,
+            holds=holds,
+            backoff_s=backoff_s,
             rng=rng,
             notify=self._notice,
         )
@@ -148,17 +139,12 @@ class ServerClient:
         Args:
             models: Keys in the spec of the models that it serves.
         """
-        down_s, reason = self._breaker.outage or (None, None)
-        return ServerHealth(
-            address=self.address,
-            models=models,
-            n_answered=self._n_answered,
-            n_faults=self._n_faults,
-            in_flight=self.limiter.in_flight,
-            most_in_flight=self.limiter.limit,
-            down_s=down_s,
-            reason=reason,
-        )
+        return self._condition.health(models)
+
+    @property
+    def limiter(self) -> AdaptiveLimiter:
+        """What holds requests back while the server is overloaded."""
+        return self._condition.limiter
 
     def most_n(self, served_name: str) -> int | None:
         """Samples that one request may ask for; None while no limit is known."""
@@ -198,11 +184,11 @@ class ServerClient:
             stream=stream,
         )
         negotiator = self._negotiator(served_name)
-        tries = Tries(self._where(served_name), self._patience, self._holds, self._jittered_s)
+        tries = Tries(self._where(served_name), self._patience, self._holds, self._condition.jittered_s)
         while True:
             self.grace.check()
             try:
-                async with self._breaker.passing() as probing:
+                async with self._condition.passing() as probing:
                     if not probing:
                         return await negotiator.draw(ask)
                     probe = replace(ask, probing=True)
@@ -210,7 +196,7 @@ class ServerClient:
                         await negotiator.probe(probe)
                         tries.alone_since = tries.alone_since or time.monotonic()
                     return await negotiator.draw(probe)
-            except _WentDown:
+            except WentDown:
                 continue
             except Fault as fault:
                 logger.debug("%s: try %d: %s", tries.where, tries.n_faults + 1, fault.reason)
@@ -218,7 +204,9 @@ class ServerClient:
                     law = f"{tries.where}: {fault.reason}, in the middle of its text"
                     raise DrawFailed(law, transient=True) from fault
                 wait_s = tries.wait_s(
-                    fault, is_down=self._breaker.is_down, overloaded_s=self._overload.lasted_s
+                    fault,
+                    is_down=self._condition.is_down,
+                    overloaded_s=self._condition.overloaded_s,
                 )
             if wait_s:
                 await asyncio.sleep(wait_s)
@@ -304,7 +292,9 @@ class ServerClient:
         timeout_s = self._patience.timeout_s + min(_MOST_EXTRA_S, max_tokens * _SECONDS_PER_TOKEN)
         url = self._transport.url(ask.path, root=ask.path == CLASSIFY)
         most_bytes = self._most_bytes + n * max_tokens * _BYTES_PER_TOKEN
-        async with self._place(ask) as epoch:
+        async with self._condition.place(probing=ask.probing) as epoch:
+            if not ask.probing:
+                self.grace.check()
             try:
                 answer = await self.grace.awaited(
                     self._posted(url, encoded, most_bytes, timeout_s, ask.stream)
@@ -318,74 +308,33 @@ class ServerClient:
                     f"{self._where(ask.served_name)}: {failure.reason}", transient=False
                 ) from failure
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                self._trouble(self._fault(error), epoch, ask)
+                self._condition.trouble(self._fault(error), epoch, probing=ask.probing)
             if answer.status < 300:
                 try:
                     read = _decoded(answer.content)
                 except ValueError:
-                    self._trouble(Fault("an answer that is not JSON", outage=True), epoch, ask)
+                    fault = Fault("an answer that is not JSON", outage=True)
+                    self._condition.trouble(fault, epoch, probing=ask.probing)
                 if not isinstance(read, dict) or not read.get("error") or read.get("choices"):
-                    self._answered()
-                    self.limiter.answered()
+                    self._condition.answered(in_full=True)
                     return read
                 answer = _as_refused(answer, read["error"])
             refusal = self._refusal(answer)
             meaning = refusals.meaning(refusal, body, self._where(ask.served_name), self._key_env)
             if isinstance(meaning, Fault):
-                self._trouble(meaning, epoch, ask)
-            self._answered()
+                self._condition.trouble(meaning, epoch, probing=ask.probing)
+            self._condition.answered()
             if meaning is not None:
                 raise meaning
         if refusal.status in refusals.NEGOTIABLE:
             raise FieldRefused(refusal, body)
         raise refusals.unexplained(refusal, self._where(ask.served_name), self._key_env)
 
-    @asynccontextmanager
-    async def _place(self, ask: Ask) -> AsyncIterator[int]:
-        """A place of the limiter, which a probe does not need; _WentDown when the server did so meanwhile."""
-        if ask.probing:
-            yield self.limiter.epoch
-            return
-        async with self.limiter as epoch:
-            if self._breaker.is_down:
-                raise _WentDown
-            self.grace.check()
-            yield epoch
-
     async def _posted(
         self, url: str, body: bytes, most_bytes: int, timeout_s: float, stream: TextStream | None
     ) -> Answer:
         async with asyncio.timeout(timeout_s):
             return await self._transport.post(url, body, most_bytes, stream)
-
-    def _answered(self) -> None:
-        """The server is neither down nor overloaded."""
-        self._n_answered += 1
-        self._overload.end()
-        self._breaker.answered()
-
-    def _trouble(self, fault: Fault, epoch: int, ask: Ask) -> NoReturn:
-        """Let limiter and breaker know of a fault, and raise it."""
-        self._n_faults += 1
-        is_outage, overloaded_s = fault.outage, None
-        if fault.kind == "overload":
-            self._overload.add()
-            if self._overload.lasted_s >= _OVERLOADED_S:
-                overloaded_s = self._overload.lasted_s
-            is_outage = is_outage or ask.probing or overloaded_s is not None
-        if is_outage or self._breaker.asks_too_much(fault.retry_after_s):
-            self._breaker.failed(
-                fault.reason,
-                probing=ask.probing,
-                retry_after_s=fault.retry_after_s,
-                overloaded_s=overloaded_s,
-            )
-        if fault.kind == "overload" and not self._breaker.is_down:
-            pause_s = self._jittered_s(self.limiter.streak)
-            self.limiter.overloaded(epoch, fault.retry_after_s, pause_s=pause_s)
-        elif fault.kind != "fault":
-            self.limiter.overloaded(epoch)
-        raise fault
 
     def _notice(self, line: str) -> None:
         logger.warning("%s", line)
@@ -411,9 +360,6 @@ class ServerClient:
     def _refusal(self, answer: Answer) -> Refusal:
         wait_s = retry_after_s(answer.headers, time.time())
         return read_refusal(answer.status, answer.content, secret=self._key, retry_after_s=wait_s)
-
-    def _jittered_s(self, attempt: int) -> float:
-        return self._rng.uniform(0, doubled_s(self._backoff_s, attempt))
 
 
 def _read(ask: Ask, agreed: Terms, answer: Any, n: int, n_bytes: int) -> Draw:

@@ -116,8 +116,8 @@ class Assembly:
                 self._texts[name] = self._texts.get(name, "") + texts[name]
         if (delta or {}).get("tool_calls"):
             self._texts.setdefault("tool_calls", "parts of a call")
-        given = choice.get("logprobs") or {}
-        self._logprobs += given.get("content" if self._is_chat else "token_logprobs") or ()
+        by_token = choice.get("logprobs") or {}
+        self._logprobs += by_token.get("content" if self._is_chat else "token_logprobs") or ()
         reason = choice.get("finish_reason") or (self._choice or {}).get("finish_reason")
         self._choice = {"index": 0, "finish_reason": reason}
         if isinstance(texts.get("content"), str):

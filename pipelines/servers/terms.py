@@ -102,12 +102,12 @@ def changes(refusal: Refusal, body: Mapping[str, Any], terms: Terms) -> Iterator
 
 def together(refusal: Refusal, body: Mapping[str, Any], terms: Terms) -> list[Change]:
     """All of `changes`, each on the terms of the one before."""
-    made: list[Change] = []
+    steps: list[Change] = []
     for field in _suspects(refusal, body):
-        change = _RULES[field](refusal, body, made[-1].terms if made else terms)
+        change = _RULES[field](refusal, body, steps[-1].terms if steps else terms)
         if change is not None:
-            made.append(change)
-    return made
+            steps.append(change)
+    return steps
 
 
 def guesses(body: Mapping[str, Any], terms: Terms) -> Iterator[Change]:

@@ -27,11 +27,11 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
     millis = _number(headers.get("retry-after-ms"))
     if millis is not None:
         return millis / 1000
-    given = headers.get("Retry-After")
-    seconds = _seconds(given, now)
+    retry_after = headers.get("Retry-After")
+    seconds = _seconds(retry_after, now)
     if seconds is not None:
         return seconds
-    date = _date(given)
+    date = _date(retry_after)
     if date is not None:
         return max(0.0, date - now)
     resets = {

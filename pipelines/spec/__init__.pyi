@@ -1,16 +1,6 @@
 # The public names and the modules that define them. Type checkers read this file, and so does
 # `datastore.lazy`, which imports a name when it is first used.
-from pipelines.spec.fields import (
-    BudgetSpec,
-    DatasetSpec,
-    ModelSpec,
-    Price,
-    ReferenceSpec,
-    SamplingSpec,
-    Speed,
-    StageSpec,
-    TruncateSpec,
-)
+from pipelines.spec.fields import BudgetSpec, DatasetSpec, ReferenceSpec
 from pipelines.spec.files import (
     dump_spec,
     load_spec,
@@ -18,7 +8,10 @@ from pipelines.spec.files import (
     spec_digest,
     spec_schema,
 )
+from pipelines.spec.models import ModelSpec, Price, SamplingSpec, Speed
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
+from pipelines.spec.stage_parts import TruncateSpec
 from pipelines.spec.strict import PythonFunction, Strict
 from pipelines.spec.variants import (
     AggregatorSpec,

@@ -13,8 +13,10 @@ from pydantic.json_schema import JsonSchemaValue
 from datastore.keys import canonical_json, well_formed
 from pipelines.spec.configfile import ConfigFile, validated
 from pipelines.spec.functions import UserFunction, code_digest, content_digest, reference, source
-from pipelines.spec.pipeline import ModelSpec, PipelineSpec, StageSpec
+from pipelines.spec.models import ModelSpec
+from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.schema import file_schema
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.templates import check_templates
 
 __all__ = ["dump_spec", "load_spec", "restore_spec", "spec_digest", "spec_functions", "spec_schema"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from pipelines.errors import SpecError, listed
-from pipelines.spec.fields import StageSpec
 from pipelines.spec.functions import parameters, reference
+from pipelines.spec.stage import StageSpec
 
 _OF_MODELS = (
     "prompt",

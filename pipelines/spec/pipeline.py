@@ -16,38 +16,13 @@ from pydantic import Field, PrivateAttr, model_validator
 from datastore.keys import model_key
 from pipelines.errors import SpecError, listed
 from pipelines.spec.configfile import ConfigFile
-from pipelines.spec.fields import (
-    About,
-    BudgetSpec,
-    DatasetSpec,
-    ModelSampling,
-    ModelSpec,
-    Price,
-    ReferenceSpec,
-    SamplingSpec,
-    Speed,
-    StageSpec,
-    TruncateSpec,
-)
+from pipelines.spec.fields import BudgetSpec, DatasetSpec
 from pipelines.spec.functions import reference
+from pipelines.spec.models import ModelSpec
 from pipelines.spec.rules import broken_laws, in_order, used_models
-from pipelines.spec.strict import Strict
+from pipelines.spec.stage import StageSpec
+from pipelines.spec.strict import About, Strict
 from pipelines.spec.variants import JsonParser, MetricSpec, Verifier
-
-__all__ = [
-    "BudgetSpec",
-    "DatasetSpec",
-    "ModelSampling",
-    "ModelSpec",
-    "PipelineSpec",
-    "Price",
-    "ReferenceSpec",
-    "SamplingSpec",
-    "Speed",
-    "StageSpec",
-    "Strict",
-    "TruncateSpec",
-]
 
 
 class PipelineSpec(Strict):

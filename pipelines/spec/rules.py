@@ -12,7 +12,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pipelines.errors import SpecError, listed
-from pipelines.spec.fields import BudgetSpec, DatasetSpec, ModelSpec, StageSpec
+from pipelines.spec.fields import BudgetSpec, DatasetSpec
+from pipelines.spec.models import ModelSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.stage_rules import stage_laws
 
 
@@ -133,9 +135,9 @@ def _budget(
     budget: BudgetSpec, models: Mapping[str, ModelSpec], used: Collection[str]
 ) -> Iterator[SpecError]:
     if (budget.units is None) == (budget.usd is None):
-        given = "none" if budget.units is None else f"units: {budget.units:g} and usd: {budget.usd:g}"
+        amounts = "none" if budget.units is None else f"units: {budget.units:g} and usd: {budget.usd:g}"
         yield SpecError(
-            f"must have exactly one of units and usd, got {given}",
+            f"must have exactly one of units and usd, got {amounts}",
             field="budget",
             remedy="units are compute per query, usd is US dollars per query",
         )

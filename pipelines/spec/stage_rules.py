@@ -11,8 +11,9 @@ from pathlib import Path
 from pipelines.allocation import StageOption
 from pipelines.errors import SpecError, listed
 from pipelines.jsonvalues import read_json, schema_problem
-from pipelines.spec.fields import ModelSpec, SamplingSpec, StageSpec
 from pipelines.spec.function_rules import function_laws
+from pipelines.spec.models import ModelSpec, SamplingSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.variants import (
     Fusion,
     JsonParser,
@@ -80,10 +81,10 @@ def _required(field: str, stage: StageSpec) -> Iterator[SpecError]:
 
 
 def _prompt(field: str, stage: StageSpec, root: Path) -> Iterator[SpecError]:
-    given = [name for name in ("prompt", "prompt_file", "messages") if getattr(stage, name) is not None]
-    if len(given) > 1 or not (given or stage.prompts):
+    names = [name for name in ("prompt", "prompt_file", "messages") if getattr(stage, name) is not None]
+    if len(names) > 1 or not (names or stage.prompts):
         yield SpecError(
-            f"must have exactly one of prompt, prompt_file and messages, got {' and '.join(given) or 'none'}",
+            f"must have exactly one of prompt, prompt_file and messages, got {' and '.join(names) or 'none'}",
             field=field,
         )
     if stage.completion and stage.messages is not None:

@@ -1,4 +1,4 @@
-"""Building blocks of a pipeline's description: strict models, numbers, user-defined functions."""
+"""Building blocks of a pipeline's description: strict models, numbers, names, user-defined functions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     PlainSerializer,
     ValidationInfo,
     model_validator,
@@ -39,6 +40,17 @@ def _resolved(value: object, info: ValidationInfo) -> object:
 
 Number = BeforeValidator(_number)
 """Marks a numeric field that takes neither true and false nor numbers in quotes."""
+
+VariantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+
+About = Annotated[
+    str,
+    Field(
+        max_length=2000,
+        description="in plain words, for the LLM agent; changes no result",
+        examples=["Answer a customer's question from the manual."],
+    ),
+]
 
 
 class Strict(BaseModel):

@@ -17,9 +17,9 @@ from jinja2 import nodes
 from pipelines.errors import SpecError
 from pipelines.jsonvalues import JSON
 from pipelines.spec.bounded import BoundedEnvironment
-from pipelines.spec.fields import StageSpec
 from pipelines.spec.functions import parameters
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.variants import Fusion, Refine
 
 _ENVIRONMENT = BoundedEnvironment()
@@ -77,8 +77,10 @@ def used_fields(stage: StageSpec) -> frozenset[str]:
 
 def _called_with(stage: StageSpec, names: Iterable[str]) -> set[str]:
     """Those of a function's parameters that no input, no file and not every option gives."""
-    given = set.intersection(*(set(arguments) for arguments in stage.arguments.values())) | set(stage.files)
-    return set(names) - given - set(stage.input_names)
+    provided = set.intersection(*(set(arguments) for arguments in stage.arguments.values())) | set(
+        stage.files
+    )
+    return set(names) - provided - set(stage.input_names)
 
 
 def place_of(stage: StageSpec, name: str) -> str:

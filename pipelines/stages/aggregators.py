@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pipelines.errors import AggregationFailed, ConfigurationError, CustomCodeFailed
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON, plain
-from pipelines.spec.fields import StageSpec
 from pipelines.spec.functions import UserFunction, reference
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.strict import PythonFunction
 from pipelines.spec.variants import BestOfN, LengthWeighted, Plurality, PythonAggregator, SetVote, Weighted
 from pipelines.stages.ballots import Ballots

@@ -6,7 +6,7 @@ from pipelines.allocation import StageChoice
 from pipelines.jsonvalues import JSON
 from pipelines.reading.noanswer import NoAnswer
 from pipelines.reading.thinking import may_go, strip_thinking
-from pipelines.spec.fields import StageSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.variants import TextParser
 from pipelines.stages.counts import Count
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipelines.policy import Policy, Rung, StagePlan
-from pipelines.spec.fields import StageSpec
 from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.stages.ballots import SET_FEATURES, VALUE_FEATURES
 from pipelines.stages.counts import Count
 

@@ -17,7 +17,7 @@ from pipelines.content import Content
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.spec.bounded import limited
-from pipelines.spec.fields import StageSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.templates import Part, compiled, failure, fusion_part, line_in, parts
 from pipelines.spec.variants import JsonParser, Refine
 from pipelines.stages.truncation import truncated

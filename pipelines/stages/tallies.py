@@ -17,7 +17,7 @@ from typing import Self
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.reading.comparing import vote_key
-from pipelines.spec.fields import StageSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.stages.candidates import Candidate
 from pipelines.stages.counts import Count
 from pipelines.stages.parsers import allowed_values

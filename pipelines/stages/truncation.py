@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from pipelines.spec.fields import StageSpec, TruncateSpec
+from pipelines.spec.stage import StageSpec
+from pipelines.spec.stage_parts import TruncateSpec
 
 _MARK = "…"
 Item = TypeVar("Item")
@@ -35,14 +36,16 @@ def truncated(stage: StageSpec, variables: Mapping[str, object]) -> tuple[dict[s
 def _fewer(values: Sequence[object], rule: TruncateSpec) -> tuple[list[object], str | None]:
     shorter = [_shorter(v, rule.item_chars, "end") if isinstance(v, str) else v for v in values]
     cut = sum(len(_text(a)) < len(_text(b)) for a, b in zip(shorter, values, strict=True))
-    wanted = len(values) if rule.items is None else min(rule.items, len(values))
+    n_items = len(values) if rule.items is None else min(rule.items, len(values))
     if rule.chars is not None:
-        wanted = _fitting([len(_text(value)) for value in shorter], wanted, rule.chars, rule.drop)
-    remaining = _some(shorter, wanted, rule.drop)
+        n_items = _fitting([len(_text(value)) for value in shorter], n_items, rule.chars, rule.drop)
+    remaining = _some(shorter, n_items, rule.drop)
     if rule.chars is not None and remaining and isinstance(remaining[0], str):
         remaining = [_shorter(remaining[0], rule.chars, "end"), *remaining[1:]]
         cut += len(remaining) == 1 and remaining[0] not in shorter
-    changes = [f"{len(values)} → {wanted} items"] * (wanted < len(values)) + [f"{cut} items cut"] * bool(cut)
+    changes = [f"{len(values)} → {n_items} items"] * (n_items < len(values)) + [f"{cut} items cut"] * bool(
+        cut
+    )
     return remaining, ", ".join(changes) or None
 
 

@@ -46,13 +46,13 @@ def example(row: Mapping[str, Any]) -> dict[str, object]:
     }
 
 
-def arguments(found: Sequence[object]) -> list[tuple[str, str]]:
+def arguments(entries: Sequence[object]) -> list[tuple[str, str]]:
     """Return (name, value) of each argument.
 
     An argument without a name, as in domains whose tools pass files on, is named after its kind.
     """
     pairs = []
-    for argument in found:
+    for argument in entries:
         if isinstance(argument, Mapping):
             pairs.append((str(argument.get("name", "")), text(argument.get("value", ""))))
         else:

@@ -58,13 +58,13 @@ def by_parameter(candidates: Sequence[Candidate], example: Example) -> list[Call
     called = Counter(tool for ballot in ballots for tool in ballot)
     filled = list[Call]()
     for tool in (tool for tool, votes in called.items() if 2 * votes >= len(ballots)):
-        given = [ballot[tool]["arguments"] for ballot in ballots if tool in ballot]
-        names = Counter(name for call in given for name in dict.fromkeys(a["name"] for a in call))
-        chosen = [name for name, votes in names.items() if 2 * votes >= len(given)]
-        filled.append({"tool": tool, "arguments": [_usual(name, given) for name in chosen]})
+        calls = [ballot[tool]["arguments"] for ballot in ballots if tool in ballot]
+        names = Counter(name for call in calls for name in dict.fromkeys(a["name"] for a in call))
+        chosen = [name for name, votes in names.items() if 2 * votes >= len(calls)]
+        filled.append({"tool": tool, "arguments": [_usual(name, calls) for name in chosen]})
     return filled
 
 
-def _usual(name: str, given: Sequence[Sequence[Argument]]) -> Argument:
-    values = [text(a["value"]) for call in given for a in call if a["name"] == name]
+def _usual(name: str, calls: Sequence[Sequence[Argument]]) -> Argument:
+    values = [text(a["value"]) for call in calls for a in call if a["name"] == name]
     return {"name": name, "value": Counter(values).most_common(1)[0][0]}

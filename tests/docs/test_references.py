@@ -12,8 +12,7 @@ from pydantic import TypeAdapter
 from docs.building import commands, pipeline_file, python_names
 from docs.building.pages import completed
 from pipelines import PipelineSpec
-from pipelines.spec import fields as spec_fields
-from pipelines.spec import variants as spec_variants
+from pipelines.spec import fields, models, stage, stage_parts, variants
 from pipelines.spec.schema import file_schema
 from tests.agenttts.commands import agenttts
 
@@ -37,7 +36,8 @@ def test_what_the_schema_takes_the_product_takes(section: pipeline_file.Section,
     """Each example passes the validators of its field, functions beside the file included."""
     for module, name in (("tools", "find"), ("rows", "prepare"), ("scores", "quality"), ("checks", "run")):
         (tmp_path / f"{module}.py").write_text(f"def {name}(*args):\n    return args\n")
-    classes = {**vars(spec_fields), **vars(spec_variants), "": PipelineSpec}
+    modules = (fields, models, stage, stage_parts, variants)
+    classes = {"": PipelineSpec} | {name: kind for module in modules for name, kind in vars(module).items()}
     model = classes[section.name]
     by_key = {field.alias or name: field for name, field in model.model_fields.items()}
     for field in section.fields:

@@ -21,12 +21,13 @@ from agenttts.tasktune.rivals import rivals_spec
 from agenttts.tasktune.serving import adaptable, ask_each, load_adapter, served
 from agenttts.training.weights import read_tuned
 from datastore import Store
-from pipelines.runtime.runtime import VERIFYING
 from pipelines.runtime.sampler import Sampler
+from pipelines.runtime.values import VERIFYING
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.group import ServerGroup, commands, free_port
 from pipelines.spec.files import load_spec
-from pipelines.spec.pipeline import ModelSpec, PipelineSpec
+from pipelines.spec.models import ModelSpec
+from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.variants import Verifier
 from tests.agenttts.commands import agenttts
 from tests.agenttts.p2c.tiny_bert import WORDS, write_backbone

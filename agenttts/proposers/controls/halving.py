@@ -29,14 +29,14 @@ class HalvingProposer:
             The turn; `finished` when the whole space was tried.
         """
         suggestions: list[Suggestion] = []
-        taken = {trial.allocation for trial in view.trials}.union(view.refused)
+        excluded = {trial.allocation for trial in view.trials}.union(view.refused)
         rng = np.random.default_rng([view.seed, len(view.trials)])
         for _ in range(_TRIES):
             if len(suggestions) == count:
                 break
             allocation = drawn(view.space, rng)
-            if allocation not in taken:
-                taken.add(allocation)
+            if allocation not in excluded:
+                excluded.add(allocation)
                 suggestions.append(Suggestion(allocation, "A candidate at random, in a race with the best."))
         if not suggestions:
             stand_in = InsightsProposer().fallback(view)

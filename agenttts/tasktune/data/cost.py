@@ -12,7 +12,8 @@ from agenttts.space.units import flops_to_units
 from datastore.records import StageResult
 from datastore.store import Store
 from pipelines.costs import known_sum, model_flops, n_requests, stage_cost_usd
-from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 
 
 class SampleCost(BaseModel):

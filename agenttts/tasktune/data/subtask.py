@@ -21,7 +21,7 @@ from agenttts.errors import UserError
 from agenttts.llm import Message
 from pipelines.costs import UNLIMITED_TOKENS
 from pipelines.spec.configfile import load_config
-from pipelines.spec.fields import StageSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.strict import Strict
 from pipelines.spec.variants import BuiltinMetric, LinesParser, MetricSpec, ParserSpec, TextParser
 from pipelines.spec.yaml_file import yaml_text

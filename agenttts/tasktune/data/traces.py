@@ -17,7 +17,8 @@ from agenttts.tasktune.data.subtask import OUTPUT, SubTask
 from datastore.records import Sample
 from datastore.store import Store
 from pipelines.examples import Example
-from pipelines.spec.pipeline import PipelineSpec, StageSpec
+from pipelines.spec.pipeline import PipelineSpec
+from pipelines.spec.stage import StageSpec
 from pipelines.spec.templates import used_fields
 from pipelines.spec.variants import BuiltinMetric, JsonParser, LinesParser, MetricSpec, PythonParser
 from pipelines.stages.parsers import Parsed, parse

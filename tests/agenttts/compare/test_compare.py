@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from agenttts.compare import regret
-from agenttts.compare import side_by_side as compare
+from agenttts.compare import family_jobs, regret, side_by_side
 from agenttts.proposers import DEFAULT
 from agenttts.report import figures as plots
 from tests.agenttts.commands import agenttts
@@ -61,15 +60,17 @@ def test_on_landscapes_and_again(tmp_path: Path) -> None:
 
 def test_an_interrupted_comparison_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs in the part file are not run again; a line cut off in the middle is."""
-    jobs = compare.family_jobs(["scarce"], 2, 5, ["random+seeds"])
+    jobs = family_jobs(["scarce"], 2, 5, ["random+seeds"])
     out = tmp_path / "c.parquet"
-    whole = compare.compare(jobs, out=out, workers=1).moments
+    whole = side_by_side.compare(jobs, out=out, workers=1).moments
     rows = json.loads(whole[whole["seed"] == 0].to_json(orient="records"))
     rows[0]["true_score"] = 0.123
-    kept = json.dumps({"job": compare._key(jobs[0], None, None), "rows": rows})
+    kept = json.dumps({"job": side_by_side._key(jobs[0], None, None), "rows": rows})
     (tmp_path / "c.parquet.part").write_text(kept + "\n" + kept[: len(kept) // 2])
     told: list[tuple[int, int]] = []
-    again = compare.compare(jobs, out=out, workers=1, on_progress=lambda d, t: told.append((d, t))).moments
+    again = side_by_side.compare(
+        jobs, out=out, workers=1, on_progress=lambda d, t: told.append((d, t))
+    ).moments
     assert told[0] == (1, 2) and told[-1] == (2, 2)
     assert again["true_score"][0] == 0.123 and len(again) == len(whole)
     fresh = again[again["seed"] == 1].drop(columns="seconds")

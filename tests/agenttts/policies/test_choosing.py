@@ -11,21 +11,25 @@ import pytest
 from agenttts.errors import UserError
 from agenttts.policies.cascades import Sketch
 from agenttts.policies.choices import Choices, replay_policy
-from agenttts.policies.choose import choose_policy
+from agenttts.policies.choose import best_choice, read_choices
 from agenttts.policies.family import THRESHOLDS, Family, family, votes
 from agenttts.policies.fits import Limits
 from agenttts.policies.nodes import UNKNOWN
 from agenttts.policies.paths import Path, StagePath
 from agenttts.policies.rates import Rates
-from agenttts.results.adaptive import CHOICE
+from agenttts.results.adaptive import CHOICE, PolicyChoice
 from datastore import Prompt, Sample, Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.costs import stage_cost_usd
 from pipelines.dataset.splits import load_examples
+from pipelines.examples import Example
 from pipelines.policy import Policy, Rung, StagePlan
 from pipelines.runtime import PolicyRunner, Runtime
-from pipelines.spec.fields import BudgetSpec, Price
+from pipelines.runtime.payments import SampleBank
+from pipelines.spec.fields import BudgetSpec
 from pipelines.spec.files import load_spec
+from pipelines.spec.models import Price
+from pipelines.spec.pipeline import PipelineSpec
 from pipelines.stages.plans import policy_problem
 from pipelines.zoo import SPEC
 
@@ -154,6 +158,18 @@ def test_dollars_are_as_servers_bill_them() -> None:
     assert rates.per_query == 0.0
 
 
+async def _chosen(
+    spec: PipelineSpec,
+    bank: SampleBank,
+    examples: Sequence[Example],
+    best_fixed: Allocation | None = None,
+    orders: Sequence[int] = (0, 1, 2),
+) -> PolicyChoice | None:
+    """The policy that is chosen at 85 units."""
+    choices = await read_choices(spec, bank, examples, seed=0, best_fixed=best_fixed, orders=orders)
+    return None if choices is None else best_choice(choices, Limits(mean=85.0))
+
+
 async def test_the_zoo_has_a_policy_that_beats_its_best_fixed_vote(tmp_path: File) -> None:
     """On 80 questions at 85 units; the choice travels as JSON, runs as chosen and costs what it says."""
     spec = load_spec(SPEC)
@@ -161,7 +177,7 @@ async def test_the_zoo_has_a_policy_that_beats_its_best_fixed_vote(tmp_path: Fil
         store.attach_bank(spec.root / str(spec.bank))
         examples = load_examples(spec, "search")[:80]
         given = Allocation({"retrieve": StageChoice("small", 5), "answer": StageChoice("small", 5)})
-        choice = await choose_policy(spec, store, examples, budget=85, seed=0, best_fixed=given, orders=(0,))
+        choice = await _chosen(spec, store, examples, given, orders=(0,))
         assert choice is not None and choice.kind == "cascade" and choice.known == 1.0
         assert choice.fixed_difference is not None and choice.fixed_difference.low > 0
         assert choice.cost.mean <= 85 and choice.cost.median < choice.cost.mean < choice.cost.p95
@@ -200,9 +216,9 @@ async def test_a_bank_of_one_order_answers_for_the_others_where_it_can(tmp_path:
         store.attach_bank(spec.root / str(spec.bank))
         examples = load_examples(spec, "search")[:40]
         every = SomePrompts(store)
-        first = await choose_policy(spec, every, examples, budget=85, seed=0, orders=(0,))
+        first = await _chosen(spec, every, examples, orders=(0,))
         drawn = SomePrompts(store, every.asked)
-        choice = await choose_policy(spec, drawn, examples, budget=85, seed=0, orders=(0, 1, 2))
+        choice = await _chosen(spec, drawn, examples)
         assert drawn.asked > every.asked
         assert first is not None and choice is not None
         assert first.known == choice.known == 1.0
@@ -214,7 +230,7 @@ async def test_a_store_without_samples_gives_no_policy(tmp_path: File) -> None:
     spec = load_spec(SPEC)
     with Store.open(tmp_path / "empty.duckdb") as store:
         examples = load_examples(spec, "search")[:12]
-        assert await choose_policy(spec, store, examples, budget=85, seed=0) is None
+        assert await _chosen(spec, store, examples) is None
 
 
 def test_the_family_is_small_and_steps_back_without_probabilities() -> None:

@@ -20,8 +20,8 @@ from pipelines.allocation import Allocation, StageChoice
 from pipelines.dataset.splits import load_examples
 from pipelines.policy import Policy, Rung, StagePlan, Stop, Vote, standing
 from pipelines.runtime import PolicyRunner, Runtime
-from pipelines.spec.fields import Price
 from pipelines.spec.files import load_spec
+from pipelines.spec.models import Price
 from pipelines.zoo import SPEC
 
 WEIGHTED, SETS = Vote(kind="weighted"), Vote(kind="weighted", threshold=0.2)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from agenttts.results.health import SampleHealth, health_text, percent
 from agenttts.results.meter import SampleCounts
 from pipelines.examples import Example
-from pipelines.spec.fields import SamplingSpec, StageSpec
+from pipelines.spec.models import SamplingSpec
+from pipelines.spec.stage import StageSpec
 
 EXAMPLE = Example("e", {"colours": ["red", "green"]})
 SAMPLING = SamplingSpec(temperature=0.8, max_tokens=64)

@@ -19,7 +19,7 @@ from datastore import Store
 from pipelines.dataset import load_examples
 from pipelines.dataset.inputs import read_inputs
 from pipelines.policy import Policy
-from pipelines.spec.fields import Price
+from pipelines.spec.models import Price
 from pipelines.zoo import SPEC
 from tests.agenttts.commands import agenttts
 from tests.agenttts.small_specs import write_pipeline

@@ -30,7 +30,8 @@ from agenttts.space.units import planned_seconds
 from datastore import Store
 from pipelines.allocation import Allocation, StageChoice
 from pipelines.spec.files import load_spec
-from pipelines.spec.pipeline import PipelineSpec, Speed
+from pipelines.spec.models import Speed
+from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.variants import BuiltinMetric, PythonMetric
 from tests.agenttts.small_specs import small_spec, write_examples
 from tests.servers import ScriptedServer

@@ -11,7 +11,7 @@ from agenttts.space.measure import Measure, amount_text, chosen_budget
 from agenttts.space.space import SearchSpace
 from agenttts.space.units import flops, planned_stage_flops, units
 from pipelines.allocation import Allocation, StageChoice
-from pipelines.spec.pipeline import ReferenceSpec
+from pipelines.spec.fields import ReferenceSpec
 from tests.agenttts.small_specs import small_spec
 
 

@@ -31,8 +31,8 @@ from datastore import Store
 from pipelines.dataset.splits import load_examples
 from pipelines.examples import Example
 from pipelines.spec.configfile import load_config
-from pipelines.spec.fields import Price
 from pipelines.spec.files import load_spec
+from pipelines.spec.models import Price
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.variants import PythonMetric
 from pipelines.stages.metrics import score

@@ -19,7 +19,15 @@ from pipelines.errors import ConfigurationError, ServerError
 from pipelines.runtime.processes import ClientProcesses
 from pipelines.runtime.recovery import recovered
 from pipelines.runtime.sampler import Sampler, Samples
-from pipelines.runtime.spool import ASKED, DRAWN, Asked, Drawn, identity, write_asked, write_drawn
+from pipelines.runtime.spool import (
+    ANSWERS,
+    REQUESTS,
+    DrawAnswer,
+    DrawRequest,
+    identity,
+    write_answers,
+    write_requests,
+)
 from pipelines.servers.billing import Bill
 from pipelines.servers.patience import Patience
 from pipelines.servers.wire import Draw, DrawnSample, PromptRefused
@@ -54,7 +62,7 @@ class Bench:
         return await self.sampler.samples("retrieve", "small", chat(number), sampling, 2)
 
     def pids(self) -> list[int]:
-        return [process.process.pid for process in self.clients._processes]
+        return [process.process.pid for process in self.clients._pool.processes]
 
 
 def chat(number: int) -> dict[str, list[dict[str, str]]]:
@@ -145,7 +153,7 @@ def _spool(folder: Path, spec: PipelineSpec, token: str = "t", first: int = 0) -
     folder.mkdir(exist_ok=True)
     sampling = spec.stages[0].sampling
     content = '{"messages": [{"role": "user", "content": "number 0"}]}'
-    asked = Asked(
+    request = DrawRequest(
         number=7,
         model="small",
         identity=identity(spec, "small"),
@@ -160,8 +168,10 @@ def _spool(folder: Path, spec: PipelineSpec, token: str = "t", first: int = 0) -
     )
     draw = Draw(samples=samples, prompt_tokens=5, request_id="q1")
     bill = Bill(calls=1, prompt_tokens=5, generated_tokens=4)
-    write_asked(folder / f"{token}.1{ASKED}", [asked])
-    write_drawn(folder / f"{token}.0.1{DRAWN}", [Drawn(number=7, bill=bill, draw=draw), Drawn(number=8)])
+    write_requests(folder / f"{token}.1{REQUESTS}", [request])
+    write_answers(
+        folder / f"{token}.0.1{ANSWERS}", [DrawAnswer(number=7, bill=bill, draw=draw), DrawAnswer(number=8)]
+    )
 
 
 async def test_what_a_killed_search_had_left_is_recovered(server: ScriptedServer, tmp_path: Path) -> None:
@@ -196,6 +206,16 @@ async def test_processes_that_can_not_start_end_the_run(
             await asyncio.wait_for(b.draw(0), 30)
 
 
+async def test_a_spool_that_is_a_link_is_refused(server: ScriptedServer, tmp_path: Path) -> None:
+    """Nothing is drawn, and what the link leads to stays as it is."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "clients").symlink_to("other")
+    async with bench(server, tmp_path) as b:
+        with pytest.raises(ConfigurationError, match="it is a link"):
+            await b.draw(0)
+    assert not list((tmp_path / "other").iterdir()) and server.n_answered == 0
+
+
 async def test_a_lone_surrogate_stops_nothing(server: ScriptedServer, tmp_path: Path) -> None:
     """Neither an answer nor a prompt that no UTF-8 file can hold keeps the others from theirs."""
 
@@ -226,8 +246,8 @@ async def test_a_full_disk_stops_the_run_and_keeps_what_was_drawn(
     folder = tmp_path / "clients"
     async with bench(server, tmp_path) as b:
         await b.draw(0)
-        token = b.clients._token
-        full = [folder / f".{token}.{p}.{k}{DRAWN}.new" for p in (0, 1) for k in (1, 2)]
+        token = b.clients._pool.token
+        full = [folder / f".{token}.{p}.{k}{ANSWERS}.new" for p in (0, 1) for k in (1, 2)]
         for path in full:
             path.symlink_to("/dev/full")
         async with asyncio.timeout(30):
@@ -263,8 +283,8 @@ async def test_a_file_that_can_not_be_read_ends_the_run(server: ScriptedServer, 
         drawing = [asyncio.create_task(b.draw(number)) for number in range(1, 20)]
         while len(server.arrived) < 6:
             await asyncio.sleep(0.01)
-        process = b.clients._processes[0]
-        (tmp_path / "clients" / f"{process.name}.99{DRAWN}").touch()
+        process = b.clients._pool.processes[0]
+        (tmp_path / "clients" / f"{process.name}.99{ANSWERS}").touch()
         os.kill(process.process.pid, signal.SIGKILL)
         async with asyncio.timeout(30):
             ended = await asyncio.gather(*drawing, return_exceptions=True)
@@ -278,13 +298,19 @@ async def test_a_damaged_file_bars_nothing(server: ScriptedServer, tmp_path: Pat
     with Store.open(tmp_path / "run.duckdb") as store:
         store.start_run(made.run("r1", started_at=0.0))
         _spool(folder, spec, "u")  # of a search whose requests can't be read
-        (folder / f"u.1{ASKED}").write_bytes(b"")
+        (folder / f"u.1{REQUESTS}").write_bytes(b"")
         _spool(folder, spec)
-        (folder / f"t.0.9{DRAWN}").write_bytes(b"PAR1")
+        (folder / f"t.0.9{ANSWERS}").write_bytes(b"PAR1")
         (folder / "thesis.txt").write_text("x")
         assert await recovered(folder, spec, store, "r1") == 2
         left = {path.name for path in folder.iterdir()}
-        assert left == {"thesis.txt", f"t.1{ASKED}", f"t.0.9{DRAWN}", f"u.1{ASKED}", f"u.0.1{DRAWN}"}
+        assert left == {
+            "thesis.txt",
+            f"t.1{REQUESTS}",
+            f"t.0.9{ANSWERS}",
+            f"u.1{REQUESTS}",
+            f"u.0.1{ANSWERS}",
+        }
         assert await recovered(folder, spec, store, "r1") == 0
         link = tmp_path / "link"
         link.symlink_to(folder)

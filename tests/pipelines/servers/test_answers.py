@@ -14,7 +14,7 @@ from pipelines.servers.identity import SameServer
 from pipelines.servers.patience import Patience
 from pipelines.servers.refusals import read_refusal
 from pipelines.servers.server import ServerClient, StatusError
-from pipelines.spec.fields import SamplingSpec
+from pipelines.spec.models import SamplingSpec
 from tests.servers import ScriptedServer
 
 CHAT = {"messages": [{"role": "user", "content": "which colour is it"}]}

@@ -13,7 +13,7 @@ from pipelines.servers.answers import read_draw
 from pipelines.servers.patience import Patience
 from pipelines.servers.server import ServerClient
 from pipelines.servers.wire import ContextOverflow, Fault
-from pipelines.spec.fields import SamplingSpec
+from pipelines.spec.models import SamplingSpec
 from tests.servers import ScriptedServer
 
 CHAT = {"messages": [{"role": "user", "content": "which colour is it"}]}

@@ -17,8 +17,8 @@ from pipelines.examples import Example
 from pipelines.runtime import Runtime
 from pipelines.runtime.sampler import Sampler
 from pipelines.servers.clients import ModelClients
-from pipelines.spec.fields import ModelSpec, SamplingSpec
 from pipelines.spec.files import dump_spec, restore_spec, spec_digest
+from pipelines.spec.models import ModelSpec, SamplingSpec
 from tests.agenttts.small_specs import small_spec
 from tests.servers import ScriptedServer
 from tests.servers.scripted import Request

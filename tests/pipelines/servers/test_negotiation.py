@@ -11,7 +11,7 @@ import pytest
 from pipelines.errors import ConfigurationError, DrawFailed
 from pipelines.servers.server import ServerClient
 from pipelines.servers.wire import Negotiated, PromptRefused
-from pipelines.spec.fields import SamplingSpec
+from pipelines.spec.models import SamplingSpec
 from tests.servers import ScriptedServer
 from tests.servers.scripted import Request
 

@@ -13,7 +13,7 @@ from pipelines.errors import ConfigurationError, DrawFailed, ServerDown
 from pipelines.servers.breaker import FAULTS_IN_A_ROW, Breaker
 from pipelines.servers.patience import Patience
 from pipelines.servers.server import ServerClient
-from pipelines.spec.fields import SamplingSpec
+from pipelines.spec.models import SamplingSpec
 from tests.servers import ScriptedServer
 
 SAMPLING = SamplingSpec(max_tokens=8)
@@ -95,7 +95,7 @@ async def test_an_overload_without_an_answer_is_an_outage(
     server: ScriptedServer, connect: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also of a single request, whose tries come ever more rarely."""
-    monkeypatch.setattr("pipelines.servers.server._OVERLOADED_S", 0.3)
+    monkeypatch.setattr("pipelines.servers.condition._OVERLOADED_S", 0.3)
     server.fault, server.retry_after_s = (lambda request: "429"), 0.4
     client = connect(server, backoff_s=0.005, patience=Patience(longest_outage_s=0.2))
     with pytest.raises(ServerDown, match=r"status 429\), and 0.2 s are waited"):
@@ -107,7 +107,7 @@ async def test_a_prompt_that_always_overloads_a_server_is_no_outage(
     server: ScriptedServer, connect: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a harmless prompt is answered and this one is told to wait again and again, it alone fails."""
-    monkeypatch.setattr("pipelines.servers.server._OVERLOADED_S", 0.05)
+    monkeypatch.setattr("pipelines.servers.condition._OVERLOADED_S", 0.05)
     server.fault = lambda request: "429" if "ball 3" in request.prompt else None
     client = connect(server, backoff_s=0.005, patience=Patience(retry_s=0.3, longest_outage_s=20))
     with pytest.raises(DrawFailed, match="status 429, while another prompt is answered"):

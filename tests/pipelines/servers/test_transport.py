@@ -11,7 +11,7 @@ from pipelines.errors import ConfigurationError, DrawFailed
 from pipelines.servers.patience import Patience
 from pipelines.servers.server import ServerClient
 from pipelines.servers.transport import Transport, proxy_for
-from pipelines.spec.fields import SamplingSpec
+from pipelines.spec.models import SamplingSpec
 from tests.servers import ScriptedServer
 
 CHAT = {"messages": [{"role": "user", "content": "which colour is it"}]}

@@ -13,7 +13,7 @@ from pipelines.errors import DrawFailed, ServerDown
 from pipelines.servers.patience import Patience
 from pipelines.servers.server import ServerClient
 from pipelines.servers.waiting import retry_after_s
-from pipelines.spec.fields import SamplingSpec
+from pipelines.spec.models import SamplingSpec
 from tests.servers import ScriptedServer
 
 CHAT = {"messages": [{"role": "user", "content": "which colour is it"}]}
