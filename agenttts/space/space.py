@@ -74,7 +74,7 @@ class SearchSpace:
             return None
         reference = self.spec.budget.reference
         return (
-            f"{self.cheapest} takes {self._number(least)} units: units leave out the reading of "
+            f"{self.cheapest} takes {self.text(least)}: units leave out the reading of "
             f"{reference.prompt_tokens} prompt tokens of a model of {reference.active_params:g} parameters "
             "for each stage, more than this pipeline reads; set budget.reference to one of its models and "
             "the lengths of its prompts and samples"
