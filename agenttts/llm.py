@@ -28,6 +28,7 @@ from pipelines.reading.readers import json_value, required, strip_thinking
 from pipelines.runtime.payments import SpendGate, enter, reserved, sample_of
 from pipelines.servers.billing import Bill
 from pipelines.servers.grace import end_if_cancelled
+from pipelines.servers.keys import key_in
 from pipelines.servers.patience import Patience
 from pipelines.servers.server import ServerClient
 from pipelines.servers.wire import PromptRefused
@@ -117,7 +118,7 @@ class AgentSettings:
         return cls(
             base_url=base_url,
             model=model,
-            api_key=environ.get(key_env) or None,
+            api_key=key_in(environ, key_env),
             timeout_s=_number(environ, "TIMEOUT", cls.timeout_s),
             max_tokens=int(_number(environ, "MAX_TOKENS", cls.max_tokens)),
             share=_number(environ, "SHARE", cls.share),

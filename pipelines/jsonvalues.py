@@ -6,11 +6,15 @@ The only module that knows the jsonschema library.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import TypeAlias
 
 import jsonschema
 import referencing
+from jsonschema.protocols import Validator
+
+from pipelines.patterns import first_match
 
 JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
 """A value that JSON can hold."""
@@ -62,11 +66,33 @@ def schema_problem(schema: dict[str, JSON]) -> str | None:
 def value_problem(value: JSON, schema: Mapping[str, JSON]) -> str | None:
     """Return where and how a value violates a schema; None when it does not.
 
-    References to other files or URLs are not followed.
+    References to other files or URLs are not followed. A text on which a `pattern` takes too long violates
+    it.
     """
-    kind = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
+    draft = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
+    kind = _with_limited_patterns(draft)
     error = jsonschema.exceptions.best_match(kind(schema, registry=referencing.Registry()).iter_errors(value))
     return None if error is None else _at(error)
+
+
+@cache
+def _with_limited_patterns(draft: type[Validator]) -> type[Validator]:
+    limited: type[Validator] = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+        draft, {"pattern": _pattern_problems}
+    )
+    return limited
+
+
+def _pattern_problems(
+    validator: Validator, pattern: str, value: JSON, schema: Mapping[str, JSON]
+) -> Iterator[jsonschema.ValidationError]:
+    if not isinstance(value, str):
+        return
+    try:
+        if first_match(pattern, value) is None:
+            yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
+    except ValueError as error:
+        yield jsonschema.ValidationError(str(error))
 
 
 def _at(error: jsonschema.ValidationError | jsonschema.SchemaError) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from agenttts.cli.options import stdout
 from agenttts.errors import UserError
 from agenttts.terminal import escaped_json
 from datastore.keys import well_formed
@@ -51,7 +51,7 @@ class Answers:
             UserError: The file can't be opened, or has answers that are not gone on with.
         """
         if path is None:
-            if sys.stdout is None:
+            if stdout() is None:
                 raise UserError("stdout: is closed; name a file (--out)")
             yield cls(None, None)
             return
@@ -119,8 +119,8 @@ class Answers:
         text = escaped_json(well_formed(json.dumps(answer, ensure_ascii=False))) + "\n"
         try:
             if self._file is None:
-                sys.stdout.write(text)
-                sys.stdout.flush()
+                stdout().write(text)
+                stdout().flush()
             else:
                 left = text.encode()
                 while left:
@@ -131,7 +131,7 @@ class Answers:
         except OSError as error:
             self.is_broken = True
             if self._file is None:  # what is left of the line would fail once more at the end
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stdout().fileno())
             raise UserError(
                 f"{self._name}: can't be written: {error.strerror}; make room and go on (--out FILE --resume)"
             ) from error

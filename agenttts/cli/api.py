@@ -67,10 +67,11 @@ def serve_api(spec: PipelineSpec | None, db: Path, run: str | None, options: Api
     from agenttts.service.server import ServiceSettings, serve
     from agenttts.terminal import EscapingFormatter
     from pipelines.allocation import Allocation
+    from pipelines.servers.keys import key_in
     from pipelines.servers.patience import Patience
 
     key_env = options.key_env or KEY_ENV
-    key = os.environ.get(key_env) or None
+    key = key_in(os.environ, key_env)
     if options.key_env is not None and key is None:
         raise UserError(f"--key-env {options.key_env}: the variable is not set, or empty; set it to the key")
     loaded = agenttts.load_run(db, run)

@@ -35,7 +35,7 @@ from agenttts.cli import (
     tune,
     ui,
 )
-from agenttts.cli.options import complain
+from agenttts.cli.options import complain, on_own_stdout
 from agenttts.errors import AgentTTSError, TrialsFailed
 from datastore.errors import StoreError
 from pipelines.errors import PipelineError, ServerDown
@@ -47,19 +47,22 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Find which model, and how many samples, each stage of an LLM pipeline should get under a budget.",
 )
-app.command()(demo.demo)
-app.command()(init.init)
-app.command()(check.check)
-app.command()(plan.plan)
-app.command()(search.search)
-app.command()(compare.compare)
-app.command()(report.report)
-app.command()(runs.runs)
-app.command()(ui.ui)
-app.command()(improve.improve)
-app.command()(run.run)
-app.command()(serve.serve)
-app.command()(schema.schema)
+for command in (
+    demo.demo,
+    init.init,
+    check.check,
+    plan.plan,
+    search.search,
+    compare.compare,
+    report.report,
+    runs.runs,
+    ui.ui,
+    improve.improve,
+    run.run,
+    serve.serve,
+    schema.schema,
+):
+    app.command()(on_own_stdout(command))
 app.add_typer(banks.app, name="bank")
 app.add_typer(export.app, name="export")
 app.add_typer(tune.app, name="tune")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ParamSpec, TextIO, TypeVar
 
 import typer
 
@@ -17,6 +18,9 @@ from pipelines.servers.patience import Patience
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 Spec = Annotated[Path, typer.Argument(help="The pipeline file (YAML).", show_default=False)]
 Budget = Annotated[
@@ -156,7 +160,7 @@ __all__ = [
     "LlmModel",
 ]
 __all__ += ["LongestOutage", "NSearch", "NTest", "RetryFor", "Seed", "Spec", "Timeout"]
-__all__ += ["complain", "out", "print_json", "read_spec", "say", "status_line", "talk"]
+__all__ += ["complain", "out", "print_json", "read_spec", "say", "status_line", "stdout", "talk"]
 
 
 def read_spec(
@@ -179,12 +183,39 @@ def read_spec(
     return with_data(loaded, data, n_search, n_test)
 
 
+_results: list[TextIO] = []  # stdout, while what others print goes to stderr
+
+
+def stdout() -> TextIO:
+    """Return the stream for results, which nothing but the command writes to."""
+    return _results[-1] if _results else sys.stdout
+
+
+def on_own_stdout(command: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Let a command alone write to stdout: what functions of a pipeline print meanwhile goes to stderr.
+
+    Args:
+        command: The command, which prints by `out`, `print_json` or to `stdout`.
+    """
+
+    @wraps(command)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        _results.append(sys.stdout)
+        try:
+            with redirect_stdout(sys.stderr):
+                return command(*args, **kwargs)
+        finally:
+            _results.pop()
+
+    return run
+
+
 def out() -> Console:
     """Return the console for results. Without a terminal, tables are 160 columns wide."""
     from agenttts.terminal import EscapingConsole
 
-    width = None if sys.stdout.isatty() else 160
-    return EscapingConsole(highlight=False, width=width)
+    width = None if stdout().isatty() else 160
+    return EscapingConsole(file=stdout(), highlight=False, width=width)
 
 
 def talk() -> Console:
@@ -223,8 +254,8 @@ def print_json(value: object) -> None:
     Args:
         value: The value, JSON-able.
     """
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
-    sys.stdout.flush()
+    stdout().write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    stdout().flush()
 
 
 def complain(error: Exception | str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, get_args
 from agenttts.errors import UserError
 from pipelines.costs import estimated_tokens
 from pipelines.reading.numeric import number_of
+from pipelines.spec.rules import address_law, without_password
 
 if TYPE_CHECKING:
     from pipelines.dataset.rows import Row
@@ -65,8 +66,10 @@ class StarterModel:
         if match is None or not 0 < params < math.inf:
             raise UserError(
                 "--model is NAME=URL,PARAMS such as small=http://127.0.0.1:8001/v1,3e9, with PARAMS, the "
-                f"active parameters, a number above 0; got {text!r}"
+                f"active parameters, a number above 0; got {without_password(text)!r}"
             )
+        if (law := address_law(match[2])) is not None:
+            raise UserError(f"--model {match[1]}: the address {law}")
         return cls(name=match[1], base_url=match[2], active_params=params)
 
 

@@ -64,7 +64,8 @@ class Rival:
     """A fixed allocation that a policy is compared with on the test split.
 
     Attributes:
-        role: What it is, such as "winner", "best default" or "best fixed allocation that is no dearer".
+        role: What it is, such as "winner", "best default" or "best fixed allocation that is no dearer on
+            search examples".
         allocation: The allocation.
         score: Its mean score there.
         cost: Its realised cost per query there, in the budget's measure; None where it is not known.

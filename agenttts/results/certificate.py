@@ -70,6 +70,8 @@ def _sentences(outcome: Outcome, best: Finalist) -> Iterator[str]:
     yield from _recommendation(outcome)
     if outcome.adaptive is not None:
         yield from _policy_sentences(outcome, outcome.adaptive)
+    else:
+        yield from _policies_left(outcome)
     n_failed = sum(trial.status == "failed" for trial in outcome.trials)
     if n_failed:
         which = "1 further trial has failed, and counts"
@@ -118,6 +120,14 @@ def _doubtful(outcome: Outcome, best: Finalist) -> Iterator[str]:
     warnings = clauses(negotiated for negotiated in outcome.negotiated if negotiated.warning)
     if warnings:
         yield f"Not all went as the pipeline says ({'; '.join(warnings)})."
+
+
+def _policies_left(outcome: Outcome) -> Iterator[str]:
+    """Say of a run without a policy that some were tried."""
+    n_tried = len({trial.policy for trial in outcome.confirmation if trial.policy is not None})
+    if n_tried:
+        which = "A policy was" if n_tried == 1 else f"{n_tried} policies were"
+        yield f"{which} tried on search examples, and none was chosen over the fixed allocations."
 
 
 def _policy_sentences(outcome: Outcome, adaptive: AdaptivePolicy) -> Iterator[str]:

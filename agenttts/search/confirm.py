@@ -148,7 +148,7 @@ def tested_allocations(work: SearchWork) -> dict[Allocation, str]:
         if trial is not None:
             roles.setdefault(trial.allocation, role)
     if work.adaptive is not None and work.adaptive.choice.fixed is not None:
-        fixed, role = work.adaptive.choice.fixed, "best fixed allocation that is no dearer"
+        fixed, role = work.adaptive.choice.fixed, "best fixed allocation that is no dearer on search examples"
         roles[fixed] = f"{roles[fixed]} and {role}" if fixed in roles else role
     return roles
 

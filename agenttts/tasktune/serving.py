@@ -16,6 +16,7 @@ from agenttts.training.weights import RANKS
 from pipelines.jsonvalues import JSON
 from pipelines.servers.commands import ServeCommand, require_vllm
 from pipelines.servers.group import ServerGroup
+from pipelines.servers.keys import key_in
 from pipelines.spec.pipeline import PipelineSpec
 
 _TIMEOUT_S = 60.0
@@ -133,7 +134,7 @@ def ask_each(spec: PipelineSpec, models: Sequence[str], environ: Mapping[str, st
     """
     for name in models:
         model = spec.models[name]
-        key = environ.get(model.api_key_env) if model.api_key_env else None
+        key = key_in(environ, model.api_key_env) if model.api_key_env else None
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         root = model.base_url.rstrip("/")
         body: dict[str, JSON] = {"model": spec.served_name(name)}

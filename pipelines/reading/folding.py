@@ -36,10 +36,17 @@ _DIGIT = re.compile(r"[0-9]")
 _MEANT = re.compile(
     r"[.:/-](?<=[0-9].)(?=[0-9])|-(?<![\w.-].)(?=[0-9.])|\.(?<![\w.].)(?=[0-9])|\^(?<=\w.)(?=[\w-])"
 )
+_LISTED = re.compile(r"(?<=[0-9])[,;](?=[0-9])")
+_OPERATOR = re.compile(
+    r"(?<=[0-9])\s*[+*]\s*(?=[0-9])"  # 2+3
+    r"|(?<=\w)\++(?!\w)|(?<=[^\W\d_])#(?!\w)"  # O+, C++, C#
+    r"|(?<=\w)\s*(?:[<>]=?|!=|==?)\s*(?=[-+.]?\w)|(?<![-=<>\w])[<>]=?\s*(?=[-+.]?[0-9])"  # p < 0.05, >5
+)
+_CHARGE = re.compile(r"(?<![\w-])([^\W\d_]{1,2}[0-9]?)-(?!\S)")
 _MARK = re.compile(r"[^\w\s]|_")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _THOUSANDS = re.compile(r"(?<![\w.,])([0-9]{1,3}(?:,[0-9]{3})+)(?![\w,])")
-_STAND_INS = {"\ue000": ".", "\ue001": ":", "\ue002": "/", "\ue003": "-", "\ue004": "^"}
+_STAND_INS = {chr(0xE000 + i): mark for i, mark in enumerate(".:/-^+*#<>=!")}
 _TO_KEEP = str.maketrans({mark: stand_in for stand_in, mark in _STAND_INS.items()})
 _FROM_STAND_INS = str.maketrans(_STAND_INS)
 
@@ -77,9 +84,10 @@ def answer_form(text: str) -> str:
     """Write a short answer in the form in which answers are compared.
 
     As SQuAD's evaluation has it (Rajpurkar et al. 2016): without punctuation and articles; but after `fold`,
-    with all of Unicode's punctuation, and with the signs that make a number what it is: the sign before it,
-    and the point, colon, slash or dash between digits. An answer that holds nothing but articles and
-    punctuation is compared as it stands.
+    with all of Unicode's punctuation, and with the signs that make an answer what it is: the minus before a
+    number, the point, colon, slash or dash between digits, a comparison or an operation (p<0.05, 2+3), and
+    the sign at the end of a name (O+, O-, C++, C#). A comma between digits separates, unless it groups
+    thousands. An answer that holds nothing but articles and punctuation is compared as it stands.
 
     Args:
         text: An answer, such as a name, a date or a number.
@@ -91,7 +99,10 @@ def answer_form(text: str) -> str:
     marked = folded
     if _DIGIT.search(folded):
         marked = _THOUSANDS.sub(lambda m: m.group().replace(",", ""), marked) if "," in marked else marked
+        marked = _LISTED.sub(" ", marked)
         marked = _MEANT.sub(lambda m: m.group().translate(_TO_KEEP), marked)
+    marked = _OPERATOR.sub(lambda m: "".join(m.group().split()).translate(_TO_KEEP), marked)
+    marked = _CHARGE.sub(lambda m: m.group().translate(_TO_KEEP), marked)
     bare = marked.translate(_PUNCTUATION)
     if not bare.isascii():
         bare = _MARK.sub(_without_mark, bare)

@@ -26,6 +26,8 @@ _GROUPED_INDIAN = re.compile(r"^[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?:\.[0-9]+)?$"
 _GROUPED_BY_POINTS = re.compile(r"^[0-9]{1,3}(?:\.[0-9]{3})+,[0-9]+$|^[0-9]{1,3}(?:\.[0-9]{3}){2,}$")
 _DECIMAL_COMMA = re.compile(r"^[0-9]+,(?:[0-9]{1,2}|[0-9]{4,})$|^0,[0-9]+$")
 _PLAIN = re.compile(r"^(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]{1,4})?$")
+_CURRENCY = re.compile(r"^\s*([-\u2212+]?)\s*(?:\\?[$€£¥₹]\s*([^$€£¥₹]+)|([^$€£¥₹]+?)\s*\\?[$€£¥₹])\s*$")
+_NAMED = re.compile(r"^\s*[A-Za-z]\s*=\s*")
 _RATIO = re.compile(r"^(?:([0-9]+)\s+)?([0-9.,]+)\s*/\s*([0-9.,]+)$")
 
 
@@ -94,6 +96,21 @@ def same_number(
     else:
         share = Fraction(relative or 0)
     return abs(one - other) <= max(share * max(abs(one), abs(other)), Fraction(absolute or 0))
+
+
+def without_currency(value: JSON) -> JSON:
+    """Leave out what stands beside a number without changing it: a sign of a currency, or `x =` before it.
+
+    Args:
+        value: A number, or a text.
+
+    Returns:
+        The value as it is where it is a number, or has none of these.
+    """
+    if not isinstance(value, str) or len(value) > _LONGEST or number_of(value) is not None:
+        return value
+    named = _NAMED.sub("", value.strip().strip("$"))
+    return _CURRENCY.sub(r"\1\2\3", named)
 
 
 def _without_unit(text: str, unit: str) -> str:

@@ -35,7 +35,7 @@ def evidence_f1(output: JSON, example: Example) -> float:
 
 def evidence_exact_match(output: Sequence[int] | None, example: Example) -> float:
     """Return 1 when exactly the supporting candidates are named, else 0."""
-    return float(set(output or ()) == set(example["evidence"]))
+    return float(output is not None and set(output) == set(example["evidence"]))
 
 
 def _f1(answer: str, gold: str) -> float:

@@ -14,6 +14,7 @@ from pipelines.errors import ConfigurationError, ServerError
 from pipelines.servers.billing import Bill
 from pipelines.servers.grace import GRACE_S, Grace
 from pipelines.servers.health import ServerHealth
+from pipelines.servers.keys import key_in
 from pipelines.servers.patience import Patience
 from pipelines.servers.server import OnNegotiated, OnNotice, ServerClient
 from pipelines.servers.streamed import TextStream
@@ -186,7 +187,7 @@ class ModelClients:
 def _api_key(name: str, model: ModelSpec, environ: Mapping[str, str]) -> str | None:
     if model.api_key_env is None:
         return None
-    key = environ.get(model.api_key_env)
-    if not key:
+    key = key_in(environ, model.api_key_env)
+    if key is None:
         raise ConfigurationError(f"models.{name}.api_key_env: {model.api_key_env} is not set; export it")
     return key

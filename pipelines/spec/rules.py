@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pipelines.errors import SpecError, listed
 from pipelines.spec.fields import BudgetSpec, DatasetSpec
@@ -169,6 +169,11 @@ def _pool(dataset: DatasetSpec) -> Iterator[SpecError]:
             yield SpecError(f"with a pool it is a number of rows, got {value!r}", field=f"dataset.{name}")
 
 
+_SECRET = re.compile(
+    r"key|token|secret|passw|pwd|auth|credential|(?:^|_)sig(?:nature)?$|^code$", re.IGNORECASE
+)
+
+
 def address_law(base_url: str) -> str | None:
     """Return the rule that a server's address breaks; None when it breaks none."""
     if not re.match(r"https?://[^/\s]", base_url):
@@ -180,6 +185,12 @@ def address_law(base_url: str) -> str | None:
         )
     try:
         parts = urlsplit(base_url)
+        secrets = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if _SECRET.search(name)]
+        if secrets:
+            return (
+                f"must hold no secret in its query, which would be stored with each run, got {secrets[0]!r}; "
+                "export the key, and name its variable (api_key_env)"
+            )
         if parts.port == 0 or not parts.hostname:
             raise ValueError
     except ValueError:
@@ -197,8 +208,9 @@ def _charges(model: ModelSpec) -> tuple[object, ...]:
 
 
 def without_password(address: str) -> str:
-    """Return an address with what stands before its host left out, for messages."""
-    return re.sub(r"^(\w*:?//)?[^/?#]*@", r"\1…@", address)
+    """Return an address with what stands before its host, and the query's values, left out, for messages."""
+    without_user = re.sub(r"^(\w*:?//)?[^/?#]*@", r"\1…@", address)
+    return re.sub(r"([?&][^=&#]*=)[^&#]+", r"\1…", without_user)
 
 
 def _models(models: Mapping[str, ModelSpec]) -> Iterator[SpecError]:

@@ -6,7 +6,6 @@ them, in `parsers`, `aggregators` and `metrics`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -26,6 +25,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 
 from pipelines.jsonvalues import schema_problem
+from pipelines.patterns import compiled
 from pipelines.spec.strict import Number, PythonFunction, Strict, is_function
 
 
@@ -140,10 +140,7 @@ class RegexParser(_Variant, _ParserTraits):
     @field_validator("pattern")
     @classmethod
     def _compiles(cls, pattern: str) -> str:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"must be a regular expression: {error}") from None
+        compiled(pattern)
         return pattern
 
 

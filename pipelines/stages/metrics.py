@@ -18,7 +18,7 @@ from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.reading.comparing import as_text, equal, same_answer, vote_key
 from pipelines.reading.folding import answer_words, words
-from pipelines.reading.numeric import same_number
+from pipelines.reading.numeric import same_number, without_currency
 from pipelines.spec.functions import UserFunction, reference
 from pipelines.spec.variants import MetricSpec, PythonMetric
 from pipelines.stages.parsers import normal_space
@@ -34,7 +34,7 @@ def score(metric: MetricSpec, output: JSON, example: Example) -> float | None:
 
     Args:
         metric: A built-in metric, or a function that is called as `function(output, example)`.
-        output: The output; None when no sample parsed, which counts as empty.
+        output: The output; None when no sample parsed, which every built-in metric scores 0.
         example: The example with its gold value.
 
     Returns:
@@ -47,7 +47,9 @@ def score(metric: MetricSpec, output: JSON, example: Example) -> float | None:
     if isinstance(metric, PythonMetric):
         return _own(metric.python, output, example)
     gold = example.get(metric.label)
-    return None if gold is None else _METRICS[metric.kind](output, gold)
+    if gold is None:
+        return None
+    return 0.0 if output is None else _METRICS[metric.kind](output, gold)
 
 
 def normal_answer(text: str) -> str:
@@ -67,8 +69,12 @@ def token_f1(output: JSON, gold: JSON) -> float:
 
 
 def number(output: JSON, gold: JSON) -> float:
-    """Return 1 when the output is the number of one of the aliases, else 0; see `numeric.same_number`."""
-    return max(float(same_number(output, alias)) for alias in _aliases(gold))
+    """Return 1 when the output is the number of one of the aliases, else 0; see `numeric.same_number`.
+
+    A sign of a currency beside a number does not count, nor does `x =` before it.
+    """
+    answer = without_currency(output)
+    return max(float(same_number(answer, without_currency(alias))) for alias in _aliases(gold))
 
 
 def squad_exact_match(output: JSON, gold: JSON) -> float:

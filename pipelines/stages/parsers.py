@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pipelines.errors import CustomCodeFailed, DatasetError
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON, plain
+from pipelines.patterns import PatternTooSlow, first_match
 from pipelines.reading.readers import (
     UNMARKED,
     NoAnswer,
@@ -145,7 +146,10 @@ def _marked_or_short(text: str) -> str | NoAnswer:
 
 
 def _regex(text: str, pattern: str) -> Parsed | NoAnswer:
-    match = re.search(pattern, text)
+    try:
+        match = first_match(pattern, text)
+    except PatternTooSlow as error:
+        return NoAnswer(str(error))
     if match is None:
         return NoAnswer("the pattern does not match")
     value = match.group(1) if match.re.groups else match.group()

@@ -1,7 +1,8 @@
 """TaskBench's metrics (Shen et al. 2023) for one request: ROUGE-L of steps, F1 of tools, links, parameters.
 
 The published F1 counts over all requests together. Here it is 2·|both| / (|output| + |gold|) for each
-request, and the mean is reported. It is 1 when both the output and the gold value are empty.
+request, and the mean is reported. It is 1 when both the output and the gold value are empty, and 0
+when there is no output.
 """
 
 from __future__ import annotations
@@ -58,23 +59,27 @@ def rouge_l(answer: str, gold: str) -> float:
 
 def node_f1(output: Selection | list[Call] | None, example: Example) -> float:
     """Compute the F1 over the names of tools, in a selection or in calls."""
-    return _f1(tools(output), example["nodes"])
+    return 0.0 if output is None else _f1(tools(output), example["nodes"])
 
 
 def edge_f1(output: Selection | list[Call] | None, example: Example) -> float:
     """Compute the F1 over the links (source, target)."""
-    links = output.get("links", ()) if output and not isinstance(output, list) else ()
+    if output is None:
+        return 0.0
+    links = () if isinstance(output, list) else output.get("links", ())
     return _f1(((link["source"], link["target"]) for link in links), map(tuple, example["links"]))
 
 
 def parameter_name_f1(output: Sequence[Call] | None, example: Example) -> float:
     """Compute the F1 over pairs (tool, parameter name)."""
+    if output is None:
+        return 0.0
     return _f1((call[:2] for call in calls(output)), (tuple(a[:2]) for a in example["arguments"]))
 
 
 def parameter_value_f1(output: Sequence[Call] | None, example: Example) -> float:
     """Compute the F1 over triples (tool, parameter name, value)."""
-    return _f1(calls(output), map(tuple, example["arguments"]))
+    return 0.0 if output is None else _f1(calls(output), map(tuple, example["arguments"]))
 
 
 def tools(output: Selection | list[Call] | None) -> list[str]:

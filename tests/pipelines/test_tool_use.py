@@ -174,6 +174,14 @@ def perturbed(items: list[Any], other: list[Any]) -> Iterator[list[Any]]:
     yield from (items, items[::-1], items + items, items[:1], items + other, other, [])
 
 
+def test_no_output_scores_0_where_nothing_was_to_be_found() -> None:
+    """A request of one tool has no links, and may have no arguments."""
+    example = Example("1", {"steps": [], "nodes": [], "links": [], "arguments": []})
+    for metric in (scoring.node_f1, scoring.edge_f1, scoring.parameter_name_f1, scoring.parameter_value_f1):
+        assert metric(None, example) == 0.0
+    assert scoring.edge_f1({"tools": [], "links": []}, example) == 1.0
+
+
 def test_scores_follow_their_definitions_on_real_requests() -> None:
     """ROUGE-L, node and edge F1 agree to 1e-9 on 1,400 perturbed real plans, parameters on 56."""
     desc = json.loads(need("tools/ultratool_tool_desc.json").read_text())

@@ -117,6 +117,20 @@ def test_a_password_in_an_address_is_refused(spec: Path, tmp_path: Path, place: 
         "search", spec, "--agent-base-url", f"http://{place}/v1", "--agent-model", "m", "--db", db
     )
     assert done.code == 2 and PASSWORD not in done.err and "no user name and no password" in done.err
+
+
+@pytest.mark.parametrize(
+    "query", ["key=hunter2", "api-version=1&api_key=hunter2", "sig=hunter2", "Token=hunter2"]
+)
+def test_a_secret_in_an_address_is_refused(spec: Path, tmp_path: Path, query: str) -> None:
+    """By the parameter's name, which is told; other parameters pass."""
+    text, db = spec.read_text(), tmp_path / "run.duckdb"
+    spec.write_text(text.replace("127.0.0.1:9/v1", f"127.0.0.1:9/v1?{query}"))
+    line = one_line(agenttts("search", spec, "--db", db), "models.small.base_url")
+    assert "no secret in its query" in line and "api_key_env" in line and not db.exists()
+    assert PASSWORD not in line
+    spec.write_text(text.replace("127.0.0.1:9/v1", "127.0.0.1:9/v1?api-version=2026-01-01"))
+    assert agenttts("check", spec, "--offline").code == 0
     assert not db.exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -88,6 +89,29 @@ def read_line(process: subprocess.Popen[bytes], within_s: float = 60) -> bytes:
         assert byte, (line, process.stderr and process.stderr.read())
         line += byte
     return line
+
+
+def test_what_a_function_prints_goes_to_stderr(
+    start: Start, command: list[str], server: ScriptedServer, tmp_path: Path
+) -> None:
+    """Stdout has the answers alone, and of a search the JSON alone."""
+    (tmp_path / "loud.py").write_text(
+        "print('imported')\ndef read(text, example):\n    print('{\"noise\": 1}')\n    return text\n"
+        "def score(output, example):\n    print('scored')\n    return 1.0\n"
+    )
+    spec = tmp_path / "pipeline.yaml"
+    text = re.sub(r"metric: .*", 'metric: {python: "loud:score"}', spec.read_text())
+    spec.write_text(
+        text.replace("  - name: answer\n", '  - name: answer\n    parser: {python: "loud:read"}\n')
+    )
+    assert "loud:read" in spec.read_text()
+    process = start(command)
+    out, err = process.communicate(questions(0, 8).encode(), timeout=100)
+    assert [answer["id"] for answer in answers(out.decode())] == [f"q{i}" for i in range(8)], err
+    assert b"imported" in err and err.count(b"noise") >= 8
+    process = start(["search", str(spec), "--trials", "2", "--db", str(tmp_path / "s.duckdb"), "--json"])
+    out, err = process.communicate(timeout=100)
+    assert json.loads(out)["best"] and b"scored" in err
 
 
 BAD = {

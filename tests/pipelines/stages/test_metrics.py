@@ -97,9 +97,9 @@ def test_check_values() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("gold", ["x", ["x"]])
-def test_no_output_scores_as_empty(kind: Kind, gold: Any) -> None:
-    """An output of None is a model's failure: 0 against a gold value that is not empty."""
+@pytest.mark.parametrize("gold", ["x", ["x"], "", []])
+def test_no_output_scores_0(kind: Kind, gold: Any) -> None:
+    """An output of None is a model's failure, also where the gold value is empty."""
     assert scored(kind, None, gold) == 0.0
 
 
@@ -108,6 +108,28 @@ def test_no_gold_value_gives_no_score(kind: Kind) -> None:
     """Without a gold value there is no score, which is not a score of 0."""
     assert scored(kind, "x", None) is None
     assert score(BuiltinMetric(kind=kind, label="other"), "x", Example("1", {"gold": "x"})) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "expected"),
+    [
+        ("$18", 18, 1.0),
+        (r"\$18", "18", 1.0),
+        ("-$1,800.50", -1800.5, 1.0),
+        ("18 €", 18, 1.0),
+        ("x = 18", 18, 1.0),
+        ("18", "$18", 1.0),
+        ("$18$", 18, 1.0),
+        ("$18", 19, 0.0),
+        ("18 dollars", 18, 0.0),
+        ("18 thousand", 18, 0.0),
+        ("$", 0, 0.0),
+        ("$1$2", 12, 0.0),
+    ],
+)
+def test_a_currency_beside_a_number_does_not_count(answer: str, gold: Any, expected: float) -> None:
+    """Nor does a name before it; words may change what a number is."""
+    assert scored("number", answer, gold) == expected
 
 
 def test_functions_score() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -106,6 +107,20 @@ def test_regex_takes_the_first_group_or_the_match() -> None:
     assert value(RegexParser(pattern=r"\d+"), "12 or 13") == "12"
     assert value(RegexParser(pattern=r"\d+"), "none") is None
     assert value(RegexParser(pattern=r"a(b)?"), "a") is None
+
+
+def test_a_pattern_that_takes_too_long_is_given_up() -> None:
+    """Half a second on a text is the most, in a regex parser and in a schema; the reason says so."""
+    text = "a" * 3000 + "!"
+    assert parse(RegexParser(pattern=r"(a+)+$"), text, EXAMPLE) == NoAnswer(
+        "the pattern took longer than 0.5 s on a text of 3,001 characters"
+    )
+    parser = JsonParser.model_validate(
+        {"schema": {"type": "object", "properties": {"n": {"pattern": "(a+)+$"}}}}
+    )
+    failure = parse(parser, json.dumps({"n": text}), EXAMPLE)
+    assert isinstance(failure, NoAnswer) and "n: the pattern took longer than 0.5 s" in failure.reason
+    assert value(parser, '{"n": "caa"}') == {"n": "caa"}
 
 
 @pytest.mark.parametrize(
