@@ -110,9 +110,9 @@ class Sampler:
 
         What a server refuses of it is no part: a replay, which asks no server, must find the samples.
         """
-        return self._prompt(model, content, self._own(model, content, sampling))
+        return self._prompt(model, content, self._sampling(model, content, sampling))
 
-    def _own(self, model: str, content: Content, sampling: SamplingSpec) -> SamplingSpec:
+    def _sampling(self, model: str, content: Content, sampling: SamplingSpec) -> SamplingSpec:
         return sampling if "classify" in content else self._models[model].sampled(sampling)
 
     def _prompt(self, model: str, content: Content, sampling: SamplingSpec) -> Prompt:
@@ -141,27 +141,27 @@ class Sampler:
 
         Raises ConfigurationError, SpendRefused and ReplayMiss; what failed for good is in `failure`.
         """
-        sampling = self._own(model, content, sampling)
+        sampling = self._sampling(model, content, sampling)
         prompt = self._prompt(model, content, sampling)
         lock = self._locks.setdefault(prompt.key, asyncio.Lock())
         async with lock:
             banked = (await self._bank.get_samples([prompt.key])).get(prompt.key, ())
-            have = {sample.index: sample for sample in banked if sample.index < n}
-            missing = [index for index in range(n) if index not in have]
+            present = {sample.index: sample for sample in banked if sample.index < n}
+            missing = [index for index in range(n) if index not in present]
             if not missing:
                 prompt = replace(prompt, prompt_tokens=await self._known_prompt_tokens(prompt.key))
-                return self._complete(prompt, have)
+                return self._complete(prompt, present)
             if self._clients is None:
                 miss = ReplayMiss(
-                    f"stage {stage!r}: the bank has {len(have)} of the {n} samples of {model!r} for prompt "
-                    f"{prompt.key}; run without --replay, or attach a bank that has them"
+                    f"stage {stage!r}: the bank has {len(present)} of the {n} samples of {model!r} for "
+                    f"prompt {prompt.key}; run without --replay, or attach a bank that has them"
                 )
                 miss.available = missing[0]
                 raise miss
             if prompt.key in self._refused:
-                return self._complete(prompt, have, _Drawing(prompt, failure=self._refused[prompt.key]))
+                return self._complete(prompt, present, _Drawing(prompt, failure=self._refused[prompt.key]))
             drawing = _Drawing(prompt, stage, stream=stream if n == 1 else None)
-            return await self._fill(drawing, model, content, sampling, have, missing)
+            return await self._fill(drawing, model, content, sampling, present, missing)
 
     def take_textless(self) -> dict[tuple[str, str], Textless]:
         """Return the answers without a text since the last call, by stage and model."""
@@ -187,7 +187,7 @@ class Sampler:
         model: str,
         content: Content,
         sampling: SamplingSpec,
-        have: dict[int, Sample],
+        present: dict[int, Sample],
         missing: Sequence[int],
     ) -> Samples:
         """Draw the missing indices, in as many requests at once as the server's largest n asks for.
@@ -205,8 +205,8 @@ class Sampler:
                     if ending is not None:
                         raise ending
             missing = [index for index in missing if index not in drawing.samples]
-        have.update(drawing.samples)
-        return self._complete(drawing.prompt, have, drawing)
+        present.update(drawing.samples)
+        return self._complete(drawing.prompt, present, drawing)
 
     async def _draw_part(
         self,
@@ -264,7 +264,7 @@ class Sampler:
     def _complete(
         self,
         prompt: Prompt,
-        have: Mapping[int, Sample],
+        present: Mapping[int, Sample],
         drawing: _Drawing | None = None,
     ) -> Samples:
         tokens = prompt.prompt_tokens
@@ -272,10 +272,10 @@ class Sampler:
         n_drawn = len(drawing.samples)
         return Samples(
             prompt=prompt,
-            samples=tuple(have[index] for index in sorted(have)),
+            samples=tuple(present[index] for index in sorted(present)),
             prompt_tokens=estimated_tokens(prompt.content) if tokens is None else tokens,
             n_drawn=n_drawn,
-            n_reused=len(have) - n_drawn,
+            n_reused=len(present) - n_drawn,
             calls=drawing.calls,
             failure=drawing.failure,
         )

@@ -45,7 +45,13 @@ def test_without_a_key_only_this_machine_can_ask(service: ServiceProcess, found:
     """Another address is refused at the start; other host names and pages of other sites at each request."""
     done = agenttts("serve", "--api", "--run", "latest", "--db", found.db, "--host", "0.0.0.0", "--port", 0)
     assert done.code == 2 and "needs a key" in done.errors[0], done.err
-    for headers in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):
+    foreign_part = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    for headers in (
+        {"Host": "evil.example"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        foreign_part,
+    ):
         status, _, reply = service.post("/run", {"question": "q"}, headers)
         assert status == 403, (headers, reply)
 
