@@ -67,11 +67,10 @@ def serve_api(spec: PipelineSpec | None, db: Path, run: str | None, options: Api
     from agenttts.service.server import ServiceSettings, serve
     from agenttts.terminal import EscapingFormatter
     from pipelines.allocation import Allocation
-    from pipelines.servers.keys import key_in
     from pipelines.servers.patience import Patience
 
     key_env = options.key_env or KEY_ENV
-    key = key_in(os.environ, key_env)
+    key = os.environ.get(key_env, "").strip() or None
     if options.key_env is not None and key is None:
         raise UserError(f"--key-env {options.key_env}: the variable is not set, or empty; set it to the key")
     loaded = agenttts.load_run(db, run)

@@ -19,7 +19,7 @@ import agenttts
 import pipelines
 from agenttts.cli.api import KEY_ENV, ApiOptions, serve_api
 from agenttts.cli.clustered import ClusterSettings, serve_on_cluster
-from agenttts.cli.options import DEFAULT_DB, PATIENCE, Db, Json, RetryFor, print_json, say
+from agenttts.cli.options import DEFAULT_DB, PATIENCE, Db, Json, RetryFor, print_json, say, stdout
 from agenttts.cli.placed import Concurrency, Gpus, gpus_of, print_placement
 from agenttts.cli.running import running
 from agenttts.errors import UserError
@@ -205,7 +205,7 @@ def serve(
         if planned.placement is not None:
             print_placement(planned.placement)
         for command in (*servers, *planned.routers):
-            typer.echo(escaped(f"# {', '.join(command.models)}\n{shell(command)}"))
+            typer.echo(escaped(f"# {', '.join(command.models)}\n{shell(command)}"), file=stdout())
         return
     if planned.routers:
         from agenttts.serving.router import require_router
