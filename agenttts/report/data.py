@@ -11,7 +11,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from agenttts.replay.bank import BankOutcomes
@@ -21,6 +21,7 @@ from agenttts.report.changes import change_lines
 from agenttts.report.insights import strongest
 from agenttts.report.metric import metric_name
 from agenttts.report.policy import PolicyQuery, policy_queries
+from agenttts.report.tuned import TunedRow, read_tuned_rows
 from agenttts.results.examples import TrialExample
 from agenttts.results.fresh import SPLIT as FRESH
 from agenttts.results.fresh import together
@@ -93,28 +94,6 @@ class Truncated:
     stage: str
     n_cut: int
     n_results: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TunedRow:
-    """How a model of the run was tuned.
-
-    Attributes:
-        model: The name of the model.
-        tasks: The names of the sub-tasks that it was tuned for.
-        before: Mean score on the dataset's evaluation split before tuning, with greedy decoding; None where
-            it was not scored.
-        after: The same score after tuning.
-        seconds: How long the tuning took.
-        curve: What was measured during training: mappings of step, epoch, loss, eval_loss and score.
-    """
-
-    model: str
-    tasks: tuple[str, ...]
-    before: float | None
-    after: float | None
-    seconds: float
-    curve: tuple[Mapping[str, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,27 +349,14 @@ def _truncated(store: Store, run_id: str) -> tuple[Truncated, ...]:
 
 
 def _tuned(store: Store, spec: Mapping[str, Any]) -> tuple[TunedRow, ...]:
+    """The tuned models among a run's choices, by the names that they have there."""
     names = {
         model.get("revision"): name
         for name, model in (spec.get("models") or {}).items()
         if model.get("revision")
     }
-    rows = []
-    for tuning in store.tunings():
-        revision = tuning.model_key.rpartition("@")[2]
-        if revision in names:
-            scores = json.loads(tuning.metrics)
-            rows.append(
-                TunedRow(
-                    model=names[revision],
-                    tasks=tuple(json.loads(tuning.tasks)),
-                    before=_mean(scores.get("before")),
-                    after=_mean(scores.get("after")),
-                    seconds=tuning.seconds,
-                    curve=tuple(json.loads(tuning.curve)),
-                )
-            )
-    return tuple(rows)
+    rows = ((names.get(row.revision), row) for row in read_tuned_rows(store))
+    return tuple(replace(row, model=name) for name, row in rows if name is not None)
 
 
 def _replayed(
@@ -413,8 +379,3 @@ def _options_tried(trials: Iterable[TrialResult]) -> dict[str, tuple[StageOption
         for stage, choice in trial.allocation.items():
             by_stage.setdefault(stage, {})[choice.option] = None
     return {stage: tuple(options) for stage, options in by_stage.items()}
-
-
-def _mean(scores: Mapping[str, float | None] | None) -> float | None:
-    present = [score for score in (scores or {}).values() if score is not None]
-    return math.fsum(present) / len(present) if present else None
