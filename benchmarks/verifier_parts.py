@@ -1,6 +1,6 @@
 """A composite verifier with capped parts on the zoo, against a learnt vote and each part alone.
 
-    python benchmarks/verifier_parts.py [--verifiers RUN.duckdb RETRIEVE ANSWER] [--seeds 10] [--counts 8 32]
+    python -m benchmarks.verifier_parts [--verifiers RUN.duckdb RETRIEVE ANSWER] [--seeds 10] [--counts 8 32]
 
 Each item that the samples of an example name has parts: its share of the samples, the share of probability of
 its distinct texts, its best mean log-probability of a token, the mean of these, its shortest sample; with
