@@ -735,11 +735,12 @@ def test_two_processes(folder: Path) -> None:
     assert made.card.metrics.after["read_off"] > made.card.metrics.before["read_off"] + 0.3
 
 
-def test_preferences_move_the_model(folder: Path) -> None:
-    """After DPO the right answer is likelier, relative to the wrong one, than before it."""
+def test_preferences_move_the_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After DPO the right answer is likelier, relative to the wrong one, than before it; it computes no
+    activations twice where the configuration does not say so."""
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
     from agenttts.tasktune.data.cleaning import Cleaned
     from agenttts.tasktune.data.dataset import write_dataset
@@ -773,9 +774,18 @@ def test_preferences_move_the_model(folder: Path) -> None:
         about={},
     )
     (plain,) = fit(fit_config(data="pairs", out="plain", epochs=1), folder)
+    recomputed: list[object] = []
+    enable = PreTrainedModel.gradient_checkpointing_enable
+
+    def recorded(model: PreTrainedModel, *arguments: Any, **named: Any) -> None:
+        recomputed.append(model)
+        enable(model, *arguments, **named)
+
+    monkeypatch.setattr(PreTrainedModel, "gradient_checkpointing_enable", recorded)
     (dpo,) = fit(
         fit_config(data="pairs", out="dpo", epochs=1, dpo={"learning_rate": 1e-3, "epochs": 3}), folder
     )
+    assert not recomputed, "gradient_checkpointing is off"
     tokenizer = AutoTokenizer.from_pretrained(ZOO / "models/small")
 
     def margin(adapter: Path) -> float:
