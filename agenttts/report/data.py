@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from agenttts.replay.bank import BankOutcomes
@@ -21,7 +21,7 @@ from agenttts.report.changes import change_lines
 from agenttts.report.insights import strongest
 from agenttts.report.metric import metric_name
 from agenttts.report.policy import PolicyQuery, policy_queries
-from agenttts.report.tuned import TunedRow, read_tuned_rows
+from agenttts.report.tuned import TunedRow, read_tuned
 from agenttts.results.examples import TrialExample
 from agenttts.results.fresh import SPLIT as FRESH
 from agenttts.results.fresh import together
@@ -281,7 +281,7 @@ def read_report(
         proposals=tuple(store.proposals(run.run_id)),
         faults=_faults(store, rows),
         truncated=_truncated(store, run.run_id),
-        tuned=_tuned(store, rule),
+        tuned=read_tuned(store, rule),
         bank_solved=bool(replayed),
         policy_queries=queries,
         changes=change_lines(store, run.run_id),
@@ -346,17 +346,6 @@ def _truncated(store: Store, run_id: str) -> tuple[Truncated, ...]:
     )
     counts = zip(rows["stage"], rows["n_cut"], rows["n_results"], strict=True)
     return tuple(Truncated(stage=s, n_cut=int(cut), n_results=int(n)) for s, cut, n in counts if cut)
-
-
-def _tuned(store: Store, spec: Mapping[str, Any]) -> tuple[TunedRow, ...]:
-    """The tuned models among a run's choices, by the names that they have there."""
-    names = {
-        model.get("revision"): name
-        for name, model in (spec.get("models") or {}).items()
-        if model.get("revision")
-    }
-    rows = ((names.get(row.revision), row) for row in read_tuned_rows(store))
-    return tuple(replace(row, model=name) for name, row in rows if name is not None)
 
 
 def _replayed(

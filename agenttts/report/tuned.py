@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from datastore.store import Store
 
@@ -75,6 +76,22 @@ def read_tuned_rows(store: Store) -> list[TunedRow]:
             )
         )
     return rows
+
+
+def read_tuned(store: Store, spec: Mapping[str, Any]) -> tuple[TunedRow, ...]:
+    """Read how those models of a pipeline were tuned that the store knows of, by the pipeline's names.
+
+    Args:
+        store: The store.
+        spec: The pipeline, as the run stores it.
+    """
+    names = {
+        model.get("revision"): name
+        for name, model in (spec.get("models") or {}).items()
+        if model.get("revision")
+    }
+    rows = ((names.get(row.revision), row) for row in read_tuned_rows(store))
+    return tuple(replace(row, model=name) for name, row in rows if name is not None)
 
 
 def _mean(scores: Mapping[str, float | None] | None) -> float | None:
