@@ -173,6 +173,7 @@ class AgentChat:
     Attributes:
         model_key: The key of the model in the bank: `agent:` and the model's name.
         n_tokens: The tokens of all questions and answers so far, those from the bank included.
+        n_answers: The number of these answers.
 
     Raises:
         ConfigurationError: The environment names a proxy that can't be used.
@@ -189,6 +190,7 @@ class AgentChat:
     ) -> None:
         self.model_key = f"agent:{settings.model}"
         self.n_tokens = 0
+        self.n_answers = 0
         self._model = settings.model
         self._sampling = SamplingSpec(
             temperature=settings.temperature, top_p=None, max_tokens=settings.max_tokens
@@ -246,6 +248,7 @@ class AgentChat:
     def _count(self, prompt: Prompt, answer: Sample) -> None:
         read = estimated_tokens(prompt.content) if prompt.prompt_tokens is None else prompt.prompt_tokens
         self.n_tokens += read + answer.generated_tokens
+        self.n_answers += 1
 
     async def _paid_answer(self, prompt: Prompt, content: Content) -> str:
         """Draw one answer, its tokens reserved before and settled after, and put it into the bank."""
@@ -291,6 +294,16 @@ class JsonChat:
         self.model = settings.model
         self._chat = AgentChat(settings, store=store, run_id=None, gate=None)
         self._slots = asyncio.Semaphore(AT_ONCE)
+
+    @property
+    def n_questions(self) -> int:
+        """The number of questions that were answered so far, by the server or the bank."""
+        return self._chat.n_answers
+
+    @property
+    def n_tokens(self) -> int:
+        """The tokens of these questions and answers."""
+        return self._chat.n_tokens
 
     async def ask(
         self,

@@ -1,6 +1,6 @@
 """Do small tuned models beat larger general ones on their sub-task, and few-shot prompts?
 
-    python -m benchmarks.tuned_museum --out runs.jsonl --seeds 5
+    python -m benchmarks.tuned_museum --out runs.jsonl --seeds 5 [--shots 1 4 8]
 
 The zoo's kept-out domain, which no zoo model was trained on: each size as it is, shown 1, 4 or 8 of the
 training rows in its prompt (as earlier turns of the chat, or in one message), and tuned by LoRA on what is
@@ -43,23 +43,24 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--shots", nargs="*", type=int, default=SHOTS, help="rows shown; none: no such arms")
     options = parser.parse_args()
     torch.set_num_threads(1)
     folder = Path(tempfile.mkdtemp(prefix="museum-"))
     data = museum(folder, 2000, 300)
     done = {run["seed"] for run in _read(options.out)}
     for seed in sorted(set(range(options.seeds)) - done):
-        arms = _run(data, folder, seed)
+        arms = _run(data, folder, seed, options.shots)
         with options.out.open("a") as file:
             file.write(json.dumps({"seed": seed, "arms": arms}) + "\n")
         print(seed, {arm: round(float(np.mean(one["scores"])), 3) for arm, one in arms.items()}, flush=True)
     _print(_read(options.out))
 
 
-def _run(data: TaskData, folder: Path, seed: int) -> dict[str, Any]:
+def _run(data: TaskData, folder: Path, seed: int, shots: Sequence[int]) -> dict[str, Any]:
     tokens = Tokens()
     rng = np.random.default_rng(seed)
-    drawn = [data.train[i] for i in rng.permutation(len(data.train))[: max(SHOTS)]]
+    drawn = [data.train[i] for i in rng.permutation(len(data.train))[: max(shots, default=0)]]
     arms: dict[str, Any] = {}
 
     def judge(arm: str, model: Any, prompts: Sequence[Sequence[Message]], seconds: float = 0.0) -> None:
@@ -80,7 +81,7 @@ def _run(data: TaskData, folder: Path, seed: int) -> dict[str, Any]:
     for size in SIZES:
         model = load(size)
         judge(size, model, [row.messages for row in data.test])
-        for n in SHOTS:
+        for n in shots:
             judge(f"{size}, {n} shown as turns", model, [_turns(drawn[:n], row) for row in data.test])
             judge(f"{size}, {n} shown in the message", model, [_message(drawn[:n], row) for row in data.test])
         config = fit_config(base=str(ZOO / "models" / size), out=f"{size}-{seed}", epochs=4, seed=seed)

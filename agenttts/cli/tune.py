@@ -226,8 +226,8 @@ def tasks(
     Example: `agenttts tune tasks rulings/*.txt --domain "Rulings of labour courts"`
     """
     from agenttts.llm import require_llm
-    from agenttts.tasktune.data.sources import documents as read_documents
     from agenttts.tasktune.data.subtask import subtasks_yaml, template_names, template_text
+    from agenttts.tasktune.data.writing import documents as read_documents
     from datastore.store import Store
 
     if template == "list":

@@ -15,7 +15,7 @@ def ui(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: one that is free.")] = 0,
     browser: Annotated[bool, typer.Option(help="Open the address in the browser.")] = True,
 ) -> None:
-    """Show runs, trials, examples and samples in the browser, also while a search is running.
+    """Show runs, trials, examples, samples and tuned models in the browser, also while a search is running.
 
     It listens on 127.0.0.1 only, and the printed address holds a token. Needs the extra `ui`.
 

@@ -19,6 +19,7 @@ from agenttts.p2c import losses
 from agenttts.p2c.backbone import Tokenizer, tokenized
 from agenttts.p2c.batches import PairBatch
 from agenttts.p2c.settings import P2CSettings
+from agenttts.training.checkpoints import predicting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,6 @@ class Network(nn.Module):
             - settings.weight_diversity * losses.diversity(first, second)
         )
 
-    @torch.no_grad()
     def predicted(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Probabilities (B, C) and states (B, H); of several annotators the mean of their probabilities."""
         logits, states = self.encode(batch)
@@ -157,7 +157,6 @@ class Network(nn.Module):
         return logits.softmax(-1), states
 
 
-@torch.no_grad()
 def predict(
     network: Network,
     tokenizer: Tokenizer,
@@ -184,11 +183,12 @@ def predict(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = tokenized(tokenizer, [texts[i] for i in chosen], network.settings.max_tokens)
-        batch_probs, states = network.predicted({name: value.to(device) for name, value in batch.items()})
-        if about is not None:
-            classes = torch.tensor([about[i] for i in chosen], device=device)
-            for i, score in zip(chosen, network.scores(states, classes).cpu(), strict=True):
-                scores[i] = score
+        with predicting(torch, device):
+            batch_probs, states = network.predicted({name: value.to(device) for name, value in batch.items()})
+            if about is not None:
+                classes = torch.tensor([about[i] for i in chosen], device=device)
+                for i, score in zip(chosen, network.scores(states, classes).cpu(), strict=True):
+                    scores[i] = score
         for i, prob in zip(chosen, batch_probs.cpu(), strict=True):
             probs[i] = prob
     network.train(was_training)

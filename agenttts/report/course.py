@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from agenttts.results.ranking import SEARCHING
 from agenttts.results.trials import TrialResult
@@ -65,28 +63,6 @@ class Truncated:
     stage: str
     n_cut: int
     n_results: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class TunedRow:
-    """How a model of the run was tuned.
-
-    Attributes:
-        model: The name of the model.
-        tasks: The names of the sub-tasks that it was tuned for.
-        before: Mean score on the dataset's evaluation split before tuning, with greedy decoding; None where
-            it was not scored.
-        after: The same score after tuning.
-        seconds: How long the tuning took.
-        curve: What was measured during training: mappings of step, epoch, loss, eval_loss and score.
-    """
-
-    model: str
-    tasks: tuple[str, ...]
-    before: float | None
-    after: float | None
-    seconds: float
-    curve: tuple[Mapping[str, float], ...]
 
 
 def best_steps(trials: Iterable[TrialResult], rows: Iterable[Trial]) -> Iterable[Step]:
@@ -159,38 +135,3 @@ def count_truncated(store: Store, run_id: str) -> tuple[Truncated, ...]:
     )
     counts = zip(rows["stage"], rows["n_cut"], rows["n_results"], strict=True)
     return tuple(Truncated(stage=s, n_cut=int(cut), n_results=int(n)) for s, cut, n in counts if cut)
-
-
-def read_tuned(store: Store, spec: Mapping[str, Any]) -> tuple[TunedRow, ...]:
-    """Read how those models of a pipeline were tuned that the database knows of.
-
-    Args:
-        store: The database.
-        spec: The pipeline, as the run stores it.
-    """
-    names = {
-        model.get("revision"): name
-        for name, model in (spec.get("models") or {}).items()
-        if model.get("revision")
-    }
-    rows = []
-    for tuning in store.tunings():
-        revision = tuning.model_key.rpartition("@")[2]
-        if revision in names:
-            scores = json.loads(tuning.metrics)
-            rows.append(
-                TunedRow(
-                    model=names[revision],
-                    tasks=tuple(json.loads(tuning.tasks)),
-                    before=_mean(scores.get("before")),
-                    after=_mean(scores.get("after")),
-                    seconds=tuning.seconds,
-                    curve=tuple(json.loads(tuning.curve)),
-                )
-            )
-    return tuple(rows)
-
-
-def _mean(scores: Mapping[str, float | None] | None) -> float | None:
-    present = [score for score in (scores or {}).values() if score is not None]
-    return math.fsum(present) / len(present) if present else None

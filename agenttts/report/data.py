@@ -20,15 +20,14 @@ from agenttts.report.course import (
     FaultCount,
     Step,
     Truncated,
-    TunedRow,
     best_steps,
     count_faults,
     count_truncated,
-    read_tuned,
 )
 from agenttts.report.insights import strongest
 from agenttts.report.metric import metric_name
 from agenttts.report.policy import PolicyQuery, policy_queries
+from agenttts.report.tuned import TunedRow, read_tuned
 from agenttts.results.examples import TrialExample
 from agenttts.results.fresh import SPLIT as FRESH
 from agenttts.results.fresh import together

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
 
 from agenttts.report.drawing import (
     ACCENT,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from agenttts.replay.curves import CurvePoint, Marginal, StageCurve
     from agenttts.report.data import ReportData
+    from agenttts.report.tuned import TunedRow
     from agenttts.results.outcome import Finalist
     from agenttts.results.trials import TrialResult
 
@@ -239,29 +241,41 @@ def next_unit(data: ReportData) -> go.Figure:
     return figure
 
 
-def tuning_curves(data: ReportData) -> go.Figure:
-    """Plot the training loss (dotted) and the score on the evaluation split of each tuned model, by step.
+def training_course(
+    tuned: Sequence[TunedRow],
+    what: Literal["loss", "score"],
+    styles: Mapping[StageOption, tuple[str, str]] = MappingProxyType({}),
+) -> go.Figure:
+    """Plot what was measured while models were tuned, by step.
 
     Args:
-        data: The report.
+        tuned: How the models were tuned.
+        what: `loss` for that of training and, dotted, that on the evaluation split, in nats; or `score` for
+            the greedy score on the evaluation split.
+        styles: Colours and markers of options, as `model_styles` chooses them; others follow the palette.
     """
     import plotly.graph_objects as go
 
-    figure = bare_figure("score, loss", "step")
-    colours = model_styles(data)
-    for tuned in data.tuned:
-        colour = colours.get(StageOption(tuned.model), (GREY,))[0]
-        for key, dash in (("loss", "dot"), ("score", "solid")):
-            points = [point for point in tuned.curve if key in point]
+    figure = bare_figure("loss, nats" if what == "loss" else "score", "step")
+    parts = {
+        "loss": (("loss", "training loss", "solid"), ("eval_loss", "evaluation loss", "dot")),
+        "score": (("score", "score", "solid"),),
+    }
+    for number, row in enumerate(tuned):
+        colour = styles.get(StageOption(row.model), (PALETTE[number % len(PALETTE)],))[0]
+        for key, name, dash in parts[what]:
+            points = row.points(key)
             figure.add_trace(
                 go.Scatter(
-                    x=[point["step"] for point in points],
-                    y=[point[key] for point in points],
-                    name=f"{tuned.model} {key}",
-                    mode="lines+markers" if key == "score" else "lines",
+                    x=[step for step, _ in points],
+                    y=[value for _, value in points],
+                    name=escape(f"{row.model}: {name}" if len(tuned) > 1 else name),
+                    mode="lines" if key == "loss" and len(points) > 1 else "lines+markers",
                     line={"color": colour, "dash": dash, "width": 2},
                 )
             )
+    figure.update_xaxes(rangemode="tozero")
+    figure.update_layout(showlegend=True)
     return figure
 
 

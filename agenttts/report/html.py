@@ -139,7 +139,9 @@ def _figures(data: ReportData) -> dict[str, go.Figure]:
     for stage in dict.fromkeys(curve.stage for curve in data.curves):
         figures[f"stage-{stage}"] = plots.score_against_samples(data, stage)
     if data.tuned:
-        figures["tuning"] = plots.tuning_curves(data)
+        styles = plots.model_styles(data)
+        figures["tuning-loss"] = plots.training_course(data.tuned, "loss", styles)
+        figures["tuning-score"] = plots.training_course(data.tuned, "score", styles)
     if data.marginals:
         figures["next-unit"] = plots.next_unit(data)
     return figures | policy_figures(data)

@@ -403,6 +403,7 @@ def _preference_optimised(
                 learning_rate=dpo.learning_rate,
                 per_device_train_batch_size=job.config.batch_size,
                 gradient_accumulation_steps=job.config.accumulate,
+                gradient_checkpointing=job.config.gradient_checkpointing,
                 max_length=None,
                 seed=job.config.seed,
                 save_strategy="no",

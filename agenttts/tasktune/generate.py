@@ -13,6 +13,7 @@ import jinja2
 
 from agenttts.errors import UserError
 from agenttts.llm import Message
+from agenttts.training.checkpoints import predicting
 from pipelines.extras import library
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def greedy(
         for row, i in enumerate(chosen):
             ids[row, longest - len(prompts[i]) :] = torch.tensor(prompts[i])
             mask[row, longest - len(prompts[i]) :] = 1
-        with torch.no_grad():
+        with predicting(torch, model.device):
             generated = model.generate(  # type: ignore[operator]
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from agenttts.errors import UserError
 from agenttts.training.extras import no_progress_bars
 from pipelines.extras import library
 from pipelines.files import whole
+
+if TYPE_CHECKING:
+    import torch as torch_module
 
 ArgumentsT = TypeVar("ArgumentsT")
 
@@ -132,6 +135,19 @@ def precision(torch: ModuleType) -> dict[str, bool]:
     """
     gpu = torch.cuda.is_available()
     return {"bf16": bool(gpu and torch.cuda.is_bf16_supported()), "use_cpu": not gpu}
+
+
+@contextmanager
+def predicting(torch: ModuleType, device: torch_module.device) -> Iterator[None]:
+    """Predict without gradients within the block, and in the precision that `precision` trains with.
+
+    Args:
+        torch: The imported module `torch`.
+        device: Where the model is. Off a GPU everything is computed in the types of the weights.
+    """
+    half = device.type == "cuda" and precision(torch)["bf16"]
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+        yield
 
 
 def on_one_gpu(arguments: ArgumentsT) -> ArgumentsT:

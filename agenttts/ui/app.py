@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -29,6 +30,10 @@ from datastore.errors import StoreError
 from pipelines.errors import PipelineError
 
 _MOST_DIGITS = 9
+_COURSES: Mapping[str, Literal["loss", "score"]] = {
+    "Loss on the answers learnt, and on those of the evaluation split": "loss",
+    "Greedy score on the evaluation split": "score",
+}
 _SHOWS: tuple[Show, ...] = get_args(Show)
 
 
@@ -45,6 +50,7 @@ def application(db: Path, access: Access) -> Starlette:
         routes=[
             Route("/", pages.runs),
             Route("/compare", pages.compare),
+            Route("/tuned/{key:path}", pages.tuned),
             Route("/runs/{run}", pages.run),
             Route("/runs/{run}/waiting", pages.waiting),
             Route("/runs/{run}/decide", pages.decide, methods=["POST"]),
@@ -77,8 +83,18 @@ class Pages:
         self._environment.filters |= {"budget": run_budget, "paid": run_cost, "result": run_score}
 
     def runs(self, request: Request) -> Response:
-        """All runs, the newest first, and a form that compares two."""
-        return self._page("runs.html.j2", runs=self._reading.runs())
+        """All runs and tuned models, the newest first, and a form that compares two runs."""
+        return self._page("runs.html.j2", runs=self._reading.runs(), tuned=self._reading.tuned())
+
+    def tuned(self, request: Request) -> Response:
+        """How a model was tuned: the course of its loss and score."""
+        row = self._reading.tuned_model(request.path_params["key"])
+        figures = {
+            name: plot(plots.training_course([row], what), name)
+            for name, what in _COURSES.items()
+            if any(row.points(key) for key in (what, f"eval_{what}"))
+        }
+        return self._page("tuned.html.j2", row=row, figures=figures)
 
     def compare(self, request: Request) -> Response:
         """Two runs side by side, with the paired difference."""

@@ -18,6 +18,7 @@ from agenttts.report.data import ReportData, read_report
 from agenttts.report.pace import Pace, read_pace
 from agenttts.report.policy import PolicyQuery
 from agenttts.report.runs import RunComparison, RunSummary, compare_runs, read_runs
+from agenttts.report.tuned import TunedRow, read_tuned_rows
 from agenttts.results.cost import ModelCost, costs_by_model
 from agenttts.results.examples import Show, TrialExample
 from agenttts.results.loading import stored_spec
@@ -152,6 +153,18 @@ class Reading:
             with self._store() as store:
                 self._runs = state, read_runs(store)
         return self._runs[1]
+
+    def tuned(self) -> list[TunedRow]:
+        """Read how the tuned models of the database were tuned, the newest first."""
+        with self._store() as store:
+            return read_tuned_rows(store)[::-1]
+
+    def tuned_model(self, key: str) -> TunedRow:
+        """Read how one model was tuned; StoreError when it is not there."""
+        for row in self.tuned():
+            if row.key == key:
+                return row
+        raise StoreError(f"the database must have the tuned model {key!r}, it does not")
 
     def comparison(self, first: str, second: str) -> RunComparison:
         """Compare two runs; StoreError when one of them is not there."""

@@ -19,12 +19,14 @@ from agenttts.errors import UserError
 from agenttts.llm import AgentSettings, JsonChat, require_llm
 from agenttts.tasktune.data.chats import ChatFormat, ChatNames, chat_rows
 from agenttts.tasktune.data.cleaning import Cleaned, CountTokens, clean, schema_problem
+from agenttts.tasktune.data.cost import LlmCost
 from agenttts.tasktune.data.dataset import TaskData, write_dataset
 from agenttts.tasktune.data.judge import judge_rows
 from agenttts.tasktune.data.rows import Dropped, Gathered, TaskRow
-from agenttts.tasktune.data.sources import documents, table_rows, written_rows
+from agenttts.tasktune.data.sources import table_rows
 from agenttts.tasktune.data.subtask import OUTPUT, SubTask, SubTasks, load_subtasks
 from agenttts.tasktune.data.traces import example_inputs, stage_task, trace_rows
+from agenttts.tasktune.data.writing import documents, written_rows
 from agenttts.training.checkpoints import one_line
 from datastore.store import Store
 from pipelines.dataset.rows import Row, read_file, read_hub
@@ -94,12 +96,15 @@ class DocumentSource(Strict):
         task: The sub-task of the pairs.
         files: Paths, or patterns such as `docs/*.txt`.
         per_passage: How many pairs are asked for from each passage.
+        revise: Have the LLM criticise each pair, and rewrite those that are not right: one question more for
+            each pair, and one for each that is rewritten.
     """
 
     kind: Literal["documents"]
     task: str
     files: tuple[str, ...] = Field(min_length=1, description="paths or patterns such as docs/*.txt")
     per_passage: int = Field(default=3, gt=0)
+    revise: bool = Field(default=False, description="have the LLM criticise each pair and rewrite the wrong")
 
     @property
     def status(self) -> str:
@@ -236,6 +241,7 @@ async def build(
             "config": config.model_dump(mode="json"),
             "llm": None if settings is None else settings.model,
         },
+        llm_cost=None if chat is None else LlmCost(questions=chat.n_questions, tokens=chat.n_tokens),
     )
 
 
@@ -308,7 +314,9 @@ class _Material:
             assert chat is not None
             docs = documents(_files(source.files, self.root))
             task = self._task(source.task)
-            self.gathered.append(await written_rows(task, docs, chat, per_passage=source.per_passage))
+            self.gathered.append(
+                await written_rows(task, docs, chat, per_passage=source.per_passage, revise=source.revise)
+            )
 
     def add_test(self, file: TestFile) -> None:
         """Test rows that are sound and new; the others are dropped."""

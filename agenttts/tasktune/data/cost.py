@@ -1,4 +1,4 @@
-"""What the samples cost that training rows were made of, whoever paid for them."""
+"""What training rows cost: the samples they were made of, whoever paid for them, and an LLM's answers."""
 
 from __future__ import annotations
 
@@ -53,6 +53,27 @@ class SampleCost(BaseModel):
         return (
             f"{self.samples:,} samples of {self.examples} of {self.examples + self.examples_left} search "
             f"examples ({', '.join([tokens, *prices])})"
+        )
+
+
+class LlmCost(BaseModel):
+    """What an LLM was asked to make a dataset. What the sample bank answered counts too.
+
+    Attributes:
+        questions: The number of questions that were answered.
+        tokens: The tokens of questions and answers.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    questions: int
+    tokens: int
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return (
+            f"{self.questions:,} answers of an LLM ({self.tokens:,} tokens, what the bank answered included)"
         )
 
 

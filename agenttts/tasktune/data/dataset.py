@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agenttts.errors import UserError
 from agenttts.tasktune.data.cleaning import Cleaned, clean_pairs, drop_counts, split_groups
-from agenttts.tasktune.data.cost import SampleCost
+from agenttts.tasktune.data.cost import LlmCost, SampleCost
 from agenttts.tasktune.data.rows import Dropped, Gathered, PreferencePair, TaskRow
 from agenttts.tasktune.data.subtask import SubTask, SubTasks, load_subtasks, subtasks_yaml
 from agenttts.training.extras import no_progress_bars
@@ -68,6 +68,7 @@ class DatasetCard(BaseModel):
         flagged: The number of rows with each flag.
         functions_from: The directory of the user's own modules; None where there are none.
         cost: What the samples cost that `agenttts improve` made the rows of; None of other datasets.
+        llm_cost: What an LLM was asked to write and judge rows; None where none was.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -83,6 +84,7 @@ class DatasetCard(BaseModel):
     flagged: dict[str, int]
     functions_from: str | None = None
     cost: SampleCost | None = None
+    llm_cost: LlmCost | None = None
 
     def to_json_dict(self) -> dict[str, JSON]:
         """The keys that were set, JSON-able."""
@@ -129,6 +131,7 @@ def write_dataset(
     seed: int,
     about: Mapping[str, JSON],
     cost: SampleCost | None = None,
+    llm_cost: LlmCost | None = None,
 ) -> TaskData:
     """Split rows, and write them as a dataset. An older dataset at the same place is replaced.
 
@@ -143,6 +146,7 @@ def write_dataset(
         seed: Decides the split.
         about: Further keys of the card.
         cost: What the samples cost that the rows were made of; None where that is not known.
+        llm_cost: What an LLM was asked to write and judge rows; None where none was.
 
     Raises:
         UserError: No row is left, the place is taken by something else, or it can't be written.
@@ -178,6 +182,7 @@ def write_dataset(
         },
         flagged={flag: sum(flag in row.flags for row in cleaned.rows) for flag in flags},
         **({} if cost is None else {"cost": cost}),  # type: ignore[arg-type]
+        **({} if llm_cost is None else {"llm_cost": llm_cost}),  # type: ignore[arg-type]
         **about,  # type: ignore[arg-type]
     )
     data = TaskData(path=path, tasks=tasks, train=train, eval=held_out, test=test, pairs=pairs, card=card)
@@ -240,8 +245,7 @@ def card_text(card: DatasetCard) -> str:
     if card.flagged:
         flags = ", ".join(f"{flag} in {count}" for flag, count in card.flagged.items())
         lines += ["", f"Rows flagged, one by one in flagged.jsonl: {flags}."]
-    if card.cost is not None:
-        lines += ["", f"Made of {card.cost.text}."]
+    lines += [line for cost in (card.cost, card.llm_cost) if cost for line in ("", f"Made of {cost.text}.")]
     return "\n".join(lines) + "\n"
 
 

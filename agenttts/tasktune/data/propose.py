@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from agenttts.errors import UserError
 from agenttts.llm import JsonChat, prompt_text
 from agenttts.tasktune.data.cleaning import near_index, sketch
-from agenttts.tasktune.data.sources import passages
 from agenttts.tasktune.data.subtask import SubTask, SubTasks
+from agenttts.tasktune.data.writing import passages
 from pipelines.dataset.rows import Row
 from pipelines.examples import Example
 from pipelines.jsonvalues import JSON

@@ -1,64 +1,18 @@
-"""Rows from files and the hub, and from documents that an LLM reads. Those of a run are made in `traces`.
-
-What an LLM writes is data: it is checked against the sub-task, never executed.
-"""
+"""Rows of tables: files and the hub. An LLM's are made in `writing`, those of a run in `traces`."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TypedDict, cast
 
 from agenttts.errors import UserError
-from agenttts.llm import JsonChat, Message
 from agenttts.tasktune.data.rows import Dropped, Gathered, PreferencePair, TaskRow
 from agenttts.tasktune.data.subtask import OUTPUT, SubTask
 from datastore.keys import canonical_json
-from pipelines.dataset.rows import Row, made_row
-from pipelines.jsonvalues import JSON, read_json
+from pipelines.dataset.rows import Row
+from pipelines.jsonvalues import read_json
 from pipelines.spec.variants import JsonParser
-
-_TYPES: Mapping[str, Mapping[str, JSON]] = {
-    "text": {"type": "string"},
-    "list": {"type": "array", "items": {"type": "string"}},
-    "json": {},
-    "chat": {
-        "type": "array",
-        "items": {
-            "type": "object",
-            "properties": {
-                "role": {"enum": ["system", "user", "assistant"]},
-                "content": {"type": "string"},
-            },
-            "required": ["role", "content"],
-            "additionalProperties": False,
-        },
-    },
-}
-_LONGEST_PASSAGE = 6000  # characters
-_PAIRS: Mapping[str, JSON] = {
-    "type": "object",
-    "properties": {
-        "pairs": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {"inputs": {"type": "object"}},
-                "required": ["inputs", OUTPUT],
-            },
-        }
-    },
-    "required": ["pairs"],
-}
-"""What an LLM's answer must be to be looked at; each pair is then judged by itself."""
-
-
-class _WrittenPair(TypedDict):
-    inputs: Mapping[str, JSON]
-    output: JSON
 
 
 def table_rows(
@@ -154,136 +108,6 @@ def task_row(
     )
 
 
-def documents(files: Sequence[Path]) -> list[Row]:
-    """Read text files, one document each.
-
-    Args:
-        files: The files, in UTF-8.
-
-    Returns:
-        Rows with the text under `text`.
-
-    Raises:
-        UserError: A file can't be read.
-    """
-    rows = []
-    for file in files:
-        try:
-            rows.append(made_row(str(file), {"text": file.read_text(encoding="utf-8-sig")}))
-        except OSError as error:
-            raise UserError(f"{file}: can't be read: {error.strerror}; check the path") from None
-        except UnicodeDecodeError:
-            raise UserError(f"{file}: must be UTF-8 text") from None
-    return rows
-
-
-def passages(text: str, longest: int) -> list[str]:
-    """Cut a document between paragraphs; a paragraph that is too long is cut anywhere.
-
-    Args:
-        text: The document.
-        longest: The most characters of a passage.
-    """
-    pieces: list[str] = []
-    for block in text.split("\n\n"):
-        for start in range(0, max(1, len(block)), longest):
-            part = block[start : start + longest].strip()
-            if not part:
-                continue
-            if pieces and len(pieces[-1]) + len(part) + 2 <= longest:
-                pieces[-1] += "\n\n" + part
-            else:
-                pieces.append(part)
-    return pieces
-
-
-async def written_rows(
-    task: SubTask,
-    docs: Sequence[Row],
-    chat: JsonChat,
-    *,
-    per_passage: int,
-    longest: int = _LONGEST_PASSAGE,
-) -> Gathered:
-    """Have an LLM write pairs of inputs and output from each passage of the documents.
-
-    Args:
-        task: The sub-task of the rows.
-        docs: The documents, as `documents` reads them.
-        chat: The LLM.
-        per_passage: How many pairs are asked for from each passage.
-        longest: The most characters of a passage.
-
-    Raises:
-        UserError: The LLM gives no answer.
-    """
-    places = [
-        (f"{doc.place}#{number}", passage)
-        for doc in docs
-        for number, passage in enumerate(passages(str(doc.fields["text"]), longest), 1)
-    ]
-    written = await asyncio.gather(
-        *(_from_passage(task, place, passage, chat, per_passage) for place, passage in places)
-    )
-    return Gathered.of(result for results in written for result in results)
-
-
-def writing_messages(task: SubTask, passage: str, count: int) -> list[Message]:
-    """The chat that asks an LLM for training pairs.
-
-    Args:
-        task: The sub-task of the pairs.
-        passage: What the pairs must follow from.
-        count: How many pairs are asked for.
-    """
-    language = f" Write in {', '.join(task.languages)} (ISO 639-1)." if task.languages else ""
-    examples = "".join(
-        f"\nExample: {canonical_json({'inputs': e.inputs, OUTPUT: e.output})}" for e in task.examples
-    )
-    closed = f" The output is one of: {', '.join(task.choices)}." if task.choices else ""
-    return [
-        {
-            "role": "system",
-            "content": "You write training data for a small model. Every pair must follow from the passage "
-            "alone, be correct, and differ from the others. Answer with JSON only.",
-        },
-        {
-            "role": "user",
-            "content": f"Sub-task {task.name}: {task.instruction}{closed}{language}\n"
-            f"Inputs: {', '.join(f'{name} ({kind})' for name, kind in task.inputs.items())}{examples}\n\n"
-            f"Write {count} pairs from this passage:\n\n{passage}",
-        },
-    ]
-
-
-def pairs_schema(task: SubTask) -> dict[str, JSON]:
-    """The JSON schema of what an LLM writes: {"pairs": [{"inputs": {...}, "output": ...}]}."""
-    output: Mapping[str, JSON] = {"enum": list(task.choices)} if task.choices else {}
-    if not output and task.list_valued:
-        output = {"type": "array", "items": {"type": "string"}}
-    output = getattr(task.parser, "schema_", None) or output or {"type": "string"}
-    pair: dict[str, JSON] = {
-        "type": "object",
-        "properties": {
-            "inputs": {
-                "type": "object",
-                "properties": {name: dict(_TYPES[kind]) for name, kind in task.inputs.items()},
-                "required": list(task.inputs),
-                "additionalProperties": False,
-            },
-            OUTPUT: output,
-        },
-        "required": ["inputs", OUTPUT],
-        "additionalProperties": False,
-    }
-    return {
-        "type": "object",
-        "properties": {"pairs": {"type": "array", "items": pair}},
-        "required": ["pairs"],
-        "additionalProperties": False,
-    }
-
-
 def _input_problem(task: SubTask, inputs: Mapping[str, object]) -> str | None:
     """Which input has no value, or one of another type; None when all are right."""
     for name, kind in task.inputs.items():
@@ -344,17 +168,3 @@ def _pair(task: SubTask, row: TaskRow, wrong: object) -> PreferencePair | Droppe
         group=row.group,
         source=row.source,
     )
-
-
-async def _from_passage(
-    task: SubTask, place: str, passage: str, chat: JsonChat, count: int
-) -> list[TaskRow | Dropped]:
-    source = f"{place} by {chat.model}"
-    try:
-        answer = await chat.ask(writing_messages(task, passage, count), pairs_schema(task), _PAIRS)
-    except ValueError as error:
-        return [Dropped(step="schema", reason=str(error), source=source)]
-    return [
-        task_row(task, pair["inputs"], pair["output"], source=f"{source}, pair {number}")
-        for number, pair in enumerate(cast("Sequence[_WrittenPair]", answer["pairs"]), 1)
-    ]

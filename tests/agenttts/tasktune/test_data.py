@@ -250,6 +250,64 @@ def test_documents_through_an_llm(tmp_path: Path, make_server: Callable[..., Scr
     assert again.digest == data.digest
 
 
+REVISED = {
+    "a lorry that carries tomatoes": ("red", None),
+    "plums that lie in a bowl": ("blue", {"thing": "plums that lie in a bowl", "output": "red"}),
+    "grass that grows on a hill": ("blue", {"thing": "grass that grows on a hill", "output": "purple"}),
+    "the sea on a day in summer": ("green", {"thing": "the sea on a day in summer", "output": "green"}),
+    "snow that fell in the night": ("green", "not JSON at all"),
+    "milk that stands on the table": ("purple", None),
+}
+"""By the thing of a passage the colour that an LLM says, and its rewrite, where the critique asks for one."""
+
+
+def test_critique_and_rewrite(tmp_path: Path, make_server: Callable[..., ScriptedServer]) -> None:
+    """A pair that the critique calls right stays; one that is rewritten well is replaced; one whose rewrite
+    breaks the rules, changes nothing or can't be read goes with the reason; nothing is asked twice."""
+
+    def answer(request: Request, index: int) -> str:
+        system = str(request.body["messages"][0]["content"])
+        thing = next(thing for thing in REVISED if thing in request.prompt)
+        first, rewrite = REVISED[thing]
+        if "write training data" in system:
+            return pairs(({"thing": thing}, first))
+        assert f'"thing":"{thing}"' in request.prompt and "Sub-task colour" in request.prompt
+        if "check training data" in system:
+            return json.dumps({"critique": "look at it again", "right": rewrite is None})
+        assert "Critique: look at it again" in request.prompt
+        if not isinstance(rewrite, dict):
+            return str(rewrite)
+        return json.dumps({"inputs": {"thing": rewrite["thing"]}, "output": rewrite["output"]})
+
+    server = make_server(answer=answer, models=ROOMY)
+    texts = {f"{number}.txt": f"Of {thing}." for number, thing in enumerate(REVISED)}
+    source = {"kind": "documents", "task": "colour", "files": ["*.txt"], "per_passage": 2}
+    config = documents_config(tmp_path, texts)
+    plain = run_build(config, tmp_path, llm=llm(server))
+    assert plain.card.llm_cost is not None and plain.card.llm_cost.questions == len(REVISED)
+    revising = write(tmp_path, [], sources=[{**source, "revise": True}], db="bank.duckdb")
+    data = run_build(revising, tmp_path, llm=llm(server))
+    rows = {str(row.fields["thing"]): row for row in [*data.train, *data.eval]}
+    assert {thing: row.completion for thing, row in rows.items()} == {
+        "a lorry that carries tomatoes": "red",
+        "plums that lie in a bowl": "red",
+    }
+    assert rows["plums that lie in a bowl"].source.endswith("pair 1, rewritten")
+    dropped = {Path(source.split("#")[0]).stem: (step, reason) for step, reason, source in reasons(data)}
+    assert dropped["2"] == ("rewrite", "the answer does not parse: names 0 of the 3 allowed values")
+    assert dropped["3"] == ("rewrite", "the pair is as before, of which the critique says: look at it again")
+    assert dropped["4"][0] == "rewrite" and "malformed answer" in dropped["4"][1]
+    assert dropped["5"][0] == "schema", "what breaks the rules is not paid for any further"
+    critiques, rewrites, repairs = 5, 4, 1
+    n_questions = len(REVISED) + critiques + rewrites + repairs
+    assert len(server.arrived) == n_questions
+    assert data.card.llm_cost is not None and data.card.llm_cost.questions == n_questions
+    again = run_build(revising, tmp_path, llm=llm(server))
+    assert len(server.arrived) == n_questions
+    assert (again.digest, again.card.llm_cost) == (data.digest, data.card.llm_cost)
+    assert f"{n_questions} answers of an LLM" in (tmp_path / "data" / "README.md").read_text()
+
+
 def test_a_judge_refuses_rows(tmp_path: Path, make_server: Callable[..., ScriptedServer]) -> None:
     """Rows that the judge calls wrong go with its reason; those it accepts are marked."""
 

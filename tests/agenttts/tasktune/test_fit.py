@@ -338,15 +338,18 @@ def test_a_machine_with_several_cards_uses_one() -> None:
 
 
 def test_nothing_is_left_in_memory(folder: Path, tmp_path: Path) -> None:
-    """After a training no model of it is alive, so that a server on the same card finds room."""
-    from transformers import PreTrainedModel
+    """After a training no weight, gradient or state of its optimiser is alive, so that a server on the same
+    card finds room."""
+    from torch import Tensor
 
-    def models() -> list[object]:
-        return [one for one in gc.get_objects() if issubclass(type(one), PreTrainedModel)]
+    def tensors() -> list[Tensor]:
+        every = (one for one in gc.get_objects() if issubclass(type(one), Tensor))
+        return [tensor for tensor in every if tensor.numel() > 1]
 
-    earlier = models()  # of other tests, whose errors may hold them
+    earlier = tensors()  # of other tests, whose errors may hold them
     fit(fit_config(out=str(tmp_path / "gone"), epochs=0.1), folder)
-    assert not [model for model in models() if not any(model is one for one in earlier)]
+    known = set(map(id, earlier))
+    assert not [tensor.shape for tensor in tensors() if id(tensor) not in known]
 
 
 def test_an_adapter_of_another_base(folder: Path) -> None:
@@ -732,11 +735,12 @@ def test_two_processes(folder: Path) -> None:
     assert made.card.metrics.after["read_off"] > made.card.metrics.before["read_off"] + 0.3
 
 
-def test_preferences_move_the_model(folder: Path) -> None:
-    """After DPO the right answer is likelier, relative to the wrong one, than before it."""
+def test_preferences_move_the_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After DPO the right answer is likelier, relative to the wrong one, than before it; it computes no
+    activations twice where the configuration does not say so."""
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
     from agenttts.tasktune.data.cleaning import Cleaned
     from agenttts.tasktune.data.dataset import write_dataset
@@ -770,9 +774,18 @@ def test_preferences_move_the_model(folder: Path) -> None:
         about={},
     )
     (plain,) = fit(fit_config(data="pairs", out="plain", epochs=1), folder)
+    recomputed: list[object] = []
+    enable = PreTrainedModel.gradient_checkpointing_enable
+
+    def recorded(model: PreTrainedModel, *arguments: Any, **named: Any) -> None:
+        recomputed.append(model)
+        enable(model, *arguments, **named)
+
+    monkeypatch.setattr(PreTrainedModel, "gradient_checkpointing_enable", recorded)
     (dpo,) = fit(
         fit_config(data="pairs", out="dpo", epochs=1, dpo={"learning_rate": 1e-3, "epochs": 3}), folder
     )
+    assert not recomputed, "gradient_checkpointing is off"
     tokenizer = AutoTokenizer.from_pretrained(ZOO / "models/small")
 
     def margin(adapter: Path) -> float:

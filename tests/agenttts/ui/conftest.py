@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,16 +10,37 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.agenttts.hostile_texts import with_hostile_samples
+from datastore import Store, Tuning
+from tests.agenttts.hostile_texts import HOSTILE, with_hostile_samples
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+TUNED = Tuning(
+    model_key="small-tuned-answer@abcd",
+    base="models/small",
+    path="/adapters/small",
+    dataset_digest="d" * 64,
+    tasks=json.dumps(["answer"]),
+    settings="{}",
+    curve=json.dumps(
+        [
+            {"step": 10, "epoch": 0.5, "loss": 2.125},
+            {"step": 20, "epoch": 1.0, "loss": 0.75, "eval_loss": 0.875, "score": 0.625},
+        ]
+    ),
+    metrics=json.dumps({"before": {"answer": 0.25}, "after": {"answer": 0.625}}),
+    seconds=12.5,
+    peak_bytes=2**30,
+    created_at=1.0,
+)
+"""A model that was tuned for a sub-task, with what was measured on the way."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +86,11 @@ def serving(db: Path) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def served(searched: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The pages of a finished search in which one failing example has hostile samples."""
+    """The pages of a finished search in which one failing example has hostile samples, and of two models
+    that were tuned, one of them a merge with a hostile name."""
     db = with_hostile_samples(searched, tmp_path_factory.mktemp("ui"))
+    with Store.open(db) as store:
+        store.put_tunings([TUNED, replace(TUNED, model_key=f"{HOSTILE}@ef", curve="[]", metrics="{}")])
     with serving(db) as running:
         yield running
 

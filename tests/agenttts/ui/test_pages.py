@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -92,10 +93,36 @@ def test_what_a_model_wrote_stays_text_on_every_page(served: Served) -> None:
     assert HOSTILE not in body and "<img" not in body
 
 
+def test_tuned_models_lead_to_the_course_of_their_training(served: Served) -> None:
+    """Each is listed with its scores; its page has losses and score by step, as figures and in numbers; a
+    merge, of which nothing was measured, says so; the names are text."""
+    start = served.get("/")[2]
+    merged, tuned = links(start, "^/tuned/")
+    assert "0.250</td>" in start and HOSTILE not in start
+    body = served.get(tuned)[2]
+    assert "Tuned from models/small for answer: 0.250 → 0.625" in body
+    loss, score = (
+        {trace["name"]: (trace["x"], trace["y"]) for trace in json.loads(figure)["data"]}
+        for figure in re.findall(r'<script type="application/json">(.*?)</script>', body)
+    )
+    assert loss == {"training loss": ([10, 20], [2.125, 0.75]), "evaluation loss": ([20], [0.875])}
+    assert score == {"score": ([20], [0.625])}
+    cells = "".join(f'<td class="n">{cell}</td>' for cell in ("20", "1.00", "0.750", "0.875", "0.625"))
+    assert cells in body
+    status, _, body = served.get(merged)
+    assert status == 200 and "Nothing was measured on the way" in body and HOSTILE not in body
+
+
 def test_what_is_not_there_is_said(served: Served) -> None:
     """Runs, trials, examples and paths that do not exist are 404 with a reason."""
     run = load_run(served.db).run_id
-    missing = ("/runs/none", f"/runs/{run}/trials/99999", f"/runs/{run}/trials/0/examples/none", "/x")
+    missing = (
+        "/runs/none",
+        f"/runs/{run}/trials/99999",
+        f"/runs/{run}/trials/0/examples/none",
+        "/tuned/a",
+        "/x",
+    )
     for path in (*missing, f"/compare?first={run}&second=none"):
         status, _, body = served.get(path)
         assert status == 404 and "This can't be shown" in body, path
