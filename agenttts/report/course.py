@@ -1,4 +1,4 @@
-"""How a search went, as a report shows it: best scores so far, faults, cut prompts, tuned models."""
+"""How a search went, as a report shows it: best scores so far, faults, cut prompts."""
 
 from __future__ import annotations
 
