@@ -28,7 +28,7 @@ from agenttts.cli.options import (
 from pipelines.servers.patience import Patience
 
 if TYPE_CHECKING:
-    from agenttts.search.check import Finding
+    from agenttts.search.findings import Finding
     from agenttts.search.rehearsal import Rehearsed
     from pipelines import PipelineSpec
     from pipelines.dataset.splits import Splits
