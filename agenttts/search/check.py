@@ -111,12 +111,13 @@ def _functions(spec: PipelineSpec) -> Iterator[Finding]:
 
 
 def _space(spec: PipelineSpec, budget: float | None, budget_usd: float | None) -> Iterator[Finding]:
-    in_usd = budget_usd is not None or spec.budget.usd is not None
+    place = ""  # what is wrong with the measure has a place of its own
     try:
         measure, amount = chosen_budget(spec, budget, budget_usd)
+        place = f"budget.{measure.name}"
         space = SearchSpace(spec, amount, measure)
     except SpaceError as error:
-        yield Finding(severity="error", place=f"budget.{'usd' if in_usd else 'units'}", message=str(error))
+        yield Finding(severity="error", place=place, message=str(error))
         return
     if (advice := space.below_reference()) is not None:
         yield Finding(severity="warning", place="budget.reference", message=advice)
