@@ -6,6 +6,7 @@ The only module that knows the jsonschema library.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import TypeAlias
@@ -20,17 +21,55 @@ JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JS
 """A value that JSON can hold."""
 
 
-def read_json(text: str | bytes) -> JSON:
+_BETWEEN = re.compile(r"[\s,]*")  # the items of a list
+
+
+class RepeatedKey(ValueError):
+    """An object of a JSON text has a key twice."""
+
+
+def _once(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise RepeatedKey(f"a key must stand once in an object, got {repeated!r} twice; keep one")
+    return members
+
+
+def read_json(text: str | bytes, *, once: bool = False) -> JSON:
     """Parse JSON.
 
+    Args:
+        text: The text.
+        once: Whether a key that stands twice in an object is refused, as in what people write; what models
+            write may have the last of several.
+
     Raises:
+        RepeatedKey: An object has a key twice, where that is refused.
         ValueError: It is not JSON, or is nested too deep for Python.
     """
     try:
-        value: JSON = json.loads(text)
+        value: JSON = json.loads(text, object_pairs_hook=_once if once else None)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     return value
+
+
+def repeated_at(text: str) -> tuple[int, int]:
+    """Return the first item of a list in JSON that holds a key twice: its number and its line, from 1.
+
+    Args:
+        text: A list of which `read_json` said that a key stands twice in an object.
+    """
+    decoder, number, position = json.JSONDecoder(object_pairs_hook=_once), 1, text.index("[") + 1
+    while True:
+        position = next(_BETWEEN.finditer(text, position)).end()
+        try:
+            _, position = decoder.raw_decode(text, position)
+        except RepeatedKey:
+            return number, text.count("\n", 0, position) + 1
+        number += 1
 
 
 def plain(value: object) -> JSON:

@@ -28,7 +28,7 @@ from agenttts.cli.options import (
 from pipelines.servers.patience import Patience
 
 if TYPE_CHECKING:
-    from agenttts.search.check import Finding
+    from agenttts.search.findings import Finding
     from agenttts.search.rehearsal import Rehearsed
     from pipelines import PipelineSpec
     from pipelines.dataset.splits import Splits
@@ -121,7 +121,7 @@ async def _checked(
 
     if offline:
         return await look(spec, budget, budget_usd=budget_usd, read_splits=read), [], ()
-    clients = ModelClients(spec, rng=random.Random(0), patience=patience, holds=False)
+    clients = ModelClients(spec, rng=random.Random(0), patience=patience, holds=False, on_notice=_notice)
     try:
         findings = await look(spec, budget, budget_usd=budget_usd, clients=clients, read_splits=read)
         if not requests or any(finding.severity == "error" for finding in findings):
@@ -139,6 +139,11 @@ async def _checked(
         return sorted(findings, key=lambda finding: finding.severity), rehearsed, clients.negotiated
     finally:
         await clients.aclose()
+
+
+def _notice(line: str) -> None:
+    """Say at once what the check waits for."""
+    say(line, "yellow")
 
 
 def _cost(rehearsed: list[Rehearsed]) -> dict[str, int | float | None]:

@@ -11,9 +11,8 @@ import typer
 from agenttts.cli.options import say
 from agenttts.cli.starter import (
     Starter,
-    StarterModel,
+    candidates,
     columns,
-    completed_by_server,
     families,
     family_files,
     gold_fields,
@@ -94,7 +93,7 @@ def init(
             label=label,
             metric=metric or suited_metric(rows, label),
             stages=stages or ("draft", "final"),
-            models=[completed_by_server(StarterModel.parse(model)) for model in models or [_LOCAL]],
+            models=candidates(models or [_LOCAL]),
             budget=budget,
         )
         texts = starter_files(starter, directory)

@@ -193,6 +193,35 @@ def suited_metric(rows: Sequence[Row], label: str) -> str:
     return "token_f1" if words[len(words) // 2] > _LONG_ANSWER_WORDS else "exact_match"
 
 
+def candidates(texts: Sequence[str]) -> list[StarterModel]:
+    """Parse the values of all `--model`, and complete them by what their servers report.
+
+    Args:
+        texts: The values.
+
+    Raises:
+        UserError: One has another form, two have one name, or two are one served model with different
+            parameters, which no pipeline may have.
+    """
+    models = [StarterModel.parse(text) for text in texts]
+    names = [model.name for model in models]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise UserError(f"--model must have a name of its own each time, got {repeated!r} twice; rename one")
+    models = [completed_by_server(model) for model in models]
+    first_of = dict[str, StarterModel]()
+    for model in models:
+        served_name = model.served_name or model.name
+        twin = first_of.setdefault(served_name, model)
+        if twin.active_params != model.active_params:
+            raise UserError(
+                f"--model {twin.name} and {model.name}: both are {served_name!r} by what the servers list, "
+                f"and one model has one number of parameters, got {twin.active_params:g} and "
+                f"{model.active_params:g}; state the same, or name the server of another model"
+            )
+    return models
+
+
 def completed_by_server(model: StarterModel) -> StarterModel:
     """Add the name and the context length that the model's server reports.
 

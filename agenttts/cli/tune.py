@@ -235,17 +235,19 @@ def tasks(
         return
     if out_file.exists():
         raise UserError(f"{out_file}: must be free; choose another --out")
+    if not out_file.parent.is_dir():
+        raise UserError(f"{out_file}: its directory does not exist; create it, or choose another --out")
     if template is not None:
         text = template_text(template)
     else:
+        docs = read_documents(documents or [])
         settings = require_llm(
             agent_settings(llm_base_url, llm_model),
             "proposing sub-tasks needs",
             ", start from --template, or write the file by hand",
         )
-        if not documents or not domain:
+        if not docs or not domain:
             raise UserError("proposing sub-tasks needs --domain and documents of it")
-        docs = read_documents(documents)
         with status_line() as show, Store.open(db) as store:
             show(f"reading {len(docs)} documents")
             proposed = asyncio.run(_proposed(domain, docs, settings, store))

@@ -27,6 +27,7 @@ from agenttts.report.course import (
 from agenttts.report.insights import strongest
 from agenttts.report.metric import metric_name
 from agenttts.report.policy import PolicyQuery, policy_queries
+from agenttts.report.standing import is_abandoned
 from agenttts.report.tuned import TunedRow, read_tuned
 from agenttts.results.examples import TrialExample
 from agenttts.results.fresh import SPLIT as FRESH
@@ -83,6 +84,7 @@ class ReportData:
         policy_queries: How far each query of the policy's test went.
         changes: What was priced anew or added during the search, in sentences.
         failing: The examples of the search split that the winner scores lowest on, none of them right.
+        abandoned: Whether the run is not finished and no process writes its database.
     """
 
     run_id: str
@@ -112,11 +114,12 @@ class ReportData:
     policy_queries: tuple[PolicyQuery, ...] = ()
     changes: tuple[str, ...] = ()
     failing: tuple[TrialExample, ...] = ()
+    abandoned: bool = False
 
     @property
     def in_progress(self) -> bool:
         """Whether the run had not ended when it was read."""
-        return self.as_of is not None or self.status == "running"
+        return self.as_of is not None or (self.status == "running" and not self.abandoned)
 
     @property
     def shown(self) -> tuple[TrialResult, ...]:
@@ -240,6 +243,7 @@ def read_report(
         policy_queries=queries,
         changes=change_lines(store, run.run_id),
         failing=failing,
+        abandoned=is_abandoned(store, run),
     )
 
 

@@ -36,11 +36,12 @@ def run_table(runs: Sequence[RunSummary]) -> Table:
     for name in ("best", "score", "paid"):
         table.add_column(name)
     for run in runs:
-        style = {"failed": "red", "running": "cyan", "stopped": "yellow"}.get(run.status, "")
+        status = "stopped" if run.abandoned else run.status
+        style = {"failed": "red", "running": "cyan", "stopped": "yellow"}.get(status, "")
         table.add_row(
             run.run_id,
             escape(run.pipeline),
-            run.status,
+            run.standing,
             time_text(run.started_at),
             str(run.n_trials),
             run_budget(run),
@@ -117,7 +118,7 @@ def side_by_side(comparison: RunComparison) -> Iterator[tuple[str, tuple[str, st
         return name, (cell(runs[0]), cell(runs[1]))
 
     yield row("pipeline", lambda run: run.pipeline)
-    yield row("status", lambda run: run.status)
+    yield row("status", lambda run: run.standing)
     yield row("started", lambda run: time_text(run.started_at))
     yield row("budget", run_budget)
     yield row("proposer, seed", lambda run: f"{run.proposer or '–'}, {'–' if run.seed is None else run.seed}")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from agenttts.report.metric import metric_name
+from agenttts.report.standing import STOPPED_SILENTLY, is_abandoned
 from agenttts.results.cost import SearchCost
 from agenttts.results.loading import load_outcome, stored_spec
 from agenttts.results.outcome import Finalist, Outcome, jsonable
@@ -40,6 +41,7 @@ class RunSummary:
         best: The winner; None when no trial has a score, or the pipeline of an unfinished run is gone.
         policy: The policy that the run chose, as text; None without one.
         cost: What the run paid; None where the pipeline of an unfinished run is gone.
+        abandoned: Whether the run is not finished and no process writes its database.
     """
 
     run_id: str
@@ -56,6 +58,12 @@ class RunSummary:
     best: Finalist | None
     policy: str | None
     cost: SearchCost | None
+    abandoned: bool = False
+
+    @property
+    def standing(self) -> str:
+        """How the run stands, in words."""
+        return f"{STOPPED_SILENTLY} (--resume)" if self.abandoned else self.status
 
     def to_json_dict(self) -> dict[str, JSON]:
         """Return the summary under the names of `agenttts report --json`."""
@@ -155,6 +163,7 @@ def _summary(store: Store, run: Run) -> RunSummary:
         best=None if outcome is None else outcome.best,
         policy=None if adaptive is None else str(adaptive.policy),
         cost=None if outcome is None else outcome.cost,
+        abandoned=is_abandoned(store, run),
     )
 
 

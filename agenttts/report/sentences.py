@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from agenttts.report.standing import STOPPED_SILENTLY
 from agenttts.results.certificate import policy_lead
 from agenttts.results.health import percent
 from agenttts.results.negotiated import clauses
@@ -122,6 +123,8 @@ def status_text(data: ReportData) -> str:
     """
     if data.as_of is not None:
         return f"run in progress, as of {time_text(data.as_of)}"
+    if data.abandoned:
+        return f"{STOPPED_SILENTLY}: no process is at work on it (`agenttts search … --resume` goes on)"
     if data.status == "running":
         return "not finished: still running elsewhere or interrupted (`agenttts search … --resume` goes on)"
     reason = data.outcome.stopped_because if data.status == "complete" else None

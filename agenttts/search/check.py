@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from agenttts.errors import SpaceError
 from agenttts.proposers.moves import units_left
+from agenttts.search.findings import Finding, Severity
 from agenttts.search.plan import HOPELESS_DIFFERENCE
+from agenttts.search.telling import telling_prompts
 from agenttts.space.measure import chosen_budget
 from agenttts.space.space import SearchSpace
 from agenttts.stats import smallest_resolvable_difference
@@ -33,35 +34,6 @@ from pipelines.spec.stage import StageSpec
 from pipelines.spec.templates import check_templates
 from pipelines.spec.variants import BuiltinMetric, Fusion
 from pipelines.stages.prompts import render, render_fusion, truncations
-
-Severity = Literal["error", "warning"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One thing that will fail in a search, or that may.
-
-    Attributes:
-        severity: "error" for what will fail, "warning" for what may.
-        place: A field of the spec, after its file and line where they are known; empty when there is none.
-        message: What is wrong, and the remedy.
-    """
-
-    severity: Severity
-    place: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.severity}: {self.line}"
-
-    @property
-    def line(self) -> str:
-        """The place and the message, in one line."""
-        return f"{self.place}: {self.message}" if self.place else self.message
-
-    def to_dict(self) -> dict[str, str]:
-        """Return the finding as JSON-able data."""
-        return asdict(self)
 
 
 async def check(
@@ -88,19 +60,20 @@ async def check(
     templates = list(_templates(spec))
     findings = [*templates, *_space(spec, budget, budget_usd), *_bank(spec)]
     findings += _functions(spec)
-    examples: list[Example] = []
+    examples, rows = list[Example](), list[Example]()
     if not templates:
         try:
             splits = load_splits(spec) if read_splits is None else read_splits()
         except PipelineError as error:
             findings += _errors(error)
         else:
-            both = [*splits.search, *splits.test]
-            prompts = list(_prompts(spec, both))
+            rows = [*splits.search, *splits.test]
+            prompts = list(_prompts(spec, rows))
             findings += [*_left_out(splits.left_out), *_size(len(splits.search)), *prompts]
             if not any(finding.severity == "error" for finding in prompts):
-                examples = both
-                findings += _truncated(spec, both)
+                examples = rows
+                findings += _truncated(spec, rows)
+        findings += telling_prompts(spec, rows)
     findings += _lengths(spec, examples) if clients is None else await _servers(spec, clients, examples)
     placed = [replace(finding, place=_in_file(spec, finding.place)) for finding in findings]
     return sorted(dict.fromkeys(placed), key=lambda finding: finding.severity)
@@ -138,12 +111,13 @@ def _functions(spec: PipelineSpec) -> Iterator[Finding]:
 
 
 def _space(spec: PipelineSpec, budget: float | None, budget_usd: float | None) -> Iterator[Finding]:
-    in_usd = budget_usd is not None or spec.budget.usd is not None
+    place = ""  # what is wrong with the measure has a place of its own
     try:
         measure, amount = chosen_budget(spec, budget, budget_usd)
+        place = f"budget.{measure.name}"
         space = SearchSpace(spec, amount, measure)
     except SpaceError as error:
-        yield Finding(severity="error", place=f"budget.{'usd' if in_usd else 'units'}", message=str(error))
+        yield Finding(severity="error", place=place, message=str(error))
         return
     if (advice := space.below_reference()) is not None:
         yield Finding(severity="warning", place="budget.reference", message=advice)

@@ -18,6 +18,7 @@ from agenttts.errors import UserError
 from agenttts.proposers import DEFAULT, SEEK_FRONTIER, AgentSettings, Proposer, require_proposer
 from agenttts.result import SearchResult
 from agenttts.search.approval import Approve
+from agenttts.search.database import opened
 from agenttts.search.events import OnEvent
 from agenttts.search.progress import shown
 from agenttts.search.run import OpenSearch
@@ -25,7 +26,6 @@ from agenttts.settings import MARGIN, MAX_ERROR_RATE, PolicyKind, SearchLimits, 
 from agenttts.space.measure import chosen_budget
 from agenttts.space.objective import Objective
 from agenttts.space.space import SearchSpace
-from datastore.store import Store
 from pipelines.servers.patience import Patience
 from pipelines.spec.files import load_spec
 from pipelines.spec.pipeline import PipelineSpec
@@ -105,10 +105,10 @@ async def async_search(
     space = SearchSpace(spec, settings.budget_units, measure)
     settings.goal.require_speeds(spec)
     with (
-        Store.open(DEFAULT_DB if db is None else db, clock=clock) as store,
+        opened(Path(DEFAULT_DB if db is None else db), clock) as store,
         shown(progress if approve is None else bool(progress), on_event) as handler,
     ):
-        opened = OpenSearch(
+        open_search = OpenSearch(
             settings=settings,
             space=space,
             store=store,
@@ -119,7 +119,7 @@ async def async_search(
             clock=clock,
             environ=environ,
         )
-        return await opened.result(resume)
+        return await open_search.result(resume)
 
 
 @parameters_of(async_search)

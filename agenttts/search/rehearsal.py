@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from agenttts.proposers.moves import units_left
 from agenttts.results.health import SampleHealth
 from agenttts.results.meter import SampleCounts
-from agenttts.search.check import Finding, stand_ins
+from agenttts.search.check import stand_ins
+from agenttts.search.findings import Finding
 from agenttts.space.space import SearchSpace
 from datastore.keys import canonical_json
 from pipelines.allocation import StageOption

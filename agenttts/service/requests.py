@@ -19,11 +19,12 @@ from pipelines.dataset.needs import input_fields, row_check
 from pipelines.dataset.rows import made_row
 from pipelines.errors import DatasetError
 from pipelines.examples import Example
-from pipelines.jsonvalues import JSON, read_json
+from pipelines.jsonvalues import JSON, RepeatedKey, read_json
 from pipelines.spec.pipeline import PipelineSpec
 from pipelines.spec.templates import used_fields
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
+_TEXT_ONLY = "must be a text, or a list of parts of the type text: nothing but text is read"
 _NO_ID = re.compile(r"0+")
 Fields: TypeAlias = Mapping[str, JSON]
 
@@ -158,7 +159,9 @@ class Inputs:
 
     def _object(self, text: str) -> object:
         try:
-            value = read_json(text)
+            value = read_json(text, once=True)
+        except RepeatedKey as error:
+            raise Problem(400, "invalid_input", f"request: {error}", param="messages") from None
         except ValueError:
             value = None
         if not isinstance(value, Mapping):
@@ -186,7 +189,9 @@ def _optional(spec: PipelineSpec, fields: Sequence[str]) -> Mapping[str, str]:
 def parsed(body: bytes) -> JSON:
     """Return the JSON of a body; Problem where it is none."""
     try:
-        return read_json(body)
+        return read_json(body, once=True)
+    except RepeatedKey as error:
+        raise Problem(400, "invalid_input", f"request: {error}") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise Problem(400, "not_json", f"the body must be JSON: {error}") from None
 
@@ -201,8 +206,10 @@ def chat_request(body: bytes) -> ChatRequest:
         return ChatRequest.model_validate(parsed(body))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = _place(first["loc"])
-        raise Problem(400, "invalid_request", f"{place}: {first['msg']}", param=place) from None
+        place, message = _place(first["loc"]), first["msg"]
+        if first["loc"][0:3:2] == ("messages", "content"):  # told once, not for each type that it may have
+            place, message = _place(first["loc"][:3]), _TEXT_ONLY
+        raise Problem(400, "invalid_request", f"{place}: {message}", param=place) from None
     except RecursionError:
         raise Problem(400, "not_json", "the body is nested too deep") from None
 

@@ -6,6 +6,7 @@ and reports in the measure that its budget is given in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -40,13 +41,15 @@ class Measure:
         for model in self.spec.used_models:
             known = self.spec.models[model]
             if self.name == "usd" and known.price is None:
+                place = self.spec.place_of(f"models.{model}.price")
                 raise SpaceError(
-                    f"models.{model}.price: a budget in US dollars needs the price of every model that the "
+                    f"{place}: a budget in US dollars needs the price of every model that the "
                     "stages use; add price, or give the budget in units"
                 )
             if self.name == "units" and known.active_params is None:
+                place = self.spec.place_of(f"models.{model}.active_params")
                 raise SpaceError(
-                    f"models.{model}.active_params: a budget in units needs the active parameters of every "
+                    f"{place}: a budget in units needs the active parameters of every "
                     "model that the stages use; add active_params, or give the budget in US dollars"
                 )
 
@@ -117,12 +120,15 @@ def chosen_budget(
 
     Raises:
         UserError: Both budgets are given.
-        SpaceError: A model lacks what the measure needs.
+        SpaceError: A budget is not finite, or a model lacks what the measure needs.
     """
     if budget is not None and budget_usd is not None:
         raise UserError(
             f"a budget is given once, got {budget:g} and {budget_usd:g} USD; leave one of them out"
         )
+    for amount in (budget, budget_usd):
+        if amount is not None and not math.isfinite(amount):
+            raise SpaceError(f"a budget must be a finite number, got {amount}; give one, as the file's is")
     if budget_usd is not None:
         return Measure(spec, "usd"), float(budget_usd)
     return Measure.of(spec), spec.budget.amount if budget is None else float(budget)

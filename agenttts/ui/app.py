@@ -10,6 +10,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -29,6 +30,20 @@ from agenttts.ui.reading import Reading, RunPage
 from datastore.errors import StoreError
 from pipelines.errors import PipelineError
 
+
+class _AnyText(Convertor[str]):
+    """The rest of a path, line ends included, as an example's id may have them."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any", _AnyText())
 _MOST_DIGITS = 9
 _COURSES: Mapping[str, Literal["loss", "score"]] = {
     "Loss on the answers learnt, and on those of the evaluation split": "loss",
@@ -55,7 +70,7 @@ def application(db: Path, access: Access) -> Starlette:
             Route("/runs/{run}/waiting", pages.waiting),
             Route("/runs/{run}/decide", pages.decide, methods=["POST"]),
             Route("/runs/{run}/trials/{number:int}", pages.trial),
-            Route("/runs/{run}/trials/{number:int}/examples/{example:path}", pages.example),
+            Route("/runs/{run}/trials/{number:int}/examples/{example:any}", pages.example),
             Mount("/static", static),
         ],
         middleware=[Middleware(Guard, access=access)],

@@ -9,7 +9,7 @@ from pipelines.dataset.needs import row_check
 from pipelines.dataset.rows import Row, made_row
 from pipelines.errors import DatasetError
 from pipelines.examples import Example
-from pipelines.jsonvalues import read_json
+from pipelines.jsonvalues import RepeatedKey, read_json
 from pipelines.spec.pipeline import PipelineSpec
 
 
@@ -62,7 +62,9 @@ def read_inputs(spec: PipelineSpec, rows: Iterable[object], *, source: str = "in
 def _parsed(place: str, line: str | bytes) -> object:
     try:
         text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
-        return read_json(text)
+        return read_json(text, once=True)
+    except RepeatedKey as error:
+        raise DatasetError(f"{place}: {error}") from None
     except ValueError as error:
         raise DatasetError(f"{place}: not JSON: {error}; one object per line") from None
 

@@ -122,7 +122,7 @@ def check_rows(rows: Sequence[Row], needs: Sequence[Need], spec: PipelineSpec) -
 def broken_law(row: Row, need: Need) -> str | None:
     """Return how a row fails a need, in words; None when it does not."""
     if need.field not in row.fields:
-        return f"is missing (the row has {', '.join(row.fields)})"
+        return f"is missing (the row has {', '.join(row.fields) or 'no fields'})"
     value = row.fields[need.field]
     if value is None:
         return None if need.nullable else "must not be null"

@@ -21,7 +21,7 @@ import duckdb
 
 from pipelines.errors import DatasetError
 from pipelines.extras import library
-from pipelines.jsonvalues import JSON, plain, read_json
+from pipelines.jsonvalues import JSON, RepeatedKey, plain, read_json, repeated_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,10 @@ def _json(file: Path) -> list[tuple[str, object]]:
     if not text.lstrip().startswith("["):
         return _json_lines(file, text)
     try:
-        rows = read_json(text)
+        rows = read_json(text, once=True)
+    except RepeatedKey as error:
+        number, line_number = repeated_at(text)
+        raise DatasetError(f"{file}:{line_number}: row {number}: {error}") from None
     except ValueError as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise DatasetError(f"{file}{line}: must be JSON: {error}") from None
@@ -184,7 +187,9 @@ def _json_lines(file: Path, text: str) -> list[tuple[str, object]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                rows.append((f"{file}:{number}", read_json(line)))
+                rows.append((f"{file}:{number}", read_json(line, once=True)))
+            except RepeatedKey as error:
+                raise DatasetError(f"{file}:{number}: {error}") from None
             except ValueError as error:
                 raise DatasetError(f"{file}:{number}: a line must be one JSON object: {error}") from None
     return rows

@@ -63,6 +63,10 @@ class WorkerSettings(Strict):
     replicas: dict[str, int]
     seed: int
 
+    def place_of(self, field: str) -> str:
+        """Return a field of the spec as messages name it; its file is not known here."""
+        return field
+
 
 class Message(Strict):
     """What a client process says: one of these.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.servers.billing import Bill
+from pipelines.servers.oddities import misshapen
 from pipelines.servers.wire import Draw, DrawnSample, Fault
 
 _CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "token_limit"})
@@ -55,8 +56,9 @@ def read_draw(
     Raises:
         Fault: It has no choices, or is not what the protocol promises.
     """
+    sent = _choices(answer)
     try:
-        choices = [_read_choice(choice, stop) for choice in answer["choices"][:n] if _finished(choice)]
+        choices = [_read_choice(choice, stop) for choice in sent[:n] if _finished(choice)]
     except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
         raise Fault(f"an answer that is not a completion ({type(error).__name__})") from error
     if not choices:
@@ -66,7 +68,7 @@ def read_draw(
     counted = [choice.generated_tokens for choice in choices]
     n_chars = sum(len(choice.text) for choice in choices)
     fewest = max(bool(n_chars), n_chars // _LONGEST_TOKEN)
-    total = _count(usage.get("completion_tokens"), fewest, most_tokens and most_tokens * len(choices))
+    total = _count(usage.get("completion_tokens"), fewest, most_tokens and most_tokens * len(sent))
     estimated = total is None and not all(counted)
     if estimated:
         counted = [count or _estimate(choice.text) for count, choice in zip(counted, choices, strict=True)]
@@ -143,7 +145,18 @@ class _Choice:
     finish_reason: str
 
 
-def _finished(choice: Mapping[str, Any]) -> bool:
+def _choices(answer: Any) -> list[Any]:
+    if not isinstance(answer, Mapping):
+        raise misshapen("the answer", "an object", answer)
+    choices = answer.get("choices")
+    if not isinstance(choices, list):
+        raise misshapen("choices", "a list", choices)
+    return choices
+
+
+def _finished(choice: Any) -> bool:
+    if not isinstance(choice, Mapping):
+        raise misshapen("each of choices", "an object", choice)
     return choice.get("finish_reason") not in _BROKEN and not choice.get("error")
 
 
@@ -152,8 +165,11 @@ def _read_choice(choice: Mapping[str, Any], stop: Sequence[str]) -> _Choice:
     by_token = choice.get("logprobs") or {}
     logprobs: Sequence[Any]
     if message is None:
-        content = choice["text"]
+        if not isinstance(content := choice.get("text"), str):
+            raise misshapen("message or text of a choice", "there", content)
         logprobs = list(by_token.get("token_logprobs") or ())
+    elif not isinstance(message, Mapping):
+        raise misshapen("message", "an object", message)
     else:
         content = message.get("content")
         logprobs = [token["logprob"] for token in by_token.get("content") or ()]
@@ -177,11 +193,11 @@ def _read_choice(choice: Mapping[str, Any], stop: Sequence[str]) -> _Choice:
 
 
 def _joined(content: Any) -> str:
-    """The text of a content in parts; other parts, such as thinking, are left out. TypeError for none."""
+    """The text of a content in parts; other parts, such as thinking, are left out. Fault for none."""
     if content is None:
         return ""
     if not isinstance(content, list):
-        raise TypeError("neither text nor parts")
+        raise misshapen("message.content", "a text, a list of parts or null", content)
     texts = [part if isinstance(part, str) else part["text"] for part in content if _is_text(part)]
     return "".join(texts)
 

@@ -44,6 +44,10 @@ class Models(Protocol):
     @property
     def models(self) -> Mapping[str, ModelSpec]: ...
 
+    def place_of(self, field: str) -> str:
+        """Return a field of the spec as messages name it."""
+        ...
+
 
 class ModelClients:
     """The models of a spec, each at its server; those at one address with one key share connections.
@@ -79,7 +83,7 @@ class ModelClients:
         self._servers: dict[tuple[str, str | None], ServerClient] = {}
         self._by_model: dict[str, ServerClient] = {}
         for name, model in spec.models.items():
-            place = (model.base_url, _api_key(name, model, environ))
+            place = (model.base_url, _api_key(name, spec, environ))
             most = max_in_flight * replicas.get(model.base_url, 1)
             if place not in self._servers:
                 self._most_in_flight += most
@@ -184,10 +188,12 @@ class ModelClients:
             await server.aclose()
 
 
-def _api_key(name: str, model: ModelSpec, environ: Mapping[str, str]) -> str | None:
-    if model.api_key_env is None:
+def _api_key(name: str, spec: Models, environ: Mapping[str, str]) -> str | None:
+    variable = spec.models[name].api_key_env
+    if variable is None:
         return None
-    key = key_in(environ, model.api_key_env)
+    key = key_in(environ, variable)
     if key is None:
-        raise ConfigurationError(f"models.{name}.api_key_env: {model.api_key_env} is not set; export it")
+        place = spec.place_of(f"models.{name}.api_key_env")
+        raise ConfigurationError(f"{place}: {variable} is not set; export it")
     return key

@@ -49,6 +49,9 @@ class Condition:
     ) -> None:
         self.limiter = AdaptiveLimiter(start=min(32, max_in_flight), most=max_in_flight)
         self._address = address
+        self._notify = notify
+        self._holds = holds
+        self._longest_outage_s = longest_outage_s
         self._backoff_s = backoff_s
         self._rng = rng
         self._n_answered = self._n_faults = 0
@@ -134,7 +137,11 @@ class Condition:
         self._n_faults += 1
         is_outage, overloaded_s = fault.outage, None
         if fault.kind == "overload":
-            self._overload.add()
+            if self._overload.add() and not self._holds:
+                self._notify(
+                    f"server {self._address} is overloaded ({fault.reason}); it is asked again until it has "
+                    f"answered nothing for {self._longest_outage_s:g} s"
+                )
             if self._overload.lasted_s >= _OVERLOADED_S:
                 overloaded_s = self._overload.lasted_s
             is_outage = is_outage or probing or overloaded_s is not None

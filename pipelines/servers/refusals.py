@@ -124,7 +124,8 @@ def meaning(refusal: Refusal, body: Mapping[str, Any], where: str, key_env: str 
         return PromptRefused(refusal.message(where, "the request is larger than the account's rate limit"))
     if status in OVERLOAD or (status not in (401, 404, 422) and _OVERLOADED.search(words)):
         wait_s = refusal.retry_after_s
-        return Fault(f"status {status}", "overload", retry_after_s=wait_s, outage=status >= 500)
+        reason = f"status {refusal.status_and_words}" if refusal.words else f"status {status}"
+        return Fault(reason, "overload", retry_after_s=wait_s, outage=status >= 500)
     if status in PASSING or (status >= 500 and status != 501) or status < 300:
         return Fault(
             f"status {refusal.status_and_words}"

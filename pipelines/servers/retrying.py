@@ -36,12 +36,14 @@ class Overload:
         """Seconds; 0 without one."""
         return 0.0 if self._since is None else self._last - self._since
 
-    def add(self) -> None:
-        """The server has asked for fewer requests."""
+    def add(self) -> bool:
+        """The server has asked for fewer requests; returns whether it did not before."""
         now = time.monotonic()
-        if self._since is None or now - self._last > self._forgotten_s:
+        begins = self._since is None or now - self._last > self._forgotten_s
+        if begins:
             self._since = now
         self._last = now
+        return begins
 
     def end(self) -> None:
         """The server has answered."""

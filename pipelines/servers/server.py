@@ -32,6 +32,7 @@ from pipelines.servers.health import ServerHealth
 from pipelines.servers.identity import SameServer
 from pipelines.servers.limiter import AdaptiveLimiter
 from pipelines.servers.negotiation import FieldRefused, Negotiator
+from pipelines.servers.oddities import not_json, surplus
 from pipelines.servers.patience import Patience
 from pipelines.servers.refusals import Refusal, read_refusal
 from pipelines.servers.retrying import Tries
@@ -113,6 +114,7 @@ class ServerClient:
         self._on_notice = on_notice
         self._negotiators: dict[str, Negotiator] = {}
         self._same: dict[str, SameServer] = {}
+        self._surplus = set[str]()  # models whose answers were told to have more choices than asked for
         self._negotiated: list[Negotiated] = []
         self._transport = Transport(base_url, api_key=api_key, connections=max_in_flight + 4, environ=environ)
         self.address = self._transport.address
@@ -219,7 +221,10 @@ class ServerClient:
             if answer.status >= 300:
                 words = self._refusal(answer).status_and_words
                 raise StatusError(f"{self.address}: status {words}", answer.status)
-            return json.loads(answer.content)
+            try:
+                return json.loads(answer.content)
+            except ValueError:
+                raise ServerError(f"{self.address}: {not_json(answer, self._key)}") from None
         except ServerError:
             raise
         except Exception as error:
@@ -280,6 +285,10 @@ class ServerClient:
             changed = self._same[ask.served_name].add(answer)
             if changed is not None:
                 self.tell(changed)
+            beyond = surplus(ask.served_name, answer, n)
+            if beyond is not None and ask.served_name not in self._surplus:
+                self._surplus.add(ask.served_name)
+                self.tell(beyond)
         draw = _read(ask, agreed, answer, n, len(encoded))
         if draw.prompt_tokens is None or draw.estimated:
             draw = await self._usage.completed(ask, draw)
@@ -313,7 +322,7 @@ class ServerClient:
                 try:
                     read = _decoded(answer.content)
                 except ValueError:
-                    fault = Fault("an answer that is not JSON", outage=True)
+                    fault = Fault(not_json(answer, self._key), outage=True)
                     self._condition.trouble(fault, epoch, probing=ask.probing)
                 if not isinstance(read, dict) or not read.get("error") or read.get("choices"):
                     self._condition.answered(in_full=True)
@@ -349,8 +358,6 @@ class ServerClient:
         """A few words that hold neither prompt nor key."""
         if isinstance(error, ConfigurationError | DrawFailed):
             return str(error)
-        if isinstance(error, ValueError):
-            return "an answer that is not JSON"
         through = "" if self._transport.proxy is None else f" through {self._transport.proxy}"
         if isinstance(error, TimeoutError):
             return f"no answer in time{through}"

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag
 
 from pipelines.spec.strict import Number, PythonFunction, Strict
+
+
+def _named_or_counted(value: object) -> str:
+    return "<named>" if isinstance(value, str) else "<counted>"
+
+
+Rows = Annotated[
+    Annotated[str, Tag("<named>")] | Annotated[PositiveInt, Number, Tag("<counted>")],
+    Discriminator(_named_or_counted),
+]
+"""The rows of a split: the name of a file or of a hub split, or how many of a pool."""
 
 
 class DatasetSpec(Strict):
     """The source of the examples: a file or hub split for each split, or a pool from which both are drawn."""
 
-    search: str | Annotated[PositiveInt, Number] = Field(
+    search: Rows = Field(
         description="JSON, JSONL, CSV or Parquet file beside the spec, or a hub split such as train[:200]; "
         "with pool: how many rows",
         examples=["search.jsonl"],
     )
-    test: str | Annotated[PositiveInt, Number] = Field(
-        description="the same for the sealed test split", examples=["test.jsonl"]
-    )
+    test: Rows = Field(description="the same for the sealed test split", examples=["test.jsonl"])
     hub: str | None = Field(
         default=None, description="dataset name for datasets.load_dataset", examples=["hotpotqa/hotpot_qa"]
     )

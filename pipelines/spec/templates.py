@@ -70,9 +70,28 @@ def used_fields(stage: StageSpec) -> frozenset[str]:
         return frozenset(_called_with(stage, (*takes.required, *takes.optional)))
     used = set[str]()
     for part in _all_parts(stage):
-        provided = {"samples"} if part.is_fusion else set[str]()
-        used |= jinja2.meta.find_undeclared_variables(_parsed(part)) - provided
-    return frozenset(used - _own_names(stage) - set(stage.input_names) - set(_ENVIRONMENT.globals))
+        used |= _names(part) - ({"samples"} if part.is_fusion else set())
+    return frozenset(used - _own_names(stage) - set(stage.input_names))
+
+
+def shown_inputs(stage: StageSpec) -> frozenset[str]:
+    """Return the inputs of a stage that its templates use, or all where it runs a function."""
+    if stage.python is not None:
+        return frozenset(stage.input_names)
+    used = {name for part in _all_parts(stage) for name in _names(part)}
+    return frozenset(used & set(stage.input_names))
+
+
+def constant_prompts(stage: StageSpec) -> tuple[str, ...]:
+    """Return the fields of the spec that hold prompts which name nothing: the same text for every example.
+
+    Raises:
+        SpecError: A template does not parse.
+    """
+    if stage.python is not None:
+        return ()
+    prompts = [_prompt_parts(stage, name) for name in stage.prompt_names]
+    return tuple(prompt[0].field for prompt in prompts if not any(_names(part) for part in prompt))
 
 
 def _called_with(stage: StageSpec, names: Iterable[str]) -> set[str]:
@@ -87,7 +106,7 @@ def place_of(stage: StageSpec, name: str) -> str:
     """Return the field of the spec whose template uses a name that `used_fields` returns."""
     if stage.python is not None:
         return f"stages[{stage.name}].python"
-    users = (p.field for p in _all_parts(stage) if name in jinja2.meta.find_undeclared_variables(_parsed(p)))
+    users = (part.field for part in _all_parts(stage) if name in _names(part))
     return next(users, f"stages[{stage.name}]")
 
 
@@ -144,12 +163,20 @@ def _all_parts(stage: StageSpec) -> tuple[Part, ...]:
     if stage.python is not None:
         return ()
     fusion = fusion_part(stage)
-    prompts = [
-        part if name is None else replace(part, field=f"stages[{stage.name}].prompts.{name}")
-        for name in stage.prompt_names
-        for part in parts(stage.prompted(name))
-    ]
+    prompts = [part for name in stage.prompt_names for part in _prompt_parts(stage, name)]
     return (*prompts, *([] if fusion is None else [fusion]))
+
+
+def _prompt_parts(stage: StageSpec, name: str | None) -> list[Part]:
+    """The templates of one prompt of a stage, by its name in the spec; None: the stage's own."""
+    templates = parts(stage.prompted(name))
+    field = f"stages[{stage.name}].prompts.{name}"
+    return [part if name is None else replace(part, field=field) for part in templates]
+
+
+def _names(part: Part) -> set[str]:
+    """The names that a template takes from outside: fields, inputs, and what a fusion or a revision gives."""
+    return jinja2.meta.find_undeclared_variables(_parsed(part)) - set(_ENVIRONMENT.globals)
 
 
 @lru_cache(maxsize=256)

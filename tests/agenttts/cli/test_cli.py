@@ -354,6 +354,38 @@ def test_bad_arguments_are_refused_with_one_line(small: Path, server: ScriptedSe
     assert (tmp_path / "foreign.duckdb").read_bytes() == b"not a database" * 1000
 
 
+def test_no_database_is_left_where_nothing_began(small: Path, server: ScriptedServer, tmp_path: Path) -> None:
+    """A search that its own check refuses leaves no new database behind, and one that was there as it was."""
+    new, old = tmp_path / "new.duckdb", tmp_path / "old.duckdb"
+    Store.open(old).close()
+    server.models = {"other": 4096}
+    for db, is_kept in ((new, False), (old, True)):
+        done = agenttts("search", small, "--db", db)
+        assert done.code == 2 and "served_name" in done.err and db.exists() == is_kept
+    assert not list(tmp_path.glob("new*"))
+
+
+@pytest.mark.parametrize("budget", ["inf", "nan"])
+def test_a_budget_is_finite(small: Path, budget: str) -> None:
+    """As in the pipeline file; a plan of an endless budget would say nothing."""
+    for option in ("--budget", "--budget-usd"):
+        done = agenttts("plan", small, option, budget)
+        assert done.errors == [f"a budget must be a finite number, got {budget}; give one, as the file's is"]
+        assert done.code == 2
+
+
+def test_prices_and_keys_are_missed_with_their_line(small: Path) -> None:
+    """A model without a price, or whose key's variable is not set, is named with file and line."""
+    text = small.read_text().replace(
+        "active_params: 4.0e+6}", "active_params: 4.0e+6, api_key_env: NO_SUCH_KEY}"
+    )
+    small.write_text(text)
+    (price,) = agenttts("check", small, "--offline", "--budget-usd", "1").errors
+    assert price.startswith(f"{small}:3: models.small.price: a budget in US dollars needs the price")
+    (key,) = agenttts("check", small).errors
+    assert key == f"{small}:4: models.large.api_key_env: NO_SUCH_KEY is not set; export it"
+
+
 def test_a_second_writer_is_refused_at_once(small: Path, tmp_path: Path) -> None:
     """One writer per database, said with the file's name."""
     db = tmp_path / "run.duckdb"

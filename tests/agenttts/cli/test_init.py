@@ -43,6 +43,20 @@ def test_what_is_written_passes_the_check_and_is_searched(tmp_path: Path) -> Non
         assert found.json["n_search"] == 6
 
 
+def test_two_models_that_are_one_on_their_servers(tmp_path: Path) -> None:
+    """With different parameters they are refused before a file is written, as no pipeline may have them."""
+    with ScriptedServer(models={"alone": 4096}) as server:
+        flags = ["--data", str(rows(tmp_path)), "--model", f"small={server.base_url},1e9"]
+        done = agenttts("init", str(tmp_path / "new"), *flags, "--model", f"big={server.base_url},7e9")
+        assert (done.code, len(done.err.splitlines())) == (2, 1) and not (tmp_path / "new").exists()
+        assert "small and big: both are 'alone' by what the servers list" in done.err
+        assert "got 1e+09 and 7e+09; state the same, or name the server of another model" in done.err
+        done = agenttts("init", str(tmp_path / "new"), *flags, "--model", f"big={server.base_url},1e9")
+        assert (
+            done.code == 0 and load_spec(tmp_path / "new/pipeline.yaml").models["big"].served_name == "alone"
+        )
+
+
 @pytest.mark.parametrize("family", families())
 def test_every_family_can_be_copied(family: str, tmp_path: Path) -> None:
     """The copy is a spec that loads from where it lies, with its own prompts and functions of stages."""
@@ -67,6 +81,10 @@ def test_every_family_can_be_copied(family: str, tmp_path: Path) -> None:
         (["--data", "ROWS", "--model", "s=http://x/v1,-3"], "active parameters, a number above 0; got"),
         (["--data", "ROWS", "--model", "s=http://x/v1,inf"], "active parameters, a number above 0; got"),
         (["--data", "ROWS", "--model", "s=http://x/v1,none"], "--model is NAME=URL,PARAMS"),
+        (
+            ["--data", "ROWS", "--model", "s=http://x/v1,1", "--model", "s=http://x/v1,2"],
+            "got 's' twice; rename one",
+        ),
         (["--data", "ROWS", "--metric", "bleu"], "--metric is one of exact_match, token_f1"),
         (["--data", "ROWS", "--stage", "two words"], "stages have names of their own"),
         (["--data", "FEW"], "needs 4 rows or more, got 2"),

@@ -122,6 +122,7 @@ BAD = {
     "a field nested too deep": '{"question": ' + "[" * 900 + "]" * 900 + "}",
     "a field missing": '{"other": 1}',
     "a field that is null": '{"question": null}',
+    "a key twice": '{"question": "a", "question": "b"}',
     "half a character": '{"question": "\\ud800"}',
 }
 

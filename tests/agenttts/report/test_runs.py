@@ -38,7 +38,7 @@ def test_every_run_is_listed_with_what_it_comes_to(two_runs: Path) -> None:
 
 
 def test_a_run_that_is_not_finished_is_listed_too(searched: Path, tmp_path: Path) -> None:
-    """What it would come to now is computed from its trials."""
+    """What it would come to now is computed from its trials; where no process writes, that is said."""
     db = tmp_path / "broken.duckdb"
     shutil.copy(searched, db)
     with Store.open(db) as store:
@@ -49,6 +49,18 @@ def test_a_run_that_is_not_finished_is_listed_too(searched: Path, tmp_path: Path
     with Store.read(db) as store:
         (summary,) = read_runs(store)
     assert summary.status == "running" and summary.best == load_run(db).best is not None
+    listed = agenttts("runs", db).out
+    assert summary.abandoned and "stopped without" in listed and "(--resume)" in listed
+    shown = agenttts("report", db)
+    assert (
+        "stopped without a word: no process is at work on it (`agenttts search … --resume` goes on)"
+        in shown.out
+    )
+    with Store.open(db) as store:
+        store.refresh_live_snapshot()
+        assert not read_runs(store)[0].abandoned, "its own writer is at work"
+        with Store.read(db) as live:
+            assert not read_runs(live)[0].abandoned
 
 
 def _fields(run: object) -> dict[str, object]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from agenttts.search.check import Finding, check
+from agenttts.search.check import check
+from agenttts.search.findings import Finding
 from pipelines.servers.clients import ModelClients
 from pipelines.servers.patience import Patience
 from pipelines.spec.files import load_spec

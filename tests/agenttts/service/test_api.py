@@ -119,6 +119,31 @@ def test_run_takes_the_fields_and_returns_the_stages_on_request(service: Service
     assert "stages" not in service.post("/run", {"question": "q2"})[2]
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"question": "a", "question": "b"}', "a key must stand once in an object, got 'question' twice"),
+        (b"{}", "field 'question' is missing (the row has no fields)"),
+    ],
+)
+def test_run_says_what_is_wrong_with_the_fields(service: ServiceProcess, body: bytes, message: str) -> None:
+    """A key that stands twice is refused, where the last would win in silence; so is an input of no field."""
+    status, _, reply = service.send("POST", "/run", body)
+    assert (status, reply["error"]["code"]) == (400, "invalid_input")
+    assert message in reply["error"]["message"]
+
+
+def test_a_picture_is_refused_in_plain_words(service: ServiceProcess) -> None:
+    """A part of a message that is no text is named by its place, with what is read."""
+    parts = [{"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
+    body = {"model": "colours", "messages": [{"role": "user", "content": parts}]}
+    status, _, reply = service.post("/v1/chat/completions", body)
+    assert (status, reply["error"]["param"]) == (400, "messages.0.content")
+    assert reply["error"]["message"] == (
+        "messages.0.content: must be a text, or a list of parts of the type text: nothing but text is read"
+    )
+
+
 def test_the_models_are_listed_and_others_are_not_there(service: ServiceProcess, found: Found) -> None:
     """One model, named as the pipeline."""
     (model,) = service.client().models.list().data

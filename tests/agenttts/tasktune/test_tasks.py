@@ -116,6 +116,23 @@ def test_names_of_any_script_are_kept(
     assert [task.name for task in load_subtasks(tmp_path / "s.yaml").subtasks] == list(CHINESE)
 
 
+def test_a_document_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+    """Before an LLM is asked for: exit code 2 and the name, whatever is wrong with the file."""
+    (tmp_path / "latin.txt").write_bytes("Größe".encode("latin-1"))
+    for name, reason in (
+        ("none.txt", "No such file"),
+        (".", "Is a directory"),
+        ("latin.txt", "must be UTF-8"),
+    ):
+        done = agenttts(
+            "tune", "tasks", tmp_path / name, "--domain", "Rulings", "--db", tmp_path / "s.duckdb"
+        )
+        assert done.code == 2 and len(done.errors) == 1, done.err
+        assert str(tmp_path / name) in done.errors[0] and reason in done.errors[0]
+    done = agenttts("tune", "tasks", "--template", "legal-zh", "--out", tmp_path / "none" / "s.yaml")
+    assert done.code == 2 and "its directory does not exist" in done.errors[0]
+
+
 def test_a_template_needs_no_llm(tmp_path: Path) -> None:
     """A ready domain is written as it is, never over another file."""
     done = agenttts("tune", "tasks", "--template", "legal-zh", "--out", tmp_path / "subtasks.yaml")

@@ -9,6 +9,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
+
 from agenttts import load_run
 from agenttts.report.data import read_report
 from agenttts.report.sentences import score_text, units_text
@@ -111,6 +113,24 @@ def test_tuned_models_lead_to_the_course_of_their_training(served: Served) -> No
     assert cells in body
     status, _, body = served.get(merged)
     assert status == 200 and "Nothing was measured on the way" in body and HOSTILE not in body
+
+
+def test_an_example_whose_id_has_a_line_end(searched: Path, tmp_path: Path) -> None:
+    """Its page answers, as that of any other."""
+    db, strange = tmp_path / "lines.duckdb", "one\ntwo\n"
+    shutil.copy(searched, db)
+    winner = load_run(db).best_trial()
+    assert winner is not None
+    with duckdb.connect(db) as connection:
+        for table in ("stage_results", "example_scores"):
+            connection.execute(
+                f"UPDATE {table} SET example_id = ? WHERE example_id = ?",
+                [strange, next(iter(winner.scores))],
+            )
+    with serving(db) as served:
+        page = served.get(f"/runs/{load_run(db).run_id}/trials/{winner.number}")[2]
+        (link,) = {link for link in links(page, "/examples/") if "%0A" in link}
+        assert served.get(link)[0] == 200
 
 
 def test_what_is_not_there_is_said(served: Served) -> None:

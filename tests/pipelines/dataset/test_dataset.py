@@ -220,6 +220,17 @@ budget: {{units: 10}}
         ("x.jsonl", '{"a": 1}\n{"a": \n', "x.jsonl:2: a line must be one JSON object"),
         ("x.jsonl", "[1]\n", "x.jsonl:1: a row must be a mapping of fields, got [1]"),
         ("x.json", '[{"a": 1},\n{]', "x.json:2: must be JSON"),
+        (
+            "x.jsonl",
+            '{"a": 1}\n{"a": 1, "a": 2}\n',
+            "x.jsonl:2: a key must stand once in an object, got 'a' twice",
+        ),
+        (
+            "x.jsonl",
+            '{"a": {"b": 1, "b": 1}}\n',
+            "x.jsonl:1: a key must stand once in an object, got 'b' twice",
+        ),
+        ("x.json", ' [{"a": 1} ,\n\n {"b": [{"c": 1,\n"c": 2}]}]', "x.json:3: row 2: a key must stand once"),
         ("x.csv", "a,b\n1,2\n1\n", "x.csv:3: a row must have 2 cells, got 1"),
         ("x.csv", "a,a\n1,2\n", "x.csv:1: column names must differ"),
         ("x.parquet", "not parquet", "x.parquet: must be Parquet"),
