@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jsonschema
 import referencing
@@ -19,6 +19,8 @@ from pipelines.patterns import first_match
 
 JSON: TypeAlias = bool | int | float | str | Sequence["JSON"] | Mapping[str, "JSON"] | None
 """A value that JSON can hold."""
+
+_Schema: TypeAlias = Mapping[str, Mapping[str, JSON]]
 
 
 _BETWEEN = re.compile(r"[\s,]*")  # the items of a list
@@ -110,20 +112,24 @@ def value_problem(value: JSON, schema: Mapping[str, JSON]) -> str | None:
     """
     draft = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
     kind = _with_limited_patterns(draft)
-    error = jsonschema.exceptions.best_match(kind(schema, registry=referencing.Registry()).iter_errors(value))
+    rules = {name: rule for name, rule in schema.items() if name != "$schema"}  # a $ref would follow it back
+    error = jsonschema.exceptions.best_match(kind(rules, registry=referencing.Registry()).iter_errors(value))
     return None if error is None else _at(error)
 
 
 @cache
 def _with_limited_patterns(draft: type[Validator]) -> type[Validator]:
-    limited: type[Validator] = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
-        draft, {"pattern": _pattern_problems}
-    )
+    keywords = {
+        "pattern": _pattern_problems,
+        "patternProperties": _member_problems,
+        "additionalProperties": _further_problems,
+    }
+    limited: type[Validator] = jsonschema.validators.extend(draft, keywords)  # type: ignore[no-untyped-call]
     return limited
 
 
 def _pattern_problems(
-    validator: Validator, pattern: str, value: JSON, schema: Mapping[str, JSON]
+    validator: Any, pattern: str, value: JSON, schema: _Schema
 ) -> Iterator[jsonschema.ValidationError]:
     if not isinstance(value, str):
         return
@@ -132,6 +138,38 @@ def _pattern_problems(
             yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
     except ValueError as error:
         yield jsonschema.ValidationError(str(error))
+
+
+def _member_problems(
+    validator: Any, patterns: Mapping[str, JSON], value: JSON, schema: _Schema
+) -> Iterator[jsonschema.ValidationError]:
+    if not isinstance(value, dict):
+        return
+    for pattern, rules in patterns.items():
+        for name, member in value.items():
+            try:
+                if first_match(pattern, name) is not None:
+                    yield from validator.descend(member, rules, path=name, schema_path=pattern)
+            except ValueError as error:
+                yield jsonschema.ValidationError(str(error))
+
+
+def _further_problems(
+    validator: Any, rules: JSON, value: JSON, schema: _Schema
+) -> Iterator[jsonschema.ValidationError]:
+    if not isinstance(value, dict):
+        return
+    known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    try:
+        further = [n for n in value if n not in known and all(first_match(p, n) is None for p in patterns)]
+    except ValueError as error:
+        yield jsonschema.ValidationError(str(error))
+        return
+    if rules is False and further:
+        names, were = ", ".join(map(repr, further)), "was" if len(further) == 1 else "were"
+        yield jsonschema.ValidationError(f"Additional properties are not allowed ({names} {were} unexpected)")
+    for name in further if isinstance(rules, dict) else ():
+        yield from validator.descend(value[name], rules, path=name)
 
 
 def _at(error: jsonschema.ValidationError | jsonschema.SchemaError) -> str:

@@ -1,16 +1,23 @@
 """Regular expressions of users, met by texts of models: no pattern takes longer than a stated time.
 
-A pattern such as `(a+)+$` may take years on one text, and Python's own `re` can't be interrupted.
+A pattern such as `(a+)+$` may take years on one text, and Python's own `re` can't be interrupted. Patterns
+are those of `re`, and run by the library `regex`, to which letters' combining marks are word characters too.
 """
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 import regex
 
 LIMIT_S = 0.5
-"""The longest that a pattern may take on one text, in seconds."""
+"""The longest that a pattern may take on one text, in seconds of the process's processor time."""
+
+_PARTS = re.compile(
+    r"\\N\{[^}]*\}|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|(?P<quantifier>\{\d+(?:,\d*)?\}|\{,\d*\})|(?P<literal>\{)",
+    re.DOTALL,
+)
 
 
 class PatternTooSlow(ValueError):
@@ -28,8 +35,9 @@ def compiled(pattern: str) -> regex.Pattern[str]:
         ValueError: It is no regular expression.
     """
     try:
-        return regex.compile(pattern, regex.VERSION0)
-    except regex.error as error:
+        re.compile(pattern)
+        return regex.compile(_PARTS.sub(_without_fuzziness, pattern), regex.VERSION0)
+    except (re.error, regex.error) as error:
         raise ValueError(f"must be a regular expression: {error}") from None
 
 
@@ -53,3 +61,8 @@ def first_match(pattern: str, text: str) -> regex.Match[str] | None:
         raise PatternTooSlow(
             f"the pattern took longer than {LIMIT_S:g} s on a text of {len(text):,} characters"
         ) from None
+
+
+def _without_fuzziness(part: re.Match[str]) -> str:
+    """A brace that `re` takes as it stands begins a fuzzy match to `regex`; it is escaped."""
+    return r"\{" if part["literal"] else part[0]

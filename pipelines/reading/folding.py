@@ -34,18 +34,21 @@ _WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+")
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _DIGIT = re.compile(r"[0-9]")
 _MEANT = re.compile(
-    r"[.:/-](?<=[0-9].)(?=[0-9])|-(?<![\w.-].)(?=[0-9.])|\.(?<![\w.].)(?=[0-9])|\^(?<=\w.)(?=[\w-])"
+    r"[.:/-](?<=[0-9].)(?=[0-9])|-(?<![\w.-].)(?=[$€£¥]?[0-9.])|\.(?<![\w.].)(?=[0-9])|\^(?<=\w.)(?=[\w-])"
 )
-_LISTED = re.compile(r"(?<=[0-9])[,;](?=[0-9])")
+_COMPARISONS = str.maketrans({"≤": "<=", "≥": ">=", "≠": "!="})
+_LISTED = re.compile(r"(?<=[0-9])[,;、](?=[0-9])")
 _OPERATOR = re.compile(
-    r"(?<=[0-9])\s*[+*]\s*(?=[0-9])"  # 2+3
+    r"(?<=[0-9])\s*\+\s*(?=[0-9])|(?<=[0-9])\*(?=[0-9])|(?<=\w)\+(?=\w)"  # 2 + 3, 2*3, 2x+1
     r"|(?<=\w)\++(?!\w)|(?<=[^\W\d_])#(?!\w)"  # O+, C++, C#
     r"|(?<=\w)\s*(?:[<>]=?|!=|==?)\s*(?=[-+.]?\w)|(?<![-=<>\w])[<>]=?\s*(?=[-+.]?[0-9])"  # p < 0.05, >5
 )
-_CHARGE = re.compile(r"(?<![\w-])([^\W\d_]{1,2}[0-9]?)-(?!\S)")
+_CHARGE = re.compile(r"(?<![\w-])[^\W\d_]{1,3}[0-9]?-(?![\w-])")  # O-, Cl-, HIV-
 _MARK = re.compile(r"[^\w\s]|_")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_THOUSANDS = re.compile(r"(?<![\w.,])([0-9]{1,3}(?:,[0-9]{3})+)(?![\w,])")
+_THOUSANDS = re.compile(
+    r"(?<![0-9])(?<![0-9][.,])(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3})(?![0-9]|,[0-9])"
+)
 _STAND_INS = {chr(0xE000 + i): mark for i, mark in enumerate(".:/-^+*#<>=!")}
 _TO_KEEP = str.maketrans({mark: stand_in for stand_in, mark in _STAND_INS.items()})
 _FROM_STAND_INS = str.maketrans(_STAND_INS)
@@ -96,13 +99,15 @@ def answer_form(text: str) -> str:
         The form; "" only for a text of white space and invisible characters alone.
     """
     folded = fold(text)
-    marked = folded
-    if _DIGIT.search(folded):
-        marked = _THOUSANDS.sub(lambda m: m.group().replace(",", ""), marked) if "," in marked else marked
+    marked = folded if folded.isascii() else folded.translate(_COMPARISONS)
+    is_numeric = _DIGIT.search(folded) is not None
+    if is_numeric and "," in marked:
+        marked = _THOUSANDS.sub(lambda m: m.group().replace(",", ""), marked)
+    marked = _OPERATOR.sub(_operator, marked)
+    marked = _CHARGE.sub(lambda m: m.group().translate(_TO_KEEP), marked)
+    if is_numeric:
         marked = _LISTED.sub(" ", marked)
         marked = _MEANT.sub(lambda m: m.group().translate(_TO_KEEP), marked)
-    marked = _OPERATOR.sub(lambda m: "".join(m.group().split()).translate(_TO_KEEP), marked)
-    marked = _CHARGE.sub(lambda m: m.group().translate(_TO_KEEP), marked)
     bare = marked.translate(_PUNCTUATION)
     if not bare.isascii():
         bare = _MARK.sub(_without_mark, bare)
@@ -151,6 +156,10 @@ def unambiguous(keys: Mapping[str, str], values: Mapping[str, str]) -> dict[str,
 def _fraction(match: re.Match[str]) -> str:
     form = unicodedata.normalize("NFKC", match.group(2)).replace("\u2044", "/")
     return f"{match.group(1)} {form}" if match.group(1) else form
+
+
+def _operator(match: re.Match[str]) -> str:
+    return "".join(match.group().split()).replace("==", "=").translate(_TO_KEEP)
 
 
 def _without_mark(match: re.Match[str]) -> str:

@@ -124,6 +124,38 @@ def test_a_pattern_that_takes_too_long_is_given_up() -> None:
 
 
 @pytest.mark.parametrize(
+    ("pattern", "text", "expected"),
+    [
+        (r"\\begin{solution}(.*?)\\end{solution}", r"so \begin{solution}7\end{solution}", "7"),
+        (r"{id: (\d+)}", "{id: 5}", "5"),
+        (r"x{e}", "zzz", None),
+        (r"[{]x{2}[}]", "{xx}", "{xx}"),
+        (r"\N{BULLET} (\w{1,3})", "• abcd", "abc"),
+    ],
+)
+def test_a_pattern_means_what_it_means_to_re(pattern: str, text: str, expected: str | None) -> None:
+    """Also where a brace is a brace."""
+    assert value(RegexParser(pattern=pattern), text) == expected
+
+
+def test_names_of_members_are_matched_as_a_schema_says() -> None:
+    """`patternProperties` and `additionalProperties`, under any draft that the schema names."""
+    rules = {
+        "patternProperties": {"^n": {"type": "integer"}},
+        "properties": {"a": {}},
+        "additionalProperties": False,
+    }
+    parser = JsonParser.model_validate({"schema": {"type": "object", **rules}})
+    assert value(parser, '{"a": "x", "n1": 2}') == {"a": "x", "n1": 2}
+    assert parse(parser, '{"n1": "2"}', EXAMPLE) == NoAnswer(
+        "breaks the schema: n1: '2' is not of type 'integer'"
+    )
+    assert parse(parser, '{"b": 1}', EXAMPLE) == NoAnswer(
+        "breaks the schema: Additional properties are not allowed ('b' was unexpected)"
+    )
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         (" YES ", "yes"),
