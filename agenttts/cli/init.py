@@ -51,7 +51,10 @@ def init(
         list[str] | None,
         typer.Option("--model", help=f"NAME=URL,PARAMS, such as {_LOCAL}; several times."),
     ] = None,
-    budget: Annotated[float, typer.Option(min=0.001, help="Units per query.")] = 50.0,
+    budget: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Units per query; four samples of the largest model if absent, or 50."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing; guess what no flag says.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there.")] = False,
 ) -> None:

@@ -47,25 +47,26 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Find which model, and how many samples, each stage of an LLM pipeline should get under a budget.",
 )
-for command in (
-    demo.demo,
-    init.init,
-    check.check,
-    plan.plan,
-    search.search,
-    compare.compare,
-    report.report,
-    runs.runs,
-    ui.ui,
-    improve.improve,
-    run.run,
-    serve.serve,
-    schema.schema,
-):
-    app.command()(on_own_stdout(command))
+app.command()(demo.demo)
+app.command()(init.init)
+app.command()(check.check)
+app.command()(plan.plan)
+app.command()(search.search)
+app.command()(compare.compare)
+app.command()(report.report)
+app.command()(runs.runs)
+app.command()(ui.ui)
+app.command()(improve.improve)
+app.command()(run.run)
+app.command()(serve.serve)
+app.command()(schema.schema)
 app.add_typer(banks.app, name="bank")
 app.add_typer(export.app, name="export")
 app.add_typer(tune.app, name="tune")
+for group in (app, banks.app, export.app, tune.app):
+    for command in group.registered_commands:
+        assert command.callback is not None
+        command.callback = on_own_stdout(command.callback)
 
 
 def _show_version(show: bool) -> None:

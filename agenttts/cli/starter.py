@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from agenttts.errors import UserError
+from agenttts.space.units import units
 from pipelines.costs import estimated_tokens
 from pipelines.reading.numeric import number_of
+from pipelines.spec.fields import ReferenceSpec
 from pipelines.spec.rules import address_law, without_password
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ _MOST_SEARCH, _MOST_TEST = 100, 400
 _LEAST_ROWS = 4
 _GENERATED_TOKENS = 64
 _MEASURED_ROWS = 200
+_LEAST_UNITS = 50.0
+_LARGEST_SAMPLES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +68,11 @@ class StarterModel:
         except ValueError:
             params = math.nan
         if match is None or not 0 < params < math.inf:
+            name, equals, address = text.partition("=")
+            shown = name + equals + without_password(address)
             raise UserError(
                 "--model is NAME=URL,PARAMS such as small=http://127.0.0.1:8001/v1,3e9, with PARAMS, the "
-                f"active parameters, a number above 0; got {without_password(text)!r}"
+                f"active parameters, a number above 0; got {shown!r}"
             )
         if (law := address_law(match[2])) is not None:
             raise UserError(f"--model {match[1]}: the address {law}")
@@ -85,7 +91,7 @@ class Starter:
         metric: The kind of the built-in metric.
         stages: The names of the stages, in their order.
         models: The candidate models.
-        budget: The budget in units per query.
+        budget: The budget in units per query; None for some samples of the largest model at every stage.
     """
 
     name: str
@@ -95,7 +101,7 @@ class Starter:
     metric: str
     stages: Sequence[str] = ("draft", "final")
     models: Sequence[StarterModel] = field(default_factory=tuple)
-    budget: float = 50.0
+    budget: float | None = None
 
 
 def families() -> dict[str, Path]:
@@ -290,6 +296,10 @@ def starter_files(starter: Starter, directory: Path) -> dict[str, str]:
         stage: template.render(inputs=starter.inputs, before=before, is_last=stage == starter.stages[-1])
         for before, stage in zip((None, *starter.stages), starter.stages, strict=False)
     }
+    prompt_tokens = {
+        stage: _mean_tokens(prompt, rows) + (_GENERATED_TOKENS if stage != starter.stages[0] else 0)
+        for stage, prompt in prompts.items()
+    }
     ids = {str(row.fields.get("id")) for row in rows}
     spec = environment.get_template("pipeline.yaml.j2").render(
         starter=starter,
@@ -299,10 +309,8 @@ def starter_files(starter: Starter, directory: Path) -> dict[str, str]:
         has_id="id" in fields and len(ids) == len(rows),
         schema_file=SCHEMA_FILE,
         quoted=_quoted,
-        prompt_tokens={
-            stage: _mean_tokens(prompt, rows) + (_GENERATED_TOKENS if stage != starter.stages[0] else 0)
-            for stage, prompt in prompts.items()
-        },
+        prompt_tokens=prompt_tokens,
+        units=_units(starter, prompt_tokens) if starter.budget is None else starter.budget,
         generated_tokens=_GENERATED_TOKENS,
     )
     texts = {"pipeline.yaml": spec, SCHEMA_FILE: json.dumps(spec_schema(), indent=1) + "\n"}
@@ -355,11 +363,29 @@ def write_files(texts: Mapping[str, str], directory: Path, force: bool) -> None:
 
 def _mean_tokens(prompt: str, rows: Sequence[Row]) -> int:
     """The mean length of a prompt over the first rows, without what earlier stages write into it."""
-    import jinja2
-
-    template = jinja2.Template(prompt)
     shown = rows[:_MEASURED_ROWS]
-    return round(sum(estimated_tokens(template.render(row.fields)) for row in shown) / len(shown))
+    return round(sum(estimated_tokens(_filled(prompt, row)) for row in shown) / len(shown))
+
+
+def _filled(prompt: str, row: Row) -> str:
+    """A prompt with the row's values; names of fields are data, and no template is run."""
+    for name, value in row.fields.items():
+        prompt = prompt.replace(f"{{{{ {name} }}}}", str(value))
+    return prompt
+
+
+def _units(starter: Starter, prompt_tokens: Mapping[str, int]) -> float:
+    """A budget for some samples of the largest model at every stage, and not below the least."""
+    sizes = [model.active_params for model in starter.models]
+    reference = ReferenceSpec(
+        active_params=min(sizes),
+        prompt_tokens=min(prompt_tokens.values()),
+        generated_tokens=_GENERATED_TOKENS,
+    )
+    once = sum(units(max(sizes), n, _GENERATED_TOKENS, 1, reference) for n in prompt_tokens.values())
+    enough = max(_LEAST_UNITS, _LARGEST_SAMPLES * once)
+    step = 10 ** (math.floor(math.log10(enough)) - 1)
+    return float(step * math.ceil(enough / step))
 
 
 def _holds(value: object, label: object) -> bool:

@@ -199,3 +199,26 @@ def test_units_are_samples_of_the_smallest_model_at_the_lengths_of_the_rows(tmp_
     file.write_text(file.read_text().partition("  reference:")[0])
     checked = agenttts("check", str(file), "--offline")
     assert checked.code == 0 and "budget.reference" in checked.err and "takes -" in checked.err
+
+
+def test_the_budget_holds_samples_of_the_largest_model(tmp_path: Path) -> None:
+    """Where none is given; with a model that is many times the smallest and long rows."""
+    file = tmp_path / "rows.jsonl"
+    texts = [f"{i} " + "word " * 800 for i in range(12)]
+    file.write_text("".join(json.dumps({"text": text, "answer": "red"}) + "\n" for text in texts))
+    models = ["--model", "tiny=http://x/v1,1e9", "--model", "huge=http://x/v1,70e9"]
+    assert agenttts("init", str(tmp_path / "mine"), "--data", str(file), *models).code == 0
+    checked = agenttts("check", str(tmp_path / "mine/pipeline.yaml"), "--offline")
+    assert checked.code == 0 and "never tried" not in checked.err
+    given = agenttts("init", str(tmp_path / "own"), "--data", str(file), *models, "--budget", "30")
+    assert given.code == 0 and load_spec(tmp_path / "own/pipeline.yaml").budget.units == 30
+
+
+@pytest.mark.parametrize("name", ["a-b", "q.text", "user question", "1st", "a|b", "x.__class__", "{% raw %}"])
+def test_a_field_of_any_name_is_data(name: str, tmp_path: Path) -> None:
+    """Nothing of a data file is run as a template; what a prompt can't name, the check tells."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"id": i, name: "x", "answer": "red"}) + "\n" for i in range(8)))
+    done = agenttts("init", str(tmp_path / "mine"), "--data", str(file), "--label", "answer", "--yes")
+    assert done.code == 0 and "Traceback" not in done.err
+    assert agenttts("check", str(tmp_path / "mine/pipeline.yaml"), "--offline").code == 2
