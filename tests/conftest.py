@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.servers import ScriptedServer
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests' models are too small to share among cores
+
 # The same examples in every run; `pytest --hypothesis-profile random` looks for new ones.
 ANY_TIME = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("fixed", derandomize=True, **ANY_TIME)

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from agenttts.errors import UserError
 
 _AT_ONCE = 512
+_PATIENCE_S = 10  # with retries
 
 
 def send_spans(spans: Iterable[ReadableSpan], endpoint: str | None) -> int:
@@ -27,7 +28,7 @@ def send_spans(spans: Iterable[ReadableSpan], endpoint: str | None) -> int:
     """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    exporter, n, coming = OTLPSpanExporter(endpoint=endpoint, timeout=30), 0, iter(spans)
+    exporter, n, coming = OTLPSpanExporter(endpoint=endpoint, timeout=_PATIENCE_S), 0, iter(spans)
     try:
         while batch := list(islice(coming, _AT_ONCE)):
             if exporter.export(batch) is not SpanExportResult.SUCCESS:
