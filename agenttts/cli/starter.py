@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -300,6 +300,12 @@ def starter_files(starter: Starter, directory: Path) -> dict[str, str]:
         stage: _mean_tokens(prompt, rows) + (_GENERATED_TOKENS if stage != starter.stages[0] else 0)
         for stage, prompt in prompts.items()
     }
+    sizes = [model.active_params for model in starter.models]
+    reference = ReferenceSpec(
+        active_params=min(sizes),
+        prompt_tokens=min(prompt_tokens.values()),
+        generated_tokens=_GENERATED_TOKENS,
+    )
     ids = {str(row.fields.get("id")) for row in rows}
     spec = environment.get_template("pipeline.yaml.j2").render(
         starter=starter,
@@ -310,8 +316,10 @@ def starter_files(starter: Starter, directory: Path) -> dict[str, str]:
         schema_file=SCHEMA_FILE,
         quoted=_quoted,
         prompt_tokens=prompt_tokens,
-        units=_units(starter, prompt_tokens) if starter.budget is None else starter.budget,
-        generated_tokens=_GENERATED_TOKENS,
+        reference=reference,
+        units=_units(max(sizes), prompt_tokens.values(), reference)
+        if starter.budget is None
+        else starter.budget,
     )
     texts = {"pipeline.yaml": spec, SCHEMA_FILE: json.dumps(spec_schema(), indent=1) + "\n"}
     return texts | {f"prompts/{stage}.j2": prompt for stage, prompt in prompts.items()}
@@ -374,15 +382,9 @@ def _filled(prompt: str, row: Row) -> str:
     return prompt
 
 
-def _units(starter: Starter, prompt_tokens: Mapping[str, int]) -> float:
+def _units(largest: float, prompt_tokens: Iterable[int], reference: ReferenceSpec) -> float:
     """A budget for some samples of the largest model at every stage, and not below the least."""
-    sizes = [model.active_params for model in starter.models]
-    reference = ReferenceSpec(
-        active_params=min(sizes),
-        prompt_tokens=min(prompt_tokens.values()),
-        generated_tokens=_GENERATED_TOKENS,
-    )
-    once = sum(units(max(sizes), n, _GENERATED_TOKENS, 1, reference) for n in prompt_tokens.values())
+    once = sum(units(largest, n, reference.generated_tokens, 1, reference) for n in prompt_tokens)
     enough = max(_LEAST_UNITS, _LARGEST_SAMPLES * once)
     step = 10 ** (math.floor(math.log10(enough)) - 1)
     return float(step * math.ceil(enough / step))

@@ -40,6 +40,14 @@ if TYPE_CHECKING:
 MOST_STEPS = 8
 """How many dearer choices `next_unit` shows."""
 
+Course = Literal["loss", "score"]
+"""What is measured while a model is tuned."""
+
+_LINES: Mapping[Course, tuple[str, Sequence[tuple[str, str, str]]]] = {
+    "loss": ("loss, nats", (("loss", "training loss", "solid"), ("eval_loss", "evaluation loss", "dot"))),
+    "score": ("score", (("score", "score", "solid"),)),
+}
+
 
 def best_so_far(data: ReportData, against: str = "trials") -> go.Figure:
     """Plot the best score after each trial, with a star where the winner's own trial ended.
@@ -241,29 +249,38 @@ def next_unit(data: ReportData) -> go.Figure:
     return figure
 
 
-def training_course(
-    tuned: Sequence[TunedRow],
-    what: Literal["loss", "score"],
-    styles: Mapping[StageOption, tuple[str, str]] = MappingProxyType({}),
-) -> go.Figure:
+def training_courses(
+    tuned: Sequence[TunedRow], styles: Mapping[StageOption, tuple[str, str]] = MappingProxyType({})
+) -> dict[Course, go.Figure]:
     """Plot what was measured while models were tuned, by step.
 
     Args:
         tuned: How the models were tuned.
-        what: `loss` for that of training and, dotted, that on the evaluation split, in nats; or `score` for
-            the greedy score on the evaluation split.
         styles: Colours and markers of options, as `model_styles` chooses them; others follow the palette.
+
+    Returns:
+        `loss`: that of training and, dotted, that on the evaluation split, in nats; `score`: the greedy score
+        on the evaluation split. One of which nothing was measured is left out.
     """
+    return {
+        what: _course(tuned, axis, lines, styles)
+        for what, (axis, lines) in _LINES.items()
+        if any(row.points(key) for row in tuned for key, _, _ in lines)
+    }
+
+
+def _course(
+    tuned: Sequence[TunedRow],
+    axis: str,
+    lines: Sequence[tuple[str, str, str]],
+    styles: Mapping[StageOption, tuple[str, str]],
+) -> go.Figure:
     import plotly.graph_objects as go
 
-    figure = bare_figure("loss, nats" if what == "loss" else "score", "step")
-    parts = {
-        "loss": (("loss", "training loss", "solid"), ("eval_loss", "evaluation loss", "dot")),
-        "score": (("score", "score", "solid"),),
-    }
+    figure = bare_figure(axis, "step")
     for number, row in enumerate(tuned):
         colour = styles.get(StageOption(row.model), (PALETTE[number % len(PALETTE)],))[0]
-        for key, name, dash in parts[what]:
+        for key, name, dash in lines:
             points = row.points(key)
             figure.add_trace(
                 go.Scatter(

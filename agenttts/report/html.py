@@ -138,11 +138,9 @@ def _figures(data: ReportData) -> dict[str, go.Figure]:
         figures["budget"] = plots.quality_against_budget(data)
     for stage in dict.fromkeys(curve.stage for curve in data.curves):
         figures[f"stage-{stage}"] = plots.score_against_samples(data, stage)
-    styles = plots.model_styles(data) if data.tuned else {}
-    if any(row.points("loss") or row.points("eval_loss") for row in data.tuned):
-        figures["tuning-loss"] = plots.training_course(data.tuned, "loss", styles)
-    if any(row.points("score") for row in data.tuned):
-        figures["tuning-score"] = plots.training_course(data.tuned, "score", styles)
+    if data.tuned:
+        courses = plots.training_courses(data.tuned, plots.model_styles(data))
+        figures |= {f"tuning-{what}": course for what, course in courses.items()}
     if data.marginals:
         figures["next-unit"] = plots.next_unit(data)
     return figures | policy_figures(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -45,7 +45,7 @@ class _AnyText(Convertor[str]):
 
 register_url_convertor("any", _AnyText())
 _MOST_DIGITS = 9
-_COURSES: Mapping[str, Literal["loss", "score"]] = {
+_COURSES: Mapping[str, plots.Course] = {
     "Loss on the answers learnt, and on those of the evaluation split": "loss",
     "Greedy score on the evaluation split": "score",
 }
@@ -104,11 +104,8 @@ class Pages:
     def tuned(self, request: Request) -> Response:
         """How a model was tuned: the course of its loss and score."""
         row = self._reading.tuned_model(request.path_params["key"])
-        figures = {
-            name: plot(plots.training_course([row], what), name)
-            for name, what in _COURSES.items()
-            if any(row.points(key) for key in (what, f"eval_{what}"))
-        }
+        courses = plots.training_courses([row])
+        figures = {name: plot(courses[what], name) for name, what in _COURSES.items() if what in courses}
         return self._page("tuned.html.j2", row=row, figures=figures)
 
     def compare(self, request: Request) -> Response:

@@ -38,6 +38,7 @@ _MEANT = re.compile(
 )
 _COMPARISONS = str.maketrans({"≤": "<=", "≥": ">=", "≠": "!="})
 _LISTED = re.compile(r"(?<=[0-9])[,;、](?=[0-9])")
+_SIGN = re.compile(r"[+*#<>=]")  # one of which every operator has
 _OPERATOR = re.compile(
     r"(?<=[0-9])\s*\+\s*(?=[0-9])|(?<=[0-9])\*(?=[0-9])|(?<=\w)\+(?=\w)"  # 2 + 3, 2*3, 2x+1
     r"|(?<=\w)\++(?!\w)|(?<=[^\W\d_])#(?!\w)"  # O+, C++, C#
@@ -103,8 +104,10 @@ def answer_form(text: str) -> str:
     is_numeric = _DIGIT.search(folded) is not None
     if is_numeric and "," in marked:
         marked = _THOUSANDS.sub(lambda m: m.group().replace(",", ""), marked)
-    marked = _OPERATOR.sub(_operator, marked)
-    marked = _CHARGE.sub(lambda m: m.group().translate(_TO_KEEP), marked)
+    if _SIGN.search(marked):
+        marked = _OPERATOR.sub(_operator, marked)
+    if "-" in marked:
+        marked = _CHARGE.sub(lambda m: m.group().translate(_TO_KEEP), marked)
     if is_numeric:
         marked = _LISTED.sub(" ", marked)
         marked = _MEANT.sub(lambda m: m.group().translate(_TO_KEEP), marked)

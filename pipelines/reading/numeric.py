@@ -31,7 +31,7 @@ _NAMED = re.compile(r"^\s*[A-Za-z]\s*=\s*")
 _RATIO = re.compile(r"^(?:([0-9]+)\s+)?([0-9.,]+)\s*/\s*([0-9.,]+)$")
 
 
-def number_of(value: JSON, *, unit: str | None = None) -> Fraction | None:
+def number_of(value: JSON, *, unit: str | None = None, beside: bool = False) -> Fraction | None:
     """Read a value that is one number and nothing else.
 
     Read are signs (also U+2212), thousands separators (1,234 and 1 234 and 1'234 and 12,34,567), a decimal
@@ -43,6 +43,7 @@ def number_of(value: JSON, *, unit: str | None = None) -> Fraction | None:
         value: A number, or a text.
         unit: What may stand before or after the number and is left out, such as `$`, `km` or `%`; None
             leaves nothing out, so that "5 km" and "$5" are no numbers.
+        beside: Whether a sign of a currency beside the number, and `x =` before it, are left out.
 
     Returns:
         The exact number; None for true and false, for what is not finite and for any other text.
@@ -62,6 +63,8 @@ def number_of(value: JSON, *, unit: str | None = None) -> Fraction | None:
         text = _without_unit(text, fold(unit))
     percent = 100 if text.endswith(("%", "\\%")) else 1
     number = _read(_LATEX_SPACE.sub("", text.rstrip("%").rstrip("\\")).strip())
+    if number is None and beside:
+        return number_of(_CURRENCY.sub(r"\1\2\3", _NAMED.sub("", value.strip().strip("$"))), unit=unit)
     return None if number is None else number / percent
 
 
@@ -72,6 +75,7 @@ def same_number(
     relative: float | None = None,
     absolute: float | None = None,
     unit: str | None = None,
+    beside: bool = False,
 ) -> bool:
     """Whether two values are the same number within a tolerance.
 
@@ -82,11 +86,12 @@ def same_number(
         absolute: Largest difference. Where neither tolerance is given, whole numbers must be the same and
             others within a share of 1e-9.
         unit: What may stand beside either number.
+        beside: As in `number_of`, of either number.
 
     Returns:
         False where either value is no number.
     """
-    one, other = number_of(first, unit=unit), number_of(second, unit=unit)
+    one, other = (number_of(value, unit=unit, beside=beside) for value in (first, second))
     if one is None or other is None:
         return False
     if one == other:
@@ -96,21 +101,6 @@ def same_number(
     else:
         share = Fraction(relative or 0)
     return abs(one - other) <= max(share * max(abs(one), abs(other)), Fraction(absolute or 0))
-
-
-def without_currency(value: JSON) -> JSON:
-    """Leave out what stands beside a number without changing it: a sign of a currency, or `x =` before it.
-
-    Args:
-        value: A number, or a text.
-
-    Returns:
-        The value as it is where it is a number, or has none of these.
-    """
-    if not isinstance(value, str) or len(value) > _LONGEST or number_of(value) is not None:
-        return value
-    named = _NAMED.sub("", value.strip().strip("$"))
-    return _CURRENCY.sub(r"\1\2\3", named)
 
 
 def _without_unit(text: str, unit: str) -> str:

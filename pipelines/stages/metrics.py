@@ -18,7 +18,7 @@ from pipelines.examples import Example
 from pipelines.jsonvalues import JSON
 from pipelines.reading.comparing import as_text, equal, same_answer, vote_key
 from pipelines.reading.folding import answer_words, words
-from pipelines.reading.numeric import same_number, without_currency
+from pipelines.reading.numeric import same_number
 from pipelines.spec.functions import UserFunction, reference
 from pipelines.spec.variants import MetricSpec, PythonMetric
 from pipelines.stages.parsers import normal_space
@@ -73,8 +73,7 @@ def number(output: JSON, gold: JSON) -> float:
 
     A sign of a currency beside a number does not count, nor does `x =` before it.
     """
-    answer = without_currency(output)
-    return max(float(same_number(answer, without_currency(alias))) for alias in _aliases(gold))
+    return max(float(same_number(output, alias, beside=True)) for alias in _aliases(gold))
 
 
 def squad_exact_match(output: JSON, gold: JSON) -> float:
